@@ -1,0 +1,55 @@
+"""What every measurement shares: where data lies, where results go, and what they were measured on."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from sparserm.pairs import load_pairs
+from sparserm.types import PreferenceData
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+
+#: The files of each task under ``SPARSERM_DATA``, and what the licence of the training data says.
+FILES = {
+    "truthfulness": ("truthfulness/truthfulqa", "TruthfulQA, Apache-2.0"),
+    "safety": ("safety/pku_saferlhf", "PKU-SafeRLHF, CC BY-NC 4.0"),
+    "redteam": ("redteam/hh_harmless", "HH-RLHF harmless-base, MIT"),
+    "helpfulness": ("helpfulness/alpaca_eval", "AlpacaEval, code Apache-2.0, data CC BY-NC 4.0"),
+}
+
+
+def data_folder() -> Path:
+    """``SPARSERM_DATA``, or ``shared/data`` beside the repository."""
+    return Path(os.environ.get("SPARSERM_DATA", ROOT.parent / "shared" / "data"))
+
+
+def task_pairs(task: str, split: str) -> PreferenceData:
+    """The pairs of a task's ``train`` or ``test`` file."""
+    return load_pairs(data_folder() / f"{FILES[task][0]}.{split}.jsonl")
+
+
+def write_results(name: str, results: Any) -> None:
+    """Keep figures as JSON with the versions and hardware that they were measured with."""
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    packages = ("sparserm", "torch", "transformers", "numpy", "scipy", "scikit-learn")
+    record = {
+        "hardware": {"processor": _processor(), "cores": os.cpu_count()},
+        "python": platform.python_version(),
+        "versions": {package: version(package) for package in packages},
+        "results": results,
+    }
+    (RESULTS / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

@@ -1,0 +1,274 @@
+"""The frozen language model, run only as far as the hook: tokenised texts in, hidden states of the response out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock
+from torch import Tensor, nn
+
+from sparserm import default_backbone
+from sparserm.defaults import DEFAULT_BACKBONE, home
+from sparserm.packing import Batch, batches, pack
+from sparserm.tokenization import ChatTokenizer
+from sparserm.types import HookPoint, Progress, Prompt, SparseRMError, TokenizedText
+
+#: Tokens per forward pass, padding included.
+BATCH_TOKENS = 4096
+
+
+class _StopForwardError(Exception):
+    """Raised by the deepest hook: nothing above it is wanted."""
+
+
+class Backbone:
+    """A causal language model of transformers, cut above the highest layer that is read.
+
+    Attributes:
+        name: as the user gave it, or ``smollm2-135m-instruct`` for the default.
+        fingerprint: identifies weights, tokenizer and chat template; the same for every dtype and device.
+        n_layers: layers of the whole model; ``d_model``: width of its residual stream.
+        chat: tokenises (prompt, response).
+    """
+
+    def __init__(
+        self, model: nn.Module, tokenizer: Any, *, name: str, fingerprint: str, through_layer: int | None = None
+    ) -> None:
+        config = model.config.get_text_config()
+        self.name = name
+        self.fingerprint = fingerprint
+        self.n_layers: int = config.num_hidden_layers
+        self.d_model: int = config.hidden_size
+        self.chat = ChatTokenizer(tokenizer, context_length(config))
+        self.model = model.eval().requires_grad_(False)
+        self._lock = threading.Lock()  # hooks sit on the shared model: one forward pass at a time
+        # A sliding window is part of the model's own mask; one of ours would take its place and see too far.
+        self.shares_prompts = not getattr(config, "sliding_window", None)
+        layers = decoder_layers(model)
+        if through_layer is not None:
+            del layers[through_layer + 1 :]
+        self.through_layer = len(layers) - 1
+
+    @classmethod
+    def load(
+        cls,
+        name: str | Path = DEFAULT_BACKBONE,
+        *,
+        through_layer: int | None = None,
+        dtype: torch.dtype | str = "auto",
+        device: str = "cpu",
+        progress: Progress | None = None,
+    ) -> Backbone:
+        """Load the default backbone, a folder, or a model of the hub by name.
+
+        Args:
+            name: ``smollm2`` (the default), a folder written by ``save_pretrained``, or a hub name.
+            through_layer: the highest layer that will be read; those above are dropped from memory.
+            dtype: ``auto`` takes bfloat16 where the processor is fast at it and float32 elsewhere.
+            device: where the model runs.
+            progress: told of the first use's download.
+
+        Raises:
+            SparseRMError: there is no such model, or it is not one whose layers can be found.
+        """
+        from transformers import AutoModel, AutoTokenizer
+
+        folder, display = resolve(name, progress)
+        chosen = fast_dtype(device) if dtype == "auto" else getattr(torch, dtype) if isinstance(dtype, str) else dtype
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(folder)
+            model = AutoModel.from_pretrained(folder, dtype=chosen, use_safetensors=True)
+        except (OSError, ValueError, KeyError) as error:
+            raise SparseRMError(
+                f"the backbone {str(name)!r} cannot be loaded from {folder} ({str(error).splitlines()[0]}); expected "
+                "config.json, tokenizer files and safetensors weights as save_pretrained writes them"
+            ) from error
+        backbone = cls(
+            model, tokenizer, name=display, fingerprint=folder_fingerprint(folder), through_layer=through_layer
+        )
+        backbone.model.to(device)
+        return backbone
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the weights."""
+        return next(self.model.parameters()).dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model runs."""
+        return next(self.model.parameters()).device
+
+    def tokenize(self, prompt: Prompt, response: str) -> TokenizedText:
+        """Template and tokenise; see :class:`~sparserm.tokenization.ChatTokenizer`."""
+        return self.chat(prompt, response)
+
+    def hidden_states(
+        self,
+        texts: Sequence[TokenizedText],
+        hooks: Sequence[HookPoint],
+        *,
+        batch_tokens: int = BATCH_TOKENS,
+        progress: Progress | None = None,
+    ) -> Iterator[tuple[int, dict[HookPoint, Tensor]]]:
+        """Yield ``(i, {hook: [T, d] float32})`` for each text, in whatever order is fastest.
+
+        ``T`` counts the response's tokens and those that close its turn.
+
+        Responses to one prompt share its pass and texts of like length share a batch; a text gets the same states
+        alone and in any company (see :mod:`sparserm.packing`).
+
+        Raises:
+            SparseRMError: a hook lies above the layers that this backbone has kept.
+        """
+        self._check_hooks(hooks)
+        done = 0
+        for batch in batches(pack(texts, share_prompts=self.shares_prompts), batch_tokens):
+            states = self.run(batch, hooks)
+            for r, row in enumerate(batch.rows):
+                for i, start, end in row.spans:
+                    yield i, {hook: state[r, start:end].float() for hook, state in states.items()}
+                done += len(row.spans)
+            if progress:
+                progress(done, len(texts), "Representations (responses)")
+
+    def run(self, batch: Batch, hooks: Sequence[HookPoint]) -> dict[HookPoint, Tensor]:
+        """One forward pass, stopped at the deepest hook: ``{hook: [B, T, d]}``."""
+        inputs: dict[str, Tensor] = {"input_ids": batch.input_ids.to(self.device)}
+        if batch.mask is not None:
+            inputs |= {"attention_mask": batch.mask.to(self.device), "position_ids": batch.position_ids.to(self.device)}
+        states: dict[HookPoint, Tensor] = {}
+        with self._lock, torch.inference_mode():
+            handles = [self._register(hook, states, len(set(hooks))) for hook in set(hooks)]
+            try:
+                self.model(**inputs, use_cache=False)
+            except _StopForwardError:
+                pass
+            finally:
+                for handle in handles:
+                    handle.remove()
+        return states
+
+    def _register(self, hook: HookPoint, states: dict[HookPoint, Tensor], wanted: int) -> Any:
+        """Attach a reader that stops the forward pass once every wanted state is there."""
+
+        def keep(value: Any) -> None:
+            states[hook] = value[0] if isinstance(value, tuple) else value
+            if len(states) == wanted:
+                raise _StopForwardError
+
+        layer = decoder_layers(self.model)[hook.layer]
+        if hook.site == "resid_post":
+            return layer.register_forward_hook(lambda _module, _inputs, output: keep(output))
+        if hook.site == "resid_pre":
+            return layer.register_forward_pre_hook(
+                lambda _module, inputs, named: keep(inputs[0] if inputs else named["hidden_states"]), with_kwargs=True
+            )
+        # Gemma 2 and 3 normalise the MLP's output before adding it; what is added is TransformerLens's hook_mlp_out.
+        mlp = getattr(layer, "post_feedforward_layernorm", layer.mlp)
+        return mlp.register_forward_hook(lambda _module, _inputs, output: keep(output))
+
+    def _check_hooks(self, hooks: Sequence[HookPoint]) -> None:
+        for hook in hooks:
+            if hook.layer > self.through_layer:
+                raise SparseRMError(
+                    f"{hook.name} was asked of backbone {self.name}, which has {self.n_layers} layers and was loaded "
+                    f"through layer {self.through_layer}; choose a lower layer or load it with a higher through_layer"
+                )
+
+
+def decoder_layers(model: nn.Module) -> nn.ModuleList:
+    """The list of transformer layers, whatever the family calls it (``layers``, ``h``).
+
+    Raises:
+        SparseRMError: the model holds no list of ``num_hidden_layers`` modules.
+    """
+    if isinstance(kept := getattr(model, "_sparserm_layers", None), nn.ModuleList):
+        return kept
+    expected = model.config.get_text_config().num_hidden_layers
+    for module in model.modules():
+        if isinstance(module, nn.ModuleList) and len(module) == expected:
+            # Outside the module tree, and found again after the list has been cut.
+            object.__setattr__(model, "_sparserm_layers", module)
+            return module
+    raise SparseRMError(
+        f"no list of {expected} layers was found in a {type(model).__name__}; expected a decoder-only language model of "
+        "transformers such as Llama, Qwen, Gemma, GPT-2 or NeoX"
+    )
+
+
+def context_length(config: Any) -> int:
+    """The model's context in tokens."""
+    for name in ("max_position_embeddings", "n_positions", "max_seq_len"):
+        if isinstance(value := getattr(config, name, None), int):
+            return value
+    return 2048
+
+
+def fast_dtype(device: str) -> torch.dtype:
+    """bfloat16 where the hardware multiplies it natively (CUDA of compute capability 8, Intel AMX), float32 elsewhere.
+
+    A CPU without such units converts every operand: measured 140 times slower than float32 on one with AVX2 alone.
+    """
+    if device.startswith("cuda"):
+        return torch.bfloat16 if torch.cuda.get_device_capability(device)[0] >= 8 else torch.float32
+    supported = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    return torch.bfloat16 if supported() else torch.float32
+
+
+def resolve(name: str | Path, progress: Progress | None = None) -> tuple[Path, str]:
+    """The folder with the model's files, and the name to show.
+
+    Raises:
+        SparseRMError: the name is neither the default, nor a folder, nor to be had from the hub.
+    """
+    if str(name) in (DEFAULT_BACKBONE, default_backbone.NAME):
+        return default_backbone.ensure_default_backbone(progress), default_backbone.NAME
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder, folder.resolve().name
+    if str(name).startswith((".", "/", "~")) or str(name).count("/") > 1:
+        raise SparseRMError(f"no folder {folder}: expected a folder written by save_pretrained; check the path")
+    from huggingface_hub import snapshot_download
+
+    patterns = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]
+    try:
+        return Path(snapshot_download(str(name), allow_patterns=patterns)), str(name)
+    except Exception as error:  # the hub's client raises many kinds; to a user they mean one thing
+        raise SparseRMError(
+            f"backbone {str(name)!r} was not found: not {DEFAULT_BACKBONE!r}, not a folder, and the hub answered "
+            f"{type(error).__name__}; give one of these, and check the network if it is a hub name"
+        ) from error
+
+
+def folder_fingerprint(folder: Path) -> str:
+    """SHA-256 over weights, tokenizer, template and configuration (16 hex digits); computed once per state of the files."""
+    if folder.name == default_backbone.NAME and folder.parent == home() / "backbones":
+        return default_backbone.FINGERPRINT
+    suffixes, unread = (".safetensors", ".json", ".jinja", ".model"), ("generation_config.json", "README.md")
+    files = sorted(path for path in folder.iterdir() if path.suffix in suffixes and path.name not in unread)
+    state = [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files]
+    key = hashlib.sha256(json.dumps([str(folder.resolve()), state]).encode()).hexdigest()[:32]
+    known = home() / "fingerprints" / key
+    if known.is_file():
+        return known.read_text()
+    digest = hashlib.sha256()
+    for path in files:
+        digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
+        with path.open("rb") as file:
+            while chunk := file.read(1 << 20):
+                digest.update(chunk)
+    fingerprint = digest.hexdigest()[:16]
+    known.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(known.with_suffix(".lock")):
+        temporary = known.with_suffix(f".{os.getpid()}")
+        temporary.write_text(fingerprint)
+        os.replace(temporary, known)
+    return fingerprint

@@ -1,0 +1,172 @@
+"""A saved head: ``config.json`` for people and ``head.safetensors`` for numbers. Never pickle."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from sparserm.defaults import assets_dir, home
+from sparserm.types import HookPoint, RewardHead, SparseRMError
+
+FORMAT = 1
+_TENSORS = ("features", "directions", "center", "mu", "sigma", "weights")
+
+
+@dataclass(frozen=True)
+class HeadCard:
+    """What a head is valid for, what it was made from and how good it was found to be.
+
+    Attributes:
+        name: as it is shown.
+        backbone, backbone_fingerprint: the only language model it may be used with.
+        hook: TransformerLens name of the hook point.
+        sae, sae_fingerprint, d_sae: the dictionary its features come from.
+        training: source, pairs, prompts, content hash, licence of the training data, and the settings of the fit.
+        metrics: test results, where it was evaluated.
+        labels: of its features, by id.
+        versions: of the libraries it was made with.
+    """
+
+    name: str
+    backbone: str
+    backbone_fingerprint: str
+    hook: str
+    sae: str
+    sae_fingerprint: str
+    d_sae: int
+    training: Mapping[str, Any] = field(default_factory=dict)
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    labels: Mapping[int, str] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def hook_point(self) -> HookPoint:
+        """Where the representation is read."""
+        return HookPoint.parse(self.hook)
+
+
+@dataclass(frozen=True)
+class SavedHead:
+    """A head with its card and its evidence from training.
+
+    Attributes:
+        f_chosen, f_rejected: ``[K]`` activation frequencies of its features.
+        quantiles_chosen, quantiles_rejected: ``[101]`` percentiles of the training responses' rewards.
+    """
+
+    head: RewardHead
+    card: HeadCard
+    f_chosen: np.ndarray
+    f_rejected: np.ndarray
+    quantiles_chosen: np.ndarray
+    quantiles_rejected: np.ndarray
+
+
+def save_head(saved: SavedHead, folder: Path) -> None:
+    """Write the folder; each file is written aside and renamed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {name: np.ascontiguousarray(getattr(saved.head, name)) for name in _TENSORS}
+    for name in ("f_chosen", "f_rejected", "quantiles_chosen", "quantiles_rejected"):
+        tensors[name] = np.ascontiguousarray(getattr(saved, name))
+    save_file(tensors, folder / "head.safetensors.tmp")
+    os.replace(folder / "head.safetensors.tmp", folder / "head.safetensors")
+    config = {
+        "format": FORMAT,
+        "model_type": "sparserm",
+        "pooling": saved.head.pooling,
+        "bias": saved.head.bias,
+        "features": saved.head.features.tolist(),
+        **asdict(saved.card),
+    }
+    temporary = folder / "config.json.tmp"
+    temporary.write_text(json.dumps(config, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(temporary, folder / "config.json")
+
+
+def load_head(source: str | Path) -> SavedHead:
+    """Read a head from a folder, or a shipped or saved one by name.
+
+    Raises:
+        SparseRMError: there is no such head, or what is there is not a sound one.
+    """
+    folder = find_head(source)
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        tensors = load_file(folder / "head.safetensors")
+    except (OSError, ValueError, SafetensorError) as error:
+        raise SparseRMError(
+            f"{folder} cannot be read as a head ({error}); expected config.json and head.safetensors as `sparserm train` "
+            "writes them; train it again or fetch it anew"
+        ) from error
+    _check(folder, config, tensors)
+    head = RewardHead(
+        **{name: tensors[name] for name in _TENSORS}, bias=float(config["bias"]), pooling=config["pooling"]
+    )
+    fields = {name: config[name] for name in HeadCard.__dataclass_fields__ if name in config}
+    fields["labels"] = {int(feature): label for feature, label in fields.get("labels", {}).items()}
+    quantiles = (tensors["quantiles_chosen"], tensors["quantiles_rejected"])
+    return SavedHead(head, HeadCard(**fields), tensors["f_chosen"], tensors["f_rejected"], *quantiles)
+
+
+def list_heads() -> dict[str, Path]:
+    """Heads that can be used by name: the shipped ones, then those in ``SPARSERM_HOME/heads``."""
+    found: dict[str, Path] = {}
+    for root in (assets_dir() / "heads", home() / "heads"):
+        for folder in sorted(root.glob("*")) if root.is_dir() else ():
+            if (folder / "config.json").is_file():
+                found.setdefault(folder.name, folder)
+    return found
+
+
+def find_head(source: str | Path) -> Path:
+    """The folder of a head given by path or name.
+
+    Raises:
+        SparseRMError: there is none.
+    """
+    folder = Path(source).expanduser()
+    if (folder / "config.json").is_file():
+        return folder
+    heads = list_heads()
+    if str(source) in heads:
+        return heads[str(source)]
+    raise SparseRMError(
+        f"no head {str(source)!r}: expected a folder with config.json and head.safetensors, or one of "
+        f"{', '.join(heads) or '(none found)'}; `sparserm heads` lists them"
+    )
+
+
+def _check(folder: Path, config: Any, tensors: Mapping[str, np.ndarray]) -> None:
+    """Refuse what would give wrong rewards silently."""
+    required = ("format", "pooling", "bias", "backbone", "backbone_fingerprint", "hook", "sae", "sae_fingerprint")
+    wanted = (*_TENSORS, "f_chosen", "f_rejected", "quantiles_chosen", "quantiles_rejected")
+    if not isinstance(config, dict) or (missing := [name for name in required if name not in config]):
+        what = f"lacks {', '.join(missing)}" if isinstance(config, dict) else "is not an object"
+        raise SparseRMError(f"{folder / 'config.json'} {what}; expected a head's configuration; train it again")
+    if config["format"] != FORMAT or config["pooling"] not in ("last", "mean"):
+        raise SparseRMError(
+            f"{folder} has format {config['format']!r} and pooling {config['pooling']!r}; expected format {FORMAT} and "
+            "pooling last or mean; use the version of sparserm that wrote it, or train it again"
+        )
+    if missing := [name for name in wanted if name not in tensors]:
+        raise SparseRMError(f"{folder / 'head.safetensors'} lacks {', '.join(missing)}; train the head again")
+    k, d = tensors["directions"].shape if tensors["directions"].ndim == 2 else (0, 0)
+    shapes = {"features": (k,), "center": (d,), "mu": (k,), "sigma": (k,), "weights": (k,)}
+    for name, shape in shapes.items():
+        if tensors[name].shape != shape:
+            raise SparseRMError(
+                f"{folder / 'head.safetensors'}: {name} has shape {tensors[name].shape}, expected {shape}; train it again"
+            )
+    for name in wanted:
+        if not np.isfinite(tensors[name]).all():
+            raise SparseRMError(
+                f"{folder / 'head.safetensors'}: {name} holds values that are not finite; train the head again"
+            )

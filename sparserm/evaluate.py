@@ -1,0 +1,103 @@
+"""How good a head is: accuracy with an interval that respects prompts, and the baselines that stand beside it."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from sparserm.alignment import score_moments
+from sparserm.fitting import FitSettings, fit_head
+from sparserm.head import choose_l2, fit_bradley_terry, prompt_folds, rewards
+from sparserm.sae import SparseAutoencoder
+from sparserm.types import Evaluation, PairRepresentations, RewardHead
+
+BOOTSTRAP_SAMPLES = 2000
+
+
+def evaluate_head(head: RewardHead, pairs: PairRepresentations) -> Evaluation:
+    """Accuracy on pairs that the head was not trained on."""
+    margins = rewards(head, pairs.chosen.h) - rewards(head, pairs.rejected.h)
+    return evaluate_margins(margins, pairs)
+
+
+def evaluate_margins(margins: np.ndarray, pairs: PairRepresentations) -> Evaluation:
+    """Accuracy of margins ``[n]`` (chosen minus rejected); a tie counts as wrong, as in RewardBench."""
+    correct = margins > 0
+    longer = pairs.chosen.n_tokens > pairs.rejected.n_tokens
+    truncated = (pairs.chosen.n_truncated > 0) | (pairs.rejected.n_truncated > 0)
+    return Evaluation(
+        accuracy=float(correct.mean()),
+        ci95=accuracy_interval(correct, pairs.groups),
+        n=len(correct),
+        n_prompts=len(np.unique(pairs.groups)),
+        length_baseline=float(longer.mean()),
+        mean_margin=float(margins.mean()),
+        n_truncated=int(truncated.sum()),
+    )
+
+
+def accuracy_interval(correct: np.ndarray, groups: np.ndarray) -> tuple[float, float]:
+    """95 % percentile bootstrap over prompts: pairs of one prompt share responses and are not independent.
+
+    With a single prompt there is nothing to resample, and the interval is all that is possible.
+    """
+    from scipy.stats import bootstrap
+
+    _, numbers = np.unique(groups, return_inverse=True)
+    hits = np.bincount(numbers, weights=correct)
+    counts = np.bincount(numbers).astype(float)
+    if len(counts) < 2:
+        return 0.0, 1.0
+    result = bootstrap(
+        (hits, counts),
+        lambda hit, count, axis: hit.sum(axis) / count.sum(axis),
+        n_resamples=BOOTSTRAP_SAMPLES,
+        paired=True,
+        vectorized=True,
+        method="percentile",
+        rng=np.random.default_rng(0),
+    )
+    return float(result.confidence_interval.low), float(result.confidence_interval.high)
+
+
+def dense_probe_margins(train: PairRepresentations, test: PairRepresentations) -> np.ndarray:
+    """The baseline that knows all of ``h``: Bradley-Terry on the standardised representation, L2 by cross-validation.
+
+    Returns:
+        ``[n_test]`` margins.
+    """
+    identity = np.eye(train.chosen.h.shape[1], dtype=np.float32)
+    sigma = score_moments(train.stacked, identity, np.zeros(len(identity))).sigma
+    x = train.differences / sigma
+    weights = fit_bradley_terry(x, choose_l2(x, train.groups).best)
+    return (test.differences / sigma) @ weights
+
+
+def random_directions_accuracy(
+    train: PairRepresentations, test: PairRepresentations, sae: SparseAutoencoder, settings: FitSettings, draws: int = 5
+) -> float:
+    """Mean accuracy of heads of the same size over latents drawn at random."""
+    accuracies = []
+    for seed in range(draws):
+        drawn = FitSettings(settings.k, settings.pooling, "random", settings.l2, settings.activity, seed)
+        accuracies.append(evaluate_head(fit_head(train, sae, drawn).head, test).accuracy)
+    return float(np.mean(accuracies))
+
+
+def cross_validated_accuracy(pairs: PairRepresentations, sae: SparseAutoencoder, settings: FitSettings) -> float:
+    """Accuracy over held-out prompts: features, L2 and weights are chosen anew on the training part of every fold."""
+    hits = 0
+    for train, held_out in prompt_folds(pairs.groups):
+        fitted = fit_head(pairs.take(train), sae, settings)
+        rest = pairs.take(held_out)
+        margins = rewards(fitted.head, rest.chosen.h) - rewards(fitted.head, rest.rejected.h)
+        hits += int((margins > 0).sum())
+    return hits / len(pairs.groups)
+
+
+def cross_validated_dense_accuracy(pairs: PairRepresentations) -> float:
+    """The same for the dense probe."""
+    hits = sum(
+        int((dense_probe_margins(pairs.take(train), pairs.take(held_out)) > 0).sum())
+        for train, held_out in prompt_folds(pairs.groups)
+    )
+    return hits / len(pairs.groups)

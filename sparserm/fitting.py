@@ -1,0 +1,113 @@
+"""From represented pairs to a fitted head: frequencies, selection, moments, L2, weights. Never runs the language model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from sparserm.alignment import ScoreMoments, score_moments
+from sparserm.head import L2Choice, build_head, choose_l2, fit_bradley_terry, rewards
+from sparserm.sae import SparseAutoencoder
+from sparserm.selection import SELECTORS, Evidence, feature_stats
+from sparserm.types import Activity, FeatureStats, PairRepresentations, Pooling, RewardHead, SparseRMError
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """How a head is fitted; the defaults are the choices measured on validation splits.
+
+    Attributes:
+        k: features of the head.
+        pooling: how ``h`` is pooled over the response, ``last`` or ``mean``.
+        selection: name of a selector, see :data:`~sparserm.selection.SELECTORS`.
+        l2: strength of the ridge penalty; None chooses it by cross-validation over prompts.
+        activity: when a latent counts as active in a response.
+        seed: for selectors that draw at random.
+    """
+
+    k: int = 32
+    pooling: Pooling = "mean"
+    selection: str = "sparse"
+    l2: float | None = None
+    activity: Activity = "any"
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class FittedHead:
+    """A head and what its fit has shown.
+
+    Attributes:
+        head: the reward head.
+        stats: activation frequencies of every latent over the training pairs.
+        l2: the strength used, and how it was chosen where it was.
+        rewards_chosen, rewards_rejected: ``[n]`` rewards of the training responses.
+    """
+
+    head: RewardHead
+    stats: FeatureStats
+    l2: float
+    l2_choice: L2Choice | None
+    rewards_chosen: np.ndarray
+    rewards_rejected: np.ndarray
+
+    @property
+    def accuracy(self) -> float:
+        """Share of training pairs ranked as they should be; a tie counts as wrong."""
+        return float((self.rewards_chosen > self.rewards_rejected).mean())
+
+
+def gather_evidence(pairs: PairRepresentations, sae: SparseAutoencoder, settings: FitSettings) -> Evidence:
+    """What selectors look at."""
+    directions = sae.directions().cpu().numpy()
+    center = sae.b_dec.cpu().numpy()
+    return Evidence(
+        differences=pairs.differences,
+        directions=directions,
+        sigma=score_moments(pairs.stacked, directions, center).sigma,
+        groups=pairs.groups,
+        stats=feature_stats(pairs, settings.activity),
+        seed=settings.seed,
+    )
+
+
+def fit_head(pairs: PairRepresentations, sae: SparseAutoencoder, settings: FitSettings) -> FittedHead:
+    """Select features and fit their weights. Deterministic: the same pairs give the same head, to the bit.
+
+    Raises:
+        SparseRMError: unknown selector, no pairs, or fewer usable latents than ``k``.
+    """
+    if settings.pooling != pairs.pooling:
+        raise SparseRMError(
+            f"the pairs are pooled by {pairs.pooling}, expected {settings.pooling}; represent them anew"
+        )
+    if settings.selection not in SELECTORS:
+        raise SparseRMError(
+            f"selection method {settings.selection!r} is unknown; expected one of {', '.join(SELECTORS)}"
+        )
+    evidence = gather_evidence(pairs, sae, settings)
+    n_usable = int(evidence.usable.sum())
+    if len(pairs.groups) == 0 or not 1 <= settings.k <= n_usable:
+        raise SparseRMError(
+            f"k = {settings.k} features from {len(pairs.groups)} pairs in which {n_usable} latents fire; expected 1 to "
+            f"{n_usable} features; choose a smaller --k or give more pairs"
+        )
+    features = np.sort(SELECTORS[settings.selection](evidence, settings.k))
+    return fit_selected(pairs, evidence, features, sae.b_dec.cpu().numpy(), settings)
+
+
+def fit_selected(
+    pairs: PairRepresentations, evidence: Evidence, features: np.ndarray, center: np.ndarray, settings: FitSettings
+) -> FittedHead:
+    """Weights for features that have been chosen."""
+    directions = evidence.directions[features]
+    moments: ScoreMoments = score_moments(pairs.stacked, directions, center)
+    differences = evidence.standardised(features)
+    choice = None if settings.l2 is not None else choose_l2(differences, pairs.groups)
+    l2 = settings.l2 if settings.l2 is not None else choice.best  # type: ignore[union-attr]
+    weights = fit_bradley_terry(differences, l2)
+    head = build_head(features, directions, center, moments, weights, pairs.pooling)
+    both = rewards(head, pairs.stacked)
+    n = len(pairs.groups)
+    return FittedHead(head, evidence.stats, l2, choice, both[:n], both[n:])

@@ -1,0 +1,123 @@
+"""The reward head: Bradley-Terry weights over standardised alignment scores (design, step 5)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import minimize
+from scipy.special import expit
+
+from sparserm.alignment import ScoreMoments, alignment_scores
+from sparserm.types import Pooling, RewardHead
+
+#: L2 strengths tried by cross-validation.
+L2_GRID = tuple(float(x) for x in np.logspace(-4, 0.5, 10))
+FOLDS = 5
+
+
+@dataclass(frozen=True)
+class L2Choice:
+    """Cross-validated Bradley-Terry loss (nats per pair) for each L2 strength, and the best of them."""
+
+    best: float
+    strengths: tuple[float, ...]
+    losses: tuple[float, ...]
+
+
+def bradley_terry_loss(margins: np.ndarray) -> float:
+    """Mean ``-log sigmoid(margin)`` in nats (Bradley and Terry, 1952)."""
+    return float(np.logaddexp(0, -margins).mean())
+
+
+def fit_bradley_terry(differences: np.ndarray, l2: float) -> np.ndarray:
+    """Weights that minimise ``mean(-log sigmoid(X w)) + l2/2 |w|^2``: convex, so there is one answer.
+
+    Args:
+        differences: ``[n, K]`` chosen minus rejected.
+        l2: strength of the ridge penalty, above zero.
+
+    Returns:
+        ``[K]`` float64.
+    """
+    x = np.ascontiguousarray(differences, np.float64)
+
+    def objective(w: np.ndarray) -> tuple[float, np.ndarray]:
+        margins = x @ w
+        loss = bradley_terry_loss(margins) + 0.5 * l2 * float(w @ w)
+        return loss, -(expit(-margins) @ x) / len(x) + l2 * w
+
+    result = minimize(
+        objective,
+        np.zeros(x.shape[1]),
+        jac=True,
+        method="L-BFGS-B",
+        options={"maxiter": 5000, "ftol": 1e-15, "gtol": 1e-9, "maxcor": 30},
+    )
+    return np.asarray(result.x)
+
+
+def choose_l2(differences: np.ndarray, groups: np.ndarray, strengths: Sequence[float] = L2_GRID) -> L2Choice:
+    """L2 by cross-validation over prompts: no prompt is in both parts of a fold.
+
+    Args:
+        differences: ``[n, K]``.
+        groups: ``[n]`` the prompt of each pair.
+    """
+    losses = [float(np.mean(losses)) for losses in _fold_losses(differences, groups, strengths)]
+    return L2Choice(float(strengths[int(np.argmin(losses))]), tuple(strengths), tuple(losses))
+
+
+def prompt_folds(groups: np.ndarray, folds: int = FOLDS) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Deterministic folds over prompts as ``(train, held out)`` row indices; fewer where there are fewer prompts."""
+    from sklearn.model_selection import GroupKFold
+
+    n_groups = len(np.unique(groups))
+    if n_groups < 2:  # one prompt cannot be split: the pairs are taken as they come
+        groups = np.arange(len(groups))
+        n_groups = len(groups)
+    splitter = GroupKFold(n_splits=max(2, min(folds, n_groups)))
+    return list(splitter.split(np.zeros(len(groups)), groups=groups))
+
+
+def _fold_losses(differences: np.ndarray, groups: np.ndarray, strengths: Sequence[float]) -> list[list[float]]:
+    if len(differences) < 2:
+        return [[0.0] for _ in strengths]
+    folds = prompt_folds(groups)
+    return [
+        [bradley_terry_loss(differences[out] @ fit_bradley_terry(differences[train], l2)) for train, out in folds]
+        for l2 in strengths
+    ]
+
+
+def build_head(
+    features: np.ndarray,
+    directions: np.ndarray,
+    center: np.ndarray,
+    moments: ScoreMoments,
+    weights: np.ndarray,
+    pooling: Pooling,
+) -> RewardHead:
+    """A head whose bias is zero: scores are centred on the training responses, so their mean reward is zero."""
+    return RewardHead(
+        features=np.asarray(features, np.int64),
+        directions=np.asarray(directions, np.float32),
+        center=np.asarray(center, np.float32),
+        mu=moments.mu,
+        sigma=moments.sigma,
+        weights=np.asarray(weights, np.float64),
+        bias=0.0,
+        pooling=pooling,
+    )
+
+
+def contributions(head: RewardHead, h: np.ndarray) -> np.ndarray:
+    """``w_j (s_j - mu_j) / sigma_j`` for ``h [..., d]``: ``[..., K]`` float64, whose sum plus the bias is the reward."""
+    scores = alignment_scores(h, head.directions, head.center)
+    return head.weights * (scores - head.mu) / head.sigma
+
+
+def rewards(head: RewardHead, h: np.ndarray) -> np.ndarray:
+    """``[...]`` float64 for ``h [..., d]`` pooled as the head expects."""
+    return contributions(head, h).sum(-1) + head.bias

@@ -1,0 +1,401 @@
+"""Preference pairs from files, names and memory: read, understood, validated (the first stage).
+
+Rows come in the forms people have: TRL's explicit prompt (``prompt, chosen, rejected``), TRL's implied prompt
+(``chosen, rejected``) and ShareGPT (``conversations, chosen, rejected``), with strings or message lists. Every row
+becomes a pair or a finding; nothing is dropped silently.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from sparserm import pairs_formats
+from sparserm.pairs_formats import STARTER_SETS, RawRow, list_data_files, one_line
+from sparserm.pairs_messages import (
+    RowError,
+    answer,
+    as_prompt,
+    as_response,
+    check_prompt,
+    same_turns,
+    text_or_messages,
+    transcript,
+)
+from sparserm.types import Message, PairIssue, PreferenceData, PreferencePair, Prompt, SparseRMError
+
+__all__ = [
+    "STARTER_SETS",
+    "PairsError",
+    "Split",
+    "as_prompt",
+    "as_response",
+    "check_leakage",
+    "content_hash",
+    "list_data_files",
+    "load_pairs",
+    "parse_pairs",
+    "prompt_key",
+    "read_upload",
+    "split_by_prompt",
+]
+
+_OUR_COLUMNS = ("prompt", "chosen", "rejected", "conversations")
+#: What exporters write into a cell that holds nothing.
+_MISSING_MARKS = {"nan", "NaN", "None", "null", "<NA>"}
+
+
+class PairsError(SparseRMError):
+    """Rows of a source cannot be used; ``issues`` holds every finding, warnings too, in the order of the rows."""
+
+    def __init__(self, message: str, issues: Sequence[PairIssue] = ()) -> None:
+        super().__init__(message)
+        self.issues = tuple(issues)
+
+
+class Split(NamedTuple):
+    """Two parts of one source that share no prompt."""
+
+    train: PreferenceData
+    test: PreferenceData
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """What the source calls our columns; ``prompt`` is None where the prompt is implied."""
+
+    prompt: str | None
+    chosen: str
+    rejected: str
+
+
+# ---------------------------------------------------------------------------------------------------------- sources
+
+
+def load_pairs(
+    source: str | Path, *, columns: Mapping[str, str] | None = None, skip_bad: bool = False, split: str = "train"
+) -> PreferenceData:
+    """Load preference pairs from a file, a folder or a name; the first of these that exists is taken.
+
+    1. a file: ``.jsonl``, ``.json``, ``.csv``, ``.tsv``, ``.parquet``, or one of these packed as ``.gz``; or a folder
+       written by ``datasets.save_to_disk``;
+    2. a file below ``SPARSERM_DATA``, by relative path or bare name, with or without the suffix;
+    3. a starter set: ``truthfulness``, ``safety``, ``redteam`` or ``helpfulness``;
+    4. a dataset of the Hugging Face hub, through ``datasets.load_dataset``.
+
+    Args:
+        source: the path or name.
+        columns: our column names to the source's, e.g. ``{"prompt": "question"}``.
+        skip_bad: leave rows that cannot be used out, and list them in ``.issues``, instead of raising.
+        split: for sources of the `datasets` library, the split to read; a file is read as it is.
+
+    Raises:
+        PairsError: rows cannot be used and ``skip_bad`` is not set, or no row can be used.
+        SparseRMError: nothing of that name was found, or the source as a whole cannot be read.
+    """
+    name, rows = _read_source(source, split)
+    return _parse(rows, name, columns=columns, skip_bad=skip_bad)
+
+
+def read_upload(
+    data: bytes, filename: str, *, columns: Mapping[str, str] | None = None, skip_bad: bool = False
+) -> PreferenceData:
+    """Load preference pairs from a file's bytes and name, as a browser hands them in; otherwise as `load_pairs`.
+
+    Raises:
+        PairsError, SparseRMError: as for `load_pairs`.
+    """
+    return _parse(pairs_formats.read_bytes(data, filename), filename, columns=columns, skip_bad=skip_bad)
+
+
+def parse_pairs(
+    rows: Iterable[Mapping[str, Any]],
+    name: str = "rows",
+    *,
+    columns: Mapping[str, str] | None = None,
+    skip_bad: bool = False,
+) -> PreferenceData:
+    """Read preference pairs from rows in memory: dictionaries, or a ``datasets.Dataset``.
+
+    Raises:
+        PairsError: rows cannot be used and ``skip_bad`` is not set, or no row can be used.
+        SparseRMError: there are no rows, or columns are missing.
+    """
+    return _parse(pairs_formats.rows_of(rows), name, columns=columns, skip_bad=skip_bad)
+
+
+def _read_source(source: str | Path, split: str) -> tuple[str, list[RawRow]]:
+    text = str(source)
+    try:
+        path = Path(text).expanduser()
+        is_file, is_saved = path.is_file(), pairs_formats.is_saved_dataset(path)
+    except (OSError, ValueError, RuntimeError):  # too long, a NUL, no such home: not a path
+        is_file = is_saved = False
+    if not text.strip():
+        raise SparseRMError("no preference data was named: give a file, a starter set or a dataset name")
+    if is_file:
+        return path.name, pairs_formats.read_path(path)
+    if is_saved:
+        return path.name, pairs_formats.read_saved_dataset(path, split)
+    found = pairs_formats.find_data_file(text)
+    if found is not None:
+        return found.name, pairs_formats.read_path(found)
+    if text in STARTER_SETS:
+        from sparserm.defaults import assets_dir
+
+        return text, pairs_formats.read_path(assets_dir() / "pairs" / f"{text}.jsonl")
+    return text, _read_named_dataset(text, split)
+
+
+def _read_named_dataset(name: str, split: str) -> list[RawRow]:
+    offered = ", ".join(list_data_files()) or "none"
+    tried = (
+        f"no preference data called {name!r}: not a file or saved dataset, not a file under SPARSERM_DATA "
+        f"(there: {offered}), not a starter set ({', '.join(STARTER_SETS)})"
+    )
+    # A mistyped file name must not be looked up on the network.
+    if pairs_formats.has_data_suffix(name) or not re.fullmatch(r"[\w.-]{1,96}(/[\w.-]{1,96})?", name, re.ASCII):
+        raise SparseRMError(f"{tried}; check the path")
+    try:
+        return pairs_formats.read_hub_dataset(name, split)
+    except SparseRMError as error:
+        raise SparseRMError(f"{tried}; and {error}") from error
+
+
+# ------------------------------------------------------------------------------------------------ rows into pairs
+
+
+def _parse(rows: Sequence[RawRow], name: str, *, columns: Mapping[str, str] | None, skip_bad: bool) -> PreferenceData:
+    if not rows:
+        raise SparseRMError(f"{name} holds no rows: expected at least one with prompt, chosen and rejected")
+    issues = [row.issue for row in rows if row.issue is not None]
+    pairs: list[PreferencePair] = []
+    readable = [row for row in rows if row.values is not None]
+    if readable:
+        found = _find_columns(readable, columns or {}, name)
+        for row in readable:
+            try:
+                pairs.append(_read_pair(row, found))
+            except RowError as problem:
+                issues.append(PairIssue(row.row, problem.column, problem.problem))
+        issues += _warnings(pairs, found)
+        issues += _implied_text_warning(readable, pairs, found)
+    issues.sort(key=lambda issue: issue.row)
+    n_bad = len(rows) - len(pairs)
+    if n_bad and not (skip_bad and pairs):
+        raise PairsError(_bad_rows_message(name, n_bad, len(rows), issues), issues)
+    return _data(name, pairs, issues, len(rows))
+
+
+def _data(name: str, pairs: Sequence[PreferencePair], issues: Sequence[PairIssue], n_rows: int) -> PreferenceData:
+    return PreferenceData(name, tuple(pairs), tuple(issues), n_rows, content_hash(pairs))
+
+
+def _bad_rows_message(name: str, n_bad: int, n_rows: int, issues: Sequence[PairIssue]) -> str:
+    errors = [str(issue) for issue in issues if issue.severity == "error"]
+    shown = "; ".join(errors[:3]) + (f"; and {len(errors) - 3} more" if len(errors) > 3 else "")
+    mend = (
+        "mend them, or pass skip_bad=True (--skip-bad on the command line) to leave them out"
+        if n_bad < n_rows
+        else "no row is left: mend them, or name the source's columns with columns={'prompt': ..., 'chosen': ..., ...}"
+    )
+    return one_line(f"{name}: {n_bad} of {n_rows} rows cannot be used ({shown}); {mend}", 2000)
+
+
+def _find_columns(rows: Iterable[RawRow], columns: Mapping[str, str], name: str) -> _Columns:
+    unknown = [ours for ours in columns if ours not in _OUR_COLUMNS]
+    if unknown:
+        raise SparseRMError(f"columns maps {unknown!r}: expected names among {', '.join(_OUR_COLUMNS)}")
+    there = dict.fromkeys(key for row in rows for key in row.values or ())
+    theirs = {ours: columns.get(ours, ours) for ours in _OUR_COLUMNS}
+    missing = [
+        ours for ours in _OUR_COLUMNS if theirs[ours] not in there and (ours in columns or ours in _OUR_COLUMNS[1:3])
+    ]
+    if missing:
+        wanted = ", ".join(repr(theirs[ours]) for ours in missing)
+        example = ", ".join(f"{ours!r}: ..." for ours in missing)
+        listed = one_line(", ".join(map(repr, there)), 400)
+        raise SparseRMError(
+            f"{name} has no column {wanted}: it has {listed}; say which ones to read with columns={{{example}}}"
+        )
+    prompt = next((theirs[ours] for ours in ("prompt", "conversations") if theirs[ours] in there), None)
+    return _Columns(prompt, theirs["chosen"], theirs["rejected"])
+
+
+def _read_pair(row: RawRow, columns: _Columns) -> PreferencePair:
+    values = row.values or {}
+    chosen = text_or_messages(values, columns.chosen)
+    rejected = text_or_messages(values, columns.rejected)
+    if columns.prompt is None:
+        prompt, chosen, rejected = _implied_prompt(chosen, rejected, columns)
+        prompt_column = columns.chosen
+    else:
+        prompt, chosen, rejected = _explicit_prompt(text_or_messages(values, columns.prompt), chosen, rejected)
+        prompt_column = columns.prompt
+    check_prompt(prompt, prompt_column)
+    chosen_text = answer(chosen, prompt, columns.chosen)
+    rejected_text = answer(rejected, prompt, columns.rejected)
+    if chosen_text.strip() == rejected_text.strip():
+        raise RowError(columns.rejected, f"equals {columns.chosen}: a pair needs two different responses")
+    return PreferencePair(prompt, chosen_text, rejected_text, row.row)
+
+
+def _explicit_prompt(
+    prompt: str | Prompt, chosen: str | Prompt, rejected: str | Prompt
+) -> tuple[Prompt, str | Prompt, str | Prompt]:
+    if not isinstance(prompt, str):
+        return prompt, chosen, rejected
+    turns = transcript(prompt)
+    if turns is not None and turns[-1] == Message("assistant", ""):  # "...\n\nAssistant:" asks for the answer
+        chosen, rejected = (
+            value.removeprefix(prompt).strip() if isinstance(value, str) else value for value in (chosen, rejected)
+        )
+        return turns[:-1], chosen, rejected
+    turn = Message("user", prompt)
+    repeats = not isinstance(chosen, str) and not isinstance(rejected, str) and chosen[:-1] == rejected[:-1]
+    if repeats and same_turns(chosen[-2:-1], (turn,)):  # type: ignore[arg-type]
+        # UltraFeedback's form: the prompt as a string, and once more in the messages, there with any system turn.
+        return chosen[:-1], chosen, rejected  # type: ignore[return-value]
+    return (turn,), chosen, rejected
+
+
+def _implied_prompt(
+    chosen: str | Prompt, rejected: str | Prompt, columns: _Columns
+) -> tuple[Prompt, str | Prompt, str | Prompt]:
+    if isinstance(chosen, str) and isinstance(rejected, str):
+        transcripts = _both_transcripts(chosen, rejected)
+        if transcripts is None:
+            n = _common_beginning(chosen, rejected)
+            if not chosen[:n].strip():
+                raise RowError(
+                    columns.chosen, f"and {columns.rejected} begin with no words in common: add a prompt column"
+                )
+            return (Message("user", chosen[:n].rstrip()),), chosen[n:].lstrip(), rejected[n:].lstrip()
+        chosen, rejected = transcripts
+    if isinstance(chosen, str) or isinstance(rejected, str):
+        raise RowError(columns.chosen, f"and {columns.rejected} differ in form: give both as text or both as messages")
+    n = 0
+    while n < min(len(chosen), len(rejected)) - 1 and chosen[n] == rejected[n]:
+        n += 1
+    if n == 0:
+        raise RowError(
+            columns.chosen, f"and {columns.rejected} share no first message to be the prompt: add a prompt column"
+        )
+    return chosen[:n], chosen[n:], rejected[n:]
+
+
+def _both_transcripts(chosen: str, rejected: str) -> tuple[Prompt, Prompt] | None:
+    turns_chosen, turns_rejected = transcript(chosen), transcript(rejected)
+    return None if turns_chosen is None or turns_rejected is None else (turns_chosen, turns_rejected)
+
+
+def _common_beginning(a: str, b: str) -> int:
+    """Length of the longest common beginning that ends between words: ``A cat``, ``A car`` share ``A``, no ``A ca``."""
+    n = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+    while n and not (a[n - 1].isspace() or (a[n : n + 1].isspace() and b[n : n + 1].isspace())):
+        n -= 1
+    return n
+
+
+# ---------------------------------------------------------------------------------------------------- whole sources
+
+
+def _warnings(pairs: Iterable[PreferencePair], columns: _Columns) -> list[PairIssue]:
+    """What is known of single rows, and of rows together, that does not stop them from being used."""
+    found = []
+    first: dict[tuple[Prompt, str, str], int] = {}
+    for pair in pairs:
+        same = first.setdefault((pair.prompt, pair.chosen, pair.rejected), pair.row)
+        reverse = first.get((pair.prompt, pair.rejected, pair.chosen))
+        if same != pair.row:
+            found.append((pair.row, columns.chosen, f"repeats row {same}: prompt, chosen and rejected are the same"))
+        if reverse is not None:
+            found.append(
+                (pair.row, columns.chosen, f"prefers what row {reverse} rejects: same prompt, preference reversed")
+            )
+        if any(not turn.content.strip() for turn in pair.prompt):
+            found.append((pair.row, columns.prompt or columns.chosen, "prompt holds a message without text"))
+        for column, text in ((columns.chosen, pair.chosen), (columns.rejected, pair.rejected)):
+            if text.strip() in _MISSING_MARKS:
+                found.append(
+                    (pair.row, column, f"is the text {text.strip()!r}: an answer, or a value that was missing?")
+                )
+    return [PairIssue(*one, severity="warning") for one in found]
+
+
+def _implied_text_warning(
+    rows: Iterable[RawRow], pairs: Sequence[PreferencePair], columns: _Columns
+) -> list[PairIssue]:
+    """Answers that begin alike lose their beginning to a prompt found this way, which a user should know; said once."""
+    if columns.prompt is not None:
+        return []
+    values = {row.row: row.values or {} for row in rows}
+    texts = ((pair.row, [values[pair.row][column] for column in (columns.chosen, columns.rejected)]) for pair in pairs)
+    guessed = [
+        row for row, (a, b) in texts if isinstance(a, str) and isinstance(b, str) and not _both_transcripts(a, b)
+    ]
+    if not guessed:
+        return []
+    problem = (
+        f"no prompt column: the words that both responses begin with were taken as the prompt ({len(guessed)} rows)"
+    )
+    return [PairIssue(guessed[0], columns.chosen, problem, severity="warning")]
+
+
+def content_hash(pairs: Iterable[PreferencePair]) -> str:
+    """SHA-256 (64 hex digits) over prompts, chosen and rejected in their order, whatever file they came from."""
+    digest = hashlib.sha256()
+    for pair in pairs:
+        turns = [[turn.role, turn.content] for turn in pair.prompt]
+        digest.update(json.dumps([turns, pair.chosen, pair.rejected]).encode() + b"\n")
+    return digest.hexdigest()
+
+
+def prompt_key(prompt: str | Prompt) -> str:
+    """A key (32 hex digits) that is equal for equal prompts, white space aside; stable across processes."""
+    turns = [("user", prompt)] if isinstance(prompt, str) else [(turn.role, turn.content) for turn in prompt]
+    normal = [[role, " ".join(content.split())] for role, content in turns]
+    return hashlib.sha256(json.dumps(normal).encode()).hexdigest()[:32]
+
+
+def check_leakage(train: PreferenceData, test: PreferenceData) -> tuple[PairIssue, ...]:
+    """Rows of ``test`` whose prompt is also in ``train``: a head must not be measured on them."""
+    seen: dict[str, int] = {}
+    for pair in train.pairs:
+        seen.setdefault(prompt_key(pair.prompt), pair.row)
+    shared = ((pair.row, seen.get(prompt_key(pair.prompt))) for pair in test.pairs)
+    return tuple(
+        PairIssue(row, "prompt", f"is also the prompt of row {in_train} of the training pairs ({train.name})")
+        for row, in_train in shared
+        if in_train is not None
+    )
+
+
+def split_by_prompt(pairs: PreferenceData, *, test_fraction: float, seed: int) -> Split:
+    """Split so that every prompt is on one side only; the same prompts and seed give the same split in any row order.
+
+    Each part keeps the rows' numbers and the findings about its rows; ``test_fraction`` counts prompts.
+
+    Raises:
+        SparseRMError: ``test_fraction`` is not between 0 and 1, or there are fewer than two prompts.
+    """
+    if not 0 < test_fraction < 1:
+        raise SparseRMError(f"test_fraction is {test_fraction}: expected a share between 0 and 1, e.g. 0.2")
+    keys = [prompt_key(pair.prompt) for pair in pairs.pairs]
+    order = sorted(set(keys), key=lambda key: hashlib.sha256(f"{seed}:{key}".encode()).digest())
+    if len(order) < 2:
+        raise SparseRMError(f"{pairs.name} has {len(order)} distinct prompt(s): a split needs at least 2")
+    n_test = min(max(round(test_fraction * len(order)), 1), len(order) - 1)
+    held_out = set(order[:n_test])
+
+    def part(what: str, in_test: bool) -> PreferenceData:
+        kept = [pair for pair, key in zip(pairs.pairs, keys, strict=True) if (key in held_out) == in_test]
+        rows = {pair.row for pair in kept}
+        return _data(f"{pairs.name} ({what})", kept, [issue for issue in pairs.issues if issue.row in rows], len(kept))
+
+    return Split(part("train", False), part("test", True))

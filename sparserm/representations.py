@@ -1,0 +1,138 @@
+"""From tokenised texts to pooled representations and the latents that fired, through the store."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+
+from sparserm.backbone import Backbone
+from sparserm.sae import SparseAutoencoder
+from sparserm.store import Store
+from sparserm.types import (
+    HookPoint,
+    LatentSummary,
+    PairRepresentations,
+    Pooling,
+    PreferencePair,
+    Progress,
+    Representations,
+    TokenizedText,
+)
+
+#: Responses computed between two writes to the store: what an interruption can cost.
+FLUSH_EVERY = 64
+
+
+def represent(
+    texts: Sequence[TokenizedText],
+    backbone: Backbone,
+    saes: Mapping[HookPoint, SparseAutoencoder | None],
+    pooling: Pooling,
+    *,
+    store: Store | None = None,
+    progress: Progress | None = None,
+) -> dict[HookPoint, Representations]:
+    """Pooled representations at each hook point, and how the SAE given for it fired; one pass of the backbone.
+
+    What the store holds is not computed again, nor is a text that occurs twice. Both poolings are stored, whichever is
+    asked for, and as they come, so that interrupted work goes on where it was.
+
+    Args:
+        texts: the responses, ``n`` of them.
+        saes: for each hook point its SAE, or None where only representations are wanted.
+        pooling: over the response.
+    """
+    wanted = [[_key(text, backbone, hook, pooling) for hook in saes] for text in texts]
+    for keys, text in zip(wanted, texts, strict=True):
+        keys += [_key(text, backbone, hook, sae.fingerprint) for hook, sae in saes.items() if sae]
+    known = store.get_many(list({key for keys in wanted for key in keys})) if store else {}
+    # The keys of one text stand for it: a text that occurs twice is computed once.
+    todo = {tuple(keys): text for keys, text in zip(wanted, texts, strict=True) if not known.keys() >= set(keys)}
+    for blobs in _compute(list(todo.values()), backbone, saes, progress):
+        if store:
+            store.put_many(blobs)
+        known |= blobs
+
+    n_tokens = np.array([text.end - text.start for text in texts], np.int32)
+    n_truncated = np.array([text.n_truncated for text in texts], np.int32)
+    result = {}
+    with_sae = [hook for hook, sae in saes.items() if sae]
+    for column, (hook, sae) in enumerate(saes.items()):
+        h = np.frombuffer(b"".join(known[keys[column]] for keys in wanted), np.float32).reshape(len(texts), -1)
+        latents = None
+        if sae:
+            column = len(saes) + with_sae.index(hook)
+            latents = _summary([known[keys[column]] for keys in wanted], sae.d_sae)
+        result[hook] = Representations(pooling, h, n_tokens, n_truncated, latents)
+    return result
+
+
+def represent_pairs(
+    pairs: Sequence[PreferencePair],
+    backbone: Backbone,
+    saes: Mapping[HookPoint, SparseAutoencoder | None],
+    pooling: Pooling,
+    *,
+    store: Store | None = None,
+    progress: Progress | None = None,
+) -> dict[HookPoint, PairRepresentations]:
+    """:func:`represent` for both responses of every pair."""
+    texts = [backbone.tokenize(pair.prompt, pair.chosen) for pair in pairs]
+    texts += [backbone.tokenize(pair.prompt, pair.rejected) for pair in pairs]
+    numbers: dict[object, int] = {}
+    groups = np.array([numbers.setdefault(pair.prompt, len(numbers)) for pair in pairs], np.int64)
+    both = represent(texts, backbone, saes, pooling, store=store, progress=progress)
+    rows = np.arange(len(pairs))
+    return {
+        hook: PairRepresentations(one.take(rows), one.take(rows + len(pairs)), groups) for hook, one in both.items()
+    }
+
+
+def _compute(
+    texts: Sequence[TokenizedText],
+    backbone: Backbone,
+    saes: Mapping[HookPoint, SparseAutoencoder | None],
+    progress: Progress | None,
+) -> Iterator[dict[bytes, bytes]]:
+    """Run the backbone and yield finished blobs by key, some texts at a time."""
+    blobs: dict[bytes, bytes] = {}
+    for done, (i, states) in enumerate(backbone.hidden_states(texts, list(saes), progress=progress), 1):
+        text = texts[i]
+        for hook, state in states.items():
+            response = state[: text.end - text.start]
+            blobs[_key(text, backbone, hook, "last")] = state[-1].cpu().numpy().tobytes()
+            blobs[_key(text, backbone, hook, "mean")] = response.mean(0).cpu().numpy().tobytes()
+            if sae := saes[hook]:
+                rate = (sae.encode(response) > 0).float().mean(0).cpu().numpy()
+                fired = np.flatnonzero(rate).astype(np.int32)
+                blobs[_key(text, backbone, hook, sae.fingerprint)] = fired.tobytes() + rate[fired].tobytes()
+        if done % FLUSH_EVERY == 0:
+            yield blobs
+            blobs = {}
+    if blobs:
+        yield blobs
+
+
+def _key(text: TokenizedText, backbone: Backbone, hook: HookPoint, what: str) -> bytes:
+    """The content and everything that the result depends on: ``what`` is a pooling, or the fingerprint of an SAE.
+
+    The dtype is part of it, since bfloat16 and float32 differ in the third digit; how the turn is closed only where it is
+    read.
+    """
+    ids = text.ids if what == "last" else text.ids[: text.end]
+    place = f"{backbone.fingerprint}|{backbone.dtype}|{hook.name}|{what}|{text.start}|{text.end}|"
+    return hashlib.sha256(place.encode() + np.asarray(ids, np.int32).tobytes()).digest()
+
+
+def _summary(blobs: Sequence[bytes], d_sae: int) -> LatentSummary:
+    counts = [len(blob) // 8 for blob in blobs]  # 4 bytes of latent id and 4 of rate
+    indices = [np.frombuffer(blob, np.int32, n) for blob, n in zip(blobs, counts, strict=True)]
+    rates = [np.frombuffer(blob, np.float32, n, offset=4 * n) for blob, n in zip(blobs, counts, strict=True)]
+    return LatentSummary(
+        indptr=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+        indices=np.concatenate([np.zeros(0, np.int32), *indices]),
+        rate=np.concatenate([np.zeros(0, np.float32), *rates]),
+        d_sae=d_sae,
+    )

@@ -1,0 +1,122 @@
+"""From a (prompt, response) to token ids in the backbone's chat template, with the response's own tokens marked.
+
+The templated text is tokenised in pieces: the template's own text with its control tokens, and each message's content as
+plain text. So a control token inside a message stays text and cannot end a turn, chosen and rejected share the very
+tokens of their prompt, and the response's span is exact; it is also how a policy's tokens arise, prompt first, then
+response.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from sparserm.types import Message, Prompt, SparseRMError, TokenizedText
+
+#: For backbones without a chat template of their own (GPT-2, base models).
+PLAIN_TEMPLATE = (
+    "{% for message in messages %}{{ {'user': 'Human', 'assistant': 'Assistant', 'system': 'System'}[message['role']] }}: "
+    "{{ message['content'] }}\n\n{% endfor %}{% if add_generation_prompt %}Assistant: {% endif %}"
+)
+
+# Stands for the i-th content while the template is rendered: no white space to be trimmed, no letters to be changed.
+_MARK = "\ue000{}\ue001"
+_MARKS = re.compile("\ue000(\\d+)\ue001")
+
+
+class ChatTokenizer:
+    """Tokenises conversations with a transformers tokenizer; ``max_length`` is the context in tokens."""
+
+    def __init__(self, tokenizer: Any, max_length: int) -> None:
+        self.tokenizer = tokenizer
+        self.max_length = max_length
+        self.template = tokenizer.chat_template or PLAIN_TEMPLATE
+        self._template_ids = functools.lru_cache(maxsize=256)(self._encode_template)
+        self._pieces = functools.lru_cache(maxsize=4096)(self._render)
+
+    def __call__(self, prompt: Prompt, response: str) -> TokenizedText:
+        """Tokenise; a text longer than the context loses its beginning.
+
+        Raises:
+            SparseRMError: the response is empty, or the template refuses the conversation's roles.
+        """
+        head = self.prompt_ids(prompt)
+        body = self._encode_content(response)
+        if not body:
+            raise SparseRMError(f"the response {response!r} has no tokens: expected text to score; give a response")
+        ids = head + body + self._closing(tuple(message.role for message in prompt))
+        cut = max(0, len(ids) - self.max_length)
+        return TokenizedText(ids[cut:], max(0, len(head) - cut), len(head) + len(body) - cut, cut)
+
+    def prompt_ids(self, prompt: Prompt) -> tuple[int, ...]:
+        """Token ids of the templated prompt, up to where the response begins."""
+        ids: list[int] = []
+        for text, content in self._pieces(tuple(message.role for message in prompt)):
+            ids += self._template_ids(text)
+            if content is not None:
+                ids += self._encode_content(prompt[content].content)
+        return tuple(ids)
+
+    def conversation(self, messages: Sequence[Message]) -> tuple[int, ...]:
+        """Token ids of a whole conversation, for training an SAE on; the last turn is closed as the template closes it."""
+        ids: list[int] = []
+        roles = tuple(message.role for message in messages)
+        for text, content in self._pieces(roles, False):
+            ids += self._template_ids(text)
+            if content is not None:
+                ids += self._encode_content(messages[content].content)
+        return tuple(ids)
+
+    def shared_prefix(self) -> int:
+        """Tokens with which every conversation without a system message begins, such as a default system prompt."""
+        one, two = (self.conversation((Message("user", text),)) for text in ("Yes", "(no"))
+        return next((i for i, (a, b) in enumerate(zip(one, two, strict=False)) if a != b), min(len(one), len(two)))
+
+    def texts(self, ids: Sequence[int]) -> tuple[str, ...]:
+        """Each token as text; joined they give the decoded text, also where a character spans several tokens."""
+        texts = []
+        for i in range(1, len(ids) + 1):
+            # The window starts some tokens back: decoding from the beginning each time would be quadratic.
+            start = max(0, i - 16)
+            before = self._decode(ids[start : i - 1]) if i - 1 > start else ""
+            now = self._decode(ids[start:i])
+            # A character of several tokens is shown with the last of them; until then the decoder says U+FFFD.
+            shown = now if i == len(ids) else now.rstrip("\ufffd")
+            texts.append(shown[len(before.rstrip("\ufffd")) :])
+        return tuple(texts)
+
+    def _closing(self, roles: tuple[str, ...]) -> tuple[int, ...]:
+        """What the template closes the response's turn with, such as ``<|im_end|>``; nothing where it closes none."""
+        return self._template_ids(self._pieces((*roles, "assistant"), False)[-1][0])
+
+    def _decode(self, ids: Sequence[int]) -> str:
+        return self.tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
+
+    def _encode_content(self, text: str) -> tuple[int, ...]:
+        return tuple(self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
+
+    def _encode_template(self, text: str) -> tuple[int, ...]:
+        return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"]) if text else ()
+
+    def _render(self, roles: tuple[str, ...], generation: bool = True) -> tuple[tuple[str, int | None], ...]:
+        """The template's own text in order, each with the index of the content that follows it."""
+        messages = [{"role": role, "content": _MARK.format(i)} for i, role in enumerate(roles)]
+        try:
+            text = self.tokenizer.apply_chat_template(
+                messages, chat_template=self.template, tokenize=False, add_generation_prompt=generation
+            )
+        except Exception as error:  # a template is a program; whatever it raises is about these roles
+            raise SparseRMError(
+                f"the backbone's chat template refuses a conversation of roles {', '.join(roles) or '(none)'} ({error}); "
+                "expected user and assistant turns that alternate; leave out or merge the turns that do not fit"
+            ) from error
+        parts = _MARKS.split(text)
+        found = [int(i) for i in parts[1::2]]
+        if found != list(range(len(roles))):
+            raise SparseRMError(
+                f"the backbone's chat template shows messages {found} of {len(roles)}; expected each one once; use a "
+                "template that does not leave out or repeat messages"
+            )
+        return tuple(zip(parts[0::2], [*found, None], strict=True))

@@ -1,0 +1,326 @@
+"""The values that flow between the stages, in the order in which they arise.
+
+Every class here is frozen and holds plain data; arrays are NumPy and their shapes stand beside them:
+``n`` responses or pairs, ``T`` response tokens, ``d`` = d_model, ``d_sae`` latents of the SAE, ``K`` features of a head.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+Pooling = Literal["last", "mean"]
+Site = Literal["resid_post", "resid_pre", "mlp_out"]
+
+#: ``progress(done, total, what)``; called from the working thread, may raise to cancel the work.
+Progress = Callable[[int, int, str], None]
+
+
+class SparseRMError(ValueError):
+    """Something a user handed in cannot be used; the message says what was got, what was expected and how to mend it."""
+
+
+@dataclass(frozen=True, order=True)
+class HookPoint:
+    """A place in the residual stream of layer ``layer`` (0-based), named as in TransformerLens and SAELens."""
+
+    layer: int
+    site: Site = "resid_post"
+
+    @property
+    def name(self) -> str:
+        """TransformerLens name, e.g. ``blocks.15.hook_resid_post``."""
+        return f"blocks.{self.layer}.hook_{self.site}"
+
+    @classmethod
+    def parse(cls, name: str) -> HookPoint:
+        """Read a TransformerLens hook name.
+
+        Raises:
+            SparseRMError: the name is not one of the three supported hook points.
+        """
+        match = re.fullmatch(r"blocks\.(\d+)\.hook_(resid_post|resid_pre|mlp_out)", name)
+        if match is None:
+            raise SparseRMError(
+                f"hook point {name!r} is not supported: expected blocks.<layer>.hook_resid_post, hook_resid_pre or "
+                "hook_mlp_out; choose an SAE trained on one of these"
+            )
+        return cls(int(match[1]), match[2])  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn of a conversation; ``role`` is ``system``, ``user`` or ``assistant``."""
+
+    role: str
+    content: str
+
+
+#: A prompt is a conversation that the response continues; a plain string means one user turn.
+Prompt = tuple[Message, ...]
+
+
+@dataclass(frozen=True)
+class PreferencePair:
+    """One comparison: to ``prompt``, ``chosen`` was preferred over ``rejected``; ``row`` is its 1-based row in the source."""
+
+    prompt: Prompt
+    chosen: str
+    rejected: str
+    row: int = 0
+
+
+@dataclass(frozen=True)
+class PairIssue:
+    """One finding of the validation of a preference file.
+
+    ``severity`` is ``error`` (the row cannot be used) or ``warning`` (it can, but should be known).
+    """
+
+    row: int
+    column: str
+    problem: str
+    severity: Literal["error", "warning"] = "error"
+
+    def __str__(self) -> str:
+        return f"row {self.row}, column {self.column}: {self.problem}"
+
+
+@dataclass(frozen=True)
+class PreferenceData:
+    """The pairs of one source and everything its validation found; nothing is dropped without an entry in ``issues``."""
+
+    name: str
+    pairs: tuple[PreferencePair, ...]
+    issues: tuple[PairIssue, ...] = ()
+    n_rows: int = 0
+    content_hash: str = ""
+
+    @property
+    def n_skipped(self) -> int:
+        """Rows of the source that are not in ``pairs``."""
+        return self.n_rows - len(self.pairs)
+
+
+@dataclass(frozen=True)
+class TokenizedText:
+    """A templated (prompt, response) as token ids.
+
+    The response's own tokens are ``ids[start:end]``; ``ids[end:]`` is what the template closes the turn with, such as
+    ``<|im_end|>``. ``n_truncated`` tokens were cut from the left so that the text fits the context.
+    """
+
+    ids: tuple[int, ...]
+    start: int
+    end: int
+    n_truncated: int = 0
+
+
+@dataclass(frozen=True)
+class LatentSummary:
+    """How the SAE's latents fired over a set of responses, sparse by row (CSR).
+
+    Row ``i`` holds the latents ``indices[indptr[i]:indptr[i + 1]]`` that fired at one response token or more.
+
+    Attributes:
+        indptr: ``[n + 1]`` int64.
+        indices: ``[nnz]`` int32 latent ids, ascending within a row.
+        rate: ``[nnz]`` float32, share of the response's tokens at which the latent fired.
+        d_sae: number of latents of the SAE.
+    """
+
+    indptr: np.ndarray
+    indices: np.ndarray
+    rate: np.ndarray
+    d_sae: int
+
+    def take(self, rows: np.ndarray) -> LatentSummary:
+        """The responses ``rows``, in that order."""
+        counts = np.diff(self.indptr)[rows]
+        indptr = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        entries = np.repeat(self.indptr[rows] - indptr[:-1], counts) + np.arange(indptr[-1])
+        return LatentSummary(indptr, self.indices[entries], self.rate[entries], self.d_sae)
+
+
+@dataclass(frozen=True)
+class Representations:
+    """Pooled representations of ``n`` responses at one hook point.
+
+    Attributes:
+        pooling: ``last``: at the last token of the text, with which the template closes the response's turn; ``mean``:
+            mean over the response's own tokens.
+        h: ``[n, d]`` float32.
+        n_tokens: ``[n]`` int32, response tokens.
+        n_truncated: ``[n]`` int32, tokens cut from the left of the text.
+        latents: how the SAE's latents fired, where an SAE was given.
+    """
+
+    pooling: Pooling
+    h: np.ndarray
+    n_tokens: np.ndarray
+    n_truncated: np.ndarray
+    latents: LatentSummary | None = None
+
+    def take(self, rows: np.ndarray) -> Representations:
+        """The responses ``rows``, in that order."""
+        latents = self.latents.take(rows) if self.latents else None
+        return Representations(self.pooling, self.h[rows], self.n_tokens[rows], self.n_truncated[rows], latents)
+
+
+@dataclass(frozen=True)
+class PairRepresentations:
+    """Representations of ``n`` preference pairs at one hook point.
+
+    Attributes:
+        chosen, rejected: of the ``n`` chosen and rejected responses, in the order of the pairs.
+        groups: ``[n]`` int64, the same number for pairs of the same prompt: what cross-validation must not split.
+    """
+
+    chosen: Representations
+    rejected: Representations
+    groups: np.ndarray
+
+    @property
+    def pooling(self) -> Pooling:
+        """How ``h`` is pooled."""
+        return self.chosen.pooling
+
+    @property
+    def differences(self) -> np.ndarray:
+        """``[n, d]`` float32, chosen minus rejected."""
+        return self.chosen.h - self.rejected.h
+
+    @property
+    def stacked(self) -> np.ndarray:
+        """``[2n, d]``: all chosen responses, then all rejected ones."""
+        return np.concatenate([self.chosen.h, self.rejected.h])
+
+    def take(self, rows: np.ndarray) -> PairRepresentations:
+        """The pairs ``rows``, in that order."""
+        return PairRepresentations(self.chosen.take(rows), self.rejected.take(rows), self.groups[rows])
+
+
+#: When a latent counts as active in a response: at one of its tokens or more, or at half of them or more.
+Activity = Literal["any", "most"]
+
+
+@dataclass(frozen=True)
+class FeatureStats:
+    """Activation frequencies of every latent over training pairs (design, step 3; paper, section "preference features").
+
+    Attributes:
+        f_chosen, f_rejected: ``[d_sae]`` float64, share of chosen / rejected responses in which the latent is active.
+    """
+
+    f_chosen: np.ndarray
+    f_rejected: np.ndarray
+
+    @property
+    def gap(self) -> np.ndarray:
+        """``[d_sae]``, ``f_chosen - f_rejected``."""
+        return self.f_chosen - self.f_rejected
+
+
+@dataclass(frozen=True)
+class RewardHead:
+    """``r = sum_j weights_j (s_j - mu_j) / sigma_j + bias`` with ``s_j = <h - center, direction_j>`` (design, steps 4 and 5).
+
+    Attributes:
+        features: ``[K]`` int64 latent ids.
+        directions: ``[K, d]`` float32 unit decoder directions.
+        center: ``[d]`` float32, the SAE's ``b_dec`` (zeros where it has none).
+        mu, sigma: ``[K]`` float64, mean and standard deviation of the scores over the training responses.
+        weights: ``[K]`` float64.
+        bias: added to every reward.
+        pooling: how ``h`` is pooled over the response.
+    """
+
+    features: np.ndarray
+    directions: np.ndarray
+    center: np.ndarray
+    mu: np.ndarray
+    sigma: np.ndarray
+    weights: np.ndarray
+    bias: float
+    pooling: Pooling
+
+
+@dataclass(frozen=True)
+class Contribution:
+    """One feature's part in one reward: ``contribution = weight * (score - mu) / sigma``."""
+
+    feature: int
+    label: str
+    score: float
+    weight: float
+    contribution: float
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """A reward and what it is made of: ``reward == sum(contributions) + bias``.
+
+    Attributes:
+        contributions: largest absolute contribution first.
+        tokens: ``[T]`` the response's tokens as text; joined they give the response.
+        token_contributions: ``[T, K]`` float64 in the head's feature order. Mean pooling: each token's share, so that the
+            columns sum to the contributions and everything plus ``bias`` to the reward. Last pooling: the contributions
+            read at that token instead of at the end of the turn.
+        running_reward: ``[T]`` the reward of the response up to and with that token; with last pooling read at the token
+            itself, so that the reward, read where the turn is closed, is close to its last value but not the same.
+        features: ``[K]`` latent ids, the columns of ``token_contributions``.
+        n_truncated: tokens cut from the left of the prompt.
+    """
+
+    reward: float
+    bias: float
+    contributions: tuple[Contribution, ...]
+    tokens: tuple[str, ...]
+    token_contributions: np.ndarray
+    running_reward: np.ndarray
+    features: np.ndarray
+    n_truncated: int = 0
+
+
+@dataclass(frozen=True)
+class FeatureDifference:
+    """One feature's part in a margin ``r(A) - r(B)``: ``contribution = weight * (score_a - score_b) / sigma``."""
+
+    feature: int
+    label: str
+    score_a: float
+    score_b: float
+    weight: float
+    contribution: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Rewards of several responses to one prompt; ``margin`` and ``contributions`` compare the best with the next best,
+    or the first with the second where there are two."""
+
+    rewards: tuple[float, ...]
+    ranking: tuple[int, ...]
+    margin: float
+    contributions: tuple[FeatureDifference, ...]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How often a head ranks chosen above rejected; a tie counts as wrong (RewardBench's strict ``>``).
+
+    ``ci95`` is a percentile bootstrap over prompts; ``length_baseline`` is the accuracy of "longer is better" (tokens).
+    """
+
+    accuracy: float
+    ci95: tuple[float, float]
+    n: int
+    n_prompts: int
+    length_baseline: float
+    mean_margin: float
+    n_truncated: int
+    extra: dict[str, float] = field(default_factory=dict)
