@@ -1,0 +1,14 @@
+"""The app's frame: its pages and what stands around every one of them. Start it with `sparserm app`."""
+
+import streamlit as st
+
+from sparserm.defaults import bundle_dir
+
+st.set_page_config(page_title="SparseRM", page_icon=":material/balance:", layout="wide")
+
+pages = bundle_dir() / "pages"
+page = st.navigation(
+    [st.Page(pages / "score.py", title="Score", icon=":material/speed:", default=True)],
+    position="top",
+)
+page.run()

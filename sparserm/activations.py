@@ -6,7 +6,7 @@ import gzip
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -134,7 +134,9 @@ def extract_activations(
     return ActivationCache(folder, hooks, manifest["n_tokens"], backbone.d_model)
 
 
-def corpus_states(backbone: Backbone, conversations: Sequence[Sequence[Message]], hooks: Sequence[HookPoint]):  # type: ignore[no-untyped-def]
+def corpus_states(
+    backbone: Backbone, conversations: Sequence[Sequence[Message]], hooks: Sequence[HookPoint]
+) -> Iterator[dict[HookPoint, np.ndarray]]:
     """Yield ``{hook: [n, d] float32 array}`` for each batch of conversations, the opening tokens left out."""
     skip = backbone.chat.shared_prefix()
     texts = [tokenize_conversation(backbone, one) for one in conversations]

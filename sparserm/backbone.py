@@ -38,9 +38,7 @@ class Backbone:
         chat: tokenises (prompt, response).
     """
 
-    def __init__(
-        self, model: nn.Module, tokenizer: Any, *, name: str, fingerprint: str, through_layer: int | None = None
-    ) -> None:
+    def __init__(self, model: Any, tokenizer: Any, *, name: str, fingerprint: str, through_layer: int | None = None) -> None:
         config = model.config.get_text_config()
         self.name = name
         self.fingerprint = fingerprint
@@ -90,9 +88,7 @@ class Backbone:
                 f"the backbone {str(name)!r} cannot be loaded from {folder} ({str(error).splitlines()[0]}); expected "
                 "config.json, tokenizer files and safetensors weights as save_pretrained writes them"
             ) from error
-        backbone = cls(
-            model, tokenizer, name=display, fingerprint=folder_fingerprint(folder), through_layer=through_layer
-        )
+        backbone = cls(model, tokenizer, name=display, fingerprint=folder_fingerprint(folder), through_layer=through_layer)
         backbone.model.to(device)
         return backbone
 
@@ -164,7 +160,7 @@ class Backbone:
             if len(states) == wanted:
                 raise _StopForwardError
 
-        layer = decoder_layers(self.model)[hook.layer]
+        layer: Any = decoder_layers(self.model)[hook.layer]
         if hook.site == "resid_post":
             return layer.register_forward_hook(lambda _module, _inputs, output: keep(output))
         if hook.site == "resid_pre":
@@ -184,7 +180,20 @@ class Backbone:
                 )
 
 
-def decoder_layers(model: nn.Module) -> nn.ModuleList:
+def load_language_model(name: str | Path, *, progress: Progress | None = None) -> nn.Module:
+    """The whole model with its unembedding, float32: what measuring a loss needs and scoring does not.
+
+    Raises:
+        SparseRMError: as for :meth:`Backbone.load`.
+    """
+    from transformers import AutoModelForCausalLM
+
+    folder, _ = resolve(name, progress)
+    model: nn.Module = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
+    return model.eval().requires_grad_(False)
+
+
+def decoder_layers(model: Any) -> nn.ModuleList:
     """The list of transformer layers, whatever the family calls it (``layers``, ``h``).
 
     Raises:

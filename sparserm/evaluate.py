@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from sparserm.alignment import score_moments
@@ -72,32 +74,32 @@ def dense_probe_margins(train: PairRepresentations, test: PairRepresentations) -
     return (test.differences / sigma) @ weights
 
 
+def random_settings(settings: FitSettings, draws: int = 5) -> list[FitSettings]:
+    """The settings with latents drawn at random, once for each of ``draws`` seeds."""
+    return [replace(settings, selection="random", seed=seed) for seed in range(draws)]
+
+
 def random_directions_accuracy(
-    train: PairRepresentations, test: PairRepresentations, sae: SparseAutoencoder, settings: FitSettings, draws: int = 5
+    train: PairRepresentations, test: PairRepresentations, sae: SparseAutoencoder, settings: FitSettings
 ) -> float:
-    """Mean accuracy of heads of the same size over latents drawn at random."""
-    accuracies = []
-    for seed in range(draws):
-        drawn = FitSettings(settings.k, settings.pooling, "random", settings.l2, settings.activity, seed)
-        accuracies.append(evaluate_head(fit_head(train, sae, drawn).head, test).accuracy)
-    return float(np.mean(accuracies))
+    """Mean accuracy of heads of the same size over latents drawn at random: what selection has to beat."""
+    drawn = [evaluate_head(fit_head(train, sae, one).head, test).accuracy for one in random_settings(settings)]
+    return float(np.mean(drawn))
 
 
-def cross_validated_accuracy(pairs: PairRepresentations, sae: SparseAutoencoder, settings: FitSettings) -> float:
-    """Accuracy over held-out prompts: features, L2 and weights are chosen anew on the training part of every fold."""
-    hits = 0
+def cross_validate(pairs: PairRepresentations, sae: SparseAutoencoder, settings: FitSettings) -> Evaluation:
+    """Held-out prompts, every pair once: features, L2 and weights are chosen anew on the training part of every fold."""
+    margins = np.zeros(len(pairs.groups))
     for train, held_out in prompt_folds(pairs.groups):
-        fitted = fit_head(pairs.take(train), sae, settings)
+        head = fit_head(pairs.take(train), sae, settings).head
         rest = pairs.take(held_out)
-        margins = rewards(fitted.head, rest.chosen.h) - rewards(fitted.head, rest.rejected.h)
-        hits += int((margins > 0).sum())
-    return hits / len(pairs.groups)
+        margins[held_out] = rewards(head, rest.chosen.h) - rewards(head, rest.rejected.h)
+    return evaluate_margins(margins, pairs)
 
 
-def cross_validated_dense_accuracy(pairs: PairRepresentations) -> float:
+def cross_validate_dense(pairs: PairRepresentations) -> Evaluation:
     """The same for the dense probe."""
-    hits = sum(
-        int((dense_probe_margins(pairs.take(train), pairs.take(held_out)) > 0).sum())
-        for train, held_out in prompt_folds(pairs.groups)
-    )
-    return hits / len(pairs.groups)
+    margins = np.zeros(len(pairs.groups))
+    for train, held_out in prompt_folds(pairs.groups):
+        margins[held_out] = dense_probe_margins(pairs.take(train), pairs.take(held_out))
+    return evaluate_margins(margins, pairs)

@@ -64,9 +64,7 @@ def compare_responses(head: RewardHead, h: np.ndarray, labels: Mapping[int, str]
     ranking = tuple(int(i) for i in np.argsort(-totals, kind="stable"))
     a, b = (0, 1) if len(h) == 2 else ranking[:2]
     parts = [
-        FeatureDifference(
-            int(f), label_of(labels, int(f)), float(sa), float(sb), float(w), float(w * (sa - sb) / sigma)
-        )
+        FeatureDifference(int(f), label_of(labels, int(f)), float(sa), float(sb), float(w), float(w * (sa - sb) / sigma))
         for f, sa, sb, w, sigma in zip(head.features, scores[a], scores[b], head.weights, head.sigma, strict=True)
     ]
     return Comparison(

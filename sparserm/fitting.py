@@ -79,13 +79,9 @@ def fit_head(pairs: PairRepresentations, sae: SparseAutoencoder, settings: FitSe
         SparseRMError: unknown selector, no pairs, or fewer usable latents than ``k``.
     """
     if settings.pooling != pairs.pooling:
-        raise SparseRMError(
-            f"the pairs are pooled by {pairs.pooling}, expected {settings.pooling}; represent them anew"
-        )
+        raise SparseRMError(f"the pairs are pooled by {pairs.pooling}, expected {settings.pooling}; represent them anew")
     if settings.selection not in SELECTORS:
-        raise SparseRMError(
-            f"selection method {settings.selection!r} is unknown; expected one of {', '.join(SELECTORS)}"
-        )
+        raise SparseRMError(f"selection method {settings.selection!r} is unknown; expected one of {', '.join(SELECTORS)}")
     evidence = gather_evidence(pairs, sae, settings)
     n_usable = int(evidence.usable.sum())
     if len(pairs.groups) == 0 or not 1 <= settings.k <= n_usable:

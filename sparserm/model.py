@@ -4,27 +4,24 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Iterable, Sequence
-from contextlib import closing, nullcontext
-from importlib.metadata import version
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.special import expit
 
-from sparserm.card import HeadCard, SavedHead, load_head, save_head
+from sparserm.card import SavedHead, load_head, save_head
 from sparserm.defaults import DEFAULT_BACKBONE
 from sparserm.explain import compare_responses, explain_response, label_of
 from sparserm.head import rewards
-from sparserm.pairs import as_prompt, as_response, load_pairs
-from sparserm.store import open_store
+from sparserm.pairs import as_prompt, as_response, load_pairs, short_key
+from sparserm.store import stored
 from sparserm.types import (
     Comparison,
     Evaluation,
     Explanation,
-    HookPoint,
-    Message,
+    PairIssue,
     PreferenceData,
     Progress,
     Prompt,
@@ -33,7 +30,6 @@ from sparserm.types import (
 
 if TYPE_CHECKING:
     from sparserm.backbone import Backbone
-    from sparserm.fitting import FitSettings
     from sparserm.sae import SparseAutoencoder
 
 _load_lock = threading.Lock()
@@ -46,9 +42,12 @@ def _load_backbone(name: str, through_layer: int) -> Backbone:
     return Backbone.load(name, through_layer=through_layer)
 
 
-def shared_backbone(name: str, through_layer: int) -> Backbone:
+def shared_backbone(name: str, through_layer: int, progress: Progress | None = None) -> Backbone:
     """One copy in memory for all heads of one backbone and layer, also when several threads ask at once."""
+    from sparserm.backbone import resolve
+
     with _load_lock:
+        resolve(name, progress)  # a first use's download, here where it can be told of
         return _load_backbone(name, through_layer)
 
 
@@ -88,10 +87,9 @@ class SparseRM:
         backbone: Backbone | str | Path = DEFAULT_BACKBONE,
         sae: SparseAutoencoder | str | Path | None = None,
         layer: int | None = None,
-        settings: FitSettings | None = None,
-        k: int | None = None,
         name: str | None = None,
         progress: Progress | None = None,
+        **settings: Any,
     ) -> SparseRM:
         """Train a head on preference pairs.
 
@@ -100,47 +98,43 @@ class SparseRM:
             backbone: the language model, or its name.
             sae: the SAE, its folder or its name; the shipped SAE of ``layer`` where it is not given.
             layer: of the shipped SAE; the measured default where it is not given.
-            settings: of the fit; ``k`` is short for the number of features alone.
             name: of the head.
             progress: told of downloads and of representations computed.
+            settings: ``k``, ``pooling``, ``selection``, ``l2``: see :class:`~sparserm.fitting.FitSettings`.
 
         Raises:
             SparseRMError: the pairs, the SAE and the backbone do not go together.
         """
-        from dataclasses import replace
+        from sparserm.training import fit_model
 
-        from sparserm.fitting import FitSettings, fit_head
-        from sparserm.representations import represent_pairs
-
-        settings = settings or FitSettings()
-        settings = replace(settings, k=k) if k is not None else settings
         data = pairs if isinstance(pairs, PreferenceData) else load_pairs(pairs)
-        dictionary, model = load_parts(backbone, sae, layer, progress)
-        with _store() as store:
-            represented = represent_pairs(
-                data.pairs, model, {dictionary.hook: dictionary}, settings.pooling, store=store, progress=progress
-            )[dictionary.hook]
-        fitted = fit_head(represented, dictionary, settings)
-        percent = np.linspace(0, 100, 101)
-        features = fitted.head.features
-        saved = SavedHead(
-            head=fitted.head,
-            card=_card(name or data.name, data, model, dictionary, settings, fitted),
-            f_chosen=fitted.stats.f_chosen[features],
-            f_rejected=fitted.stats.f_rejected[features],
-            quantiles_chosen=np.percentile(fitted.rewards_chosen, percent),
-            quantiles_rejected=np.percentile(fitted.rewards_rejected, percent),
-        )
-        return cls(saved, model)
+        return fit_model(data, backbone=backbone, sae=sae, layer=layer, name=name, progress=progress, **settings)
 
     @property
     def backbone(self) -> Backbone:
         """The language model, loaded on first use."""
+        return self._backbone or self.load_backbone()
+
+    def load_backbone(self, progress: Progress | None = None) -> Backbone:
+        """Load the language model now, telling of a first use's download.
+
+        Raises:
+            SparseRMError: it cannot be had, or is not the one that the head was trained on.
+        """
         if self._backbone is None:
-            backbone = shared_backbone(self.card.backbone, self.card.hook_point.layer)
+            backbone = shared_backbone(self.card.backbone, self.card.hook_point.layer, progress)
             self._check_backbone(backbone)
             self._backbone = backbone
         return self._backbone
+
+    def seen_in_training(self, data: PreferenceData) -> tuple[PairIssue, ...]:
+        """Rows whose prompt the head was trained on: they are no test of it."""
+        known = {int(key) for key in self.saved.prompt_keys}
+        return tuple(
+            PairIssue(pair.row, "prompt", "is also a prompt of the head's training pairs", "warning")
+            for pair in data.pairs
+            if short_key(pair.prompt) in known
+        )
 
     def score(
         self,
@@ -163,7 +157,7 @@ class SparseRM:
             )
         return rewards(self.head, self._pooled([*map(as_prompt, prompts)], [*map(as_response, responses)], progress))
 
-    def compare(self, prompt: str | Iterable[Any], responses: Sequence[Any]) -> Comparison:
+    def compare(self, prompt: str | Sequence[Any], responses: Sequence[Any]) -> Comparison:
         """Rank two or more responses to one prompt and take the margin apart.
 
         Raises:
@@ -175,7 +169,7 @@ class SparseRM:
         h = self._pooled([as_prompt(prompt)] * len(texts), texts)
         return compare_responses(self.head, h, self.card.labels)
 
-    def explain(self, prompt: str | Iterable[Any], response: Any) -> Explanation:
+    def explain(self, prompt: str | Sequence[Any], response: Any) -> Explanation:
         """Take the reward of one response apart, by feature and by token."""
         text = self.backbone.tokenize(as_prompt(prompt), as_response(response))
         hook = self.card.hook_point
@@ -189,10 +183,10 @@ class SparseRM:
         from sparserm.representations import represent_pairs
 
         hook = self.card.hook_point
-        with _store() as store:
-            pairs = represent_pairs(
-                data.pairs, self.backbone, {hook: None}, self.head.pooling, store=store, progress=progress
-            )[hook]
+        with stored() as store:
+            pairs = represent_pairs(data.pairs, self.backbone, {hook: None}, self.head.pooling, store=store, progress=progress)[
+                hook
+            ]
         return evaluate_head(self.head, pairs)
 
     def chance_to_beat(self, reward: float) -> tuple[float, float]:
@@ -226,7 +220,7 @@ class SparseRM:
 
         texts = [self.backbone.tokenize(prompt, response) for prompt, response in zip(prompts, responses, strict=True)]
         hook = self.card.hook_point
-        with _store() as store:
+        with stored() as store:
             pooled = represent(texts, self.backbone, {hook: None}, self.head.pooling, store=store, progress=progress)
         return pooled[hook].h
 
@@ -237,74 +231,3 @@ class SparseRM:
                 f"({self.card.backbone_fingerprint}), got {backbone.name} ({backbone.fingerprint}); load that backbone, or "
                 "train a head on this one"
             )
-
-
-def load_parts(
-    backbone: Backbone | str | Path,
-    sae: SparseAutoencoder | str | Path | None,
-    layer: int | None,
-    progress: Progress | None = None,
-) -> tuple[SparseAutoencoder, Backbone]:
-    """An SAE and a backbone that go together.
-
-    Raises:
-        SparseRMError: they do not: another width, too few layers, or a layer that is not the SAE's.
-    """
-    from sparserm.backbone import Backbone
-    from sparserm.sae import SparseAutoencoder, check_compatible, load_sae
-
-    dictionary = sae if isinstance(sae, SparseAutoencoder) else load_sae(sae or shipped_sae_name(layer))
-    if layer is not None and dictionary.hook.layer != layer:
-        raise SparseRMError(
-            f"SAE {dictionary.name} was trained at {dictionary.hook.name}, but layer {layer} was asked for; leave the layer "
-            "out, or choose an SAE of that layer (`sparserm saes`)"
-        )
-    model = (
-        backbone
-        if isinstance(backbone, Backbone)
-        else Backbone.load(backbone, through_layer=dictionary.hook.layer, progress=progress)
-    )
-    check_compatible(dictionary, model_name=model.name, d_model=model.d_model, n_layers=model.n_layers)
-    return dictionary, model
-
-
-def shipped_sae_name(layer: int | None) -> str:
-    """The name of the default backbone's SAE at a layer; that of the measured default where none is given."""
-    from sparserm.defaults import DEFAULT_LAYER
-
-    return f"{DEFAULT_BACKBONE}/layer_{DEFAULT_LAYER if layer is None else layer}"
-
-
-def _store():  # type: ignore[no-untyped-def]
-    """The representation store for one piece of work: SQLite connections do not cross threads."""
-    store = open_store()
-    return closing(store) if store else nullcontext()
-
-
-def _card(
-    name: str, data: PreferenceData, model: Backbone, sae: SparseAutoencoder, settings: FitSettings, fitted: Any
-) -> HeadCard:
-    from dataclasses import asdict
-
-    return HeadCard(
-        name=name,
-        backbone=model.name,
-        backbone_fingerprint=model.fingerprint,
-        hook=sae.hook.name,
-        sae=sae.name,
-        sae_fingerprint=sae.fingerprint,
-        d_sae=sae.d_sae,
-        training={
-            "data": data.name,
-            "data_hash": data.content_hash,
-            "n_pairs": len(data.pairs),
-            "n_prompts": len({pair.prompt for pair in data.pairs}),
-            "n_skipped": data.n_skipped,
-            "accuracy": fitted.accuracy,
-            "settings": {**asdict(settings), "l2": fitted.l2},
-        },
-        versions={package: version(package) for package in ("sparserm", "torch", "transformers")},
-    )
-
-
-__all__ = ["HookPoint", "Message", "SparseRM", "load_parts", "shared_backbone", "shipped_sae_name"]

@@ -42,6 +42,7 @@ __all__ = [
     "parse_pairs",
     "prompt_key",
     "read_upload",
+    "short_key",
     "split_by_prompt",
 ]
 
@@ -213,9 +214,7 @@ def _find_columns(rows: Iterable[RawRow], columns: Mapping[str, str], name: str)
         raise SparseRMError(f"columns maps {unknown!r}: expected names among {', '.join(_OUR_COLUMNS)}")
     there = dict.fromkeys(key for row in rows for key in row.values or ())
     theirs = {ours: columns.get(ours, ours) for ours in _OUR_COLUMNS}
-    missing = [
-        ours for ours in _OUR_COLUMNS if theirs[ours] not in there and (ours in columns or ours in _OUR_COLUMNS[1:3])
-    ]
+    missing = [ours for ours in _OUR_COLUMNS if theirs[ours] not in there and (ours in columns or ours in _OUR_COLUMNS[1:3])]
     if missing:
         wanted = ", ".join(repr(theirs[ours]) for ours in missing)
         example = ", ".join(f"{ours!r}: ..." for ours in missing)
@@ -272,9 +271,7 @@ def _implied_prompt(
         if transcripts is None:
             n = _common_beginning(chosen, rejected)
             if not chosen[:n].strip():
-                raise RowError(
-                    columns.chosen, f"and {columns.rejected} begin with no words in common: add a prompt column"
-                )
+                raise RowError(columns.chosen, f"and {columns.rejected} begin with no words in common: add a prompt column")
             return (Message("user", chosen[:n].rstrip()),), chosen[n:].lstrip(), rejected[n:].lstrip()
         chosen, rejected = transcripts
     if isinstance(chosen, str) or isinstance(rejected, str):
@@ -283,9 +280,7 @@ def _implied_prompt(
     while n < min(len(chosen), len(rejected)) - 1 and chosen[n] == rejected[n]:
         n += 1
     if n == 0:
-        raise RowError(
-            columns.chosen, f"and {columns.rejected} share no first message to be the prompt: add a prompt column"
-        )
+        raise RowError(columns.chosen, f"and {columns.rejected} share no first message to be the prompt: add a prompt column")
     return chosen[:n], chosen[n:], rejected[n:]
 
 
@@ -315,35 +310,25 @@ def _warnings(pairs: Iterable[PreferencePair], columns: _Columns) -> list[PairIs
         if same != pair.row:
             found.append((pair.row, columns.chosen, f"repeats row {same}: prompt, chosen and rejected are the same"))
         if reverse is not None:
-            found.append(
-                (pair.row, columns.chosen, f"prefers what row {reverse} rejects: same prompt, preference reversed")
-            )
+            found.append((pair.row, columns.chosen, f"prefers what row {reverse} rejects: same prompt, preference reversed"))
         if any(not turn.content.strip() for turn in pair.prompt):
             found.append((pair.row, columns.prompt or columns.chosen, "prompt holds a message without text"))
         for column, text in ((columns.chosen, pair.chosen), (columns.rejected, pair.rejected)):
             if text.strip() in _MISSING_MARKS:
-                found.append(
-                    (pair.row, column, f"is the text {text.strip()!r}: an answer, or a value that was missing?")
-                )
+                found.append((pair.row, column, f"is the text {text.strip()!r}: an answer, or a value that was missing?"))
     return [PairIssue(*one, severity="warning") for one in found]
 
 
-def _implied_text_warning(
-    rows: Iterable[RawRow], pairs: Sequence[PreferencePair], columns: _Columns
-) -> list[PairIssue]:
+def _implied_text_warning(rows: Iterable[RawRow], pairs: Sequence[PreferencePair], columns: _Columns) -> list[PairIssue]:
     """Answers that begin alike lose their beginning to a prompt found this way, which a user should know; said once."""
     if columns.prompt is not None:
         return []
     values = {row.row: row.values or {} for row in rows}
     texts = ((pair.row, [values[pair.row][column] for column in (columns.chosen, columns.rejected)]) for pair in pairs)
-    guessed = [
-        row for row, (a, b) in texts if isinstance(a, str) and isinstance(b, str) and not _both_transcripts(a, b)
-    ]
+    guessed = [row for row, (a, b) in texts if isinstance(a, str) and isinstance(b, str) and not _both_transcripts(a, b)]
     if not guessed:
         return []
-    problem = (
-        f"no prompt column: the words that both responses begin with were taken as the prompt ({len(guessed)} rows)"
-    )
+    problem = f"no prompt column: the words that both responses begin with were taken as the prompt ({len(guessed)} rows)"
     return [PairIssue(guessed[0], columns.chosen, problem, severity="warning")]
 
 
@@ -361,6 +346,11 @@ def prompt_key(prompt: str | Prompt) -> str:
     turns = [("user", prompt)] if isinstance(prompt, str) else [(turn.role, turn.content) for turn in prompt]
     normal = [[role, " ".join(content.split())] for role, content in turns]
     return hashlib.sha256(json.dumps(normal).encode()).hexdigest()[:32]
+
+
+def short_key(prompt: str | Prompt) -> int:
+    """The first 60 bits of :func:`prompt_key`: a number to keep beside a head instead of the text."""
+    return int(prompt_key(prompt)[:15], 16)
 
 
 def check_leakage(train: PreferenceData, test: PreferenceData) -> tuple[PairIssue, ...]:

@@ -70,9 +70,7 @@ def read_bytes(data: bytes, filename: str) -> list[RawRow]:
         return _read_csv(data[bom:], filename, bom)
     if suffix in (".json", ".jsonl") or data[bom:].lstrip()[:1] in (b"{", b"["):
         return _read_json(data[bom:], filename, bom)
-    raise SparseRMError(
-        f"{filename} is not a preference file this reads: expected one of {', '.join(SUFFIXES)} or .gz of it"
-    )
+    raise SparseRMError(f"{filename} is not a preference file this reads: expected one of {', '.join(SUFFIXES)} or .gz of it")
 
 
 def read_path(path: Path) -> list[RawRow]:

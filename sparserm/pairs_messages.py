@@ -90,11 +90,7 @@ def _messages(value: Any, column: str) -> Prompt:
 def _turns_of_columns(value: Mapping[str, Any]) -> list[dict[str, Any]] | None:
     """``{"role": [...], "content": [...]}``, as datasets' ``Sequence`` gives messages, back as a list of messages."""
     lists = {key: _plain(part) for key, part in value.items() if key in ("role", "content", "from", "value")}
-    if (
-        not lists
-        or not all(isinstance(part, list) for part in lists.values())
-        or len(set(map(len, lists.values()))) > 1
-    ):
+    if not lists or not all(isinstance(part, list) for part in lists.values()) or len(set(map(len, lists.values()))) > 1:
         return None
     return [dict(zip(lists, turn, strict=True)) for turn in zip(*lists.values(), strict=True)]
 
@@ -126,11 +122,7 @@ def _plain(value: Any) -> Any:
 
 
 def _is_missing(value: Any) -> bool:
-    return (
-        value is None
-        or (isinstance(value, float) and math.isnan(value))
-        or type(value).__name__ in ("NAType", "NaTType")
-    )
+    return value is None or (isinstance(value, float) and math.isnan(value)) or type(value).__name__ in ("NAType", "NaTType")
 
 
 def _checked(text: str, column: str) -> str:
@@ -156,8 +148,7 @@ def transcript(text: str) -> Prompt | None:
     if before or len(turns) < 4 or turns[0] != "Human":
         return None
     return tuple(
-        Message(_ROLES.get(role.lower(), role.lower()), said.strip())
-        for role, said in zip(*[iter(turns)] * 2, strict=True)
+        Message(_ROLES.get(role.lower(), role.lower()), said.strip()) for role, said in zip(*[iter(turns)] * 2, strict=True)
     )
 
 

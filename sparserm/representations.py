@@ -63,8 +63,8 @@ def represent(
         h = np.frombuffer(b"".join(known[keys[column]] for keys in wanted), np.float32).reshape(len(texts), -1)
         latents = None
         if sae:
-            column = len(saes) + with_sae.index(hook)
-            latents = _summary([known[keys[column]] for keys in wanted], sae.d_sae)
+            fired = len(saes) + with_sae.index(hook)
+            latents = _summary([known[keys[fired]] for keys in wanted], sae.d_sae)
         result[hook] = Representations(pooling, h, n_tokens, n_truncated, latents)
     return result
 
@@ -85,9 +85,7 @@ def represent_pairs(
     groups = np.array([numbers.setdefault(pair.prompt, len(numbers)) for pair in pairs], np.int64)
     both = represent(texts, backbone, saes, pooling, store=store, progress=progress)
     rows = np.arange(len(pairs))
-    return {
-        hook: PairRepresentations(one.take(rows), one.take(rows + len(pairs)), groups) for hook, one in both.items()
-    }
+    return {hook: PairRepresentations(one.take(rows), one.take(rows + len(pairs)), groups) for hook, one in both.items()}
 
 
 def _compute(

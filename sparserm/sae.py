@@ -334,9 +334,7 @@ def _check_weights(weights: Mapping[str, Tensor], required: tuple[str, ...], nam
     for key in required:
         shape = {"W_enc": (d_in, d_sae), "W_dec": (d_sae, d_in), "b_dec": (d_in,)}.get(key, (d_sae,))
         if tuple(weights[key].shape) != shape:
-            raise SparseRMError(
-                f"SAE {name}: {key} has shape {tuple(weights[key].shape)}, expected {shape}; fetch it anew"
-            )
+            raise SparseRMError(f"SAE {name}: {key} has shape {tuple(weights[key].shape)}, expected {shape}; fetch it anew")
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -110,13 +111,15 @@ def _losses(
     return sums[0] / n, sums[1] / n, sums[2] / n
 
 
-def _loss(model: torch.nn.Module, ids: Tensor, sae: SparseAutoencoder, patch, skip: int) -> float:  # type: ignore[no-untyped-def]
+def _loss(
+    model: torch.nn.Module, ids: Tensor, sae: SparseAutoencoder, patch: Callable[[Tensor], Tensor] | None, skip: int
+) -> float:
     """Summed cross-entropy of the tokens after ``skip``, which see patched activations from ``skip`` on."""
 
     def replace(x: Tensor) -> Tensor:
         return x if patch is None else torch.cat([x[:, :skip], patch(x[:, skip:])], 1)
 
-    layer = decoder_layers(model)[sae.hook.layer]
+    layer: Any = decoder_layers(model)[sae.hook.layer]
     if sae.hook.site == "resid_post":
         handle = layer.register_forward_hook(lambda _module, _inputs, output: replace(output))
     elif sae.hook.site == "resid_pre":

@@ -99,9 +99,7 @@ def train_sae(
 class _Batches(Iterator[torch.Tensor]):
     """Shuffled batches, the same order for the same seed, from wherever training stands."""
 
-    def __init__(
-        self, activations: np.ndarray, recipe: SAERecipe, what: str, total: int, progress: Progress | None
-    ) -> None:
+    def __init__(self, activations: np.ndarray, recipe: SAERecipe, what: str, total: int, progress: Progress | None) -> None:
         self.activations = activations
         self.recipe = recipe
         self.what = what
@@ -218,9 +216,7 @@ def _only_latest(folder: Path, checkpoint: Path) -> None:
 
 def _store_as_half(folder: Path) -> None:
     """Half the size on disk; what is lost is measured, since quality is measured on the reloaded SAE."""
-    weights = {
-        name: tensor.half().contiguous() for name, tensor in load_file(folder / "sae_weights.safetensors").items()
-    }
+    weights = {name: tensor.half().contiguous() for name, tensor in load_file(folder / "sae_weights.safetensors").items()}
     if not all(torch.isfinite(tensor).all() for tensor in weights.values()):
         raise SparseRMError("the trained weights do not fit float16 or are not finite; train with a lower lr")
     save_file(weights, folder / "sae_weights.safetensors")

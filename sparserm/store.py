@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from sparserm.defaults import home
@@ -66,9 +67,7 @@ class Store:
         for start in range(0, len(keys), _CHUNK):
             chunk = keys[start : start + _CHUNK]
             marks = ",".join("?" * len(chunk))
-            for key, value, used in self._db.execute(
-                f"SELECT key, value, used FROM blobs WHERE key IN ({marks})", list(chunk)
-            ):
+            for key, value, used in self._db.execute(f"SELECT key, value, used FROM blobs WHERE key IN ({marks})", list(chunk)):
                 found[key] = value
                 if now - used > _TOUCH_AFTER_S:
                     stale.append(key)
@@ -112,8 +111,14 @@ class Store:
         self._db.executemany("DELETE FROM blobs WHERE key = ?", doomed)
 
 
-def open_store() -> Store | None:
-    """The user's store in ``SPARSERM_HOME``, or None where ``SPARSERM_STORE=off``."""
+@contextmanager
+def stored() -> Iterator[Store | None]:
+    """The user's store in ``SPARSERM_HOME`` for one piece of work, or None where ``SPARSERM_STORE=off``."""
     if os.environ.get("SPARSERM_STORE", "").lower() == "off":
-        return None
-    return Store(home() / "representations.sqlite")
+        yield None
+        return
+    store = Store(home() / "representations.sqlite")
+    try:
+        yield store
+    finally:
+        store.close()

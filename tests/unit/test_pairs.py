@@ -38,9 +38,7 @@ ROWS = [
     {"prompt": "Count to two", "chosen": "1, 2", "rejected": "2"},
 ]
 USER, ANSWER, OTHER = Message("user", "Hello?"), "Good day.", "Go away."
-U, A, B = (
-    {"role": role, "content": text} for role, text in (("user", "Hello?"), ("assistant", ANSWER), ("assistant", OTHER))
-)
+U, A, B = ({"role": role, "content": text} for role, text in (("user", "Hello?"), ("assistant", ANSWER), ("assistant", OTHER)))
 
 
 @pytest.fixture(autouse=True)
@@ -286,9 +284,7 @@ def test_the_message_counts_shows_three_and_says_how_to_go_on():
 
 
 def test_missing_columns_are_named_with_those_that_are_there():
-    with pytest.raises(
-        SparseRMError, match=r"no column 'chosen', 'rejected': it has 'q', 'good', 'bad'; say which"
-    ) as caught:
+    with pytest.raises(SparseRMError, match=r"no column 'chosen', 'rejected': it has 'q', 'good', 'bad'; say which") as caught:
         parse_pairs([{"q": "x", "good": "y", "bad": "z"}])
     assert not isinstance(caught.value, PairsError)
     assert problem_of({"prompt": "x", "chosen": "y"} | {"rejected": "z", "chosen": None}).column == "chosen"
@@ -347,10 +343,7 @@ def test_a_file_that_is_broken_as_a_whole(data, filename, problem):
 
 
 def test_csv_rows_of_the_wrong_width_and_python_lists_are_found():
-    table = (
-        b"prompt,chosen,rejected\nx,y,z,,\nx,y, and more,z\nx,y\n"
-        + b"x,\"[{'role': 'assistant', 'content': 'y'}]\",z\n"
-    )
+    table = b"prompt,chosen,rejected\nx,y,z,,\nx,y, and more,z\nx,y\n" + b"x,\"[{'role': 'assistant', 'content': 'y'}]\",z\n"
     data = read_upload(table, "a.csv", skip_bad=True)
     assert [(issue.row, issue.column) for issue in data.issues] == [
         (2, "(whole row)"),
@@ -455,9 +448,7 @@ def test_a_dataset_name_is_loaded_with_its_split(monkeypatch):
     import datasets
 
     monkeypatch.setattr("sparserm.pairs_formats._ask_hub", lambda name: None)
-    monkeypatch.setattr(
-        datasets, "load_dataset", lambda name, split: datasets.Dataset.from_list(ROWS[: 1 + (split == "b")])
-    )
+    monkeypatch.setattr(datasets, "load_dataset", lambda name, split: datasets.Dataset.from_list(ROWS[: 1 + (split == "b")]))
     assert len(load_pairs("owner/set", split="b").pairs) == 2
     assert load_pairs("owner/set").name == "owner/set"
 

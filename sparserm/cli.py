@@ -1,0 +1,372 @@
+"""The command line. Every command prints a table, or with ``--json`` one JSON object on stdout and nothing else there.
+
+A command that cannot do what was asked ends with code 2 and one line on stderr: what was got, what was expected, how to
+mend it. Progress and warnings go to stderr too.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+from typer.exceptions import TyperException
+
+from sparserm import __version__
+from sparserm.defaults import DEFAULT_BACKBONE, DEFAULT_LAYERS, bundle_dir
+from sparserm.types import PairIssue, PreferenceData, SparseRMError
+
+app = typer.Typer(
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="See what preference data rewards, and turn it into a reward model whose every reward is a sum one can read.",
+)
+
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
+HeadOption = Annotated[str, typer.Option(help="A head's folder, or the name of a shipped one.")]
+HeadArgument = Annotated[str, typer.Argument(help="A head's folder, or the name of a shipped one.")]
+PromptOption = Annotated[str, typer.Option(help="What the user said.")]
+PairsArgument = Annotated[str, typer.Argument(help="A JSONL, CSV or Parquet file, or a dataset name.")]
+SkipBad = Annotated[bool, typer.Option(help="Leave out rows that cannot be used, and list them.")]
+Columns = Annotated[
+    Optional[list[str]],  # noqa: UP045  (typer reads this at run time, also on Python 3.10)
+    typer.Option("--column", help="Name of a column, as ours=theirs, e.g. prompt=question; can be repeated."),
+]
+
+#: Findings of one kind are listed up to this many times, then counted.
+LISTED = 5
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.command()
+def score(
+    head: HeadOption,
+    prompt: PromptOption,
+    response: Annotated[str, typer.Option(help="What is to be scored.")],
+    as_json: AsJson = False,
+) -> None:
+    """Reward of one response, and what it is made of."""
+    from sparserm.model import SparseRM
+
+    model = SparseRM.from_pretrained(head)
+    _load_backbone(model)
+    explanation = model.explain(prompt, response)
+    beats_chosen, beats_rejected = model.chance_to_beat(explanation.reward)
+    result: dict[str, Any] = {
+        "reward": explanation.reward,
+        "bias": explanation.bias,
+        "chance_to_beat_typical_chosen": beats_chosen,
+        "chance_to_beat_typical_rejected": beats_rejected,
+        "contributions": [vars(part) for part in explanation.contributions],
+        "head": model.card.name,
+        "hook": model.card.hook,
+        "pooling": model.head.pooling,
+        "n_tokens": len(explanation.tokens),
+        "n_truncated": explanation.n_truncated,
+    }
+    _warn_truncated(explanation.n_truncated and 1)
+    if _printed_json(as_json, result):
+        return
+    _table(
+        f"Reward {explanation.reward:+.3f}",
+        result["contributions"],
+        feature="d",
+        score="+.2f",
+        weight="+.3f",
+        contribution="+.3f",
+    )
+    typer.echo(f"The contributions and the bias ({explanation.bias:+.3f}) add up to the reward.")
+    typer.echo(
+        f"It beats a typical chosen response with chance {beats_chosen:.0%}, a typical rejected one with {beats_rejected:.0%}."
+    )
+
+
+@app.command()
+def compare(
+    head: HeadOption,
+    prompt: PromptOption,
+    response: Annotated[list[str], typer.Option(help="Give this twice or more.")],
+    as_json: AsJson = False,
+) -> None:
+    """Rank responses to one prompt and take the margin apart."""
+    from sparserm.model import SparseRM
+
+    model = SparseRM.from_pretrained(head)
+    _load_backbone(model)
+    comparison = model.compare(prompt, response)
+    result: dict[str, Any] = {
+        "rewards": list(comparison.rewards),
+        "ranking": list(comparison.ranking),
+        "margin": comparison.margin,
+        "contributions": [vars(part) for part in comparison.contributions],
+        "head": model.card.name,
+    }
+    if _printed_json(as_json, result):
+        return
+    rows = [{"rank": n + 1, "reward": comparison.rewards[i], "response": response[i]} for n, i in enumerate(comparison.ranking)]
+    _table("Rewards", rows, rank="d", reward="+.3f", response="s")
+    pair = "first minus second" if len(response) == 2 else "best minus next"
+    _table(
+        f"Margin {comparison.margin:+.3f} ({pair})", result["contributions"],
+        feature="d", score_a="+.2f", score_b="+.2f", weight="+.3f", contribution="+.3f",
+    )  # fmt: skip
+
+
+@app.command()
+def train(
+    pairs: PairsArgument,
+    out: Annotated[Path, typer.Option(help="Folder to write the head to.")],
+    layer: Annotated[Optional[int], typer.Option(help="Layer whose shipped SAE is used.")] = None,  # noqa: UP045
+    sae: Annotated[Optional[str], typer.Option(help="SAE: a folder, a name of `sparserm saes`, or release:sae_id.")] = None,  # noqa: UP045
+    k: Annotated[Optional[int], typer.Option(help="Features of the head.")] = None,  # noqa: UP045
+    pooling: Annotated[Optional[str], typer.Option(help="last or mean.")] = None,  # noqa: UP045
+    l2: Annotated[Optional[float], typer.Option(help="Ridge penalty; cross-validated where it is not given.")] = None,  # noqa: UP045
+    selection: Annotated[Optional[str], typer.Option(help="sparse, frequency, effect_size or random.")] = None,  # noqa: UP045
+    backbone: Annotated[str, typer.Option(help="A folder, a hub name, or smollm2.")] = DEFAULT_BACKBONE,
+    test: Annotated[Optional[str], typer.Option(help="Pairs to measure on; else cross-validated over prompts.")] = None,  # noqa: UP045
+    column: Columns = None,
+    skip_bad: SkipBad = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train a head on preference pairs."""
+    from sparserm.pairs import check_leakage
+    from sparserm.progress import terminal_progress
+    from sparserm.training import train_head
+
+    data = _load(pairs, column, skip_bad)
+    test_data = _load(test, column, skip_bad) if test else None
+    if test_data:
+        _warn(check_leakage(data, test_data), test_data.name)
+    with terminal_progress() as progress:
+        result = train_head(
+            data, backbone=backbone, sae=sae, layer=layer, test=test_data, progress=progress, name=out.name,
+            k=k, pooling=pooling, l2=l2, selection=selection,
+        )  # fmt: skip
+    result.model.save_pretrained(out)
+    _warn_truncated(result.n_truncated)
+    summary = {"out": str(out), **result.summary()}
+    if _printed_json(as_json, summary):
+        return
+    _facts(f"Head {out}", summary)
+
+
+@app.command()
+def evaluate(
+    head: HeadArgument, pairs: PairsArgument, column: Columns = None, skip_bad: SkipBad = False, as_json: AsJson = False
+) -> None:
+    """Accuracy of a head on preference pairs, with its interval and the longer-is-better baseline."""
+    from sparserm.model import SparseRM
+    from sparserm.progress import terminal_progress
+
+    data = _load(pairs, column, skip_bad)
+    model = SparseRM.from_pretrained(head)
+    seen = model.seen_in_training(data)
+    _warn(seen, data.name)
+    with terminal_progress() as progress:
+        model.load_backbone(progress)
+        evaluation = model.evaluate(data, progress=progress)
+    _warn_truncated(evaluation.n_truncated)
+    result = {
+        **vars(evaluation), "ci95": list(evaluation.ci95), "n_seen_in_training": len(seen), "n_skipped": data.n_skipped,
+        "head": model.card.name, "data": data.name,
+    }  # fmt: skip
+    if _printed_json(as_json, result):
+        return
+    _facts(f"{model.card.name} on {data.name}", result)
+
+
+@app.command()
+def features(head: HeadArgument, as_json: AsJson = False) -> None:
+    """The features of a head: how often they fire for chosen and rejected responses, and their weights."""
+    from sparserm.model import SparseRM
+
+    model = SparseRM.from_pretrained(head)
+    rows = model.features()
+    if not _printed_json(as_json, {"head": model.card.name, "hook": model.card.hook, "sae": model.card.sae, "features": rows}):
+        _table(f"{model.card.name}, {model.card.hook}, {model.card.sae}", rows,
+               feature="d", label="s", f_chosen=".1%", f_rejected=".1%", gap="+.1%", weight="+.3f")  # fmt: skip
+
+
+@app.command()
+def heads(as_json: AsJson = False) -> None:
+    """The heads that can be used by name."""
+    from sparserm.card import list_heads, load_head
+
+    rows = []
+    for name, folder in list_heads().items():
+        card = load_head(folder).card
+        metrics = card.metrics
+        rows.append({
+            "name": name, "layer": card.hook_point.layer, "hook": card.hook, "sae": card.sae, "backbone": card.backbone,
+            "accuracy": metrics.get("accuracy"), "ci95": metrics.get("ci95"), "n_test": metrics.get("n"),
+            "licence": card.training.get("licence"), "path": str(folder),
+        })  # fmt: skip
+    if not _printed_json(as_json, {"heads": rows}):
+        _table("Heads", rows, name="s", layer="d", accuracy=".3f", ci95="s", n_test="d", licence="s")
+
+
+@app.command()
+def saes(as_json: AsJson = False) -> None:
+    """The SAEs that can be used by name."""
+    from sparserm.sae import list_saes
+
+    rows = [
+        {"name": one.name, "hook": one.hook, "layer": one.layer, "d_sae": one.d_sae, "architecture": one.architecture,
+         **one.metrics, "path": str(one.path)}
+        for one in list_saes()
+    ]  # fmt: skip
+    if not _printed_json(as_json, {"saes": rows}):
+        _table("Sparse autoencoders", rows, name="s", layer="d", d_sae="d", architecture="s",
+               explained_variance=".3f", l0=".1f", dead=".2%", loss_recovered=".3f")  # fmt: skip
+
+
+@app.command("train-sae")
+def train_sae_command(
+    corpus: Annotated[Path, typer.Argument(help="JSON lines with `messages` or `text`; .gz is read too.")],
+    out: Annotated[Path, typer.Option(help="Folder to write layer_<l>/ folders to; repeat the command to resume.")],
+    layers: Annotated[str, typer.Option(help="Layers, e.g. 10,15,20.")] = ",".join(map(str, DEFAULT_LAYERS)),
+    backbone: Annotated[str, typer.Option(help="A folder, a hub name, or smollm2.")] = DEFAULT_BACKBONE,
+    tokens: Annotated[int, typer.Option(help="Tokens of the corpus to train on.")] = 700_000,
+    d_sae: Annotated[Optional[int], typer.Option(help="Latents.")] = None,  # noqa: UP045
+    k: Annotated[Optional[int], typer.Option(help="Latents active per token (L0).")] = None,  # noqa: UP045
+    epochs: Annotated[Optional[int], typer.Option(help="Passes over the activations.")] = None,  # noqa: UP045
+    as_json: AsJson = False,
+) -> None:
+    """Train TopK SAEs at several layers on activations from one pass over a corpus, and measure them on held-out text."""
+    from sparserm.progress import terminal_progress
+    from sparserm.sae_pipeline import train_saes
+    from sparserm.sae_training import SAERecipe
+
+    try:
+        wanted = [int(layer) for layer in layers.split(",")]
+    except ValueError:
+        raise SparseRMError(f"--layers is {layers!r}; expected numbers and commas, e.g. 10,15,20") from None
+    changed = {name: value for name, value in (("d_sae", d_sae), ("k", k), ("epochs", epochs)) if value is not None}
+    with terminal_progress() as progress:
+        trained = train_saes(
+            corpus, out, layers=wanted, backbone=backbone, n_tokens=tokens, recipe=SAERecipe(**changed), progress=progress
+        )
+    rows = [{"layer": layer, "path": str(out / f"layer_{layer}"), **quality.to_dict()} for layer, quality in trained.items()]
+    if not _printed_json(as_json, {"saes": rows}):
+        _table(
+            "Measured on held-out text", rows, layer="d", explained_variance=".3f", l0=".1f", dead=".2%", loss_recovered=".3f"
+        )
+
+
+@app.command("app")
+def app_command(port: Annotated[int, typer.Option(help="Port to listen on.")] = 8501) -> None:
+    """Open the app."""
+    command = [sys.executable, "-m", "streamlit", "run", "app.py", "--server.port", str(port)]
+    # From its own folder, where Streamlit looks for .streamlit/config.toml.
+    raise typer.Exit(subprocess.run(command, cwd=bundle_dir(), check=False).returncode)
+
+
+def main() -> None:
+    """Entry point: errors become one line on stderr and exit code 2."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    try:
+        code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
+    except SparseRMError as error:
+        _fail(str(error))
+    except TyperException as error:
+        context = getattr(error, "ctx", None)
+        message = getattr(error, "format_message", error.__str__)()
+        _fail(message + (f" See `{context.command_path} --help`." if context else ""))
+    except (KeyboardInterrupt, typer.Abort):
+        typer.echo("cancelled; what was computed is kept, and the same command goes on from there", err=True)
+        raise SystemExit(130) from None
+    except OSError as error:
+        _fail(f"{error.strerror or error}: {error.filename or ''}; check the path, its permissions and the free space")
+    else:
+        raise SystemExit(code or 0)
+
+
+def _fail(message: str) -> None:
+    typer.echo("error: " + " ".join(message.split()), err=True)
+    raise SystemExit(2)
+
+
+def _load(source: str, columns: Sequence[str] | None, skip_bad: bool) -> PreferenceData:
+    from sparserm.pairs import load_pairs
+
+    mapping = {}
+    for entry in columns or ():
+        ours, separator, theirs = entry.partition("=")
+        if not separator or not theirs:
+            raise SparseRMError(f"--column {entry!r}; expected ours=theirs, e.g. --column prompt=question")
+        mapping[ours] = theirs
+    data = load_pairs(source, columns=mapping, skip_bad=skip_bad)
+    _warn(data.issues, data.name)
+    return data
+
+
+def _load_backbone(model: Any) -> None:
+    from sparserm.progress import terminal_progress
+
+    with terminal_progress() as progress:
+        model.load_backbone(progress)
+
+
+def _warn(issues: Iterable[PairIssue], name: str) -> None:
+    """List findings on stderr; many of one kind are counted after the first few."""
+    shown: Counter[str] = Counter()
+    for issue in issues:
+        kind = f"{issue.column}: {''.join(' ' if c.isdigit() else c for c in issue.problem)}"
+        shown[kind] += 1
+        if shown[kind] <= LISTED:
+            typer.echo(f"{'skipped' if issue.severity == 'error' else 'warning'}: {name}: {issue}", err=True)
+    for kind, count in shown.items():
+        if count > LISTED:
+            typer.echo(f"warning: {name}: {count - LISTED} more rows like it, column {' '.join(kind.split())}", err=True)
+
+
+def _warn_truncated(count: int) -> None:
+    if count:
+        typer.echo(f"warning: {count} texts exceed the backbone's context; the left of their prompts was cut", err=True)
+
+
+def _printed_json(as_json: bool, result: Mapping[str, Any]) -> bool:
+    if as_json:
+        typer.echo(json.dumps(result, ensure_ascii=False, allow_nan=False))
+    return as_json
+
+
+def _table(title: str, rows: Sequence[Mapping[str, Any]], **columns: str) -> None:
+    """A table of the named columns with their formats."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=title, title_justify="left")
+    for name, spec in columns.items():
+        table.add_column(name.replace("_", " "), justify="left" if spec == "s" else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(_cell(row.get(name), spec)) for name, spec in columns.items()))  # Text: no markup in it
+    Console().print(table)
+
+
+def _facts(title: str, facts: Mapping[str, Any]) -> None:
+    _table(title, [{"": name.replace("_", " "), "value": value} for name, value in facts.items()], **{"": "s", "value": "s"})
+
+
+def _cell(value: Any, spec: str) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, (list, tuple)):
+        return " to ".join(_cell(one, spec) for one in value)
+    if isinstance(value, float) and spec == "s":
+        return f"{value:.4g}"
+    return str(value) if spec == "s" else format(value, spec)

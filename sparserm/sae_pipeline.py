@@ -1,0 +1,71 @@
+"""From a corpus to measured SAEs: activations of several layers in one pass, one SAE after the other, metrics beside each."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from sparserm.activations import Corpus, extract_activations, read_corpus
+from sparserm.backbone import Backbone, load_language_model
+from sparserm.sae import load_sae
+from sparserm.sae_evaluation import SAEQuality, evaluate_sae
+from sparserm.sae_training import SAERecipe, train_sae
+from sparserm.types import HookPoint, Progress, SparseRMError
+
+
+def train_saes(
+    corpus_path: Path,
+    out: Path,
+    *,
+    layers: Sequence[int],
+    backbone: str,
+    n_tokens: int,
+    recipe: SAERecipe,
+    progress: Progress | None = None,
+) -> dict[int, SAEQuality]:
+    """Write ``out/layer_<l>`` with ``cfg.json``, ``sae_weights.safetensors`` and ``metrics.json`` for every layer.
+
+    Interrupted work goes on where it was when this is called again with the same arguments: activations lie in
+    ``out/activations`` until the last SAE is finished, and a layer that has its metrics is finished.
+
+    Raises:
+        SparseRMError: no such layer, an unusable corpus, or ``out`` holds work begun with other arguments.
+    """
+    corpus = read_corpus(corpus_path)
+    model = Backbone.load(backbone, through_layer=max(layers), progress=progress)
+    for layer in layers:
+        if not 0 <= layer < model.n_layers:
+            raise SparseRMError(
+                f"layer {layer} was asked for, but {model.name} has layers 0 to {model.n_layers - 1}; choose one of these"
+            )
+    hooks = [HookPoint(layer) for layer in layers]
+    unfinished = [hook for hook in hooks if not _metrics(out, hook).is_file()]
+    if unfinished:
+        cache = extract_activations(model, corpus, hooks, out / "activations", n_tokens=n_tokens, progress=progress)
+        for hook in unfinished:
+            folder = out / f"layer_{hook.layer}"
+            if not (folder / "cfg.json").is_file() or (folder / "checkpoint").is_dir():
+                train_sae(cache, hook, recipe, folder, model_name=model.name, progress=progress)
+        measure_saes(model, backbone, corpus, out, unfinished, progress)
+    shutil.rmtree(out / "activations", ignore_errors=True)
+    return {hook.layer: SAEQuality(**json.loads(_metrics(out, hook).read_text())) for hook in hooks}
+
+
+def measure_saes(
+    model: Backbone, backbone: str, corpus: Corpus, out: Path, hooks: Sequence[HookPoint], progress: Progress | None
+) -> None:
+    """Measure each SAE as it lies on disk and write its ``metrics.json``."""
+    # The same text may stand among both parts of a corpus; then it is no test.
+    seen = set(corpus.training)
+    held_out = [one for one in corpus.held_out if one not in seen]
+    language_model = load_language_model(backbone, progress=progress)
+    for hook in hooks:
+        sae = load_sae(out / f"layer_{hook.layer}")
+        quality = evaluate_sae(sae, model, language_model, held_out, progress=progress)
+        _metrics(out, hook).write_text(json.dumps(quality.to_dict(), indent=1) + "\n")
+
+
+def _metrics(out: Path, hook: HookPoint) -> Path:
+    return out / f"layer_{hook.layer}" / "metrics.json"

@@ -1,0 +1,1 @@
+"""What pages are made of: session and caches, charts, components. The only part of the package that knows Streamlit."""

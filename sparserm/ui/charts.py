@@ -1,0 +1,111 @@
+"""Plain data into Plotly figures; colours and number formats live here and nowhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import plotly.graph_objects as go
+
+from sparserm.types import Contribution, Explanation
+
+#: Readable on white and on black, and to the colour-blind: teal for what raises a reward, orange for what lowers it.
+UP, DOWN, NEUTRAL = "#0d9488", "#ea580c", "#7c8594"
+
+#: Of every chart: no toolbar, which only lies over the figure.
+CONFIG = {"displayModeBar": False}
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One step of the sum."""
+
+    label: str
+    value: float
+    note: str
+
+
+def contribution_bars(explanation: Explanation, top: int) -> list[Bar]:
+    """The ``top`` largest contributions, the rest as one bar, and the bias where there is one: they sum to the reward."""
+    shown, rest = explanation.contributions[:top], explanation.contributions[top:]
+    bars = [Bar(_name(part), part.contribution, _note(part)) for part in shown]
+    if rest:
+        bars.append(Bar(f"{len(rest)} smaller features", sum(part.contribution for part in rest), "together"))
+    if explanation.bias:
+        bars.append(Bar("bias", explanation.bias, "added to every reward"))
+    return bars
+
+
+def contributions_figure(bars: Sequence[Bar], reward: float) -> go.Figure:
+    """A waterfall from zero to the reward, read from the top down."""
+    figure = go.Figure(
+        go.Waterfall(
+            orientation="h",
+            y=[bar.label for bar in bars] + ["reward"],
+            x=[bar.value for bar in bars] + [reward],
+            measure=["relative"] * len(bars) + ["total"],
+            text=[f"{bar.value:+.2f}" for bar in bars] + [f"{reward:+.2f}"],
+            customdata=[bar.note for bar in bars] + ["the sum of all bars"],
+            hovertemplate="%{y}: %{text}<br>%{customdata}<extra></extra>",
+            textposition="outside",
+            cliponaxis=False,
+            increasing={"marker": {"color": UP}},
+            decreasing={"marker": {"color": DOWN}},
+            totals={"marker": {"color": NEUTRAL}},
+            connector={"line": {"color": NEUTRAL, "width": 1, "dash": "dot"}},
+        )
+    )
+    ends = np.cumsum([0.0, *(bar.value for bar in bars)])
+    low, high = float(ends.min()), float(ends.max())
+    room = 0.14 * max(high - low, 1e-6)
+    figure.update_layout(
+        height=26 * (len(bars) + 1) + 70,
+        margin={"l": 0, "r": 0, "t": 8, "b": 0},
+        xaxis={"title": "reward, summed from the top down", "zeroline": True, "range": [low - room, high + room]},
+        yaxis={"autorange": "reversed", "type": "category"},
+        showlegend=False,
+        bargap=0.35,
+    )
+    return figure
+
+
+def yardstick_figure(chosen: np.ndarray, rejected: np.ndarray, reward: float) -> go.Figure:
+    """Where a reward stands among the training responses: densities from ``[101]`` percentiles, and a line at the reward."""
+    low, high = min(chosen[1], rejected[1], reward), max(chosen[-2], rejected[-2], reward)
+    grid = np.linspace(low - 0.05 * (high - low), high + 0.05 * (high - low), 160)
+    figure = go.Figure()
+    for name, percentiles, colour in (("rejected", rejected, DOWN), ("chosen", chosen, UP)):
+        figure.add_scatter(
+            x=grid, y=_density(percentiles, grid), name=f"{name} in training", mode="lines", fill="tozeroy",
+            line={"color": colour, "width": 1.5}, opacity=0.6,
+            hovertemplate=f"{name}, reward %{{x:.2f}}<extra></extra>",
+        )  # fmt: skip
+    figure.add_vline(x=reward, line={"color": NEUTRAL, "width": 2})
+    figure.add_annotation(
+        x=reward, y=1.02, yref="paper", yanchor="bottom", text=f"this response {reward:+.2f}", showarrow=False
+    )
+    figure.update_layout(
+        height=170,
+        margin={"l": 0, "r": 0, "t": 22, "b": 0},
+        yaxis={"visible": False},
+        xaxis={"title": "reward"},
+        legend={"orientation": "h", "x": 1, "xanchor": "right", "y": 1.02, "yanchor": "bottom"},
+    )
+    return figure
+
+
+def _density(percentiles: np.ndarray, grid: np.ndarray) -> np.ndarray:
+    """A Gaussian kernel estimate from percentiles, Silverman's bandwidth for 100 points."""
+    spread = max(float(percentiles[75] - percentiles[25]) / 1.34, 1e-6)
+    width = 0.9 * spread * 100**-0.2
+    return np.exp(-0.5 * ((grid[:, None] - percentiles[None, 1:-1]) / width) ** 2).mean(1) / (width * np.sqrt(2 * np.pi))
+
+
+def _name(part: Contribution) -> str:
+    """The label with the feature's number: two features may have the same label."""
+    return part.label if str(part.feature) in part.label else f"{part.label} ({part.feature})"
+
+
+def _note(part: Contribution) -> str:
+    return f"alignment score {part.score:+.2f}, weight {part.weight:+.3f}"

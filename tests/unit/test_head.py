@@ -1,0 +1,149 @@
+"""The Bradley-Terry head: one optimum, found to the bit; folds over prompts; rewards that are sums."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from scipy.special import expit
+
+from sparserm.alignment import ScoreMoments
+from sparserm.head import (
+    L2_GRID,
+    bradley_terry_loss,
+    build_head,
+    choose_l2,
+    contributions,
+    fit_bradley_terry,
+    prompt_folds,
+    rewards,
+)
+from sparserm.types import RewardHead
+
+
+def _differences(seed: int = 0, n: int = 120, k: int = 5) -> np.ndarray:
+    """Noisy differences whose chosen side wins by the first features."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(n, k))
+    wins = rng.random(n) < expit(x @ np.linspace(2, 0, k))
+    return np.where(wins[:, None], x, -x)
+
+
+def _head(bias: float = 0.0) -> RewardHead:
+    """Scores of h = (x, y) with center (1, 0): x - 1 and y; contributions 2 (x - 2) / 0.5 and -(y - 3) / 2."""
+    moments = ScoreMoments(np.array([1.0, 3.0]), np.array([0.5, 2.0]))
+    built = build_head(np.array([4, 9]), np.eye(2), np.array([1.0, 0.0]), moments, np.array([2.0, -1.0]), "mean")
+    return RewardHead(**{**vars(built), "bias": bias})
+
+
+def test_loss_of_known_margins() -> None:
+    assert bradley_terry_loss(np.zeros(3)) == pytest.approx(math.log(2))
+    assert bradley_terry_loss(np.array([math.log(3), -math.log(3)])) == pytest.approx(
+        (math.log(4 / 3) + math.log(4)) / 2
+    )
+    assert bradley_terry_loss(np.array([1000.0])) == 0.0
+    assert bradley_terry_loss(np.array([-1000.0])) == 1000.0
+
+
+def test_one_feature_fit_solves_its_equation_by_hand() -> None:
+    # mean over one pair with difference 1: -sigmoid(-w) + l2 w = 0; w = ln 3 has sigmoid(-w) = 1/4.
+    w = fit_bradley_terry(np.array([[1.0]]), l2=0.25 / math.log(3))
+    assert w[0] == pytest.approx(math.log(3), abs=1e-6)
+
+
+def test_fit_is_deterministic_to_the_bit() -> None:
+    x = _differences()
+    assert fit_bradley_terry(x, 0.01).tobytes() == fit_bradley_terry(x.copy(), 0.01).tobytes()
+
+
+@pytest.mark.parametrize("l2", [1e-4, 1e-2, 1.0])
+def test_gradient_vanishes_at_the_optimum(l2: float) -> None:
+    x = _differences()
+    w = fit_bradley_terry(x, l2)
+    gradient = -(expit(-x @ w) @ x) / len(x) + l2 * w
+    assert np.abs(gradient).max() < 1e-6
+
+
+def test_larger_l2_gives_smaller_weights() -> None:
+    x = _differences()
+    norms = [float(np.linalg.norm(fit_bradley_terry(x, l2))) for l2 in L2_GRID]
+    assert all(a > b for a, b in zip(norms, norms[1:], strict=False))
+
+
+def test_separable_pairs_still_have_finite_weights() -> None:
+    w = fit_bradley_terry(np.abs(_differences()), L2_GRID[0])
+    assert np.isfinite(w).all() and (w > 0).all()
+
+
+def test_swapping_chosen_and_rejected_flips_the_weights() -> None:
+    x = _differences()
+    np.testing.assert_allclose(fit_bradley_terry(-x, 0.01), -fit_bradley_terry(x, 0.01), atol=1e-6)
+
+
+def test_pairs_in_both_orders_cancel_to_zero() -> None:
+    x = _differences()
+    np.testing.assert_allclose(fit_bradley_terry(np.concatenate([x, -x]), 0.01), 0, atol=1e-9)
+
+
+def test_the_order_of_pairs_does_not_matter() -> None:
+    x = _differences()
+    shuffled = x[np.random.default_rng(1).permutation(len(x))]
+    np.testing.assert_allclose(fit_bradley_terry(shuffled, 0.01), fit_bradley_terry(x, 0.01), atol=1e-6)
+
+
+@pytest.mark.parametrize("n_prompts", [2, 3, 7, 40])
+def test_folds_never_split_a_prompt_and_hold_every_pair_out_once(n_prompts: int) -> None:
+    groups = np.random.default_rng(n_prompts).integers(0, n_prompts, 100)
+    folds = prompt_folds(groups)
+    assert len(folds) == min(5, n_prompts)
+    for train, held_out in folds:
+        assert not set(groups[train]) & set(groups[held_out])
+    assert sorted(np.concatenate([held_out for _, held_out in folds])) == list(range(100))
+
+
+def test_folds_of_one_prompt_are_over_its_pairs() -> None:
+    folds = prompt_folds(np.zeros(10, np.int64))
+    assert sorted(np.concatenate([held_out for _, held_out in folds])) == list(range(10))
+
+
+def test_chosen_l2_has_the_least_held_out_loss() -> None:
+    x, groups = _differences(), np.arange(120) // 3
+    choice = choose_l2(x, groups)
+    assert choice.strengths == L2_GRID
+    assert choice.best == L2_GRID[int(np.argmin(choice.losses))]
+    strongest = [fit_bradley_terry(x[train], L2_GRID[-1]) for train, _ in prompt_folds(groups)]
+    expected = [
+        bradley_terry_loss(x[out] @ w) for w, (_, out) in zip(strongest, prompt_folds(groups), strict=True)
+    ]
+    assert choice.losses[-1] == pytest.approx(np.mean(expected))
+
+
+def test_l2_is_strong_on_noise_and_weak_on_signal() -> None:
+    groups = np.arange(120)
+    noise = np.random.default_rng(3).normal(size=(120, 5))
+    assert choose_l2(noise, groups).best > choose_l2(_differences(), groups).best
+
+
+def test_choosing_l2_from_a_single_pair_takes_the_first_strength() -> None:
+    assert choose_l2(np.ones((1, 2)), np.zeros(1)).best == L2_GRID[0]
+
+
+def test_rewards_and_contributions_by_hand() -> None:
+    h = np.array([[2.0, 3.0], [3.0, 5.0]], np.float32)
+    np.testing.assert_allclose(contributions(_head(), h), [[0.0, 0.0], [4.0, -1.0]])
+    np.testing.assert_allclose(rewards(_head(bias=0.5), h), [0.5, 3.5])
+
+
+def test_contributions_and_bias_sum_to_the_reward() -> None:
+    h = np.random.default_rng(0).normal(size=(3, 7, 2)).astype(np.float32)
+    head = _head(bias=-0.25)
+    np.testing.assert_array_equal(rewards(head, h), contributions(head, h).sum(-1) + head.bias)
+    assert rewards(head, h).shape == (3, 7)
+
+
+def test_a_built_head_has_no_bias_and_plain_dtypes() -> None:
+    head = _head()
+    assert head.bias == 0.0
+    assert head.features.dtype == np.int64 and head.directions.dtype == np.float32
+    assert head.center.dtype == np.float32 and head.weights.dtype == np.float64
