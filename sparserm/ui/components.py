@@ -72,7 +72,7 @@ def running_reward_tokens(explanation: Explanation, spread: float) -> None:
     Args:
         spread: the reward at which the colour is full, e.g. that of a very good training response.
     """
-    rows = zip(explanation.tokens, _steps(explanation.running_reward), strict=True)
+    rows = zip(explanation.tokens, _steps(explanation.running_reward.tolist()), strict=True)
     tokens = [
         {
             "text": text,
@@ -87,4 +87,4 @@ def running_reward_tokens(explanation: Explanation, spread: float) -> None:
 
 def _steps(running: Sequence[float]) -> list[tuple[float, float]]:
     """Each value with the step that led to it."""
-    return [(float(value), float(value - before)) for value, before in zip(running, [0.0, *running[:-1]], strict=True)]
+    return [(value, value - before) for value, before in zip(running, [0.0, *running[:-1]], strict=True)]

@@ -10,8 +10,8 @@ from pathlib import Path
 import streamlit as st
 
 from sparserm.card import SavedHead, list_heads, load_head
-from sparserm.model import SparseRM
 from sparserm.defaults import DEFAULT_LAYER, assets_dir
+from sparserm.model import SparseRM
 from sparserm.pairs import STARTER_SETS, load_pairs
 from sparserm.types import Explanation, Progress, Prompt, SparseRMError
 
@@ -103,8 +103,11 @@ def progress_bar() -> tuple[Progress, Callable[[], None]]:
     """A callback that draws a bar once there is something to wait for, and how to take the bar away."""
     place = st.empty()
 
-    def progress(done: int, total: int, what: str) -> None:
-        share = min(1.0, done / max(total, 1))
-        place.progress(share, text=f"{what.split(' (')[0]}: {share:.0%}")
+    def progress(n: int, total: int, what: str) -> None:
+        share = min(1.0, n / max(total, 1))
+        place.progress(share, text=f"{what.split(' (', maxsplit=1)[0]}: {share:.0%}")
 
-    return progress, place.empty
+    def done() -> None:
+        place.empty()
+
+    return progress, done

@@ -20,6 +20,7 @@ def sum_check(explanation: Explanation) -> str:
     up, down = sum(p for p in parts if p > 0), sum(p for p in parts if p < 0)
     total = sum(parts) + explanation.bias
     return (
-        f"{sum(p > 0 for p in parts)} features raise the reward by {up:+.3f}, {sum(p < 0 for p in parts)} lower it by {down:+.3f}; "
+        f"{sum(p > 0 for p in parts)} features raise the reward by {up:+.3f}, "
+        f"{sum(p < 0 for p in parts)} lower it by {down:+.3f}; "
         f"with the bias of {explanation.bias:+.3f} they add up to {total:+.3f}, the reward."
     )

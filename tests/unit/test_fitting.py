@@ -116,8 +116,7 @@ def test_evidence_holds_standardised_differences() -> None:
     evidence = gather_evidence(TRAIN, SAE, FitSettings())
     features = np.array([7, 3])
     chosen, rejected = (
-        alignment_scores(side.h, evidence.directions[features], SAE.b_dec.numpy())
-        for side in (TRAIN.chosen, TRAIN.rejected)
+        alignment_scores(side.h, evidence.directions[features], SAE.b_dec.numpy()) for side in (TRAIN.chosen, TRAIN.rejected)
     )
     spread = np.concatenate([chosen, rejected]).std(0)
     np.testing.assert_allclose(evidence.standardised(features), (chosen - rejected) / spread, atol=1e-5)
@@ -136,7 +135,7 @@ def test_the_wrong_pooling_is_refused_naming_both() -> None:
 
 
 def test_an_unknown_selector_is_refused_naming_the_known() -> None:
-    with pytest.raises(SparseRMError, match="'lasso' is unknown.*sparse, frequency, effect_size, random"):
+    with pytest.raises(SparseRMError, match=r"'lasso' is unknown.*sparse, frequency, effect_size, random"):
         fit_head(TRAIN, SAE, FitSettings(selection="lasso"))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -39,9 +40,7 @@ def _head(bias: float = 0.0) -> RewardHead:
 
 def test_loss_of_known_margins() -> None:
     assert bradley_terry_loss(np.zeros(3)) == pytest.approx(math.log(2))
-    assert bradley_terry_loss(np.array([math.log(3), -math.log(3)])) == pytest.approx(
-        (math.log(4 / 3) + math.log(4)) / 2
-    )
+    assert bradley_terry_loss(np.array([math.log(3), -math.log(3)])) == pytest.approx((math.log(4 / 3) + math.log(4)) / 2)
     assert bradley_terry_loss(np.array([1000.0])) == 0.0
     assert bradley_terry_loss(np.array([-1000.0])) == 1000.0
 
@@ -68,7 +67,7 @@ def test_gradient_vanishes_at_the_optimum(l2: float) -> None:
 def test_larger_l2_gives_smaller_weights() -> None:
     x = _differences()
     norms = [float(np.linalg.norm(fit_bradley_terry(x, l2))) for l2 in L2_GRID]
-    assert all(a > b for a, b in zip(norms, norms[1:], strict=False))
+    assert all(a > b for a, b in pairwise(norms))
 
 
 def test_separable_pairs_still_have_finite_weights() -> None:
@@ -113,9 +112,7 @@ def test_chosen_l2_has_the_least_held_out_loss() -> None:
     assert choice.strengths == L2_GRID
     assert choice.best == L2_GRID[int(np.argmin(choice.losses))]
     strongest = [fit_bradley_terry(x[train], L2_GRID[-1]) for train, _ in prompt_folds(groups)]
-    expected = [
-        bradley_terry_loss(x[out] @ w) for w, (_, out) in zip(strongest, prompt_folds(groups), strict=True)
-    ]
+    expected = [bradley_terry_loss(x[out] @ w) for w, (_, out) in zip(strongest, prompt_folds(groups), strict=True)]
     assert choice.losses[-1] == pytest.approx(np.mean(expected))
 
 

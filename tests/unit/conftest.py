@@ -1,0 +1,37 @@
+"""Every unit test has a data folder of its own; a tiny llama is shared by all."""
+
+from __future__ import annotations
+
+import pytest
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _session_home(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SPARSERM_HOME", str(tmp_path_factory.mktemp("session-home")))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def sparserm_home(tmp_path_factory, monkeypatch):
+    """The test's own, empty ``SPARSERM_HOME``."""
+    home = tmp_path_factory.mktemp("home")
+    monkeypatch.setenv("SPARSERM_HOME", str(home))
+    monkeypatch.delenv("SPARSERM_STORE", raising=False)
+    return home
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory):
+    """A tiny llama as ``save_pretrained`` writes it; read only."""
+    from tiny import save_tiny
+
+    return save_tiny(tmp_path_factory.mktemp("models") / "tiny-llama")
+
+
+@pytest.fixture(scope="session")
+def tiny_backbone(tiny_folder):
+    """The tiny llama as a float32 backbone; read only."""
+    from sparserm.backbone import Backbone
+
+    return Backbone.load(tiny_folder, dtype="float32")
