@@ -20,6 +20,11 @@ FORMAT = 1
 _EVIDENCE = ("f_chosen", "f_rejected", "quantiles_chosen", "quantiles_rejected", "prompt_keys")
 _TENSORS = ("features", "directions", "center", "mu", "sigma", "weights")
 
+_CONFIG_TYPES: dict[str, type | tuple[type, ...]] = {
+    "format": int, "pooling": str, "bias": (int, float), "name": str, "backbone": str, "backbone_fingerprint": str,
+    "hook": str, "sae": str, "sae_fingerprint": str, "d_sae": int, "labels": dict, "training": dict, "metrics": dict,
+}  # fmt: skip
+
 
 @dataclass(frozen=True)
 class HeadCard:
@@ -74,11 +79,16 @@ class SavedHead:
 
 
 def save_head(saved: SavedHead, folder: Path) -> None:
-    """Write the folder; each file is written aside and renamed."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write the folder; each file is written aside and renamed.
+
+    Raises:
+        SparseRMError: the head holds values that :func:`load_head` would refuse.
+    """
     tensors = {name: np.ascontiguousarray(getattr(saved.head, name)) for name in _TENSORS}
     for name in _EVIDENCE:
         tensors[name] = np.ascontiguousarray(getattr(saved, name))
+    _check_tensors(folder / "head.safetensors", tensors)
+    folder.mkdir(parents=True, exist_ok=True)
     save_file(tensors, folder / "head.safetensors.tmp")
     os.replace(folder / "head.safetensors.tmp", folder / "head.safetensors")
     config = {
@@ -146,25 +156,38 @@ def find_head(source: str | Path) -> Path:
 
 def _check(folder: Path, config: Any, tensors: Mapping[str, np.ndarray]) -> None:
     """Refuse what would give wrong rewards silently."""
-    required = ("format", "pooling", "bias", "backbone", "backbone_fingerprint", "hook", "sae", "sae_fingerprint")
-    wanted = (*_TENSORS, *_EVIDENCE)
-    if not isinstance(config, dict) or (missing := [name for name in required if name not in config]):
+    if not isinstance(config, dict) or (missing := [name for name in _CONFIG_TYPES if name not in config]):
         what = f"lacks {', '.join(missing)}" if isinstance(config, dict) else "is not an object"
         raise SparseRMError(f"{folder / 'config.json'} {what}; expected a head's configuration; train it again")
-    if config["format"] != FORMAT or config["pooling"] not in ("last", "mean"):
+    for name, kind in _CONFIG_TYPES.items():
+        if not isinstance(config[name], kind):
+            raise SparseRMError(
+                f"{folder / 'config.json'}: {name} is {config[name]!r}, a value of the wrong type; train it again"
+            )
+    if config["format"] != FORMAT or config["pooling"] not in ("last", "mean") or not np.isfinite(config["bias"]):
         raise SparseRMError(
-            f"{folder} has format {config['format']!r} and pooling {config['pooling']!r}; expected format {FORMAT} and "
-            "pooling last or mean; use the version of sparserm that wrote it, or train it again"
+            f"{folder} has format {config['format']}, pooling {config['pooling']!r}, bias {config['bias']}; expected format "
+            f"{FORMAT}, pooling last or mean and a finite bias; use the version of sparserm that wrote it, or train it again"
         )
+    if not all(key.isdigit() and isinstance(label, str) for key, label in config.get("labels", {}).items()):
+        raise SparseRMError(f"{folder / 'config.json'}: labels must be texts by feature number; mend or remove them")
+    _check_tensors(folder / "head.safetensors", tensors)
+
+
+def _check_tensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
+    wanted = (*_TENSORS, *_EVIDENCE)
     if missing := [name for name in wanted if name not in tensors]:
-        raise SparseRMError(f"{folder / 'head.safetensors'} lacks {', '.join(missing)}; train the head again")
+        raise SparseRMError(f"{path} lacks {', '.join(missing)}; train the head again")
     k, d = tensors["directions"].shape if tensors["directions"].ndim == 2 else (0, 0)
-    shapes = {"features": (k,), "center": (d,), "mu": (k,), "sigma": (k,), "weights": (k,)}
+    shapes: dict[str, tuple[int, ...]] = {
+        name: (k,) for name in ("features", "mu", "sigma", "weights", "f_chosen", "f_rejected")
+    }
+    shapes |= {"center": (d,), "quantiles_chosen": (101,), "quantiles_rejected": (101,)}
     for name, shape in shapes.items():
         if tensors[name].shape != shape:
-            raise SparseRMError(
-                f"{folder / 'head.safetensors'}: {name} has shape {tensors[name].shape}, expected {shape}; train it again"
-            )
+            raise SparseRMError(f"{path}: {name} has shape {tensors[name].shape}, expected {shape}; train the head again")
     for name in wanted:
         if not np.isfinite(tensors[name]).all():
-            raise SparseRMError(f"{folder / 'head.safetensors'}: {name} holds values that are not finite; train the head again")
+            raise SparseRMError(f"{path}: {name} holds values that are not finite; train the head again")
+    if (tensors["sigma"] <= 0).any():
+        raise SparseRMError(f"{path}: sigma has values that are not above zero; train the head again")

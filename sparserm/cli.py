@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -268,9 +267,9 @@ def train_sae_command(
 @app.command("app")
 def app_command(port: Annotated[int, typer.Option(help="Port to listen on.")] = 8501) -> None:
     """Open the app."""
+    os.chdir(bundle_dir())  # where Streamlit looks for .streamlit/config.toml
     command = [sys.executable, "-m", "streamlit", "run", "app.py", "--server.port", str(port)]
-    # From its own folder, where Streamlit looks for .streamlit/config.toml.
-    raise typer.Exit(subprocess.run(command, cwd=bundle_dir(), check=False).returncode)
+    os.execv(sys.executable, command)  # in place of this process: what ends it ends the app
 
 
 def main() -> None:

@@ -60,8 +60,8 @@ def feature_stats(pairs: PairRepresentations, activity: Activity) -> FeatureStat
 
 def select_frequency(evidence: Evidence, k: int) -> np.ndarray:
     """The paper's selector: the k/2 latents of largest and the k/2 of smallest frequency gap."""
-    gap = np.where(evidence.usable, evidence.stats.gap, 0.0)
-    order = np.argsort(-gap, kind="stable")
+    live = np.flatnonzero(evidence.usable)
+    order = live[np.argsort(-evidence.stats.gap[live], kind="stable")]
     return np.concatenate([order[: k - k // 2], order[len(order) - k // 2 :]])
 
 

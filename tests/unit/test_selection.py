@@ -164,7 +164,6 @@ def test_as_many_features_as_latents_that_fire(method: str) -> None:
     assert set(SELECTORS[method](_world(), 60).tolist()) == set(range(64)) - set(DEAD)
 
 
-@pytest.mark.xfail(strict=True, reason="frequency gives dead latents the gap 0, which can be an end of the live ones' gaps")
 def test_frequency_takes_no_dead_latent_where_all_gaps_are_positive() -> None:
     evidence = _evidence([0.1, 0.2, 0.3, 0.4, 0.0, 0.0], dead=(4, 5))
     assert not set(select_frequency(evidence, 4)) & {4, 5}

@@ -61,7 +61,7 @@ def tiny_model(family: str = "llama", *, seed: int = 0, context: int = CONTEXT, 
     with torch.no_grad():  # norms and biases start as ones and zeros, which would hide a norm that was left out
         for parameter in model.parameters():
             if parameter.ndim == 1:
-                parameter += 0.1 * torch.randn_like(parameter)
+                parameter.add_(0.1 * torch.randn_like(parameter))
     return model.eval()
 
 
