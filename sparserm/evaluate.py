@@ -14,6 +14,9 @@ from sparserm.types import Evaluation, PairRepresentations, RewardHead
 
 BOOTSTRAP_SAMPLES = 2000
 
+#: L2 strengths tried for the dense probe.
+DENSE_L2 = (0.01, 0.03, 0.1, 0.3, 1.0)
+
 
 def evaluate_head(head: RewardHead, pairs: PairRepresentations) -> Evaluation:
     """Accuracy on pairs that the head was not trained on."""
@@ -61,8 +64,11 @@ def accuracy_interval(correct: np.ndarray, groups: np.ndarray) -> tuple[float, f
     return float(result.confidence_interval.low), float(result.confidence_interval.high)
 
 
-def dense_probe_margins(train: PairRepresentations, test: PairRepresentations) -> np.ndarray:
-    """The baseline that knows all of ``h``: Bradley-Terry on the standardised representation, L2 by cross-validation.
+def dense_probe_margins(train: PairRepresentations, test: PairRepresentations, l2: float | None = None) -> np.ndarray:
+    """The baseline that knows all of ``h``: Bradley-Terry on the standardised representation.
+
+    Args:
+        l2: the ridge penalty; chosen by cross-validation over the training prompts where it is not given.
 
     Returns:
         ``[n_test]`` margins.
@@ -70,7 +76,7 @@ def dense_probe_margins(train: PairRepresentations, test: PairRepresentations) -
     identity = np.eye(train.chosen.h.shape[1], dtype=np.float32)
     sigma = score_moments(train.stacked, identity, np.zeros(len(identity))).sigma
     x = train.differences / sigma
-    weights = fit_bradley_terry(x, choose_l2(x, train.groups).best)
+    weights = fit_bradley_terry(x, choose_l2(x, train.groups, DENSE_L2).best if l2 is None else l2)
     return (test.differences / sigma) @ weights
 
 
@@ -97,9 +103,9 @@ def cross_validate(pairs: PairRepresentations, sae: SparseAutoencoder, settings:
     return evaluate_margins(margins, pairs)
 
 
-def cross_validate_dense(pairs: PairRepresentations) -> Evaluation:
+def cross_validate_dense(pairs: PairRepresentations, l2: float | None = None) -> Evaluation:
     """The same for the dense probe."""
     margins = np.zeros(len(pairs.groups))
     for train, held_out in prompt_folds(pairs.groups):
-        margins[held_out] = dense_probe_margins(pairs.take(train), pairs.take(held_out))
+        margins[held_out] = dense_probe_margins(pairs.take(train), pairs.take(held_out), l2)
     return evaluate_margins(margins, pairs)

@@ -47,11 +47,11 @@ def represent(
     wanted = [[_key(text, backbone, hook, pooling) for hook in saes] for text in texts]
     for keys, text in zip(wanted, texts, strict=True):
         keys += [_key(text, backbone, hook, sae.fingerprint) for hook, sae in saes.items() if sae]
-    known = store.get_many(list({key for keys in wanted for key in keys})) if store else {}
+    known = store.get_many(list({key for keys in wanted for key in keys})) if store is not None else {}
     # The keys of one text stand for it: a text that occurs twice is computed once.
     todo = {tuple(keys): text for keys, text in zip(wanted, texts, strict=True) if not known.keys() >= set(keys)}
     for blobs in _compute(list(todo.values()), backbone, saes, progress):
-        if store:
+        if store is not None:
             store.put_many(blobs)
         known |= blobs
 

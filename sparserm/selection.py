@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sparserm.head import choose_l2, fit_bradley_terry
+from sparserm.head import fit_bradley_terry
 from sparserm.types import Activity, FeatureStats, LatentSummary, PairRepresentations, SparseRMError
 
 
@@ -41,8 +41,8 @@ class Evidence:
         return (self.differences @ self.directions[features].T).astype(np.float64) / self.sigma[features]
 
 
-#: L2 strengths tried for the dense probe that `sparse` imitates.
-TEACHER_L2 = (0.01, 0.03, 0.1, 0.3, 1.0)
+#: Ridge strength of the dense probe that `sparse` imitates: what cross-validation on the training files chose.
+TEACHER_L2 = 0.1
 
 Selector = Callable[[Evidence, int], np.ndarray]
 
@@ -90,7 +90,7 @@ def _frequency(latents: LatentSummary, activity: Activity) -> np.ndarray:
 def select_sparse(evidence: Evidence, k: int) -> np.ndarray:
     """The k latents whose alignment scores together come closest to a dense probe's margins.
 
-    A ridge Bradley-Terry probe on the whole representation, L2 by cross-validation, says which margins the pairs support;
+    A ridge Bradley-Terry probe on the whole representation says which margins the pairs support;
     orthogonal least squares (Chen et al., 1989: forward selection, each candidate judged by what it adds to those already
     chosen) then picks directions one by one. Judged on held-out prompts this beats an L1 path over screened latents, which
     keeps near-copies of one another, and does not fall behind forward selection on the pairs' own labels, at a tenth of
@@ -99,7 +99,7 @@ def select_sparse(evidence: Evidence, k: int) -> np.ndarray:
     x = evidence.differences.astype(np.float64)
     spread = x.std(0)
     spread[spread == 0] = 1.0
-    teacher = fit_bradley_terry(x / spread, choose_l2(x / spread, evidence.groups, TEACHER_L2).best) / spread
+    teacher = fit_bradley_terry(x / spread, TEACHER_L2) / spread
     # With M = X'X/n = R R', margins of directions a and b have the inner product <R'a, R'b>: all that follows is [d_sae, d].
     values, vectors = np.linalg.eigh(x.T @ x / len(x))
     root = vectors * np.sqrt(np.maximum(values, 0))

@@ -89,7 +89,8 @@ class Store:
         """Bytes of all blobs."""
         return int(self._db.execute("SELECT bytes FROM total").fetchone()[0])
 
-    def __len__(self) -> int:
+    def count(self) -> int:
+        """Number of blobs. Not ``__len__``: an empty store would be false, and be taken for none."""
         return int(self._db.execute("SELECT COUNT(*) FROM blobs").fetchone()[0])
 
     def close(self) -> None:

@@ -58,14 +58,15 @@ def _build(kind: tuple[Any, Any, dict[str, Any]], **settings: Any) -> Any:
     with torch.no_grad():
         for name, weights in sae.named_parameters():
             values = torch.randn(weights.shape, generator=generator)
-            weights.copy_({"threshold": values.abs() * 2, "W_dec": values, "W_enc": values}.get(name, values / 2))
+            weights.copy_(values.abs() if name == "threshold" else values * (D_IN**-0.5 if name.startswith("W") else 0.3))
+        sae.W_dec *= torch.linspace(0.5, 2, D_SAE)[:, None]
         if hasattr(sae, "topk_threshold"):
-            sae.topk_threshold.fill_(3.0)
+            sae.topk_threshold.fill_(1.5)
     return sae
 
 
 def _inputs() -> Tensor:
-    return 2 + 3 * torch.randn(4, 9, D_IN, generator=torch.Generator().manual_seed(1))
+    return 1 + 2 * torch.randn(4, 9, D_IN, generator=torch.Generator().manual_seed(1))
 
 
 def _saved(folder: Path, kind: str = "standard", **settings: Any) -> Path:
@@ -101,7 +102,7 @@ def _assert_same(folder: Path) -> SparseAutoencoder:
 def test_what_is_read_computes_what_saelens_computes(kind: str, normalisation: str, apply_b_dec: bool, tmp_path: Path) -> None:
     _saved(tmp_path, kind, normalize_activations=normalisation, apply_b_dec_to_input=apply_b_dec)
     ours = _assert_same(tmp_path)
-    assert (ours.architecture, ours.d_in, ours.d_sae) == (kind.split()[0], D_IN, D_SAE)
+    assert (ours.architecture, ours.d_in, ours.d_sae) == (kind.split(maxsplit=1)[0], D_IN, D_SAE)
     assert (ours.hook, ours.model_name) == (HookPoint(3), "tiny")
 
 
@@ -121,7 +122,7 @@ def test_the_settings_matter_so_that_parity_says_something(tmp_path: Path) -> No
 def test_an_sae_saved_for_inference_is_read_as_saelens_reads_it(kind: str, tmp_path: Path) -> None:
     _build(TRAINING[kind]).save_inference_model(tmp_path)
     ours = _assert_same(tmp_path)
-    assert ours.architecture == ("jumprelu" if kind in ("batchtopk", "matryoshka") else kind.split()[0])
+    assert ours.architecture == ("jumprelu" if kind in ("batchtopk", "matryoshka") else kind.split(maxsplit=1)[0])
     assert ours.hook == HookPoint(3)
 
 
@@ -306,7 +307,7 @@ def test_a_normalisation_whose_statistics_are_not_in_the_file_is_refused(name: s
 @pytest.mark.parametrize("kind", ["batchtopk", "matryoshka"])
 def test_a_training_checkpoint_of_batch_topk_is_refused_with_a_hint(kind: str, tmp_path: Path) -> None:
     _build(TRAINING[kind]).save_model(tmp_path)
-    with pytest.raises(SparseRMError, match="batchtopk'; expected one of standard, .*are saved as jumprelu"):
+    with pytest.raises(SparseRMError, match=r"batchtopk'; expected one of standard, .*are saved as jumprelu"):
         load_sae(tmp_path)
 
 
@@ -394,7 +395,7 @@ def test_saes_of_the_users_folder_go_by_name(tmp_path: Path, monkeypatch: pytest
     info = next(info for info in list_saes() if info.name == "tiny/layer_3")
     assert (info.hook, info.layer, info.d_sae, info.architecture) == (HOOK, 3, D_SAE, "topk")
     assert load_sae("tiny/layer_3").k == K
-    with pytest.raises(SparseRMError, match="no SAE 'tiny/layer_4'.*tiny/layer_3"):
+    with pytest.raises(SparseRMError, match=r"no SAE 'tiny/layer_4'.*tiny/layer_3"):
         load_sae("tiny/layer_4")
 
 

@@ -18,7 +18,7 @@ from sparserm.evaluate import (
 )
 from sparserm.fitting import FitSettings, fit_head
 from sparserm.sae import SparseAutoencoder
-from sparserm.types import HookPoint, LatentSummary, PairRepresentations, Representations
+from sparserm.types import HookPoint, LatentSummary, PairRepresentations, Representations, SparseRMError
 
 D = 8
 
@@ -182,3 +182,9 @@ def test_cross_validation_does_not_read_what_it_holds_out() -> None:
     pairs = _pairs(chosen, rejected, groups)
     everything = evaluate_margins(dense_probe_margins(pairs, pairs), pairs)
     assert everything.accuracy == 1.0 > cross_validate_dense(pairs).accuracy + 0.2
+
+
+@pytest.mark.xfail(strict=True, reason="one pair has no folds: scikit-learn's own ValueError reaches the user")
+def test_cross_validation_of_a_single_pair_is_refused() -> None:
+    with pytest.raises(SparseRMError):
+        cross_validate(TRAIN.take(np.arange(1)), SAE, FitSettings(k=1, l2=0.1))

@@ -54,8 +54,10 @@ def tiny_model(family: str = "llama", *, seed: int = 0, context: int = CONTEXT, 
         sizes = {"vocab_size": 300, "n_embd": HIDDEN, "n_layer": LAYERS, "n_head": 4, "n_positions": context}
     elif family in ("gpt_neox", "qwen2"):
         sizes = {name: value for name, value in sizes.items() if name != "head_dim"}
+    if family == "gemma2":
+        sizes["sliding_window"] = 16
     tokens = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
-    config = AutoConfig.for_model(family, **sizes, initializer_range=INITIALIZER_RANGE, **tokens, **settings)
+    config = AutoConfig.for_model(family, **{**sizes, "initializer_range": INITIALIZER_RANGE, **tokens, **settings})
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(config)
     with torch.no_grad():  # norms and biases start as ones and zeros, which would hide a norm that was left out
