@@ -83,7 +83,7 @@ with right:
         config=charts.CONFIG, key="yardstick",
     )  # fmt: skip
     st.subheader("Token by token", anchor=False)
-    components.running_reward_tokens(explanation, spread=float(shown.quantiles_chosen[90]))
+    components.running_reward_tokens(explanation, spread=float(shown.quantiles_chosen[75]))
     st.subheader("What the reward is made of", anchor=False)
     everything = st.toggle("All features", help=f"Instead of the {SHOWN} largest and the others together.")
     bars = charts.contribution_bars(explanation, len(explanation.contributions) if everything else SHOWN)

@@ -102,7 +102,8 @@ def test_the_interval_contains_the_accuracy_and_lies_within_zero_and_one(seed: i
 
 
 def test_the_interval_is_the_same_every_time_and_whatever_prompts_are_numbered() -> None:
-    correct, groups = np.arange(60) % 3 > 0, np.arange(60) // 2
+    rng = np.random.default_rng(0)  # prompts of many sizes, so that two draws of the bootstrap do not agree by chance
+    correct, groups = rng.random(500) < 0.7, np.sort(rng.integers(0, 90, 500))
     assert accuracy_interval(correct, groups) == accuracy_interval(correct, groups)
     assert accuracy_interval(correct, groups * 10**12 + 5) == accuracy_interval(correct, groups)
 
@@ -176,12 +177,13 @@ def test_cross_validation_holds_every_pair_out_and_chooses_anew() -> None:
 def test_cross_validation_does_not_read_what_it_holds_out() -> None:
     # Eight prompts of twelve pairs; each prompt's chosen responses point along a dimension of its own.
     groups = np.repeat(np.arange(D), 12)
-    rng = np.random.default_rng(0)
-    chosen, rejected = 0.1 * rng.normal(size=(2, len(groups), D))
+    chosen, rejected = 0.1 * np.random.default_rng(0).normal(size=(2, len(groups), D))
     chosen[np.arange(len(groups)), groups] += 5
-    pairs = _pairs(chosen, rejected, groups)
-    everything = evaluate_margins(dense_probe_margins(pairs, pairs), pairs)
-    assert everything.accuracy == 1.0 > cross_validate_dense(pairs).accuracy + 0.2
+    pairs, settings = _pairs(chosen, rejected, groups), FitSettings(k=2 * D, l2=0.1)
+    assert evaluate_margins(dense_probe_margins(pairs, pairs), pairs).accuracy == 1.0
+    assert evaluate_head(fit_head(pairs, SAE, settings).head, pairs).accuracy == 1.0
+    assert cross_validate_dense(pairs).accuracy < 0.8
+    assert cross_validate(pairs, SAE, settings).accuracy < 0.8
 
 
 @pytest.mark.xfail(strict=True, reason="one pair has no folds: scikit-learn's own ValueError reaches the user")

@@ -145,6 +145,18 @@ def test_sparse_does_not_take_a_near_copy_beside_what_it_has() -> None:
     assert len(chosen & {5, 6}) == 1 and chosen > {20, 41}
 
 
+def test_sparse_judges_a_latent_by_what_it_adds_to_those_chosen() -> None:
+    # With margins 2x + y + 0.75z latent 0 comes first, and y and z are left. Latent 1 is mostly -x, which is taken; what
+    # else it has is y, all of it, and worth more than z: 1 > 0.75. Judged by its whole length it would be 0.44 < 0.75.
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(3000, 3))
+    x *= np.where(rng.random(3000) < expit(x @ [2, 1, 0.75]), 1, -1)[:, None]
+    directions = np.array([[1, 0, 0], [-0.9, 0.19**0.5, 0], [0, 0, 1]], np.float32)
+    alive = FeatureStats(np.ones(3), np.ones(3))
+    evidence = Evidence(x.astype(np.float32), directions, np.ones(3), np.arange(3000), alive)
+    assert list(select_sparse(evidence, 2)) == [0, 1]
+
+
 def test_sparse_is_deterministic_and_grows_by_adding() -> None:
     evidence = _world()
     np.testing.assert_array_equal(select_sparse(evidence, 8), select_sparse(evidence, 8))

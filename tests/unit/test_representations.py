@@ -1,0 +1,240 @@
+"""Pooling and latents equal a computation by hand, and the store spares every second pass of the backbone."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from tiny import HIDDEN
+
+from sparserm.backbone import Backbone
+from sparserm.representations import FLUSH_EVERY, represent, represent_pairs
+from sparserm.sae import SparseAutoencoder
+from sparserm.store import Store
+from sparserm.types import HookPoint, Message, PreferencePair, Representations
+
+HOOK, OTHER = HookPoint(2), HookPoint(1, "mlp_out")
+D_SAE = 48
+
+
+def user(text):
+    return (Message("user", text),)
+
+
+def make_sae(hook=HOOK, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    shapes = {"W_enc": (HIDDEN, D_SAE), "W_dec": (D_SAE, HIDDEN), "b_enc": (D_SAE,), "b_dec": (HIDDEN,)}
+    weights = {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+    weights["b_enc"] -= 15  # some latents fire at some tokens
+    return SparseAutoencoder("tiny", "standard", hook, "tiny", weights)
+
+
+@pytest.fixture
+def store(tmp_path):
+    store = Store(tmp_path / "store.sqlite")
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def rows(tiny_backbone, monkeypatch):
+    """The rows that went through the backbone since the test began."""
+    seen, run = [], Backbone.run
+
+    def counted(self, batch, hooks):
+        seen.extend(batch.rows)
+        return run(self, batch, hooks)
+
+    monkeypatch.setattr(Backbone, "run", counted)
+    return seen
+
+
+@pytest.fixture(scope="module")
+def texts(tiny_backbone):
+    prompts, responses = ("Hi", "Tell me of the thing"), ("Yes.", "Rather not, no.", "the 🙂")
+    return [tiny_backbone.tokenize(user(prompt), response) for prompt in prompts for response in responses]
+
+
+@pytest.fixture(scope="module")
+def states(tiny_backbone, texts):
+    """Per hook, the states of each text's response and of what closes its turn."""
+    found = dict(tiny_backbone.hidden_states(texts, [HOOK, OTHER]))
+    return {hook: [found[i][hook] for i in range(len(texts))] for hook in (HOOK, OTHER)}
+
+
+def assert_same(one: Representations, other: Representations):
+    assert np.array_equal(one.h, other.h)
+    assert np.array_equal(one.latents.indptr, other.latents.indptr)
+    assert np.array_equal(one.latents.indices, other.latents.indices)
+    assert np.array_equal(one.latents.rate, other.latents.rate)
+
+
+@pytest.mark.parametrize("hook", [HOOK, OTHER])
+def test_mean_pooling_is_the_mean_over_the_responses_own_tokens(tiny_backbone, texts, states, hook):
+    got = represent(texts, tiny_backbone, {hook: None}, "mean")[hook]
+    expected = [state[: text.end - text.start].mean(0).numpy() for text, state in zip(texts, states[hook], strict=True)]
+    np.testing.assert_allclose(got.h, expected, atol=1e-5)
+    assert (got.pooling, got.h.dtype, got.latents) == ("mean", np.float32, None)
+
+
+@pytest.mark.parametrize("hook", [HOOK, OTHER])
+def test_last_pooling_is_the_state_where_the_turn_is_closed(tiny_backbone, texts, states, hook):
+    got = represent(texts, tiny_backbone, {hook: None}, "last")[hook]
+    np.testing.assert_allclose(got.h, [state[-1].numpy() for state in states[hook]], atol=1e-5)
+    assert all(len(text.ids) > text.end for text in texts)
+    assert got.pooling == "last"
+
+
+def test_tokens_are_counted(tiny_folder, texts):
+    backbone = Backbone.load(tiny_folder, dtype="float32")
+    backbone.chat.max_length = len(texts[0].ids)
+    short, long = (backbone.tokenize(user("Hi" + "." * n), "Yes.") for n in (0, 7))
+    got = represent([short, long], backbone, {HOOK: None}, "mean")[HOOK]
+    assert got.n_tokens.tolist() == [4, 4]
+    assert got.n_truncated.tolist() == [0, 7]
+
+
+@pytest.mark.parametrize("pooling", ["last", "mean"])
+def test_a_latents_rate_is_its_share_of_the_responses_own_tokens(tiny_backbone, texts, states, pooling):
+    sae = make_sae()
+    latents = represent(texts, tiny_backbone, {HOOK: sae}, pooling)[HOOK].latents
+    dense = np.zeros((len(texts), D_SAE), np.float32)
+    for row, (start, end) in enumerate(zip(latents.indptr, latents.indptr[1:], strict=False)):
+        assert (np.diff(latents.indices[start:end]) > 0).all()
+        dense[row, latents.indices[start:end]] = latents.rate[start:end]
+    w = sae.weights
+    for row, (text, state) in enumerate(zip(texts, states[HOOK], strict=True)):
+        pre = (state[: text.end - text.start] - w["b_dec"]) @ w["W_enc"] + w["b_enc"]
+        np.testing.assert_allclose(dense[row], (pre > 0).float().mean(0).numpy(), atol=1e-6)
+    assert latents.d_sae == D_SAE
+    assert 0 < (dense > 0).mean() < 1
+    assert ((dense > 0) & (dense < 1)).any()
+
+
+def test_a_latent_that_never_fires_leaves_empty_rows(tiny_backbone, texts):
+    sae = make_sae()
+    sae.weights["b_enc"].fill_(-1e6)
+    latents = represent(texts, tiny_backbone, {HOOK: sae}, "mean")[HOOK].latents
+    assert latents.indptr.tolist() == [0] * (len(texts) + 1)
+    assert len(latents.indices) == len(latents.rate) == 0
+
+
+def test_several_hook_points_take_one_pass_each_with_its_own_sae(tiny_backbone, texts, rows):
+    saes = {HOOK: make_sae(), OTHER: make_sae(OTHER, seed=1), HookPoint(0): None}
+    together = represent(texts, tiny_backbone, saes, "mean")
+    passes = len(rows)
+    assert together[HookPoint(0)].latents is None
+    for hook in (HOOK, OTHER):
+        assert_same(together[hook], represent(texts, tiny_backbone, {hook: saes[hook]}, "mean")[hook])
+    assert len(rows) == 3 * passes
+
+
+def test_a_second_call_with_the_store_never_runs_the_backbone(tiny_backbone, texts, store, rows):
+    first = represent(texts, tiny_backbone, {HOOK: make_sae()}, "mean", store=store)[HOOK]
+    assert rows
+    rows.clear()
+    second = represent(texts[::-1], tiny_backbone, {HOOK: make_sae()}, "mean", store=store)[HOOK]
+    assert not rows
+    assert_same(second.take(np.arange(len(texts))[::-1]), first)
+
+
+def test_both_poolings_are_stored_whichever_is_asked_for(tiny_backbone, texts, store, rows):
+    represent(texts, tiny_backbone, {HOOK: make_sae()}, "mean", store=store)
+    rows.clear()
+    last = represent(texts, tiny_backbone, {HOOK: make_sae()}, "last", store=store)[HOOK]
+    assert not rows
+    assert_same(last, represent(texts, tiny_backbone, {HOOK: make_sae()}, "last")[HOOK])
+
+
+def test_the_store_serves_another_process_of_the_same_model(tiny_backbone, tiny_folder, texts, store, rows):
+    represent(texts, tiny_backbone, {HOOK: make_sae()}, "mean", store=store)
+    rows.clear()
+    again = Backbone.load(tiny_folder, dtype="float32", through_layer=2)
+    represent(texts, again, {HOOK: make_sae()}, "mean", store=Store(store.path))
+    assert not rows
+
+
+def test_only_texts_that_the_store_lacks_are_computed(tiny_backbone, texts, store, rows):
+    represent(texts[:2], tiny_backbone, {HOOK: None}, "mean", store=store)
+    rows.clear()
+    represent(texts, tiny_backbone, {HOOK: None}, "mean", store=store)
+    assert sum(len(row.spans) for row in rows) == len(texts) - 2
+
+
+def test_another_model_dtype_hook_or_sae_is_computed_anew(tiny_backbone, tiny_folder, texts, store, rows):
+    represent(texts, tiny_backbone, {HOOK: make_sae()}, "mean", store=store)
+    other_dtype = Backbone.load(tiny_folder, dtype="bfloat16")
+    other_model = Backbone.load(tiny_folder, dtype="float32")
+    other_model.fingerprint = "another"
+    for backbone, saes in (
+        (other_dtype, {HOOK: None}),
+        (other_model, {HOOK: None}),
+        (tiny_backbone, {OTHER: None}),
+        (tiny_backbone, {HOOK: make_sae(seed=1)}),
+    ):
+        rows.clear()
+        represent(texts, backbone, saes, "mean", store=store)
+        assert rows
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_text_that_occurs_twice_is_computed_once(tiny_backbone, texts, store, rows, kept):
+    twice = [texts[0], texts[1], texts[0], texts[0]]
+    got = represent(twice, tiny_backbone, {HOOK: make_sae()}, "mean", store=store if kept else None)[HOOK]
+    assert sum(len(row.spans) for row in rows) == 2
+    for i in (2, 3):
+        assert_same(got.take(np.array([i])), got.take(np.array([0])))
+    assert not np.array_equal(got.h[0], got.h[1])
+
+
+def test_without_a_store_nothing_is_remembered(tiny_backbone, texts, rows):
+    represent(texts, tiny_backbone, {HOOK: None}, "mean")
+    n = len(rows)
+    represent(texts, tiny_backbone, {HOOK: None}, "mean")
+    assert len(rows) == 2 * n
+
+
+def test_pairs_of_one_prompt_share_a_group(tiny_backbone):
+    prompts = ["a", "b", "a", "c", "b"]
+    pairs = [PreferencePair(user(prompt), f"yes {i}", f"no {i}") for i, prompt in enumerate(prompts)]
+    system = (Message("system", "Be brief."), *user("a"))
+    pairs.append(PreferencePair(system, "yes", "no"))
+    groups = represent_pairs(pairs, tiny_backbone, {HOOK: None}, "mean")[HOOK].groups
+    assert groups.tolist() == [0, 1, 0, 2, 1, 3]
+
+
+def test_pairs_keep_their_order_and_sides(tiny_backbone):
+    pairs = [
+        PreferencePair(user(p), c, r) for p, c, r in [("Hi", "Yes.", "No!"), ("Why?", "Because.", "the"), ("Hi", "A", "B")]
+    ]
+    got = represent_pairs(pairs, tiny_backbone, {HOOK: make_sae()}, "last")[HOOK]
+    for i, pair in enumerate(pairs):
+        for side, response in ((got.chosen, pair.chosen), (got.rejected, pair.rejected)):
+            alone = represent([tiny_backbone.tokenize(pair.prompt, response)], tiny_backbone, {HOOK: make_sae()}, "last")[HOOK]
+            np.testing.assert_allclose(side.h[i], alone.h[0], atol=1e-4)
+            assert np.array_equal(side.take(np.array([i])).latents.indices, alone.latents.indices)
+    np.testing.assert_array_equal(got.differences, got.chosen.h - got.rejected.h)
+
+
+def test_interrupted_work_goes_on_where_it_was(tiny_backbone, store, rows):
+    n = 2 * FLUSH_EVERY
+    many = [tiny_backbone.tokenize(user(f"Question {i}" + " the" * 30), f"Answer {i}") for i in range(n)]
+
+    def cancel(*_):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        represent(many, tiny_backbone, {HOOK: None}, "mean", store=store, progress=cancel)
+    computed = sum(len(row.spans) for row in rows)
+    assert FLUSH_EVERY <= computed < n
+    kept = store.count() // 2  # both poolings
+    assert computed - FLUSH_EVERY < kept <= computed
+    rows.clear()
+    resumed = represent(many, tiny_backbone, {HOOK: None}, "mean", store=store)[HOOK]
+    assert sum(len(row.spans) for row in rows) == n - kept
+    np.testing.assert_allclose(resumed.h, represent(many, tiny_backbone, {HOOK: None}, "mean")[HOOK].h, atol=1e-4)
+
+
+@pytest.mark.xfail(strict=True, reason="NumPy cannot guess the width of no rows")
+def test_no_texts_have_representations_of_no_rows(tiny_backbone):
+    assert represent([], tiny_backbone, {HOOK: None}, "mean")[HOOK].h.shape == (0, HIDDEN)
