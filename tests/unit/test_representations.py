@@ -220,8 +220,9 @@ def test_interrupted_work_goes_on_where_it_was(tiny_backbone, store, rows):
     n = 2 * FLUSH_EVERY
     many = [tiny_backbone.tokenize(user(f"Question {i}" + " the" * 30), f"Answer {i}") for i in range(n)]
 
-    def cancel(*_):
-        raise KeyboardInterrupt
+    def cancel(done, *_):
+        if done >= FLUSH_EVERY:
+            raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         represent(many, tiny_backbone, {HOOK: None}, "mean", store=store, progress=cancel)
