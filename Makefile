@@ -30,7 +30,7 @@ format: setup
 
 bench: setup
 	$(BIN)/python -m benchmarks.latency
-	$(BIN)/python -m benchmarks.quality
+	$(BIN)/python -m benchmarks.heads
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache

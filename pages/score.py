@@ -12,7 +12,7 @@ st.caption("A head reads a frozen language model at one layer and adds up what i
 
 heads = session.heads_by_name()
 if not heads:
-    st.error("No head was found. Train one with `sparserm train PAIRS --out DIR`, or install the package anew: it ships four.")
+    st.error("No head was found. Train one with `sparserm train PAIRS --out DIR`, or install the package anew.")
     st.stop()
 
 
