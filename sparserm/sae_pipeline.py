@@ -48,23 +48,19 @@ def train_saes(
             folder = out / f"layer_{hook.layer}"
             if not (folder / "cfg.json").is_file() or (folder / "checkpoint").is_dir():
                 train_sae(cache, hook, recipe, folder, model_name=model.name, progress=progress)
-        measure_saes(model, backbone, corpus, out, unfinished, progress)
+            measure_sae(folder, model, backbone, corpus, progress)
     shutil.rmtree(out / "activations", ignore_errors=True)
     return {hook.layer: SAEQuality(**json.loads(_metrics(out, hook).read_text())) for hook in hooks}
 
 
-def measure_saes(
-    model: Backbone, backbone: str, corpus: Corpus, out: Path, hooks: Sequence[HookPoint], progress: Progress | None
-) -> None:
-    """Measure each SAE as it lies on disk and write its ``metrics.json``."""
+def measure_sae(folder: Path, model: Backbone, backbone: str, corpus: Corpus, progress: Progress | None) -> None:
+    """Measure an SAE as it lies on disk, on the corpus's held-out text, and write its ``metrics.json``."""
     # The same text may stand among both parts of a corpus; then it is no test.
     seen = set(corpus.training)
     held_out = [one for one in corpus.held_out if one not in seen]
     language_model = load_language_model(backbone, progress=progress)
-    for hook in hooks:
-        sae = load_sae(out / f"layer_{hook.layer}")
-        quality = evaluate_sae(sae, model, language_model, held_out, progress=progress)
-        _metrics(out, hook).write_text(json.dumps(quality.to_dict(), indent=1) + "\n")
+    quality = evaluate_sae(load_sae(folder), model, language_model, held_out, progress=progress)
+    (folder / "metrics.json").write_text(json.dumps(quality.to_dict(), indent=1) + "\n")
 
 
 def _metrics(out: Path, hook: HookPoint) -> Path:

@@ -41,10 +41,10 @@ class SAERecipe:
 
     d_sae: int = 4608
     k: int = 64
-    epochs: int = 3
-    lr: float = 1e-3
-    batch_size: int = 1024
-    dead_after_steps: int = 50
+    epochs: int = 4
+    lr: float = 8e-4
+    batch_size: int = 512
+    dead_after_steps: int = 100
     seed: int = 0
 
 
