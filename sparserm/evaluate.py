@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from sparserm.alignment import score_moments
 from sparserm.fitting import FitSettings, fit_head
 from sparserm.head import choose_l2, fit_bradley_terry, prompt_folds, rewards
 from sparserm.sae import SparseAutoencoder
-from sparserm.types import Evaluation, PairRepresentations, RewardHead
+from sparserm.types import Evaluation, PairRepresentations, RewardHead, SparseRMError
 
 BOOTSTRAP_SAMPLES = 2000
 
@@ -25,7 +26,13 @@ def evaluate_head(head: RewardHead, pairs: PairRepresentations) -> Evaluation:
 
 
 def evaluate_margins(margins: np.ndarray, pairs: PairRepresentations) -> Evaluation:
-    """Accuracy of margins ``[n]`` (chosen minus rejected); a tie counts as wrong, as in RewardBench."""
+    """Accuracy of margins ``[n]`` (chosen minus rejected); a tie counts as wrong, as in RewardBench.
+
+    Raises:
+        SparseRMError: there are no pairs.
+    """
+    if len(margins) == 0:
+        raise SparseRMError("there are no pairs to measure on; give at least one")
     correct = margins > 0
     longer = pairs.chosen.n_tokens > pairs.rejected.n_tokens
     truncated = (pairs.chosen.n_truncated > 0) | (pairs.rejected.n_truncated > 0)
@@ -76,7 +83,8 @@ def dense_probe_margins(train: PairRepresentations, test: PairRepresentations, l
     identity = np.eye(train.chosen.h.shape[1], dtype=np.float32)
     sigma = score_moments(train.stacked, identity, np.zeros(len(identity))).sigma
     x = train.differences / sigma
-    weights = fit_bradley_terry(x, choose_l2(x, train.groups, DENSE_L2).best if l2 is None else l2)
+    with threadpool_limits(1):
+        weights = fit_bradley_terry(x, choose_l2(x, train.groups, DENSE_L2).best if l2 is None else l2)
     return (test.differences / sigma) @ weights
 
 
@@ -94,7 +102,12 @@ def random_directions_accuracy(
 
 
 def cross_validate(pairs: PairRepresentations, sae: SparseAutoencoder, settings: FitSettings) -> Evaluation:
-    """Held-out prompts, every pair once: features, L2 and weights are chosen anew on the training part of every fold."""
+    """Held-out prompts, every pair once: features, L2 and weights are chosen anew on the training part of every fold.
+
+    Raises:
+        SparseRMError: a single pair, of which nothing can be held out.
+    """
+    _check_enough(pairs)
     margins = np.zeros(len(pairs.groups))
     for train, held_out in prompt_folds(pairs.groups):
         head = fit_head(pairs.take(train), sae, settings).head
@@ -105,7 +118,15 @@ def cross_validate(pairs: PairRepresentations, sae: SparseAutoencoder, settings:
 
 def cross_validate_dense(pairs: PairRepresentations, l2: float | None = None) -> Evaluation:
     """The same for the dense probe."""
+    _check_enough(pairs)
     margins = np.zeros(len(pairs.groups))
     for train, held_out in prompt_folds(pairs.groups):
         margins[held_out] = dense_probe_margins(pairs.take(train), pairs.take(held_out), l2)
     return evaluate_margins(margins, pairs)
+
+
+def _check_enough(pairs: PairRepresentations) -> None:
+    if len(pairs.groups) < 2:
+        raise SparseRMError(
+            f"cross-validation needs at least 2 pairs, got {len(pairs.groups)}; give more, or pairs to test on (--test)"
+        )

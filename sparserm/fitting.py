@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from sparserm.alignment import ScoreMoments, score_moments
 from sparserm.head import L2Choice, build_head, choose_l2, fit_bradley_terry, rewards
@@ -76,15 +77,25 @@ def fit_head(pairs: PairRepresentations, sae: SparseAutoencoder, settings: FitSe
     """Select features and fit their weights. Deterministic: the same pairs give the same head, to the bit.
 
     Raises:
-        SparseRMError: unknown selector, no pairs, or fewer usable latents than ``k``.
+        SparseRMError: unknown selector, no pairs, fewer usable latents than ``k``, or a penalty that is not above zero.
     """
     if settings.pooling != pairs.pooling:
         raise SparseRMError(f"the pairs are pooled by {pairs.pooling}, expected {settings.pooling}; represent them anew")
     if settings.selection not in SELECTORS:
         raise SparseRMError(f"selection method {settings.selection!r} is unknown; expected one of {', '.join(SELECTORS)}")
+    if settings.l2 is not None and not 0 < settings.l2 < np.inf:
+        raise SparseRMError(f"l2 is {settings.l2}, expected a number above 0; leave it out to have it chosen")
+    if len(pairs.groups) == 0:
+        raise SparseRMError("there are no pairs to fit a head to; give at least one, better some hundreds")
+    # One thread: matrices this small only make threads wait for one another, and the sums come out the same on any machine.
+    with threadpool_limits(1):
+        return _fit(pairs, sae, settings)
+
+
+def _fit(pairs: PairRepresentations, sae: SparseAutoencoder, settings: FitSettings) -> FittedHead:
     evidence = gather_evidence(pairs, sae, settings)
     n_usable = int(evidence.usable.sum())
-    if len(pairs.groups) == 0 or not 1 <= settings.k <= n_usable:
+    if not 1 <= settings.k <= n_usable:
         raise SparseRMError(
             f"k = {settings.k} features from {len(pairs.groups)} pairs in which {n_usable} latents fire; expected 1 to "
             f"{n_usable} features; choose a smaller --k or give more pairs"

@@ -104,18 +104,25 @@ def select_sparse(evidence: Evidence, k: int) -> np.ndarray:
     values, vectors = np.linalg.eigh(x.T @ x / len(x))
     root = vectors * np.sqrt(np.maximum(values, 0))
     candidates = (evidence.directions / evidence.sigma[:, None]) @ root
-    floor = 1e-3 * (candidates**2).sum(1)  # what is left of a near-copy of a chosen direction is noise
+    # Kept up to date for every candidate: its squared norm and its product with the target, both after what has been chosen.
+    norms = (candidates**2).sum(1)
     target = root.T @ teacher
+    products = candidates @ target
+    floor = np.maximum(1e-3 * norms, 1e-300)  # what is left of a near-copy of a chosen direction is noise
     free = evidence.usable.copy()
+    axes = np.zeros((k, candidates.shape[1]))
     chosen: list[int] = []
-    for _ in range(k):
-        gain = (candidates @ target) ** 2 / np.maximum((candidates**2).sum(1), np.maximum(floor, 1e-300))
-        best = int(np.argmax(np.where(free, gain, -1.0)))
+    for step in range(k):
+        best = int(np.argmax(np.where(free, products**2 / np.maximum(norms, floor), -1.0)))
         chosen.append(best)
         free[best] = False
-        axis = candidates[best] / max(float(np.linalg.norm(candidates[best])), 1e-150)
-        target = target - axis * (axis @ target)
-        candidates = candidates - np.outer(candidates @ axis, axis)
+        axis = candidates[best]
+        for _ in range(2):  # once is not enough in floating point
+            axis = axis - axes[:step].T @ (axes[:step] @ axis)
+        axes[step] = axis / max(float(np.linalg.norm(axis)), 1e-150)
+        along = candidates @ axes[step]
+        products = products - along * (axes[step] @ target)
+        norms = norms - along**2
     return np.array(chosen)
 
 

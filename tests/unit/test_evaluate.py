@@ -186,7 +186,11 @@ def test_cross_validation_does_not_read_what_it_holds_out() -> None:
     assert cross_validate(pairs, SAE, settings).accuracy < 0.8
 
 
-@pytest.mark.xfail(strict=True, reason="one pair has no folds: scikit-learn's own ValueError reaches the user")
+def test_measuring_on_no_pairs_is_refused() -> None:
+    with pytest.raises(SparseRMError, match="no pairs to measure on"):
+        evaluate_margins(np.zeros(0), TRAIN.take(np.arange(0)))
+
+
 def test_cross_validation_of_a_single_pair_is_refused() -> None:
-    with pytest.raises(SparseRMError):
+    with pytest.raises(SparseRMError, match="at least 2 pairs, got 1"):
         cross_validate(TRAIN.take(np.arange(1)), SAE, FitSettings(k=1, l2=0.1))
