@@ -38,7 +38,7 @@ with left:
     task = st.selectbox("Task head", tasks, key="task", on_change=choose_example, help="What the head was trained to reward.")
     layers = sorted(heads[task])
     layer = st.segmented_control(
-        "Layer", layers, default=session.default_layer(layers), required=True, key=f"layer of {task}",
+        "Layer", layers, default=session.default_layer(task, heads[task]), required=True, key=f"layer of {task}",
         help="Where the language model is read; each layer has its own sparse autoencoder.",
     )  # fmt: skip
     if "prompt" not in st.session_state:

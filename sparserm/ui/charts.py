@@ -82,15 +82,18 @@ def yardstick_figure(chosen: np.ndarray, rejected: np.ndarray, reward: float) ->
             hovertemplate=f"{name}, reward %{{x:.2f}}<extra></extra>",
         )  # fmt: skip
     figure.add_vline(x=reward, line={"color": NEUTRAL, "width": 2})
+    # Its anchor leans inwards near an end, so that the text is never cut off.
+    where = (reward - grid[0]) / (grid[-1] - grid[0])
     figure.add_annotation(
-        x=reward, y=1.02, yref="paper", yanchor="bottom", text=f"this response {reward:+.2f}", showarrow=False
-    )
+        x=reward, y=1.02, yref="paper", yanchor="bottom", text=f"this response {reward:+.2f}", showarrow=False,
+        xanchor="left" if where < 0.15 else "right" if where > 0.85 else "center",
+    )  # fmt: skip
     figure.update_layout(
-        height=170,
+        height=190,
         margin={"l": 0, "r": 0, "t": 22, "b": 0},
         yaxis={"visible": False},
-        xaxis={"title": "reward"},
-        legend={"orientation": "h", "x": 1, "xanchor": "right", "y": 1.02, "yanchor": "bottom"},
+        xaxis={"title": {"text": "reward", "standoff": 8}},
+        legend={"orientation": "h", "x": 0.5, "xanchor": "center", "y": -0.42, "yanchor": "top", "traceorder": "normal"},
     )
     return figure
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import streamlit as st
 
 from sparserm.card import SavedHead, list_heads, load_head
-from sparserm.defaults import DEFAULT_LAYER, assets_dir
+from sparserm.defaults import assets_dir
 from sparserm.model import SparseRM
 from sparserm.pairs import STARTER_SETS, load_pairs
 from sparserm.types import Explanation, Progress, Prompt, SparseRMError
@@ -69,9 +69,9 @@ def saved_head(key: str) -> SavedHead:
     return _load(folder, (folder / "config.json").stat().st_mtime_ns)
 
 
-def default_layer(layers: Sequence[int]) -> int:
-    """The measured default where a head is there for it."""
-    return DEFAULT_LAYER if DEFAULT_LAYER in layers else layers[0]
+def default_layer(name: str, layers: Mapping[int, str]) -> int:
+    """The layer whose head bears the bare name: of the shipped heads the one that did best on validation splits."""
+    return next((layer for layer, key in layers.items() if key == name), min(layers))
 
 
 @st.cache_data(show_spinner=False)
