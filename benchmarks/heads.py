@@ -1,20 +1,24 @@
 """Train and measure the shipped heads: ``python -m benchmarks.heads [TASK ...]``.
 
-Pooling is chosen by cross-validation over the training prompts: one whose sparse head stays within two points of the dense
-probe before one that does not, then the more accurate. The test file is read once, for the last line.
+Layer, pooling and K are chosen by cross-validation over the training prompts: for every layer the pooling whose 32 features
+rank best, then the smallest K within half a point of that; the best layer's head gets the task's own name. The test file is
+read for the figures of the finished heads, and nothing is chosen by it.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import time
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
 from benchmarks.common import FILES, RESULTS, ROOT, task_pairs, write_results
+from sparserm.backbone import Backbone
 from sparserm.card import save_head
-from sparserm.defaults import TASKS
+from sparserm.defaults import DEFAULT_BACKBONE, DEFAULT_LAYERS, MAX_FEATURES, TASKS
 from sparserm.evaluate import (
     cross_validate,
     cross_validate_dense,
@@ -25,53 +29,94 @@ from sparserm.evaluate import (
 )
 from sparserm.fitting import FitSettings, fit_head
 from sparserm.representations import represent_pairs
+from sparserm.sae import SparseAutoencoder, load_sae
 from sparserm.store import stored
-from sparserm.training import load_parts, make_saved_head
+from sparserm.training import make_saved_head
+from sparserm.types import PairRepresentations, Pooling, PreferenceData
+
+POOLINGS: tuple[Pooling, ...] = ("mean", "last")
+SIZES = (8, 12, 16, 24, MAX_FEATURES)
+Represented = dict[Pooling, dict[int, PairRepresentations]]
 
 
-def measure(task: str) -> dict[str, Any]:
-    """Choose, fit, measure, and write the head of a task."""
-    train_data, test_data = task_pairs(task, "train"), task_pairs(task, "test")
-    sae, backbone = load_parts("smollm2", None, None)
-    validation, represented = {}, {}
-    for pooling in ("mean", "last"):
+def represent(data: PreferenceData, backbone: Backbone, saes: Iterable[SparseAutoencoder]) -> Represented:
+    """Every layer from one pass of the backbone; the second pooling comes from the store."""
+    wanted = {sae.hook: sae for sae in saes}
+    result: Represented = {}
+    for pooling in POOLINGS:
         with stored() as store:
-            represented[pooling] = represent_pairs(train_data.pairs, backbone, {sae.hook: sae}, pooling, store=store)[sae.hook]
-        sparse = cross_validate(represented[pooling], sae, FitSettings(pooling=pooling)).accuracy
-        dense = cross_validate_dense(represented[pooling], 0.1).accuracy
-        validation[pooling] = {"sparse": sparse, "dense_probe": dense}
-        print(task, pooling, validation[pooling], flush=True)
-    best = max(validation, key=lambda one: _rank(**validation[one]))
-    settings = FitSettings(pooling=best)
-    train = represented[best]
-    with stored() as store:
-        test = represent_pairs(test_data.pairs, backbone, {sae.hook: None}, best, store=store)[sae.hook]
-    started = time.perf_counter()
-    fitted = fit_head(train, sae, settings)
-    seconds = time.perf_counter() - started
-    evaluation = evaluate_head(fitted.head, test)
-    metrics: dict[str, Any] = {
-        "accuracy": evaluation.accuracy, "ci95": list(evaluation.ci95), "n": evaluation.n, "measured_on": test_data.name,
+            found = represent_pairs(data.pairs, backbone, wanted, pooling, store=store)
+        result[pooling] = {hook.layer: pairs for hook, pairs in found.items()}
+    return result
+
+
+def choose(train: Represented, sae: SparseAutoencoder) -> tuple[FitSettings, dict[str, Any]]:
+    """Pooling and K for one layer, and the cross-validated accuracies that speak for them."""
+    layer = sae.hook.layer
+    found = {
+        pooling: {
+            "dense_probe": cross_validate_dense(train[pooling][layer], 0.1).accuracy,
+            **{str(k): cross_validate(train[pooling][layer], sae, FitSettings(k, pooling)).accuracy for k in SIZES},
+        }
+        for pooling in POOLINGS
+    }
+    pooling = max(POOLINGS, key=lambda one: found[one][str(MAX_FEATURES)])
+    best = max(found[pooling][str(k)] for k in SIZES)
+    k = next(k for k in SIZES if found[pooling][str(k)] >= best - 0.005)
+    return FitSettings(k, pooling), {"accuracy": found[pooling][str(k)], "by_pooling_and_k": found}
+
+
+def measure(
+    train: PairRepresentations, test: PairRepresentations, sae: SparseAutoencoder, settings: FitSettings
+) -> dict[str, Any]:
+    """Accuracies on the test pairs of a head and of what stands beside it."""
+    evaluation = evaluate_head(fit_head(train, sae, settings).head, test)
+    return {
+        "accuracy": evaluation.accuracy,
+        "ci95": list(evaluation.ci95),
+        "n": evaluation.n,
         "dense_probe": evaluate_margins(dense_probe_margins(train, test), test).accuracy,
         "frequency": evaluate_head(fit_head(train, sae, replace(settings, selection="frequency")).head, test).accuracy,
         "random_directions": random_directions_accuracy(train, test, sae, settings),
-        "length_baseline": evaluation.length_baseline, "validation": validation,
-    }  # fmt: skip
-    saved = make_saved_head(fitted, train_data, backbone, sae, settings, name=task, metrics=metrics, licence=FILES[task][1])
-    save_head(saved, ROOT / "assets" / "heads" / task)
-    return {"pooling": best, "k": settings.k, "layer": sae.hook.layer, "fit_seconds": seconds, **metrics}
+        "length_baseline": evaluation.length_baseline,
+    }
 
 
-def _rank(sparse: float, dense_probe: float) -> tuple[bool, float]:
-    return dense_probe - sparse <= 0.02, sparse
+def make_heads(task: str, backbone: Backbone, saes: list[SparseAutoencoder]) -> dict[str, Any]:
+    """Choose, fit, measure and write the heads of a task, one for each layer."""
+    train_data, test_data = task_pairs(task, "train"), task_pairs(task, "test")
+    train = represent(train_data, backbone, saes)
+    chosen = {sae.hook.layer: choose(train, sae) for sae in saes}
+    best = max(chosen, key=lambda layer: chosen[layer][1]["accuracy"])
+    print(task, "layer", best, {layer: (settings, found) for layer, (settings, found) in chosen.items()}, flush=True)
+    test = represent(test_data, backbone, saes)
+    for folder in (ROOT / "assets" / "heads").glob(f"{task}*"):
+        shutil.rmtree(folder)
+    layers = {}
+    for sae in saes:
+        layer = sae.hook.layer
+        settings, validation = chosen[layer]
+        pairs = train[settings.pooling][layer]
+        started = time.perf_counter()
+        fitted = fit_head(pairs, sae, settings)
+        seconds = time.perf_counter() - started
+        metrics = {"measured_on": test_data.name, **measure(pairs, test[settings.pooling][layer], sae, settings)}
+        saved = make_saved_head(fitted, train_data, backbone, sae, settings, name=task, metrics=metrics, licence=FILES[task][1])
+        save_head(saved, ROOT / "assets" / "heads" / (task if layer == best else f"{task}-layer{layer}"))
+        layers[layer] = {
+            "pooling": settings.pooling, "k": settings.k, "fit_seconds": seconds, "validation": validation, **metrics
+        }  # fmt: skip
+    return {"layer": best, "layers": layers}
 
 
 def main() -> None:
-    """Measure the tasks named on the command line, or all of them; figures of the others are kept."""
+    """Make the heads of the tasks named on the command line, or of all; figures of the others are kept."""
     path = RESULTS / "heads.json"
     results = json.loads(path.read_text())["results"] if path.is_file() else {}
+    saes = [load_sae(f"{DEFAULT_BACKBONE}/layer_{layer}") for layer in DEFAULT_LAYERS]
+    backbone = Backbone.load(DEFAULT_BACKBONE, through_layer=max(DEFAULT_LAYERS))
     for task in sys.argv[1:] or TASKS:
-        results[task] = measure(task)
+        results[task] = make_heads(task, backbone, saes)
         write_results("heads", results)
         print(task, json.dumps(results[task]), flush=True)
 

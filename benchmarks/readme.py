@@ -1,35 +1,84 @@
-"""Write the table of shipped heads into the README, from ``results/heads.json``: ``python -m benchmarks.readme``."""
+"""Write the tables of shipped heads and SAEs into the README: ``python -m benchmarks.readme``."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 
 from benchmarks.common import FILES, RESULTS, ROOT
-
-START, END = "<!-- table: python -m benchmarks.readme -->", "<!-- end of table -->"
-HEADER = "| head | pooling, K | test accuracy (95 % interval) | dense probe | frequency | random | longer | training data |"
+from sparserm.defaults import DEFAULT_BACKBONE, DEFAULT_LAYERS, TASKS, assets_dir
 
 
-def table() -> str:
-    """One row for each measured head; accuracies on its test file."""
-    results = json.loads((RESULTS / "heads.json").read_text())["results"]
-    lines = [HEADER, "|" + "---|" * 8]
-    for task, one in results.items():
-        low, high = one["ci95"]
-        figures = (one[name] for name in ("dense_probe", "frequency", "random_directions", "length_baseline"))
+def heads() -> list[str]:
+    """The head that bears each task's name; accuracies on its test file."""
+    lines = ["| head | layer, pooling, K | test accuracy (95 % interval) | dense probe | frequency | random | longer | data |"]
+    lines.append("|" + "---|" * 8)
+    for task, layer, one in _measured():
+        if layer == _results()[task]["layer"]:
+            low, high = one["ci95"]
+            lines.append(
+                f"| {task} | {layer}, {one['pooling']}, {one['k']} "
+                f"| {one['accuracy']:.3f} ({low:.3f} to {high:.3f}, n = {one['n']}) | "
+                + _baselines(one)
+                + f" | {FILES[task][1]} |"
+            )
+    return lines
+
+
+def layers() -> list[str]:
+    """Every layer's head: what it was chosen by, and what it then reached."""
+    lines = [
+        "| head | layer | pooling, K | cross-validated | its dense probe | test | dense probe | frequency | random | longer |"
+    ]
+    lines.append("|" + "---|" * 10)
+    for task, layer, one in _measured():
+        found = one["validation"]
+        dense = found["by_pooling_and_k"][one["pooling"]]["dense_probe"]
         lines.append(
-            f"| {task} | {one['pooling']}, {one['k']} | {one['accuracy']:.3f} ({low:.3f} to {high:.3f}, n = {one['n']}) | "
-            + " | ".join(f"{figure:.3f}" for figure in figures)
-            + f" | {FILES[task][1]} |"
+            f"| {task} | {layer} | {one['pooling']}, {one['k']} | {found['accuracy']:.3f} | {dense:.3f} "
+            f"| {one['accuracy']:.3f} | {_baselines(one)} |"
         )
-    return "\n".join(lines)
+    return lines
+
+
+def saes() -> list[str]:
+    """Quality on held-out text of every shipped SAE, as `sparserm train-sae` wrote it."""
+    lines = ["| SAE | explained variance | L0 | dead latents | loss recovered |", "|" + "---|" * 5]
+    for layer in DEFAULT_LAYERS:
+        one = json.loads((assets_dir() / "saes" / DEFAULT_BACKBONE / f"layer_{layer}" / "metrics.json").read_text())
+        lines.append(
+            f"| {DEFAULT_BACKBONE}/layer_{layer} | {one['explained_variance']:.3f} | {one['l0']:.1f} "
+            f"| {one['dead']:.2%} | {one['loss_recovered']:.3f} |"
+        )
+    return lines
+
+
+def _results() -> dict:
+    return json.loads((RESULTS / "heads.json").read_text())["results"]
+
+
+def _measured() -> list[tuple[str, int, dict]]:
+    results = _results()
+    return [(task, int(layer), one) for task in TASKS if task in results for layer, one in results[task]["layers"].items()]
+
+
+def _baselines(one: dict) -> str:
+    return " | ".join(f"{one[name]:.3f}" for name in ("dense_probe", "frequency", "random_directions", "length_baseline"))
+
+
+#: Each stands in the README between ``<!-- table: NAME -->`` and ``<!-- end of table -->``.
+TABLES: dict[str, Callable[[], list[str]]] = {"heads": heads, "layers": layers, "saes": saes}
 
 
 def main() -> None:
-    """Replace what stands between the two marks."""
+    """Replace what stands between the marks of every table."""
     path = ROOT / "README.md"
-    before, rest = path.read_text().split(START)
-    path.write_text(f"{before}{START}\n{table()}\n{END}{rest.split(END)[1]}")
+    text = path.read_text()
+    for name, table in TABLES.items():
+        start, end = f"<!-- table: {name} -->", "<!-- end of table -->"
+        before, rest = text.split(start)
+        text = f"{before}{start}\n" + "\n".join(table()) + f"\n{end}" + rest.split(end, 1)[1]
+    path.write_text(text)
 
 
 if __name__ == "__main__":
