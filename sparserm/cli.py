@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -323,13 +324,13 @@ def _warn(issues: Iterable[PairIssue], name: str) -> None:
     """List findings on stderr; many of one kind are counted after the first few."""
     shown: Counter[str] = Counter()
     for issue in issues:
-        kind = f"{issue.column}: {''.join(' ' if c.isdigit() else c for c in issue.problem)}"
+        kind = f"{issue.column}: {re.sub('[0-9]+', 'N', issue.problem)}"
         shown[kind] += 1
         if shown[kind] <= LISTED:
             typer.echo(f"{'skipped' if issue.severity == 'error' else 'warning'}: {name}: {issue}", err=True)
     for kind, count in shown.items():
         if count > LISTED:
-            typer.echo(f"warning: {name}: {count - LISTED} more rows like it, column {' '.join(kind.split())}", err=True)
+            typer.echo(f"warning: {name}: {count - LISTED} more rows like it, column {kind}", err=True)
 
 
 def _warn_truncated(count: int) -> None:
