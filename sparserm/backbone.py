@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import os
 import threading
@@ -12,11 +13,12 @@ from typing import Any
 
 import torch
 from filelock import FileLock
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from sparserm import default_backbone
 from sparserm.defaults import DEFAULT_BACKBONE, home
-from sparserm.packing import Batch, batches, pack
+from sparserm.packing import ROW_TOKENS, Batch, batches, pack
 from sparserm.tokenization import ChatTokenizer
 from sparserm.types import HookPoint, Progress, Prompt, SparseRMError, TokenizedText
 
@@ -47,8 +49,7 @@ class Backbone:
         self.chat = ChatTokenizer(tokenizer, context_length(config))
         self.model = model.eval().requires_grad_(False)
         self._lock = threading.Lock()  # hooks sit on the shared model: one forward pass at a time
-        # A sliding window is part of the model's own mask; one of ours would take its place and see too far.
-        self.shares_prompts = not getattr(config, "sliding_window", None)
+        self.shares_prompts = can_share_rows(model, config)
         layers = decoder_layers(model)
         if through_layer is not None:
             del layers[through_layer + 1 :]
@@ -80,14 +81,8 @@ class Backbone:
 
         folder, display = resolve(name, progress)
         chosen = fast_dtype(device) if dtype == "auto" else getattr(torch, dtype) if isinstance(dtype, str) else dtype
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(folder)
-            model = AutoModel.from_pretrained(folder, dtype=chosen, use_safetensors=True)
-        except (OSError, ValueError, KeyError) as error:
-            raise SparseRMError(
-                f"the backbone {str(name)!r} cannot be loaded from {folder} ({str(error).splitlines()[0]}); expected "
-                "config.json, tokenizer files and safetensors weights as save_pretrained writes them"
-            ) from error
+        tokenizer = _from_folder(AutoTokenizer, folder, name)
+        model = _from_folder(AutoModel, folder, name, dtype=chosen, use_safetensors=True)
         backbone = cls(model, tokenizer, name=display, fingerprint=folder_fingerprint(folder), through_layer=through_layer)
         backbone.model.to(device)
         return backbone
@@ -122,15 +117,19 @@ class Backbone:
         alone and in any company (see :mod:`sparserm.packing`).
 
         Raises:
-            SparseRMError: a hook lies above the layers that this backbone has kept.
+            SparseRMError: a hook lies above the layers that this backbone has kept, or a state is NaN or infinite.
         """
         self._check_hooks(hooks)
         done = 0
-        for batch in batches(pack(texts, share_prompts=self.shares_prompts), batch_tokens):
+        # A row beyond the context would need positions that the model does not have, if only for padding.
+        row_tokens = min(ROW_TOKENS, self.chat.max_length)
+        for batch in batches(pack(texts, share_prompts=self.shares_prompts, row_tokens=row_tokens), batch_tokens):
             states = self.run(batch, hooks)
             for r, row in enumerate(batch.rows):
                 for i, start, end in row.spans:
-                    yield i, {hook: state[r, start:end].float() for hook, state in states.items()}
+                    own = {hook: state[r, start:end].float() for hook, state in states.items()}
+                    self._check_finite(i, len(texts), own)
+                    yield i, own
                 done += len(row.spans)
             if progress:
                 progress(done, len(texts), "Representations (responses)")
@@ -139,7 +138,10 @@ class Backbone:
         """One forward pass, stopped at the deepest hook: ``{hook: [B, T, d]}``."""
         inputs: dict[str, Tensor] = {"input_ids": batch.input_ids.to(self.device)}
         if batch.mask is not None:
-            inputs |= {"attention_mask": batch.mask.to(self.device), "position_ids": batch.position_ids.to(self.device)}
+            mask = batch.mask.to(self.device)
+            if self.model.config._attn_implementation == "eager":  # adds the mask to the scores instead of choosing by it
+                mask = torch.zeros_like(mask, dtype=self.dtype).masked_fill_(~mask, torch.finfo(self.dtype).min)
+            inputs |= {"attention_mask": mask, "position_ids": batch.position_ids.to(self.device)}
         states: dict[HookPoint, Tensor] = {}
         with self._lock, torch.inference_mode():
             handles = [self._register(hook, states, len(set(hooks))) for hook in set(hooks)]
@@ -179,6 +181,16 @@ class Backbone:
                     f"through layer {self.through_layer}; choose a lower layer or load it with a higher through_layer"
                 )
 
+    def _check_finite(self, i: int, n: int, states: dict[HookPoint, Tensor]) -> None:
+        for hook, state in states.items():
+            if not bool(torch.isfinite(state).all()):
+                # A masked NaN times zero is NaN still, so it may have come from another response in the row.
+                mend = "check its weights" if self.dtype == torch.float32 else "load it with dtype='float32'"
+                raise SparseRMError(
+                    f"{hook.name} of backbone {self.name} is NaN or infinite for text {i + 1} of {n} or another response to "
+                    f"its prompt; expected finite numbers; {mend}"
+                )
+
 
 def load_language_model(name: str | Path, *, progress: Progress | None = None) -> nn.Module:
     """The whole model with its unembedding, float32: what measuring a loss needs and scoring does not.
@@ -189,8 +201,21 @@ def load_language_model(name: str | Path, *, progress: Progress | None = None) -
     from transformers import AutoModelForCausalLM
 
     folder, _ = resolve(name, progress)
-    model: nn.Module = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
+    model: nn.Module = _from_folder(AutoModelForCausalLM, folder, name, dtype=torch.float32, use_safetensors=True)
     return model.eval().requires_grad_(False)
+
+
+def _from_folder(auto: Any, folder: Path, name: str | Path, **settings: Any) -> Any:
+    """What a class of transformers reads from the folder, without its progress bars."""
+    try:
+        with default_backbone.without_bars():
+            return auto.from_pretrained(folder, **settings)
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise SparseRMError(
+            f"the backbone {str(name)!r} cannot be loaded from {folder} ({reason}); expected "
+            "config.json, tokenizer files and safetensors weights as save_pretrained writes them"
+        ) from error
 
 
 def decoder_layers(model: Any) -> nn.ModuleList:
@@ -211,6 +236,21 @@ def decoder_layers(model: Any) -> nn.ModuleList:
         f"no list of {expected} layers was found in a {type(model).__name__}; expected a decoder-only language model of "
         "transformers such as Llama, Qwen, Gemma, GPT-2 or NeoX"
     )
+
+
+def can_share_rows(model: Any, config: Any) -> bool:
+    """Whether our mask and positions alone keep the responses of one row apart; otherwise each text has its own row.
+
+    A sliding window or a chunk is part of the model's own mask, which ours would replace and see too far. A convolution
+    or a recurrence has a state that no mask stops, ALiBi takes its distances from the mask, and kernels other than
+    PyTorch's own take no such mask.
+    """
+    limited = any(getattr(config, name, None) for name in ("sliding_window", "window_size", "attention_chunk_size", "alibi"))
+    only_attention = set(getattr(config, "layer_types", None) or ()) <= {"full_attention"}
+    stateful = getattr(model, "_is_stateful", False)
+    takes_positions = "position_ids" in inspect.signature(model.forward).parameters
+    takes_mask = model.config._attn_implementation in ("sdpa", "eager")
+    return not limited and only_attention and not stateful and takes_positions and takes_mask
 
 
 def context_length(config: Any) -> int:

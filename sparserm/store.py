@@ -9,9 +9,12 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
+
+from filelock import FileLock
 
 from sparserm.defaults import home
 
@@ -28,7 +31,9 @@ CREATE TRIGGER IF NOT EXISTS blobs_in AFTER INSERT ON blobs
 CREATE TRIGGER IF NOT EXISTS blobs_out AFTER DELETE ON blobs
   BEGIN UPDATE total SET bytes = bytes - length(old.value); END;
 """
+_BYTES = "SELECT bytes FROM total"
 _CHUNK = 500  # keys per statement: SQLite allows at least 999 variables
+_T = TypeVar("_T")
 _TOUCH_AFTER_S = 3600  # reading renews a blob's time of use at most this often, so that reading rarely writes
 
 
@@ -36,7 +41,7 @@ class Store:
     """Blobs by key. Safe with several processes; open one per thread.
 
     Args:
-        path: the SQLite file; a file that is not one is moved aside and a new one begun.
+        path: the SQLite file; one that is damaged is moved aside, whenever that is noticed, and a new one begun.
         limit_bytes: size above which the least recently used blobs are dropped.
     """
 
@@ -44,23 +49,60 @@ class Store:
         self.path = path
         self.limit_bytes = limit_bytes
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            self._db = self._open()
-        except sqlite3.DatabaseError as error:
-            if isinstance(error, sqlite3.OperationalError):  # locked, read-only, full: the file is sound
-                raise
-            os.replace(path, path.with_suffix(f".damaged-{int(time.time())}"))
-            self._db = self._open()
+        self._db = self._connect()
+        self._despite_damage(self._prepare)
 
-    def _open(self) -> sqlite3.Connection:
-        db = sqlite3.connect(self.path, timeout=60, check_same_thread=False)
-        db.execute("PRAGMA journal_mode=WAL")
-        db.execute("PRAGMA synchronous=NORMAL")
-        db.executescript(_SCHEMA)
-        return db
+    def _connect(self) -> sqlite3.Connection:
+        return sqlite3.connect(self.path, timeout=60, check_same_thread=False)
+
+    def _prepare(self) -> None:
+        self._db.execute("PRAGMA journal_mode=WAL")
+        self._db.execute("PRAGMA synchronous=NORMAL")
+        self._db.executescript(_SCHEMA)
+
+    def _despite_damage(self, work: Callable[[], _T]) -> _T:
+        """Do the work, and once more with a new file where this one proves to be damaged."""
+        try:
+            return work()
+        except sqlite3.DatabaseError as error:
+            if not _is_damage(error):
+                raise
+        self._begin_anew()
+        return work()
+
+    def _begin_anew(self) -> None:
+        """Move the file aside, unless another process has done so since, and open a new one."""
+        with FileLock(self.path.with_suffix(".lock")):
+            self._db.close()
+            self._db = self._connect()
+            if not self._is_sound():
+                self._db.close()
+                aside = self.path.with_suffix(f".damaged-{int(time.time())}")
+                for ending in ("", "-wal", "-shm"):  # a log left behind would be played into the new file
+                    if (part := Path(f"{self.path}{ending}")).exists():
+                        os.replace(part, f"{aside}{ending}")
+                self._db = self._connect()
+            self._prepare()
+
+    def _is_sound(self) -> bool:
+        try:
+            return bool(self._db.execute("PRAGMA quick_check(1)").fetchone() == ("ok",))
+        except sqlite3.DatabaseError as error:
+            if _is_damage(error):
+                return False
+            raise
 
     def get_many(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
         """The blobs that are there, by key; reading them marks them as used."""
+        return self._despite_damage(lambda: self._get_many(keys))
+
+    def put_many(self, blobs: Mapping[bytes, bytes] | Iterable[tuple[bytes, bytes]]) -> None:
+        """Keep the blobs, all or none; a key that is there already keeps its value, which by content is the same."""
+        now = int(time.time())
+        rows = [(key, value, now) for key, value in (blobs.items() if isinstance(blobs, Mapping) else blobs)]
+        self._despite_damage(lambda: self._put_many(rows))
+
+    def _get_many(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
         found: dict[bytes, bytes] = {}
         stale: list[bytes] = []
         now = int(time.time())
@@ -76,30 +118,30 @@ class Store:
                 self._db.executemany("UPDATE blobs SET used = ? WHERE key = ?", ((now, key) for key in stale))
         return found
 
-    def put_many(self, blobs: Mapping[bytes, bytes] | Iterable[tuple[bytes, bytes]]) -> None:
-        """Keep the blobs, all or none; a key that is there already keeps its value, which by content is the same."""
-        items = blobs.items() if isinstance(blobs, Mapping) else blobs
-        now = int(time.time())
+    def _put_many(self, rows: Sequence[tuple[bytes, bytes, int]]) -> None:
         with self._db:
-            self._db.executemany("INSERT OR IGNORE INTO blobs VALUES (?, ?, ?)", ((k, v, now) for k, v in items))
+            self._db.executemany("INSERT OR IGNORE INTO blobs VALUES (?, ?, ?)", rows)
             self._evict()
 
     @property
     def bytes(self) -> int:
         """Bytes of all blobs."""
-        return int(self._db.execute("SELECT bytes FROM total").fetchone()[0])
+        return self._number(_BYTES)
 
     def count(self) -> int:
         """Number of blobs. Not ``__len__``: an empty store would be false, and be taken for none."""
-        return int(self._db.execute("SELECT COUNT(*) FROM blobs").fetchone()[0])
+        return self._number("SELECT COUNT(*) FROM blobs")
 
     def close(self) -> None:
         """Close the file; the store cannot be used afterwards."""
         self._db.close()
 
+    def _number(self, query: str) -> int:
+        return self._despite_damage(lambda: int(self._db.execute(query).fetchone()[0]))
+
     def _evict(self) -> None:
         """Drop the least recently used blobs down to nine tenths of the limit, so that this is seldom done."""
-        excess = self.bytes - self.limit_bytes
+        excess = int(self._db.execute(_BYTES).fetchone()[0]) - self.limit_bytes
         if excess <= 0:
             return
         excess += self.limit_bytes // 10
@@ -110,6 +152,11 @@ class Store:
             doomed.append((key,))
             excess -= size
         self._db.executemany("DELETE FROM blobs WHERE key = ?", doomed)
+
+
+def _is_damage(error: sqlite3.DatabaseError) -> bool:
+    """Its subclasses say that a file is locked, read-only, full or closed; that file is sound."""
+    return type(error) is sqlite3.DatabaseError
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sparserm.backbone import Backbone
 from sparserm.card import list_heads
 from sparserm.model import SparseRM
 from sparserm.pairs import load_pairs
@@ -32,6 +33,21 @@ def test_the_reward_is_the_same_alone_and_in_any_batch(head: SparseRM, monkeypat
     alone = head.score(PROMPT, RESPONSE)[0]
     together = head.score([PROMPT, "Hello", PROMPT, PROMPT], [others[0], others[1], RESPONSE, others[1]])
     assert abs(alone - together[2]) < 1e-4
+
+
+def test_bfloat16_gives_nearly_the_rewards_of_float32(head: SparseRM, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPARSERM_STORE", "off")
+    pairs = load_pairs("truthfulness").pairs[:8]
+    prompts = [pair.prompt for pair in pairs] * 2
+    responses = [pair.chosen for pair in pairs] + [pair.rejected for pair in pairs]
+    layer = head.card.hook_point.layer
+    half, full = (
+        SparseRM(head.saved, Backbone.load("smollm2", through_layer=layer, dtype=dtype)).score(prompts, responses)
+        for dtype in ("bfloat16", "float32")
+    )
+    assert not np.array_equal(half, full)
+    assert np.abs(half - full).max() < 0.5 * full.std()
+    assert np.corrcoef(half, full)[0, 1] > 0.98
 
 
 def test_contributions_and_bias_add_up_to_the_reward_that_score_gives(head: SparseRM) -> None:

@@ -208,6 +208,19 @@ def test_progress_counts_responses_up_to_all_of_them(tiny_backbone):
     assert seen[-1] == (9, 9)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_state_that_is_no_number_is_refused_naming_text_and_hook(own_backbone, value):
+    texts = [own_backbone.tokenize(user(prompt), "Yes.") for prompt in (SHORT, LONG)]
+    only_of_the_second = next(token for token in texts[1].ids if token not in texts[0].ids)
+    own_backbone.model.embed_tokens.weight[only_of_the_second, 0] = value
+    expected = r"blocks.1.hook_resid_post .* is NaN or infinite for text 2 of 2 or .*; expected finite numbers; "
+    with pytest.raises(SparseRMError, match=expected + "check its weights"):
+        states_of(own_backbone, texts, [HookPoint(1)])
+    own_backbone.model.to(torch.bfloat16)
+    with pytest.raises(SparseRMError, match=expected + "load it with dtype='float32'"):
+        states_of(own_backbone, texts, [HookPoint(1)])
+
+
 def test_no_texts_have_no_states(tiny_backbone):
     assert states_of(tiny_backbone, [], [HookPoint(0)]) == []
 
@@ -293,12 +306,27 @@ def test_the_language_model_is_whole_and_frozen(tiny_folder):
 
 
 @pytest.mark.parametrize("cut", ["truncated", "empty"])
-@pytest.mark.xfail(strict=True, reason="SafetensorError is none of the errors that load translates")
 def test_damaged_weights_are_refused_with_a_message(copied, cut):
     weights = copied / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[: 1000 if cut == "truncated" else 0])
-    with pytest.raises(SparseRMError, match="cannot be loaded"):
-        Backbone.load(copied)
+    for load in (Backbone.load, load_language_model):
+        with pytest.raises(SparseRMError, match=r"^the backbone .* cannot be loaded from .*; expected config.json[^\n]*$"):
+            load(copied)
+
+
+@pytest.mark.parametrize("shown", [True, False])
+def test_loading_shows_no_bars_and_leaves_the_users_setting(tiny_folder, capfd, shown):
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+    from transformers.utils import logging
+
+    (enable_progress_bars if shown else disable_progress_bars)()
+    try:
+        for load in (Backbone.load, load_language_model):
+            load(tiny_folder)
+            assert capfd.readouterr().err == ""
+            assert (logging.is_progress_bar_enabled(), are_progress_bars_disabled()) == (True, not shown)
+    finally:
+        enable_progress_bars()
 
 
 def alone_and_packed(model):
@@ -308,22 +336,29 @@ def alone_and_packed(model):
     return [(state_of(backbone, t, HookPoint(2)), p[HookPoint(2)]) for t, p in zip(texts, packed, strict=True)]
 
 
-@pytest.mark.xfail(strict=True, reason="eager attention adds the boolean mask as 0 and 1")
-def test_packing_holds_with_eager_attention_too():
-    model = tiny_model().model
+@pytest.mark.parametrize("name", ["llama", "gpt2", "gpt_neox"])
+def test_packing_holds_with_eager_attention_too(name):
+    model = tiny_model(name).base_model
     model.set_attn_implementation("eager")
     for alone, packed in alone_and_packed(model):
         torch.testing.assert_close(packed, alone, atol=ATOL, rtol=0)
 
 
-@pytest.mark.xfail(strict=True, reason="a convolution carries one response's state into the next")
-def test_packing_holds_or_is_left_out_for_layers_that_are_not_attention():
-    model = tiny_model("lfm2", layer_types=["conv", "full_attention"] * 2).model
+@pytest.mark.parametrize(
+    "name, settings",
+    [
+        ("lfm2", {"layer_types": ["conv", "full_attention"] * 2}),
+        ("gpt_neo", {"num_layers": LAYERS, "num_heads": 4, "attention_types": [[["global", "local"], 2]], "window_size": 8}),
+        ("bloom", {"n_layer": LAYERS, "n_head": 4}),
+        ("mamba", {}),
+    ],
+)
+def test_packing_holds_or_is_left_out_where_a_mask_does_not_keep_texts_apart(name, settings):
+    model = tiny_model(name, **settings).base_model
     for alone, packed in alone_and_packed(model):
         torch.testing.assert_close(packed, alone, atol=ATOL, rtol=0)
 
 
-@pytest.mark.xfail(strict=True, reason="padding is given positions that the model does not have")
 def test_a_row_packed_beyond_the_context_does_not_stop_its_neighbours():
     backbone = Backbone(tiny_model("gpt2", context=64).transformer, tiny_tokenizer(), name="x", fingerprint="x")
     texts = [backbone.tokenize(user(SHORT), f"answer number {i}") for i in range(8)]

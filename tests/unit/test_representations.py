@@ -8,10 +8,10 @@ import torch
 from tiny import HIDDEN
 
 from sparserm.backbone import Backbone
-from sparserm.representations import FLUSH_EVERY, represent, represent_pairs
+from sparserm.representations import FLUSH_EVERY, _compute, represent, represent_pairs
 from sparserm.sae import SparseAutoencoder
 from sparserm.store import Store
-from sparserm.types import HookPoint, Message, PreferencePair, Representations
+from sparserm.types import HookPoint, Message, PreferencePair, Representations, SparseRMError
 
 HOOK, OTHER = HookPoint(2), HookPoint(1, "mlp_out")
 D_SAE = 48
@@ -236,6 +236,14 @@ def test_interrupted_work_goes_on_where_it_was(tiny_backbone, store, rows):
     np.testing.assert_allclose(resumed.h, represent(many, tiny_backbone, {HOOK: None}, "mean")[HOOK].h, atol=1e-4)
 
 
-@pytest.mark.xfail(strict=True, reason="NumPy cannot guess the width of no rows")
+def test_a_stored_nan_is_refused_and_says_what_to_delete(tiny_backbone, texts, store):
+    for blobs in _compute(texts, tiny_backbone, {HOOK: None}, None):
+        store.put_many({key: np.full(HIDDEN, np.nan, np.float32).tobytes() for key in blobs})
+    with pytest.raises(SparseRMError, match=rf"text 1 of {len(texts)} is NaN or infinite; .*delete .*store.sqlite"):
+        represent(texts, tiny_backbone, {HOOK: None}, "mean", store=store)
+
+
 def test_no_texts_have_representations_of_no_rows(tiny_backbone):
     assert represent([], tiny_backbone, {HOOK: None}, "mean")[HOOK].h.shape == (0, HIDDEN)
+    latents = represent([], tiny_backbone, {HOOK: make_sae()}, "mean")[HOOK].latents
+    assert (latents.indptr.tolist(), latents.indices.size, latents.rate.size) == ([0], 0, 0)
