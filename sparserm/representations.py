@@ -47,7 +47,7 @@ def represent(
     """
     wanted = [[_key(text, backbone, hook, pooling) for hook in saes] for text in texts]
     for keys, text in zip(wanted, texts, strict=True):
-        keys += [_key(text, backbone, hook, sae.fingerprint) for hook, sae in saes.items() if sae]
+        keys += [_key(text, backbone, hook, _firing(sae)) for hook, sae in saes.items() if sae]
     known = store.get_many(list({key for keys in wanted for key in keys})) if store is not None else {}
     # The keys of one text stand for it: a text that occurs twice is computed once.
     todo = {tuple(keys): text for keys, text in zip(wanted, texts, strict=True) if not known.keys() >= set(keys)}
@@ -110,9 +110,13 @@ def _compute(
             blobs[_key(text, backbone, hook, "last")] = state[-1].cpu().numpy().tobytes()
             blobs[_key(text, backbone, hook, "mean")] = response.mean(0).cpu().numpy().tobytes()
             if sae := saes[hook]:
-                rate = (sae.encode(response) > 0).float().mean(0).cpu().numpy()
+                z = sae.encode(response)
+                rate = (z > 0).float().mean(0).cpu().numpy()
                 fired = np.flatnonzero(rate).astype(np.int32)
-                blobs[_key(text, backbone, hook, sae.fingerprint)] = fired.tobytes() + rate[fired].tobytes()
+                peak = z.amax(0).cpu().numpy()
+                blobs[_key(text, backbone, hook, _firing(sae))] = (
+                    fired.tobytes() + rate[fired].tobytes() + peak[fired].tobytes()
+                )
         if done % FLUSH_EVERY == 0:
             yield blobs
             blobs = {}
@@ -120,8 +124,13 @@ def _compute(
         yield blobs
 
 
+def _firing(sae: SparseAutoencoder) -> str:
+    """What is stored of an SAE's latents, for the key."""
+    return f"{sae.fingerprint} rate peak"
+
+
 def _key(text: TokenizedText, backbone: Backbone, hook: HookPoint, what: str) -> bytes:
-    """The content and everything that the result depends on: ``what`` is a pooling, or the fingerprint of an SAE.
+    """The content and everything that the result depends on: ``what`` is a pooling, or what is kept of an SAE's latents.
 
     The dtype is part of it, since bfloat16 and float32 differ in the third digit; how the turn is closed only where it is
     read.
@@ -132,12 +141,14 @@ def _key(text: TokenizedText, backbone: Backbone, hook: HookPoint, what: str) ->
 
 
 def _summary(blobs: Sequence[bytes], d_sae: int) -> LatentSummary:
-    counts = [len(blob) // 8 for blob in blobs]  # 4 bytes of latent id and 4 of rate
+    counts = [len(blob) // 12 for blob in blobs]  # 4 bytes each of latent id, rate and peak
     indices = [np.frombuffer(blob, np.int32, n) for blob, n in zip(blobs, counts, strict=True)]
     rates = [np.frombuffer(blob, np.float32, n, offset=4 * n) for blob, n in zip(blobs, counts, strict=True)]
+    peaks = [np.frombuffer(blob, np.float32, n, offset=8 * n) for blob, n in zip(blobs, counts, strict=True)]
     return LatentSummary(
         indptr=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
         indices=np.concatenate([np.zeros(0, np.int32), *indices]),
         rate=np.concatenate([np.zeros(0, np.float32), *rates]),
+        peak=np.concatenate([np.zeros(0, np.float32), *peaks]),
         d_sae=d_sae,
     )

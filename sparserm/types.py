@@ -130,12 +130,14 @@ class LatentSummary:
         indptr: ``[n + 1]`` int64.
         indices: ``[nnz]`` int32 latent ids, ascending within a row.
         rate: ``[nnz]`` float32, share of the response's tokens at which the latent fired.
+        peak: ``[nnz]`` float32, its largest activation over the response's tokens.
         d_sae: number of latents of the SAE.
     """
 
     indptr: np.ndarray
     indices: np.ndarray
     rate: np.ndarray
+    peak: np.ndarray
     d_sae: int
 
     def take(self, rows: np.ndarray) -> LatentSummary:
@@ -143,7 +145,7 @@ class LatentSummary:
         counts = np.diff(self.indptr)[rows]
         indptr = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         entries = np.repeat(self.indptr[rows] - indptr[:-1], counts) + np.arange(indptr[-1])
-        return LatentSummary(indptr, self.indices[entries], self.rate[entries], self.d_sae)
+        return LatentSummary(indptr, self.indices[entries], self.rate[entries], self.peak[entries], self.d_sae)
 
 
 @dataclass(frozen=True)

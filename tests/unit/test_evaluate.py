@@ -34,9 +34,8 @@ def _pairs(
     n, d_sae = len(chosen), 2 * D
 
     def side(i: int, h: np.ndarray) -> Representations:
-        latents = LatentSummary(
-            np.arange(n + 1) * d_sae, np.tile(np.arange(d_sae, dtype=np.int32), n), np.ones(n * d_sae, np.float32), d_sae
-        )
+        ones = np.ones(n * d_sae, np.float32)
+        latents = LatentSummary(np.arange(n + 1) * d_sae, np.tile(np.arange(d_sae, dtype=np.int32), n), ones, ones, d_sae)
         tokens = np.array(lengths[i] if lengths else [1] * n, np.int32)
         cut = np.array(truncated[i] if truncated else [0] * n, np.int32)
         return Representations("mean", h.astype(np.float32), tokens, cut, latents)

@@ -95,17 +95,19 @@ def test_tokens_are_counted(tiny_folder, texts):
 
 
 @pytest.mark.parametrize("pooling", ["last", "mean"])
-def test_a_latents_rate_is_its_share_of_the_responses_own_tokens(tiny_backbone, texts, states, pooling):
+def test_a_latents_rate_and_peak_are_over_the_responses_own_tokens(tiny_backbone, texts, states, pooling):
     sae = make_sae()
     latents = represent(texts, tiny_backbone, {HOOK: sae}, pooling)[HOOK].latents
-    dense = np.zeros((len(texts), D_SAE), np.float32)
+    dense, peaks = np.zeros((2, len(texts), D_SAE), np.float32)
     for row, (start, end) in enumerate(zip(latents.indptr, latents.indptr[1:], strict=False)):
         assert (np.diff(latents.indices[start:end]) > 0).all()
         dense[row, latents.indices[start:end]] = latents.rate[start:end]
+        peaks[row, latents.indices[start:end]] = latents.peak[start:end]
     w = sae.weights
     for row, (text, state) in enumerate(zip(texts, states[HOOK], strict=True)):
         pre = (state[: text.end - text.start] - w["b_dec"]) @ w["W_enc"] + w["b_enc"]
         np.testing.assert_allclose(dense[row], (pre > 0).float().mean(0).numpy(), atol=1e-6)
+        np.testing.assert_allclose(peaks[row], pre.amax(0).clamp(min=0).numpy(), rtol=1e-4, atol=1e-5)
     assert latents.d_sae == D_SAE
     assert 0 < (dense > 0).mean() < 1
     assert ((dense > 0) & (dense < 1)).any()

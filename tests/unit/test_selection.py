@@ -28,6 +28,7 @@ def _latents(rows: list[dict[int, float]], d_sae: int = 4) -> LatentSummary:
         indptr=np.cumsum([0, *map(len, rows)]).astype(np.int64),
         indices=np.array([latent for row in rows for latent in row], np.int32),
         rate=np.array([rate for row in rows for rate in row.values()], np.float32),
+        peak=np.ones(sum(map(len, rows)), np.float32),
         d_sae=d_sae,
     )
 
