@@ -3,7 +3,9 @@
 import streamlit as st
 
 from sparserm.types import Message, SparseRMError
-from sparserm.ui import charts, components, session, tables
+from sparserm.ui import components, session, tables
+from sparserm.ui.charts import score as charts
+from sparserm.ui.charts.style import CONFIG
 
 SHOWN = 10  # bars before the smaller ones are put together
 
@@ -80,14 +82,14 @@ with right:
     explanation = scored.explanation
     st.plotly_chart(
         charts.yardstick_figure(shown.quantiles_chosen, shown.quantiles_rejected, explanation.reward),
-        config=charts.CONFIG, key="yardstick",
+        config=CONFIG, key="yardstick",
     )  # fmt: skip
     st.subheader("Token by token", anchor=False)
     components.running_reward_tokens(explanation, spread=float(shown.quantiles_chosen[75]))
     st.subheader("What the reward is made of", anchor=False)
     everything = st.toggle("All features", help=f"Instead of the {SHOWN} largest and the others together.")
     bars = charts.contribution_bars(explanation, len(explanation.contributions) if everything else SHOWN)
-    st.plotly_chart(charts.contributions_figure(bars, explanation.reward), config=charts.CONFIG, key="contributions")
+    st.plotly_chart(charts.contributions_figure(bars, explanation.reward), config=CONFIG, key="contributions")
     st.caption(tables.sum_check(explanation))
     st.download_button(
         "Contributions as CSV",

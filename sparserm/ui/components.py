@@ -8,7 +8,7 @@ import streamlit as st
 
 from sparserm.card import HeadCard
 from sparserm.types import Explanation
-from sparserm.ui.charts import DOWN, UP
+from sparserm.ui.charts.style import DOWN, UP
 from sparserm.ui.session import Scored
 
 # User text reaches the page as data and is set with textContent: it is never markup.

@@ -1,4 +1,4 @@
-"""Plain data into Plotly figures; colours and number formats live here and nowhere else."""
+"""Figures of one scored response: the waterfall of its contributions, and where its reward stands in training."""
 
 from __future__ import annotations
 
@@ -9,12 +9,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from sparserm.types import Contribution, Explanation
-
-#: Readable on white and on black, and to the colour-blind: teal for what raises a reward, orange for what lowers it.
-UP, DOWN, NEUTRAL = "#0d9488", "#ea580c", "#7c8594"
-
-#: Of every chart: no toolbar, which only lies over the figure.
-CONFIG = {"displayModeBar": False}
+from sparserm.ui.charts.style import DOWN, NEUTRAL, UP
 
 
 @dataclass(frozen=True)
