@@ -1,0 +1,559 @@
+"""The command line: with --json one JSON object and nothing else, and for every wrong input code 2 and one line that helps."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from test_training import preference_rows, save_tiny_sae
+
+from sparserm import __version__, cli
+from sparserm.model import SparseRM
+from sparserm.pairs import parse_pairs
+from sparserm.types import PairIssue
+
+FAST = ("--k", "4", "--selection", "effect_size", "--l2", "0.1")
+PROMPT = "How do I boil an egg?"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command left behind."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> dict[str, Any]:
+        """The one JSON object on stdout, where the command succeeded."""
+        assert self.code == 0, self.err
+        value = json.loads(self.out)
+        assert isinstance(value, dict)
+        return value
+
+    @property
+    def error(self) -> str:
+        """The one line on stderr, where the command refused; nothing is on stdout."""
+        assert self.code == 2
+        assert self.out == ""
+        (line,) = self.err.splitlines()
+        assert line.startswith("error: ") and "Traceback" not in line
+        return line
+
+
+@pytest.fixture
+def run(monkeypatch, capfd):
+    """Run a command in this process, as its entry point does."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()  # as main() asks for before transformers is imported
+
+    def command(*arguments: object) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["sparserm", *map(str, arguments)])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        return Outcome(ended.value.code, *capfd.readouterr())
+
+    return command
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory, tiny_folder, tiny_backbone) -> SimpleNamespace:
+    """A tiny SAE, pairs in files and a head trained on them; read only."""
+    folder = tmp_path_factory.mktemp("parts")
+    sae = save_tiny_sae(folder / "tiny-sae")
+    for name, rows in (("train", preference_rows()), ("test", preference_rows(12, 6, seed=1))):
+        (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    data = parse_pairs(preference_rows(), "train.jsonl")
+    SparseRM.fit(data, backbone=tiny_backbone, sae=sae, k=4, l2=0.1, name="kindness").save_pretrained(folder / "head")
+    return SimpleNamespace(
+        sae=sae, train=folder / "train.jsonl", test=folder / "test.jsonl", head=folder / "head", backbone=tiny_folder
+    )
+
+
+@pytest.fixture(autouse=True)
+def _beside_the_backbone(monkeypatch, tiny_folder):
+    """Heads know a backbone's folder by its last part: see test_model.py. It is float32 on any machine."""
+    monkeypatch.chdir(tiny_folder.parent)
+    monkeypatch.setattr("sparserm.backbone.fast_dtype", lambda device: torch.float32)
+
+
+@pytest.fixture
+def train(run, parts, tmp_path):
+    """Run `sparserm train` with the tiny backbone and SAE; later options replace earlier ones."""
+
+    def command(pairs: object, *options: object, out: object = tmp_path / "out") -> Outcome:
+        return run("train", pairs, "--out", out, "--backbone", parts.backbone, "--sae", parts.sae, *FAST, *options)
+
+    return command
+
+
+def _rows_file(path: Path, *rows: object) -> Path:
+    path.write_text("\n".join(row if isinstance(row, str) else json.dumps(row) for row in rows))
+    return path
+
+
+# ------------------------------------------------------------------------------------------------ scores and comparisons
+
+
+def test_score_prints_a_reward_that_is_the_sum_of_its_parts(run, parts) -> None:
+    result = run("score", "--head", parts.head, "--prompt", PROMPT, "--response", "please do", "--json")
+    found = result.json
+    assert result.err == ""
+    assert {"reward", "bias", "contributions", "head", "hook", "pooling", "n_tokens", "n_truncated"} <= set(found)
+    assert len(found["contributions"]) == 4
+    assert all(set(one) == {"feature", "label", "score", "weight", "contribution"} for one in found["contributions"])
+    assert sum(one["contribution"] for one in found["contributions"]) + found["bias"] == pytest.approx(found["reward"])
+    assert (found["head"], found["hook"], found["pooling"]) == ("kindness", "blocks.2.hook_resid_post", "mean")
+    assert 0 < found["chance_to_beat_typical_chosen"] < found["chance_to_beat_typical_rejected"] < 1
+
+
+def test_compare_prints_rewards_and_a_margin_that_is_the_sum_of_its_parts(run, parts) -> None:
+    texts = ["please do", "never ☕", "go away"]
+    options = [word for text in texts for word in ("--response", text)]
+    found = run("compare", "--head", parts.head, "--prompt", PROMPT, *options, "--json").json
+    best, following = found["ranking"][:2]
+    assert found["margin"] == pytest.approx(found["rewards"][best] - found["rewards"][following])
+    assert sum(one["contribution"] for one in found["contributions"]) == pytest.approx(found["margin"])
+    for text, reward in zip(texts, found["rewards"], strict=True):
+        alone = run("score", "--head", parts.head, "--prompt", PROMPT, "--response", text, "--json").json
+        assert alone["reward"] == pytest.approx(reward, abs=1e-4)
+
+
+def test_a_prompt_beyond_the_context_is_scored_with_a_warning_on_stderr(run, parts) -> None:
+    result = run("score", "--head", parts.head, "--prompt", "xyz " * 600, "--response", "yes", "--json")
+    assert result.json["n_truncated"] > 0
+    assert result.err.startswith("warning: 1 texts exceed the backbone's context") and result.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--response", ""], "response is empty; give a text"),
+        (["--response", "  "], "response is empty; give a text"),
+        (["--response", "a", "--prompt", ""], "prompt is empty; give a text"),
+        (["--response", "\udcff"], "broken Unicode"),
+        ([], "Missing option '--response'"),
+    ],
+)
+@pytest.mark.parametrize("as_json", [True, False])
+def test_score_refuses_what_cannot_be_scored(run, parts, options, said, as_json) -> None:
+    result = run("score", "--head", parts.head, "--prompt", PROMPT, *options, *["--json"] * as_json)
+    assert said in result.error
+
+
+def test_compare_needs_two_responses(run, parts) -> None:
+    result = run("compare", "--head", parts.head, "--prompt", PROMPT, "--response", "a", "--json")
+    assert "got 1 responses; expected two or more" in result.error
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("score", "--head", "kindnes", "--prompt", "a", "--response", "b"),
+        ("compare", "--head", "kindnes", "--prompt", "a", "--response", "b", "--response", "c"),
+        ("features", "kindnes"),
+    ],
+)
+def test_an_unknown_head_is_answered_with_the_known_ones(run, command) -> None:
+    error = run(*command, "--json").error
+    assert "no head 'kindnes': expected a folder" in error
+    assert "helpfulness" in error and "`sparserm heads` lists them" in error
+
+
+def test_a_damaged_head_is_refused_with_its_path(run, parts, tmp_path) -> None:
+    shutil.copytree(parts.head, tmp_path / "head")
+    (tmp_path / "head" / "config.json").write_text("{")
+    assert str(tmp_path / "head") in run("features", tmp_path / "head", "--json").error
+
+
+def test_a_head_of_another_backbone_is_refused(run, parts, tmp_path) -> None:
+    shutil.copytree(parts.head, tmp_path / "head")
+    config = json.loads((tmp_path / "head" / "config.json").read_text())
+    (tmp_path / "head" / "config.json").write_text(json.dumps(config | {"backbone_fingerprint": "0123456789abcdef"}))
+    error = run("score", "--head", tmp_path / "head", "--prompt", PROMPT, "--response", "a", "--json").error
+    assert "was trained on backbone tiny-llama (0123456789abcdef), got tiny-llama" in error
+
+
+# -------------------------------------------------------------------------------------------------------- training
+
+
+@pytest.mark.parametrize("pooling", ["last", "mean"])
+def test_train_writes_a_head_that_scores_and_evaluates(run, train, parts, tmp_path, pooling) -> None:
+    result = train(parts.train, "--pooling", pooling, "--test", parts.test, "--json")
+    found = result.json
+    assert result.err == ""
+    assert (found["n_train"], found["n"], found["k"], found["pooling"]) == (40, 12, 4, pooling)
+    assert (found["out"], found["measured_on"]) == (str(tmp_path / "out"), "test.jsonl")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["config.json", "head.safetensors"]
+    evaluated = run("evaluate", tmp_path / "out", parts.test, "--json").json
+    assert {name: evaluated[name] for name in ("accuracy", "ci95", "n")} == {
+        name: found[name] for name in ("accuracy", "ci95", "n")
+    }
+    scored = run("score", "--head", tmp_path / "out", "--prompt", PROMPT, "--response", "please", "--json").json
+    assert math.isfinite(scored["reward"]) and scored["pooling"] == pooling and scored["head"] == "out"
+
+
+def test_train_without_test_pairs_cross_validates(train, parts) -> None:
+    found = train(parts.train, "--json").json
+    assert (found["measured_on"], found["n"]) == ("cross-validation over prompts", 40)
+    assert {"accuracy", "random_directions", "length_baseline", "train_accuracy", "l2"} <= set(found)
+
+
+def test_training_twice_writes_the_same_head(train, parts, tmp_path) -> None:
+    first, second = (train(parts.train, "--test", parts.test, "--json", out=tmp_path / n / "head").json for n in "ab")
+    assert {**first, "out": 0, "fit_seconds": 0} == {**second, "out": 0, "fit_seconds": 0}
+    for file in ("config.json", "head.safetensors"):
+        assert (tmp_path / "a" / "head" / file).read_bytes() == (tmp_path / "b" / "head" / file).read_bytes()
+
+
+def test_test_pairs_that_share_prompts_with_the_training_pairs_are_named(train, parts) -> None:
+    result = train(parts.train, "--test", parts.train, "--json")
+    assert result.json["n"] == 40
+    assert "train.jsonl: row 1, column prompt: is also the prompt of row 1 of the training pairs" in result.err
+    assert result.err.splitlines()[-1].startswith("warning: train.jsonl: 35 more rows like it")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--k", "0"], "k = 0 features"),
+        (["--k", "64"], "k = 64 features from 12 pairs"),
+        (["--k", "many"], "Invalid value for '--k'"),
+        (["--l2", "0"], "l2 is 0.0, expected a number above 0"),
+        (["--l2", "nan"], "l2 is nan, expected a number above 0"),
+        (["--selection", "best"], "selection method 'best' is unknown; expected one of sparse, frequency"),
+        (["--layer", "1"], "was trained at blocks.2.hook_resid_post, but layer 1 was asked for"),
+        (["--sae", "nosuch"], "no SAE 'nosuch': expected a folder, one of smollm2/layer_10"),
+        (["--sae", "weights.pt"], "weights.pt is a pickle or an archive"),
+        (["--backbone", "/nosuch"], "no folder /nosuch: expected a folder written by save_pretrained"),
+        (["--column", "prompt"], "--column 'prompt'; expected ours=theirs"),
+        (["--column", "question=prompt"], "expected names among prompt, chosen, rejected"),
+        (["--column", "prompt=question"], "has no column 'question': it has 'prompt', 'chosen', 'rejected'"),
+        (["--test", "/nosuch.jsonl"], "no preference data called '/nosuch.jsonl'"),
+        (["--nosuch"], "No such option"),
+    ],
+)
+def test_train_refuses_wrong_options_and_writes_nothing(train, parts, tmp_path, options, said) -> None:
+    assert said in train(parts.test, *options, "--json").error
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.xfail(strict=True, reason="--pooling is not checked: KeyError with a traceback", raises=KeyError)
+def test_train_refuses_an_unknown_pooling(train, parts) -> None:
+    assert "max" in train(parts.test, "--pooling", "max", "--json").error
+
+
+@pytest.mark.xfail(strict=True, reason="MAX_FEATURES is used nowhere: a head of 33 features is trained")
+def test_train_refuses_more_than_32_features(train, parts) -> None:
+    assert "33" in train(parts.train, "--k", "33", "--json").error
+
+
+def test_a_layer_without_an_sae_is_refused_naming_those_there_are(run, parts, tmp_path) -> None:
+    error = run("train", parts.train, "--out", tmp_path / "out", "--layer", "7", "--json").error
+    assert "no SAE 'smollm2/layer_7'" in error and "smollm2/layer_10, smollm2/layer_15, smollm2/layer_20" in error
+
+
+def test_another_backbone_needs_an_sae(run, parts, tmp_path) -> None:
+    error = run("train", parts.train, "--out", tmp_path / "out", "--backbone", parts.backbone, "--json").error
+    assert "has no shipped SAE; give one with --sae" in error
+
+
+def test_an_sae_of_another_width_is_refused(train, parts, tmp_path) -> None:
+    error = train(parts.train, "--sae", save_tiny_sae(tmp_path / "narrow", d_in=16), "--json").error
+    assert "with width 16; backbone tiny-llama has 4 layers of width 32" in error
+
+
+def test_a_head_cannot_be_written_over_a_file(train, parts) -> None:
+    error = train(parts.test, "--json", out=parts.test).error
+    assert str(parts.test) in error and "check the path" in error
+
+
+# -------------------------------------------------------------------------------------------------------- bad pairs
+
+GOOD = [{"prompt": f"p{i}", "chosen": f"please {i}", "rejected": f"never {i}"} for i in range(6)]
+BAD = {
+    "chosen equal to rejected": ({"prompt": "p", "chosen": "same", "rejected": "same"}, "equals chosen"),
+    "an empty response": ({"prompt": "p", "chosen": "", "rejected": "b"}, "column chosen: is empty"),
+    "no response": ({"prompt": "p", "chosen": "a", "rejected": None}, "column rejected: is empty"),
+    "a missing column": ({"prompt": "p", "chosen": "a"}, "column rejected: is missing from this row"),
+    "broken JSON": ('{"prompt": "p", "chosen": ', "line 7 is not valid JSON"),
+    "no object": ("[1, 2]", "is list, expected an object"),
+}
+
+
+@pytest.mark.parametrize("what", BAD)
+@pytest.mark.parametrize("command", ["train", "evaluate"])
+def test_bad_rows_are_refused_by_row_and_column(run, train, parts, tmp_path, what, command) -> None:
+    row, said = BAD[what]
+    path = _rows_file(tmp_path / "bad.jsonl", *GOOD, row)
+    result = train(path, "--json") if command == "train" else run("evaluate", parts.head, path, "--json")
+    error = result.error
+    assert "bad.jsonl: 1 of 7 rows cannot be used (row 7, column " in error
+    assert said in error and "--skip-bad" in error
+
+
+def test_skip_bad_lists_what_it_leaves_out(run, train, parts, tmp_path) -> None:
+    path = _rows_file(tmp_path / "bad.jsonl", *GOOD, *(row for row, _ in BAD.values()))
+    result = train(path, "--skip-bad", "--json")
+    assert (result.json["n_train"], result.json["n_skipped"]) == (6, 6)
+    lines = result.err.splitlines()
+    assert [line.split(",")[0] for line in lines] == [f"skipped: bad.jsonl: row {n}" for n in range(7, 13)]
+    for line, said in zip(lines, [said for _, said in BAD.values()], strict=True):
+        assert said.split(" 7")[0] in line
+    evaluated = run("evaluate", parts.head, path, "--skip-bad", "--json")
+    assert (evaluated.json["n"], evaluated.json["n_skipped"]) == (6, 6)
+    assert len(evaluated.err.splitlines()) == 6
+
+
+def test_many_skipped_rows_of_one_kind_are_counted(train, tmp_path) -> None:
+    path = _rows_file(tmp_path / "bad.jsonl", *GOOD, *[{"prompt": "p", "chosen": "a", "rejected": "a"}] * 20)
+    lines = train(path, "--skip-bad", "--json").err.splitlines()
+    assert len(lines) == cli.LISTED + 1
+    assert (
+        lines[-1]
+        == "warning: bad.jsonl: 15 more rows like it, column rejected: equals chosen: a pair needs two different responses"
+    )
+
+
+@pytest.mark.parametrize("content", ["", "\n\n", "{", '{"a": 1}', "\0\0"])
+def test_a_file_without_a_usable_row_is_refused_even_with_skip_bad(train, tmp_path, content) -> None:
+    (tmp_path / "bad.jsonl").write_text(content)
+    assert "bad.jsonl" in train(tmp_path / "bad.jsonl", "--skip-bad", "--json").error
+
+
+def test_a_missing_file_is_refused_without_asking_the_network(run, train, parts, tmp_path) -> None:
+    for result in (train(tmp_path / "none.jsonl"), run("evaluate", parts.head, tmp_path / "none.csv", "--json")):
+        assert "no preference data called" in result.error and "check the path" in result.error
+
+
+def test_columns_may_have_other_names(run, parts, tmp_path) -> None:
+    rows = [{"question": row["prompt"], "good": row["chosen"], "bad": row["rejected"]} for row in GOOD]
+    columns = [word for ours in ("prompt=question", "chosen=good", "rejected=bad") for word in ("--column", ours)]
+    found = run("evaluate", parts.head, _rows_file(tmp_path / "renamed.jsonl", *rows), *columns, "--json").json
+    assert found["n"] == 6
+
+
+# -------------------------------------------------------------------------------------- evaluation, features and lists
+
+
+def test_evaluate_prints_accuracy_interval_and_baseline(run, parts) -> None:
+    result = run("evaluate", parts.head, parts.test, "--json")
+    found = result.json
+    assert result.err == ""
+    assert (found["n"], found["n_prompts"], found["n_seen_in_training"], found["n_skipped"]) == (12, 6, 0, 0)
+    low, high = found["ci95"]
+    assert 0 <= low <= found["accuracy"] <= high <= 1
+    assert 0 <= found["length_baseline"] <= 1
+    assert (found["head"], found["data"]) == ("kindness", "test.jsonl")
+
+
+def test_evaluate_says_which_rows_were_trained_on(run, parts) -> None:
+    result = run("evaluate", parts.head, parts.train, "--json")
+    assert result.json["n_seen_in_training"] == 40
+    assert len(result.err.splitlines()) == cli.LISTED + 1
+    assert all("is also a prompt of the head's training pairs" in line for line in result.err.splitlines())
+
+
+def test_features_come_with_frequencies_and_weights(run, parts) -> None:
+    found = run("features", parts.head, "--json").json
+    assert found["head"] == "kindness" and found["hook"] == "blocks.2.hook_resid_post"
+    assert len(found["features"]) == 4
+    for row in found["features"]:
+        assert {"feature", "label", "f_chosen", "f_rejected", "gap", "weight"} <= set(row)
+        assert row["gap"] == pytest.approx(row["f_chosen"] - row["f_rejected"])
+
+
+def test_heads_and_saes_in_the_data_folder_are_listed_beside_the_shipped_ones(run, parts, sparserm_home) -> None:
+    shutil.copytree(parts.head, sparserm_home / "heads" / "kindness")
+    save_tiny_sae(sparserm_home / "saes" / "tiny" / "layer_2")
+    heads = {one["name"]: one for one in run("heads", "--json").json["heads"]}
+    assert {"truthfulness", "safety", "redteam", "helpfulness"} <= set(heads)
+    assert (heads["kindness"]["layer"], heads["kindness"]["backbone"]) == (2, "tiny-llama")
+    saes = {one["name"]: one for one in run("saes", "--json").json["saes"]}
+    assert {"smollm2/layer_10", "smollm2/layer_15", "smollm2/layer_20"} <= set(saes)
+    assert (saes["tiny/layer_2"]["d_sae"], saes["tiny/layer_2"]["layer"]) == (64, 2)
+    assert len(run("features", "kindness", "--json").json["features"]) == 4
+
+
+@pytest.mark.xfail(strict=True, reason="sparsify's cfg.json has num_latents and no d_sae: KeyError", raises=KeyError)
+def test_an_sae_of_sparsify_in_the_data_folder_is_listed(run, sparserm_home) -> None:
+    folder = sparserm_home / "saes" / "tiny" / "layers.2"
+    folder.mkdir(parents=True)
+    decoder = torch.randn(64, 32)
+    weights = {"encoder.weight": decoder, "encoder.bias": torch.zeros(64), "W_dec": decoder.clone(), "b_dec": torch.zeros(32)}
+    save_file(weights, folder / "sae.safetensors")
+    (folder / "cfg.json").write_text(json.dumps({"expansion_factor": 2, "num_latents": 64, "k": 8, "d_in": 32}))
+    saes = {one["name"]: one for one in run("saes", "--json").json["saes"]}
+    assert saes["tiny/layers.2"]["d_sae"] == 64
+
+
+# ---------------------------------------------------------------------------------------------------------- for people
+
+
+def test_without_json_the_same_figures_are_printed_for_people(run, train, parts) -> None:
+    scored = run("score", "--head", parts.head, "--prompt", PROMPT, "--response", "please do")
+    asjson = run("score", "--head", parts.head, "--prompt", PROMPT, "--response", "please do", "--json").json
+    assert f"Reward {asjson['reward']:+.3f}" in scored.out and "add up to the reward" in scored.out
+    shown = " ".join(run("compare", "--head", parts.head, "--prompt", "a", "--response", "[b]x", "--response", "y").out.split())
+    assert "first minus second" in shown and "[b]x" in shown  # no markup is read into what a user wrote
+    assert "kindness" in run("features", parts.head).out
+    assert "accuracy" in run("evaluate", parts.head, parts.test).out
+    assert "measured on" in train(parts.train, "--test", parts.test).out
+    for command in ("heads", "saes"):
+        assert "layer" in run(command).out
+
+
+def test_version_and_help(run) -> None:
+    assert run("--version") == Outcome(0, f"{__version__}\n", "")
+    for asked in ((), ("--help",)):
+        shown = run(*asked)
+        assert shown.code == 0 and all(name in shown.out for name in ("score", "compare", "train", "evaluate", "train-sae"))
+
+
+@pytest.mark.parametrize("arguments", [["nosuch"], ["--json"], ["features"], ["features", "a", "b"], ["score", "--nosuch"]])
+def test_wrong_usage_is_one_line_that_points_to_the_help(run, arguments) -> None:
+    assert "--help`" in run(*arguments).error
+
+
+def test_an_option_without_its_value_is_one_line(run) -> None:
+    assert "'--head' requires an argument" in run("score", "--head").error
+
+
+def test_findings_of_one_kind_are_told_apart_by_column_and_problem_but_not_by_numbers(capfd) -> None:
+    issues = [PairIssue(n, "chosen", f"repeats row {n - 1}", "warning") for n in range(2, 9)]
+    cli._warn([*issues, PairIssue(9, "prompt", "holds nothing", "warning")], "pairs")
+    lines = capfd.readouterr().err.splitlines()
+    assert lines[: cli.LISTED] == [f"warning: pairs: {issue}" for issue in issues[: cli.LISTED]]
+    assert lines[cli.LISTED :] == [
+        "warning: pairs: row 9, column prompt: holds nothing",
+        "warning: pairs: 2 more rows like it, column chosen: repeats row N",
+    ]
+
+
+@pytest.fixture
+def cancelled(run, parts, monkeypatch) -> Outcome:
+    """A command that was interrupted with Ctrl-C."""
+
+    def cancel(*given: object, **named: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(SparseRM, "from_pretrained", cancel)
+    return run("features", parts.head, "--json")
+
+
+def test_cancelling_ends_with_code_130_and_no_result(cancelled) -> None:
+    assert (cancelled.code, cancelled.out) == (130, "")
+    assert "Traceback" not in cancelled.err
+
+
+@pytest.mark.xfail(strict=True, reason="typer turns Ctrl-C into a return value of 130 before main() can say anything")
+def test_cancelling_says_that_the_work_is_kept(cancelled) -> None:
+    assert cancelled.err.strip().startswith("cancelled") and cancelled.err.strip().count("\n") == 0
+
+
+def test_a_full_disk_is_one_line_with_the_path(run, train, parts, monkeypatch) -> None:
+    def full(*given: object) -> None:
+        raise OSError(28, "No space left on device", "/some/where")
+
+    monkeypatch.setattr(SparseRM, "save_pretrained", full)
+    assert "No space left on device: /some/where" in train(parts.test, "--json").error
+
+
+def test_an_error_of_many_lines_is_printed_on_one(capfd) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli._fail("first\n  second\tthird")
+    assert ended.value.code == 2
+    assert capfd.readouterr() == ("", "error: first second third\n")
+
+
+# ----------------------------------------------------------------------------------------------------------- train-sae
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory) -> Path:
+    """Just enough rows for the 200 that are held out and one batch to train on."""
+    path = tmp_path_factory.mktemp("corpus") / "corpus.jsonl"
+    return _rows_file(path, *({"text": f"text number {i} is about the {'cat' if i % 2 else 'rain'} " * 4} for i in range(230)))
+
+
+@pytest.fixture
+def train_sae(run, parts, tmp_path):
+    def command(corpus: object, *options: object) -> Outcome:
+        tiny = ("--backbone", parts.backbone, "--layers", "1", "--tokens", "600", "--epochs", "1", "--d-sae", "48", "--k", "6")
+        return run("train-sae", corpus, "--out", tmp_path / "saes", *tiny, *options)
+
+    return command
+
+
+def test_train_sae_writes_saes_that_train_takes(run, train_sae, corpus, parts, tmp_path) -> None:
+    result = train_sae(corpus, "--layers", "1,2", "--json")
+    rows = result.json["saes"]
+    assert result.err == ""
+    assert [row["layer"] for row in rows] == [1, 2]
+    assert {"explained_variance", "l0", "dead", "loss_recovered", "n_tokens", "path"} <= set(rows[0])
+    sae = tmp_path / "saes" / "layer_2"
+    assert rows[1]["path"] == str(sae)
+    trained = run("train", parts.test, "--out", tmp_path / "out", "--backbone", parts.backbone, "--sae", sae, *FAST, "--json")
+    assert trained.json["sae"] == str(sae)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--layers", "ten"], "--layers is 'ten'; expected numbers and commas"),
+        (["--layers", ""], "--layers is ''; expected numbers and commas"),
+        (["--layers", "1,9"], "layer 9 was asked for, but tiny-llama has layers 0 to 3"),
+        (["--layers", "-1"], "layer -1 was asked for"),
+        (["--tokens", "0"], "fewer than one batch of 512"),
+        (["--epochs", "0"], "fewer than one batch of 512"),
+        (["--backbone", "/nosuch"], "no folder /nosuch"),
+    ],
+)
+def test_train_sae_refuses_wrong_options(train_sae, corpus, options, said) -> None:
+    assert said in train_sae(corpus, *options, "--json").error
+
+
+def test_train_sae_refuses_a_corpus_that_is_missing_broken_or_too_small(train_sae, corpus, tmp_path) -> None:
+    lines = corpus.read_text().splitlines()
+    assert "cannot be read" in train_sae(tmp_path / "none.jsonl", "--json").error
+    assert "has 200 rows; expected more than the 200" in train_sae(_rows_file(tmp_path / "few.jsonl", *lines[:200])).error
+    assert "line 231" in train_sae(_rows_file(tmp_path / "broken.jsonl", *lines, "{"), "--json").error
+
+
+@pytest.mark.xfail(strict=True, reason="more active latents than latents: RuntimeError with a traceback", raises=RuntimeError)
+def test_train_sae_refuses_more_active_latents_than_there_are(train_sae, corpus) -> None:
+    assert "6" in train_sae(corpus, "--d-sae", "4", "--k", "6", "--json").error
+
+
+# --------------------------------------------------------------------------------------------------- a process of its own
+
+
+def _process(*arguments: object) -> Outcome:
+    command = [sys.executable, "-c", "from sparserm.cli import main; main()", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    return Outcome(done.returncode, done.stdout, done.stderr)
+
+
+def test_a_process_prints_one_json_object_and_nothing_of_the_libraries(parts, tmp_path) -> None:
+    tiny = ("--backbone", parts.backbone, "--sae", parts.sae)
+    result = _process("train", parts.test, "--out", tmp_path / "out", *tiny, *FAST, "--json")
+    assert result.json["n_train"] == 12
+    assert result.err == ""
+
+
+def test_a_process_that_fails_after_loading_the_backbone_prints_one_line(parts) -> None:
+    options = ("--out", "out", "--backbone", parts.backbone, "--sae", parts.sae, "--k", "64")
+    assert "k = 64 features" in _process("train", parts.test, *options).error
