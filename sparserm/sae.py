@@ -244,9 +244,6 @@ def _load_registry(release: str, sae_id: str) -> SparseAutoencoder:
             "registry; check both names and the network"
         ) from error
     cfg = {**theirs.cfg.to_dict(), "architecture": theirs.cfg.architecture()}
-    # What the registry's loader has read is already folded into the weights.
-    if cfg.get("normalize_activations") == "expected_average_only_in":
-        cfg["normalize_activations"] = "none"
     metadata = dict(theirs.cfg.metadata.items())
     weights = {key: tensor.detach().float().cpu().contiguous() for key, tensor in theirs.state_dict().items()}
     return _from_saelens({**cfg, "metadata": metadata}, weights, f"{release}:{sae_id}", Path(release))
@@ -262,9 +259,9 @@ def _from_saelens(cfg: dict[str, Any], weights: dict[str, Tensor], name: str, fo
         )
     if normalisation not in NORMALISATIONS:
         raise SparseRMError(
-            f"SAE {name} has normalize_activations {normalisation!r}, whose scale is not in the file, so that it would be "
-            f"read wrongly; expected one of {', '.join(NORMALISATIONS)}; load it from the registry as release:sae_id, or fold "
-            "the scale into the weights before saving"
+            f"SAE {name} has normalize_activations {normalisation!r}, whose statistics are not stored with it, so that it "
+            f"would be read wrongly; expected one of {', '.join(NORMALISATIONS)}; load it under a release name of SAELens's "
+            "registry, which folds in those it knows, or fold them into the weights before saving"
         )
     if cfg.get("reshape_activations", "none") != "none" or ("activation_fn" in cfg and cfg["activation_fn"] != "relu"):
         raise SparseRMError(

@@ -199,10 +199,6 @@ def test_a_scale_that_saelens_folded_in_is_kept(monkeypatch: pytest.MonkeyPatch)
         torch.testing.assert_close(load_sae("rel:id").reconstruct(_inputs()), theirs(_inputs()))
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="after folding SAELens says 'none'; what still says expected_average_only_in is what it could not fold",
-)
 def test_a_scale_that_saelens_could_not_fold_in_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     theirs = _build(INFERENCE["standard"], normalize_activations="expected_average_only_in")
     monkeypatch.setattr(SAE, "from_pretrained", lambda *_, **__: theirs)
