@@ -31,6 +31,7 @@ _REQUIRED = {
     "topk": ("W_enc", "b_enc", "W_dec", "b_dec"),
     "gated": ("W_enc", "b_gate", "r_mag", "b_mag", "W_dec", "b_dec"),
 }
+_SPARSIFY = ("encoder.weight", "encoder.bias", "W_dec", "b_dec")
 
 
 @dataclass(frozen=True, eq=False)
@@ -268,6 +269,9 @@ def _from_saelens(cfg: dict[str, Any], weights: dict[str, Tensor], name: str, fo
             f"SAE {name} reshapes its input or has activation {cfg.get('activation_fn')!r}; expected an SAE on the residual "
             "stream or the MLP output with its architecture's own activation; choose another SAE"
         )
+    scale = weights.get("scaling_factor")  # versions of SAELens wrote ones where nothing was finetuned
+    if scale is not None and torch.allclose(scale, torch.ones_like(scale)):
+        weights = {key: tensor for key, tensor in weights.items() if key != "scaling_factor"}
     _check_weights(weights, _REQUIRED[architecture], name)
     metadata = {**cfg, **(cfg.get("metadata") or {})}
     return SparseAutoencoder(
@@ -291,14 +295,13 @@ def _from_sparsify(cfg: dict[str, Any], tensors: dict[str, Tensor], name: str, f
             f"SAE {name} is a sparsify transcoder or has activation {cfg.get('activation')!r}; expected a plain topk SAE; "
             "choose another SAE"
         )
-    _check_weights(tensors, ("encoder.weight", "encoder.bias", "W_dec", "b_dec"), name)
+    _check_weights(tensors, _SPARSIFY, name)
     weights = {
         "W_enc": tensors["encoder.weight"].T.contiguous(),
         "b_enc": tensors["encoder.bias"],
         "W_dec": tensors["W_dec"],
         "b_dec": tensors["b_dec"],
     }
-    _check_weights(weights, _REQUIRED["topk"], name)
     return SparseAutoencoder(name, "topk", _hook_of(cfg, folder), "", weights, k=int(cfg["k"]), metadata=cfg)
 
 
@@ -318,18 +321,27 @@ def _hook_of(cfg: Mapping[str, Any], folder: Path) -> HookPoint:
 
 
 def _check_weights(weights: Mapping[str, Tensor], required: tuple[str, ...], name: str) -> None:
+    """Refuse tensors that are missing, not finite, of another shape, or that would change what is computed and are not read."""
     if missing := [key for key in required if key not in weights]:
         raise SparseRMError(
             f"SAE {name} lacks the tensors {', '.join(missing)}; found {', '.join(sorted(weights))}; fetch it anew"
         )
+    if more := sorted(set(weights) - set(required)):
+        raise SparseRMError(
+            f"SAE {name} has the tensors {', '.join(more)}, without which it would be read wrongly; expected "
+            f"{', '.join(required)} alone; fold them into these before saving, or choose another SAE"
+        )
     for key in required:
         if not torch.isfinite(weights[key]).all():
             raise SparseRMError(f"SAE {name}: {key} holds values that are not finite; fetch it anew or train it again")
-    if "W_enc" not in required:
-        return
+    if weights["W_dec"].ndim != 2:
+        raise SparseRMError(
+            f"SAE {name}: W_dec has shape {tuple(weights['W_dec'].shape)}, expected a matrix [d_sae, d_in]; fetch it anew"
+        )
     d_sae, d_in = weights["W_dec"].shape
+    shapes = {"W_enc": (d_in, d_sae), "encoder.weight": (d_sae, d_in), "W_dec": (d_sae, d_in), "b_dec": (d_in,)}
     for key in required:
-        shape = {"W_enc": (d_in, d_sae), "W_dec": (d_sae, d_in), "b_dec": (d_in,)}.get(key, (d_sae,))
+        shape = shapes.get(key, (d_sae,))
         if tuple(weights[key].shape) != shape:
             raise SparseRMError(f"SAE {name}: {key} has shape {tuple(weights[key].shape)}, expected {shape}; fetch it anew")
 

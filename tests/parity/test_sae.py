@@ -406,15 +406,12 @@ def test_a_topk_cfg_without_k_is_refused(form: str, tmp_path: Path) -> None:
         load_sae(_edit_cfg(folder, k=None))
 
 
-@pytest.mark.xfail(strict=True, raises=ValueError, reason="W_dec's shape is unpacked unchecked")
 def test_a_decoder_that_is_no_matrix_is_refused(tmp_path: Path) -> None:
     path = _saved(tmp_path) / "sae_weights.safetensors"
     weights = load_file(path)
     save_file({**weights, "W_dec": weights["W_dec"].ravel()}, path)
-    try:
+    with pytest.raises(SparseRMError, match=rf"W_dec has shape \({D_IN * D_SAE},\), expected a matrix"):
         load_sae(tmp_path)
-    except SparseRMError:
-        return
 
 
 @pytest.mark.xfail(strict=True, reason="one unusable cfg.json in SPARSERM_HOME/saes hides every named SAE")
@@ -428,12 +425,24 @@ def test_one_unusable_sae_does_not_hide_the_others(
     assert load_sae("tiny/layer_3").d_sae == D_SAE
 
 
-@pytest.mark.xfail(strict=True, reason="tensors that change what is computed are ignored")
 def test_a_finetuning_scale_is_refused(tmp_path: Path) -> None:
     path = _saved(tmp_path) / "sae_weights.safetensors"
     save_file({**load_file(path), "scaling_factor": torch.full((D_SAE,), 2.0)}, path)
     _edit_cfg(tmp_path, finetuning_scaling_factor=True)
     with pytest.raises(RuntimeError, match="finetuning_scaling_factor"):
         SAE.load_from_disk(tmp_path)
-    with pytest.raises(SparseRMError):
+    with pytest.raises(SparseRMError, match="scaling_factor, without which it would be read wrongly"):
         load_sae(tmp_path)
+
+
+def test_a_finetuning_scale_of_ones_changes_nothing(tmp_path: Path) -> None:
+    path = _saved(tmp_path) / "sae_weights.safetensors"
+    save_file({**load_file(path), "scaling_factor": torch.ones(D_SAE)}, path)
+    _assert_same(_edit_cfg(tmp_path, finetuning_scaling_factor=False))
+
+
+def test_a_tensor_that_is_not_read_is_refused_by_name(tmp_path: Path) -> None:
+    path = _sparsify(tmp_path / "layers.3") / "sae.safetensors"
+    save_file({**load_file(path), "W_skip": torch.eye(2)}, path)
+    with pytest.raises(SparseRMError, match="W_skip"):
+        load_sae(tmp_path / "layers.3")
