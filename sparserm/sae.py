@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +32,8 @@ _REQUIRED = {
     "topk": ("W_enc", "b_enc", "W_dec", "b_dec"),
     "gated": ("W_enc", "b_gate", "r_mag", "b_mag", "W_dec", "b_dec"),
 }
+#: Modules whose output is a hook point, as the families of transformers call them; sparsify names its folders so.
+_MODULE = re.compile(r"((model|transformer|gpt_neox)\.)?(layers|h)\.(?P<layer>\d+)(?P<mlp>\.mlp)?")
 _SPARSIFY = ("encoder.weight", "encoder.bias", "W_dec", "b_dec")
 
 
@@ -310,13 +313,12 @@ def _hook_of(cfg: Mapping[str, Any], folder: Path) -> HookPoint:
     hook_name = (cfg.get("metadata") or {}).get("hook_name") or cfg.get("hook_name")
     if hook_name:
         return HookPoint.parse(hook_name)
-    parts = folder.resolve().name.split(".")
-    number = next((part for part in parts if part.isdigit()), None)
-    if number is not None and parts[0] in ("layers", "h", "model", "transformer", "gpt_neox"):
-        return HookPoint(int(number), "mlp_out" if parts[-1] == "mlp" else "resid_post")
+    if match := _MODULE.fullmatch(folder.resolve().name):
+        return HookPoint(int(match["layer"]), "mlp_out" if match["mlp"] else "resid_post")
     raise SparseRMError(
-        f"the SAE in {folder} names no hook point; expected metadata.hook_name in cfg.json (blocks.15.hook_resid_post) or a "
-        "folder named after the module (layers.15); add it to cfg.json"
+        f"the SAE in {folder} names no hook point that can be read; expected metadata.hook_name in cfg.json "
+        "(blocks.15.hook_resid_post) or a folder named after a layer or its MLP (layers.15, layers.15.mlp); add it, or choose "
+        "an SAE of such a place"
     )
 
 

@@ -259,10 +259,9 @@ def test_a_sparsify_folder_that_names_no_layer_is_refused(folder: str, tmp_path:
         load_sae(_sparsify(tmp_path / folder))
 
 
-@pytest.mark.xfail(strict=True, reason="every module other than mlp is taken for the whole layer's output")
 @pytest.mark.parametrize("folder", ["layers.3.attention", "layers.3.self_attn", "layers.3.mlp.act"])
 def test_a_sparsify_folder_of_a_module_that_is_no_hook_point_is_refused(folder: str, tmp_path: Path) -> None:
-    with pytest.raises(SparseRMError):
+    with pytest.raises(SparseRMError, match="names no hook point"):
         load_sae(_sparsify(tmp_path / folder))
 
 
