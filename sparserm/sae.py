@@ -1,40 +1,27 @@
-"""Sparse autoencoders: one small reader of ``cfg.json`` and safetensors, without importing SAELens.
+"""Sparse autoencoders: encode, decode and directions, and where an SAE is loaded from, without importing SAELens.
 
-Reads SAELens's folder format and EleutherAI's sparsify format, and hands SAELens's registry to SAELens. Encode and decode
-are held to SAELens's own by a parity test for every architecture read here.
+Folders are read by :mod:`sparserm.sae_formats`; SAELens's registry is handed to SAELens. Encode and decode are held to
+SAELens's own by a parity test for every architecture read here.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import json
-import re
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from sparserm.defaults import assets_dir, home
+from sparserm.sae_formats import SAEConfig, read_config, read_json, read_weights, saelens_config, saelens_weights
 from sparserm.types import HookPoint, SparseRMError
-
-ARCHITECTURES = ("standard", "jumprelu", "topk", "gated")
-NORMALISATIONS = ("none", "layer_norm", "constant_norm_rescale")
-
-_REQUIRED = {
-    "standard": ("W_enc", "b_enc", "W_dec", "b_dec"),
-    "jumprelu": ("W_enc", "b_enc", "W_dec", "b_dec", "threshold"),
-    "topk": ("W_enc", "b_enc", "W_dec", "b_dec"),
-    "gated": ("W_enc", "b_gate", "r_mag", "b_mag", "W_dec", "b_dec"),
-}
-#: Modules whose output is a hook point, as the families of transformers call them; sparsify names its folders so.
-_MODULE = re.compile(r"((model|transformer|gpt_neox)\.)?(layers|h)\.(?P<layer>\d+)(?P<mlp>\.mlp)?")
-_SPARSIFY = ("encoder.weight", "encoder.bias", "W_dec", "b_dec")
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,13 +30,14 @@ class SparseAutoencoder:
 
     Attributes:
         name: as it was asked for.
-        architecture: one of :data:`ARCHITECTURES`.
+        architecture: one of :data:`~sparserm.sae_formats.ARCHITECTURES`.
         hook: where its input is read.
         model_name: the language model that its metadata names.
         weights: float32; ``W_enc [d_in, d_sae]``, ``W_dec [d_sae, d_in]``, ``b_dec [d_in]`` and, by architecture, ``b_enc``,
             ``threshold``, ``b_gate``, ``b_mag``, ``r_mag`` (``[d_sae]`` each).
         k: latents active per token, for ``topk``.
-        normalize_activations: how the input is normalised, and the reconstruction back; one of :data:`NORMALISATIONS`.
+        normalize_activations: how the input is normalised, and the reconstruction back; one of
+            :data:`~sparserm.sae_formats.NORMALISATIONS`.
         apply_b_dec_to_input: whether ``b_dec`` is taken off the input first.
         rescale_acts_by_decoder_norm: ``topk`` as if the decoder's rows had norm one.
         metadata: what the file says of its training.
@@ -176,7 +164,7 @@ def load_sae(source: str | Path) -> SparseAutoencoder:
         )
     if folder.is_dir():
         return _load_folder(folder, str(source))
-    known = {info.name: info.path for info in list_saes()}
+    known = find_saes()
     if str(source) in known:
         return _load_folder(known[str(source)], str(source))
     if ":" in str(source):
@@ -188,20 +176,36 @@ def load_sae(source: str | Path) -> SparseAutoencoder:
     )
 
 
-def list_saes() -> list[SAEInfo]:
-    """The SAEs that can be used by name: shipped ones, then those in ``SPARSERM_HOME/saes``."""
-    found: dict[str, SAEInfo] = {}
+def find_saes() -> dict[str, Path]:
+    """Folders of the SAEs that have a name: shipped ones, then those in ``SPARSERM_HOME/saes``; none of them is read."""
+    found: dict[str, Path] = {}
     for root in (assets_dir() / "saes", home() / "saes"):
         for path in sorted(root.glob("*/*/cfg.json")):
-            name = f"{path.parent.parent.name}/{path.parent.name}"
-            cfg = _read_json(path)
-            hook = _hook_of(cfg, path.parent)
-            metrics_file = path.parent / "metrics.json"
-            metrics = _read_json(metrics_file) if metrics_file.is_file() else {}
-            architecture = cfg.get("architecture", "standard")
-            info = SAEInfo(name, path.parent, hook.name, hook.layer, int(cfg["d_sae"]), architecture, metrics)
-            found.setdefault(name, info)
-    return list(found.values())
+            found.setdefault(f"{path.parent.parent.name}/{path.parent.name}", path.parent)
+    return found
+
+
+def describe_sae(name: str, folder: Path) -> SAEInfo:
+    """What can be said of an SAE without reading its weights.
+
+    Raises:
+        SparseRMError: it cannot be used.
+    """
+    config = read_config(folder, name)
+    metrics: dict[str, Any] = {}
+    with contextlib.suppress(SparseRMError):  # an SAE is as usable without them
+        metrics = read_json(folder / "metrics.json")
+    figures = {key: value for key, value in metrics.items() if isinstance(value, (int, float)) and math.isfinite(value)}
+    return SAEInfo(name, folder, config.hook.name, config.hook.layer, config.d_sae, config.architecture, figures)
+
+
+def list_saes() -> list[SAEInfo]:
+    """The SAEs that can be used by name; one that cannot is left out, and :func:`load_sae` says what is wrong with it."""
+    usable = []
+    for name, folder in find_saes().items():
+        with contextlib.suppress(SparseRMError):
+            usable.append(describe_sae(name, folder))
+    return usable
 
 
 def check_compatible(sae: SparseAutoencoder, *, model_name: str, d_model: int, n_layers: int) -> None:
@@ -218,21 +222,8 @@ def check_compatible(sae: SparseAutoencoder, *, model_name: str, d_model: int, n
 
 
 def _load_folder(folder: Path, name: str) -> SparseAutoencoder:
-    if not (folder / "cfg.json").is_file():
-        raise SparseRMError(
-            f"{folder} has no cfg.json; expected a folder with cfg.json and sae_weights.safetensors (SAELens) or "
-            "sae.safetensors (sparsify)"
-        )
-    cfg = _read_json(folder / "cfg.json")
-    if (folder / "sae_weights.safetensors").is_file():
-        weights = _read_weights(folder / "sae_weights.safetensors")
-        return _from_saelens(cfg, weights, name, folder)
-    if (folder / "sae.safetensors").is_file():
-        return _from_sparsify(cfg, _read_weights(folder / "sae.safetensors"), name, folder)
-    raise SparseRMError(
-        f"{folder} has cfg.json but neither sae_weights.safetensors (SAELens) nor sae.safetensors (sparsify); other weight "
-        "files such as .pt are pickles and are not read; save the SAE as safetensors"
-    )
+    config = read_config(folder, name)
+    return _assembled(name, config, read_weights(folder, config, name))
 
 
 def _load_registry(release: str, sae_id: str) -> SparseAutoencoder:
@@ -247,119 +238,23 @@ def _load_registry(release: str, sae_id: str) -> SparseAutoencoder:
             f"SAELens could not load {release}:{sae_id} ({type(error).__name__}: {first}); expected a release and id of its "
             "registry; check both names and the network"
         ) from error
-    cfg = {**theirs.cfg.to_dict(), "architecture": theirs.cfg.architecture()}
-    metadata = dict(theirs.cfg.metadata.items())
-    weights = {key: tensor.detach().float().cpu().contiguous() for key, tensor in theirs.state_dict().items()}
-    return _from_saelens({**cfg, "metadata": metadata}, weights, f"{release}:{sae_id}", Path(release))
+    cfg = {**theirs.cfg.to_dict(), "architecture": theirs.cfg.architecture(), "metadata": dict(theirs.cfg.metadata.items())}
+    tensors = {key: tensor.detach().float().cpu().contiguous() for key, tensor in theirs.state_dict().items()}
+    name = f"{release}:{sae_id}"
+    config = saelens_config(cfg, name, Path(release))
+    return _assembled(name, config, saelens_weights(tensors, config, name))
 
 
-def _from_saelens(cfg: dict[str, Any], weights: dict[str, Tensor], name: str, folder: Path) -> SparseAutoencoder:
-    architecture = cfg.get("architecture", "standard")
-    normalisation = cfg.get("normalize_activations") or "none"
-    if architecture not in ARCHITECTURES:
-        raise SparseRMError(
-            f"SAE {name} is of architecture {architecture!r}; expected one of {', '.join(ARCHITECTURES)} (BatchTopK and "
-            "Matryoshka SAEs are saved as jumprelu); choose another SAE"
-        )
-    if normalisation not in NORMALISATIONS:
-        raise SparseRMError(
-            f"SAE {name} has normalize_activations {normalisation!r}, whose statistics are not stored with it, so that it "
-            f"would be read wrongly; expected one of {', '.join(NORMALISATIONS)}; load it under a release name of SAELens's "
-            "registry, which folds in those it knows, or fold them into the weights before saving"
-        )
-    if cfg.get("reshape_activations", "none") != "none" or ("activation_fn" in cfg and cfg["activation_fn"] != "relu"):
-        raise SparseRMError(
-            f"SAE {name} reshapes its input or has activation {cfg.get('activation_fn')!r}; expected an SAE on the residual "
-            "stream or the MLP output with its architecture's own activation; choose another SAE"
-        )
-    scale = weights.get("scaling_factor")  # versions of SAELens wrote ones where nothing was finetuned
-    if scale is not None and torch.allclose(scale, torch.ones_like(scale)):
-        weights = {key: tensor for key, tensor in weights.items() if key != "scaling_factor"}
-    _check_weights(weights, _REQUIRED[architecture], name)
-    metadata = {**cfg, **(cfg.get("metadata") or {})}
+def _assembled(name: str, config: SAEConfig, weights: Mapping[str, Tensor]) -> SparseAutoencoder:
     return SparseAutoencoder(
         name=name,
-        architecture=architecture,
-        hook=_hook_of(cfg, folder),
-        model_name=str(metadata.get("model_name") or ""),
-        weights={key: weights[key] for key in _REQUIRED[architecture]},
-        k=int(cfg["k"]) if architecture == "topk" else None,
-        normalize_activations=normalisation,
-        apply_b_dec_to_input=bool(cfg.get("apply_b_dec_to_input", True)),
-        rescale_acts_by_decoder_norm=architecture == "topk" and bool(cfg.get("rescale_acts_by_decoder_norm", False)),
-        metadata=dict(cfg.get("metadata") or {}),
+        architecture=config.architecture,
+        hook=config.hook,
+        model_name=config.model_name,
+        weights=weights,
+        k=config.k,
+        normalize_activations=config.normalize_activations,
+        apply_b_dec_to_input=config.apply_b_dec_to_input,
+        rescale_acts_by_decoder_norm=config.rescale_acts_by_decoder_norm,
+        metadata=config.metadata,
     )
-
-
-def _from_sparsify(cfg: dict[str, Any], tensors: dict[str, Tensor], name: str, folder: Path) -> SparseAutoencoder:
-    """EleutherAI sparsify: ``topk(relu(encoder(x - b_dec)))``; the folder is named after the hooked module."""
-    if cfg.get("transcode") or cfg.get("skip_connection") or cfg.get("activation", "topk") != "topk":
-        raise SparseRMError(
-            f"SAE {name} is a sparsify transcoder or has activation {cfg.get('activation')!r}; expected a plain topk SAE; "
-            "choose another SAE"
-        )
-    _check_weights(tensors, _SPARSIFY, name)
-    weights = {
-        "W_enc": tensors["encoder.weight"].T.contiguous(),
-        "b_enc": tensors["encoder.bias"],
-        "W_dec": tensors["W_dec"],
-        "b_dec": tensors["b_dec"],
-    }
-    return SparseAutoencoder(name, "topk", _hook_of(cfg, folder), "", weights, k=int(cfg["k"]), metadata=cfg)
-
-
-def _hook_of(cfg: Mapping[str, Any], folder: Path) -> HookPoint:
-    """The hook point from the metadata, or, as sparsify has it, from the folder's name (``layers.15``, ``layers.15.mlp``)."""
-    hook_name = (cfg.get("metadata") or {}).get("hook_name") or cfg.get("hook_name")
-    if hook_name:
-        return HookPoint.parse(hook_name)
-    if match := _MODULE.fullmatch(folder.resolve().name):
-        return HookPoint(int(match["layer"]), "mlp_out" if match["mlp"] else "resid_post")
-    raise SparseRMError(
-        f"the SAE in {folder} names no hook point that can be read; expected metadata.hook_name in cfg.json "
-        "(blocks.15.hook_resid_post) or a folder named after a layer or its MLP (layers.15, layers.15.mlp); add it, or choose "
-        "an SAE of such a place"
-    )
-
-
-def _check_weights(weights: Mapping[str, Tensor], required: tuple[str, ...], name: str) -> None:
-    """Refuse tensors that are missing, not finite, of another shape, or that would change what is computed and are not read."""
-    if missing := [key for key in required if key not in weights]:
-        raise SparseRMError(
-            f"SAE {name} lacks the tensors {', '.join(missing)}; found {', '.join(sorted(weights))}; fetch it anew"
-        )
-    if more := sorted(set(weights) - set(required)):
-        raise SparseRMError(
-            f"SAE {name} has the tensors {', '.join(more)}, without which it would be read wrongly; expected "
-            f"{', '.join(required)} alone; fold them into these before saving, or choose another SAE"
-        )
-    for key in required:
-        if not torch.isfinite(weights[key]).all():
-            raise SparseRMError(f"SAE {name}: {key} holds values that are not finite; fetch it anew or train it again")
-    if weights["W_dec"].ndim != 2:
-        raise SparseRMError(
-            f"SAE {name}: W_dec has shape {tuple(weights['W_dec'].shape)}, expected a matrix [d_sae, d_in]; fetch it anew"
-        )
-    d_sae, d_in = weights["W_dec"].shape
-    shapes = {"W_enc": (d_in, d_sae), "encoder.weight": (d_sae, d_in), "W_dec": (d_sae, d_in), "b_dec": (d_in,)}
-    for key in required:
-        shape = shapes.get(key, (d_sae,))
-        if tuple(weights[key].shape) != shape:
-            raise SparseRMError(f"SAE {name}: {key} has shape {tuple(weights[key].shape)}, expected {shape}; fetch it anew")
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise SparseRMError(f"{path} cannot be read ({error}); expected a JSON object; fetch it anew") from error
-    if not isinstance(value, dict):
-        raise SparseRMError(f"{path} holds a {type(value).__name__}; expected a JSON object; fetch it anew")
-    return value
-
-
-def _read_weights(path: Path) -> dict[str, Tensor]:
-    try:
-        return {key: tensor.float().contiguous() for key, tensor in load_file(path).items()}
-    except (OSError, SafetensorError) as error:
-        raise SparseRMError(f"{path} cannot be read as safetensors ({error}); fetch it anew") from error

@@ -23,7 +23,8 @@ from sae_lens.saes.topk_sae import TopKSAE, TopKSAEConfig, TopKTrainingSAE, TopK
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from sparserm.sae import NORMALISATIONS, SparseAutoencoder, check_compatible, list_saes, load_sae
+from sparserm.sae import SparseAutoencoder, check_compatible, list_saes, load_sae
+from sparserm.sae_formats import NORMALISATIONS
 from sparserm.types import HookPoint, SparseRMError
 
 D_IN, D_SAE, K = 12, 40, 6
@@ -143,16 +144,23 @@ def test_a_folder_from_before_version_6_is_read_like_one_of_today(tmp_path: Path
     assert (_assert_same(tmp_path).hook, load_sae(tmp_path).model_name) == (HookPoint(3), "tiny")
 
 
-@pytest.mark.xfail(strict=True, reason="activation_fn_str is not looked at: a top-k SAE is read as one with plain ReLU")
-def test_a_topk_folder_from_before_version_6_is_read_as_topk_or_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("architecture", ["standard", "topk"])
+@pytest.mark.parametrize("hook_key", ["hook_name", "hook_point"])
+def test_a_topk_folder_from_before_version_6_is_read_as_topk(architecture: str, hook_key: str, tmp_path: Path) -> None:
     _saved(tmp_path)
-    _edit_cfg(tmp_path, metadata=None, hook_name=HOOK, activation_fn_str="topk", activation_fn_kwargs={"k": K})
+    topk = {"activation_fn_str": "topk", "activation_fn_kwargs": {"k": K}}
+    _edit_cfg(tmp_path, metadata=None, architecture=architecture, **{hook_key: HOOK}, **topk)
     assert SAE.load_from_disk(tmp_path).cfg.architecture() == "topk"
-    try:
-        ours = load_sae(tmp_path)
-    except SparseRMError:
-        return
-    assert (ours.architecture, ours.k) == ("topk", K)
+    ours = _assert_same(tmp_path)
+    assert (ours.architecture, ours.k, ours.hook) == ("topk", K, HookPoint(3))
+
+
+@pytest.mark.parametrize("kwargs", [None, {}, {"k": None}, "k"])
+def test_a_topk_activation_without_its_k_is_refused(kwargs: Any, tmp_path: Path) -> None:
+    _saved(tmp_path)
+    _edit_cfg(tmp_path, metadata=None, hook_name=HOOK, activation_fn_str="topk", activation_fn_kwargs=kwargs)
+    with pytest.raises(SparseRMError, match="has k None in its configuration; expected a whole number above 0"):
+        load_sae(tmp_path)
 
 
 def test_directions_are_decoder_rows_of_norm_one(tmp_path: Path) -> None:
@@ -265,7 +273,7 @@ def test_a_sparsify_folder_of_a_module_that_is_no_hook_point_is_refused(folder: 
         load_sae(_sparsify(tmp_path / folder))
 
 
-@pytest.mark.parametrize("cfg", [{"transcode": True}, {"skip_connection": True}, {"activation": "groupmax"}])
+@pytest.mark.parametrize("cfg", [{"transcode": True}, {"skip_connection": True}, {"signed": True}, {"activation": "groupmax"}])
 def test_sparsify_transcoders_and_other_activations_are_refused(cfg: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(SparseRMError, match="expected a plain topk SAE"):
         load_sae(_sparsify(tmp_path / "layers.3", **cfg))
@@ -394,15 +402,12 @@ def test_saes_of_the_users_folder_go_by_name(tmp_path: Path, monkeypatch: pytest
         load_sae("tiny/layer_4")
 
 
-# Known faults: errors that are not SparseRMError, or none at all.
-
-
-@pytest.mark.xfail(strict=True, raises=KeyError, reason="k is read unchecked")
+@pytest.mark.parametrize("k", [None, 0, -3, 2.5, "6", True])
 @pytest.mark.parametrize("form", ["saelens", "sparsify"])
-def test_a_topk_cfg_without_k_is_refused(form: str, tmp_path: Path) -> None:
+def test_a_topk_cfg_without_a_usable_k_is_refused(form: str, k: Any, tmp_path: Path) -> None:
     folder = _saved(tmp_path / "sae", "topk") if form == "saelens" else _sparsify(tmp_path / "layers.3")
-    with pytest.raises(SparseRMError):
-        load_sae(_edit_cfg(folder, k=None))
+    with pytest.raises(SparseRMError, match=f"has k {k!r} in its configuration; expected a whole number above 0"):
+        load_sae(_edit_cfg(folder, k=k))
 
 
 def test_a_decoder_that_is_no_matrix_is_refused(tmp_path: Path) -> None:
@@ -413,15 +418,38 @@ def test_a_decoder_that_is_no_matrix_is_refused(tmp_path: Path) -> None:
         load_sae(tmp_path)
 
 
-@pytest.mark.xfail(strict=True, reason="one unusable cfg.json in SPARSERM_HOME/saes hides every named SAE")
-@pytest.mark.parametrize("changes", [{"d_sae": None}, {"metadata": {"hook_name": "blocks.3.attn.hook_z"}}])
-def test_one_unusable_sae_does_not_hide_the_others(
-    changes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"d_sae": None}, "has d_sae None in its configuration"),
+        ({"d_sae": D_SAE + 1}, "W_enc has shape"),
+        ({"metadata": {"hook_name": "blocks.3.attn.hook_z"}}, "blocks.3.attn.hook_z"),
+        ({"metadata": {"hook_name": 3}}, "hook point '3' is not supported"),
+        ({"metadata": 3}, "names no hook point"),
+        ({"architecture": "batchtopk"}, "architecture 'batchtopk'"),
+    ],
+)
+def test_one_unusable_sae_does_not_hide_the_others_and_says_what_is_wrong_when_asked_for(
+    changes: dict[str, Any], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SPARSERM_HOME", str(tmp_path))
     _saved(tmp_path / "saes" / "tiny" / "layer_3")
     _edit_cfg(_saved(tmp_path / "saes" / "tiny" / "other"), **changes)
     assert load_sae("tiny/layer_3").d_sae == D_SAE
+    with pytest.raises(SparseRMError, match=said):
+        load_sae("tiny/other")
+    listed = {info.name for info in list_saes()}
+    assert "tiny/layer_3" in listed and ("tiny/other" in listed) == ("W_enc" in said)  # weights are not read for a list
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"l0": "many", "dead": NaN, "loss_recovered": 0.9}'])
+def test_an_sae_with_damaged_metrics_is_listed_without_them(
+    content: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SPARSERM_HOME", str(tmp_path))
+    (_saved(tmp_path / "saes" / "tiny" / "layer_3") / "metrics.json").write_text(content)
+    (info,) = (info for info in list_saes() if info.name == "tiny/layer_3")
+    assert info.metrics == ({"loss_recovered": 0.9} if "0.9" in content else {})
 
 
 def test_a_finetuning_scale_is_refused(tmp_path: Path) -> None:

@@ -388,7 +388,6 @@ def test_heads_and_saes_in_the_data_folder_are_listed_beside_the_shipped_ones(ru
     assert len(run("features", "kindness", "--json").json["features"]) == 4
 
 
-@pytest.mark.xfail(strict=True, reason="sparsify's cfg.json has num_latents and no d_sae: KeyError", raises=KeyError)
 def test_an_sae_of_sparsify_in_the_data_folder_is_listed(run, sparserm_home) -> None:
     folder = sparserm_home / "saes" / "tiny" / "layers.2"
     folder.mkdir(parents=True)
