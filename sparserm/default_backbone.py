@@ -73,6 +73,11 @@ def ensure_default_backbone(progress: Progress | None = None) -> Path:
     return folder
 
 
+def is_ready() -> bool:
+    """Whether the default backbone is there, so that loading it needs no network."""
+    return _is_complete(home() / "backbones" / NAME)
+
+
 def _is_complete(folder: Path) -> bool:
     """Whether every file is there with the size it was written with, and the weights hash to what was written.
 

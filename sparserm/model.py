@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,20 +34,23 @@ if TYPE_CHECKING:
 _load_lock = threading.Lock()
 
 
-@functools.lru_cache(maxsize=2)
-def _load_backbone(name: str, through_layer: int) -> Backbone:
-    from sparserm.backbone import Backbone
-
-    return Backbone.load(name, through_layer=through_layer)
+#: Loaded language models by name, the one used last at the end; two at most.
+_loaded: dict[str, Backbone] = {}
 
 
 def shared_backbone(name: str, through_layer: int, progress: Progress | None = None) -> Backbone:
-    """One copy in memory for all heads of one backbone and layer, also when several threads ask at once."""
-    from sparserm.backbone import resolve
+    """One copy in memory for all heads of one backbone, deep enough for each, also when several threads ask at once."""
+    from sparserm.backbone import Backbone, resolve
 
     with _load_lock:
         resolve(name, progress)  # a first use's download, here where it can be told of
-        return _load_backbone(name, through_layer)
+        found = _loaded.pop(name, None)
+        if found is None or found.through_layer < min(through_layer, found.n_layers - 1):
+            found = Backbone.load(name, through_layer=through_layer)
+        _loaded[name] = found
+        while len(_loaded) > 2:
+            _loaded.pop(next(iter(_loaded)))
+        return found
 
 
 class SparseRM:

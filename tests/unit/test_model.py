@@ -50,9 +50,9 @@ def no_loading(monkeypatch) -> None:
 def fresh_cache(monkeypatch):
     """No backbone is shared with other tests, and one that is loaded here is float32 on any machine."""
     monkeypatch.setattr("sparserm.backbone.fast_dtype", lambda device: torch.float32)
-    model_module._load_backbone.cache_clear()
+    model_module._loaded.clear()
     yield
-    model_module._load_backbone.cache_clear()
+    model_module._loaded.clear()
 
 
 def _reward(model: SparseRM, response: str) -> float:
@@ -253,3 +253,13 @@ def test_a_damaged_head_is_refused(model, tmp_path) -> None:
     shutil.rmtree(tmp_path / "head")
     with pytest.raises(SparseRMError, match="no head"):
         SparseRM.from_pretrained(tmp_path / "head")
+
+
+def test_a_deeper_copy_serves_shallower_heads_and_replaces_shallower_copies(tiny_folder, monkeypatch) -> None:
+    monkeypatch.setattr(model_module, "_loaded", {})
+    name = str(tiny_folder)
+    shallow = shared_backbone(name, 1)
+    deep = shared_backbone(name, 2)
+    assert (shallow.through_layer, deep.through_layer) == (1, 2)
+    assert shared_backbone(name, 1) is deep
+    assert shared_backbone(name, 99) is shared_backbone(name, 99)
