@@ -52,23 +52,17 @@ def accuracy_interval(correct: np.ndarray, groups: np.ndarray) -> tuple[float, f
 
     With a single prompt there is nothing to resample, and the interval is all that is possible.
     """
-    from scipy.stats import bootstrap
-
     _, numbers = np.unique(groups, return_inverse=True)
     hits = np.bincount(numbers, weights=correct)
-    counts = np.bincount(numbers).astype(float)
+    counts = np.bincount(numbers)
     if len(counts) < 2:
         return 0.0, 1.0
-    result = bootstrap(
-        (hits, counts),
-        lambda hit, count, axis: hit.sum(axis) / count.sum(axis),
-        n_resamples=BOOTSTRAP_SAMPLES,
-        paired=True,
-        vectorized=True,
-        method="percentile",
-        rng=np.random.default_rng(0),
-    )
-    return float(result.confidence_interval.low), float(result.confidence_interval.high)
+    # Prompts of as many pairs and hits are interchangeable, so that drawing prompts is drawing how many of each kind: the
+    # same distribution, in a millisecond whatever the number of prompts.
+    kinds, times = np.unique(np.stack([hits, counts]), axis=1, return_counts=True)
+    drawn = np.random.default_rng(0).multinomial(len(hits), times / len(hits), size=BOOTSTRAP_SAMPLES)
+    low, high = np.percentile((drawn @ kinds[0]) / (drawn @ kinds[1]), [2.5, 97.5])
+    return float(low), float(high)
 
 
 def dense_probe_margins(train: PairRepresentations, test: PairRepresentations, l2: float | None = None) -> np.ndarray:

@@ -193,3 +193,13 @@ def test_measuring_on_no_pairs_is_refused() -> None:
 def test_cross_validation_of_a_single_pair_is_refused() -> None:
     with pytest.raises(SparseRMError, match="at least 2 pairs, got 1"):
         cross_validate(TRAIN.take(np.arange(1)), SAE, FitSettings(k=1, l2=0.1))
+
+
+def test_the_interval_is_that_of_drawing_prompts_one_by_one() -> None:
+    rng = np.random.default_rng(3)
+    correct, groups = rng.random(400) < 0.65, np.sort(rng.integers(0, 120, 400))
+    prompts = [correct[groups == group] for group in np.unique(groups)]
+    draws = rng.integers(0, len(prompts), (4000, len(prompts)))
+    hits, counts = (np.array([measure(one) for one in prompts]) for measure in (np.sum, len))
+    expected = np.percentile(hits[draws].sum(1) / counts[draws].sum(1), [2.5, 97.5])
+    assert accuracy_interval(correct, groups) == pytest.approx(expected, abs=0.01)
