@@ -112,7 +112,7 @@ def load_head(source: str | Path) -> SavedHead:
     """
     folder = find_head(source)
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"), parse_constant=_refuse_constant)
         tensors = load_file(folder / "head.safetensors")
     except (OSError, ValueError, SafetensorError) as error:
         raise SparseRMError(
@@ -154,6 +154,11 @@ def find_head(source: str | Path) -> Path:
     )
 
 
+def _refuse_constant(name: str) -> None:
+    """JSON has no NaN and no infinity, and no head has such a figure."""
+    raise ValueError(f"{name} is no number")
+
+
 def _check(folder: Path, config: Any, tensors: Mapping[str, np.ndarray]) -> None:
     """Refuse what would give wrong rewards silently."""
     if not isinstance(config, dict) or (missing := [name for name in _CONFIG_TYPES if name not in config]):
@@ -169,6 +174,10 @@ def _check(folder: Path, config: Any, tensors: Mapping[str, np.ndarray]) -> None
             f"{folder} has format {config['format']}, pooling {config['pooling']!r}, bias {config['bias']}; expected format "
             f"{FORMAT}, pooling last or mean and a finite bias; use the version of sparserm that wrote it, or train it again"
         )
+    try:
+        HookPoint.parse(config["hook"])
+    except SparseRMError as error:
+        raise SparseRMError(f"{folder / 'config.json'}: {error}") from error
     if not all(key.isdigit() and isinstance(label, str) for key, label in config.get("labels", {}).items()):
         raise SparseRMError(f"{folder / 'config.json'}: labels must be texts by feature number; mend or remove them")
     _check_tensors(folder / "head.safetensors", tensors)

@@ -11,9 +11,9 @@ import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any, Optional, TypeVar
 
 import typer
 from typer.exceptions import TyperException
@@ -38,6 +38,8 @@ Columns = Annotated[
     Optional[list[str]],  # noqa: UP045  (typer reads this at run time, also on Python 3.10)
     typer.Option("--column", help="Name of a column, as ours=theirs, e.g. prompt=question; can be repeated."),
 ]
+
+_T = TypeVar("_T")
 
 #: Findings of one kind are listed up to this many times, then counted.
 LISTED = 5
@@ -205,8 +207,8 @@ def heads(as_json: AsJson = False) -> None:
     from sparserm.card import list_heads, load_head
 
     rows = []
-    for name, folder in list_heads().items():
-        card = load_head(folder).card
+    for name, folder, saved in _readable(list_heads(), lambda _, folder: load_head(folder)):
+        card = saved.card
         metrics = card.metrics
         rows.append({
             "name": name, "layer": card.hook_point.layer, "hook": card.hook, "sae": card.sae, "backbone": card.backbone,
@@ -220,12 +222,12 @@ def heads(as_json: AsJson = False) -> None:
 @app.command()
 def saes(as_json: AsJson = False) -> None:
     """The SAEs that can be used by name."""
-    from sparserm.sae import list_saes
+    from sparserm.sae import describe_sae, find_saes
 
     rows = [
-        {"name": one.name, "hook": one.hook, "layer": one.layer, "d_sae": one.d_sae, "architecture": one.architecture,
-         **one.metrics, "path": str(one.path)}
-        for one in list_saes()
+        {"name": name, "hook": one.hook, "layer": one.layer, "d_sae": one.d_sae, "architecture": one.architecture,
+         **one.metrics, "path": str(folder)}
+        for name, folder, one in _readable(find_saes(), describe_sae)
     ]  # fmt: skip
     if not _printed_json(as_json, {"saes": rows}):
         _table("Sparse autoencoders", rows, name="s", layer="d", d_sae="d", architecture="s",
@@ -320,6 +322,17 @@ def _load_backbone(model: Any) -> None:
         model.load_backbone(progress)
 
 
+def _readable(folders: Mapping[str, Path], read: Callable[[str, Path], _T]) -> Iterator[tuple[str, Path, _T]]:
+    """Name, folder and what is read from it; a folder that cannot be read is left out and named on stderr."""
+    for name, folder in folders.items():
+        try:
+            value = read(name, folder)
+        except SparseRMError as error:
+            typer.echo(f"warning: {name} is left out: {' '.join(str(error).split())}", err=True)
+        else:
+            yield name, folder, value
+
+
 def _warn(issues: Iterable[PairIssue], name: str) -> None:
     """List findings on stderr; many of one kind are counted after the first few."""
     shown: Counter[str] = Counter()
@@ -369,4 +382,4 @@ def _cell(value: Any, spec: str) -> str:
         return " to ".join(_cell(one, spec) for one in value)
     if isinstance(value, float) and spec == "s":
         return f"{value:.4g}"
-    return str(value) if spec == "s" else format(value, spec)
+    return format(value, spec) if isinstance(value, (int, float)) and spec != "s" else str(value)

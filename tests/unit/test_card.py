@@ -214,7 +214,7 @@ def test_an_unknown_name_is_answered_with_the_known_ones(home: Path) -> None:
     assert "brevity, kindness" in str(error.value) and "unfinished" not in str(error.value)
 
 
-# Known faults, each a head that should be refused as damaged.
+# Heads that are refused as damaged.
 
 
 def test_a_bias_that_is_not_finite_is_refused(folder: Path) -> None:
@@ -235,6 +235,14 @@ def test_config_entries_of_the_wrong_type_are_refused_with_the_path(folder: Path
     _edit_config(folder, **changes)
     with pytest.raises(SparseRMError):
         load_head(folder)
+
+
+@pytest.mark.parametrize("changes", [{"hook": "blocks.3.attn.hook_z"}, {"metrics": {"accuracy": float("nan")}}])
+def test_a_hook_or_a_figure_that_cannot_be_used_is_refused_with_the_path(folder: Path, changes: dict[str, Any]) -> None:
+    _edit_config(folder, **changes)
+    with pytest.raises(SparseRMError) as error:
+        load_head(folder)
+    assert str(folder) in str(error.value)
 
 
 def test_a_sigma_of_zero_is_refused(folder: Path) -> None:

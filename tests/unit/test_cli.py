@@ -105,6 +105,10 @@ def _rows_file(path: Path, *rows: object) -> Path:
     return path
 
 
+def _edit(path: Path, **changes: Any) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
 # ------------------------------------------------------------------------------------------------ scores and comparisons
 
 
@@ -181,8 +185,7 @@ def test_a_damaged_head_is_refused_with_its_path(run, parts, tmp_path) -> None:
 
 def test_a_head_of_another_backbone_is_refused(run, parts, tmp_path) -> None:
     shutil.copytree(parts.head, tmp_path / "head")
-    config = json.loads((tmp_path / "head" / "config.json").read_text())
-    (tmp_path / "head" / "config.json").write_text(json.dumps(config | {"backbone_fingerprint": "0123456789abcdef"}))
+    _edit(tmp_path / "head" / "config.json", backbone_fingerprint="0123456789abcdef")
     error = run("score", "--head", tmp_path / "head", "--prompt", PROMPT, "--response", "a", "--json").error
     assert "was trained on backbone tiny-llama (0123456789abcdef), got tiny-llama" in error
 
@@ -386,6 +389,47 @@ def test_heads_and_saes_in_the_data_folder_are_listed_beside_the_shipped_ones(ru
     assert {"smollm2/layer_10", "smollm2/layer_15", "smollm2/layer_20"} <= set(saes)
     assert (saes["tiny/layer_2"]["d_sae"], saes["tiny/layer_2"]["layer"]) == (64, 2)
     assert len(run("features", "kindness", "--json").json["features"]) == 4
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda head: (head / "config.json").write_text("{"),
+        lambda head: (head / "config.json").write_text("[]"),
+        lambda head: (head / "head.safetensors").write_bytes(b"half"),
+        lambda head: (head / "head.safetensors").unlink(),
+        lambda head: _edit(head / "config.json", hook="blocks.2.attn.hook_z"),
+        lambda head: _edit(head / "config.json", metrics={"accuracy": math.nan}),
+    ],
+)
+def test_a_damaged_head_is_left_out_of_the_list_with_a_warning(run, parts, sparserm_home, damage) -> None:
+    for name in ("kindness", "damaged", "other"):
+        shutil.copytree(parts.head, sparserm_home / "heads" / name)
+    damage(sparserm_home / "heads" / "damaged")
+    for options in ((), ("--json",)):
+        result = run("heads", *options)
+        assert result.code == 0 and "kindness" in result.out and "other" in result.out
+        (warning,) = result.err.splitlines()
+        assert warning.startswith("warning: damaged is left out: ") and str(sparserm_home / "heads" / "damaged") in warning
+    names = [one["name"] for one in result.json["heads"]]
+    assert {"kindness", "other", "safety"} <= set(names) and "damaged" not in names
+
+
+@pytest.mark.parametrize("metrics", [{"accuracy": "high", "ci95": {}, "n": "few"}, {}])
+def test_a_head_with_odd_metrics_is_listed(run, parts, sparserm_home, metrics) -> None:
+    shutil.copytree(parts.head, sparserm_home / "heads" / "odd")
+    _edit(sparserm_home / "heads" / "odd" / "config.json", metrics=metrics)
+    assert "odd" in run("heads").out and run("heads", "--json").json["heads"][-1]["name"] == "odd"
+
+
+def test_an_unusable_sae_is_left_out_of_the_list_with_a_warning(run, sparserm_home) -> None:
+    save_tiny_sae(sparserm_home / "saes" / "tiny" / "layer_2")
+    (save_tiny_sae(sparserm_home / "saes" / "tiny" / "layer_3") / "cfg.json").write_text("{")
+    result = run("saes", "--json")
+    names = [one["name"] for one in result.json["saes"]]
+    assert "tiny/layer_2" in names and "smollm2/layer_15" in names and "tiny/layer_3" not in names
+    (warning,) = result.err.splitlines()
+    assert warning.startswith("warning: tiny/layer_3 is left out: ")
 
 
 def test_an_sae_of_sparsify_in_the_data_folder_is_listed(run, sparserm_home) -> None:
