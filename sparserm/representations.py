@@ -45,9 +45,7 @@ def represent(
         saes: for each hook point its SAE, or None where only representations are wanted.
         pooling: over the response.
     """
-    wanted = [[_key(text, backbone, hook, pooling) for hook in saes] for text in texts]
-    for keys, text in zip(wanted, texts, strict=True):
-        keys += [_key(text, backbone, hook, _firing(sae)) for hook, sae in saes.items() if sae]
+    wanted = _wanted(texts, backbone, saes, pooling)
     known = store.get_many(list({key for keys in wanted for key in keys})) if store is not None else {}
     # The keys of one text stand for it: a text that occurs twice is computed once.
     todo = {tuple(keys): text for keys, text in zip(wanted, texts, strict=True) if not known.keys() >= set(keys)}
@@ -76,6 +74,21 @@ def represent(
     return result
 
 
+def count_missing(
+    pairs: Sequence[PreferencePair],
+    backbone: Backbone,
+    saes: Mapping[HookPoint, SparseAutoencoder | None],
+    pooling: Pooling,
+    store: Store | None,
+) -> tuple[int, int]:
+    """Responses, and their tokens with their prompts', that :func:`represent_pairs` would have to run the backbone for."""
+    texts = _pair_texts(pairs, backbone)
+    wanted = _wanted(texts, backbone, saes, pooling)
+    missing = store.missing([key for keys in wanted for key in keys]) if store is not None else None
+    todo = {tuple(keys): text for keys, text in zip(wanted, texts, strict=True) if missing is None or missing & set(keys)}
+    return len(todo), sum(len(text.ids) for text in todo.values())
+
+
 def represent_pairs(
     pairs: Sequence[PreferencePair],
     backbone: Backbone,
@@ -86,13 +99,31 @@ def represent_pairs(
     progress: Progress | None = None,
 ) -> dict[HookPoint, PairRepresentations]:
     """:func:`represent` for both responses of every pair."""
-    texts = [backbone.tokenize(pair.prompt, pair.chosen) for pair in pairs]
-    texts += [backbone.tokenize(pair.prompt, pair.rejected) for pair in pairs]
+    texts = _pair_texts(pairs, backbone)
     numbers: dict[object, int] = {}
     groups = np.array([numbers.setdefault(pair.prompt, len(numbers)) for pair in pairs], np.int64)
     both = represent(texts, backbone, saes, pooling, store=store, progress=progress)
     rows = np.arange(len(pairs))
     return {hook: PairRepresentations(one.take(rows), one.take(rows + len(pairs)), groups) for hook, one in both.items()}
+
+
+def _pair_texts(pairs: Sequence[PreferencePair], backbone: Backbone) -> list[TokenizedText]:
+    """All chosen responses, then all rejected ones."""
+    texts = [backbone.tokenize(pair.prompt, pair.chosen) for pair in pairs]
+    return texts + [backbone.tokenize(pair.prompt, pair.rejected) for pair in pairs]
+
+
+def _wanted(
+    texts: Sequence[TokenizedText],
+    backbone: Backbone,
+    saes: Mapping[HookPoint, SparseAutoencoder | None],
+    pooling: Pooling,
+) -> list[list[bytes]]:
+    """For each text the keys of its representations, one for each hook point, then those of the SAEs' latents."""
+    wanted = [[_key(text, backbone, hook, pooling) for hook in saes] for text in texts]
+    for keys, text in zip(wanted, texts, strict=True):
+        keys += [_key(text, backbone, hook, _firing(sae)) for hook, sae in saes.items() if sae]
+    return wanted
 
 
 def _compute(

@@ -96,11 +96,23 @@ class Store:
         """The blobs that are there, by key; reading them marks them as used."""
         return self._despite_damage(lambda: self._get_many(keys))
 
+    def missing(self, keys: Sequence[bytes]) -> set[bytes]:
+        """Those of the keys that are not there; no blob is read."""
+        return self._despite_damage(lambda: set(keys) - self._present(list(set(keys))))
+
     def put_many(self, blobs: Mapping[bytes, bytes] | Iterable[tuple[bytes, bytes]]) -> None:
         """Keep the blobs, all or none; a key that is there already keeps its value, which by content is the same."""
         now = int(time.time())
         rows = [(key, value, now) for key, value in (blobs.items() if isinstance(blobs, Mapping) else blobs)]
         self._despite_damage(lambda: self._put_many(rows))
+
+    def _present(self, keys: Sequence[bytes]) -> set[bytes]:
+        found: set[bytes] = set()
+        for start in range(0, len(keys), _CHUNK):
+            chunk = keys[start : start + _CHUNK]
+            marks = ",".join("?" * len(chunk))
+            found.update(key for (key,) in self._db.execute(f"SELECT key FROM blobs WHERE key IN ({marks})", list(chunk)))
+        return found
 
     def _get_many(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
         found: dict[bytes, bytes] = {}

@@ -8,7 +8,7 @@ import torch
 from tiny import HIDDEN
 
 from sparserm.backbone import Backbone
-from sparserm.representations import FLUSH_EVERY, _compute, represent, represent_pairs
+from sparserm.representations import FLUSH_EVERY, _compute, count_missing, represent, represent_pairs
 from sparserm.sae import SparseAutoencoder
 from sparserm.store import Store
 from sparserm.types import HookPoint, Message, PreferencePair, Representations, SparseRMError
@@ -249,3 +249,17 @@ def test_no_texts_have_representations_of_no_rows(tiny_backbone):
     assert represent([], tiny_backbone, {HOOK: None}, "mean")[HOOK].h.shape == (0, HIDDEN)
     latents = represent([], tiny_backbone, {HOOK: make_sae()}, "mean")[HOOK].latents
     assert (latents.indptr.tolist(), latents.indices.size, latents.rate.size) == ([0], 0, 0)
+
+
+def test_what_is_missing_is_what_would_be_run(tiny_backbone, store, rows):
+    pairs = [PreferencePair(user("Hi"), "Yes.", "No!"), PreferencePair(user("Why?"), "Because.", "Yes.")]
+    saes = {HOOK: make_sae()}
+    responses, tokens = count_missing(pairs, tiny_backbone, saes, "mean", store)
+    assert (responses, count_missing(pairs, tiny_backbone, saes, "mean", None)) == (4, (4, tokens))
+    represent_pairs(pairs[:1], tiny_backbone, {HOOK: None}, "mean", store=store)
+    assert count_missing(pairs, tiny_backbone, {HOOK: None}, "mean", store)[0] == 2
+    assert count_missing(pairs, tiny_backbone, saes, "mean", store)[0] == 4  # of the first pair the latents
+    represent_pairs(pairs, tiny_backbone, saes, "last", store=store)
+    n = len(rows)
+    assert count_missing(pairs, tiny_backbone, saes, "mean", store) == (0, 0)
+    assert len(rows) == n

@@ -287,3 +287,9 @@ def test_the_file_is_plain_sqlite(path):
     assert path.read_bytes().startswith(b"SQLite format 3\x00")
     with sqlite3.connect(path) as db:
         assert db.execute("SELECT key, value FROM blobs").fetchall() == [(b"a", b"value")]
+
+
+def test_missing_keys_are_told_without_reading(store):
+    store.put_many({b"a": b"1", b"b": b"2"})
+    assert store.missing([b"a", b"b", b"c", b"c"]) == {b"c"}
+    assert store.missing([]) == set()
