@@ -1,8 +1,9 @@
 """Preference pairs from files, names and memory: read, understood, validated (the first stage).
 
 Rows come in the forms people have: TRL's explicit prompt (``prompt, chosen, rejected``), TRL's implied prompt
-(``chosen, rejected``) and ShareGPT (``conversations, chosen, rejected``), with strings or message lists. Every row
-becomes a pair or a finding; nothing is dropped silently.
+(``chosen, rejected``) and ShareGPT (``conversations, chosen, rejected``), with strings or message lists; or a list of
+several chosen or rejected responses, as reward benchmarks have them. Every row becomes a pair, several, or a finding;
+nothing is dropped silently.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from sparserm.pairs_messages import (
     as_prompt,
     as_response,
     check_prompt,
+    plain,
     same_turns,
     text_or_messages,
     transcript,
@@ -47,6 +49,8 @@ __all__ = [
 ]
 
 _OUR_COLUMNS = ("prompt", "chosen", "rejected", "conversations")
+#: Columns that sort pairs into kinds; the first that is there is taken.
+_CATEGORY_COLUMNS = ("category", "subset", "domain")
 #: What exporters write into a cell that holds nothing.
 _MISSING_MARKS = {"nan", "NaN", "None", "null", "<NA>"}
 
@@ -68,11 +72,12 @@ class Split(NamedTuple):
 
 @dataclass(frozen=True)
 class _Columns:
-    """What the source calls our columns; ``prompt`` is None where the prompt is implied."""
+    """What the source calls our columns; ``prompt`` is None where the prompt is implied, ``category`` where there is none."""
 
     prompt: str | None
     chosen: str
     rejected: str
+    category: str | None = None
 
 
 # ---------------------------------------------------------------------------------------------------------- sources
@@ -181,13 +186,13 @@ def _parse(rows: Sequence[RawRow], name: str, *, columns: Mapping[str, str] | No
         found = _find_columns(readable, columns or {}, name)
         for row in readable:
             try:
-                pairs.append(_read_pair(row, found))
+                pairs += _read_row(row, found)
             except RowError as problem:
                 issues.append(PairIssue(row.row, problem.column, problem.problem))
         issues += _warnings(pairs, found)
         issues += _implied_text_warning(readable, pairs, found)
     issues.sort(key=lambda issue: issue.row)
-    n_bad = len(rows) - len(pairs)
+    n_bad = len(rows) - len({pair.row for pair in pairs})
     if n_bad and not (skip_bad and pairs):
         raise PairsError(_bad_rows_message(name, n_bad, len(rows), issues), issues)
     return _data(name, pairs, issues, len(rows))
@@ -223,11 +228,27 @@ def _find_columns(rows: Iterable[RawRow], columns: Mapping[str, str], name: str)
             f"{name} has no column {wanted}: it has {listed}; say which ones to read with columns={{{example}}}"
         )
     prompt = next((theirs[ours] for ours in ("prompt", "conversations") if theirs[ours] in there), None)
-    return _Columns(prompt, theirs["chosen"], theirs["rejected"])
+    category = next((name for name in _CATEGORY_COLUMNS if name in there and name not in theirs.values()), None)
+    return _Columns(prompt, theirs["chosen"], theirs["rejected"], category)
 
 
-def _read_pair(row: RawRow, columns: _Columns) -> PreferencePair:
+def _read_row(row: RawRow, columns: _Columns) -> list[PreferencePair]:
+    """The row's pairs: every chosen response against every rejected one, the first chosen response's pairs first."""
     values = row.values or {}
+    chosen, rejected = (_several(values.get(column)) for column in (columns.chosen, columns.rejected))
+    if not chosen or not rejected:
+        return [_read_pair(row, values, columns)]
+    one_each = ({**values, columns.chosen: a, columns.rejected: b} for a in chosen for b in rejected)
+    return [_read_pair(row, each, columns, may_be_equal=True) for each in one_each]
+
+
+def _several(value: Any) -> list[str]:
+    """The responses of a cell that holds a list of texts; none where it holds one response, as text or as messages."""
+    value = plain(value)
+    return value if isinstance(value, list) and all(isinstance(one, str) for one in value) else []
+
+
+def _read_pair(row: RawRow, values: Mapping[str, Any], columns: _Columns, *, may_be_equal: bool = False) -> PreferencePair:
     chosen = text_or_messages(values, columns.chosen)
     rejected = text_or_messages(values, columns.rejected)
     if columns.prompt is None:
@@ -239,9 +260,17 @@ def _read_pair(row: RawRow, columns: _Columns) -> PreferencePair:
     check_prompt(prompt, prompt_column)
     chosen_text = answer(chosen, prompt, columns.chosen)
     rejected_text = answer(rejected, prompt, columns.rejected)
-    if chosen_text.strip() == rejected_text.strip():
+    # Of several responses two may be equal: benchmarks count them, as a tie.
+    if chosen_text.strip() == rejected_text.strip() and not may_be_equal:
         raise RowError(columns.rejected, f"equals {columns.chosen}: a pair needs two different responses")
-    return PreferencePair(prompt, chosen_text, rejected_text, row.row)
+    category = _mark(values.get(columns.category)) if columns.category else ""
+    return PreferencePair(prompt, chosen_text, rejected_text, row.row, category, _mark(values.get("id")))
+
+
+def _mark(value: Any) -> str:
+    """A category or an id as one line of text; empty where there is none."""
+    value = plain(value)
+    return one_line(value, 80) if isinstance(value, (str, int)) else ""
 
 
 def _explicit_prompt(
@@ -309,7 +338,7 @@ def _warnings(pairs: Iterable[PreferencePair], columns: _Columns) -> list[PairIs
         reverse = first.get((pair.prompt, pair.rejected, pair.chosen))
         if same != pair.row:
             found.append((pair.row, columns.chosen, f"repeats row {same}: prompt, chosen and rejected are the same"))
-        if reverse is not None:
+        if reverse is not None and pair.chosen != pair.rejected:
             found.append((pair.row, columns.chosen, f"prefers what row {reverse} rejects: same prompt, preference reversed"))
         if any(not turn.content.strip() for turn in pair.prompt):
             found.append((pair.row, columns.prompt or columns.chosen, "prompt holds a message without text"))
@@ -386,6 +415,6 @@ def split_by_prompt(pairs: PreferenceData, *, test_fraction: float, seed: int) -
     def part(what: str, in_test: bool) -> PreferenceData:
         kept = [pair for pair, key in zip(pairs.pairs, keys, strict=True) if (key in held_out) == in_test]
         rows = {pair.row for pair in kept}
-        return _data(f"{pairs.name} ({what})", kept, [issue for issue in pairs.issues if issue.row in rows], len(kept))
+        return _data(f"{pairs.name} ({what})", kept, [issue for issue in pairs.issues if issue.row in rows], len(rows))
 
     return Split(part("train", False), part("test", True))

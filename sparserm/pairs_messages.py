@@ -66,7 +66,7 @@ def text_or_messages(values: Mapping[str, Any], column: str) -> str | Prompt:
     """
     if column not in values:
         raise RowError(column, "is missing from this row")
-    value = _plain(values[column])
+    value = plain(values[column])
     if _is_missing(value):
         raise RowError(column, f"is empty ({value})")
     if isinstance(value, str):
@@ -77,7 +77,7 @@ def text_or_messages(values: Mapping[str, Any], column: str) -> str | Prompt:
 
 
 def _messages(value: Any, column: str) -> Prompt:
-    value = _plain(value)
+    value = plain(value)
     if isinstance(value, Mapping):
         value = _turns_of_columns(value) or (value,)  # ShareGPT: one message on its own
     if not isinstance(value, (list, tuple)):
@@ -89,7 +89,7 @@ def _messages(value: Any, column: str) -> Prompt:
 
 def _turns_of_columns(value: Mapping[str, Any]) -> list[dict[str, Any]] | None:
     """``{"role": [...], "content": [...]}``, as datasets' ``Sequence`` gives messages, back as a list of messages."""
-    lists = {key: _plain(part) for key, part in value.items() if key in ("role", "content", "from", "value")}
+    lists = {key: plain(part) for key, part in value.items() if key in ("role", "content", "from", "value")}
     if not lists or not all(isinstance(part, list) for part in lists.values()) or len(set(map(len, lists.values()))) > 1:
         return None
     return [dict(zip(lists, turn, strict=True)) for turn in zip(*lists.values(), strict=True)]
@@ -101,7 +101,7 @@ def _message(turn: Any, column: str, number: int) -> Message:
     if not isinstance(turn, Mapping):
         raise RowError(column, f"message {number} is {_describe(turn)}, expected an object with role and content")
     role = turn["role"] if "role" in turn else turn.get("from")
-    content = _plain(turn["content"] if "content" in turn else turn.get("value"))
+    content = plain(turn["content"] if "content" in turn else turn.get("value"))
     known = _ROLES.get(role.strip().lower()) if isinstance(role, str) else None
     if known is None:
         raise RowError(column, f"message {number} has the role {_describe(role)}, expected system, user or assistant")
@@ -116,7 +116,7 @@ def _is_text_part(part: Any) -> bool:
     return isinstance(part, Mapping) and part.get("type") == "text" and isinstance(part.get("text"), str)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """NumPy's arrays and scalars, as pandas gives them, as Python's own."""
     return value.tolist() if type(value).__module__ == "numpy" and hasattr(value, "tolist") else value
 

@@ -66,12 +66,18 @@ Prompt = tuple[Message, ...]
 
 @dataclass(frozen=True)
 class PreferencePair:
-    """One comparison: to ``prompt``, ``chosen`` was preferred over ``rejected``; ``row`` is its 1-based row in the source."""
+    """One comparison: to ``prompt``, ``chosen`` was preferred over ``rejected``.
+
+    ``row`` is its 1-based row in the source; a row with several chosen or rejected responses gives one pair for each two.
+    ``category`` and ``id`` are what the source's columns of these kinds say, where it has them: no head sees them.
+    """
 
     prompt: Prompt
     chosen: str
     rejected: str
     row: int = 0
+    category: str = ""
+    id: str = ""
 
 
 @dataclass(frozen=True)
@@ -103,7 +109,7 @@ class PreferenceData:
     @property
     def n_skipped(self) -> int:
         """Rows of the source that are not in ``pairs``."""
-        return self.n_rows - len(self.pairs)
+        return self.n_rows - len({pair.row for pair in self.pairs})
 
 
 @dataclass(frozen=True)

@@ -567,3 +567,35 @@ def test_property_bytes_raise_nothing_but_our_error(noise, filename, at, is_nois
         read_upload(noise if is_noise else good[:at] + noise[:3] + good[at + 2 :], filename, skip_bad=True)
     except SparseRMError as error:
         assert "\n" not in str(error)
+
+
+# ------------------------------------------------------------------------------------------- categories, several responses
+
+
+@pytest.mark.parametrize("column", ["category", "subset", "domain"])
+def test_the_category_and_the_id_of_a_row_travel_with_its_pair(column) -> None:
+    assert only({**GOOD, column: "Fiction", "id": 7}).category == "Fiction"
+    assert only({**GOOD, column: "Fiction", "id": 7}).id == "7"
+
+
+def test_the_first_of_several_category_columns_is_taken_and_what_is_no_name_is_none() -> None:
+    assert only({**GOOD, "domain": "math", "category": "algebra"}).category == "algebra"
+    assert [only({**GOOD, "category": value}).category for value in (None, ["a"], float("nan"))] == ["", "", ""]
+
+
+def test_a_category_is_no_part_of_the_content() -> None:
+    assert parse_pairs([{**GOOD, "category": "x"}]).content_hash == parse_pairs([GOOD]).content_hash
+
+
+def test_a_row_of_several_responses_gives_every_chosen_one_against_every_rejected_one() -> None:
+    data = parse_pairs([GOOD, {"prompt": "Hi", "chosen": ["a", "b"], "rejected": ["x", "y", "a"], "subset": "s"}])
+    assert [(pair.chosen, pair.rejected) for pair in data.pairs[1:]] == [
+        ("a", "x"), ("a", "y"), ("a", "a"), ("b", "x"), ("b", "y"), ("b", "a")
+    ]  # fmt: skip
+    assert {(pair.row, pair.category) for pair in data.pairs[1:]} == {(2, "s")}
+    assert (data.n_rows, data.n_skipped, data.issues) == (2, 0, ())
+
+
+def test_a_row_of_several_responses_is_good_or_bad_as_a_whole() -> None:
+    data = parse_pairs([GOOD, {"prompt": "Hi", "chosen": ["a"], "rejected": ["x", " "]}], skip_bad=True)
+    assert (len(data.pairs), data.n_skipped, data.issues[0].row) == (1, 1, 2)
