@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load, save_file
 
 from sparserm.defaults import assets_dir, home
 from sparserm.types import HookPoint, RewardHead, SparseRMError
@@ -112,18 +112,35 @@ def load_head(source: str | Path) -> SavedHead:
     """
     folder = find_head(source)
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"), parse_constant=_refuse_constant)
-        tensors = load_file(folder / "head.safetensors")
-    except (OSError, ValueError, SafetensorError) as error:
-        raise SparseRMError(
-            f"{folder} cannot be read as a head ({error}); expected config.json and head.safetensors as `sparserm train` "
-            "writes them; train it again or fetch it anew"
-        ) from error
+        config, tensors = (folder / "config.json").read_bytes(), (folder / "head.safetensors").read_bytes()
+    except OSError as error:
+        raise _unreadable(folder, error) from error
+    return parse_head(config, tensors, folder)
+
+
+def parse_head(config_json: bytes, safetensors: bytes, folder: Path) -> SavedHead:
+    """A head from the bytes of its two files; ``folder`` is where they came from, for messages.
+
+    Raises:
+        SparseRMError: they are not those of a sound head.
+    """
+    try:
+        config = json.loads(config_json.decode("utf-8"), parse_constant=_refuse_constant)
+        tensors = load(safetensors)
+    except (ValueError, RecursionError, SafetensorError) as error:
+        raise _unreadable(folder, error) from error
     _check(folder, config, tensors)
     head = RewardHead(**{name: tensors[name] for name in _TENSORS}, bias=float(config["bias"]), pooling=config["pooling"])
     fields = {name: config[name] for name in HeadCard.__dataclass_fields__ if name in config}
     fields["labels"] = {int(feature): label for feature, label in fields.get("labels", {}).items()}
     return SavedHead(head, HeadCard(**fields), **{name: tensors[name] for name in _EVIDENCE})
+
+
+def _unreadable(folder: Path, error: Exception) -> SparseRMError:
+    return SparseRMError(
+        f"{folder} cannot be read as a head ({error}); expected config.json and head.safetensors as `sparserm train` "
+        "writes them; train it again or fetch it anew"
+    )
 
 
 def list_heads() -> dict[str, Path]:
