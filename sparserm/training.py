@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+import math
 import time
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from importlib.metadata import version
+from numbers import Integral, Real
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
 from sparserm.backbone import Backbone
 from sparserm.card import HeadCard, SavedHead
-from sparserm.defaults import DEFAULT_BACKBONE, DEFAULT_LAYER
+from sparserm.defaults import DEFAULT_BACKBONE, DEFAULT_LAYER, MAX_FEATURES
 from sparserm.evaluate import cross_validate, evaluate_head, random_directions_accuracy, random_settings
 from sparserm.fitting import FitSettings, FittedHead, fit_head
 from sparserm.model import SparseRM
 from sparserm.pairs import short_key
 from sparserm.representations import represent_pairs
 from sparserm.sae import SparseAutoencoder, check_compatible, load_sae
+from sparserm.selection import SELECTORS
 from sparserm.store import stored
-from sparserm.types import Evaluation, PairRepresentations, PreferenceData, Progress, SparseRMError
+from sparserm.types import Activity, Evaluation, PairRepresentations, Pooling, PreferenceData, Progress, SparseRMError
+
+#: The values that a setting can have.
+_CHOICES = {"pooling": get_args(Pooling), "selection": tuple(SELECTORS), "activity": get_args(Activity)}
 
 
 @dataclass(frozen=True)
@@ -134,7 +140,19 @@ def fit_settings(**settings: Any) -> FitSettings:
     known = [field.name for field in fields(FitSettings)]
     if unknown := [name for name in settings if name not in known]:
         raise SparseRMError(f"unknown setting {unknown[0]!r}; expected one of {', '.join(known)}")
-    return FitSettings(**{name: value for name, value in settings.items() if value is not None})
+    chosen = FitSettings(**{name: value for name, value in settings.items() if value is not None})
+    for name, options in _CHOICES.items():
+        if (value := getattr(chosen, name)) not in options:
+            raise SparseRMError(f"{name} is {value!r}, expected one of {', '.join(options)}; choose one of these")
+    if not isinstance(chosen.k, Integral) or not 1 <= chosen.k <= MAX_FEATURES:
+        raise SparseRMError(
+            f"k is {chosen.k!r}, expected a whole number from 1 to {MAX_FEATURES}; choose one of these: with more features "
+            "random directions do as well"
+        )
+    if chosen.l2 is not None and not (isinstance(chosen.l2, Real) and 0 < chosen.l2 < math.inf):
+        raise SparseRMError(f"l2 is {chosen.l2!r}, expected a number above 0; leave it out to have it chosen")
+    # Plain numbers, also of NumPy's: they are written to the head's configuration.
+    return replace(chosen, k=int(chosen.k), l2=None if chosen.l2 is None else float(chosen.l2))
 
 
 def load_parts(

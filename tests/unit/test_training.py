@@ -209,28 +209,47 @@ def test_an_unknown_setting_is_answered_with_the_known_ones() -> None:
         fit_settings(depth=3)
 
 
-@pytest.mark.xfail(strict=True, reason="pooling is not checked: training fails later with a KeyError")
-def test_an_unknown_pooling_is_refused() -> None:
-    with pytest.raises(SparseRMError, match="max"):
-        fit_settings(pooling="max")
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"pooling": "max"}, "pooling is 'max', expected one of last, mean; choose one"),
+        ({"activity": "sometimes"}, "activity is 'sometimes', expected one of any, most; choose one"),
+        ({"selection": "best"}, "selection is 'best', expected one of sparse, frequency, effect_size, random; choose one"),
+        ({"k": 33}, "k is 33, expected a whole number from 1 to 32; choose one"),
+        ({"k": 0}, "k is 0, expected"),
+        ({"k": 2.5}, "k is 2.5, expected"),
+        ({"k": "8"}, "k is '8', expected"),
+        ({"l2": 0.0}, "l2 is 0.0, expected a number above 0; leave it out"),
+        ({"l2": -1.0}, "l2 is -1.0, expected"),
+        ({"l2": float("inf")}, "l2 is inf, expected"),
+        ({"l2": float("nan")}, "l2 is nan, expected"),
+        ({"l2": "much"}, "l2 is 'much', expected"),
+    ],
+)
+def test_settings_out_of_range_are_refused_with_what_was_got_and_expected(settings, message) -> None:
+    with pytest.raises(SparseRMError, match=message):
+        fit_settings(**settings)
 
 
-@pytest.mark.xfail(strict=True, reason="MAX_FEATURES is used nowhere: a head of 33 features is trained")
-def test_more_than_32_features_are_refused() -> None:
-    with pytest.raises(SparseRMError, match="33"):
-        fit_settings(k=33)
+def test_settings_at_the_ends_of_their_range_are_taken() -> None:
+    for settings in ({"k": 1}, {"k": 32}, {"k": np.int64(5)}, {"l2": 1e-9}, {"l2": 3}, {"activity": "most"}):
+        assert fit_settings(**settings) == replace(FitSettings(), **settings)
+    assert json.dumps(vars(fit_settings(k=np.int64(5), l2=np.float32(0.5)))) == json.dumps(
+        {**vars(FitSettings()), "k": 5, "l2": 0.5}
+    )
 
 
-@pytest.mark.xfail(strict=True, reason="an unknown activity is taken for 'any' without a word")
-def test_an_unknown_activity_is_refused() -> None:
-    with pytest.raises(SparseRMError, match="sometimes"):
-        fit_settings(activity="sometimes")
+def test_settings_are_checked_before_any_work(tiny_backbone, sae_folder, monkeypatch) -> None:
+    calls = _run_counter(monkeypatch)
+    for train in (train_head, fit_model):
+        with pytest.raises(SparseRMError, match="k is 65"):
+            train(TEST, backbone=tiny_backbone, sae=sae_folder, **{**SETTINGS, "k": 65})
+    assert not calls
 
 
-@pytest.mark.parametrize("settings", [{"k": 0}, {"k": -1}, {"k": 65}, {"l2": 0.0}, {"l2": -1.0}, {"selection": "best"}])
-def test_settings_out_of_range_are_refused_with_what_was_got(tiny_backbone, sae_folder, settings) -> None:
-    with pytest.raises(SparseRMError, match=str(*settings.values())):
-        train_head(TEST, backbone=tiny_backbone, sae=sae_folder, **{**SETTINGS, **settings})
+def test_more_features_than_latents_fire_are_refused(tiny_backbone, tmp_path) -> None:
+    with pytest.raises(SparseRMError, match=r"k = 9 features from 14 pairs in which \d latents fire"):
+        train_head(TEST, backbone=tiny_backbone, sae=save_tiny_sae(tmp_path / "sae", d_sae=8), **{**SETTINGS, "k": 9})
 
 
 def test_a_backbone_is_loaded_no_further_than_its_sae_reads(tiny_folder, sae_folder) -> None:
