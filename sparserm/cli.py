@@ -13,7 +13,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Optional, TypeVar
+from typing import Annotated, Any, NoReturn, Optional, TypeVar
 
 import typer
 from typer.exceptions import TyperException
@@ -40,6 +40,9 @@ Columns = Annotated[
 ]
 
 _T = TypeVar("_T")
+
+#: Exit code after Ctrl-C.
+CANCELLED = 130
 
 #: Findings of one kind are listed up to this many times, then counted.
 LISTED = 5
@@ -288,15 +291,15 @@ def main() -> None:
         message = getattr(error, "format_message", error.__str__)()
         _fail(message + (f" See `{context.command_path} --help`." if context else ""))
     except (KeyboardInterrupt, typer.Abort):
-        typer.echo("cancelled; what was computed is kept, and the same command goes on from there", err=True)
-        raise SystemExit(130) from None
+        code = CANCELLED
     except OSError as error:
         _fail(f"{error.strerror or error}: {error.filename or ''}; check the path, its permissions and the free space")
-    else:
-        raise SystemExit(code or 0)
+    if code == CANCELLED:  # Typer makes it of Ctrl-C in a command
+        typer.echo("cancelled; what was computed is kept, and the same command goes on from there", err=True)
+    raise SystemExit(code or 0)
 
 
-def _fail(message: str) -> None:
+def _fail(message: str) -> NoReturn:
     typer.echo("error: " + " ".join(message.split()), err=True)
     raise SystemExit(2)
 

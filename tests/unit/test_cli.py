@@ -493,7 +493,6 @@ def test_cancelling_ends_with_code_130_and_no_result(cancelled) -> None:
     assert "Traceback" not in cancelled.err
 
 
-@pytest.mark.xfail(strict=True, reason="typer turns Ctrl-C into a return value of 130 before main() can say anything")
 def test_cancelling_says_that_the_work_is_kept(cancelled) -> None:
     assert cancelled.err.strip().startswith("cancelled") and cancelled.err.strip().count("\n") == 0
 
