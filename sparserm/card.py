@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -76,6 +77,21 @@ class SavedHead:
     quantiles_chosen: np.ndarray
     quantiles_rejected: np.ndarray
     prompt_keys: np.ndarray
+
+
+def head_hash(saved: SavedHead) -> str:
+    """8 hex digits of what decides a head's rewards: its tensors, bias and pooling, and what it may be used with.
+
+    Names, labels, metrics and where it came from do not count: a label that was edited leaves every link valid.
+    """
+    card = saved.card
+    digest = hashlib.sha256()
+    for name in _TENSORS:
+        tensor = np.ascontiguousarray(getattr(saved.head, name))
+        digest.update(f"{name} {tensor.dtype.str} {tensor.shape} ".encode() + tensor.tobytes())
+    rest = [float(saved.head.bias), saved.head.pooling, card.hook, card.backbone_fingerprint, card.sae_fingerprint]
+    digest.update(json.dumps(rest).encode())
+    return digest.hexdigest()[:8]
 
 
 def save_head(saved: SavedHead, folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from sparserm.card import HeadCard, SavedHead, find_head, list_heads, load_head, save_head
+from sparserm.card import HeadCard, SavedHead, find_head, head_hash, list_heads, load_head, save_head
 from sparserm.types import HookPoint, RewardHead, SparseRMError
 
 
@@ -262,3 +263,24 @@ def test_a_head_that_could_not_be_loaded_is_not_saved(tmp_path: Path) -> None:
     saved = _saved()
     with pytest.raises(SparseRMError):
         save_head(replace(saved, head=replace(saved.head, weights=saved.head.weights * np.nan)), tmp_path / "bad")
+
+
+def test_a_hash_is_of_what_decides_the_rewards_and_the_same_after_a_round_trip(folder: Path) -> None:
+    saved = _saved()
+    assert re.fullmatch("[0-9a-f]{8}", head_hash(saved))
+    assert head_hash(load_head(folder)) == head_hash(saved)
+    card = replace(saved.card, name="other", labels={2: "manners"}, metrics={}, training={}, versions={})
+    assert head_hash(replace(saved, card=card, f_chosen=saved.f_rejected)) == head_hash(saved)
+
+
+@pytest.mark.parametrize("name", ["features", "directions", "center", "mu", "sigma", "weights", "bias", "pooling"])
+def test_a_head_that_rewards_otherwise_has_another_hash(name: str) -> None:
+    saved = _saved()
+    changed = "mean" if name == "pooling" else getattr(saved.head, name) + 1
+    assert head_hash(replace(saved, head=replace(saved.head, **{name: changed}))) != head_hash(saved)
+
+
+@pytest.mark.parametrize("name", ["hook", "backbone_fingerprint", "sae_fingerprint"])
+def test_a_head_for_another_place_has_another_hash(name: str) -> None:
+    saved = _saved()
+    assert head_hash(replace(saved, card=replace(saved.card, **{name: "other"}))) != head_hash(saved)
