@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import json
 import os
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -72,7 +73,7 @@ def read_corpus(path: Path, *, n_held_out: int = 200, seed: int = 0) -> Corpus:
             for number, line in enumerate(file, 1):
                 digest.update(line.encode())
                 conversations.append(_conversation(line, number, path))
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise SparseRMError(
             f"the corpus {path} cannot be read ({error}); expected UTF-8 JSON lines, plain or gzipped"
         ) from error
@@ -169,9 +170,11 @@ def _half(state: np.ndarray, hook: HookPoint) -> bytes:
 def _conversation(line: str, number: int, path: Path) -> tuple[Message, ...]:
     try:
         row = json.loads(line)
-        if "messages" in row:
-            return tuple(Message(one["role"], one["content"]) for one in row["messages"])
-        return (Message("user", row["text"]),)
+        turns = row["messages"] if "messages" in row else [{"role": "user", "content": row["text"]}]
+        messages = tuple(Message(one["role"], one["content"]) for one in turns)
+        for message in messages:  # JSON can hold what is no text, and half a character, which no tokenizer takes
+            "".join((message.role, message.content)).encode()
+        return messages
     except (ValueError, KeyError, TypeError) as error:
         raise SparseRMError(
             f"line {number} of {path}: got {line.strip()[:80]!r}; expected a JSON object with `messages` (a list of role and "
@@ -187,14 +190,28 @@ def _read_manifest(folder: Path, identity: dict) -> dict:
     path = folder / "manifest.json"
     if not path.is_file():
         return {"n_rows": 0, "n_tokens": 0}
-    manifest = json.loads(path.read_text())
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        counts = {name: int(manifest[name]) for name in ("n_rows", "n_tokens")}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SparseRMError(
+            f"{path} cannot be read ({type(error).__name__}: {error}); expected what extraction writes; remove {folder} to "
+            "compute the activations anew"
+        ) from error
     for key, value in identity.items():
         if manifest.get(key) != value:
             raise SparseRMError(
                 f"{folder} holds activations with {key} {manifest.get(key)!r}, expected {value!r}; give another folder or "
                 "remove this one"
             )
-    return {"n_rows": manifest["n_rows"], "n_tokens": manifest["n_tokens"]}
+    expected = counts["n_tokens"] * identity["d_in"] * 2
+    for hook in identity["hooks"]:
+        file = _file(folder, HookPoint.parse(hook))
+        if (size := file.stat().st_size if file.is_file() else 0) < expected:
+            raise SparseRMError(
+                f"{file} has {size:,} bytes, expected at least {expected:,}; remove {folder} to compute the activations anew"
+            )
+    return counts
 
 
 def _write_manifest(folder: Path, manifest: dict) -> None:
