@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -11,27 +12,50 @@ from sparserm.head import contributions
 from sparserm.types import Comparison, Contribution, Explanation, FeatureDifference, RewardHead
 
 
+@dataclass(frozen=True)
+class InspectedInput:
+    """What the language model reads for one response.
+
+    Attributes:
+        tokens: ``[N]`` every token of the templated text; joined they give the text.
+        scored: ``[N]`` whether the head reads the representation at that token: the response's own tokens with mean pooling,
+            the last token of the text with last pooling.
+        n_truncated: tokens cut from the left.
+    """
+
+    tokens: tuple[str, ...]
+    scored: tuple[bool, ...]
+    n_truncated: int
+
+
 def label_of(labels: Mapping[int, str], feature: int) -> str:
     """The feature's label, or its number where it has none."""
     return labels.get(feature) or f"feature {feature}"
 
 
 def explain_response(
-    head: RewardHead, h: np.ndarray, tokens: Sequence[str], labels: Mapping[int, str], n_truncated: int = 0
+    head: RewardHead,
+    h: np.ndarray,
+    tokens: Sequence[str],
+    labels: Mapping[int, str],
+    n_truncated: int = 0,
+    activations: np.ndarray | None = None,
 ) -> Explanation:
     """Take the reward of one response apart.
 
     Args:
         h: ``[T + c, d]`` representation at every response token and at the ``c`` tokens that close its turn.
         tokens: ``[T]`` texts of the response tokens.
+        activations: ``[T, K]`` of the head's latents, where they are wanted.
     """
     n = len(tokens)
     per_token = contributions(head, h[:n])
+    token_scores = alignment_scores(h[:n], head.directions, head.center)
     if head.pooling == "mean":
         running = per_token.cumsum(0).sum(1) / np.arange(1, n + 1) + head.bias
         token_contributions = per_token / n
         total = token_contributions.sum(0)
-        scores = alignment_scores(h[:n], head.directions, head.center).mean(0)
+        scores = token_scores.mean(0)
     else:
         running = per_token.sum(1) + head.bias
         token_contributions = per_token
@@ -50,7 +74,22 @@ def explain_response(
         running_reward=running,
         features=head.features,
         n_truncated=n_truncated,
+        token_scores=token_scores,
+        token_activations=activations,
     )
+
+
+def explain_difference(a: Explanation, b: Explanation) -> tuple[FeatureDifference, ...]:
+    """``r(a) - r(b)`` feature by feature, largest first, for two explanations by one head; the parts add up to the margin."""
+    others = {part.feature: part for part in b.contributions}
+    parts = [
+        FeatureDifference(
+            part.feature, part.label, part.score, others[part.feature].score, part.weight,
+            part.contribution - others[part.feature].contribution,
+        )
+        for part in a.contributions
+    ]  # fmt: skip
+    return tuple(sorted(parts, key=lambda part: -abs(part.contribution)))
 
 
 def compare_responses(head: RewardHead, h: np.ndarray, labels: Mapping[int, str]) -> Comparison:

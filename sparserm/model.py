@@ -12,7 +12,7 @@ from scipy.special import expit
 
 from sparserm.card import SavedHead, load_head, save_head
 from sparserm.defaults import DEFAULT_BACKBONE
-from sparserm.explain import compare_responses, explain_response, label_of
+from sparserm.explain import InspectedInput, compare_responses, explain_response, label_of
 from sparserm.head import rewards
 from sparserm.pairs import as_prompt, as_response, load_pairs, short_key
 from sparserm.store import stored
@@ -171,13 +171,26 @@ class SparseRM:
         h = self._pooled([as_prompt(prompt)] * len(texts), texts)
         return compare_responses(self.head, h, self.card.labels)
 
-    def explain(self, prompt: str | Sequence[Any], response: Any) -> Explanation:
-        """Take the reward of one response apart, by feature and by token."""
+    def explain(self, prompt: str | Sequence[Any], response: Any, *, sae: SparseAutoencoder | None = None) -> Explanation:
+        """Take the reward of one response apart, by feature and by token.
+
+        Args:
+            sae: the head's SAE, where the activations of its latents are wanted too.
+        """
         text = self.backbone.tokenize(as_prompt(prompt), as_response(response))
         hook = self.card.hook_point
         ((_, states),) = self.backbone.hidden_states([text], [hook])
         tokens = self.backbone.chat.texts(text.ids[text.start : text.end])
-        return explain_response(self.head, states[hook].cpu().numpy(), tokens, self.card.labels, text.n_truncated)
+        activations = sae.encode(states[hook][: len(tokens)].cpu())[:, self.head.features].numpy() if sae else None
+        h = states[hook].cpu().numpy()
+        return explain_response(self.head, h, tokens, self.card.labels, text.n_truncated, activations)
+
+    def inspect(self, prompt: str | Sequence[Any], response: Any) -> InspectedInput:
+        """The templated tokens that the language model reads, and where the head reads its representation."""
+        text = self.backbone.tokenize(as_prompt(prompt), as_response(response))
+        n = len(text.ids)
+        read = range(text.start, text.end) if self.head.pooling == "mean" else range(n - 1, n)
+        return InspectedInput(self.backbone.chat.texts(text.ids), tuple(i in read for i in range(n)), text.n_truncated)
 
     def evaluate(self, data: PreferenceData, *, progress: Progress | None = None) -> Evaluation:
         """Accuracy on pairs that the head was not trained on, with its interval and the longer-is-better baseline."""
@@ -195,6 +208,12 @@ class SparseRM:
         """Bradley-Terry chance that a response of this reward beats a typical (median) chosen, and rejected, one."""
         typical = self.saved.quantiles_chosen[50], self.saved.quantiles_rejected[50]
         return float(expit(reward - typical[0])), float(expit(reward - typical[1]))
+
+    def percentile(self, reward: float) -> float:
+        """Share of the training responses, chosen and rejected alike, with a lower reward; from their percentiles."""
+        shares = np.linspace(0, 1, 101)
+        both = (self.saved.quantiles_chosen, self.saved.quantiles_rejected)
+        return float(np.mean([np.interp(reward, quantiles, shares) for quantiles in both]))
 
     def features(self) -> list[dict[str, Any]]:
         """The head's features with their evidence, largest absolute weight first."""

@@ -282,6 +282,8 @@ class Explanation:
             itself, so that the reward, read where the turn is closed, is close to its last value but not the same.
         features: ``[K]`` latent ids, the columns of ``token_contributions``.
         n_truncated: tokens cut from the left of the prompt.
+        token_scores: ``[T, K]`` float64 alignment scores at each token.
+        token_activations: ``[T, K]`` float32 activations of the features' latents, where an SAE was given.
     """
 
     reward: float
@@ -292,6 +294,8 @@ class Explanation:
     running_reward: np.ndarray
     features: np.ndarray
     n_truncated: int = 0
+    token_scores: np.ndarray | None = None
+    token_activations: np.ndarray | None = None
 
 
 @dataclass(frozen=True)

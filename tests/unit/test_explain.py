@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from sparserm.explain import compare_responses, explain_response, label_of
+from sparserm.explain import compare_responses, explain_difference, explain_response, label_of
 from sparserm.head import contributions, rewards
 from sparserm.types import Explanation, RewardHead
 
@@ -145,3 +145,26 @@ def test_differences_sum_to_the_margin(seed: int) -> None:
     np.testing.assert_allclose(found.rewards, rewards(head, h), atol=1e-12)
     assert sorted(found.ranking) == list(range(len(h)))
     assert [found.rewards[i] for i in found.ranking] == sorted(found.rewards, reverse=True)
+
+
+def test_a_difference_of_explanations_adds_up_to_the_margin() -> None:
+    head, h = _random(3, "mean")
+    tokens = ["x"] * len(h)
+    a, b = explain_response(head, h, tokens, LABELS), explain_response(head, h[::-1] * 0.5, tokens, LABELS)
+    parts = explain_difference(a, b)
+    assert sum(part.contribution for part in parts) == pytest.approx(a.reward - b.reward)
+    for part in parts:
+        scale = head.weights / head.sigma
+        assert part.contribution == pytest.approx(
+            (part.score_a - part.score_b) * scale[list(head.features).index(part.feature)]
+        )
+    assert [part.contribution for part in explain_difference(a, a)] == [0.0] * len(head.features)
+
+
+def test_token_scores_give_the_token_contributions() -> None:
+    head, h = _random(4, "mean")
+    found = explain_response(head, h, ["x"] * len(h), LABELS)
+    assert found.token_scores is not None
+    np.testing.assert_allclose(
+        head.weights * (found.token_scores - head.mu) / head.sigma / len(h), found.token_contributions, atol=1e-12
+    )

@@ -263,3 +263,18 @@ def test_a_deeper_copy_serves_shallower_heads_and_replaces_shallower_copies(tiny
     assert (shallow.through_layer, deep.through_layer) == (1, 2)
     assert shared_backbone(name, 1) is deep
     assert shared_backbone(name, 99) is shared_backbone(name, 99)
+
+
+def test_the_inspected_input_is_the_templated_text_with_the_scored_tokens_marked(model) -> None:
+    found = model.inspect(PROMPT, "Put it in water.")
+    assert PROMPT in "".join(found.tokens)
+    scored = "".join(token for token, read in zip(found.tokens, found.scored, strict=True) if read)
+    assert scored == "Put it in water." if model.head.pooling == "mean" else sum(found.scored) == 1
+    assert found.n_truncated == 0
+
+
+def test_a_percentile_counts_the_training_responses_below(model) -> None:
+    low, high = model.saved.quantiles_rejected[0] - 1, model.saved.quantiles_chosen[-1] + 1
+    assert (model.percentile(low), model.percentile(high)) == (0, 1)
+    middle = model.percentile(float(np.median([model.saved.quantiles_chosen[50], model.saved.quantiles_rejected[50]])))
+    assert 0.2 < middle < 0.8
