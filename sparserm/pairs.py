@@ -42,7 +42,9 @@ __all__ = [
     "list_data_files",
     "load_pairs",
     "parse_pairs",
+    "parse_rows",
     "prompt_key",
+    "read_source",
     "read_upload",
     "short_key",
     "split_by_prompt",
@@ -104,8 +106,8 @@ def load_pairs(
         PairsError: rows cannot be used and ``skip_bad`` is not set, or no row can be used.
         SparseRMError: nothing of that name was found, or the source as a whole cannot be read.
     """
-    name, rows = _read_source(source, split)
-    return _parse(rows, name, columns=columns, skip_bad=skip_bad)
+    name, rows = read_source(source, split)
+    return parse_rows(rows, name, columns=columns, skip_bad=skip_bad)
 
 
 def read_upload(
@@ -116,7 +118,7 @@ def read_upload(
     Raises:
         PairsError, SparseRMError: as for `load_pairs`.
     """
-    return _parse(pairs_formats.read_bytes(data, filename), filename, columns=columns, skip_bad=skip_bad)
+    return parse_rows(pairs_formats.read_bytes(data, filename), filename, columns=columns, skip_bad=skip_bad)
 
 
 def parse_pairs(
@@ -132,10 +134,15 @@ def parse_pairs(
         PairsError: rows cannot be used and ``skip_bad`` is not set, or no row can be used.
         SparseRMError: there are no rows, or columns are missing.
     """
-    return _parse(pairs_formats.rows_of(rows), name, columns=columns, skip_bad=skip_bad)
+    return parse_rows(pairs_formats.rows_of(rows), name, columns=columns, skip_bad=skip_bad)
 
 
-def _read_source(source: str | Path, split: str) -> tuple[str, list[RawRow]]:
+def read_source(source: str | Path, split: str = "train") -> tuple[str, list[RawRow]]:
+    """The name and the rows, as they were found, of a source that `load_pairs` takes.
+
+    Raises:
+        SparseRMError: nothing of that name was found, or the source as a whole cannot be read.
+    """
     text = str(source)
     try:
         path = Path(text).expanduser()
@@ -176,7 +183,12 @@ def _read_named_dataset(name: str, split: str) -> list[RawRow]:
 # ------------------------------------------------------------------------------------------------ rows into pairs
 
 
-def _parse(rows: Sequence[RawRow], name: str, *, columns: Mapping[str, str] | None, skip_bad: bool) -> PreferenceData:
+def parse_rows(rows: Sequence[RawRow], name: str, *, columns: Mapping[str, str] | None, skip_bad: bool) -> PreferenceData:
+    """Pairs from rows as `read_source` gives them; otherwise as `load_pairs`.
+
+    Raises:
+        PairsError, SparseRMError: as for `load_pairs`.
+    """
     if not rows:
         raise SparseRMError(f"{name} holds no rows: expected at least one with prompt, chosen and rejected")
     issues = [row.issue for row in rows if row.issue is not None]
