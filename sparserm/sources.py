@@ -101,6 +101,13 @@ def keep_upload(
     return f"{path.name} (uploaded)", source
 
 
+def remember_reading(source: DataSource) -> None:
+    """Keep how an upload is read, so that :func:`list_sources` offers it so from now on; other sources are left alone."""
+    path = Path(source.name)
+    if path.parent == uploads_dir() and path.is_file():
+        _write(path.with_name(path.name + _SIDECAR), json.dumps(source.to_dict()).encode())
+
+
 def forget_upload(source: DataSource) -> None:
     """Remove a kept upload.
 

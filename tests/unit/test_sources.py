@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sparserm.sources import DataSource, forget_upload, keep_upload, list_sources, uploads_dir
+from sparserm.sources import DataSource, forget_upload, keep_upload, list_sources, remember_reading, uploads_dir
 from sparserm.types import SparseRMError
 
 ROW = {"question": "How?", "good": "So.", "bad": "No idea."}
@@ -63,3 +63,14 @@ def test_only_uploads_are_forgotten() -> None:
 def test_a_source_survives_json() -> None:
     source = DataSource("x.csv", (("prompt", "q"),), True)
     assert DataSource.from_dict(json.loads(json.dumps(source.to_dict()))) == source
+
+
+def test_how_an_upload_is_read_is_remembered_and_other_files_are_left_alone(tmp_path: Path) -> None:
+    label, source = keep_upload(b'{"q": "Why?", "good": "So.", "bad": "No."}', "mine.jsonl")
+    named = DataSource(source.name, (("prompt", "q"), ("chosen", "good"), ("rejected", "bad")))
+    remember_reading(named)
+    assert list_sources()[label] == named
+    other = tmp_path / "other.jsonl"
+    other.write_text("{}")
+    remember_reading(DataSource(str(other), named.columns))
+    assert [path.name for path in tmp_path.iterdir()] == ["other.jsonl"]
