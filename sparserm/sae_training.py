@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import math
 import os
 import shutil
 from collections.abc import Iterator
@@ -37,6 +38,9 @@ class SAERecipe:
         batch_size: tokens per step.
         dead_after_steps: steps without firing after which the auxiliary loss takes a latent for dead.
         seed: of initialisation and shuffling.
+
+    Raises:
+        SparseRMError: nothing could be trained with these values.
     """
 
     d_sae: int = 4608
@@ -46,6 +50,18 @@ class SAERecipe:
     batch_size: int = 512
     dead_after_steps: int = 100
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("d_sae", "k", "epochs", "batch_size", "dead_after_steps"):
+            if (value := getattr(self, name)) < 1:
+                raise SparseRMError(f"{name} of the SAE is {value}, expected 1 or more; choose a larger number")
+        if self.k > self.d_sae:
+            raise SparseRMError(
+                f"k of the SAE is {self.k} active latents of {self.d_sae}, expected {self.d_sae} or fewer; choose a smaller k "
+                "or a larger d_sae"
+            )
+        if not 0 < self.lr < math.inf:
+            raise SparseRMError(f"lr of the SAE is {self.lr}, expected a number above 0; the default is {SAERecipe.lr}")
 
 
 def train_sae(
@@ -74,9 +90,11 @@ def train_sae(
             f"{cache.n_tokens} tokens of activations are fewer than one batch of {recipe.batch_size}; give a larger corpus"
         )
     folder = out / "checkpoint"
-    _check_recipe(folder, recipe, cache)
+    note = {**asdict(recipe), "n_tokens": cache.n_tokens}
+    _check_recipe(folder, note)
     data = _Batches(cache.array(hook), recipe, f"SAE of layer {hook.layer} (tokens)", total, progress)
     trainer = _trainer(cache, hook, recipe, total, folder, data, checkpoints)
+    _write_recipe(folder, note)
     _resume(trainer, folder, data)
     with contextlib.redirect_stderr(io.StringIO()):  # its own progress bar would fight with ours
         sae = trainer.fit()
@@ -85,6 +103,7 @@ def train_sae(
     sae.cfg.metadata.context_size = CONTEXT_SIZE
     sae.cfg.metadata.prepend_bos = False
     sae.cfg.metadata.training_tokens = total
+    sae.cfg.metadata.recipe = asdict(recipe)
     # Written aside and renamed, so that a killed run leaves no half of an SAE.
     work = out / "writing"
     sae.save_inference_model(work)
@@ -182,16 +201,29 @@ def _input_statistics(activations: np.ndarray, seed: int) -> tuple[float, np.nda
     return float(np.sqrt(sample.shape[1]) / np.linalg.norm(sample, axis=1).mean()), sample.mean(0)
 
 
-def _check_recipe(folder: Path, recipe: SAERecipe, cache: ActivationCache) -> None:
-    """Note what is being trained, and refuse to continue something else."""
-    folder.mkdir(parents=True, exist_ok=True)
+def _check_recipe(folder: Path, now: dict[str, Any]) -> None:
+    """Refuse to continue something else."""
     path = folder / "recipe.json"
-    now = {**asdict(recipe), "n_tokens": cache.n_tokens}
-    if path.is_file() and (before := json.loads(path.read_text())) != now:
+    if not path.is_file():
+        return
+    try:
+        before = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise SparseRMError(
+            f"{path} cannot be read ({error}); expected the recipe of an interrupted training; remove {folder} to begin anew"
+        ) from error
+    if before != now:
         raise SparseRMError(
             f"{folder} holds a checkpoint trained with {before}, expected {now}; repeat that command, or remove the folder"
         )
-    path.write_text(json.dumps(now))
+
+
+def _write_recipe(folder: Path, now: dict[str, Any]) -> None:
+    """Note what is being trained."""
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = folder / "recipe.tmp"
+    temporary.write_text(json.dumps(now))
+    os.replace(temporary, folder / "recipe.json")
 
 
 def _resume(trainer: Any, folder: Path, data: _Batches) -> None:
