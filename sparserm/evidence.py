@@ -1,0 +1,348 @@
+"""What stands beside a trained head, so that one can tell whether to trust it: baselines, learning curve, heat map, stability.
+
+All of it is computed from representations, with the one way to fit (``fitting``) and to measure (``evaluate``), and is the
+same every time. Accuracies are on test pairs of prompts that training has not seen; only the heat map is cross-validated
+over the training prompts, so that choosing a cell does not use the test pairs up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from sparserm.defaults import MAX_FEATURES
+from sparserm.evaluate import accuracy_interval, cross_validate, dense_probe_margins, evaluate_margins, random_settings
+from sparserm.fitting import FitSettings, FittedHead, fit_head
+from sparserm.head import rewards
+from sparserm.sae import SparseAutoencoder
+from sparserm.types import LatentSummary, PairRepresentations, Progress, Representations, RewardHead, SparseRMError
+
+#: Sizes of the heat map, beside the one that was asked for.
+SIZES = (4, 8, 16, 24, MAX_FEATURES)
+#: Shares of the training prompts in the learning curve.
+SHARES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1)
+CURVE_SEEDS = 3
+SHUFFLES = 10
+RESAMPLES = 20
+
+
+@dataclass(frozen=True)
+class Measured:
+    """An accuracy on the test pairs.
+
+    Attributes:
+        name: ``head``, ``longer`` (prefers the longer response), ``dense`` (Bradley-Terry on the whole representation),
+            ``random`` (as many latents drawn at random) or ``shuffled`` (trained on shuffled labels).
+        accuracy: of one head, or the mean over several.
+        ci95: percentile bootstrap over the test prompts.
+        heads: how many were fitted and averaged.
+        lowest, highest: accuracy among them.
+    """
+
+    name: str
+    accuracy: float
+    ci95: tuple[float, float]
+    heads: int
+    lowest: float
+    highest: float
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """Test accuracy of heads trained on a part of the training prompts; smaller parts lie inside larger ones."""
+
+    n_prompts: int
+    n_pairs: int
+    accuracy: float
+    ci95: tuple[float, float]
+    heads: int
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Accuracy of ``k`` features of one SAE, cross-validated over the training prompts."""
+
+    sae: str
+    layer: int
+    k: int
+    accuracy: float
+    ci95: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class FeatureStability:
+    """How often a feature of the head is selected again, and how often its weight then has the same sign (shares)."""
+
+    feature: int
+    weight: float
+    selected: float
+    same_sign: float
+
+
+@dataclass(frozen=True)
+class Stability:
+    """Selection repeated on prompts drawn with replacement.
+
+    Attributes:
+        features: the head's, the most stable first.
+        jaccard: mean overlap of the head's features with those of a resample, |both| / |either|.
+        chance: that overlap for features drawn at random.
+        resamples: how many.
+    """
+
+    features: tuple[FeatureStability, ...]
+    jaccard: float
+    chance: float
+    resamples: int
+
+
+@dataclass(frozen=True)
+class HeadEvidence:
+    """Everything that stands beside one head."""
+
+    baselines: tuple[Measured, ...]
+    curve: tuple[CurvePoint, ...]
+    cells: tuple[Cell, ...]
+    stability: Stability
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON; :meth:`from_dict` reads it back."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> HeadEvidence:
+        """What :meth:`to_dict` wrote."""
+
+        def row(kind: Any, entry: Mapping[str, Any]) -> Any:
+            return kind(**{**entry, "ci95": tuple(entry["ci95"])})
+
+        stability = value["stability"]
+        return cls(
+            baselines=tuple(row(Measured, entry) for entry in value["baselines"]),
+            curve=tuple(row(CurvePoint, entry) for entry in value["curve"]),
+            cells=tuple(row(Cell, entry) for entry in value["cells"]),
+            stability=Stability(**{**stability, "features": tuple(FeatureStability(**one) for one in stability["features"])}),
+        )
+
+
+#: Called after every fit.
+Step = Callable[[], None]
+
+
+def gather_head_evidence(
+    fitted: FittedHead,
+    train: PairRepresentations,
+    test: PairRepresentations,
+    sae: SparseAutoencoder,
+    settings: FitSettings,
+    cells: tuple[Cell, ...] = (),
+    progress: Progress | None = None,
+) -> HeadEvidence:
+    """Everything about one head; ``cells`` come from :func:`heat_map`, which is not of one layer."""
+    n_prompts = len(np.unique(train.groups))
+    total = 2 + len(random_settings(settings)) + SHUFFLES + CURVE_SEEDS * (len(_sizes(n_prompts)) - 1) + RESAMPLES
+    step = _counter(total, progress)
+    return HeadEvidence(
+        baselines=baselines(fitted, train, test, sae, settings, step),
+        curve=learning_curve(fitted, train, test, sae, settings, step),
+        cells=cells,
+        stability=selection_stability(fitted, train, sae, settings, step),
+    )
+
+
+def baselines(
+    fitted: FittedHead,
+    train: PairRepresentations,
+    test: PairRepresentations,
+    sae: SparseAutoencoder,
+    settings: FitSettings,
+    step: Step = lambda: None,
+) -> tuple[Measured, ...]:
+    """The head, and what it has to be better than, or close to, or far from, on the same test pairs."""
+    return (
+        measure("head", [fitted.head], test, step),
+        longer_baseline(test),
+        dense_baseline(train, test, step),
+        measure("random", (fit_head(train, sae, one).head for one in random_settings(settings)), test, step),
+        measure("shuffled", (fit_head(_shuffled(train, s), sae, settings).head for s in range(SHUFFLES)), test, step),
+    )
+
+
+def measure(name: str, heads: Iterable[RewardHead], test: PairRepresentations, step: Step = lambda: None) -> Measured:
+    """Mean accuracy of one head or several on the test pairs; a tie counts as wrong."""
+    rows = []
+    for head in heads:
+        rows.append(rewards(head, test.chosen.h) > rewards(head, test.rejected.h))
+        step()
+    correct = np.stack(rows)
+    each = correct.mean(1)
+    interval = accuracy_interval(correct.mean(0), test.groups)
+    return Measured(name, float(each.mean()), interval, len(each), float(each.min()), float(each.max()))
+
+
+def longer_baseline(test: PairRepresentations) -> Measured:
+    """Prefers the longer response, in tokens."""
+    return _of_margins("longer", (test.chosen.n_tokens - test.rejected.n_tokens).astype(np.float64), test)
+
+
+def dense_baseline(train: PairRepresentations, test: PairRepresentations, step: Step = lambda: None) -> Measured:
+    """Knows the whole representation: what a head of few features can at best hope for."""
+    measured = _of_margins("dense", dense_probe_margins(train, test), test)
+    step()
+    return measured
+
+
+def learning_curve(
+    fitted: FittedHead,
+    train: PairRepresentations,
+    test: PairRepresentations,
+    sae: SparseAutoencoder,
+    settings: FitSettings,
+    step: Step = lambda: None,
+) -> tuple[CurvePoint, ...]:
+    """Test accuracy over the number of training prompts, averaged over draws of them; the last point is the head itself.
+
+    A part too small for ``k`` features has no point.
+    """
+    prompts = np.unique(train.groups)
+    points = []
+    for size in _sizes(len(prompts))[:-1]:
+        parts = [_part(train, prompts, size, seed) for seed in range(CURVE_SEEDS)]
+        try:
+            measured = measure("part", (fit_head(train.take(rows), sae, settings).head for rows in parts), test, step)
+        except SparseRMError:  # fewer latents fire in so few pairs than the head has features
+            continue
+        n_pairs = round(float(np.mean([len(rows) for rows in parts])))
+        points.append(CurvePoint(size, n_pairs, measured.accuracy, measured.ci95, measured.heads))
+    whole = measure("whole", [fitted.head], test)
+    return (*points, CurvePoint(len(prompts), len(train.groups), whole.accuracy, whole.ci95, whole.heads))
+
+
+def heat_map(
+    train: Mapping[str, PairRepresentations],
+    saes: Mapping[str, SparseAutoencoder],
+    settings: FitSettings,
+    progress: Progress | None = None,
+) -> tuple[Cell, ...]:
+    """Cross-validated accuracy for each SAE (its layer) and each number of features; a cell that cannot be has none.
+
+    Args:
+        train: representations of the training pairs by the SAE's name.
+    """
+    sizes = sorted({*SIZES, settings.k})
+    step = _counter(len(train) * len(sizes), progress, "Layers and sizes (cells)")
+    cells = []
+    for name, pairs in train.items():
+        for k in sizes:
+            try:
+                found = cross_validate(pairs, saes[name], replace(settings, k=k))
+                cells.append(Cell(name, saes[name].hook.layer, k, found.accuracy, found.ci95))
+            except SparseRMError:  # a single pair, or more features than fire in a fold
+                pass
+            step()
+    return tuple(cells)
+
+
+def selection_stability(
+    fitted: FittedHead,
+    train: PairRepresentations,
+    sae: SparseAutoencoder,
+    settings: FitSettings,
+    step: Step = lambda: None,
+) -> Stability:
+    """How much of the head is selected again when the training prompts are drawn anew, with replacement."""
+    features = fitted.head.features
+    again = np.zeros(len(features))
+    same = np.zeros(len(features))
+    overlaps = []
+    for seed in range(RESAMPLES):
+        drawn = train.take(_resample(train.groups, seed))
+        step()
+        try:
+            other = fit_head(drawn, sae, replace(settings, l2=fitted.l2)).head
+        except SparseRMError:  # fewer latents fire in these prompts than the head has features
+            overlaps.append(0.0)
+            continue
+        both, ours, theirs = np.intersect1d(features, other.features, return_indices=True)
+        again[ours] += 1
+        same[ours] += np.sign(fitted.head.weights[ours]) == np.sign(other.weights[theirs])
+        overlaps.append(len(both) / len(np.union1d(features, other.features)))
+    order = np.argsort(-again, kind="stable")
+    n_usable = int(((fitted.stats.f_chosen + fitted.stats.f_rejected) > 0).sum())
+    return Stability(
+        features=tuple(
+            FeatureStability(
+                int(features[j]), float(fitted.head.weights[j]), float(again[j] / RESAMPLES), float(same[j] / max(1, again[j]))
+            )
+            for j in order
+        ),
+        jaccard=float(np.mean(overlaps)),
+        # Two sets of k out of m share k^2 / m on average.
+        chance=len(features) / (2 * n_usable - len(features)),
+        resamples=RESAMPLES,
+    )
+
+
+def _of_margins(name: str, margins: np.ndarray, test: PairRepresentations) -> Measured:
+    found = evaluate_margins(margins, test)
+    return Measured(name, found.accuracy, found.ci95, 1, found.accuracy, found.accuracy)
+
+
+def _sizes(n_prompts: int) -> list[int]:
+    """Numbers of prompts in the learning curve; two are the fewest that can say anything."""
+    return sorted({n_prompts, *(size for share in SHARES if (size := round(share * n_prompts)) >= 2)})
+
+
+def _part(train: PairRepresentations, prompts: np.ndarray, size: int, seed: int) -> np.ndarray:
+    """Rows of the first ``size`` prompts in the seed's order."""
+    return np.flatnonzero(np.isin(train.groups, np.random.default_rng(seed).permutation(prompts)[:size]))
+
+
+def _resample(groups: np.ndarray, seed: int) -> np.ndarray:
+    """Rows of as many prompts as there are, drawn with replacement."""
+    prompts, numbers = np.unique(groups, return_inverse=True)
+    rows = np.split(np.argsort(numbers, kind="stable"), np.cumsum(np.bincount(numbers))[:-1])
+    return np.concatenate([rows[i] for i in np.random.default_rng(seed).integers(len(prompts), size=len(prompts))])
+
+
+def _shuffled(pairs: PairRepresentations, seed: int) -> PairRepresentations:
+    """Every pair's chosen and rejected swapped or not, by a coin."""
+    n = len(pairs.groups)
+    swap = np.random.default_rng(seed).random(n) < 0.5
+    both = _stacked(pairs.chosen, pairs.rejected)
+    rows = np.arange(n)
+    return PairRepresentations(both.take(rows + n * swap), both.take(rows + n * ~swap), pairs.groups)
+
+
+def _stacked(first: Representations, second: Representations) -> Representations:
+    def join(of: Callable[[Representations], np.ndarray]) -> np.ndarray:
+        return np.concatenate([of(first), of(second)])
+
+    latents = _stacked_latents(first.latents, second.latents) if first.latents and second.latents else None
+    n_tokens, n_truncated = join(lambda one: one.n_tokens), join(lambda one: one.n_truncated)
+    return Representations(first.pooling, join(lambda one: one.h), n_tokens, n_truncated, latents)
+
+
+def _stacked_latents(first: LatentSummary, second: LatentSummary) -> LatentSummary:
+    return LatentSummary(
+        indptr=np.concatenate([first.indptr, second.indptr[1:] + first.indptr[-1]]),
+        indices=np.concatenate([first.indices, second.indices]),
+        rate=np.concatenate([first.rate, second.rate]),
+        peak=np.concatenate([first.peak, second.peak]),
+        d_sae=first.d_sae,
+    )
+
+
+def _counter(total: int, progress: Progress | None, what: str = "Evidence (heads)") -> Step:
+    done = 0
+
+    def step() -> None:
+        nonlocal done
+        done += 1
+        if progress is not None:
+            progress(min(done, total), total, what)
+
+    return step
