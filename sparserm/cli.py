@@ -205,6 +205,45 @@ def features(head: HeadArgument, as_json: AsJson = False) -> None:
 
 
 @app.command()
+def edit(
+    head: HeadArgument,
+    out: Annotated[Path, typer.Option(help="Folder to write the edited head to; the head itself stays as it is.")],
+    off: Annotated[Optional[list[str]], typer.Option(help="Features to switch off, e.g. 12,88.")] = None,  # noqa: UP045
+    flip: Annotated[Optional[list[str]], typer.Option(help="Features whose weight changes its sign.")] = None,  # noqa: UP045
+    scale: Annotated[Optional[list[str]], typer.Option(help="Factors on weights, e.g. 9=0.5,12=2.")] = None,  # noqa: UP045
+    test: Annotated[Optional[str], typer.Option(help="Pairs to measure on, of other prompts than in training.")] = None,  # noqa: UP045
+    column: Columns = None,
+    skip_bad: SkipBad = False,
+    as_json: AsJson = False,
+) -> None:
+    """Switch off, flip or rescale features, measure that on held-out pairs, and save the result as a new head."""
+    from sparserm.card import find_head, head_hash
+    from sparserm.editing import gather_edit_evidence, make_edited_head, read_factors, summarise_edits
+    from sparserm.model import SparseRM
+    from sparserm.progress import terminal_progress
+
+    edits = read_factors(off or (), flip or (), scale or ())
+    model, name = SparseRM.from_pretrained(head), find_head(head).name
+    if out.resolve() == find_head(head).resolve():
+        raise SparseRMError(f"--out {out} is the head that is edited, which stays as it is; choose another folder")
+    make_edited_head(model.saved, name, edits, out.name, None)  # what cannot be edited is refused before any work
+    evidence, measured = None, {}
+    if test:
+        data = _load(test, column, skip_bad)
+        with terminal_progress() as progress:
+            model.load_backbone(progress)
+            evidence = gather_edit_evidence(model.saved, data, model.represent(data, progress=progress))
+        measured = summarise_edits(evidence, edits, data)
+    else:
+        typer.echo("warning: nothing was measured, and typical rewards stay the parent's; give pairs with --test", err=True)
+    edited = make_edited_head(model.saved, name, edits, out.name, evidence)
+    SparseRM(edited).save_pretrained(out)
+    result = {"out": str(out), "hash": head_hash(edited), **edited.card.training["lineage"], **measured}
+    if not _printed_json(as_json, result):
+        _facts(f"Head {out}", result)
+
+
+@app.command()
 def heads(as_json: AsJson = False) -> None:
     """The heads that can be used by name."""
     from sparserm.card import list_heads, load_head

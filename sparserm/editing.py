@@ -6,7 +6,7 @@ matrix-vector product and never runs the language model.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -174,6 +174,30 @@ class FeatureWorth:
     length_without: np.ndarray
 
 
+def read_factors(off: Sequence[str], flip: Sequence[str], scale: Sequence[str]) -> HeadEdits:
+    """Edits as a command line has them: ``off`` and ``flip`` hold ``12,88``, ``scale`` holds ``9=0.5,12=2``.
+
+    Raises:
+        SparseRMError: one cannot be read, or a feature is named twice.
+    """
+    factors: dict[int, float] = {}
+    given = [("--off", text, "0") for text in off] + [("--flip", text, "-1") for text in flip]
+    for option, text, factor in [*given, *(("--scale", text, "") for text in scale)]:
+        for part in text.split(","):
+            feature, _, value = part.partition("=")
+            try:
+                number, times = int(feature), float(factor or value)
+            except ValueError:
+                number, times = -1, np.nan
+            if (value and factor) or not np.isfinite(times):
+                example = "9=0.5,12=2" if option == "--scale" else "12,88"
+                raise SparseRMError(f"{option} {text!r} cannot be read at {part!r}; expected e.g. {option} {example}")
+            if number in factors:
+                raise SparseRMError(f"feature {number} is named twice; give it once, in --off, --flip or --scale")
+            factors[number] = times
+    return HeadEdits.of(factors)
+
+
 def edit_head(head: RewardHead, edits: HeadEdits) -> RewardHead:
     """The head with its weights multiplied; a feature that is off stays in it with weight zero, for all to see.
 
@@ -269,6 +293,36 @@ def length_suggestions(worth: FeatureWorth, outcome: EditOutcome, limit: int = 3
     gain = np.abs(outcome.length.margin_spearman) - np.abs(worth.length_without)
     order = np.argsort(-np.nan_to_num(gain, nan=-1.0), kind="stable")[:limit]
     return order[np.nan_to_num(gain[order], nan=-1.0) >= LENGTH_GAIN]
+
+
+def summarise_edits(evidence: EditEvidence, edits: HeadEdits, data: PreferenceData) -> dict[str, Any]:
+    """Plain values for the command line; a correlation that is not defined is None, pairs are named by their rows."""
+    before, after = measure_edits(evidence, HeadEdits()), measure_edits(evidence, edits)
+    effect = compare_edits(evidence, before, after)
+
+    def lengths(outcome: EditOutcome) -> dict[str, float | None]:
+        return {name: None if np.isnan(value) else value for name, value in vars(outcome.length).items()}
+
+    def rows(which: np.ndarray) -> list[int]:
+        return [data.pairs[i].row for i in evidence.rows[which]]
+
+    return {
+        "data": evidence.data,
+        "n": after.evaluation.n,
+        "n_prompts": after.evaluation.n_prompts,
+        "n_seen_in_training": evidence.n_seen,
+        "accuracy": after.evaluation.accuracy,
+        "ci95": list(after.evaluation.ci95),
+        "parent_accuracy": before.evaluation.accuracy,
+        "accuracy_change": effect.accuracy_change,
+        "accuracy_change_ci95": list(effect.ci95),
+        "mean_margin": after.evaluation.mean_margin,
+        "length_baseline": after.evaluation.length_baseline,
+        "length_correlation": lengths(after),
+        "parent_length_correlation": lengths(before),
+        "broken": rows(effect.broken),
+        "mended": rows(effect.mended),
+    }
 
 
 def make_edited_head(

@@ -21,6 +21,7 @@ from sparserm.types import (
     Evaluation,
     Explanation,
     PairIssue,
+    PairRepresentations,
     PreferenceData,
     Progress,
     Prompt,
@@ -192,17 +193,20 @@ class SparseRM:
         read = range(text.start, text.end) if self.head.pooling == "mean" else range(n - 1, n)
         return InspectedInput(self.backbone.chat.texts(text.ids), tuple(i in read for i in range(n)), text.n_truncated)
 
-    def evaluate(self, data: PreferenceData, *, progress: Progress | None = None) -> Evaluation:
-        """Accuracy on pairs that the head was not trained on, with its interval and the longer-is-better baseline."""
-        from sparserm.evaluate import evaluate_head
+    def represent(self, data: PreferenceData, *, progress: Progress | None = None) -> PairRepresentations:
+        """The pooled representations that the head reads, from the store where they are there."""
         from sparserm.representations import represent_pairs
 
         hook = self.card.hook_point
         with stored() as store:
-            pairs = represent_pairs(data.pairs, self.backbone, {hook: None}, self.head.pooling, store=store, progress=progress)[
-                hook
-            ]
-        return evaluate_head(self.head, pairs)
+            found = represent_pairs(data.pairs, self.backbone, {hook: None}, self.head.pooling, store=store, progress=progress)
+        return found[hook]
+
+    def evaluate(self, data: PreferenceData, *, progress: Progress | None = None) -> Evaluation:
+        """Accuracy on pairs that the head was not trained on, with its interval and the longer-is-better baseline."""
+        from sparserm.evaluate import evaluate_head
+
+        return evaluate_head(self.head, self.represent(data, progress=progress))
 
     def chance_to_beat(self, reward: float) -> tuple[float, float]:
         """Bradley-Terry chance that a response of this reward beats a typical (median) chosen, and rejected, one."""
