@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -56,6 +57,15 @@ def calls(monkeypatch) -> Counter[str]:
     return counted
 
 
+@pytest.fixture(scope="module")
+def whole(corpus_file, tiny_folder, tmp_path_factory) -> tuple[Path, dict[int, SAEQuality]]:
+    """What uninterrupted work gives for both layers; read only."""
+    out = tmp_path_factory.mktemp("whole")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "read_corpus", lambda path: read_corpus(path, n_held_out=12))
+        return out, train_saes(corpus_file, out, layers=(1, 2), backbone=str(tiny_folder), n_tokens=N_TOKENS, recipe=RECIPE)
+
+
 def _files(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
@@ -68,24 +78,24 @@ def _cancel_during(what: str, after: int = 0):
     return progress
 
 
-def test_every_layer_has_its_sae_and_its_metrics_and_nothing_else_is_left(train, tmp_path) -> None:
-    found = train(tmp_path)
+def test_every_layer_has_its_sae_and_its_metrics_and_nothing_else_is_left(whole) -> None:
+    out, found = whole
     names = ("cfg.json", "metrics.json", "sae_weights.safetensors")
-    assert set(_files(tmp_path)) == {f"layer_{layer}/{name}" for layer in (1, 2) for name in names}
+    assert set(_files(out)) == {f"layer_{layer}/{name}" for layer in (1, 2) for name in names}
     assert list(found) == [1, 2]
     for layer, quality in found.items():
-        sae = load_sae(tmp_path / f"layer_{layer}")
+        sae = load_sae(out / f"layer_{layer}")
         assert (sae.hook.layer, sae.d_sae, sae.k, sae.model_name) == (layer, 40, 4, "tiny-llama")
-        assert quality == SAEQuality(**json.loads((tmp_path / f"layer_{layer}" / "metrics.json").read_text()))
+        assert quality == SAEQuality(**json.loads((out / f"layer_{layer}" / "metrics.json").read_text()))
         assert quality.l0 == pytest.approx(4, abs=0.5) and 0 <= quality.dead <= 1
 
 
-def test_metrics_are_of_the_sae_on_disk_and_the_held_out_text(train, tmp_path, corpus_file, tiny_folder) -> None:
-    found = train(tmp_path, layers=(1,))[1]
+def test_metrics_are_of_the_sae_on_disk_and_the_held_out_text(whole, corpus_file, tiny_folder) -> None:
+    out, found = whole
     corpus = read_corpus(corpus_file, n_held_out=12)
     backbone = Backbone.load(tiny_folder)
-    expected = evaluate_sae(load_sae(tmp_path / "layer_1"), backbone, load_language_model(tiny_folder), corpus.held_out)
-    assert found == SAEQuality(**expected.to_dict())
+    expected = evaluate_sae(load_sae(out / "layer_1"), backbone, load_language_model(tiny_folder), corpus.held_out)
+    assert found[1] == SAEQuality(**expected.to_dict())
 
 
 def test_activations_of_all_layers_are_computed_once(train, tmp_path, calls) -> None:
@@ -111,14 +121,13 @@ def test_what_is_finished_is_not_done_again(train, tmp_path, calls) -> None:
         ("Loss recovered, layer 2", 0, {"extract_activations": 1, "measure_sae": 1}),
     ],
 )
-def test_interrupted_work_goes_on_and_ends_with_the_same_files(train, tmp_path, calls, what, after, left) -> None:
-    whole = train(tmp_path / "whole")
+def test_interrupted_work_goes_on_and_ends_with_the_same_files(train, whole, tmp_path, calls, what, after, left) -> None:
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path / "parts", progress=_cancel_during(what, after))
     calls.clear()
-    assert train(tmp_path / "parts") == whole
+    assert train(tmp_path / "parts") == whole[1]
     assert calls == left
-    assert _files(tmp_path / "parts") == _files(tmp_path / "whole")
+    assert _files(tmp_path / "parts") == _files(whole[0])
 
 
 def test_an_sae_that_was_written_before_its_checkpoint_was_removed_is_trained_to_the_same_end(train, tmp_path) -> None:
@@ -161,11 +170,26 @@ def test_unfinished_work_on_another_corpus_is_refused(train, tmp_path, corpus_fi
         train(tmp_path / "out", corpus_path=other)
 
 
-@pytest.mark.xfail(strict=True, reason="a finished layer's metrics are given whatever recipe is asked for now")
-def test_finished_work_of_another_recipe_is_refused(train, tmp_path) -> None:
-    train(tmp_path, layers=(1,))
-    with pytest.raises(SparseRMError):
-        train(tmp_path, layers=(1,), recipe=replace(RECIPE, d_sae=50))
+def test_finished_work_of_another_recipe_or_backbone_is_refused(train, tmp_path, tiny_folder, calls) -> None:
+    train(tmp_path / "out", layers=(1,))
+    calls.clear()
+    for changes, said in (({"d_sae": 50}, "d_sae 40, expected d_sae 50"), ({"lr": 1e-3}, "lr 0.004, expected lr 0.001")):
+        with pytest.raises(SparseRMError, match=rf"layer_1 holds an SAE trained with {said}; give another folder"):
+            train(tmp_path / "out", layers=(1, 2), recipe=replace(RECIPE, **changes))
+    shutil.copytree(tiny_folder, tmp_path / "other")
+    with pytest.raises(SparseRMError, match="model_name tiny-llama, expected model_name other"):
+        train(tmp_path / "out", layers=(1,), backbone=str(tmp_path / "other"))
+    assert not calls
+
+
+def test_finished_work_of_a_version_that_noted_no_recipe_is_known_by_its_size(train, tmp_path) -> None:
+    found = train(tmp_path, layers=(1,))
+    cfg = json.loads((tmp_path / "layer_1" / "cfg.json").read_text())
+    del cfg["metadata"]["recipe"]
+    (tmp_path / "layer_1" / "cfg.json").write_text(json.dumps(cfg))
+    assert train(tmp_path, layers=(1,)) == found
+    with pytest.raises(SparseRMError, match="k 4, expected k 5"):
+        train(tmp_path, layers=(1,), recipe=replace(RECIPE, k=5))
 
 
 def test_a_corpus_that_cannot_be_used_is_refused_before_any_work(train, tmp_path, calls) -> None:
