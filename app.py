@@ -3,12 +3,16 @@
 import streamlit as st
 
 from sparserm.defaults import bundle_dir
+from sparserm.ui.context import draw_sidebar
 
 st.set_page_config(page_title="SparseRM", page_icon=":material/balance:", layout="wide")
 
 pages = bundle_dir() / "pages"
 page = st.navigation(
-    [st.Page(pages / "score.py", title="Score", icon=":material/speed:", default=True)],
+    [
+        st.Page(pages / "score.py", title="Score", icon=":material/speed:", default=True),
+    ],
     position="top",
 )
+draw_sidebar()
 page.run()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pandas as pd
+from scipy.special import expit
 
 from sparserm.types import Explanation
 
@@ -24,3 +25,8 @@ def sum_check(explanation: Explanation) -> str:
         f"{sum(p < 0 for p in parts)} lower it by {down:+.3f}; "
         f"with the bias of {explanation.bias:+.3f} they add up to {total:+.3f}, the reward."
     )
+
+
+def win_probability(margin: float) -> float:
+    """Bradley-Terry chance that the better by ``margin`` is preferred."""
+    return float(expit(margin))

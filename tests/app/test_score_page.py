@@ -25,13 +25,18 @@ def test_the_page_opens_with_an_example_filled_in(page: AppTest) -> None:
 def test_a_response_is_scored_and_the_result_says_when_it_is_stale(page: AppTest) -> None:
     page.button[0].click().run()
     assert not page.exception
-    assert [metric.label for metric in page.metric] == ["Reward", "Beats a typical chosen", "Beats a typical rejected"]
+    assert [metric.label for metric in page.metric] == [
+        "Beats a typical chosen", "Beats a typical rejected", "Percentile", "Reward",
+    ]  # fmt: skip
     assert any("they add up to" in caption.value for caption in page.caption)
     assert not page.warning
     page.text_area(key="response").set_value("Something else.").run()
     assert "changed since" in page.warning[0].value
+    page.button[1].click().run()  # score, and compare with what was scored before
+    assert not page.exception and not page.warning
+    assert {"Edited beats original", "Margin"} <= {metric.label for metric in page.metric}
     page.button[0].click().run()
-    assert not page.warning
+    assert "Margin" not in {metric.label for metric in page.metric}
 
 
 @pytest.mark.backbone
@@ -41,3 +46,34 @@ def test_an_empty_response_is_refused_and_the_fields_stay(page: AppTest) -> None
     assert not page.exception
     assert "Response is empty" in page.error[0].value
     assert page.text_area(key="prompt").value
+
+
+def test_another_head_brings_its_own_example_but_leaves_a_users_text(page: AppTest) -> None:
+    first = page.text_area(key="prompt").value
+    page.selectbox(key="head").set_value("safety").run()
+    assert not page.exception
+    assert page.text_area(key="prompt").value != first
+    page.text_area(key="response").set_value("My own words.").run()
+    page.selectbox(key="head").set_value("truthfulness").run()
+    assert page.text_area(key="response").value == "My own words."
+
+
+def test_a_link_shows_its_head_and_says_when_that_head_is_another_version() -> None:
+    page = AppTest.from_file(str(ROOT / "app.py"), default_timeout=300)
+    page.query_params["head"], page.query_params["layer"], page.query_params["hash"] = "safety", "20", "00000000"
+    page.run()
+    assert page.selectbox(key="head").value == "safety"
+    assert any("version 00000000" in warning.value for warning in page.warning)
+    assert page.query_params["hash"] != ["00000000"]
+    page.run()
+    assert any("version 00000000" in warning.value for warning in page.warning)
+    page.selectbox(key="head").set_value("redteam").run()
+    assert not page.warning
+
+
+def test_a_link_to_a_head_that_is_not_here_says_so() -> None:
+    page = AppTest.from_file(str(ROOT / "app.py"), default_timeout=300)
+    page.query_params["head"] = "<script>nobody</script>"
+    page.run()
+    assert not page.exception
+    assert "not here" in page.warning[0].value

@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import plotly.graph_objects as go
 
-from sparserm.types import Contribution, Explanation
+from sparserm.types import Contribution, Explanation, FeatureDifference
 from sparserm.ui.charts.style import DOWN, NEUTRAL, UP
 
 
 @dataclass(frozen=True)
 class Bar:
-    """One step of the sum."""
+    """One step of the sum; ``feature`` where it is a single one's."""
 
     label: str
     value: float
     note: str
+    feature: int | None = None
 
 
 def contribution_bars(explanation: Explanation, top: int) -> list[Bar]:
     """The ``top`` largest contributions, the rest as one bar, and the bias where there is one: they sum to the reward."""
     shown, rest = explanation.contributions[:top], explanation.contributions[top:]
-    bars = [Bar(_name(part), part.contribution, _note(part)) for part in shown]
+    bars = [Bar(_name(part), part.contribution, _note(part), part.feature) for part in shown]
     if rest:
         bars.append(Bar(f"{len(rest)} smaller features", sum(part.contribution for part in rest), "together"))
     if explanation.bias:
@@ -32,12 +34,22 @@ def contribution_bars(explanation: Explanation, top: int) -> list[Bar]:
     return bars
 
 
-def contributions_figure(bars: Sequence[Bar], reward: float) -> go.Figure:
-    """A waterfall from zero to the reward, read from the top down."""
+def difference_figure(parts: Sequence[FeatureDifference], margin: float, top: int = 10) -> go.Figure:
+    """A waterfall from zero to a margin: the ``top`` largest differences and the rest as one bar."""
+    bars = [
+        Bar(_name(part), part.contribution, f"score {part.score_a:+.2f} against {part.score_b:+.2f}") for part in parts[:top]
+    ]
+    if rest := parts[top:]:
+        bars.append(Bar(f"{len(rest)} smaller features", sum(part.contribution for part in rest), "together"))
+    return contributions_figure(bars, margin, total="margin")
+
+
+def contributions_figure(bars: Sequence[Bar], reward: float, total: str = "reward") -> go.Figure:
+    """A waterfall from zero to the total, read from the top down."""
     figure = go.Figure(
         go.Waterfall(
             orientation="h",
-            y=[bar.label for bar in bars] + ["reward"],
+            y=[bar.label for bar in bars] + [total],
             x=[bar.value for bar in bars] + [reward],
             measure=["relative"] * len(bars) + ["total"],
             text=[f"{bar.value:+.2f}" for bar in bars] + [f"{reward:+.2f}"],
@@ -57,7 +69,7 @@ def contributions_figure(bars: Sequence[Bar], reward: float) -> go.Figure:
     figure.update_layout(
         height=26 * (len(bars) + 1) + 70,
         margin={"l": 0, "r": 0, "t": 8, "b": 0},
-        xaxis={"title": "reward, summed from the top down", "zeroline": True, "range": [low - room, high + room]},
+        xaxis={"title": f"{total}, summed from the top down", "zeroline": True, "range": [low - room, high + room]},
         yaxis={"autorange": "reversed", "type": "category"},
         showlegend=False,
         bargap=0.35,
@@ -100,9 +112,9 @@ def _density(percentiles: np.ndarray, grid: np.ndarray) -> np.ndarray:
     return np.exp(-0.5 * ((grid[:, None] - percentiles[None, 1:-1]) / width) ** 2).mean(1) / (width * np.sqrt(2 * np.pi))
 
 
-def _name(part: Contribution) -> str:
-    """The label with the feature's number: two features may have the same label."""
-    return part.label if str(part.feature) in part.label else f"{part.label} ({part.feature})"
+def _name(part: Contribution | FeatureDifference) -> str:
+    """The label with the feature's number, since two features may have the same label; Plotly would read markup in it."""
+    return html.escape(part.label if str(part.feature) in part.label else f"{part.label} ({part.feature})")
 
 
 def _note(part: Contribution) -> str:

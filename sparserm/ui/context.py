@@ -1,0 +1,229 @@
+"""What is looked at on every page: backbone, layer, SAE and head, chosen once in the sidebar and kept in the link."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import streamlit as st
+
+from sparserm.card import HeadCard, SavedHead, head_hash, list_heads, load_head
+from sparserm.default_backbone import is_ready
+from sparserm.defaults import DEFAULT_LAYERS
+from sparserm.model import SparseRM, shared_backbone
+from sparserm.sae import SparseAutoencoder, load_sae
+from sparserm.types import Progress, SparseRMError
+from sparserm.ui import jobs_view
+
+
+@dataclass(frozen=True)
+class Context:
+    """The head in view and what it reads.
+
+    Attributes:
+        key: what the head is loaded by.
+        saved: the head with its card.
+        hash: of its content, 8 hex digits; part of every link.
+    """
+
+    key: str
+    saved: SavedHead
+    hash: str
+
+    @property
+    def card(self) -> HeadCard:
+        """What the head is valid for."""
+        return self.saved.card
+
+    @property
+    def place(self) -> str:
+        """Where its features live, e.g. ``smollm2-135m-instruct · layer 15 · smollm2/layer_15``."""
+        return f"{self.card.backbone} · layer {self.card.hook_point.layer} · {self.card.sae}"
+
+    def feature_title(self, feature: int) -> str:
+        """E.g. ``feature 1203 of 4608 · smollm2-135m-instruct · layer 15``."""
+        return f"feature {feature} of {self.card.d_sae} · {self.card.backbone} · layer {self.card.hook_point.layer}"
+
+    def model(self, progress: Progress | None = None) -> SparseRM:
+        """The reward model with its language model loaded; one copy serves all sessions.
+
+        Raises:
+            SparseRMError: the backbone cannot be had, or is another one.
+        """
+        model = SparseRM(self.saved)
+        model.load_backbone(progress)
+        return model
+
+    def sae(self) -> SparseAutoencoder:
+        """The SAE that the head's features come from.
+
+        Raises:
+            SparseRMError: it is not there, or is not the one that the head was trained with.
+        """
+        sae = _sae(self.card.sae)
+        if sae.fingerprint != self.card.sae_fingerprint:
+            raise SparseRMError(
+                f"SAE {self.card.sae} is {sae.fingerprint}, but head {self.card.name} was trained with "
+                f"{self.card.sae_fingerprint}; put that SAE back, or train the head again"
+            )
+        return sae
+
+
+@st.cache_resource(max_entries=4, show_spinner=False)
+def _sae(name: str) -> SparseAutoencoder:
+    return load_sae(name)
+
+
+@st.cache_data(show_spinner=False, max_entries=64)
+def _load(folder: Path, _changed: int) -> tuple[SavedHead, str]:
+    saved = load_head(folder)
+    return saved, head_hash(saved)
+
+
+def read_head(key: str) -> Context:
+    """A head as it lies on disk, read again when its files change.
+
+    Raises:
+        SparseRMError: it is not there, or is damaged.
+    """
+    heads = list_heads()
+    if key not in heads:
+        raise SparseRMError(f"there is no head {key!r}; expected one of {', '.join(heads) or '(none found)'}")
+    folder = heads[key]
+    saved, digest = _load(folder, max((folder / name).stat().st_mtime_ns for name in ("config.json", "head.safetensors")))
+    return Context(key, saved, digest)
+
+
+def heads_by_name() -> dict[str, dict[int, str]]:
+    """For each head's name the layers it is there for, and for each layer what to load it by.
+
+    The heads of one task at several layers stand under the task's name; any other head under its own. Heads that cannot be
+    read are left out here; ``sparserm heads`` says what is wrong with them.
+    """
+    found: dict[str, dict[int, str]] = {}
+    for key in list_heads():
+        try:
+            card = read_head(key).card
+        except (SparseRMError, OSError):
+            continue
+        layers = found.setdefault(card.name if key.startswith(card.name) else key, {})
+        if card.hook_point.layer in layers:
+            found[key] = {card.hook_point.layer: key}
+        else:
+            layers[card.hook_point.layer] = key
+    return found
+
+
+def default_layer(name: str, layers: Mapping[int, str]) -> int:
+    """The layer whose head bears the bare name: of the shipped heads the one that did best on validation splits."""
+    return next((layer for layer, key in layers.items() if key == name), min(layers))
+
+
+def draw_sidebar() -> None:
+    """The choice of head, what it is, and the jobs at work; ends the page where there is no head."""
+    heads = heads_by_name()
+    if not heads:
+        st.error("No head was found. Train one with `sparserm train PAIRS --out DIR`, or install the package anew.")
+        st.stop()
+    _warn_of_unknown(heads, st.query_params.get("head"))
+    with st.sidebar:
+        name = st.selectbox(
+            "Head", list(heads), key="head", bind="query-params", required=True, on_change=_forget_layer,
+            help="What the reward model was trained to prefer. Every page looks at this head.",
+        )  # fmt: skip
+        layers = sorted(heads[name])
+        layer = st.segmented_control(
+            "Layer", layers, default=default_layer(name, heads[name]), required=True, key="layer", bind="query-params",
+            help="Where the language model's residual stream is read; each layer has its own sparse autoencoder (SAE).",
+        )  # fmt: skip
+        context = read_head(heads[name][layer if layer in layers else default_layer(name, heads[name])])
+        _facts(context)
+        _backbone_status()
+        jobs_view.active_jobs()
+    _guard_link(context)
+    st.session_state["_context"] = context
+
+
+def current() -> Context:
+    """The head in view."""
+    context: Context = st.session_state["_context"]
+    return context
+
+
+def _forget_layer() -> None:
+    """Another head begins at its own best layer."""
+    st.session_state.pop("layer", None)
+
+
+def _warn_of_unknown(heads: Iterable[str], asked: str | None) -> None:
+    if asked and asked not in heads:
+        st.warning(f"This link names head {asked!r}, which is not here; another one is shown.", icon=":material/link_off:")
+
+
+def _guard_link(context: Context) -> None:
+    """Keep the head's hash in the link, and say so where a link that was opened showed another version of it."""
+    asked = st.query_params.get("hash")
+    if asked and "_link_seen" not in st.session_state and asked != context.hash:
+        st.session_state["_link_changed"] = (asked, context.key)
+    st.session_state["_link_seen"] = True
+    was, key = st.session_state.get("_link_changed", ("", ""))
+    if key == context.key:
+        st.warning(
+            f"This link was made with version {was} of head {context.key}; what is shown is version {context.hash}.",
+            icon=":material/link_off:",
+        )
+    if asked != context.hash:
+        st.query_params["hash"] = context.hash
+
+
+def _facts(context: Context) -> None:
+    card, training = context.card, context.card.training
+    st.caption(
+        f"backbone {card.backbone}  \nSAE {card.sae}, {card.d_sae:,} latents  \n{card.hook}  \n"
+        f"{len(context.saved.head.features)} features, {context.saved.head.pooling} pooling  \nversion {context.hash}"
+    )
+    metrics = card.metrics
+    if "accuracy" in metrics:
+        low, high = metrics["ci95"]
+        st.caption(
+            f"accuracy {metrics['accuracy']:.1%} ({low:.1%} to {high:.1%}, n = {metrics['n']:,}) on {metrics['measured_on']}; "
+            f"random directions {metrics['random_directions']:.1%}, longer is better {metrics['length_baseline']:.1%}; "
+            f"licence of the training data: {training.get('licence') or 'not stated'}"
+        )
+
+
+@st.cache_resource(show_spinner=False)
+def _loading() -> threading.Thread:
+    """Loads the language model behind the first page, where its files are there already."""
+
+    def load() -> None:
+        card = next(iter(_shipped_cards()))
+        shared_backbone(card.backbone, max(DEFAULT_LAYERS))
+
+    thread = threading.Thread(target=load, daemon=True)
+    if is_ready():
+        thread.start()
+    return thread
+
+
+def _shipped_cards() -> Iterable[HeadCard]:
+    return (read_head(key).card for key in list_heads())
+
+
+def _backbone_status() -> None:
+    """Whether the language model is there, said until it is."""
+    thread = _loading()
+    if not is_ready():
+        st.caption(":material/cloud_download: The language model (93 MB) is fetched with the first score.")
+    elif thread.is_alive():
+        _wait_for_backbone()
+
+
+@st.fragment(run_every=1)
+def _wait_for_backbone() -> None:
+    if _loading().is_alive():
+        st.caption(":material/hourglass_top: The language model is loading; everything else works already.")
+    else:
+        st.caption(":material/check_circle: The language model is ready.")

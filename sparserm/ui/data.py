@@ -1,0 +1,194 @@
+"""Preference pairs on a page: which ones, and their representations for the head in view."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pandas as pd
+import streamlit as st
+
+from sparserm import jobs
+from sparserm.pairs import PairsError
+from sparserm.representations import count_missing, represent_pairs
+from sparserm.sources import DataSource, keep_upload, list_sources
+from sparserm.store import stored
+from sparserm.types import PairIssue, PairRepresentations, PreferenceData, SparseRMError
+from sparserm.ui import jobs_view, session
+from sparserm.ui.context import Context, current
+
+#: Pairs with fewer tokens than this are run on the page, more of them in a job: some five seconds on two cores.
+INLINE_TOKENS = 8_000
+
+#: Megabytes; a larger preference file belongs to the command line.
+MAX_UPLOAD_MB = 100
+
+
+@dataclass(frozen=True)
+class Represented:
+    """Pairs and their representations for one head, in the same order."""
+
+    data: PreferenceData
+    pairs: PairRepresentations
+
+
+def default_source(context: Context) -> str | None:
+    """The label of the starter pairs of the head's task, or of the first ones."""
+    labels = list(list_sources())
+    return next((one for one in labels if one == f"{context.card.name} (starter pairs)"), next(iter(labels), None))
+
+
+def pick_source(key: str, label: str = "Preference pairs") -> DataSource | None:
+    """Starter pairs, a file under ``SPARSERM_DATA``, an earlier upload, a new one, or a dataset by name.
+
+    Args:
+        key: of the widget, and its name in the link.
+    """
+    chosen = st.session_state.pop(f"{key} uploaded", None)
+    if chosen:
+        st.session_state[key] = chosen
+    sources = list_sources()
+    default = default_source(current())
+    picked = st.selectbox(
+        label, list(sources), key=key, bind="query-params", accept_new_options=True,
+        index=list(sources).index(default) if default in sources else None,
+        placeholder="Pick pairs, or type a dataset's name",
+        help="JSONL, CSV or Parquet with prompt, chosen and rejected, as in TRL; or the name of a Hugging Face dataset.",
+    )  # fmt: skip
+    file = st.file_uploader(
+        "Upload pairs", type=["jsonl", "json", "csv", "tsv", "parquet", "gz"], key=f"{key} file", max_upload_size=MAX_UPLOAD_MB,
+        on_change=_take_upload, args=(key,),
+    )  # fmt: skip
+    if file is None and (problem := st.session_state.pop(f"{key} problem", None)):
+        st.error(problem)
+    if picked is None:
+        return None
+    return sources.get(picked, DataSource(picked))
+
+
+def _take_upload(key: str) -> None:
+    """Keep what was uploaded and pick it; also an unusable file stays, so that its columns can be named."""
+    file = st.session_state[f"{key} file"]
+    if file is None:
+        return
+    try:
+        st.session_state[f"{key} uploaded"], _ = keep_upload(file.getvalue(), file.name)
+    except (SparseRMError, OSError) as error:
+        st.session_state[f"{key} problem"] = session.sentence(error)
+
+
+@st.cache_data(show_spinner="Reading the pairs…", max_entries=16)
+def _load(source: DataSource, _version: str) -> PreferenceData:
+    return source.load()
+
+
+def load(source: DataSource) -> PreferenceData:
+    """The pairs of a source, read again when its file changes.
+
+    Raises:
+        SparseRMError: as for :meth:`~sparserm.sources.DataSource.load`.
+    """
+    return _load(source, source.version())
+
+
+def load_or_stop(source: DataSource | None) -> PreferenceData:
+    """The pairs of a source; where they cannot be used, the reasons row by row, and the page ends here."""
+    if source is None:
+        st.info("Pick preference pairs to go on.", icon=":material/table_rows:")
+        st.stop()
+    try:
+        return load(source)
+    except PairsError as error:
+        st.error(session.sentence(error))
+        show_issues(error.issues, key="unusable")
+    except SparseRMError as error:
+        st.error(session.sentence(error))
+    st.stop()
+
+
+def show_issues(issues: tuple[PairIssue, ...], key: str) -> None:
+    """Findings by row, and the file to take away."""
+    table = pd.DataFrame([{"row": i.row, "column": i.column, "problem": i.problem, "severity": i.severity} for i in issues])
+    if table.empty:
+        return
+    st.dataframe(table, hide_index=True, height=min(300, 38 + 35 * len(table)))
+    st.download_button(
+        f"Findings as CSV ({len(table):,} rows)", table.to_csv(index=False), "findings.csv", "text/csv",
+        key=f"findings {key}", icon=":material/download:",
+    )  # fmt: skip
+
+
+def represented(source: DataSource | None) -> Represented:
+    """The pairs of a source as the head in view sees them, with its SAE's latents.
+
+    What is stored is read at once, a little is computed on the page, and for more a job is offered; until it has ended the
+    page ends here.
+    """
+    context = current()
+    data = load_or_stop(source)
+    assert source is not None
+    _wait_for_job(source, context)
+    head, card = context.saved.head, context.card
+    try:
+        pairs = _represent(
+            data.content_hash,
+            card.backbone_fingerprint,
+            card.sae_fingerprint,
+            card.hook,
+            head.pooling,
+            _context=context,
+            _data=data,
+        )
+    except _TooMuchError as found:
+        _offer_job(source, data, context, found.responses)
+        st.stop()
+    except SparseRMError as error:
+        st.error(session.sentence(error))
+        st.stop()
+    return Represented(data, pairs)
+
+
+class _TooMuchError(Exception):
+    """More is missing than a page should compute."""
+
+    def __init__(self, responses: int) -> None:
+        super().__init__(responses)
+        self.responses = responses
+
+
+@st.cache_resource(show_spinner="Reading the representations…", max_entries=12)
+def _represent(
+    content: str, backbone: str, sae: str, hook: str, pooling: str, *, _context: Context, _data: PreferenceData
+) -> PairRepresentations:
+    """Cached by what it depends on. An exception is not cached: after the job it is tried again."""
+    model, dictionary = _context.model().backbone, _context.sae()
+    saes, place = {dictionary.hook: dictionary}, _context.saved.head.pooling
+    with stored() as store:
+        responses, tokens = count_missing(_data.pairs, model, saes, place, store)
+        if tokens > INLINE_TOKENS:
+            raise _TooMuchError(responses)
+        return represent_pairs(_data.pairs, model, saes, place, store=store)[dictionary.hook]
+
+
+def _specification(source: DataSource, context: Context) -> dict[str, object]:
+    return {"source": source.to_dict(), "head": context.key}
+
+
+def _wait_for_job(source: DataSource, context: Context) -> None:
+    """Where these pairs are being represented, or were until somebody stopped it, the page shows that and ends."""
+    wanted = _specification(source, context)
+    job = next((one for one in jobs.list_jobs() if one.kind == "represent" and jobs.spec(one.id) == wanted), None)
+    if job is not None and job.state != "done":
+        jobs_view.show_job(job.id)
+        st.stop()
+
+
+def _offer_job(source: DataSource, data: PreferenceData, context: Context, responses: int) -> None:
+    """Say what there is to compute, and the button that starts it."""
+    st.info(
+        f"{responses:,} of {2 * len(data.pairs):,} responses of {data.name} have not been read by the language model at "
+        f"{context.place}. This is done once and kept; you may close the tab meanwhile.",
+        icon=":material/memory:",
+    )
+    if st.button("Read them", type="primary", key="start representing"):
+        jobs.start("represent", _specification(source, context), f"Representations of {data.name}")
+        st.rerun()

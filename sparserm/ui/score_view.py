@@ -1,0 +1,104 @@
+"""Parts of the Score page: tokens coloured by what was chosen, the input inspector, and an edit beside its original."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import streamlit as st
+
+from sparserm.explain import explain_difference
+from sparserm.types import Explanation
+from sparserm.ui import tables
+from sparserm.ui.charts import score as charts
+from sparserm.ui.charts.style import CONFIG
+from sparserm.ui.context import Context
+from sparserm.ui.session import Scored
+from sparserm.ui.tokens import colour_scale, coloured_tokens
+
+SHARE, RUNNING = "share of the reward", "running reward"
+_OF_FEATURE = ("contribution", "alignment score", "activation")
+
+
+def waterfall(explanation: Explanation, top: int) -> int | None:
+    """The contributions as bars; a click on a bar chooses its feature, which is returned."""
+    everything = st.toggle("All features", key="everything", help=f"Instead of the {top} largest and the others together.")
+    bars = charts.contribution_bars(explanation, len(explanation.contributions) if everything else top)
+    event: Any = st.plotly_chart(
+        charts.contributions_figure(bars, explanation.reward), config=CONFIG, key="contributions",
+        on_select="rerun", selection_mode="points",
+    )  # fmt: skip
+    points = event["selection"]["points"]
+    number = points[0]["point_index"] if points else len(bars)
+    return bars[number].feature if number < len(bars) else None
+
+
+def token_view(scored: Scored, context: Context, feature: int | None) -> None:
+    """The response's tokens, coloured by their share of the reward, by the running reward, or by one feature."""
+    explanation = scored.explanation
+    mean = context.saved.head.pooling == "mean"
+    options = [SHARE if mean else "contributions read at the token", RUNNING]
+    if feature is not None:
+        options += [f"{what} of feature {feature}" for what in _OF_FEATURE]
+    clicked = st.session_state.get("colour_feature") != feature
+    st.session_state.colour_feature = feature
+    if clicked or st.session_state.get("colour") not in options:  # a bar was clicked: look at its feature at once
+        st.session_state.colour = options[2] if feature is not None else options[0]
+    by = str(st.segmented_control("Colour the tokens by", options, key="colour", required=True))
+    values, unit = _values(explanation, options.index(by), feature)
+    full = _full(values, explanation, context, by)
+    notes = [f"{value:+.3f} {unit}" for value in values]
+    coloured_tokens(explanation.tokens, values, notes, full=full, key="tokens")
+    colour_scale(full, unit)
+    if by == SHARE:
+        st.caption(f"The tokens' shares and the bias add up to {sum(values) + explanation.bias:+.3f}, the reward.")
+    elif feature is None:
+        st.caption("Click a bar below to colour the tokens by that feature.")
+
+
+def _values(explanation: Explanation, mode: int, feature: int | None) -> tuple[list[float], str]:
+    if mode == 0:
+        return explanation.token_contributions.sum(1).tolist(), "of the reward"
+    if mode == 1:
+        return explanation.running_reward.tolist(), "reward up to and with this token"
+    column = explanation.features.tolist().index(feature)
+    source = (explanation.token_contributions, explanation.token_scores, explanation.token_activations)[mode - 2]
+    assert source is not None
+    if mode == 3:  # scores are not centred on zero: what counts is how far they lie from this response's mean
+        return (source[:, column] - source[:, column].mean()).tolist(), "alignment score, from this response's mean"
+    return source[:, column].tolist(), ("contribution", "", "activation of the latent")[mode - 2]
+
+
+def _full(values: Sequence[float], explanation: Explanation, context: Context, by: str) -> float:
+    """Where the colour is full: for rewards a good training response, for the rest the largest value shown."""
+    if by == RUNNING:
+        return float(context.saved.quantiles_chosen[75])
+    return float(np.abs(values).max()) if len(values) else 1.0
+
+
+def inspector(scored: Scored) -> None:
+    """The templated tokens with the scored ones marked, and what was cut."""
+    found = scored.inspected
+    n_scored = sum(found.scored)
+    with st.expander(f"Input inspector: {len(found.tokens):,} tokens, {n_scored:,} of them scored"):
+        st.caption(
+            "What the language model reads, in the backbone's chat template. The head reads the tokens in colour; "
+            + (f"{found.n_truncated:,} tokens were cut from the left." if found.n_truncated else "nothing was cut.")
+        )
+        coloured_tokens(
+            found.tokens, [float(read) for read in found.scored],
+            [f"token {i}{', scored' if read else ''}" for i, read in enumerate(found.scored)],
+            full=3.0, key="inspector", pale=[not read for read in found.scored],
+        )  # fmt: skip
+
+
+def edit_against_original(scored: Scored, original: Scored) -> None:
+    """The edited text beside the original: chance, margin, and what made the difference."""
+    parts = explain_difference(scored.explanation, original.explanation)
+    margin = scored.explanation.reward - original.explanation.reward
+    st.subheader("Edited against original", anchor=False)
+    chance, by = st.columns(2)
+    chance.metric("Edited beats original", f"{tables.win_probability(margin):.0%}", border=True)
+    by.metric("Margin", f"{margin:+.2f}", f"{original.explanation.reward:+.2f} before", delta_color="off", border=True)
+    st.plotly_chart(charts.difference_figure(parts, margin), config=CONFIG, key="difference")
