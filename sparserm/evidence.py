@@ -233,7 +233,7 @@ def heat_map(
         train: representations of the training pairs by the SAE's name.
     """
     sizes = sorted({*SIZES, settings.k})
-    step = _counter(len(train) * len(sizes), progress, "Layers and sizes (cells)")
+    step = _counter(len(train) * len(sizes), progress, "Head (layers and sizes)")
     cells = []
     for name, pairs in train.items():
         for k in sizes:

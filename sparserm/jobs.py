@@ -32,6 +32,7 @@ from sparserm.types import SparseRMError
 #: For each kind of job the function ``run(spec, folder, report)`` that does it; it writes its results into ``folder``.
 KINDS = {
     "represent": "sparserm.representing:run",
+    "train": "sparserm.training_job:run",
 }
 
 State = Literal["queued", "running", "done", "failed", "cancelled", "interrupted"]
