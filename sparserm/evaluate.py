@@ -65,6 +65,20 @@ def accuracy_interval(correct: np.ndarray, groups: np.ndarray) -> tuple[float, f
     return float(low), float(high)
 
 
+def share_interval(correct: np.ndarray, groups: np.ndarray) -> tuple[float, float]:
+    """:func:`accuracy_interval` for a part of the pairs, which may be few.
+
+    Where all are right, or all wrong, resampling finds nothing else; Wilson's interval does not, taken over prompts.
+    """
+    from scipy.stats import binomtest
+
+    if correct.min() < correct.max():
+        return accuracy_interval(correct, groups)
+    n = len(np.unique(groups))
+    interval = binomtest(round(float(correct.mean()) * n), n).proportion_ci(method="wilson")
+    return float(interval.low), float(interval.high)
+
+
 def dense_probe_margins(train: PairRepresentations, test: PairRepresentations, l2: float | None = None) -> np.ndarray:
     """The baseline that knows all of ``h``: Bradley-Terry on the standardised representation.
 
@@ -101,13 +115,22 @@ def cross_validate(pairs: PairRepresentations, sae: SparseAutoencoder, settings:
     Raises:
         SparseRMError: a single pair, of which nothing can be held out.
     """
+    return evaluate_margins(cross_validated_margins(pairs, sae, settings), pairs)
+
+
+def cross_validated_margins(pairs: PairRepresentations, sae: SparseAutoencoder, settings: FitSettings) -> np.ndarray:
+    """``[n]`` margins, each from a head that has not seen the pair's prompt: the heads of :func:`cross_validate`.
+
+    Raises:
+        SparseRMError: a single pair, of which nothing can be held out.
+    """
     _check_enough(pairs)
     margins = np.zeros(len(pairs.groups))
     for train, held_out in prompt_folds(pairs.groups):
         head = fit_head(pairs.take(train), sae, settings).head
         rest = pairs.take(held_out)
         margins[held_out] = rewards(head, rest.chosen.h) - rewards(head, rest.rejected.h)
-    return evaluate_margins(margins, pairs)
+    return margins
 
 
 def cross_validate_dense(pairs: PairRepresentations, l2: float | None = None) -> Evaluation:

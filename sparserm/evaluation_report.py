@@ -9,7 +9,7 @@ import numpy as np
 from scipy.special import expit
 
 from sparserm.card import SavedHead
-from sparserm.evaluate import accuracy_interval, evaluate_margins
+from sparserm.evaluate import evaluate_margins, share_interval
 from sparserm.explain import compare_responses
 from sparserm.head import bradley_terry_loss, rewards
 from sparserm.pairs import short_key
@@ -164,7 +164,7 @@ def calibration(margins: np.ndarray, groups: np.ndarray) -> Calibration:
             n=int(rows.sum()),
             confidence=float(confidence[rows].mean()),
             correct=float(correct[rows].mean()),
-            ci95=_interval(correct[rows], groups[rows]),
+            ci95=share_interval(correct[rows], groups[rows]),
         )
         for place in range(BINS)
         if (rows := places == place).any()
@@ -191,7 +191,7 @@ def slices(margins: np.ndarray, pairs: PairRepresentations, categories: list[str
             n=int(rows.sum()),
             n_prompts=len(np.unique(groups[rows])),
             accuracy=float(correct[rows].mean()),
-            ci95=_interval(correct[rows], groups[rows]),
+            ci95=share_interval(correct[rows], groups[rows]),
             length_baseline=float(longer[rows].mean()),
             mean_margin=float(margins[rows].mean()),
         )
@@ -249,20 +249,6 @@ def worst_mistakes(saved: SavedHead, margins: np.ndarray, pairs: PairRepresentat
         parts = compare_responses(saved.head, both, saved.card.labels).contributions
         found.append(Mistake(int(index), float(margins[index]), float(expit(margins[index])), parts))
     return tuple(found)
-
-
-def _interval(correct: np.ndarray, groups: np.ndarray) -> tuple[float, float]:
-    """95 % interval of a share of pairs, also where there are few.
-
-    Where all are right, or all wrong, resampling finds nothing else; Wilson's interval does not, taken over prompts.
-    """
-    from scipy.stats import binomtest
-
-    if correct.min() < correct.max():
-        return accuracy_interval(correct, groups)
-    n = len(np.unique(groups))
-    interval = binomtest(round(float(correct.mean()) * n), n).proportion_ci(method="wilson")
-    return float(interval.low), float(interval.high)
 
 
 def summary(report: EvaluationReport, pairs: tuple[PreferencePair, ...]) -> dict[str, Any]:
