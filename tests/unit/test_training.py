@@ -280,7 +280,6 @@ def test_an_sae_of_another_backbone_is_refused(tiny_backbone, tmp_path, wrong) -
         load_parts(tiny_backbone, save_tiny_sae(tmp_path / "sae", **wrong), None)
 
 
-@pytest.mark.xfail(strict=True, reason="cross-validation groups by exact prompt, the rest of the package by prompt_key")
 def test_prompts_that_differ_in_white_space_are_one_prompt_everywhere(tiny_backbone, sae_folder) -> None:
     rows = preference_rows(20, 5)
     for row in rows[::2]:
