@@ -74,12 +74,20 @@ class Cell:
 
 @dataclass(frozen=True)
 class FeatureStability:
-    """How often a feature of the head is selected again, and how often its weight then has the same sign (shares)."""
+    """What becomes of a feature of the head when the training prompts are drawn anew.
+
+    Attributes:
+        selected: share of resamples in which it is selected again.
+        same_sign: share of those in which its weight has the same sign.
+        nearest: mean over resamples of the largest absolute cosine between its direction and a selected one: near 1 where
+            a near-copy takes its place.
+    """
 
     feature: int
     weight: float
     selected: float
     same_sign: float
+    nearest: float
 
 
 @dataclass(frozen=True)
@@ -257,6 +265,7 @@ def selection_stability(
     features = fitted.head.features
     again = np.zeros(len(features))
     same = np.zeros(len(features))
+    nearest = np.zeros(len(features))
     overlaps = []
     for seed in range(RESAMPLES):
         drawn = train.take(_resample(train.groups, seed))
@@ -269,13 +278,18 @@ def selection_stability(
         both, ours, theirs = np.intersect1d(features, other.features, return_indices=True)
         again[ours] += 1
         same[ours] += np.sign(fitted.head.weights[ours]) == np.sign(other.weights[theirs])
+        nearest += np.abs(fitted.head.directions @ other.directions.T).max(1)
         overlaps.append(len(both) / len(np.union1d(features, other.features)))
     order = np.argsort(-again, kind="stable")
     n_usable = int(((fitted.stats.f_chosen + fitted.stats.f_rejected) > 0).sum())
     return Stability(
         features=tuple(
             FeatureStability(
-                int(features[j]), float(fitted.head.weights[j]), float(again[j] / RESAMPLES), float(same[j] / max(1, again[j]))
+                feature=int(features[j]),
+                weight=float(fitted.head.weights[j]),
+                selected=float(again[j] / RESAMPLES),
+                same_sign=float(same[j] / max(1, again[j])),
+                nearest=float(nearest[j] / RESAMPLES),
             )
             for j in order
         ),

@@ -117,7 +117,9 @@ def test_a_planted_feature_is_always_selected_again_and_the_noise_beside_it_is_n
     planted = stability.features[0]
     assert (planted.feature, planted.selected, planted.same_sign) == (0, 1.0, 1.0)
     assert stability.jaccard > stability.chance == pytest.approx(3 / (2 * 16 - 3))
+    assert planted.nearest == pytest.approx(1.0)
     assert all(other.selected < 0.6 for other in stability.features[1:])
+    assert all(other.selected <= other.nearest + 1e-6 <= 1.00001 for other in stability.features)
     assert stability.resamples == RESAMPLES
 
 
