@@ -420,8 +420,11 @@ def _facts(title: str, facts: Mapping[str, Any]) -> None:
 def _cell(value: Any, spec: str) -> str:
     if value is None:
         return "-"
-    if isinstance(value, (list, tuple)):
-        return " to ".join(_cell(one, spec) for one in value)
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name.replace('_', ' ')}: {_cell(one, spec)}" for name, one in value.items())
+    if isinstance(value, (list, tuple)):  # two floats are an interval
+        interval = len(value) == 2 and isinstance(value[0], float)
+        return (" to " if interval else ", ").join(_cell(one, spec) for one in value)
     if isinstance(value, float) and spec == "s":
         return f"{value:.4g}"
     return format(value, spec) if isinstance(value, (int, float)) and spec != "s" else str(value)

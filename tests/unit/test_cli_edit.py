@@ -83,3 +83,9 @@ def test_training_pairs_are_no_test_of_an_edit(run, parts, features, tmp_path) -
     mixed.write_text(parts.train.read_text() + "\n" + json.dumps({"prompt": "A new one", "chosen": "x y", "rejected": "z"}))
     found = run("edit", parts.head, "--off", features[0], "--out", tmp_path / "new", "--test", mixed, "--json").json
     assert (found["n"], found["n_seen_in_training"]) == (1, 40)
+
+
+def test_for_people_values_of_several_parts_are_written_out(run, parts, features, tmp_path) -> None:
+    options = ("--off", f"{features[0]},{features[1]}", "--out", tmp_path / "new", "--test", parts.test)
+    printed = run("edit", parts.head, *options).out
+    assert "{" not in printed and f"{features[0]}: 0" in printed and "margin spearman" in printed
