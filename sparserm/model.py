@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,9 +11,11 @@ import numpy as np
 from scipy.special import expit
 
 from sparserm.card import SavedHead, load_head, save_head
+from sparserm.comparison import SideBySide, check_number
 from sparserm.defaults import DEFAULT_BACKBONE
 from sparserm.explain import InspectedInput, compare_responses, explain_response, label_of
 from sparserm.head import rewards
+from sparserm.labels import labels_of
 from sparserm.pairs import as_prompt, as_response, load_pairs, short_key
 from sparserm.store import stored
 from sparserm.types import (
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
 _load_lock = threading.Lock()
 
 
-#: Loaded language models by name, the one used last at the end; two at most.
+#: Loaded language models by folder, the one used last at the end; two at most.
 _loaded: dict[str, Backbone] = {}
 
 
@@ -44,11 +46,12 @@ def shared_backbone(name: str, through_layer: int, progress: Progress | None = N
     from sparserm.backbone import Backbone, resolve
 
     with _load_lock:
-        resolve(name, progress)  # a first use's download, here where it can be told of
-        found = _loaded.pop(name, None)
+        folder, _ = resolve(name, progress)  # a first use's download, here where it can be told of
+        key = str(folder.resolve())  # however it was named
+        found = _loaded.pop(key, None)
         if found is None or found.through_layer < min(through_layer, found.n_layers - 1):
             found = Backbone.load(name, through_layer=through_layer)
-        _loaded[name] = found
+        _loaded[key] = found
         while len(_loaded) > 2:
             _loaded.pop(next(iter(_loaded)))
         return found
@@ -114,6 +117,11 @@ class SparseRM:
         return fit_model(data, backbone=backbone, sae=sae, layer=layer, name=name, progress=progress, **settings)
 
     @property
+    def labels(self) -> Mapping[int, str]:
+        """Of features by id: the head's own, and over them those that the user gave."""
+        return labels_of(self.card)
+
+    @property
     def backbone(self) -> Backbone:
         """The language model, loaded on first use."""
         return self._backbone or self.load_backbone()
@@ -125,7 +133,7 @@ class SparseRM:
             SparseRMError: it cannot be had, or is not the one that the head was trained on.
         """
         if self._backbone is None:
-            backbone = shared_backbone(self.card.backbone, self.card.hook_point.layer, progress)
+            backbone = shared_backbone(self.card.backbone_source, self.card.hook_point.layer, progress)
             self._check_backbone(backbone)
             self._backbone = backbone
         return self._backbone
@@ -170,7 +178,7 @@ class SparseRM:
             raise SparseRMError(f"got {len(responses)} responses; expected two or more to compare")
         texts = [as_response(response) for response in responses]
         h = self._pooled([as_prompt(prompt)] * len(texts), texts)
-        return compare_responses(self.head, h, self.card.labels)
+        return compare_responses(self.head, h, self.labels)
 
     def explain(self, prompt: str | Sequence[Any], response: Any, *, sae: SparseAutoencoder | None = None) -> Explanation:
         """Take the reward of one response apart, by feature and by token.
@@ -178,13 +186,21 @@ class SparseRM:
         Args:
             sae: the head's SAE, where the activations of its latents are wanted too.
         """
-        text = self.backbone.tokenize(as_prompt(prompt), as_response(response))
-        hook = self.card.hook_point
-        ((_, states),) = self.backbone.hidden_states([text], [hook])
-        tokens = self.backbone.chat.texts(text.ids[text.start : text.end])
-        activations = sae.encode(states[hook][: len(tokens)].cpu())[:, self.head.features].numpy() if sae else None
-        h = states[hook].cpu().numpy()
-        return explain_response(self.head, h, tokens, self.card.labels, text.n_truncated, activations)
+        return self._explain(as_prompt(prompt), [as_response(response)], sae)[0]
+
+    def side_by_side(
+        self, prompt: str | Sequence[Any], responses: Sequence[Any], *, sae: SparseAutoencoder | None = None
+    ) -> SideBySide:
+        """Take the rewards of two to eight responses to one prompt apart, in one pass of the backbone.
+
+        Args:
+            sae: as for :meth:`explain`.
+
+        Raises:
+            SparseRMError: fewer or more responses.
+        """
+        check_number(len(responses))
+        return SideBySide(self._explain(as_prompt(prompt), [as_response(response) for response in responses], sae))
 
     def inspect(self, prompt: str | Sequence[Any], response: Any) -> InspectedInput:
         """The templated tokens that the language model reads, and where the head reads its representation."""
@@ -224,7 +240,7 @@ class SparseRM:
         rows = [
             {
                 "feature": int(feature),
-                "label": label_of(self.card.labels, int(feature)),
+                "label": label_of(self.labels, int(feature)),
                 "f_chosen": float(self.saved.f_chosen[j]),
                 "f_rejected": float(self.saved.f_rejected[j]),
                 "gap": float(self.saved.f_chosen[j] - self.saved.f_rejected[j]),
@@ -239,6 +255,17 @@ class SparseRM:
     def save_pretrained(self, folder: str | Path) -> None:
         """Write ``config.json`` and ``head.safetensors``."""
         save_head(self.saved, Path(folder))
+
+    def _explain(self, prompt: Prompt, responses: Sequence[str], sae: SparseAutoencoder | None) -> tuple[Explanation, ...]:
+        texts = [self.backbone.tokenize(prompt, response) for response in responses]
+        hook = self.card.hook_point
+        found = {}
+        for i, states in self.backbone.hidden_states(texts, [hook]):
+            text, h = texts[i], states[hook].cpu()
+            tokens = self.backbone.chat.texts(text.ids[text.start : text.end])
+            activations = sae.encode(h[: len(tokens)])[:, self.head.features].numpy() if sae else None
+            found[i] = explain_response(self.head, h.numpy(), tokens, self.labels, text.n_truncated, activations)
+        return tuple(found[i] for i in range(len(texts)))
 
     def _pooled(self, prompts: list[Prompt], responses: list[str], progress: Progress | None = None) -> np.ndarray:
         from sparserm.representations import represent

@@ -1,0 +1,76 @@
+"""Labels the user gives: kept, over the head's own, and never at the cost of those that were there."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+
+import pytest
+
+from sparserm.card import load_head
+from sparserm.labels import MAX_LENGTH, labels_of, save_label, user_labels
+from sparserm.model import SparseRM
+from sparserm.types import SparseRMError
+
+SAE = "33e52a91f19a6239"
+
+
+def test_labels_are_kept_for_each_sae() -> None:
+    save_label(SAE, 12, "refuses politely")
+    save_label(SAE, 3, "<b>قائمة</b> 🧾")
+    save_label("other", 12, "else")
+    assert user_labels(SAE) == {3: "<b>قائمة</b> 🧾", 12: "refuses politely"}
+
+
+def test_a_label_is_one_line_and_an_empty_one_takes_it_away() -> None:
+    save_label(SAE, 12, "  two\n lines ")
+    assert user_labels(SAE) == {12: "two lines"}
+    save_label(SAE, 12, " ")
+    assert user_labels(SAE) == {}
+
+
+def test_the_users_labels_lie_over_the_heads_own() -> None:
+    card = replace(load_head("safety").card, labels={236: "own", 474: "own too"})
+    save_label(card.sae_fingerprint, 236, "mine")
+    save_label(card.sae_fingerprint, 9, "not in the head")
+    assert labels_of(card) == {236: "mine", 474: "own too", 9: "not in the head"}
+
+
+def test_too_long_a_label_is_refused_and_the_old_one_stays() -> None:
+    save_label(SAE, 1, "old")
+    with pytest.raises(SparseRMError, match=f"{MAX_LENGTH + 1} characters"):
+        save_label(SAE, 1, "x" * (MAX_LENGTH + 1))
+    assert user_labels(SAE) == {1: "old"}
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"a": "b"}', '{"1": 2}'])
+def test_a_damaged_file_is_named_and_left_alone(sparserm_home, content) -> None:
+    path = sparserm_home / "labels" / f"{SAE}.json"
+    path.parent.mkdir()
+    path.write_text(content)
+    for work in (lambda: user_labels(SAE), lambda: save_label(SAE, 1, "new")):
+        with pytest.raises(SparseRMError, match="mend the file"):
+            work()
+    assert path.read_text() == content
+
+
+def test_labels_given_at_once_are_all_kept() -> None:
+    threads = [threading.Thread(target=save_label, args=(SAE, i, f"label {i}")) for i in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert user_labels(SAE) == {i: f"label {i}" for i in range(16)}
+
+
+def test_a_fingerprint_is_no_path() -> None:
+    with pytest.raises(SparseRMError, match="fingerprint"):
+        save_label("../heads/x", 1, "label")
+    assert user_labels("../heads/x") == {}
+
+
+def test_a_label_is_seen_wherever_the_head_is_used() -> None:
+    model = SparseRM.from_pretrained("safety")
+    save_label(model.card.sae_fingerprint, 236, "mine")
+    assert model.labels[236] == "mine"
+    assert next(row for row in model.features() if row["feature"] == 236)["label"] == "mine"
