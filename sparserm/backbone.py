@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from sparserm import default_backbone
-from sparserm.defaults import DEFAULT_BACKBONE, home
+from sparserm.defaults import DEFAULT_BACKBONE, folder_note, home
 from sparserm.packing import ROW_TOKENS, Batch, batches, pack
 from sparserm.tokenization import ChatTokenizer
 from sparserm.types import HookPoint, Progress, Prompt, SparseRMError, TokenizedText
@@ -83,7 +83,10 @@ class Backbone:
         chosen = fast_dtype(device) if dtype == "auto" else getattr(torch, dtype) if isinstance(dtype, str) else dtype
         tokenizer = _from_folder(AutoTokenizer, folder, name)
         model = _from_folder(AutoModel, folder, name, dtype=chosen, use_safetensors=True)
-        backbone = cls(model, tokenizer, name=display, fingerprint=folder_fingerprint(folder), through_layer=through_layer)
+        fingerprint = folder_fingerprint(folder)
+        if Path(name).expanduser().is_dir():
+            _note_folder(folder.resolve(), fingerprint)
+        backbone = cls(model, tokenizer, name=display, fingerprint=fingerprint, through_layer=through_layer)
         backbone.model.to(device)
         return backbone
 
@@ -315,9 +318,21 @@ def folder_fingerprint(folder: Path) -> str:
             while chunk := file.read(1 << 20):
                 digest.update(chunk)
     fingerprint = digest.hexdigest()[:16]
-    known.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(known.with_suffix(".lock")):
-        temporary = known.with_suffix(f".{os.getpid()}")
-        temporary.write_text(fingerprint)
-        os.replace(temporary, known)
+    _write(known, fingerprint)
     return fingerprint
+
+
+def _note_folder(folder: Path, fingerprint: str) -> None:
+    """Heads name a backbone that was given as a folder by the last part of its path; here the whole path stays known."""
+    note = folder_note(fingerprint)
+    if not note.is_file() or note.read_text() != str(folder):
+        _write(note, str(folder))
+
+
+def _write(path: Path, text: str) -> None:
+    """All of it or nothing, whoever else writes it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_suffix(".lock")):
+        temporary = path.with_suffix(f".{os.getpid()}")
+        temporary.write_text(text)
+        os.replace(temporary, path)

@@ -14,7 +14,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save_file
 
-from sparserm.defaults import assets_dir, home
+from sparserm.defaults import assets_dir, folder_note, home
 from sparserm.types import HookPoint, RewardHead, SparseRMError
 
 FORMAT = 1
@@ -53,6 +53,13 @@ class HeadCard:
     metrics: Mapping[str, Any] = field(default_factory=dict)
     labels: Mapping[int, str] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def backbone_source(self) -> str:
+        """What to load the backbone by: the folder in which this machine last saw it, else its name."""
+        note = folder_note(Path(self.backbone_fingerprint).name)
+        folder = note.read_text() if note.is_file() else ""
+        return folder if folder and Path(folder).is_dir() else self.backbone
 
     @property
     def hook_point(self) -> HookPoint:

@@ -35,6 +35,11 @@ def data_dir() -> Path | None:
     return Path(value).expanduser() if value and Path(value).expanduser().is_dir() else None
 
 
+def folder_note(fingerprint: str) -> Path:
+    """The file that says in which folder this machine last saw a backbone of this fingerprint."""
+    return home() / "folders" / fingerprint
+
+
 def bundle_dir() -> Path:
     """Where ``app.py``, ``pages/`` and ``assets/`` lie: the repository, or inside an installed wheel."""
     inside_wheel = Path(__file__).parent / "_bundle"

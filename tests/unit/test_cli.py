@@ -85,7 +85,7 @@ def parts(tmp_path_factory, tiny_folder, tiny_backbone) -> SimpleNamespace:
 
 @pytest.fixture(autouse=True)
 def _beside_the_backbone(monkeypatch, tiny_folder):
-    """Heads know a backbone's folder by its last part: see test_model.py. It is float32 on any machine."""
+    """In a data folder that is new, heads know a backbone's folder by its last part. It is float32 on any machine."""
     monkeypatch.chdir(tiny_folder.parent)
     monkeypatch.setattr("sparserm.backbone.fast_dtype", lambda device: torch.float32)
 

@@ -233,7 +233,6 @@ def test_the_backbone_is_loaded_once_and_when_it_is_first_needed(model, tiny_fol
     assert _reward(lazy, "never") == pytest.approx(_reward(model, "never"), abs=1e-4)
 
 
-@pytest.mark.xfail(strict=True, reason="of a backbone given as a folder only the last part of its path is kept")
 def test_a_head_finds_its_backbones_folder_again_from_anywhere(tiny_folder, sae_folder, tmp_path, monkeypatch, fresh_cache):
     def offline(*given: object, **named: object) -> None:
         raise OSError("no network in tests")
@@ -242,6 +241,15 @@ def test_a_head_finds_its_backbones_folder_again_from_anywhere(tiny_folder, sae_
     SparseRM.fit(TEST, backbone=tiny_folder, sae=sae_folder, k=3, l2=0.1).save_pretrained(tmp_path / "head")
     monkeypatch.chdir(tmp_path)
     assert np.isfinite(SparseRM.from_pretrained(tmp_path / "head").score(PROMPT, "never")).all()
+
+
+def test_a_backbone_whose_folder_is_gone_is_looked_for_by_its_name(model, tiny_folder, tmp_path, monkeypatch) -> None:
+    moved = Path(shutil.copytree(tiny_folder, tmp_path / "before" / "tiny-llama"))
+    monkeypatch.chdir(moved.parent)
+    Backbone.load("tiny-llama")
+    assert model.card.backbone_source == str(moved)
+    moved.rename(tmp_path / "tiny-llama")
+    assert model.card.backbone_source == "tiny-llama"
 
 
 def test_a_damaged_head_is_refused(model, tmp_path) -> None:
