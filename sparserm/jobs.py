@@ -33,6 +33,7 @@ from sparserm.types import SparseRMError
 KINDS = {
     "represent": "sparserm.representing:run",
     "train": "sparserm.training_job:run",
+    "features": "sparserm.feature_job:run",
 }
 
 State = Literal["queued", "running", "done", "failed", "cancelled", "interrupted"]

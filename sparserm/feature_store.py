@@ -1,0 +1,142 @@
+"""What feature pages need of the language model, computed once and kept: openings, activations of examples, promoted tokens.
+
+Kept under ``SPARSERM_HOME/features`` by content: what belongs to pairs under their hash with the SAE's and the backbone's
+fingerprints, what belongs to an SAE alone under these. No text is kept, only numbers and the vocabulary's own tokens.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from sparserm.defaults import home
+from sparserm.feature_cards import SIDES, FeatureCard, Side, read_activations
+from sparserm.logit_lens import LogitLens, load_unembedding, logit_lens
+from sparserm.openings import measure_openings
+from sparserm.types import PairRepresentations, PreferenceData, Progress
+
+if TYPE_CHECKING:
+    from sparserm.backbone import Backbone
+    from sparserm.sae import SparseAutoencoder
+
+Activations = dict[tuple[int, Side], np.ndarray]
+
+
+@dataclass(frozen=True)
+class FeatureStore:
+    """Results for one SAE on one backbone, and for one source of pairs.
+
+    Attributes:
+        data: the pairs' content hash.
+        sae, backbone: fingerprints.
+    """
+
+    data: str
+    sae: str
+    backbone: str
+
+    @property
+    def of_sae(self) -> Path:
+        """The folder of what does not depend on the pairs."""
+        return home() / "features" / f"{self.sae}-{self.backbone}"
+
+    @property
+    def of_pairs(self) -> Path:
+        """The folder of what does."""
+        return self.of_sae / self.data[:16]
+
+    def known_openings(self) -> np.ndarray | None:
+        """``[d_sae]``, where they have been measured."""
+        found = _load(self.of_pairs / "openings.npz")
+        return found["opening"] if found else None
+
+    def openings(
+        self,
+        data: PreferenceData,
+        pairs: PairRepresentations,
+        backbone: Backbone,
+        sae: SparseAutoencoder,
+        progress: Progress | None = None,
+    ) -> np.ndarray:
+        """See :func:`~sparserm.openings.measure_openings`; measured once."""
+        if (known := self.known_openings()) is not None:
+            return known
+        opening = measure_openings(data.pairs, pairs, backbone, sae, progress=progress)
+        _save(self.of_pairs / "openings.npz", {"opening": opening})
+        return opening
+
+    def known_lens(self) -> LogitLens | None:
+        """The lens of every latent, where it has been computed."""
+        found = _load(self.of_sae / "lens.npz")
+        return LogitLens(**found) if found else None
+
+    def lens(self, name: str, sae: SparseAutoencoder, progress: Progress | None = None) -> LogitLens:
+        """See :func:`~sparserm.logit_lens.logit_lens`, for every latent; computed once.
+
+        Args:
+            name: of the backbone.
+        """
+        if (known := self.known_lens()) is not None:
+            return known
+        found = logit_lens(sae, load_unembedding(name), np.arange(sae.d_sae), progress)
+        _save(self.of_sae / "lens.npz", vars(found))
+        return found
+
+    def activations(
+        self,
+        card: FeatureCard,
+        data: PreferenceData,
+        backbone: Backbone,
+        sae: SparseAutoencoder,
+        progress: Progress | None = None,
+    ) -> Activations:
+        """See :func:`~sparserm.feature_cards.read_activations`, for the examples of a card; what is kept is not read again."""
+        kept = self.known_activations(card.feature)
+        if missing := [one for one in card.examples if (one.pair, one.side) not in kept]:
+            kept |= read_activations(card.feature, missing, data.pairs, backbone, sae, progress=progress)
+            _save(self.of_pairs / f"{card.feature}.npz", _pack(kept))
+        return kept
+
+    def known_activations(self, feature: int) -> Activations:
+        """What has been read of a latent's examples."""
+        found = _load(self.of_pairs / f"{feature}.npz")
+        return _unpack(found) if found else {}
+
+
+def _pack(activations: Activations) -> dict[str, np.ndarray]:
+    return {
+        "pair": np.array([pair for pair, _ in activations], np.int64),
+        "side": np.array([SIDES.index(side) for _, side in activations], np.int8),
+        "length": np.array([len(values) for values in activations.values()], np.int64),
+        "values": np.concatenate([np.zeros(0, np.float32), *activations.values()]),
+    }
+
+
+def _unpack(packed: Mapping[str, np.ndarray]) -> Activations:
+    ends = np.cumsum(packed["length"])
+    parts: Sequence[np.ndarray] = np.split(packed["values"], ends[:-1])
+    keys = zip(packed["pair"], packed["side"], strict=True)
+    return {(int(pair), SIDES[side]): part for (pair, side), part in zip(keys, parts, strict=True)}
+
+
+def _load(path: Path) -> dict[str, np.ndarray] | None:
+    """The arrays of a file; nothing where there is none, or it is damaged and to be computed again."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return dict(file)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+        return None
+
+
+def _save(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.stem}.{os.getpid()}-{threading.get_ident()}.tmp.npz")
+    np.savez_compressed(temporary, **arrays)  # type: ignore[arg-type]
+    os.replace(temporary, path)
