@@ -13,6 +13,7 @@ from sparserm.explain import InspectedInput
 from sparserm.pairs import STARTER_SETS, load_pairs
 from sparserm.types import Explanation, Progress, Prompt
 from sparserm.ui.context import Context
+from sparserm.ui.text import plain
 
 
 @dataclass(frozen=True)
@@ -81,8 +82,8 @@ def score(context: Context, request: ScoreRequest, progress: Progress) -> Scored
 
 
 def sentence(error: Exception) -> str:
-    """An error's message as a sentence that begins with a capital."""
-    text = str(error)
+    """An error's message as a sentence that begins with a capital; file names and values in it are not Markdown."""
+    text = plain(error)
     return text[:1].upper() + text[1:]
 
 

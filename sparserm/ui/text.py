@@ -1,0 +1,11 @@
+"""Text from users inside sentences of ours."""
+
+from __future__ import annotations
+
+import re
+
+
+def plain(text: object) -> str:
+    """``text`` so that Streamlit's Markdown shows it as it is: no emphasis, link, image, formula, emoji or colour."""
+    flat = " ".join(str(text).split())
+    return re.sub(r"([\\`*_\[\]$~<>:|#])|(?<=www)(\.)", lambda found: "\\" + found[0], flat)
