@@ -96,6 +96,20 @@ def test_explaining_scoring_and_comparing_agree(model) -> None:
         assert found.n_truncated == 0
 
 
+def test_responses_side_by_side_are_explained_as_they_are_alone(model, monkeypatch) -> None:
+    runs: list[int] = []
+    run = Backbone.run
+    monkeypatch.setattr(Backbone, "run", lambda *given: (runs.append(1), run(*given))[1])
+    found = model.side_by_side(PROMPT, RESPONSES)
+    assert len(runs) == 1  # they share the prompt, and so the pass
+    np.testing.assert_allclose(found.rewards, model.compare(PROMPT, RESPONSES).rewards, atol=1e-4)
+    for response, explanation in zip(RESPONSES, found.explanations, strict=True):
+        alone = model.explain(PROMPT, response)
+        assert explanation.tokens == alone.tokens
+        np.testing.assert_allclose(explanation.token_contributions, alone.token_contributions, atol=1e-4)
+    assert sum(part.contribution for part in found.differences(2, 0)) == pytest.approx(found.margin(2, 0), abs=1e-12)
+
+
 def test_two_responses_are_compared_in_the_order_given(model) -> None:
     there, back = model.compare(PROMPT, RESPONSES[:2]), model.compare(PROMPT, RESPONSES[1::-1])
     assert there.margin == pytest.approx(-back.margin, abs=1e-4)
@@ -130,6 +144,9 @@ def test_a_prompt_matters_and_is_cut_from_the_left_where_it_is_too_long(model) -
         (lambda model: model.compare(PROMPT, ["a"]), "got 1 responses; expected two or more"),
         (lambda model: model.compare(PROMPT, []), "got 0 responses; expected two or more"),
         (lambda model: model.compare(PROMPT, ["a", ""]), "response is empty"),
+        (lambda model: model.side_by_side(PROMPT, ["a"]), "got 1 responses; expected two to 8"),
+        (lambda model: model.side_by_side(PROMPT, ["a"] * 9), "got 9 responses; expected two to 8"),
+        (lambda model: model.side_by_side(PROMPT, ["a", ""]), "response is empty"),
     ],
 )
 def test_what_cannot_be_scored_is_refused(model, ask, message) -> None:
