@@ -129,6 +129,43 @@ def compare(
     )  # fmt: skip
 
 
+@app.command("best-of-n")
+def best_of_n_command(
+    candidates: Annotated[Path, typer.Argument(help="JSONL, CSV or Parquet: prompt with responses, or one response a row.")],
+    head: HeadOption,
+    out: Annotated[Path, typer.Option(help="Where the ranking goes: .jsonl or .csv.")],
+    pairs: Annotated[Optional[Path], typer.Option(help="Where best against worst goes, as JSONL for training.")] = None,  # noqa: UP045
+    min_margin: Annotated[float, typer.Option(help="Least difference in reward for a pair.")] = 0.0,
+    skip_bad: SkipBad = False,
+    as_json: AsJson = False,
+) -> None:
+    """Rank many candidates for each of many prompts, and make preference pairs of the best and the worst."""
+    from sparserm import best_of_n
+    from sparserm.model import SparseRM
+    from sparserm.progress import terminal_progress
+
+    if out.suffix not in (".jsonl", ".csv"):
+        raise SparseRMError(f"--out is {out}; expected a name that ends in .jsonl or .csv")
+    found = best_of_n.load_candidates(candidates, skip_bad=skip_bad)
+    _warn(found.issues, found.name)
+    model = SparseRM.from_pretrained(head)
+    with terminal_progress() as progress:
+        model.load_backbone(progress)
+        ranked = best_of_n.rank(model, found, progress=progress)
+    rows = best_of_n.ranking_rows(ranked)
+    out.write_text(best_of_n.to_jsonl(rows) if out.suffix == ".jsonl" else best_of_n.to_csv(rows), encoding="utf-8")
+    made = best_of_n.preference_rows(ranked, min_margin)
+    if pairs is not None:
+        pairs.write_text(best_of_n.to_jsonl(made), encoding="utf-8")
+    result = {
+        "out": str(out), "n_prompts": len(ranked), "n_responses": found.n_responses,
+        "pairs": str(pairs) if pairs else None, "n_pairs": len(made), "min_margin": min_margin,
+        "mean_spread": sum(one.spread for one in ranked) / len(ranked), "head": model.card.name,
+    }  # fmt: skip
+    if not _printed_json(as_json, result):
+        _facts(f"{found.name} ranked by {model.card.name}", result)
+
+
 @app.command()
 def train(
     pairs: PairsArgument,
@@ -171,9 +208,11 @@ def train(
 def evaluate(
     head: HeadArgument, pairs: PairsArgument, column: Columns = None, skip_bad: SkipBad = False, as_json: AsJson = False
 ) -> None:
-    """Accuracy of a head on preference pairs, with its interval and the longer-is-better baseline."""
+    """A head on preference pairs: accuracy, calibration, slices, worst mistakes; reward benchmarks by their own rules."""
+    from sparserm.evaluation_report import evaluation_report, summary
     from sparserm.model import SparseRM
     from sparserm.progress import terminal_progress
+    from sparserm.reward_benchmarks import score_benchmark
 
     data = _load(pairs, column, skip_bad)
     model = SparseRM.from_pretrained(head)
@@ -181,15 +220,71 @@ def evaluate(
     _warn(seen, data.name)
     with terminal_progress() as progress:
         model.load_backbone(progress)
-        evaluation = model.evaluate(data, progress=progress)
-    _warn_truncated(evaluation.n_truncated)
+        report = evaluation_report(model.saved, data, model.represent(data, progress=progress))
+    benchmark = score_benchmark(data, report.rewards_chosen, report.rewards_rejected)
+    _warn_truncated(report.evaluation.n_truncated)
     result = {
-        **vars(evaluation), "ci95": list(evaluation.ci95), "n_seen_in_training": len(seen), "n_skipped": data.n_skipped,
-        "head": model.card.name, "data": data.name,
+        **vars(report.evaluation), "ci95": list(report.evaluation.ci95), "n_seen_in_training": len(seen),
+        "n_skipped": data.n_skipped, "head": model.card.name, "data": data.name,
     }  # fmt: skip
+    more = summary(report, data.pairs)
+    if _printed_json(as_json, {**result, **more, "benchmark": asdict(benchmark) if benchmark else None}):
+        return
+    _facts(f"{model.card.name} on {data.name}", {**result, "auroc": report.auroc, **_plain_numbers(more["calibration"])})
+    _table("Slices", more["slices"], by="s", name="s", n="d", accuracy=".3f", ci95=".3f", length_baseline=".3f")
+    _table("Worst mistakes", more["mistakes"], row="d", id="s", category="s", margin="+.3f", chance=".1%")
+    if benchmark:
+        _facts(benchmark.name, {"overall": benchmark.overall, **benchmark.sections, **benchmark.details})
+        for note in benchmark.notes:
+            typer.echo(f"note: {note}", err=True)
+
+
+@app.command()
+def audit(
+    pairs: PairsArgument,
+    head: Annotated[Optional[str], typer.Option(help="A head that is asked which labels it contradicts.")] = None,  # noqa: UP045
+    against: Annotated[Optional[str], typer.Option(help="Pairs that should share no prompt with these.")] = None,  # noqa: UP045
+    out: Annotated[Optional[Path], typer.Option(help="CSV file to write the flagged rows to, with their texts.")] = None,  # noqa: UP045
+    column: Columns = None,
+    skip_bad: SkipBad = False,
+    as_json: AsJson = False,
+) -> None:
+    """Rows of preference data that deserve a second look, and how far the surface of the responses alone goes."""
+    from sparserm import audit as engine
+
+    data = _load(pairs, column, skip_bad)
+    other = _load(against, column, skip_bad) if against else None
+    held_out = _held_out_margins(head, data) if head else None
+    found = engine.audit(data, held_out=held_out, against=other)
+    if out:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        engine.flagged(found, data.pairs).to_csv(out, index=False)
+    result = {"data": data.name, "head": head, "out": str(out) if out else None, **engine.summary(found, data.pairs)}
     if _printed_json(as_json, result):
         return
-    _facts(f"{model.card.name} on {data.name}", result)
+    reasons = [{"flag": name, "pairs": count, "meaning": engine.REASONS[name]} for name, count in found.counts.items()]
+    _table(f"{data.name}: {found.n} pairs", reasons, flag="s", pairs="d", meaning="s")
+    if found.agreement:
+        _facts(f"Labels and {head}", asdict(found.agreement))
+    low, high = found.surface.ci95
+    _table(
+        f"Surface alone ranks {found.surface.accuracy:.1%} as labelled ({low:.1%} to {high:.1%})", result["surface"]["rules"],
+        name="s", mean_chosen=".2f", mean_rejected=".2f", n_differ="d", accuracy=".3f", ci95=".3f",
+    )  # fmt: skip
+
+
+def _held_out_margins(head: str, data: PreferenceData) -> Any:
+    from sparserm.audit import held_out_margins
+    from sparserm.model import SparseRM
+    from sparserm.progress import terminal_progress
+    from sparserm.sae import load_sae
+
+    model = SparseRM.from_pretrained(head)
+    sae = load_sae(model.card.sae)
+    with terminal_progress() as progress:
+        model.load_backbone(progress)
+        represented = model.represent(data, sae=sae, progress=progress)
+    return held_out_margins(model.saved, data, represented, sae)
 
 
 @app.command()
@@ -415,6 +510,11 @@ def _table(title: str, rows: Sequence[Mapping[str, Any]], **columns: str) -> Non
 
 def _facts(title: str, facts: Mapping[str, Any]) -> None:
     _table(title, [{"": name.replace("_", " "), "value": value} for name, value in facts.items()], **{"": "s", "value": "s"})
+
+
+def _plain_numbers(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The numbers among the values."""
+    return {name: value for name, value in values.items() if isinstance(value, (int, float))}
 
 
 def _cell(value: Any, spec: str) -> str:

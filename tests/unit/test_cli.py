@@ -163,6 +163,34 @@ def test_compare_needs_two_responses(run, parts) -> None:
     assert "got 1 responses; expected two or more" in result.error
 
 
+def test_best_of_n_writes_the_ranking_and_pairs_that_train(run, parts, tmp_path) -> None:
+    rows = [
+        {"prompt": f"Question {i}?", "responses": [f"please {i}", f"go away {i}", f"gladly of course {i}"]} for i in range(3)
+    ]
+    file = _rows_file(tmp_path / "candidates.jsonl", *rows)
+    out, pairs = tmp_path / "ranking.jsonl", tmp_path / "pairs.jsonl"
+    found = run("best-of-n", file, "--head", parts.head, "--out", out, "--pairs", pairs, "--json").json
+    assert (found["n_prompts"], found["n_responses"], found["n_pairs"]) == (3, 9, 3)
+    ranking = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [row["rank"] for row in ranking] == [1, 2, 3] * 3
+    compared = run("compare", "--head", parts.head, "--prompt", "Question 0?", *[
+        word for text in rows[0]["responses"] for word in ("--response", text)
+    ], "--json").json  # fmt: skip
+    assert [row["reward"] for row in ranking[:3]] == pytest.approx(sorted(compared["rewards"], reverse=True), abs=1e-4)
+    assert run("evaluate", parts.head, pairs, "--json").json["accuracy"] == 1.0
+
+
+def test_best_of_n_refuses_in_one_line(run, parts, tmp_path) -> None:
+    bad = _rows_file(tmp_path / "bad.jsonl", {"prompt": "Q", "responses": ["a", "", "b"]})
+    options = ["--head", parts.head, "--out"]
+    assert "response 2 is empty" in run("best-of-n", bad, *options, tmp_path / "x.jsonl").error
+    assert "ends in .jsonl or .csv" in run("best-of-n", bad, *options, tmp_path / "x.txt").error
+    assert "cannot read" in run("best-of-n", tmp_path / "nothing.jsonl", *options, tmp_path / "x.jsonl").error
+    skipped = run("best-of-n", bad, *options, tmp_path / "x.csv", "--skip-bad", "--json")
+    assert skipped.json["n_responses"] == 2 and "skipped: bad.jsonl: row 1" in skipped.err
+    assert (tmp_path / "x.csv").read_text().startswith("prompt_number,prompt,rank,response,reward,")
+
+
 @pytest.mark.parametrize(
     "command",
     [
