@@ -109,8 +109,8 @@ def audit(data: PreferenceData, *, held_out: HeldOutMargins | None = None, again
     """
     if not data.pairs:
         raise SparseRMError(f"{data.name} holds no pairs; give a file with at least one")
-    numbers: dict[Prompt, int] = {}
-    groups = np.array([numbers.setdefault(pair.prompt, len(numbers)) for pair in data.pairs])
+    numbers: dict[str, int] = {}
+    groups = np.array([numbers.setdefault(prompt_key(pair.prompt), len(numbers)) for pair in data.pairs])
     inconsistent = list(_inconsistent(data.pairs))
     flags = [*inconsistent, *_repeated(data.pairs, skip={flag.index for flag in inconsistent}), *_near_prompts(data.pairs)]
     if held_out is not None:

@@ -12,6 +12,7 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, Optional, TypeVar
 
@@ -277,10 +278,9 @@ def _held_out_margins(head: str, data: PreferenceData) -> Any:
     from sparserm.audit import held_out_margins
     from sparserm.model import SparseRM
     from sparserm.progress import terminal_progress
-    from sparserm.sae import load_sae
 
     model = SparseRM.from_pretrained(head)
-    sae = load_sae(model.card.sae)
+    sae = model.load_sae()
     with terminal_progress() as progress:
         model.load_backbone(progress)
         represented = model.represent(data, sae=sae, progress=progress)

@@ -138,6 +138,22 @@ class SparseRM:
             self._backbone = backbone
         return self._backbone
 
+    def load_sae(self) -> SparseAutoencoder:
+        """The SAE that the head's features come from.
+
+        Raises:
+            SparseRMError: it is not there, or is not the one that the head was trained with.
+        """
+        from sparserm.sae import load_sae
+
+        sae = load_sae(self.card.sae)
+        if sae.fingerprint != self.card.sae_fingerprint:
+            raise SparseRMError(
+                f"SAE {self.card.sae} is {sae.fingerprint}, but head {self.card.name} was trained with "
+                f"{self.card.sae_fingerprint}; put that SAE back, or train the head again"
+            )
+        return sae
+
     def seen_in_training(self, data: PreferenceData) -> tuple[PairIssue, ...]:
         """Rows whose prompt the head was trained on: they are no test of it."""
         known = {int(key) for key in self.saved.prompt_keys}
@@ -209,13 +225,19 @@ class SparseRM:
         read = range(text.start, text.end) if self.head.pooling == "mean" else range(n - 1, n)
         return InspectedInput(self.backbone.chat.texts(text.ids), tuple(i in read for i in range(n)), text.n_truncated)
 
-    def represent(self, data: PreferenceData, *, progress: Progress | None = None) -> PairRepresentations:
-        """The pooled representations that the head reads, from the store where they are there."""
+    def represent(
+        self, data: PreferenceData, *, sae: SparseAutoencoder | None = None, progress: Progress | None = None
+    ) -> PairRepresentations:
+        """The pooled representations that the head reads, from the store where they are there.
+
+        Args:
+            sae: the head's, where it is needed how its latents fired.
+        """
         from sparserm.representations import represent_pairs
 
         hook = self.card.hook_point
         with stored() as store:
-            found = represent_pairs(data.pairs, self.backbone, {hook: None}, self.head.pooling, store=store, progress=progress)
+            found = represent_pairs(data.pairs, self.backbone, {hook: sae}, self.head.pooling, store=store, progress=progress)
         return found[hook]
 
     def evaluate(self, data: PreferenceData, *, progress: Progress | None = None) -> Evaluation:
