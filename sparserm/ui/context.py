@@ -77,7 +77,7 @@ def _sae(name: str) -> SparseAutoencoder:
 
 
 @st.cache_data(show_spinner=False, max_entries=64)
-def _load(folder: Path, _changed: int) -> tuple[SavedHead, str]:
+def _load(folder: Path, changed: int) -> tuple[SavedHead, str]:
     saved = load_head(folder)
     return saved, head_hash(saved)
 

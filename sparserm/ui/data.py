@@ -77,7 +77,7 @@ def _take_upload(key: str) -> None:
 
 
 @st.cache_data(show_spinner="Reading the pairs…", max_entries=16)
-def _load(source: DataSource, _version: str) -> PreferenceData:
+def _load(source: DataSource, version: str) -> PreferenceData:
     return source.load()
 
 
