@@ -615,3 +615,52 @@ def test_a_process_that_fails_after_loading_the_backbone_prints_one_line(parts, 
     few = save_tiny_sae(tmp_path / "few", d_sae=16)
     options = ("--out", tmp_path / "out", "--backbone", parts.backbone, "--sae", few, "--k", "17")
     assert "k = 17 features from 12 pairs" in _process("train", parts.test, *options).error
+
+
+# ------------------------------------------------------------------------------------------------- evaluation and audit
+
+
+def test_evaluate_says_more_than_accuracy(run, parts) -> None:
+    found = run("evaluate", parts.head, parts.test, "--json").json
+    assert {"auroc", "calibration", "slices", "length_matched", "mistakes", "benchmark"} <= set(found)
+    assert 0.5 < found["auroc"] < 1 and found["benchmark"] is None
+    assert all(one["margin"] < 0 and 1 <= one["row"] <= found["n"] for one in found["mistakes"])
+    assert sum(one["n"] for one in found["slices"] if one["by"] == "length") == found["n"]
+
+
+def test_evaluate_scores_a_benchmark_by_its_own_rules(run, parts, tmp_path) -> None:
+    rows = [
+        {"prompt": f"Question {i}?", "chosen": ["please do"], "rejected": ["never", "no no", "go away"], "subset": subset}
+        for i, subset in enumerate(["Focus", "Math", "Math"])
+    ]
+    path = _rows_file(tmp_path / "rb2.jsonl", *rows)
+    found = run("evaluate", parts.head, path, "--json").json
+    assert found["benchmark"]["name"] == "RewardBench 2"
+    assert set(found["benchmark"]["sections"]) == {"Focus", "Math"}
+    assert (found["n"], found["n_prompts"], found["n_skipped"]) == (9, 3, 0)
+    shown = run("evaluate", parts.head, path)
+    assert "RewardBench 2" in shown.out and "not in the file" in shown.err
+
+
+def test_audit_needs_no_head_and_no_language_model(run, tmp_path) -> None:
+    rows = [
+        {"prompt": "Why?", "chosen": "apples", "rejected": "pears"},
+        {"prompt": "Why?", "chosen": "pears", "rejected": "apples"},
+    ]
+    out = tmp_path / "new" / "flagged.csv"
+    found = run("audit", _rows_file(tmp_path / "rows.jsonl", *rows), "--out", out, "--json").json
+    assert (found["n"], found["counts"], found["agreement"], found["head"]) == (2, {"reversed": 2}, None, None)
+    assert [flag["row"] for flag in found["flags"]] == [1, 2]
+    assert out.read_text().splitlines()[1].startswith("1,,,reversed,1.0,prefers what row 2 rejects,Why?,apples,pears")
+
+
+def test_audit_asks_a_head_and_compares_with_other_data(run, parts) -> None:
+    found = run("audit", parts.train, "--head", parts.head, "--against", parts.test, "--json").json
+    assert found["agreement"]["n_trained_on"] == found["n"]
+    assert 0 <= found["surface"]["accuracy"] <= 1
+    assert "Surface alone" in run("audit", parts.train).out
+
+
+def test_audit_refuses_what_is_not_there(run, parts, tmp_path) -> None:
+    assert "no head" in run("audit", parts.train, "--head", tmp_path / "none", "--json").error
+    assert "no preference data" in run("audit", parts.train, "--against", tmp_path / "none.csv", "--json").error
