@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import streamlit as st
+from streamlit.runtime.pages_manager import PagesManager
 
 from sparserm.card import HeadCard, SavedHead, head_hash, list_heads, load_head
 from sparserm.default_backbone import is_ready
-from sparserm.defaults import DEFAULT_LAYERS
+from sparserm.defaults import DEFAULT_LAYERS, TASKS
 from sparserm.model import SparseRM, shared_backbone
 from sparserm.sae import SparseAutoencoder, load_sae
 from sparserm.types import Progress, SparseRMError
@@ -103,7 +104,7 @@ def heads_by_name() -> dict[str, dict[int, str]]:
     read are left out here; ``sparserm heads`` says what is wrong with them.
     """
     found: dict[str, dict[int, str]] = {}
-    for key in list_heads():
+    for key in sorted(list_heads(), key=_shipped_first):
         try:
             card = read_head(key).card
         except (SparseRMError, OSError):
@@ -114,6 +115,12 @@ def heads_by_name() -> dict[str, dict[int, str]]:
         else:
             layers[card.hook_point.layer] = key
     return found
+
+
+def _shipped_first(key: str) -> int:
+    """The tasks in their own order, then everything else as it comes."""
+    task = key.partition("-layer")[0]
+    return TASKS.index(task) if task in TASKS else len(TASKS)
 
 
 def default_layer(name: str, layers: Mapping[int, str]) -> int:
@@ -130,7 +137,7 @@ def draw_sidebar() -> None:
     _warn_of_unknown(heads, st.query_params.get("head"))
     with st.sidebar:
         name = st.selectbox(
-            "Head", list(heads), key="head", bind="query-params", required=True, on_change=_forget_layer,
+            "Head", list(heads), key="head", bind="query-params", on_change=_forget_layer,
             help="What the reward model was trained to prefer. Every page looks at this head.",
         )  # fmt: skip
         layers = sorted(heads[name])
@@ -148,6 +155,11 @@ def draw_sidebar() -> None:
 
 def current() -> Context:
     """The head in view."""
+    if "_context" not in st.session_state:
+        # A server's very first visit, by a link to a page: until st.navigation has been called once, Streamlit runs the files
+        # of pages/ without the frame. It is told not to, and the visit begins again.
+        PagesManager.uses_pages_directory = False
+        st.rerun()
     context: Context = st.session_state["_context"]
     return context
 
