@@ -24,14 +24,18 @@ def fill_in() -> None:
 
 
 def begin() -> None:
-    """The first visit, or another head while an example stood untouched: its own first example. A user's text stays."""
+    """The first visit, or another head while an example stood untouched: its own first example. A user's text stays, and so
+    does what the link names."""
     filled = st.session_state.get("filled")
     fields = st.session_state.get("prompt"), st.session_state.get("response")
-    linked = "prompt" in st.query_params or "response" in st.query_params
     untouched = filled is not None and fields == (filled.prompt[-1].content, filled.response)
-    if (filled is None and not linked) or (untouched and filled not in offered):
-        st.session_state.example = offered[0]
-        fill_in()
+    if filled is None or (untouched and filled not in offered):
+        named = {name: st.query_params[name] for name in ("prompt", "response") if name in st.query_params}
+        st.session_state.example = None if named else offered[0]
+        st.session_state.filled = offered[0]
+        st.session_state.prompt, st.session_state.response = offered[0].prompt[-1].content, offered[0].response
+        st.session_state.earlier = () if "prompt" in named else offered[0].prompt[:-1]
+        st.session_state.update(named)
 
 
 begin()

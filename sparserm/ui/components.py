@@ -10,15 +10,14 @@ from sparserm.ui.session import Scored
 
 def result_metrics(scored: Scored, saved: SavedHead) -> None:
     """Win probabilities and percentile first; the raw reward last, with its yardstick."""
-    chosen, rejected, percentile, reward = st.columns(4)
+    chosen, rejected, reward = st.columns(3)
     what = "Bradley-Terry win probability against the median {} response of the head's training pairs."
-    chosen.metric("Beats a typical chosen", f"{scored.beats[0]:.0%}", help=what.format("chosen"), border=True)
-    rejected.metric("Beats a typical rejected", f"{scored.beats[1]:.0%}", help=what.format("rejected"), border=True)
-    percentile.metric(
-        "Percentile", f"{100 * scored.percentile:.0f}", border=True,
-        help="Share of the head's training responses, chosen and rejected, with a lower reward.",
+    chosen.metric("Beats chosen", f"{scored.beats[0]:.0%}", help=what.format("chosen"), border=True, height="stretch")
+    rejected.metric("Beats rejected", f"{scored.beats[1]:.0%}", help=what.format("rejected"), border=True, height="stretch")
+    reward.metric(
+        "Reward", f"{scored.explanation.reward:+.2f}", f"above {scored.percentile:.0%} of training",
+        delta_color="off", delta_arrow="off", help=yardstick(saved), border=True,
     )  # fmt: skip
-    reward.metric("Reward", f"{scored.explanation.reward:+.2f}", help=yardstick(saved), border=True)
     if scored.explanation.n_truncated:
         st.warning(
             f"{scored.explanation.n_truncated} tokens of the prompt were cut from the left: the text exceeds the context."

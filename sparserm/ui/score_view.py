@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from sparserm.ui.context import Context
 from sparserm.ui.session import Scored
 from sparserm.ui.tokens import colour_scale, coloured_tokens
 
-SHARE, RUNNING = "share of the reward", "running reward"
+SHARE, RUNNING, READ = "share of the reward", "running reward", "reward read at the token"
 _OF_FEATURE = ("contribution", "alignment score", "activation")
 
 
@@ -37,17 +36,18 @@ def waterfall(explanation: Explanation, top: int) -> int | None:
 def token_view(scored: Scored, context: Context, feature: int | None) -> None:
     """The response's tokens, coloured by their share of the reward, by the running reward, or by one feature."""
     explanation = scored.explanation
-    mean = context.saved.head.pooling == "mean"
-    options = [SHARE if mean else "contributions read at the token", RUNNING]
+    # With last pooling the running reward at a token is the reward read there: one and the same.
+    general = [SHARE, RUNNING] if context.saved.head.pooling == "mean" else [READ]
+    options = list(general)
     if feature is not None:
         options += [f"{what} of feature {feature}" for what in _OF_FEATURE]
     clicked = st.session_state.get("colour_feature") != feature
     st.session_state.colour_feature = feature
     if clicked or st.session_state.get("colour") not in options:  # a bar was clicked: look at its feature at once
-        st.session_state.colour = options[2] if feature is not None else options[0]
+        st.session_state.colour = options[len(general)] if feature is not None else options[0]
     by = str(st.segmented_control("Colour the tokens by", options, key="colour", required=True))
-    values, unit = _values(explanation, options.index(by), feature)
-    full = _full(values, explanation, context, by)
+    values, unit = _values(explanation, by, feature)
+    full = float(context.saved.quantiles_chosen[75]) if by == RUNNING else float(np.abs(values).max(initial=0.0))
     notes = [f"{value:+.3f} {unit}" for value in values]
     coloured_tokens(explanation.tokens, values, notes, full=full, key="tokens")
     colour_scale(full, unit)
@@ -57,24 +57,26 @@ def token_view(scored: Scored, context: Context, feature: int | None) -> None:
         st.caption("Click a bar below to colour the tokens by that feature.")
 
 
-def _values(explanation: Explanation, mode: int, feature: int | None) -> tuple[list[float], str]:
-    if mode == 0:
+def _values(explanation: Explanation, by: str, feature: int | None) -> tuple[list[float], str]:
+    """A value for each token and what it is. Scores and rewards read at a token are not centred on zero: what counts there
+    is how far they lie from this response's mean."""
+    if by == SHARE:
         return explanation.token_contributions.sum(1).tolist(), "of the reward"
-    if mode == 1:
-        return explanation.running_reward.tolist(), "reward up to and with this token"
-    column = explanation.features.tolist().index(feature)
-    source = (explanation.token_contributions, explanation.token_scores, explanation.token_activations)[mode - 2]
-    assert source is not None
-    if mode == 3:  # scores are not centred on zero: what counts is how far they lie from this response's mean
-        return (source[:, column] - source[:, column].mean()).tolist(), "alignment score, from this response's mean"
-    return source[:, column].tolist(), ("contribution", "", "activation of the latent")[mode - 2]
-
-
-def _full(values: Sequence[float], explanation: Explanation, context: Context, by: str) -> float:
-    """Where the colour is full: for rewards a good training response, for the rest the largest value shown."""
     if by == RUNNING:
-        return float(context.saved.quantiles_chosen[75])
-    return float(np.abs(values).max()) if len(values) else 1.0
+        return explanation.running_reward.tolist(), "reward up to and with this token"
+    if by == READ:
+        return _centred(explanation.running_reward), "reward read at this token, from this response's mean"
+    column = explanation.features.tolist().index(feature)
+    assert explanation.token_scores is not None and explanation.token_activations is not None
+    if by.startswith("contribution"):
+        return explanation.token_contributions[:, column].tolist(), "of the reward, by this feature"
+    if by.startswith("alignment"):
+        return _centred(explanation.token_scores[:, column]), "alignment score, from this response's mean"
+    return explanation.token_activations[:, column].tolist(), "activation of the latent"
+
+
+def _centred(values: np.ndarray) -> list[float]:
+    return [float(value) for value in values - values.mean()]
 
 
 def inspector(scored: Scored) -> None:
@@ -99,6 +101,7 @@ def edit_against_original(scored: Scored, original: Scored) -> None:
     margin = scored.explanation.reward - original.explanation.reward
     st.subheader("Edited against original", anchor=False)
     chance, by = st.columns(2)
-    chance.metric("Edited beats original", f"{tables.win_probability(margin):.0%}", border=True)
-    by.metric("Margin", f"{margin:+.2f}", f"{original.explanation.reward:+.2f} before", delta_color="off", border=True)
+    chance.metric("Edited beats original", f"{tables.win_probability(margin):.0%}", border=True, height="stretch")
+    rewards = f"from {original.explanation.reward:+.2f} to {scored.explanation.reward:+.2f}"
+    by.metric("Margin", f"{margin:+.2f}", rewards, delta_color="off", delta_arrow="off", border=True)
     st.plotly_chart(charts.difference_figure(parts, margin), config=CONFIG, key="difference")

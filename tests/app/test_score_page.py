@@ -25,9 +25,7 @@ def test_the_page_opens_with_an_example_filled_in(page: AppTest) -> None:
 def test_a_response_is_scored_and_the_result_says_when_it_is_stale(page: AppTest) -> None:
     page.button[0].click().run()
     assert not page.exception
-    assert [metric.label for metric in page.metric] == [
-        "Beats a typical chosen", "Beats a typical rejected", "Percentile", "Reward",
-    ]  # fmt: skip
+    assert [metric.label for metric in page.metric] == ["Beats chosen", "Beats rejected", "Reward"]
     assert any("they add up to" in caption.value for caption in page.caption)
     assert not page.warning
     page.text_area(key="response").set_value("Something else.").run()
@@ -77,3 +75,11 @@ def test_a_link_to_a_head_that_is_not_here_says_so() -> None:
     page.run()
     assert not page.exception
     assert "not here" in page.warning[0].value
+
+
+def test_a_link_fills_in_what_it_names_and_an_example_the_rest() -> None:
+    page = AppTest.from_file(str(ROOT / "app.py"), default_timeout=300)
+    page.query_params["response"] = "Linked words."
+    page.run()
+    assert page.text_area(key="response").value == "Linked words."
+    assert page.text_area(key="prompt").value
