@@ -114,12 +114,12 @@ def audit(data: PreferenceData, *, held_out: HeldOutMargins | None = None, again
     inconsistent = list(_inconsistent(data.pairs))
     flags = [*inconsistent, *_repeated(data.pairs, skip={flag.index for flag in inconsistent}), *_near_prompts(data.pairs)]
     if held_out is not None:
-        flags += _contradicted(held_out.margins)
+        flags += contradicted(held_out)
     if against is not None:
         flags += _leaked(data.pairs, against)
     order = list(REASONS)
     flags.sort(key=lambda flag: (order.index(flag.reason), -flag.score, flag.index))
-    return Audit(len(data.pairs), tuple(flags), surface(data.pairs, groups), _agreement(held_out) if held_out else None)
+    return Audit(len(data.pairs), tuple(flags), surface(data.pairs, groups), agreement(held_out) if held_out else None)
 
 
 def held_out_margins(
@@ -143,13 +143,18 @@ def held_out_margins(
     return HeldOutMargins(margins, int(trained_on.sum()))
 
 
-def _contradicted(margins: np.ndarray) -> Iterator[Flag]:
-    for index, chance in enumerate(expit(-margins)):
-        if chance >= SURE:
-            yield Flag(index, "contradicted", float(chance), f"the head gives the rejected response {chance:.0%}")
+def contradicted(held_out: HeldOutMargins) -> list[Flag]:
+    """Pairs whose label the head contradicts with confidence, the surest first."""
+    chances = expit(-held_out.margins)
+    order = np.argsort(-chances, kind="stable")
+    return [
+        Flag(int(i), "contradicted", float(chances[i]), f"the head gives the rejected response {chances[i]:.0%}")
+        for i in order[: int((chances >= SURE).sum())]
+    ]
 
 
-def _agreement(held_out: HeldOutMargins) -> Agreement:
+def agreement(held_out: HeldOutMargins) -> Agreement:
+    """How often the head is sure, and how often the label says otherwise."""
     confidence = expit(np.abs(held_out.margins))
     sure = confidence >= SURE
     return Agreement(
@@ -246,7 +251,7 @@ def prompt_text(prompt: Prompt) -> str:
     return prompt[0].content if len(prompt) == 1 else "\n\n".join(f"{turn.role}: {turn.content}" for turn in prompt)
 
 
-def flagged(found: Audit, pairs: Sequence[PreferencePair]) -> pd.DataFrame:
+def flagged(flags: Sequence[Flag], pairs: Sequence[PreferencePair]) -> pd.DataFrame:
     """The flagged rows with their texts, one line for each flag: what is taken away to look at."""
     import pandas as pd
 
@@ -257,7 +262,7 @@ def flagged(found: Audit, pairs: Sequence[PreferencePair]) -> pd.DataFrame:
             **{name: getattr(flag, name) for name in ("reason", "score", "detail")},
             "prompt": prompt_text(pairs[flag.index].prompt),
         }
-        for flag in found.flags
+        for flag in flags
     ]
     return pd.DataFrame(rows, columns=columns)
 

@@ -259,7 +259,7 @@ def audit(
     found = engine.audit(data, held_out=held_out, against=other)
     if out:
         out.parent.mkdir(parents=True, exist_ok=True)
-        engine.flagged(found, data.pairs).to_csv(out, index=False)
+        engine.flagged(found.flags, data.pairs).to_csv(out, index=False)
     result = {"data": data.name, "head": head, "out": str(out) if out else None, **engine.summary(found, data.pairs)}
     if _printed_json(as_json, result):
         return

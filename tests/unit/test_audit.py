@@ -142,7 +142,7 @@ def test_flagged_rows_are_taken_away_with_their_texts() -> None:
     turns = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Why?"}]
     row = {"prompt": turns, "chosen": "yes", "rejected": "no", "category": "x", "id": 5}
     data = parse_pairs([row, row])
-    table = flagged(audit(data), data.pairs)
+    table = flagged(audit(data).flags, data.pairs)
     assert table.to_dict("records") == [
         {
             "row": 2, "id": "5", "category": "x", "reason": "duplicate", "score": 1.0, "detail": "repeats row 1",
@@ -153,7 +153,7 @@ def test_flagged_rows_are_taken_away_with_their_texts() -> None:
 
 def test_the_table_of_no_flags_still_has_its_columns() -> None:
     data = _data(("Why?", "apples", "pears"))
-    assert list(flagged(audit(data), data.pairs)) == [
+    assert list(flagged(audit(data).flags, data.pairs)) == [
         "row", "id", "category", "reason", "score", "detail", "prompt", "chosen", "rejected"
     ]  # fmt: skip
 
