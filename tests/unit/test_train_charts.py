@@ -1,0 +1,87 @@
+"""Figures and tables of evidence: what they show is what was measured, and no text in them is markup."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+
+from sparserm.card import load_head
+from sparserm.evidence import Cell, CurvePoint, FeatureStability, HeadEvidence, Measured, Stability
+from sparserm.ui import train_tables
+from sparserm.ui.charts import train as charts
+from sparserm.ui.charts.style import DOWN, NEUTRAL, UP
+
+MEASURED = tuple(
+    Measured(name, accuracy, (accuracy - 0.1, accuracy + 0.05), heads, accuracy - 0.02, accuracy + 0.02)
+    for name, accuracy, heads in (("head", 0.8, 1), ("dense", 0.85, 1), ("random", 0.7, 5), ("longer", 0.55, 1))
+)
+CURVE = (CurvePoint(5, 12, 0.6, (0.5, 0.7), 3), CurvePoint(50, 120, 0.8, (0.7, 0.85), 1))
+CELLS = (
+    Cell("a<b>/layer_20", 20, 8, 0.7, (0.6, 0.8)),
+    Cell("x/layer_3", 3, 8, 0.6, (0.5, 0.7)),
+    Cell("x/layer_3", 3, 32, 0.75, (0.7, 0.8)),
+)
+STABILITY = Stability((FeatureStability(7, 0.5, 0.9, 1.0, 0.95), FeatureStability(3, -0.2, 0.1, 0.5, 0.4)), 0.4, 0.01, 20)
+
+
+def test_a_bar_is_as_long_as_its_accuracy_and_its_interval_as_wide() -> None:
+    (bars,) = charts.baselines_figure(MEASURED).data
+    assert list(bars.y) == ["longer wins", "random features", "dense probe", "this head"]  # from the bottom up
+    assert list(bars.x) == [0.55, 0.7, 0.85, 0.8]
+    assert bars.error_x.array == pytest.approx([0.05] * 4)
+    assert bars.error_x.arrayminus == pytest.approx([0.1] * 4)
+    assert list(bars.marker.color) == [NEUTRAL, NEUTRAL, NEUTRAL, UP]
+
+
+def test_the_curve_goes_through_its_points_inside_its_band() -> None:
+    band, line = charts.curve_figure(CURVE, 0.85).data
+    assert list(line.x) == [12, 120] and list(line.y) == [0.6, 0.8]
+    assert list(band.y) == [0.7, 0.85, 0.7, 0.5]
+
+
+def test_a_curve_of_one_point_is_drawn() -> None:
+    assert list(charts.curve_figure(CURVE[-1:], 0.85).data[1].x) == [120]
+
+
+def test_cells_stand_by_layer_and_size_and_a_missing_one_is_empty() -> None:
+    figure = charts.cells_figure(CELLS, ("x/layer_3", 32))
+    heat, markers = figure.data
+    assert list(heat.y) == ["layer 3", "layer 20"] and list(heat.x) == ["K = 8", "K = 32"]
+    assert [list(row) for row in heat.z] == [[0.6, 0.75], [0.7, None]]
+    assert [tuple(point[:2]) for point in markers.customdata] == [("x/layer_3", 8), ("x/layer_3", 32), ("a<b>/layer_20", 8)]
+    assert "a&lt;b&gt;/layer_20" in markers.text[2]
+    (frame,) = figure.layout.shapes
+    assert (frame.x0, frame.y0) == (0.52, -0.46)
+
+
+def test_no_cell_is_framed_where_the_head_in_view_has_none() -> None:
+    assert not charts.cells_figure(CELLS, ("x/layer_3", 5)).layout.shapes
+
+
+def test_stability_has_the_hue_of_the_weight_and_labels_are_no_markup() -> None:
+    bars, nearest = charts.stability_figure(STABILITY, {7: "<b>polite</b>"}).data
+    assert list(bars.y) == [0.9, 0.1] and list(bars.marker.color) == [UP, DOWN]
+    assert bars.customdata[0][0] == "&lt;b&gt;polite&lt;/b&gt;"
+    assert list(nearest.y) == [0.95, 0.4]
+
+
+def test_tables_hold_every_figure() -> None:
+    table = train_tables.baselines_table(MEASURED)
+    assert table["accuracy"].tolist() == [0.8, 0.85, 0.7, 0.55]
+    tables = train_tables.evidence_tables(HeadEvidence(MEASURED, CURVE, CELLS, STABILITY))
+    assert {name: len(rows) for name, rows in tables.items()} == {"learning curve": 2, "layers and sizes": 3, "stability": 2}
+    assert tables["learning curve"][["ci95_low", "ci95_high"]].to_numpy().tolist() == [[0.5, 0.7], [0.7, 0.85]]
+    assert tables["stability"]["feature"].tolist() == [7, 3]
+    none = train_tables.evidence_tables(HeadEvidence(MEASURED, CURVE, (), STABILITY))["layers and sizes"]
+    assert isinstance(none, pd.DataFrame) and none.empty
+
+
+def test_the_sentence_on_stability_counts_by_hand() -> None:
+    sentence = train_tables.stability_sentence(STABILITY)
+    assert "1 of 2 features" in sentence and "50% on average" in sentence and "0.40" in sentence
+
+
+def test_heads_are_listed_with_whose_they_are() -> None:
+    table = train_tables.heads_table([("safety", load_head("safety"), False), ("mine", load_head("redteam"), True)])
+    assert table["head"].tolist() == ["safety", "mine"]
+    assert table[""].tolist() == ["shipped", "yours"]
