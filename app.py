@@ -11,6 +11,7 @@ pages = bundle_dir() / "pages"
 page = st.navigation(
     [
         st.Page(pages / "score.py", title="Score", icon=":material/speed:", default=True),
+        st.Page(pages / "train.py", title="Train", icon=":material/model_training:"),
     ],
     position="top",
 )
