@@ -17,10 +17,10 @@ from sparserm.duplicates import near_matches, normalised
 from sparserm.evaluate import cross_validated_margins
 from sparserm.fitting import FitSettings
 from sparserm.head import rewards
-from sparserm.pairs import prompt_key, short_key
+from sparserm.pairs import prompt_key, prompt_text, short_key
 from sparserm.sae import SparseAutoencoder
 from sparserm.surface import Surface, surface
-from sparserm.types import PairRepresentations, PreferenceData, PreferencePair, Prompt, SparseRMError
+from sparserm.types import PairRepresentations, PreferenceData, PreferencePair, SparseRMError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -244,11 +244,6 @@ def _distinct_prompts(pairs: Sequence[PreferencePair]) -> list[int]:
     for index, pair in enumerate(pairs):
         first.setdefault(prompt_key(pair.prompt), index)
     return list(first.values())
-
-
-def prompt_text(prompt: Prompt) -> str:
-    """A prompt as one text: the user's message, or all turns with who says them."""
-    return prompt[0].content if len(prompt) == 1 else "\n\n".join(f"{turn.role}: {turn.content}" for turn in prompt)
 
 
 def flagged(flags: Sequence[Flag], pairs: Sequence[PreferencePair]) -> pd.DataFrame:

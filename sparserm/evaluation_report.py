@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.special import expit
@@ -12,8 +13,11 @@ from sparserm.card import SavedHead
 from sparserm.evaluate import evaluate_margins, share_interval
 from sparserm.explain import compare_responses
 from sparserm.head import bradley_terry_loss, rewards
-from sparserm.pairs import short_key
+from sparserm.pairs import prompt_text, short_key
 from sparserm.types import Evaluation, FeatureDifference, PairRepresentations, PreferenceData, PreferencePair
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 #: Worst mistakes that are taken apart.
 MISTAKES = 20
@@ -251,7 +255,27 @@ def worst_mistakes(saved: SavedHead, margins: np.ndarray, pairs: PairRepresentat
     return tuple(found)
 
 
-def summary(report: EvaluationReport, pairs: tuple[PreferencePair, ...]) -> dict[str, Any]:
+def mistakes_table(report: EvaluationReport, pairs: Sequence[PreferencePair]) -> pd.DataFrame:
+    """Every pair that the head does not rank as labelled, the largest wrong margin first, with its texts."""
+    import pandas as pd
+
+    margins = report.margins
+    wrong = [int(i) for i in np.argsort(margins, kind="stable") if margins[i] <= 0]
+    rows = [
+        {
+            **{name: getattr(pairs[i], name) for name in ("row", "id", "category")},
+            "margin": float(margins[i]),
+            "chance": float(expit(margins[i])),
+            "prompt": prompt_text(pairs[i].prompt),
+            "chosen": pairs[i].chosen,
+            "rejected": pairs[i].rejected,
+        }
+        for i in wrong
+    ]
+    return pd.DataFrame(rows, columns=["row", "id", "category", "margin", "chance", "prompt", "chosen", "rejected"])
+
+
+def summary(report: EvaluationReport, pairs: Sequence[PreferencePair]) -> dict[str, Any]:
     """Plain values for the command line, beside those of the evaluation itself."""
     matched = report.length_matched
     return {

@@ -58,6 +58,11 @@ def as_response(response: str | Sequence[Mapping[str, Any] | Message]) -> str:
         raise SparseRMError(f"{problem}; give a text, or one assistant message") from problem
 
 
+def prompt_text(prompt: Prompt) -> str:
+    """A prompt as one text: the user's message, or all turns with who says them."""
+    return prompt[0].content if len(prompt) == 1 else "\n\n".join(f"{turn.role}: {turn.content}" for turn in prompt)
+
+
 def text_or_messages(values: Mapping[str, Any], column: str) -> str | Prompt:
     """What stands in ``column`` of one row: text, or messages.
 

@@ -10,7 +10,7 @@ from scipy.special import expit, logit
 from sklearn.metrics import brier_score_loss, log_loss
 
 from sparserm.card import HeadCard, SavedHead
-from sparserm.evaluation_report import calibration, evaluation_report, slices, summary
+from sparserm.evaluation_report import calibration, evaluation_report, mistakes_table, slices, summary
 from sparserm.pairs import parse_pairs, short_key
 from sparserm.types import PairRepresentations, Representations, RewardHead, SparseRMError
 
@@ -183,3 +183,14 @@ def test_the_summary_is_json_and_names_rows() -> None:
 def test_no_pairs_are_refused() -> None:
     with pytest.raises(SparseRMError, match="no pairs"):
         evaluation_report(_saved(), _data(1), _margin_pairs(1).take(np.arange(0)))
+
+
+def test_every_wrong_pair_can_be_taken_away_ties_too_the_worst_first() -> None:
+    data = _data(4, ["a", "b", "a", "b"])
+    table = mistakes_table(evaluation_report(_saved(), data, _margin_pairs(1, 0, -2, -1)), data.pairs)
+    assert list(table["row"]) == [3, 4, 2]
+    assert table.to_dict("records")[0] == {
+        "row": 3, "id": "id2", "category": "a", "margin": -2.0, "chance": pytest.approx(expit(-2)),
+        "prompt": "p2", "chosen": "yes", "rejected": "no",
+    }  # fmt: skip
+    assert len(mistakes_table(evaluation_report(_saved(), _data(1), _margin_pairs(1)), data.pairs)) == 0
