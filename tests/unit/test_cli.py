@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from test_training import preference_rows, save_tiny_sae
 
 from sparserm import __version__, cli
+from sparserm.activations import read_corpus
 from sparserm.model import SparseRM
 from sparserm.pairs import parse_pairs
 from sparserm.types import PairIssue
@@ -559,7 +560,8 @@ def train_sae(run, parts, tmp_path):
     return command
 
 
-def test_train_sae_writes_saes_that_train_takes(run, train_sae, corpus, parts, tmp_path) -> None:
+def test_train_sae_writes_saes_that_train_takes(run, train_sae, corpus, parts, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("sparserm.sae_pipeline.read_corpus", lambda path: read_corpus(path, n_held_out=12))  # soon measured
     result = train_sae(corpus, "--layers", "1,2", "--json")
     rows = result.json["saes"]
     assert result.err == ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import warnings
 from itertools import pairwise
@@ -58,8 +59,8 @@ def test_bars_add_up_to_the_reward_however_many_are_shown(seed, top) -> None:
 def test_bars_by_hand() -> None:
     bars = contribution_bars(explanation(0.5, -2.0, 0.25, -0.125, bias=1.0, labels={11: "politeness"}), top=2)
     assert bars == [
-        Bar("politeness (11)", -2.0, "alignment score -4.00, weight -0.500"),
-        Bar("feature 10", 0.5, "alignment score +1.00, weight -0.500"),
+        Bar("politeness (11)", -2.0, "alignment score -4.00, weight -0.500", feature=11),
+        Bar("feature 10", 0.5, "alignment score +1.00, weight -0.500", feature=10),
         Bar("2 smaller features", 0.125, "together"),
         Bar("bias", 1.0, "added to every reward"),
     ]
@@ -125,10 +126,11 @@ def test_figures_are_finite_also_of_nothing_and_of_zeros(values) -> None:
     assert low < high
 
 
-def test_labels_are_shown_as_they_are() -> None:
-    label = "ünïcode ☕ 'quotes'"
+def test_labels_are_shown_as_they_are_and_not_as_markup() -> None:
+    label = "ünïcode ☕ 'quotes' <b>&"
     (trace,) = contributions_figure(contribution_bars(explanation(1.0, labels={10: label}), 8), 1.0).data
-    assert trace.y[0] == f"{label} (10)"
+    assert html.unescape(trace.y[0]) == f"{label} (10)"
+    assert "<b>" not in trace.y[0]  # Plotly reads HTML
 
 
 # ------------------------------------------------------------------------------------------------------------ yardstick
