@@ -6,7 +6,9 @@ the ranking, and preference pairs of the best against the worst candidate of eac
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,9 +18,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.special import expit
 
+from sparserm.defaults import home
 from sparserm.pairs import PairsError, prompt_key
 from sparserm.pairs_formats import RawRow, one_line, read_bytes, read_path
 from sparserm.pairs_messages import RowError, answer, check_prompt, plain, text_or_messages, transcript
+from sparserm.store import stored
 from sparserm.types import Message, PairIssue, Progress, Prompt, SparseRMError
 
 if TYPE_CHECKING:
@@ -209,6 +213,40 @@ def _list(values: Mapping[str, Any], column: str) -> list[Any]:
     return value
 
 
+# ------------------------------------------------------------------------------------------------------------ keeping
+
+
+def keep_candidates(candidates: Candidates) -> str:
+    """Keep candidates in ``SPARSERM_HOME/candidates`` under their content's hash, which is returned: a job reads them there,
+    and a link leads back to them."""
+    rows = [{"prompt": prompt_value(one.prompt), "responses": list(one.responses)} for one in candidates.sets]
+    data = to_jsonl(rows).encode()
+    digest = hashlib.sha256(data).hexdigest()[:16]
+    path = _kept(digest)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    temporary.write_bytes(data)
+    os.replace(temporary, path)
+    return digest
+
+
+def kept_candidates(digest: str) -> Candidates:
+    """What :func:`keep_candidates` kept.
+
+    Raises:
+        SparseRMError: nothing of that name is there.
+    """
+    if not re.fullmatch(r"[0-9a-f]{16}", digest) or not _kept(digest).is_file():
+        raise SparseRMError(
+            f"there are no candidates {one_line(digest, 40)!r} here; expected a hash of a link; upload them again"
+        )
+    return load_candidates(_kept(digest))
+
+
+def _kept(digest: str) -> Path:
+    return home() / "candidates" / f"{digest}.jsonl"
+
+
 # ------------------------------------------------------------------------------------------------------------ ranking
 
 
@@ -221,6 +259,15 @@ def rank(model: SparseRM, candidates: Candidates, *, progress: Progress | None =
     prompts = [one.prompt for one in candidates.sets for _ in one.responses]
     responses = [response for one in candidates.sets for response in one.responses]
     return rank_by(candidates, model.score(prompts, responses, progress=progress))
+
+
+def count_missing_tokens(model: SparseRM, candidates: Candidates) -> int:
+    """Tokens that :func:`rank` would have to run the backbone for; the rest is in the store."""
+    from sparserm.representations import count_missing_texts
+
+    texts = [model.backbone.tokenize(one.prompt, response) for one in candidates.sets for response in one.responses]
+    with stored() as store:
+        return count_missing_texts(texts, model.backbone, {model.card.hook_point: None}, model.head.pooling, store)[1]
 
 
 def rank_by(candidates: Candidates, rewards: np.ndarray) -> tuple[RankedSet, ...]:
@@ -251,6 +298,22 @@ def ranking_rows(ranked: Iterable[RankedSet]) -> list[dict[str, Any]]:
         }
         for number, one in enumerate(ranked, 1)
         for position, i in enumerate(one.ranking, 1)
+    ]
+
+
+def best_rows(ranked: Iterable[RankedSet]) -> list[dict[str, Any]]:
+    """One row for each prompt: its best candidate, and how far that is ahead of the next and of the worst."""
+    return [
+        {
+            "prompt_number": number,
+            "prompt": prompt_value(one.candidates.prompt),
+            "n": len(one.rewards),
+            "best": one.candidates.responses[one.best],
+            "beats_next": one.p_best_beats_next,
+            "spread": one.spread,
+            "reward": one.rewards[one.best],
+        }
+        for number, one in enumerate(ranked, 1)
     ]
 
 

@@ -34,6 +34,7 @@ KINDS = {
     "represent": "sparserm.representing:run",
     "train": "sparserm.training_job:run",
     "features": "sparserm.feature_job:run",
+    "best_of_n": "sparserm.best_of_n_job:run",
 }
 
 State = Literal["queued", "running", "done", "failed", "cancelled", "interrupted"]

@@ -83,7 +83,17 @@ def count_missing(
     store: Store | None,
 ) -> tuple[int, int]:
     """Responses, and their tokens with their prompts', that :func:`represent_pairs` would have to run the backbone for."""
-    texts = _pair_texts(pairs, backbone)
+    return count_missing_texts(_pair_texts(pairs, backbone), backbone, saes, pooling, store)
+
+
+def count_missing_texts(
+    texts: Sequence[TokenizedText],
+    backbone: Backbone,
+    saes: Mapping[HookPoint, SparseAutoencoder | None],
+    pooling: Pooling,
+    store: Store | None,
+) -> tuple[int, int]:
+    """Texts, and their tokens, that :func:`represent` would have to run the backbone for."""
     wanted = _wanted(texts, backbone, saes, pooling)
     missing = store.missing([key for keys in wanted for key in keys]) if store is not None else None
     todo = {tuple(keys): text for keys, text in zip(wanted, texts, strict=True) if missing is None or missing & set(keys)}

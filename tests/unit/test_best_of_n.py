@@ -14,6 +14,9 @@ from hypothesis import strategies as st
 
 from sparserm.best_of_n import (
     Candidates,
+    best_rows,
+    keep_candidates,
+    kept_candidates,
     load_candidates,
     parse_candidates,
     preference_rows,
@@ -117,6 +120,19 @@ def test_a_lonely_response_is_a_warning() -> None:
     assert issue.severity == "warning" and "only response" in issue.problem
 
 
+def test_kept_candidates_are_found_again_by_their_hash(sparserm_home) -> None:
+    turns = [USER, {"role": "assistant", "content": "?"}, {"role": "user", "content": "\u2028Q"}]
+    data = read_candidates(
+        _jsonl({"prompt": turns, "responses": ["a", "\ta\n"]}, {"prompt": "Q2", "response": "b"}), "x.jsonl", skip_bad=True
+    )
+    digest = keep_candidates(data)
+    assert digest == keep_candidates(data)
+    assert [(one.prompt, one.responses) for one in kept_candidates(digest).sets] == [(o.prompt, o.responses) for o in data.sets]
+    for wrong in ("0" * 16, "../x", "", digest + "\n"):
+        with pytest.raises(SparseRMError, match="no candidates"):
+            kept_candidates(wrong)
+
+
 # ------------------------------------------------------------------------------------------------------------ ranking
 
 TWO = read_candidates(
@@ -151,6 +167,13 @@ def test_the_exported_ranking_by_hand() -> None:
     assert [json.loads(line) for line in to_jsonl(rows).splitlines()] == rows
     table = list(csv.DictReader(io.StringIO(to_csv(rows))))
     assert [row["response"] for row in table] == list("bacde") and list(table[0]) == list(rows[0])
+
+
+def test_the_best_of_each_prompt_by_hand() -> None:
+    first, second = best_rows(rank_by(TWO, np.array([0.0, np.log(3), -1.0, 1.0, 1.0])))
+    assert (first["best"], first["n"], first["reward"]) == ("b", 3, pytest.approx(np.log(3)))
+    assert (first["beats_next"], first["spread"]) == (pytest.approx(0.75), pytest.approx(np.log(3) + 1))
+    assert (second["best"], second["beats_next"], second["spread"]) == ("d", 0.5, 0.0)
 
 
 def test_pairs_are_best_against_worst_with_a_minimum_margin() -> None:
