@@ -12,6 +12,7 @@ page = st.navigation(
     [
         st.Page(pages / "score.py", title="Score", icon=":material/speed:", default=True),
         st.Page(pages / "train.py", title="Train", icon=":material/model_training:"),
+        st.Page(pages / "edit.py", title="Edit head", icon=":material/tune:"),
     ],
     position="top",
 )

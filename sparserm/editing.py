@@ -289,7 +289,12 @@ def feature_worth(evidence: EditEvidence, edits: HeadEdits) -> FeatureWorth:
 
 
 def length_suggestions(worth: FeatureWorth, outcome: EditOutcome, limit: int = 3) -> np.ndarray:
-    """Features without which the margins follow length less, the most helpful first: indices into the head's features."""
+    """Features without which the margins follow length less, the most helpful first: indices into the head's features.
+
+    None where the margins do not follow length further than chance would have it (two standard errors of no correlation).
+    """
+    if not abs(outcome.length.margin_spearman) > 2 / np.sqrt(max(1, len(outcome.margins) - 1)):
+        return np.zeros(0, np.int64)
     gain = np.abs(outcome.length.margin_spearman) - np.abs(worth.length_without)
     order = np.argsort(-np.nan_to_num(gain, nan=-1.0), kind="stable")[:limit]
     return order[np.nan_to_num(gain[order], nan=-1.0) >= LENGTH_GAIN]

@@ -128,20 +128,32 @@ def test_length_correlations_are_scipys(evidence: EditEvidence) -> None:
     assert all(np.isnan(x) for x in vars(measure_edits(evidence, HeadEdits.of({10: 0, 11: 0})).length).values())
 
 
-def test_the_worth_of_features_by_hand_and_what_is_suggested(evidence: EditEvidence) -> None:
+def test_the_worth_of_features_by_hand(evidence: EditEvidence) -> None:
     worth = feature_worth(evidence, PARENT)
     assert worth.accuracy_change.tolist() == [-0.25, 0.0]
     assert worth.length_correlation[1] == pytest.approx(1.0) and worth.length_correlation[0] < 0
-    outcome = measure_edits(evidence, PARENT)
     for j, feature in enumerate(worth.features):
         alone = measure_edits(evidence, HeadEdits.of({int(feature): 0})).length.margin_spearman
         assert worth.length_without[j] == pytest.approx(alone)
-    assert length_suggestions(worth, outcome).tolist() == [1]
 
 
-def test_nothing_is_suggested_where_no_feature_is_left(evidence: EditEvidence) -> None:
-    edits = HeadEdits.of({10: 0, 11: 0})
-    assert length_suggestions(feature_worth(evidence, edits), measure_edits(evidence, edits)).tolist() == []
+def _suggested(n: int, edits: HeadEdits) -> list[int]:
+    """Three features: one follows length, one does not, and one goes against it."""
+    gaps = np.arange(n) - n // 2
+    chosen = np.stack([2 * gaps, np.resize([1, -1], n), -gaps], axis=1)
+    pairs = _pairs(chosen, np.zeros((n, 3)), ((gaps + n).tolist(), [n] * n))
+    evidence = gather_edit_evidence(_saved([1.0, 1.0, 1.0]), _data(n), pairs)
+    return length_suggestions(feature_worth(evidence, edits), measure_edits(evidence, edits)).tolist()
+
+
+def test_the_feature_that_ties_margins_to_length_is_suggested() -> None:
+    assert _suggested(30, HeadEdits.of({12: 0.1})) == [0]
+
+
+def test_nothing_is_suggested_where_chance_would_do_or_no_feature_is_left() -> None:
+    assert _suggested(30, HeadEdits.of({10: 0, 11: 0, 12: 0})) == []
+    assert _suggested(30, HeadEdits.of({10: 0, 12: 0})) == []
+    assert _suggested(4, PARENT) == []
 
 
 def test_any_edit_measures_the_same_as_the_edited_head_anew() -> None:

@@ -1,0 +1,320 @@
+"""Parts of the Edit page: the list of edits with undo and redo, the figures that follow them, and saving."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import streamlit as st
+
+from sparserm.editing import (
+    EditEffect,
+    EditEvidence,
+    EditOutcome,
+    FeatureWorth,
+    HeadEdits,
+    compare_edits,
+    feature_worth,
+    gather_edit_evidence,
+    length_suggestions,
+    make_edited_head,
+    measure_edits,
+)
+from sparserm.labels import labels_of
+from sparserm.library import free_name, keep_head
+from sparserm.types import PreferenceData, SparseRMError
+from sparserm.ui import session
+from sparserm.ui.charts import edit as charts
+from sparserm.ui.charts.style import CONFIG
+from sparserm.ui.context import Context
+from sparserm.ui.data import Represented
+from sparserm.ui.text import plain
+from sparserm.ui.weight_sliders import weight_sliders
+
+#: Pairs that changed sides are listed up to this many; the file holds all.
+LISTED = 100
+
+
+@dataclass(frozen=True)
+class History:
+    """All edits made to one head, and which of them is in force."""
+
+    head: str
+    steps: tuple[HeadEdits, ...] = (HeadEdits(),)
+    at: int = 0
+
+    @property
+    def now(self) -> HeadEdits:
+        """The edits in force."""
+        return self.steps[self.at]
+
+    def do(self, edits: HeadEdits) -> History:
+        """Something new: what was undone is forgotten."""
+        if edits == self.now:
+            return self
+        return History(self.head, (*self.steps[: self.at + 1], edits), self.at + 1)
+
+    def move(self, by: int) -> History:
+        """Undo (-1) or redo (1), as far as there is something."""
+        return History(self.head, self.steps, min(max(self.at + by, 0), len(self.steps) - 1))
+
+
+def history(context: Context) -> History:
+    """The edits of this session to the head in view; at first those of the link."""
+    found: History | None = st.session_state.get("edit history")
+    if found is None or found.head != context.hash:
+        edits = HeadEdits()
+        if linked := st.query_params.get("edits"):
+            try:
+                edits = HeadEdits.parse(linked)
+                edits.vector(context.saved.head.features)
+            except SparseRMError as error:
+                st.warning(f"The edits of this link are left out: {plain(error)}", icon=":material/link_off:")
+                edits = HeadEdits()
+        found = History(context.hash).do(edits)
+        _keep(found)
+    elif str(found.now) != st.query_params.get("edits", ""):  # another page was looked at in between
+        _keep(found)
+    return found
+
+
+def _keep(found: History) -> None:
+    st.session_state["edit history"] = found
+    if found.now.factors:
+        st.query_params["edits"] = str(found.now)
+    else:
+        st.query_params.pop("edits", None)
+
+
+def _do(edits: HeadEdits) -> None:
+    _keep(st.session_state["edit history"].do(edits))
+
+
+def _move(by: int) -> None:
+    _keep(st.session_state["edit history"].move(by))
+
+
+def _change(feature: int, factor: float) -> None:
+    _do(st.session_state["edit history"].now.change(feature, factor))
+
+
+def evidence(context: Context, found: Represented) -> EditEvidence:
+    """The scores of the held-out pairs; where no pair is held out, the page says so and ends."""
+    try:
+        return _evidence(context.hash, found.data.content_hash, _context=context, _found=found)
+    except SparseRMError as error:
+        st.error(session.sentence(error))
+        st.stop()
+
+
+@st.cache_resource(show_spinner=False, max_entries=8)
+def _evidence(head: str, content: str, *, _context: Context, _found: Represented) -> EditEvidence:
+    return gather_edit_evidence(_context.saved, _found.data, _found.pairs)
+
+
+def what_is_held_out(found: EditEvidence) -> None:
+    """How many pairs the figures are of, and which were left out."""
+    n, prompts = len(found.rows), len(np.unique(found.pairs.groups))
+    text = f"Measured on {n:,} pairs of {prompts:,} prompts that the head was not trained on."
+    if found.n_seen:
+        total = n + found.n_seen
+        st.warning(
+            f"{found.n_seen:,} of {total:,} pairs are left out: the head was trained on their prompts. {text}",
+            icon=":material/filter_alt:",
+        )
+    else:
+        st.caption(f"{text} None had to be left out.")
+
+
+@st.fragment
+def live(context: Context, found: EditEvidence, data: PreferenceData) -> None:
+    """All that follows the sliders: only this part of the page is run again."""
+    edits = history(context).now
+    before, after = measure_edits(found, HeadEdits()), measure_edits(found, edits)
+    effect, worth = compare_edits(found, before, after), feature_worth(found, edits)
+    _figures(before, after, effect)
+    _toolbar(context)
+    _sliders(context, edits, worth)
+    _suggestions(worth, before if not edits.factors else after, edits)
+    _flipped(found, data, before, after, effect)
+    _save(context, edits, found)
+
+
+def _figures(before: EditOutcome, after: EditOutcome, effect: EditEffect) -> None:
+    figure, accuracy, length, sides = st.columns([2, 1.1, 1.1, 1.7])
+    figure.plotly_chart(charts.accuracy_figure(before.evaluation, after.evaluation), config=CONFIG, key="accuracy")
+    low, high = after.evaluation.ci95
+    accuracy.metric(
+        "Held-out accuracy", f"{after.evaluation.accuracy:.1%}", f"{100 * effect.accuracy_change:+.1f} points", border=True,
+        delta_color="off", delta_arrow="auto" if effect.accuracy_change else "off",
+        help=f"95 % interval {low:.1%} to {high:.1%} (bootstrap over prompts). The change, pair by pair: "
+        f"{100 * effect.ci95[0]:+.1f} to {100 * effect.ci95[1]:+.1f} points.",
+    )  # fmt: skip
+    length.metric(
+        "Length correlation", _rho(after.length.margin_spearman), f"{_rho(before.length.margin_spearman)} before", border=True,
+        delta_color="off", delta_arrow="off",
+        help="Spearman correlation of margins with gaps in length (tokens) over the held-out pairs: prompts that call for long "
+        "answers do not count. All correlations are in the table below.",
+    )  # fmt: skip
+    sides.metric(
+        "Pairs that changed sides", f"{len(effect.broken) + len(effect.mended):,}",
+        f"{len(effect.mended):,} now right, {len(effect.broken):,} now wrong", border=True, delta_color="off",
+        delta_arrow="off",
+    )  # fmt: skip
+
+
+def _rho(value: float) -> str:
+    return "not defined" if np.isnan(value) else f"{value:+.2f}"
+
+
+def _toolbar(context: Context) -> None:
+    done = history(context)
+    undo, redo, reset, said = st.columns([1, 1, 1, 5], vertical_alignment="center")
+    undo.button("Undo", icon=":material/undo:", disabled=done.at == 0, on_click=_move, args=(-1,), width="stretch")
+    redo.button(
+        "Redo", icon=":material/redo:", disabled=done.at == len(done.steps) - 1, on_click=_move, args=(1,), width="stretch"
+    )
+    reset.button(
+        "Reset",
+        icon=":material/restart_alt:",
+        disabled=not done.now.factors,
+        on_click=_do,
+        args=(HeadEdits(),),
+        width="stretch",
+    )
+    n = len(done.now.factors)
+    said.caption(
+        f"{n} of {len(context.saved.head.features)} features edited."
+        if n
+        else "Nothing is edited yet: move a slider, or press **off** or **flip** in a row."
+    )
+
+
+def _sliders(context: Context, edits: HeadEdits, worth: FeatureWorth) -> None:
+    saved, labels, factors = context.saved, labels_of(context.card), edits.vector(context.saved.head.features)
+    rows = [
+        {
+            "feature": int(saved.head.features[j]), "label": labels.get(int(saved.head.features[j]), ""),
+            "weight": float(saved.head.weights[j]), "factor": float(factors[j]),
+            "chosen": float(saved.f_chosen[j]), "rejected": float(saved.f_rejected[j]),
+            "length": _plain(worth.length_correlation[j]),
+            "without": float(worth.accuracy_change[j]) if factors[j] else None,
+        }
+        for j in np.argsort(-np.abs(saved.head.weights), kind="stable")
+    ]  # fmt: skip
+    weight_sliders(rows, key="sliders", on_edit=_change)
+
+
+def _plain(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
+
+
+def _suggestions(worth: FeatureWorth, outcome: EditOutcome, edits: HeadEdits) -> None:
+    found = length_suggestions(worth, outcome)
+    if len(found) == 0:
+        return
+    st.caption(f"These features tie margins to length the most (now {_rho(outcome.length.margin_spearman)}). Without them:")
+    for column, j in zip(st.columns(3), found, strict=False):
+        feature, points = int(worth.features[j]), 100 * worth.accuracy_change[j]
+        column.button(
+            f"Switch off {feature}: length {_rho(worth.length_without[j])}, accuracy {points:+.1f} points",
+            key=f"suggested {feature}", on_click=_do, args=(edits.change(feature, 0.0),), width="stretch",
+        )  # fmt: skip
+
+
+def _flipped(found: EditEvidence, data: PreferenceData, before: EditOutcome, after: EditOutcome, effect: EditEffect) -> None:
+    table = flipped_table(found, data, before, after, effect)
+    st.subheader("Pairs that changed sides", anchor=False)
+    if table.empty:
+        st.caption("None: every held-out pair is ranked as before." if len(found.rows) else "")
+    else:
+        st.dataframe(
+            table.head(LISTED), hide_index=True, height=min(330, 38 + 35 * len(table)), key="flipped",
+            column_config={
+                f"margin {when}": st.column_config.NumberColumn(when, format="%+.2f", width=70, help=f"margin {when} the edit")
+                for when in ("before", "after")
+            },
+        )  # fmt: skip
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.download_button(
+            f"Changed pairs as CSV ({len(table):,} rows)", lambda: table.to_csv(index=False), "changed_pairs.csv", "text/csv",
+            icon=":material/download:", on_click="ignore", disabled=table.empty,
+        )  # fmt: skip
+        figures = figures_table(before, after)
+        st.download_button(
+            f"All figures, before and after, as CSV ({len(figures)} rows)", lambda: figures.to_csv(index=False), "edit.csv",
+            "text/csv", icon=":material/download:", on_click="ignore",
+        )  # fmt: skip
+        if len(table) > LISTED:
+            st.caption(f"The first {LISTED} of {len(table):,} are listed; the file holds all.")
+    with st.expander("All figures, before and after"):
+        st.dataframe(figures, hide_index=True, key="figures")
+
+
+def flipped_table(
+    found: EditEvidence, data: PreferenceData, before: EditOutcome, after: EditOutcome, effect: EditEffect
+) -> pd.DataFrame:
+    """A row for each pair that changed sides: first those now wrong, the largest change first."""
+    order = [(i, "now wrong") for i in effect.broken] + [(i, "now right") for i in effect.mended]
+    rows: list[dict[str, Any]] = []
+    for i, what in order:
+        pair = data.pairs[found.rows[i]]
+        rows.append({
+            "row": pair.row, "ranked": what, "margin before": before.margins[i], "margin after": after.margins[i],
+            "prompt": pair.prompt[-1].content, "chosen": pair.chosen, "rejected": pair.rejected,
+        })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def figures_table(before: EditOutcome, after: EditOutcome) -> pd.DataFrame:
+    """Every figure before and after the edit."""
+    rows = [
+        ("accuracy", *(one.evaluation.accuracy for one in (before, after))),
+        ("95 % interval, low", *(one.evaluation.ci95[0] for one in (before, after))),
+        ("95 % interval, high", *(one.evaluation.ci95[1] for one in (before, after))),
+        ("mean margin", *(one.evaluation.mean_margin for one in (before, after))),
+        ("accuracy of picking the longer", *(one.evaluation.length_baseline for one in (before, after))),
+        ("reward with length, Pearson", before.length.reward_pearson, after.length.reward_pearson),
+        ("reward with length, Spearman", before.length.reward_spearman, after.length.reward_spearman),
+        ("margin with length gap, Pearson", before.length.margin_pearson, after.length.margin_pearson),
+        ("margin with length gap, Spearman", before.length.margin_spearman, after.length.margin_spearman),
+    ]
+    return pd.DataFrame(rows, columns=["figure", "before", "after"]).round(4)
+
+
+def _save(context: Context, edits: HeadEdits, found: EditEvidence) -> None:
+    st.subheader("Save as a new head", anchor=False)
+    st.caption(
+        f"{plain(context.key)} (version {context.hash}) stays as it is, and the new head names it as its parent. Its card will "
+        "say that its accuracy is of the pairs that it was edited by: check it on other pairs, too."
+    )
+    with st.form("save", border=False):
+        name, press = st.columns([3, 1], vertical_alignment="bottom")
+        wanted = name.text_input("Name", value=free_name(f"{context.key}-edited"), max_chars=64)
+        pressed = press.form_submit_button("Save as new head", type="primary", width="stretch", disabled=not edits.factors)
+    if pressed:
+        try:
+            keep_head(make_edited_head(context.saved, context.key, edits, wanted, found), wanted)
+        except (SparseRMError, OSError) as error:
+            st.error(session.sentence(error))
+        else:
+            st.session_state["edit saved"] = wanted
+            st.rerun()  # the whole page: the sidebar lists the new head
+
+
+def saved_notice() -> None:
+    """After saving: where the new head is, and a button that goes there."""
+    name = st.session_state.get("edit saved")
+    if name is None:
+        return
+    said, press = st.columns([4, 1], vertical_alignment="center")
+    said.success(f"Saved as {plain(name)}. It can be chosen in the sidebar, and on the command line by its name.")
+    press.button("Look at it", on_click=_open, args=(name,), width="stretch")
+
+
+def _open(name: str) -> None:
+    del st.session_state["edit saved"]
+    st.session_state["head"] = name
+    st.session_state.pop("layer", None)
