@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import pandas as pd
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from sparserm.card import SavedHead
 from sparserm.ui.session import Scored
@@ -22,6 +24,19 @@ def result_metrics(scored: Scored, saved: SavedHead) -> None:
         st.warning(
             f"{scored.explanation.n_truncated} tokens of the prompt were cut from the left: the text exceeds the context."
         )
+
+
+def figure(place: DeltaGenerator, label: str, value: str, note: str, text: str) -> None:
+    """One measured figure with what it is held against, and its definition behind the question mark."""
+    place.metric(label, value, note, delta_color="off", delta_arrow="off", help=text, border=True, height="stretch")
+
+
+def download_table(table: pd.DataFrame, what: str, filename: str) -> None:
+    """A table to take away as CSV; the button says how many rows it has."""
+    st.download_button(
+        f"{what} as CSV ({len(table):,} rows)", table.to_csv(index=False), filename, "text/csv", key=filename,
+        icon=":material/download:", on_click="ignore",
+    )  # fmt: skip
 
 
 def yardstick(saved: SavedHead) -> str:

@@ -1,0 +1,160 @@
+"""Parts of the Audit page: labels that the head contradicts, other flagged rows, and what the surface gives away."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from sparserm.audit import REASONS, SURE, Audit, Flag, HeldOutMargins, agreement, audit, contradicted, flagged, held_out_margins
+from sparserm.sources import DataSource, list_sources
+from sparserm.types import PreferenceData, PreferencePair
+from sparserm.ui import data
+from sparserm.ui.charts import audit as charts
+from sparserm.ui.charts.style import CONFIG
+from sparserm.ui.components import download_table, figure
+from sparserm.ui.context import Context
+from sparserm.ui.data import Represented
+from sparserm.ui.evaluate_view import pair_apart, pair_texts
+
+
+def pick_other(source: DataSource | None) -> PreferenceData | None:
+    """The data that should share no prompt with the pairs, if any."""
+    others = {label: one for label, one in list_sources().items() if one != source}
+    picked = st.selectbox(
+        "Should share no prompt with", list(others), index=None, key="against", bind="query-params",
+        placeholder="Optional: the training pairs of a test set, or the other way round",
+        help="Prompts that are in both, or nearly, are flagged as leakage.",
+    )  # fmt: skip
+    return data.load_or_stop(others[picked]) if picked else None
+
+
+def audited(pairs: PreferenceData, other: PreferenceData | None) -> Audit:
+    """The audit without a head, kept as long as the data is the same."""
+    return _audit(pairs.content_hash, other.content_hash if other else "", _pairs=pairs, _other=other)
+
+
+@st.cache_resource(max_entries=8, show_spinner="Looking through the pairs…")
+def _audit(content: str, against: str, *, _pairs: PreferenceData, _other: PreferenceData | None) -> Audit:
+    return audit(_pairs, against=_other)
+
+
+@st.cache_resource(max_entries=8, show_spinner="Asking the head about every pair…")
+def _held_out(key: str, digest: str, content: str, *, _context: Context, _found: Represented) -> HeldOutMargins:
+    return held_out_margins(_context.saved, _found.data, _found.pairs, _context.sae())
+
+
+def opposed(context: Context, source: DataSource | None) -> None:
+    """Labels that the head contradicts with confidence: candidates for mislabels."""
+    st.subheader(
+        "Labels that the head contradicts", anchor=False,
+        help="The head gives the rejected response a high chance: the label may be wrong, or the head. Rows whose prompt it "
+        "was trained on are judged by heads of the same settings trained without that prompt.",
+    )  # fmt: skip
+    found = data.represented(source)
+    held_out = _held_out(context.key, context.hash, found.data.content_hash, _context=context, _found=found)
+    one = agreement(held_out)
+    sure, against, expected = st.columns(3)
+    figure(sure, f"At least {SURE:.0%} sure of", f"{one.n_sure:,}", f"of {len(held_out.margins):,} pairs", "Either way.")
+    figure(
+        against, "Label says otherwise", f"{one.n_contradicted:,}",
+        f"{one.n_contradicted / max(one.n_sure, 1):.1%} of those", "Candidates for wrong labels, the surest first below.",
+    )  # fmt: skip
+    figure(
+        expected, "Expected", f"{one.n_expected:.0f}", "if its chances were right",
+        "How many a calibrated head would contradict. Many more: wrong labels, or a head too sure of itself (see Evaluate).",
+    )  # fmt: skip
+    if one.n_trained_on:
+        st.caption(
+            f":material/school: The head was trained on the prompts of {one.n_trained_on:,} of these pairs; each of them was "
+            "judged by a head trained without its prompt."
+        )
+    flags = contradicted(held_out)
+    if not flags:
+        st.success("No label is contradicted with that confidence.")
+        return
+    _contradicted_table(flags, found, context)
+
+
+@st.fragment
+def _contradicted_table(flags: Sequence[Flag], found: Represented, context: Context) -> None:
+    chosen = _table(flags, found.data.pairs, "contradicted", score="Rejected wins")
+    if chosen is not None:
+        pair_apart(chosen.index, found.data.pairs[chosen.index], context, found)
+
+
+@st.fragment
+def other_flags(found: Audit, pairs: Sequence[PreferencePair]) -> None:
+    """Rows flagged for reasons that need no head."""
+    st.subheader("Rows to look at", anchor=False)
+    if not found.flags:
+        st.success("No repeated, reversed or leaked rows.")
+        return
+    counts = found.counts
+    picked = st.pills(
+        "Reason", list(counts), selection_mode="multi", key="reasons", bind="query-params",
+        format_func=lambda reason: f"{reason} · {counts[reason]:,}",
+    )  # fmt: skip
+    reasons = picked or list(counts)
+    for reason in reasons:
+        st.caption(f"**{reason}**: {REASONS[reason]}")
+    chosen = _table([flag for flag in found.flags if flag.reason in reasons], pairs, "flagged", score="Similarity")
+    if chosen is not None:
+        st.subheader(f"Row {pairs[chosen.index].row}: {chosen.detail}", anchor=False)
+        pair_texts(pairs[chosen.index])
+
+
+def _table(flags: Sequence[Flag], pairs: Sequence[PreferencePair], name: str, score: str) -> Flag | None:
+    """Flags as a table with its file; returns the one that was chosen."""
+    table = flagged(flags, pairs)
+    shown = [column for column in ("row", "id", "category", "reason", "detail") if table[column].astype(bool).any()]
+    if name == "contradicted":
+        shown = [column for column in shown if column not in ("reason", "detail")]
+    event: Any = st.dataframe(
+        table, hide_index=True, height=min(340, 38 + 35 * len(table)), key=name, on_select="rerun",
+        selection_mode="single-row", column_order=[*shown, "score", "prompt", "chosen", "rejected"],
+        column_config={
+            "row": st.column_config.NumberColumn("Row", width=60),
+            "id": st.column_config.TextColumn("Id", width=80),
+            "category": st.column_config.TextColumn("Category", width=120),
+            "reason": st.column_config.TextColumn("Reason", width=120),
+            "detail": st.column_config.TextColumn("What was found", width=230),
+            "score": st.column_config.NumberColumn(score, format="percent", width=100),
+            "prompt": st.column_config.TextColumn("Prompt", width="medium"),
+            "chosen": st.column_config.TextColumn("Chosen", width="medium"),
+            "rejected": st.column_config.TextColumn("Rejected", width="medium"),
+        },
+    )  # fmt: skip
+    download_table(table, "Flagged rows", f"{name}.csv")
+    rows = event["selection"]["rows"]
+    return flags[rows[0]] if rows and rows[0] < len(flags) else None
+
+
+def surface(found: Audit) -> None:
+    """What separates chosen from rejected responses apart from content."""
+    one = found.surface
+    st.subheader(
+        f"The surface alone ranks {one.accuracy:.1%} as labelled", anchor=False,
+        help="Length, refusals, lists, punctuation and the like, counted and put into one Bradley-Terry model, cross-validated "
+        "over prompts. The words looked for are English.",
+    )  # fmt: skip
+    st.caption(
+        f"95 % interval {one.ci95[0]:.1%} to {one.ci95[1]:.1%}; 50 % is a coin. A head that does no better may have learned "
+        "nothing but this. Each line is one mark as a rule, with the share of pairs in which the two responses differ in it; "
+        "grey where it may be a coin."
+    )
+    if one.rules:
+        st.plotly_chart(charts.surface_figure(one.rules, one.n), config=CONFIG, key="surface")
+    table = pd.DataFrame([vars(rule) for rule in one.rules])
+    if not table.empty:
+        table[["ci95_low", "ci95_high"]] = table.pop("ci95").tolist()
+        download_table(table, "Marks", "surface.csv")
+
+
+def headline(found: Audit) -> None:
+    """How many pairs, and how many of them are flagged without asking a head."""
+    rows = Counter(flag.index for flag in found.flags)
+    st.caption(f"{found.n:,} pairs, {len(rows):,} of them flagged below without asking a head.")

@@ -1,0 +1,229 @@
+"""Parts of the Evaluate page: the figures of a head on a dataset, its slices, its mistakes, and a benchmark's score."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import streamlit as st
+
+from sparserm.evaluation_report import EvaluationReport, Slice, evaluation_report, mistakes_table
+from sparserm.explain import compare_responses
+from sparserm.reward_benchmarks import BenchmarkScore, score_benchmark
+from sparserm.types import PreferencePair
+from sparserm.ui import compare_inputs
+from sparserm.ui.charts import evaluate as charts
+from sparserm.ui.charts.score import difference_figure
+from sparserm.ui.charts.style import CONFIG
+from sparserm.ui.components import download_table, figure
+from sparserm.ui.context import Context
+from sparserm.ui.data import Represented
+
+BY = {
+    "category": "Category",
+    "length": "Length of the responses",
+    "margin": "Size of the margin",
+    "training": "Trained on or not",
+}
+
+
+def measured(context: Context, found: Represented) -> EvaluationReport:
+    """The report of the head in view on these pairs, kept as long as both are the same."""
+    return _measure(context.key, context.hash, found.data.content_hash, found.data.name, _context=context, _found=found)
+
+
+@st.cache_resource(max_entries=8, show_spinner="Measuring…")
+def _measure(key: str, digest: str, content: str, name: str, *, _context: Context, _found: Represented) -> EvaluationReport:
+    return evaluation_report(_context.saved, _found.data, _found.pairs)
+
+
+def figures(report: EvaluationReport) -> None:
+    """Accuracy first, what it has to beat beside it, and how far the chances can be believed."""
+    one, matched, found = report.evaluation, report.length_matched, report.calibration
+    accuracy, longer, even, auroc, error = st.columns(5)
+    figure(
+        accuracy, "Accuracy", f"{one.accuracy:.1%}", f"{_interval(one.ci95)}, n = {one.n:,}",
+        "Share of pairs in which the chosen response has the higher reward; a tie counts as wrong. Interval over prompts.",
+    )  # fmt: skip
+    figure(
+        longer, "Longer is better", f"{one.length_baseline:.1%}", "on the same pairs",
+        "Accuracy of preferring the response with more tokens: what a head has to beat.",
+    )  # fmt: skip
+    figure(
+        even, "Length-matched", f"{matched.accuracy:.1%}" if matched else "–",
+        f"{_interval(matched.ci95)}, n = {matched.n:,}" if matched else "no such pairs",
+        "Accuracy where neither response has more than 1.25 times the other's tokens, so that length decides little.",
+    )  # fmt: skip
+    figure(
+        auroc, "AUROC", f"{report.auroc:.3f}", "0.5 is a coin",
+        "Chance that a chosen response has a higher reward than a rejected one, whatever their prompts.",
+    )  # fmt: skip
+    figure(
+        error, "Calibration error", f"{found.expected_error:.1%}", f"Brier {found.brier:.3f}, log loss {found.log_loss:.3f}",
+        "Mean distance between the head's confidence and how often it is right (ECE). A coin has Brier 0.25, log loss 0.693.",
+    )  # fmt: skip
+
+
+def _interval(ci95: tuple[float, float]) -> str:
+    return f"{ci95[0]:.1%} to {ci95[1]:.1%}"
+
+
+def what_was_seen(report: EvaluationReport, name: str) -> None:
+    """Say where the figures are no test."""
+    seen, n = report.n_seen_in_training, report.evaluation.n
+    if seen == n:
+        st.warning(
+            f"The head was trained on the prompts of all {n:,} pairs: these figures say how well it fits, not how good it is. "
+            "Pick pairs of other prompts.",
+            icon=":material/school:",
+        )
+    elif seen:
+        st.warning(
+            f"The head was trained on the prompts of {seen:,} of {n:,} pairs; “Trained on or not” below tells them apart.",
+            icon=":material/school:",
+        )
+    if report.evaluation.n_truncated:
+        st.warning(f"{report.evaluation.n_truncated:,} pairs exceed the context: the left of their prompts was cut.")
+
+
+def distributions(report: EvaluationReport) -> None:
+    """Margins and calibration side by side."""
+    left, right = st.columns(2, gap="large")
+    with left:
+        st.subheader("Margins", anchor=False)
+        st.plotly_chart(charts.margins_figure(report.margins), config=CONFIG, key="margins")
+        table = pd.DataFrame(
+            {"margin": report.margins, "reward_chosen": report.rewards_chosen, "reward_rejected": report.rewards_rejected}
+        )
+        download_table(table, "Margins", "margins.csv")
+    with right:
+        st.subheader(
+            "Calibration", anchor=False,
+            help="Each pair is read from both sides, so that a forecast can fail. Above the line the head is more often right "
+            "than it says; below, it is too sure of itself.",
+        )  # fmt: skip
+        st.plotly_chart(charts.reliability_figure(report.calibration), config=CONFIG, key="reliability")
+        download_table(_frame(report.calibration.bins), "Calibration", "calibration.csv")
+
+
+@st.fragment
+def slices(report: EvaluationReport) -> None:
+    """Where it does well and where it does not."""
+    offered = [by for by in BY if any(one.by == by for one in report.slices)]
+    by = st.segmented_control(
+        "Sort the pairs by",
+        offered,
+        format_func=BY.__getitem__,
+        key="by",
+        default=offered[0],
+        required=True,
+        bind="query-params",
+    )
+    shown = [one for one in report.slices if one.by == by]
+    st.plotly_chart(charts.slices_figure(shown, report.evaluation.accuracy), config=CONFIG, key=f"slices {by}")
+    note = f"The {charts.MOST} largest of {len(shown)} are drawn. " if len(shown) > charts.MOST else ""
+    st.caption(
+        f"{note}The dashed line is the accuracy on all pairs, {report.evaluation.accuracy:.1%}; a slice whose interval leaves "
+        "it out is in colour. With many slices, some are in colour by chance."
+    )
+    download_table(slices_table(report.slices), "All slices", "slices.csv")
+
+
+def slices_table(found: Sequence[Slice]) -> pd.DataFrame:
+    """One row for each slice."""
+    table = _frame(found)
+    table[["ci95_low", "ci95_high"]] = table.pop("ci95").tolist()
+    return table
+
+
+@st.fragment
+def mistakes(report: EvaluationReport, pairs: Sequence[PreferencePair], context: Context, found: Represented) -> None:
+    """What it ranks the other way round, the worst first; a row that is chosen is taken apart."""
+    table = mistakes_table(report, pairs)
+    if table.empty:
+        st.success("Every pair is ranked as labelled.")
+        return
+    st.caption("The largest wrong margins first: errors of the head, or of the labels. Choose a row to take it apart.")
+    event: Any = st.dataframe(
+        table, hide_index=True, height=320, key="mistakes", on_select="rerun", selection_mode="single-row",
+        column_order=["row", *_there(table, "id", "category"), "chance", "margin", "prompt", "chosen", "rejected"],
+        column_config={
+            "row": st.column_config.NumberColumn("Row", width=60),
+            "id": st.column_config.TextColumn("Id", width=80),
+            "category": st.column_config.TextColumn("Category", width=120),
+            "chance": st.column_config.NumberColumn("Chosen wins", format="percent", width=95, help="By the head."),
+            "margin": st.column_config.NumberColumn("Margin", format="%+.2f", width=75),
+            "prompt": st.column_config.TextColumn("Prompt", width="medium"),
+            "chosen": st.column_config.TextColumn("Chosen", width="medium"),
+            "rejected": st.column_config.TextColumn("Rejected", width="medium"),
+        },
+    )  # fmt: skip
+    download_table(table, "All mistakes", "mistakes.csv")
+    rows = event["selection"]["rows"]
+    if rows:
+        index = int(report.margins.argsort(kind="stable")[rows[0]])
+        pair_apart(index, pairs[index], context, found)
+
+
+def pair_apart(index: int, pair: PreferencePair, context: Context, found: Represented) -> None:
+    """One pair: both texts, and the margin feature by feature."""
+    both = np.stack([found.pairs.chosen.h[index], found.pairs.rejected.h[index]])
+    comparison = compare_responses(context.saved.head, both, context.card.labels)
+    st.subheader(f"Row {pair.row}, taken apart", anchor=False)
+    pair_texts(pair)
+    st.plotly_chart(difference_figure(comparison.contributions, comparison.margin), config=CONFIG, key=f"apart {index}")
+    if st.button("Open in Compare", key=f"compare {index}", icon=":material/compare_arrows:"):
+        compare_inputs.put(pair.prompt, (pair.chosen, pair.rejected))
+        st.switch_page("pages/compare.py")
+
+
+def pair_texts(pair: PreferencePair) -> None:
+    """A pair as it is: the prompt, and both responses side by side."""
+    for turn in pair.prompt:
+        st.caption(turn.role)
+        st.text(turn.content)
+    left, right = st.columns(2, gap="large")
+    for place, name, text in ((left, "chosen", pair.chosen), (right, "rejected", pair.rejected)):
+        with place, st.container(border=True, height=220):
+            st.caption(name)
+            st.text(text)
+
+
+def benchmark(report: EvaluationReport, found: Represented) -> None:
+    """Where the pairs are a reward benchmark's: its own score, by its own rules."""
+    score = score_benchmark(found.data, report.rewards_chosen, report.rewards_rejected)
+    if score is None:
+        return
+    st.subheader(
+        f"{score.name}: {score.overall:.1%} overall", anchor=False, help="Scored by the benchmark's own published rules."
+    )
+    left, right = st.columns([3, 2], gap="large")
+    with left:
+        st.plotly_chart(charts.sections_figure(score.sections, score.overall), config=CONFIG, key="sections")
+        for note in score.notes:
+            st.caption(f":material/info: {note[0].upper()}{note[1:]}.")
+    with right:
+        if score.matrix:
+            st.plotly_chart(charts.styles_figure(score.matrix), config=CONFIG, key="styles")
+        if score.details:
+            st.dataframe(
+                pd.DataFrame({"figure": list(score.details), "value": list(score.details.values())}), hide_index=True,
+                column_config={"value": st.column_config.NumberColumn(format="%.3f")},
+            )  # fmt: skip
+        download_table(benchmark_table(score), "Scores", "benchmark.csv")
+
+
+def benchmark_table(score: BenchmarkScore) -> pd.DataFrame:
+    """One row for each subset or domain."""
+    return pd.DataFrame([{"name": row.name, "section": row.section, "n": row.n, **row.scores} for row in score.rows])
+
+
+def _frame(rows: Sequence[Any]) -> pd.DataFrame:
+    return pd.DataFrame([vars(row) for row in rows])
+
+
+def _there(table: pd.DataFrame, *columns: str) -> list[str]:
+    """Those of the columns that hold anything."""
+    return [name for name in columns if table[name].astype(bool).any()]
