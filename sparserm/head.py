@@ -69,15 +69,20 @@ def choose_l2(differences: np.ndarray, groups: np.ndarray, strengths: Sequence[f
     return L2Choice(float(strengths[int(np.argmin(losses))]), tuple(strengths), tuple(losses))
 
 
-def prompt_folds(groups: np.ndarray, folds: int = FOLDS) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Deterministic folds over prompts as ``(train, held out)`` row indices; fewer where there are fewer prompts."""
+def prompt_folds(groups: np.ndarray, seed: int | None = None) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Deterministic folds over prompts as ``(train, held out)`` row indices; fewer where there are fewer prompts.
+
+    Args:
+        seed: other folds for each seed; None takes the prompts as they come.
+    """
     from sklearn.model_selection import GroupKFold
 
     n_groups = len(np.unique(groups))
     if n_groups < 2:  # one prompt cannot be split: the pairs are taken as they come
         groups = np.arange(len(groups))
         n_groups = len(groups)
-    splitter = GroupKFold(n_splits=max(2, min(folds, n_groups)))
+    n_splits = max(2, min(FOLDS, n_groups))
+    splitter = GroupKFold(n_splits) if seed is None else GroupKFold(n_splits, shuffle=True, random_state=seed)
     return list(splitter.split(np.zeros(len(groups)), groups=groups))
 
 

@@ -11,6 +11,8 @@ from scipy.special import expit
 from sparserm.selection import (
     SELECTORS,
     Evidence,
+    _exchange,
+    _forward,
     feature_stats,
     select_effect_size,
     select_frequency,
@@ -158,10 +160,35 @@ def test_sparse_judges_a_latent_by_what_it_adds_to_those_chosen() -> None:
     assert list(select_sparse(evidence, 2)) == [0, 1]
 
 
-def test_sparse_is_deterministic_and_grows_by_adding() -> None:
+def test_sparse_is_deterministic() -> None:
     evidence = _world()
     np.testing.assert_array_equal(select_sparse(evidence, 8), select_sparse(evidence, 8))
-    np.testing.assert_array_equal(select_sparse(evidence, 8)[:3], select_sparse(evidence, 3))
+
+
+def test_sparse_exchanges_a_direction_that_was_best_alone_for_two_that_are_better_together() -> None:
+    between = np.array([1, 1, 0.3]) / np.sqrt(2.09)
+    candidates, target = np.array([[1, 0, 0], [0, 1, 0], between]), np.array([1.0, 1.0, 0.0])
+    usable = np.ones(3, bool)
+    forward = _forward(candidates, target, usable, 2)
+    assert forward[0] == 2
+    assert sorted(_exchange(candidates, target, usable, forward)) == [0, 1]
+    usable[0] = False
+    assert 0 not in _exchange(candidates, target, usable, _forward(candidates, target, usable, 2))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_exchanges_never_leave_more_of_the_target(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    candidates, target, usable = rng.normal(size=(60, 12)), rng.normal(size=12), rng.random(60) < 0.8
+
+    def left(chosen: np.ndarray) -> float:
+        weights = np.linalg.lstsq(candidates[chosen].T, target, rcond=None)[0]
+        return float(((target - candidates[chosen].T @ weights) ** 2).sum())
+
+    forward = _forward(candidates, target, usable, 5)
+    exchanged = _exchange(candidates, target, usable, forward)
+    assert left(exchanged) <= left(np.array(forward)) + 1e-9
+    assert len(set(exchanged)) == 5 and usable[exchanged].all()
 
 
 @pytest.mark.parametrize("k", [1, 7, 24])
