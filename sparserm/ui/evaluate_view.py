@@ -61,8 +61,9 @@ def figures(report: EvaluationReport) -> None:
         "Chance that a chosen response has a higher reward than a rejected one, whatever their prompts.",
     )  # fmt: skip
     figure(
-        error, "Calibration error", f"{found.expected_error:.1%}", f"Brier {found.brier:.3f}, log loss {found.log_loss:.3f}",
-        "Mean distance between the head's confidence and how often it is right (ECE). A coin has Brier 0.25, log loss 0.693.",
+        error, "Calibration error", f"{found.expected_error:.1%}", f"Brier score {found.brier:.3f}",
+        "Mean distance between the head's confidence and how often it is right (ECE). A coin has a Brier score of 0.25 and a "
+        f"log loss of 0.693; the head's log loss is {found.log_loss:.3f}.",
     )  # fmt: skip
 
 
@@ -185,8 +186,9 @@ def pair_texts(pair: PreferencePair) -> None:
         st.caption(turn.role)
         st.text(turn.content)
     left, right = st.columns(2, gap="large")
+    height = 300 if max(len(pair.chosen), len(pair.rejected)) > 1_000 else "stretch"
     for place, name, text in ((left, "chosen", pair.chosen), (right, "rejected", pair.rejected)):
-        with place, st.container(border=True, height=220):
+        with place, st.container(border=True, height=height):
             st.caption(name)
             st.text(text)
 

@@ -19,13 +19,13 @@ MOST = 20
 def margins_figure(margins: np.ndarray) -> go.Figure:
     """How the margins lie around zero, the wrong ones in the rejected hue."""
     size = max(float(np.ptp(margins)) / 40, 1e-3)
-    # An edge at zero, so that no bar mixes right and wrong. A tie counts as wrong, as it does in the accuracy.
-    edges = np.arange(np.floor(margins.min() / size), np.ceil(margins.max() / size) + 1) * size
+    # A bar ends at zero, so that none mixes right and wrong; a tie counts as wrong, as it does in the accuracy.
+    places = np.ceil(margins / size) - 1
     figure = go.Figure()
     for name, rows, colour in (("ranked the other way", margins <= 0, DOWN), ("ranked as labelled", margins > 0, UP)):
-        counts, _ = np.histogram(margins[rows], edges)
+        at, counts = np.unique(places[rows], return_counts=True)
         figure.add_bar(
-            x=edges[:-1] + size / 2, y=counts, width=size, name=f"{name} ({int(rows.sum()):,})", marker_color=colour,
+            x=(at + 0.5) * size, y=counts, width=size, name=f"{name} ({int(rows.sum()):,})", marker_color=colour,
             marker_line_width=0, hovertemplate="margin about %{x:.2f}: %{y} pairs<extra></extra>",
         )  # fmt: skip
     figure.add_vline(x=0, line={"color": NEUTRAL, "width": 1})
@@ -78,10 +78,14 @@ def slices_figure(slices: Sequence[Slice], accuracy: float) -> go.Figure:
         hovertemplate="longer is better: %{x:.1%}<extra></extra>",
     )  # fmt: skip
     figure.add_scatter(
-        x=[one.accuracy for one in shown], y=names, mode="markers", name="accuracy, 95 % interval",
+        x=[one.accuracy for one in shown], y=names, mode="markers", showlegend=False,
         marker={"color": colours, "size": 11, "opacity": 1}, customdata=[[*one.ci95, one.n_prompts] for one in shown],
         hovertemplate="%{y}: %{x:.1%}<br>95 % interval %{customdata[0]:.1%} to %{customdata[1]:.1%}"
         "<br>%{customdata[2]} prompts<extra></extra>",
+    )  # fmt: skip
+    figure.add_scatter(  # the legend's own: it would take the colour of whichever slice comes first
+        x=[None], y=[None], mode="lines+markers", name="accuracy, 95 % interval", line={"color": NEUTRAL, "width": 3},
+        marker={"color": NEUTRAL, "size": 11},
     )  # fmt: skip
     figure.add_vline(x=accuracy, line={"color": NEUTRAL, "width": 1.5, "dash": "dash"})
     return compact(
