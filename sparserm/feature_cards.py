@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -220,3 +221,11 @@ def _wrong_side(
             seen.add(pair)
             found.append(WrongSide(int(row), float(parts[row]), float(chosen[row]), float(rejected[row])))
     return tuple(found)
+
+
+def neuronpedia_url(sae: SparseAutoencoder, feature: int) -> str | None:
+    """The latent's page on Neuronpedia, where the SAE is there."""
+    identity = str(sae.metadata.get("neuronpedia_id") or "")
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", identity):
+        return None
+    return f"https://www.neuronpedia.org/{identity}/{feature}"

@@ -36,13 +36,19 @@ class Unembedding:
         weight: ``[V, d]`` float32.
         gain: ``[d]`` float32 of the final norm.
         centred: whether that norm takes the mean off (LayerNorm).
-        texts: ``[V]`` the vocabulary as text.
+        tokenizer: of transformers, to show tokens as text.
     """
 
     weight: Tensor
     gain: Tensor
     centred: bool
-    texts: tuple[str, ...]
+    tokenizer: Any
+
+    def texts(self, ids: np.ndarray) -> np.ndarray:
+        """Tokens ``[...]`` as text; each that occurs is decoded once."""
+        distinct, places = np.unique(ids, return_inverse=True)
+        decoded = [str(self.tokenizer.decode([i], clean_up_tokenization_spaces=False)) for i in distinct.tolist()]
+        return np.array(decoded, dtype=str)[places].reshape(ids.shape)
 
 
 @dataclass(frozen=True)
@@ -78,7 +84,7 @@ def logit_lens(
     if unembedding.centred:
         directions = directions - directions.mean(-1, keepdim=True)
     mean = unembedding.weight.mean(0)
-    k = min(TOKENS, len(unembedding.texts))
+    k = min(TOKENS, len(unembedding.weight))
     ends: list[list[np.ndarray]] = []
     for start in range(0, len(directions), _CHUNK):
         rows = directions[start : start + _CHUNK] * unembedding.gain
@@ -89,8 +95,7 @@ def logit_lens(
             progress(min(start + _CHUNK, len(directions)), len(directions), "Promoted tokens (latents)")
     empty = [np.zeros((0, k), dtype) for dtype in (np.int64, np.float32, np.int64, np.float32)]
     parts = [np.concatenate(part) for part in zip(empty, *ends, strict=True)]
-    texts = np.array(unembedding.texts, dtype=object)
-    return LogitLens(texts[parts[0]].astype(str), parts[1], texts[parts[2]].astype(str), parts[3])
+    return LogitLens(unembedding.texts(parts[0]), parts[1], unembedding.texts(parts[2]), parts[3])
 
 
 @functools.lru_cache(maxsize=1)
@@ -118,8 +123,7 @@ def load_unembedding(name: str | Path) -> Unembedding:
     embedding, norm = model.get_input_embeddings().weight, _final_norm(model)
     weight = _read_unembedding(folder, _names(model, embedding), tuple(embedding.shape), tied)
     gain, centred = _gain(norm, {key: _read(folder, _names(model, value)) for key, value in norm.named_parameters()})
-    texts = tuple(str(tokenizer.decode([i], clean_up_tokenization_spaces=False)) for i in range(len(weight)))
-    return Unembedding(weight, gain, centred, texts)
+    return Unembedding(weight, gain, centred, tokenizer)
 
 
 def _final_norm(model: Any) -> Any:

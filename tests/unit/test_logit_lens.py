@@ -42,7 +42,7 @@ def test_promoted_tokens_are_those_whose_logits_grow_most_along_the_direction(tm
         ends = torch.cat([order[:TOKENS], order.flip(0)[:TOKENS]])
         scale = values[0] / float(grown[order[0]])
         np.testing.assert_allclose(values, scale * grown[ends].numpy(), rtol=1e-3, atol=1e-5)
-        assert list(lens.promoted[row]) == [unembedding.texts[i] for i in order[:TOKENS]]
+        assert list(lens.promoted[row]) == list(unembedding.texts(order[:TOKENS].numpy()))
 
 
 def test_many_latents_are_looked_up_as_one_at_a_time(tmp_path) -> None:

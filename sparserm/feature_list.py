@@ -1,0 +1,127 @@
+"""The list of a head's features, or of every latent, as a table to be searched, filtered and sorted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, get_args
+
+import numpy as np
+import pandas as pd
+
+from sparserm.features import FeatureTable
+from sparserm.types import RewardHead
+
+if TYPE_CHECKING:
+    from sparserm.feature_search import FiringText
+    from sparserm.logit_lens import LogitLens
+
+Sort = Literal["relevance", "gap", "certainty", "score gap", "length", "density", "number"]
+
+SORTS: tuple[Sort, ...] = get_args(Sort)
+
+
+@dataclass(frozen=True)
+class FeatureList:
+    """Features to show, in order, and how many the filters hide.
+
+    Attributes:
+        rows: one for each feature, see :func:`list_features`.
+        n_dense, n_begin: of those that match the search, how many are dense and begin texts, hidden or not.
+        n_hidden: how many the filters hide.
+    """
+
+    rows: pd.DataFrame
+    n_dense: int
+    n_begin: int
+    n_hidden: int
+
+
+def list_features(
+    table: FeatureTable,
+    head: RewardHead,
+    labels: Mapping[int, str],
+    *,
+    lens: LogitLens | None = None,
+    firing: FiringText | None = None,
+    only_head: bool = False,
+) -> pd.DataFrame:
+    """One row for each latent of the SAE; of the head's features alone, or of those that fire on a text, where asked for.
+
+    Args:
+        lens: of every latent; its first tokens are shown, and found by the search.
+        firing: a text; its latents, with their largest activation on it as ``on_text``.
+    """
+    weights = np.full(len(table.share), np.nan)
+    weights[head.features] = head.weights
+    features = np.arange(len(weights))
+    rows = pd.DataFrame({
+        "feature": features,
+        "label": [labels.get(feature, "") for feature in features.tolist()],
+        "promotes": [promoted_text(tokens) for tokens in lens.promoted[:, :4]] if lens else "",
+        "weight": weights,
+        "gap": table.gap,
+        "f_chosen": table.f_chosen,
+        "f_rejected": table.f_rejected,
+        "q": table.q,
+        "score_gap": table.score_gap,
+        "length_correlation": table.length_correlation,
+        "token_rate": table.rate,
+        "mean_peak": table.mean_peak,
+        "note": _notes(table),
+        "dense": table.dense,
+        "begin_of_text": table.begin_of_text,
+    })  # fmt: skip
+    if firing is not None:
+        rows = rows.iloc[firing.features].assign(on_text=firing.peaks)
+    return rows[rows["feature"].isin(head.features)] if only_head else rows
+
+
+def filter_features(
+    rows: pd.DataFrame, *, query: str = "", hide_dense: bool = True, hide_begin: bool = True, sort: Sort = "relevance"
+) -> FeatureList:
+    """Search, filter and sort. A number finds that feature, other words labels and promoted tokens.
+
+    ``relevance`` is the largest activation on the text where there is one, the largest absolute weight for features of the
+    head, and the most certain gap for the others.
+    """
+    wanted = query.strip().casefold()
+    if wanted.isdigit():
+        rows = rows[rows["feature"] == int(wanted)]
+    elif wanted:
+        texts = rows["label"] + "\n" + rows["promotes"]
+        rows = rows[texts.str.casefold().str.contains(wanted, regex=False)]
+    hidden = rows["dense"] & hide_dense | rows["begin_of_text"] & hide_begin
+    shown = _sorted(rows[~hidden], sort)
+    return FeatureList(shown, int(rows["dense"].sum()), int(rows["begin_of_text"].sum()), int(hidden.sum()))
+
+
+def promoted_text(tokens: np.ndarray) -> str:
+    """Tokens in one line, their spaces seen."""
+    return "  ".join(visible(str(token)) for token in tokens)
+
+
+def visible(token: str) -> str:
+    """A token with its white space drawn."""
+    return token.replace(" ", "·").replace("\n", "↵").replace("\t", "⇥").replace("\r", "↵")
+
+
+def _notes(table: FeatureTable) -> list[str]:
+    flags = zip(table.dense, table.begin_of_text, table.dead, strict=True)
+    names = ("dense", "begin of text", "silent here")
+    return [", ".join(name for name, holds in zip(names, row, strict=True) if holds) for row in flags]
+
+
+def _sorted(rows: pd.DataFrame, sort: Sort) -> pd.DataFrame:
+    if sort == "relevance" and "on_text" in rows:
+        return rows.sort_values("on_text", ascending=False, kind="stable")
+    if sort == "relevance":
+        order = rows.assign(_weight=rows["weight"].abs(), _gap=rows["gap"].abs())
+        order = order.sort_values(["_weight", "q", "_gap"], ascending=[False, True, False], kind="stable")
+        return order.drop(columns=["_weight", "_gap"])
+    if sort == "certainty":
+        return rows.sort_values("q", kind="stable")
+    if sort == "number":
+        return rows.sort_values("feature")
+    column = {"gap": "gap", "score gap": "score_gap", "length": "length_correlation", "density": "token_rate"}[sort]
+    return rows.sort_values(column, key=np.abs, ascending=False, kind="stable")
