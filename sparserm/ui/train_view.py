@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -86,7 +87,7 @@ def report(found: Validation) -> None:
     if found.problem:
         st.error(sentence(SparseRMError(found.problem)))
     if found.issues:
-        title = f"Validation report: {len(found.issues):,} findings"
+        title = f"Validation report: {len(found.issues):,} finding{'s' * (len(found.issues) != 1)}"
         with st.expander(title, icon=":material/rule:", expanded=bool(found.n_errors)):
             if len(found.issues) > SHOWN:
                 st.caption(f"The first {SHOWN}; the file holds all.")
@@ -102,16 +103,20 @@ def report(found: Validation) -> None:
 
 def layers(context: Context) -> tuple[str, ...]:
     """The SAEs to train on, one for each layer; the one in the sidebar to begin with."""
-    known = {info.name: f"layer {info.layer} · {info.name} · {info.d_sae:,} latents" for info in list_saes()}
-    if context.card.sae not in known:
-        known[context.card.sae] = f"layer {context.card.hook_point.layer} · {context.card.sae}"
-    picked = st.multiselect(
-        "Layers, one SAE each", list(known), default=[context.card.sae], format_func=lambda name: known.get(name, name),
-        key="train layers", persist_state="session", accept_new_options=True, placeholder="Pick, or type a folder",
-        help="All layers are read in one pass of the language model. Other SAEs: type a folder with cfg.json and "
-        "sae_weights.safetensors, or release:sae_id of SAELens's registry.",
+    known = {info.name: info.layer for info in list_saes()} | {context.card.sae: context.card.hook_point.layer}
+    times = Counter(known.values())
+    picked = st.pills(
+        "Layers", sorted(known, key=lambda name: (known[name], name)), selection_mode="multi", default=[context.card.sae],
+        format_func=lambda name: f"layer {known[name]}" + (f" · {name}" if times[known[name]] > 1 else ""),
+        key="train layers", persist_state="session",
+        help="Each with its sparse autoencoder (SAE). All are read in one pass of the language model; the head is of the layer "
+        "that ranks best in cross-validation.",
     )  # fmt: skip
-    return tuple(str(name) for name in picked)
+    other = st.text_input(
+        "Another SAE", key="train sae", persist_state="session", placeholder="optional: a folder, or release:sae_id",
+        help="A folder with cfg.json and sae_weights.safetensors, or an id of SAELens's registry.",
+    )  # fmt: skip
+    return (*picked, *([other.strip()] if other.strip() else []))
 
 
 def fit_controls() -> FitSettings:
@@ -209,7 +214,7 @@ def start(spec: TrainSpec) -> None:
 
 def title(spec: TrainSpec) -> str:
     """What the job's list calls it."""
-    layer = f"{len(spec.saes)} layers" if len(spec.saes) > 1 else spec.saes[0].rpartition("/")[2].replace("_", " ")
+    layer = f"{len(spec.saes)} layers" if len(spec.saes) > 1 else spec.saes[0].strip("/").rpartition("/")[2].replace("_", " ")
     return f"{spec.name} ({layer}, K = {spec.settings.k}, {spec.settings.selection})"
 
 

@@ -1,0 +1,317 @@
+"""The Train page, driven without a browser: bad input loses nothing, results show their evidence, heads are managed."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from sparserm import jobs
+from sparserm.card import SavedHead, load_head, save_head
+from sparserm.evidence import Cell, CurvePoint, FeatureStability, HeadEvidence, Measured, Stability
+from sparserm.fitting import FitSettings
+from sparserm.library import keep_head, own_heads, pack_head
+from sparserm.sources import DataSource, list_sources
+from sparserm.training_job import TrainSpec
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("SPARSERM_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("SPARSERM_DATA", raising=False)
+    return tmp_path / "home"
+
+
+@pytest.fixture(autouse=True)
+def _with_the_frame(monkeypatch: pytest.MonkeyPatch) -> None:
+    """AppTest takes a folder pages/ for an app without st.navigation, and would run the page without app.py."""
+
+    def run(main_script: str) -> None:
+        exec(compile(Path(main_script).read_text(), main_script, "exec"), {"__name__": "__main__", "__file__": main_script})
+
+    monkeypatch.setattr("streamlit.runtime.scriptrunner.script_runner._mpa_v1", run)
+
+
+def _page(**query: str) -> AppTest:
+    page = AppTest.from_file(str(ROOT / "app.py"), default_timeout=300).run()
+    page.switch_page("pages/train.py")
+    page.query_params.update(query)
+    page.run()
+    assert not page.exception
+    return page
+
+
+def _uploaded(data: bytes, name: str = "mine.jsonl") -> AppTest:
+    page = _page()
+    page.file_uploader(key="pairs file").set_value((name, data, "text/plain")).run()
+    assert not page.exception
+    return page
+
+
+def _lines(*rows: dict[str, str]) -> bytes:
+    return "\n".join(json.dumps(row) for row in rows).encode()
+
+
+def _row(n: int, **other: str) -> dict[str, str]:
+    return {"prompt": f"Question {n}?", "chosen": f"Yes {n}.", "rejected": f"No {n}.", **other}
+
+
+def _texts(page: AppTest) -> str:
+    return "\n".join(one.value for kind in (page.caption, page.info, page.error, page.warning) for one in kind)
+
+
+def _linked(page: AppTest, name: str) -> str:
+    """A parameter of the link, which is a list where a widget has set it."""
+    value = page.query_params[name]
+    return value[0] if isinstance(value, list) else value
+
+
+def _button(page: AppTest, label: str):
+    return next(button for button in page.button if button.label == label)
+
+
+# ------------------------------------------------------------------------------------------------------------ pairs
+
+
+def test_the_page_opens_with_starter_pairs_ready_to_train_on() -> None:
+    page = _page()
+    assert "Trains on" in _texts(page)
+    assert not _button(page, "Start training").disabled
+
+
+def test_an_upload_is_read_and_kept_for_later() -> None:
+    page = _uploaded(_lines(*(_row(n) for n in range(10))))
+    assert page.selectbox(key="pairs").value == "mine.jsonl (uploaded)"
+    assert "10 rows, 10 usable" in _texts(page)
+    assert "8 pairs of 8 prompts" in _texts(page)
+    assert "mine.jsonl (uploaded)" in _page().selectbox(key="pairs").options
+
+
+def test_columns_of_other_names_are_recognised_and_can_be_named() -> None:
+    rows = [
+        {"question": f"Q{n}?", "answer_good": f"Yes {n}.", "answer_bad": f"No {n}.", "other": f"Perhaps {n}."} for n in range(9)
+    ]
+    page = _uploaded(_lines(*rows))
+    assert "Recognised by what the columns are called" in _texts(page)
+    assert "9 rows, 9 usable" in _texts(page)
+    boxes = {box.label: box for box in page.selectbox}
+    assert boxes["Chosen"].value == "answer_good"
+    boxes["Rejected"].set_value("other").run()
+    assert not page.exception and "9 usable" in _texts(page)
+    assert dict(list_sources()["mine.jsonl (uploaded)"].columns)["rejected"] == "other"
+
+
+def test_bad_rows_are_left_out_named_and_can_be_taken_away() -> None:
+    page = _uploaded(_lines(*(_row(n) for n in range(6)), _row(7, chosen=""), _row(8, rejected="Yes 8.")))
+    assert "8 rows, 6 usable, 2 left out" in _texts(page)
+    assert any("Validation report: 2 findings" in one.label for one in page.expander)
+    assert not _button(page, "Start training").disabled
+
+
+@pytest.mark.parametrize(
+    ("data", "name", "message"),
+    [
+        (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + bytes(range(256)), "picture.csv", "not UTF-8 text"),
+        (b"", "empty.jsonl", "holds no rows"),
+        (_lines({"a": "x", "b": "y"}), "other.jsonl", "no column"),
+        (_lines(_row(1, chosen=""), _row(2, rejected="")), "bad.jsonl", "2 of 2 rows cannot be used"),
+        (_lines(_row(1)), "one.jsonl", "a split needs at least 2"),
+    ],
+)
+def test_what_cannot_be_trained_on_is_told_in_a_sentence_and_stays_picked(data: bytes, name: str, message: str) -> None:
+    page = _uploaded(data, name)
+    assert message in _texts(page)
+    assert page.selectbox(key="pairs").value == f"{name} (uploaded)"
+    assert not any(button.label == "Start training" and not button.disabled for button in page.button)
+
+
+def test_many_pairs_are_sampled_unless_all_are_asked_for() -> None:
+    page = _uploaded(_lines(*(_row(n) for n in range(5200))))
+    (most,) = page.number_input
+    assert most.value == 5000
+    assert "Trains on 4,000 pairs" in _texts(page)
+    most.set_value(5200).run()
+    assert "Trains on 4,160 pairs" in _texts(page)
+
+
+# --------------------------------------------------------------------------------------------------------- settings
+
+
+def test_a_taken_name_cannot_be_started_with() -> None:
+    page = _page()
+    next(box for box in page.text_input if box.label == "Name of the head").set_value("safety").run()
+    assert "a shipped head already" in _texts(page)
+    assert _button(page, "Start training").disabled
+
+
+def test_an_sae_folder_without_its_configuration_is_refused_before_a_job_is_made(tmp_path: Path) -> None:
+    (tmp_path / "sae").mkdir()
+    page = _page()
+    page.text_input(key="train sae").set_value(str(tmp_path / "sae")).run()
+    page.slider(key="train k").set_value(7).run()
+    _button(page, "Start training").click().run()
+    assert not page.exception and "cfg.json" in _texts(page)
+    assert jobs.list_jobs() == []
+    assert page.slider(key="train k").value == 7
+
+
+def test_starting_makes_a_job_that_other_sessions_see(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs, "_spawn", lambda folder: None)
+    monkeypatch.setattr(jobs, "_is_alive", lambda found: True)
+    page = _page()
+    page.slider(key="train k").set_value(5).run()
+    _button(page, "Start training").click().run()
+    assert not page.exception
+    (job,) = jobs.list_jobs()
+    assert TrainSpec.from_dict(jobs.spec(job.id)).settings.k == 5
+    assert (_linked(page, "job"), _linked(page, "view")) == (job.id, "Results")
+    other = _page(view="Results", job=job.id)
+    _button(other, "Cancel").click().run()
+    assert (job.folder / "cancel").exists()
+
+
+def test_two_sessions_train_at_once_and_lose_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs, "_spawn", lambda folder: None)
+    first, second = _page(), _page()
+    for page in (first, second):
+        _button(page, "Start training").click().run()
+        assert not page.exception
+    assert len(jobs.list_jobs()) == 2
+
+
+# ---------------------------------------------------------------------------------------------------------- results
+
+
+def _done_job(saved: SavedHead | None = None) -> jobs.JobStatus:
+    """A job as it lies on disk when it has ended, with made-up evidence."""
+    saved = saved or load_head("safety")
+    settings = saved.card.training["settings"]
+    spec = TrainSpec(
+        DataSource(str(ROOT / "assets" / "pairs" / "safety.jsonl")), ("smollm2/layer_10", saved.card.sae),
+        FitSettings(k=settings["k"], pooling=settings["pooling"]), name="made-up",
+    )  # fmt: skip
+    evidence = HeadEvidence(
+        tuple(Measured(name, 0.7, (0.6, 0.8), 1, 0.7, 0.7) for name in ("head", "longer", "dense", "random", "shuffled")),
+        (CurvePoint(5, 10, 0.6, (0.5, 0.7), 3), CurvePoint(50, 100, 0.7, (0.6, 0.8), 1)),
+        tuple(Cell(f"smollm2/layer_{layer}", layer, k, 0.6, (0.5, 0.7)) for layer in (10, 15) for k in (4, 16)),
+        Stability((FeatureStability(1, 0.5, 0.5, 1.0, 0.9),), 0.5, 0.01, 20),
+    )  # fmt: skip
+    identity = "20260101-000000-abcdef"
+    folder = jobs._root() / identity
+    folder.mkdir(parents=True)
+    (folder / "spec.json").write_text(json.dumps(spec.to_dict()))
+    result = {"sae": saved.card.sae, "n_train": 100, "n_test": 40, **evidence.to_dict()}
+    (folder / "evidence.json").write_text(json.dumps(result))
+    save_head(saved, folder / "head")
+    status = jobs.JobStatus(identity, "train", "made-up", folder, 0.0, "done")
+    jobs._write(status)
+    return status
+
+
+def test_without_a_job_the_results_say_how_to_begin() -> None:
+    assert "No head has been trained here yet" in _texts(_page(view="Results"))
+
+
+def test_results_show_the_head_with_its_evidence_and_the_link_names_the_job() -> None:
+    job = _done_job()
+    page = _page(view="Results")
+    assert _linked(page, "job") == job.id
+    metrics = {metric.label: metric for metric in page.metric}
+    assert metrics["Test accuracy"].value == "70.0%" and metrics["Test accuracy"].delta == "60.0% to 80.0%"
+    assert metrics["Cross-validated"].value == "60.0%"
+    assert {"Beside its baselines", "Learning curve", "Layers and sizes", "Stability of the selection"} <= {
+        heading.value for heading in page.subheader
+    }
+
+
+def test_a_link_to_a_job_that_is_gone_says_so() -> None:
+    _done_job()
+    assert "no longer here" in _texts(_page(view="Results", job="20250101-000000-ffffff"))
+
+
+def test_damaged_results_are_told_in_a_sentence() -> None:
+    (_done_job().folder / "evidence.json").write_text("{")
+    assert "delete this job and train again" in _texts(_page(view="Results"))
+
+
+def test_a_trained_head_is_saved_under_a_name_and_shows_in_the_sidebar() -> None:
+    _done_job()
+    page = _page(view="Results")
+    _button(page, "Save").click().run()
+    assert not page.exception
+    assert list(own_heads()) == ["made-up"]
+    assert "made-up" in page.selectbox(key="head").options
+    box = next(box for box in page.text_input if box.label == "Name")
+    box.set_value("safety").run()
+    _button(page, "Save").click().run()
+    assert "a shipped head already" in _texts(page)
+
+
+def test_a_deleted_job_is_gone_and_saved_heads_stay() -> None:
+    _done_job()
+    page = _page(view="Results")
+    _button(page, "Save").click().run()
+    _button(page, "Delete the job").click().run()
+    assert not page.exception
+    assert jobs.list_jobs() == [] and list(own_heads()) == ["made-up"]
+
+
+# ------------------------------------------------------------------------------------------------------------ heads
+
+
+def _heads_page(**own: SavedHead) -> AppTest:
+    for name, saved in own.items():
+        keep_head(saved, name)
+    return _page(view="Heads")
+
+
+def _upload_head(page: AppTest, *files: tuple[str, bytes]) -> AppTest:
+    page.file_uploader(key="head files").set_value([(name, data, "application/zip") for name, data in files]).run()
+    assert not page.exception
+    return page
+
+
+def test_own_heads_are_renamed_used_and_deleted() -> None:
+    page = _heads_page(mine=load_head("redteam"))
+    page.selectbox(key="managed head").set_value("mine").run()
+    next(box for box in page.text_input if box.label == "New name").set_value("yours").run()
+    _button(page, "Rename the head").click().run()
+    assert not page.exception and list(own_heads()) == ["yours"]
+    page.selectbox(key="managed head").set_value("yours").run()
+    _button(page, "Use it").click().run()
+    assert page.selectbox(key="head").value == "yours"
+    _button(page, "Delete the head").click().run()
+    assert not page.exception and not own_heads()
+
+
+def test_shipped_heads_can_be_taken_away_and_nothing_else() -> None:
+    page = _heads_page()
+    page.selectbox(key="managed head").set_value("safety").run()
+    assert "never changed" in _texts(page)
+
+
+def test_an_uploaded_head_is_added_under_a_free_name() -> None:
+    page = _upload_head(_heads_page(), ("safety.zip", pack_head(load_head("safety"))))
+    _button(page, "Add the head").click().run()
+    assert not page.exception and list(own_heads()) == ["safety-2"]
+
+
+@pytest.mark.parametrize(
+    ("cut", "message"), [(slice(None, -200), "cannot be read as a zip"), (slice(0), "cannot be read as a zip")]
+)
+def test_a_damaged_upload_is_refused_in_a_sentence(cut: slice, message: str) -> None:
+    page = _upload_head(_heads_page(), ("safety.zip", pack_head(load_head("safety"))[cut]))
+    assert message in _texts(page) and not own_heads()
+
+
+def test_a_head_for_another_backbone_is_refused_with_both_named() -> None:
+    saved = load_head("safety")
+    other = replace(saved, card=replace(saved.card, backbone="qwen-3", backbone_fingerprint="0123"))
+    page = _upload_head(_heads_page(), ("other.zip", pack_head(other)))
+    assert "qwen-3" in _texts(page) and "smollm2" in _texts(page)
+    assert not own_heads()
