@@ -31,26 +31,28 @@ def bradley_terry_loss(margins: np.ndarray) -> float:
     return float(np.logaddexp(0, -margins).mean())
 
 
-def fit_bradley_terry(differences: np.ndarray, l2: float) -> np.ndarray:
-    """Weights that minimise ``mean(-log sigmoid(X w)) + l2/2 |w|^2``: convex, so there is one answer.
+def fit_bradley_terry(differences: np.ndarray, l2: float, towards: np.ndarray | None = None) -> np.ndarray:
+    """Weights that minimise ``mean(-log sigmoid(X w)) + l2/2 |w - towards|^2``: convex, so there is one answer.
 
     Args:
         differences: ``[n, K]`` chosen minus rejected.
         l2: strength of the ridge penalty, above zero.
+        towards: ``[K]`` what the penalty pulls to; zero where it is not given.
 
     Returns:
         ``[K]`` float64.
     """
     x = np.ascontiguousarray(differences, np.float64)
+    origin = np.zeros(x.shape[1]) if towards is None else towards
 
     def objective(w: np.ndarray) -> tuple[float, np.ndarray]:
-        margins = x @ w
-        loss = bradley_terry_loss(margins) + 0.5 * l2 * float(w @ w)
-        return loss, -(expit(-margins) @ x) / len(x) + l2 * w
+        margins, away = x @ w, w - origin
+        loss = bradley_terry_loss(margins) + 0.5 * l2 * float(away @ away)
+        return loss, -(expit(-margins) @ x) / len(x) + l2 * away
 
     result = minimize(
         objective,
-        np.zeros(x.shape[1]),
+        origin,
         jac=True,
         method="L-BFGS-B",
         options={"maxiter": 5000, "ftol": 1e-15, "gtol": 1e-9, "maxcor": 30},
@@ -58,14 +60,20 @@ def fit_bradley_terry(differences: np.ndarray, l2: float) -> np.ndarray:
     return np.asarray(result.x)
 
 
-def choose_l2(differences: np.ndarray, groups: np.ndarray, strengths: Sequence[float] = L2_GRID) -> L2Choice:
+def choose_l2(
+    differences: np.ndarray,
+    groups: np.ndarray,
+    strengths: Sequence[float] = L2_GRID,
+    towards: np.ndarray | None = None,
+) -> L2Choice:
     """L2 by cross-validation over prompts: no prompt is in both parts of a fold.
 
     Args:
         differences: ``[n, K]``.
         groups: ``[n]`` the prompt of each pair.
+        towards: ``[K]`` what the penalty pulls to, as for :func:`fit_bradley_terry`.
     """
-    losses = [float(np.mean(losses)) for losses in _fold_losses(differences, groups, strengths)]
+    losses = [float(np.mean(losses)) for losses in _fold_losses(differences, groups, strengths, towards)]
     return L2Choice(float(strengths[int(np.argmin(losses))]), tuple(strengths), tuple(losses))
 
 
@@ -86,12 +94,14 @@ def prompt_folds(groups: np.ndarray, seed: int | None = None) -> list[tuple[np.n
     return list(splitter.split(np.zeros(len(groups)), groups=groups))
 
 
-def _fold_losses(differences: np.ndarray, groups: np.ndarray, strengths: Sequence[float]) -> list[list[float]]:
+def _fold_losses(
+    differences: np.ndarray, groups: np.ndarray, strengths: Sequence[float], towards: np.ndarray | None
+) -> list[list[float]]:
     if len(differences) < 2:
         return [[0.0] for _ in strengths]
     folds = prompt_folds(groups)
     return [
-        [bradley_terry_loss(differences[out] @ fit_bradley_terry(differences[train], l2)) for train, out in folds]
+        [bradley_terry_loss(differences[out] @ fit_bradley_terry(differences[train], l2, towards)) for train, out in folds]
         for l2 in strengths
     ]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -36,13 +37,21 @@ class Evidence:
         """``[d_sae]`` bool: latents that fired in some training response; a dead one's direction means nothing."""
         return (self.stats.f_chosen + self.stats.f_rejected) > 0
 
+    @functools.cached_property
+    def probe(self) -> np.ndarray:
+        """``[d]`` float64: a ridge Bradley-Terry probe on the whole representation; its margins are what all of ``h`` says."""
+        x = self.differences.astype(np.float64)
+        spread = x.std(0)
+        spread[spread == 0] = 1.0
+        return fit_bradley_terry(x / spread, PROBE_L2) / spread
+
     def standardised(self, features: np.ndarray) -> np.ndarray:
         """``[n, len(features)]`` float64 differences of standardised alignment scores."""
         return (self.differences @ self.directions[features].T).astype(np.float64) / self.sigma[features]
 
 
-#: Ridge strength of the dense probe that `sparse` imitates: what cross-validation on the training files chose.
-TEACHER_L2 = 0.1
+#: Ridge strength of the dense probe that heads come close to: what cross-validation on the training files chose.
+PROBE_L2 = 0.1
 
 #: What is left of a direction beside the chosen ones, as a share of its squared norm, below which it is a near-copy: noise.
 _COPY = 1e-3
@@ -103,14 +112,11 @@ def select_sparse(evidence: Evidence, k: int) -> np.ndarray:
     forward selection on the pairs' own labels, at a tenth of its cost; exchanges gain up to half a point with 32 features.
     """
     x = evidence.differences.astype(np.float64)
-    spread = x.std(0)
-    spread[spread == 0] = 1.0
-    teacher = fit_bradley_terry(x / spread, TEACHER_L2) / spread
     # With M = X'X/n = R R', margins of directions a and b have the inner product <R'a, R'b>: all that follows is [d_sae, d].
     values, vectors = np.linalg.eigh(x.T @ x / len(x))
     root = vectors * np.sqrt(np.maximum(values, 0))
     candidates = (evidence.directions / evidence.sigma[:, None]) @ root
-    target = root.T @ teacher
+    target = root.T @ evidence.probe
     return _exchange(candidates, target, evidence.usable, _forward(candidates, target, evidence.usable, k))
 
 

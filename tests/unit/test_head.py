@@ -144,3 +144,13 @@ def test_a_built_head_has_no_bias_and_plain_dtypes() -> None:
     assert head.bias == 0.0
     assert head.features.dtype == np.int64 and head.directions.dtype == np.float32
     assert head.center.dtype == np.float32 and head.weights.dtype == np.float64
+
+
+def test_the_penalty_pulls_to_what_is_given() -> None:
+    rng = np.random.default_rng(0)
+    x, towards = rng.normal(size=(200, 3)) + 0.3, np.array([1.0, -2.0, 0.5])
+    strong, weak = (fit_bradley_terry(x, l2, towards) for l2 in (1e6, 1e-6))
+    np.testing.assert_allclose(strong, towards, atol=1e-5)
+    np.testing.assert_allclose(weak, fit_bradley_terry(x, 1e-6), atol=1e-3)
+    gradient = -(1 / (1 + np.exp(x @ fit_bradley_terry(x, 0.3, towards)))) @ x / len(x)
+    np.testing.assert_allclose(gradient + 0.3 * (fit_bradley_terry(x, 0.3, towards) - towards), 0, atol=1e-6)
