@@ -1,0 +1,50 @@
+"""Compare: two to eight responses to one prompt side by side, or the best of many."""
+
+import streamlit as st
+
+from sparserm.types import SparseRMError
+from sparserm.ui import best_of_n_view, compare_inputs, compare_view, session
+from sparserm.ui.context import current
+
+context = current()
+st.title("Compare responses", anchor=False)
+views = [compare_inputs.SIDE_BY_SIDE, compare_inputs.BEST_OF_N]
+view = st.segmented_control(
+    "View", views, default=views[0], required=True, key="compare_mode", bind="query-params", label_visibility="collapsed"
+)
+if view == compare_inputs.BEST_OF_N:
+    best_of_n_view.draw(context)
+    st.stop()
+
+st.caption("Which response would be preferred, how likely, and which features and tokens make the difference.")
+at_once = compare_inputs.begin(context)
+
+inputs = compare_inputs.draw(context)
+with st.container(horizontal=True, vertical_alignment="center"):
+    pressed = st.button("Compare", type="primary", width=220)
+    compare_inputs.add_button()
+    if not compare_inputs.keep_link(context, inputs):
+        st.caption(":material/link_off: These texts are too long for a link; it leads to this page without them.")
+
+if pressed or at_once:
+    progress, done = session.progress_bar()
+    try:
+        with st.spinner("Reading the responses…"):
+            st.session_state.compared = compare_view.compare(context, inputs, progress)
+    except SparseRMError as error:
+        st.error(session.sentence(error))
+    done()
+
+compared: compare_view.Compared | None = st.session_state.get("compared")
+if compared is None:
+    st.info("Press **Compare** to see which of these responses wins, and why.", icon=":material/compare_arrows:")
+    st.stop()
+same_head = (compared.head, compared.hash) == (context.key, context.hash)
+if compared.inputs != inputs or not same_head:
+    what = "The fields have changed" if same_head else "Another head was chosen"
+    st.warning(f"{what} since this was compared. Press **Compare** to bring it up to date.", icon=":material/history:")
+if not same_head:
+    st.stop()  # what is below would be drawn with another head's yardstick
+compare_view.ranking(compared, context)
+st.subheader("Two of them, taken apart", anchor=False)
+compare_view.taken_apart(compared, context, *compare_view.pins(compared.found))
