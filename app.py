@@ -11,6 +11,7 @@ pages = bundle_dir() / "pages"
 page = st.navigation(
     [
         st.Page(pages / "score.py", title="Score", icon=":material/speed:", default=True),
+        st.Page(pages / "compare.py", title="Compare", icon=":material/compare_arrows:"),
         st.Page(pages / "train.py", title="Train", icon=":material/model_training:"),
         st.Page(pages / "edit.py", title="Edit head", icon=":material/tune:"),
     ],
