@@ -18,8 +18,8 @@ NAMES = {
     "longer": "longer wins",
     "shuffled": "shuffled labels",
 }
-#: Text in the theme's colour is readable on all of it.
-_SCALE = [[0, "rgba(13,148,136,0.06)"], [1, "rgba(13,148,136,0.65)"]]
+#: White text is readable on all of it, in both themes.
+_SCALE = [[0, "#64748b"], [1, "#0f766e"]]
 #: Seen on a bar of either hue, and beside it in both themes.
 _INTERVAL = "#b6bcc6"
 
@@ -96,14 +96,14 @@ def cells_figure(cells: Sequence[Cell], chosen: tuple[str, int]) -> go.Figure:
     at: Mapping[tuple[str, int], Cell] = {(cell.sae, cell.k): cell for cell in cells}
     rows, columns = [f"layer {layer}" for layer in saes.values()], [f"K = {k}" for k in sizes]
     accuracy = [[at[sae, k].accuracy if (sae, k) in at else None for k in sizes] for sae in saes]
+    best = max(cell.accuracy for cell in cells)
+    worst = min(best - 0.05, *(cell.accuracy for cell in cells))  # a point or two is not to look like much
     figure = go.Figure(
         go.Heatmap(
-            x=columns, y=rows, z=accuracy, zmin=0.5, zmax=max(0.51, *(cell.accuracy for cell in cells)), colorscale=_SCALE,
-            showscale=False, xgap=3, ygap=3, hoverinfo="skip",
+            x=columns, y=rows, z=accuracy, zmin=worst, zmax=best, colorscale=_SCALE, showscale=False, xgap=3, ygap=3,
+            hoverinfo="skip", texttemplate="%{z:.1%}", textfont={"color": "white"},
         )
     )  # fmt: skip
-    for cell in cells:
-        figure.add_annotation(x=f"K = {cell.k}", y=f"layer {cell.layer}", text=f"{cell.accuracy:.1%}", showarrow=False)
     # Plotly selects points and not cells: an unseen marker lies over each.
     order = [at[sae, k] for sae in saes for k in sizes if (sae, k) in at]
     figure.add_scatter(
