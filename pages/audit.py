@@ -23,4 +23,4 @@ place = st.container()  # drawn last: until the pairs have been read by the lang
 audit_view.other_flags(found, pairs.pairs)
 audit_view.surface(found)
 with place:
-    audit_view.opposed(context, source)
+    audit_view.opposed(context, source, found.surface.accuracy)

@@ -20,6 +20,9 @@ from sparserm.ui.context import Context
 from sparserm.ui.data import Represented
 from sparserm.ui.evaluate_view import pair_apart, pair_texts
 
+#: Marks are drawn that tell at least this many pairs apart; the table holds all of them.
+DRAWN = 10
+
 
 def pick_other(source: DataSource | None) -> PreferenceData | None:
     """The data that should share no prompt with the pairs, if any."""
@@ -34,11 +37,11 @@ def pick_other(source: DataSource | None) -> PreferenceData | None:
 
 def audited(pairs: PreferenceData, other: PreferenceData | None) -> Audit:
     """The audit without a head, kept as long as the data is the same."""
-    return _audit(pairs.content_hash, other.content_hash if other else "", _pairs=pairs, _other=other)
+    return _audit(hash(pairs.pairs), hash(other.pairs) if other else 0, _pairs=pairs, _other=other)
 
 
 @st.cache_resource(max_entries=8, show_spinner="Looking through the pairs…")
-def _audit(content: str, against: str, *, _pairs: PreferenceData, _other: PreferenceData | None) -> Audit:
+def _audit(pairs: int, other: int, *, _pairs: PreferenceData, _other: PreferenceData | None) -> Audit:
     return audit(_pairs, against=_other)
 
 
@@ -47,7 +50,7 @@ def _held_out(key: str, digest: str, content: str, *, _context: Context, _found:
     return held_out_margins(_context.saved, _found.data, _found.pairs, _context.sae())
 
 
-def opposed(context: Context, source: DataSource | None) -> None:
+def opposed(context: Context, source: DataSource | None, surface_alone: float) -> None:
     """Labels that the head contradicts with confidence: candidates for mislabels."""
     st.subheader(
         "Labels that the head contradicts", anchor=False,
@@ -57,7 +60,11 @@ def opposed(context: Context, source: DataSource | None) -> None:
     found = data.represented(source)
     held_out = _held_out(context.key, context.hash, found.data.content_hash, _context=context, _found=found)
     one = agreement(held_out)
-    sure, against, expected = st.columns(3)
+    ranked, sure, against, expected = st.columns(4)
+    figure(
+        ranked, "Ranked as labelled", f"{one.accuracy:.1%}", f"surface alone {surface_alone:.1%}",
+        "Accuracy of the head on these pairs, beside that of length, lists, punctuation and the like (see below).",
+    )  # fmt: skip
     figure(sure, f"At least {SURE:.0%} sure of", f"{one.n_sure:,}", f"of {len(held_out.margins):,} pairs", "Either way.")
     figure(
         against, "Label says otherwise", f"{one.n_contradicted:,}",
@@ -69,8 +76,8 @@ def opposed(context: Context, source: DataSource | None) -> None:
     )  # fmt: skip
     if one.n_trained_on:
         st.caption(
-            f":material/school: The head was trained on the prompts of {one.n_trained_on:,} of these pairs; each of them was "
-            "judged by a head trained without its prompt."
+            f":material/school: {one.n_trained_on:,} of these pairs have prompts that the head was trained on; each was "
+            "judged by a head of the same settings that was trained without its prompt."
         )
     flags = contradicted(held_out)
     if not flags:
@@ -81,7 +88,7 @@ def opposed(context: Context, source: DataSource | None) -> None:
 
 @st.fragment
 def _contradicted_table(flags: Sequence[Flag], found: Represented, context: Context) -> None:
-    chosen = _table(flags, found.data.pairs, "contradicted", score="Rejected wins")
+    chosen = _table(flags, found.data.pairs, "contradicted", ["score"])
     if chosen is not None:
         pair_apart(chosen.index, found.data.pairs[chosen.index], context, found)
 
@@ -99,30 +106,27 @@ def other_flags(found: Audit, pairs: Sequence[PreferencePair]) -> None:
         format_func=lambda reason: f"{reason} · {counts[reason]:,}",
     )  # fmt: skip
     reasons = picked or list(counts)
-    for reason in reasons:
-        st.caption(f"**{reason}**: {REASONS[reason]}")
-    chosen = _table([flag for flag in found.flags if flag.reason in reasons], pairs, "flagged", score="Similarity")
+    st.caption("  \n".join(f"**{reason}**: {REASONS[reason]}" for reason in reasons))
+    chosen = _table([flag for flag in found.flags if flag.reason in reasons], pairs, "flagged", ["reason", "detail"])
     if chosen is not None:
         st.subheader(f"Row {pairs[chosen.index].row}: {chosen.detail}", anchor=False)
         pair_texts(pairs[chosen.index])
 
 
-def _table(flags: Sequence[Flag], pairs: Sequence[PreferencePair], name: str, score: str) -> Flag | None:
-    """Flags as a table with its file; returns the one that was chosen."""
+def _table(flags: Sequence[Flag], pairs: Sequence[PreferencePair], name: str, columns: list[str]) -> Flag | None:
+    """Flags as a table of the pairs' marks, ``columns`` and texts, with its file; returns the one that was chosen."""
     table = flagged(flags, pairs)
-    shown = [column for column in ("row", "id", "category", "reason", "detail") if table[column].astype(bool).any()]
-    if name == "contradicted":
-        shown = [column for column in shown if column not in ("reason", "detail")]
+    marks = [column for column in ("row", "id", "category") if table[column].astype(bool).any()]
     event: Any = st.dataframe(
         table, hide_index=True, height=min(340, 38 + 35 * len(table)), key=name, on_select="rerun",
-        selection_mode="single-row", column_order=[*shown, "score", "prompt", "chosen", "rejected"],
+        selection_mode="single-row", column_order=[*marks, *columns, "prompt", "chosen", "rejected"],
         column_config={
             "row": st.column_config.NumberColumn("Row", width=60),
             "id": st.column_config.TextColumn("Id", width=80),
             "category": st.column_config.TextColumn("Category", width=120),
             "reason": st.column_config.TextColumn("Reason", width=120),
             "detail": st.column_config.TextColumn("What was found", width=230),
-            "score": st.column_config.NumberColumn(score, format="percent", width=100),
+            "score": st.column_config.NumberColumn("Rejected wins", format="percent", width=100),
             "prompt": st.column_config.TextColumn("Prompt", width="medium"),
             "chosen": st.column_config.TextColumn("Chosen", width="medium"),
             "rejected": st.column_config.TextColumn("Rejected", width="medium"),
@@ -146,8 +150,9 @@ def surface(found: Audit) -> None:
         "nothing but this. Each line is one mark as a rule, with the share of pairs in which the two responses differ in it; "
         "grey where it may be a coin."
     )
-    if one.rules:
-        st.plotly_chart(charts.surface_figure(one.rules, one.n), config=CONFIG, key="surface")
+    often = [rule for rule in one.rules if rule.n_differ >= DRAWN]
+    if often:
+        st.plotly_chart(charts.surface_figure(often, one.n), config=CONFIG, key="surface")
     table = pd.DataFrame([vars(rule) for rule in one.rules])
     if not table.empty:
         table[["ci95_low", "ci95_high"]] = table.pop("ci95").tolist()

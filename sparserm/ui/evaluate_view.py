@@ -31,11 +31,12 @@ BY = {
 
 def measured(context: Context, found: Represented) -> EvaluationReport:
     """The report of the head in view on these pairs, kept as long as both are the same."""
-    return _measure(context.key, context.hash, found.data.content_hash, found.data.name, _context=context, _found=found)
+    return _measure(context.key, context.hash, hash(found.data.pairs), _context=context, _found=found)
 
 
 @st.cache_resource(max_entries=8, show_spinner="Measuring…")
-def _measure(key: str, digest: str, content: str, name: str, *, _context: Context, _found: Represented) -> EvaluationReport:
+def _measure(key: str, digest: str, pairs: int, *, _context: Context, _found: Represented) -> EvaluationReport:
+    """Cached by everything that a pair holds: the content's hash leaves out categories."""
     return evaluation_report(_context.saved, _found.data, _found.pairs)
 
 
@@ -186,7 +187,7 @@ def pair_texts(pair: PreferencePair) -> None:
         st.caption(turn.role)
         st.text(turn.content)
     left, right = st.columns(2, gap="large")
-    height = 300 if max(len(pair.chosen), len(pair.rejected)) > 1_000 else "stretch"
+    height: Any = 300 if max(len(pair.chosen), len(pair.rejected)) > 1_000 else "stretch"
     for place, name, text in ((left, "chosen", pair.chosen), (right, "rejected", pair.rejected)):
         with place, st.container(border=True, height=height):
             st.caption(name)

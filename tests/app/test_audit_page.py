@@ -1,0 +1,78 @@
+"""The Audit page, driven without a browser."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.backbone
+
+ROWS = [
+    {"prompt": "Why?", "chosen": "apples", "rejected": "pears"},
+    {"prompt": "Why?", "chosen": "pears", "rejected": "apples"},
+    {"prompt": "Who?", "chosen": "<b>me</b>", "rejected": "you"},
+    {"prompt": "Who?", "chosen": "<B>ME</B>", "rejected": "you"},
+]
+
+
+@pytest.fixture
+def open_page(monkeypatch, tmp_path):
+    """Open the page on rows that a user has, as a file."""
+    monkeypatch.setattr("sparserm.ui.data.INLINE_TOKENS", 10**6)  # computed on the page, without a job
+    monkeypatch.setenv("SPARSERM_DATA", str(tmp_path))
+
+    def open_(rows: list[dict] | None = None, against: list[dict] | None = None) -> AppTest:
+        page = AppTest.from_file(str(ROOT / "app.py"), default_timeout=300)
+        page.query_params["head"] = "truthfulness"
+        for name, given in (("pairs", rows), ("against", against)):
+            if given:
+                (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, given)))
+                page.query_params[name] = f"{name}.jsonl"
+        page.run()
+        page.switch_page("pages/audit.py").run()
+        assert not page.exception
+        return page
+
+    return open_
+
+
+def _reasons(page: AppTest) -> list[str]:
+    return [option.content for option in next(one for one in page.get("button_group") if one.key == "reasons").proto.options]
+
+
+def test_the_first_visit_needs_no_typing(open_page) -> None:
+    page = open_page()
+    titles = [one.value for one in page.subheader]
+    assert titles[0] == "Labels that the head contradicts"
+    assert any(title.startswith("The surface alone ranks") for title in titles)
+
+
+def test_flagged_rows_are_listed_by_reason_with_their_file(open_page) -> None:
+    page = open_page(ROWS)
+    assert _reasons(page) == ["reversed · 2", "duplicate · 1"]
+    assert any("3 of them flagged" in caption.value for caption in page.caption)
+    assert any(button.label == "Flagged rows as CSV (3 rows)" for button in page.get("download_button"))
+
+
+def test_prompts_shared_with_other_data_are_flagged(open_page) -> None:
+    page = open_page([ROWS[0], ROWS[2]], against=[ROWS[3]])
+    assert _reasons(page) == ["leakage · 1"]
+
+
+def test_sound_pairs_are_said_to_be_sound(open_page) -> None:
+    page = open_page([ROWS[0], ROWS[2]])
+    assert any("No repeated" in one.value for one in page.success)
+
+
+def test_what_needs_the_language_model_comes_last_and_takes_nothing_else_away(open_page, monkeypatch) -> None:
+    page = open_page(ROWS)
+    monkeypatch.setattr("sparserm.ui.data.INLINE_TOKENS", 0)
+    rows = [{**row, "prompt": "Not read before?"} for row in ROWS]
+    page = open_page(rows)
+    assert any("have not been read by the language model" in one.value for one in page.info)
+    assert any(one.value.startswith("The surface alone") for one in page.subheader)
+    assert _reasons(page) == ["reversed · 2", "duplicate · 1"]

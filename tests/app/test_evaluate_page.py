@@ -1,0 +1,84 @@
+"""The Evaluate page, driven without a browser."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from sparserm.card import load_head
+
+ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.backbone
+
+
+@pytest.fixture
+def open_page(monkeypatch, tmp_path):
+    """Open the page on rows that a user has, as a file."""
+    monkeypatch.setattr("sparserm.ui.data.INLINE_TOKENS", 10**6)  # computed on the page, without a job
+    monkeypatch.setenv("SPARSERM_DATA", str(tmp_path))
+
+    def open_(rows: list[dict] | None = None, head: str = "truthfulness") -> AppTest:
+        page = AppTest.from_file(str(ROOT / "app.py"), default_timeout=300)
+        page.query_params["head"] = head
+        if rows:
+            (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+            page.query_params["pairs"] = "rows.jsonl"
+        page.run()
+        page.switch_page("pages/evaluate.py").run()
+        assert not page.exception
+        return page
+
+    return open_
+
+
+def _rows(*subsets: str) -> list[dict]:
+    return [
+        {"prompt": f"Is {i} a number?", "chosen": f"Yes, {i} is a number.", "rejected": "No, it is a bird.", "subset": subset}
+        for i, subset in enumerate(subsets)
+    ]
+
+
+def test_the_first_visit_needs_no_typing(open_page) -> None:
+    page = open_page()
+    assert [metric.label for metric in page.metric] == [
+        "Accuracy", "Longer is better", "Length-matched", "AUROC", "Calibration error"
+    ]  # fmt: skip
+    assert {"Margins", "Calibration", "Slices", "Mistakes"} <= {one.value for one in page.subheader}
+    assert any("rows)" in button.label for button in page.get("download_button"))
+
+
+def test_a_benchmark_file_is_scored_by_its_own_rules(open_page) -> None:
+    page = open_page(_rows("hep-go", "hep-go", "math-prm"))
+    assert any(one.value.startswith("RewardBench: ") for one in page.subheader)
+    assert any("Not in the file" in caption.value for caption in page.caption)
+
+
+def test_texts_and_categories_of_users_are_never_markup(open_page) -> None:
+    nasty = "<script>alert(1)</script> **bold** $x$ :smile: مرحبا 😀"
+    rows = [{**row, "prompt": f"{nasty} {i}", "category": f"{nasty} {i % 2}"} for i, row in enumerate(_rows(*"abcdef"))]
+    page = open_page(rows)
+    assert not any("<script>" in element.value for element in (*page.markdown, *page.caption, *page.subheader))
+
+
+def test_one_pair_is_enough(open_page) -> None:
+    page = open_page(_rows("one"))
+    assert page.metric[0].value in ("0.0%", "100.0%")
+
+
+def test_pairs_that_the_head_was_trained_on_are_no_test_of_it(open_page, monkeypatch) -> None:
+    known = int(load_head("truthfulness").prompt_keys[0])
+    monkeypatch.setattr("sparserm.evaluation_report.short_key", lambda prompt: known)
+    page = open_page(_rows("a", "b"))
+    assert any("trained on the prompts of all 2 pairs" in warning.value for warning in page.warning)
+
+
+def _sorted_by(page: AppTest) -> list[str]:
+    return [option.content for option in next(one for one in page.get("button_group") if one.key == "by").proto.options]
+
+
+def test_categories_that_were_added_to_the_same_pairs_are_seen(open_page) -> None:
+    assert _sorted_by(open_page(_rows("same", "same", "same"))) == ["Length of the responses"]
+    assert _sorted_by(open_page(_rows("one", "one", "two"))) == ["Category", "Length of the responses"]
