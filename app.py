@@ -14,6 +14,8 @@ page = st.navigation(
         st.Page(pages / "compare.py", title="Compare", icon=":material/compare_arrows:"),
         st.Page(pages / "train.py", title="Train", icon=":material/model_training:"),
         st.Page(pages / "edit.py", title="Edit head", icon=":material/tune:"),
+        st.Page(pages / "evaluate.py", title="Evaluate", icon=":material/fact_check:"),
+        st.Page(pages / "audit.py", title="Audit", icon=":material/troubleshoot:"),
     ],
     position="top",
 )
