@@ -33,7 +33,7 @@ def layers() -> list[str]:
     lines.append("|" + "---|" * 10)
     for task, layer, one in _measured():
         found = one["validation"]
-        dense = found["by_pooling_and_k"][one["pooling"]]["dense_probe"]
+        dense = found["by_pooling_and_k"][one["pooling"]]["dense_probe"]["accuracy"]
         lines.append(
             f"| {task} | {layer} | {one['pooling']}, {one['k']} | {found['accuracy']:.3f} | {dense:.3f} "
             f"| {one['accuracy']:.3f} | {_baselines(one)} |"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sparserm.head import fit_bradley_terry
+from sparserm.head import choose_l2, fit_bradley_terry
 from sparserm.types import Activity, FeatureStats, LatentSummary, PairRepresentations, SparseRMError
 
 
@@ -39,19 +39,21 @@ class Evidence:
 
     @functools.cached_property
     def probe(self) -> np.ndarray:
-        """``[d]`` float64: a ridge Bradley-Terry probe on the whole representation; its margins are what all of ``h`` says."""
+        """``[d]`` float64: a ridge Bradley-Terry probe on the whole representation, its strength by cross-validation over
+        prompts; its margins are what all of ``h`` says."""
         x = self.differences.astype(np.float64)
         spread = x.std(0)
         spread[spread == 0] = 1.0
-        return fit_bradley_terry(x / spread, PROBE_L2) / spread
+        x /= spread
+        return fit_bradley_terry(x, choose_l2(x, self.groups, PROBE_L2).best) / spread
 
     def standardised(self, features: np.ndarray) -> np.ndarray:
         """``[n, len(features)]`` float64 differences of standardised alignment scores."""
         return (self.differences @ self.directions[features].T).astype(np.float64) / self.sigma[features]
 
 
-#: Ridge strength of the dense probe that heads come close to: what cross-validation on the training files chose.
-PROBE_L2 = 0.1
+#: Ridge strengths tried for the dense probe that heads come close to.
+PROBE_L2 = (0.1, 0.3, 1.0)
 
 #: What is left of a direction beside the chosen ones, as a share of its squared norm, below which it is a near-copy: noise.
 _COPY = 1e-3
