@@ -30,7 +30,7 @@ def run(spec: dict[str, Any], folder: Path, report: Report) -> None:
     data = DataSource.from_dict(spec["source"]).load()
     saved = load_head(spec["head"])
     card, sae = saved.card, load_sae(saved.card.sae)
-    backbone = Backbone.load(card.backbone, through_layer=sae.hook.layer, progress=report)
+    backbone = Backbone.load(card.backbone_source, through_layer=sae.hook.layer, progress=report)
     with stored() as store:
         both = represent_pairs(data.pairs, backbone, {sae.hook: sae}, saved.head.pooling, store=store, progress=report)
     pairs = both[sae.hook]

@@ -26,6 +26,6 @@ def run(spec: dict[str, Any], folder: Path, report: Report) -> None:
     data = DataSource.from_dict(spec["source"]).load()
     card = load_head(spec["head"]).card
     report.stage(2, 2, "Language model")
-    backbone = Backbone.load(card.backbone, through_layer=card.hook_point.layer, progress=report)
+    backbone = Backbone.load(card.backbone_source, through_layer=card.hook_point.layer, progress=report)
     with stored() as store:
         represent_pairs(data.pairs, backbone, {card.hook_point: load_sae(card.sae)}, "mean", store=store, progress=report)

@@ -212,7 +212,7 @@ def _loading() -> threading.Thread:
 
     def load() -> None:
         card = next(iter(_shipped_cards()))
-        shared_backbone(card.backbone, max(DEFAULT_LAYERS))
+        shared_backbone(card.backbone_source, max(DEFAULT_LAYERS))
 
     thread = threading.Thread(target=load, daemon=True)
     if is_ready():

@@ -12,7 +12,8 @@ def contributions_csv(explanation: Explanation) -> str:
     """One row for each feature, largest contribution first, then the bias and the reward."""
     rows = [vars(part) for part in explanation.contributions]
     rows += [{"label": "bias", "contribution": explanation.bias}, {"label": "reward", "contribution": explanation.reward}]
-    return pd.DataFrame(rows).astype({"feature": "Int64"}).to_csv(index=False)
+    columns = ["feature", "label", "score", "weight", "contribution"]
+    return pd.DataFrame(rows, columns=columns).astype({"feature": "Int64"}).to_csv(index=False)
 
 
 def sum_check(explanation: Explanation) -> str:

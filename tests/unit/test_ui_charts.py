@@ -76,7 +76,6 @@ def test_two_features_of_one_label_have_bars_of_their_own() -> None:
     assert [bar.label for bar in bars] == ["kindness (11)", "kindness (10)"]
 
 
-@pytest.mark.xfail(strict=True, reason="a label that holds the number as part of another is not told apart: one bar of two")
 def test_two_features_of_one_label_with_digits_have_bars_of_their_own() -> None:
     labels = dict.fromkeys((10, 11), "years 1110 to 1210")
     bars = contribution_bars(explanation(1.0, 2.0, labels=labels), top=8)
@@ -174,7 +173,6 @@ def test_a_head_of_one_training_pair_has_a_finite_yardstick(reward) -> None:
     assert _finite(yardstick_figure(np.full(101, 1.0), np.full(101, -1.0), reward))
 
 
-@pytest.mark.xfail(strict=True, reason="an axis of no width: the place of the note is 0 / 0", raises=RuntimeWarning)
 def test_rewards_that_are_all_the_same_have_a_yardstick() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -51,7 +51,6 @@ def test_labels_with_commas_quotes_and_line_breaks_survive() -> None:
     assert _rows(explanation(1.0, labels={10: label}))[0]["label"] == label
 
 
-@pytest.mark.xfail(strict=True, reason="without contributions there is no column `feature` to convert: KeyError")
 def test_a_file_without_contributions_holds_bias_and_reward() -> None:
     assert [row["label"] for row in _rows(explanation(bias=1.0))] == ["bias", "reward"]
 

@@ -80,7 +80,8 @@ def contributions_figure(bars: Sequence[Bar], reward: float, total: str = "rewar
 def yardstick_figure(chosen: np.ndarray, rejected: np.ndarray, reward: float) -> go.Figure:
     """Where a reward stands among the training responses: densities from ``[101]`` percentiles, and a line at the reward."""
     low, high = min(chosen[1], rejected[1], reward), max(chosen[-2], rejected[-2], reward)
-    grid = np.linspace(low - 0.05 * (high - low), high + 0.05 * (high - low), 160)
+    room = 0.05 * (high - low) or 1.0  # rewards that are all the same still have an axis
+    grid = np.linspace(low - room, high + room, 160)
     figure = go.Figure()
     for name, percentiles, colour in (("rejected", rejected, DOWN), ("chosen", chosen, UP)):
         figure.add_scatter(
@@ -114,7 +115,7 @@ def _density(percentiles: np.ndarray, grid: np.ndarray) -> np.ndarray:
 
 def _name(part: Contribution | FeatureDifference) -> str:
     """The label with the feature's number, since two features may have the same label; Plotly would read markup in it."""
-    return html.escape(part.label if str(part.feature) in part.label else f"{part.label} ({part.feature})")
+    return html.escape(part.label if part.label == f"feature {part.feature}" else f"{part.label} ({part.feature})")
 
 
 def _note(part: Contribution) -> str:
