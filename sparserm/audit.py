@@ -109,14 +109,15 @@ def audit(data: PreferenceData, *, held_out: HeldOutMargins | None = None, again
     """
     if not data.pairs:
         raise SparseRMError(f"{data.name} holds no pairs; give a file with at least one")
-    numbers: dict[str, int] = {}
-    groups = np.array([numbers.setdefault(prompt_key(pair.prompt), len(numbers)) for pair in data.pairs])
-    inconsistent = list(_inconsistent(data.pairs))
-    flags = [*inconsistent, *_repeated(data.pairs, skip={flag.index for flag in inconsistent}), *_near_prompts(data.pairs)]
+    keys = [(prompt_key(pair.prompt), normalised(pair.chosen), normalised(pair.rejected)) for pair in data.pairs]
+    prompts = [prompt for prompt, _, _ in keys]
+    flags = list(_inconsistent(data.pairs, keys))
+    flags += [*_repeated(data.pairs, keys, skip={flag.index for flag in flags}), *_near_prompts(data.pairs, prompts)]
     if held_out is not None:
         flags += contradicted(held_out)
     if against is not None:
-        flags += _leaked(data.pairs, against)
+        flags += _leaked(data.pairs, prompts, against)
+    _, groups = np.unique(prompts, return_inverse=True)
     order = list(REASONS)
     flags.sort(key=lambda flag: (order.index(flag.reason), -flag.score, flag.index))
     return Audit(len(data.pairs), tuple(flags), surface(data.pairs, groups), agreement(held_out) if held_out else None)
@@ -166,36 +167,41 @@ def agreement(held_out: HeldOutMargins) -> Agreement:
     )
 
 
-def _inconsistent(pairs: Sequence[PreferencePair]) -> Iterator[Flag]:
+#: The key of a pair's prompt, and its responses in their normal form: what makes two pairs the same.
+_Key = tuple[str, str, str]
+
+
+def _inconsistent(pairs: Sequence[PreferencePair], keys: Sequence[_Key]) -> Iterator[Flag]:
     """Preferences that cannot all hold: strongly connected responses of the graph chosen -> rejected of a prompt."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
     nodes: dict[tuple[str, str], int] = {}
-    ends = []
-    for pair in pairs:
-        key = prompt_key(pair.prompt)
-        ends.append([nodes.setdefault((key, normalised(text)), len(nodes)) for text in (pair.chosen, pair.rejected)])
-    chosen, rejected = np.array(ends).T
-    graph = coo_array((np.ones(len(pairs)), (chosen, rejected)), shape=(len(nodes), len(nodes)))
+    edges = [
+        (nodes.setdefault((prompt, chosen), len(nodes)), nodes.setdefault((prompt, rejected), len(nodes)))
+        for prompt, chosen, rejected in keys
+    ]
+    graph = coo_array((np.ones(len(edges)), np.array(edges).T), shape=(len(nodes), len(nodes)))
     _, component = connected_components(graph, directed=True, connection="strong")
     first: dict[tuple[int, int], int] = {}
-    for index, edge in enumerate(zip(chosen.tolist(), rejected.tolist(), strict=True)):
-        first.setdefault(edge, index)
-    for index, (a, b) in enumerate(zip(chosen.tolist(), rejected.tolist(), strict=True)):
+    circles: dict[int, set[int]] = {}
+    for index, (a, b) in enumerate(edges):
+        first.setdefault((a, b), index)
+        if component[a] == component[b]:
+            circles.setdefault(component[a], set()).add(pairs[index].row)
+    for index, (a, b) in enumerate(edges):
         if a == b:
             yield Flag(index, "same responses", 1.0, "chosen and rejected are the same but for case and white space")
         elif (other := first.get((b, a))) is not None:
             yield Flag(index, "reversed", 1.0, f"prefers what row {pairs[other].row} rejects")
         elif component[a] == component[b]:
-            rows = sorted({pairs[i].row for (c, d), i in first.items() if component[c] == component[d] == component[a]})
-            yield Flag(index, "circle", 1.0, f"preferences run in a circle over rows {', '.join(map(str, rows[:10]))}")
+            rows = ", ".join(map(str, sorted(circles[component[a]])[:10]))
+            yield Flag(index, "circle", 1.0, f"preferences run in a circle over rows {rows}")
 
 
-def _repeated(pairs: Sequence[PreferencePair], skip: set[int]) -> Iterator[Flag]:
+def _repeated(pairs: Sequence[PreferencePair], keys: Sequence[_Key], skip: set[int]) -> Iterator[Flag]:
     """Pairs that repeat an earlier row, or nearly."""
-    first: dict[tuple[str, ...], int] = {}
-    keys = [(prompt_key(pair.prompt), normalised(pair.chosen), normalised(pair.rejected)) for pair in pairs]
+    first: dict[_Key, int] = {}
     distinct = []
     for index, key in enumerate(keys):
         earlier = first.setdefault(key, index)
@@ -211,24 +217,23 @@ def _repeated(pairs: Sequence[PreferencePair], skip: set[int]) -> Iterator[Flag]
             yield Flag(index, "near duplicate", match.similarity, detail)
 
 
-def _near_prompts(pairs: Sequence[PreferencePair]) -> Iterator[Flag]:
+def _near_prompts(pairs: Sequence[PreferencePair], prompts: Sequence[str]) -> Iterator[Flag]:
     """The first pair of every prompt that is nearly an earlier prompt, but not the same."""
-    prompts = _distinct_prompts(pairs)
-    for match in near_matches([prompt_text(pairs[index].prompt) for index in prompts]):
-        index, other = prompts[match.index], prompts[match.other]
+    distinct = list(_first_of_each(prompts).values())
+    for match in near_matches([prompt_text(pairs[index].prompt) for index in distinct]):
+        index, other = distinct[match.index], distinct[match.other]
         detail = f"its prompt is nearly that of row {pairs[other].row} (similarity {match.similarity:.2f})"
         yield Flag(index, "near-equal prompts", match.similarity, detail)
 
 
-def _leaked(pairs: Sequence[PreferencePair], against: PreferenceData) -> Iterator[Flag]:
+def _leaked(pairs: Sequence[PreferencePair], prompts: Sequence[str], against: PreferenceData) -> Iterator[Flag]:
     """Pairs whose prompt is among the other data's, or nearly."""
-    theirs = {prompt_key(against.pairs[index].prompt): index for index in _distinct_prompts(against.pairs)}
-    keys = [prompt_key(pair.prompt) for pair in pairs]
-    ours = [index for index in _distinct_prompts(pairs) if keys[index] not in theirs]
+    theirs = _first_of_each([prompt_key(pair.prompt) for pair in against.pairs])
+    ours = [index for key, index in _first_of_each(prompts).items() if key not in theirs]
     others = list(theirs.values())
     matches = near_matches([prompt_text(pairs[i].prompt) for i in ours], [prompt_text(against.pairs[i].prompt) for i in others])
-    near = {keys[ours[match.index]]: match for match in matches}
-    for index, key in enumerate(keys):
+    near = {prompts[ours[match.index]]: match for match in matches}
+    for index, key in enumerate(prompts):
         if key in theirs:
             row = against.pairs[theirs[key]].row
             yield Flag(index, "leakage", 1.0, f"its prompt is that of row {row} of {against.name}")
@@ -238,12 +243,12 @@ def _leaked(pairs: Sequence[PreferencePair], against: PreferenceData) -> Iterato
             yield Flag(index, "near leakage", similarity, detail)
 
 
-def _distinct_prompts(pairs: Sequence[PreferencePair]) -> list[int]:
-    """The first pair of every prompt."""
+def _first_of_each(keys: Sequence[str]) -> dict[str, int]:
+    """Where each key occurs first."""
     first: dict[str, int] = {}
-    for index, pair in enumerate(pairs):
-        first.setdefault(prompt_key(pair.prompt), index)
-    return list(first.values())
+    for index, key in enumerate(keys):
+        first.setdefault(key, index)
+    return first
 
 
 def flagged(flags: Sequence[Flag], pairs: Sequence[PreferencePair]) -> pd.DataFrame:
