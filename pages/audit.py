@@ -17,7 +17,7 @@ with left:
 with right:
     other = audit_view.pick_other(source)
 pairs = data.load_or_stop(source)
-found = audit_view.audited(pairs, other)
+found = audit_view.audited(source, pairs, other)
 audit_view.headline(found)
 place = st.container()  # drawn last: until the pairs have been read by the language model, that part ends the page
 audit_view.other_flags(found, pairs.pairs)

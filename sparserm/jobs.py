@@ -35,6 +35,7 @@ KINDS = {
     "train": "sparserm.training_job:run",
     "features": "sparserm.feature_job:run",
     "best_of_n": "sparserm.best_of_n_job:run",
+    "audit": "sparserm.audit_job:run",
 }
 
 State = Literal["queued", "running", "done", "failed", "cancelled", "interrupted"]

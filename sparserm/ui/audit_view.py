@@ -9,10 +9,12 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
+from sparserm import jobs
 from sparserm.audit import REASONS, SURE, Audit, Flag, HeldOutMargins, agreement, audit, contradicted, flagged, held_out_margins
+from sparserm.audit_job import load_audit
 from sparserm.sources import DataSource, list_sources
 from sparserm.types import PreferenceData, PreferencePair
-from sparserm.ui import data
+from sparserm.ui import data, jobs_view
 from sparserm.ui.charts import audit as charts
 from sparserm.ui.charts.style import CONFIG
 from sparserm.ui.components import download_table, figure
@@ -20,11 +22,13 @@ from sparserm.ui.context import Context
 from sparserm.ui.data import Represented
 from sparserm.ui.evaluate_view import pair_apart, pair_texts
 
+#: Pairs up to which the audit is made on the page: some ten seconds.
+AT_ONCE = 20_000
 #: Marks are drawn that tell at least this many pairs apart; the table holds all of them.
 DRAWN = 10
 
 
-def pick_other(source: DataSource | None) -> PreferenceData | None:
+def pick_other(source: DataSource | None) -> DataSource | None:
     """The data that should share no prompt with the pairs, if any."""
     others = {label: one for label, one in list_sources().items() if one != source}
     picked = st.selectbox(
@@ -32,12 +36,33 @@ def pick_other(source: DataSource | None) -> PreferenceData | None:
         placeholder="Optional: the training pairs of a test set, or the other way round",
         help="Prompts that are in both, or nearly, are flagged as leakage.",
     )  # fmt: skip
-    return data.load_or_stop(others[picked]) if picked else None
+    return others[picked] if picked else None
 
 
-def audited(pairs: PreferenceData, other: PreferenceData | None) -> Audit:
-    """The audit without a head, kept as long as the data is the same."""
-    return _audit(hash(pairs.pairs), hash(other.pairs) if other else 0, _pairs=pairs, _other=other)
+def audited(source: DataSource, pairs: PreferenceData, other: DataSource | None) -> Audit:
+    """The audit without a head: at once, or for large data by a job, until whose end the page ends here."""
+    if len(pairs.pairs) > AT_ONCE:
+        return _by_job(source, pairs, other)
+    against = data.load_or_stop(other) if other else None
+    return _audit(hash(pairs.pairs), hash(against.pairs) if against else 0, _pairs=pairs, _other=against)
+
+
+def _by_job(source: DataSource, pairs: PreferenceData, other: DataSource | None) -> Audit:
+    specification = {
+        "source": source.to_dict(), "against": other.to_dict() if other else None,
+        "versions": [one.version() for one in (source, other) if one],
+    }  # fmt: skip
+    job = next((one for one in jobs.list_jobs() if one.kind == "audit" and jobs.spec(one.id) == specification), None)
+    if job is None:
+        st.info(f"Looking through {len(pairs.pairs):,} pairs takes about a minute; you may close the tab meanwhile.")
+        if st.button("Look through them", type="primary", key="start auditing"):
+            jobs.start("audit", specification, f"Audit of {pairs.name}")
+            st.rerun()
+        st.stop()
+    if job.state != "done":
+        jobs_view.show_job(job.id)
+        st.stop()
+    return load_audit(job.folder)
 
 
 @st.cache_resource(max_entries=8, show_spinner="Looking through the pairs…")

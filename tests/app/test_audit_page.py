@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from sparserm import jobs
+
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.backbone
 
@@ -75,4 +77,21 @@ def test_what_needs_the_language_model_comes_last_and_takes_nothing_else_away(op
     page = open_page(rows)
     assert any("have not been read by the language model" in one.value for one in page.info)
     assert any(one.value.startswith("The surface alone") for one in page.subheader)
+    assert _reasons(page) == ["reversed · 2", "duplicate · 1"]
+
+
+def test_large_data_is_looked_through_by_a_job(open_page, monkeypatch, tmp_path) -> None:
+    started = []
+    monkeypatch.setenv("SPARSERM_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr("sparserm.ui.audit_view.AT_ONCE", 3)
+    monkeypatch.setattr("sparserm.ui.audit_view.opposed", lambda *_: None)
+    monkeypatch.setattr("sparserm.jobs._spawn", started.append)
+    monkeypatch.setattr("os.nice", lambda n: 0)
+    page = open_page(ROWS)
+    assert any("4 pairs takes about a minute" in one.value for one in page.info)
+    next(button for button in page.button if button.label == "Look through them").click().run()
+    assert not page.exception and len(started) == 1
+    jobs.work(started[0])
+    page.run()
+    assert not page.exception
     assert _reasons(page) == ["reversed · 2", "duplicate · 1"]
