@@ -136,7 +136,11 @@ def fit_controls() -> FitSettings:
         persist_state="session", help="How the representation is pooled over the response: its mean, or its last token.",
     )  # fmt: skip
     l2 = right.select_slider(
-        "L2 penalty", L2_STRENGTHS, key="train l2", persist_state="session", help="auto: by cross-validation over prompts."
+        "L2 penalty",
+        L2_STRENGTHS,
+        key="train l2",
+        persist_state="session",
+        help="How strongly the weights are pulled to those of a dense probe. auto: chosen by cross-validation over prompts.",
     )
     return fit_settings(k=k, selection=method, pooling=pooling, l2=as_l2(l2))
 
