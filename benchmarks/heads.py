@@ -2,7 +2,7 @@
 
 Layer, pooling and K are chosen by the cross-validated Bradley-Terry loss over the training prompts, the mean over two sets of
 folds: it tells heads apart with far less noise than their accuracy. For every layer the pooling of least loss, then the
-smallest K within half a percent of it; the layer of least loss gets the task's own name. The test file is read for the
+smallest K within half a percent of it; the layer that ranks most pairs rightly gets the task's own name. The test file is read for the
 figures of the finished heads, and nothing is chosen by it.
 """
 
@@ -25,16 +25,16 @@ from sparserm.card import save_head
 from sparserm.defaults import DEFAULT_BACKBONE, DEFAULT_LAYERS, MAX_FEATURES, TASKS
 from sparserm.evaluate import (
     cross_validate_dense,
-    cross_validated_margins,
     dense_probe_margins,
     evaluate_head,
     evaluate_margins,
     random_directions_accuracy,
 )
-from sparserm.fitting import FitSettings, fit_head
-from sparserm.head import bradley_terry_loss
+from sparserm.fitting import FitSettings, fit_head, fit_selected, gather_evidence
+from sparserm.head import bradley_terry_loss, prompt_folds, rewards
 from sparserm.representations import represent_pairs
 from sparserm.sae import SparseAutoencoder, load_sae
+from sparserm.selection import SELECTORS
 from sparserm.store import stored
 from sparserm.training import make_saved_head
 from sparserm.types import PairRepresentations, Pooling, PreferenceData
@@ -64,16 +64,27 @@ def choose(train: Represented, sae: SparseAutoencoder) -> tuple[FitSettings, dic
     for pooling in POOLINGS:
         pairs = train[pooling][sae.hook.layer]
         with threadpool_limits(1):
-            margins = {
-                str(k): [cross_validated_margins(pairs, sae, FitSettings(k, pooling), seed) for seed in FOLD_SEEDS]
-                for k in SIZES
-            }
-        found[pooling] = {size: _figures(runs) for size, runs in margins.items()}
+            runs = [_margins(pairs, sae, pooling, seed) for seed in FOLD_SEEDS]
+        found[pooling] = {str(k): _figures([run[k] for run in runs]) for k in SIZES}
         found[pooling]["dense_probe"] = {"accuracy": cross_validate_dense(pairs).accuracy}
     least = {pooling: min(found[pooling][str(k)]["loss"] for k in SIZES) for pooling in POOLINGS}
     pooling = min(POOLINGS, key=lambda one: least[one])
     k = next(k for k in SIZES if found[pooling][str(k)]["loss"] <= least[pooling] * (1 + TOLERANCE))
     return FitSettings(k, pooling), {**found[pooling][str(k)], "by_pooling_and_k": found}
+
+
+def _margins(pairs: PairRepresentations, sae: SparseAutoencoder, pooling: Pooling, seed: int) -> dict[int, np.ndarray]:
+    """Cross-validated margins ``[n]`` for every K, from one dense probe for each fold."""
+    margins = {k: np.zeros(len(pairs.groups)) for k in SIZES}
+    center = sae.b_dec.numpy()
+    for train, held_out in prompt_folds(pairs.groups, seed):
+        part, rest = pairs.take(train), pairs.take(held_out)
+        evidence = gather_evidence(part, sae, FitSettings(pooling=pooling))
+        for k in SIZES:
+            settings = FitSettings(k, pooling)
+            head = fit_selected(part, evidence, np.sort(SELECTORS[settings.selection](evidence, k)), center, settings).head
+            margins[k][held_out] = rewards(head, rest.chosen.h) - rewards(head, rest.rejected.h)
+    return margins
 
 
 def _figures(runs: list[np.ndarray]) -> dict[str, float]:
@@ -103,7 +114,7 @@ def make_heads(task: str, backbone: Backbone, saes: list[SparseAutoencoder]) -> 
     train_data, test_data = task_pairs(task, "train"), task_pairs(task, "test")
     train = represent(train_data, backbone, saes)
     chosen = {sae.hook.layer: choose(train, sae) for sae in saes}
-    best = min(chosen, key=lambda layer: chosen[layer][1]["loss"])
+    best = max(chosen, key=lambda layer: chosen[layer][1]["accuracy"])
     print(task, "layer", best, {layer: (settings, found) for layer, (settings, found) in chosen.items()}, flush=True)
     test = represent(test_data, backbone, saes)
     for folder in (ROOT / "assets" / "heads").glob(f"{task}*"):

@@ -7,16 +7,12 @@ from dataclasses import replace
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from sparserm.alignment import score_moments
 from sparserm.fitting import FitSettings, fit_head
-from sparserm.head import choose_l2, fit_bradley_terry, prompt_folds, rewards
+from sparserm.head import fit_probe, prompt_folds, rewards
 from sparserm.sae import SparseAutoencoder
 from sparserm.types import Evaluation, PairRepresentations, RewardHead, SparseRMError
 
 BOOTSTRAP_SAMPLES = 2000
-
-#: L2 strengths tried for the dense probe.
-DENSE_L2 = (0.01, 0.03, 0.1, 0.3, 1.0)
 
 
 def evaluate_head(head: RewardHead, pairs: PairRepresentations) -> Evaluation:
@@ -88,12 +84,8 @@ def dense_probe_margins(train: PairRepresentations, test: PairRepresentations, l
     Returns:
         ``[n_test]`` margins.
     """
-    identity = np.eye(train.chosen.h.shape[1], dtype=np.float32)
-    sigma = score_moments(train.stacked, identity, np.zeros(len(identity))).sigma
-    x = train.differences / sigma
     with threadpool_limits(1):
-        weights = fit_bradley_terry(x, choose_l2(x, train.groups, DENSE_L2).best if l2 is None else l2)
-    return (test.differences / sigma) @ weights
+        return test.differences @ fit_probe(train.differences, train.groups, l2).weights
 
 
 def random_settings(settings: FitSettings, draws: int = 5) -> list[FitSettings]:

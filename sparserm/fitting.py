@@ -8,7 +8,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from sparserm.alignment import ScoreMoments, score_moments
-from sparserm.head import L2Choice, build_head, choose_l2, fit_bradley_terry, rewards
+from sparserm.head import L2Choice, build_head, rewards
 from sparserm.sae import SparseAutoencoder
 from sparserm.selection import SELECTORS, Evidence, feature_stats
 from sparserm.types import Activity, FeatureStats, PairRepresentations, Pooling, RewardHead, SparseRMError
@@ -22,8 +22,7 @@ class FitSettings:
         k: features of the head.
         pooling: how ``h`` is pooled over the response, ``last`` or ``mean``.
         selection: name of a selector, see :data:`~sparserm.selection.SELECTORS`.
-        l2: strength of the ridge penalty, which pulls to a dense probe's weights; None chooses it by cross-validation over
-            prompts.
+        l2: strength of the Bradley-Terry fit's ridge penalty; None chooses it by cross-validation over prompts.
         activity: when a latent counts as active in a response.
         seed: for selectors that draw at random.
     """
@@ -71,6 +70,7 @@ def gather_evidence(pairs: PairRepresentations, sae: SparseAutoencoder, settings
         groups=pairs.groups,
         stats=feature_stats(pairs, settings.activity),
         seed=settings.seed,
+        l2=settings.l2,
     )
 
 
@@ -108,18 +108,19 @@ def _fit(pairs: PairRepresentations, sae: SparseAutoencoder, settings: FitSettin
 def fit_selected(
     pairs: PairRepresentations, evidence: Evidence, features: np.ndarray, center: np.ndarray, settings: FitSettings
 ) -> FittedHead:
-    """Weights for features that have been chosen: Bradley-Terry on the pairs, the penalty pulling to the weights whose margins
-    come closest to those of a dense probe. The probe has weighed the chosen features against all others; on held-out prompts
-    of the training files a pull to it beat one to zero by two tenths of a point on average.
+    """Weights for features that have been chosen: those whose margins on the pairs come closest to a dense probe's.
+
+    The probe is the Bradley-Terry fit; the head is its least-squares image in the space of K features. Fitted to the labels
+    anew in that space, with a penalty of its own, heads were no more accurate on held-out prompts, and their loss was 0.01 to
+    0.03 nats larger where whole categories of TruthfulQA's training questions were held out: the features were chosen with
+    these labels in view, which the probe's penalty accounts for and a second one does not.
     """
     directions = evidence.directions[features]
     moments: ScoreMoments = score_moments(pairs.stacked, directions, center)
     differences = evidence.standardised(features)
-    closest = np.linalg.lstsq(differences, evidence.differences.astype(np.float64) @ evidence.probe, rcond=None)[0]
-    choice = None if settings.l2 is not None else choose_l2(differences, pairs.groups, towards=closest)
-    l2 = settings.l2 if settings.l2 is not None else choice.best  # type: ignore[union-attr]
-    weights = fit_bradley_terry(differences, l2, closest)
+    probe = evidence.probe
+    weights = np.linalg.lstsq(differences, evidence.differences.astype(np.float64) @ probe.weights, rcond=None)[0]
     head = build_head(features, directions, center, moments, weights, pairs.pooling)
     both = rewards(head, pairs.stacked)
     n = len(pairs.groups)
-    return FittedHead(head, evidence.stats, l2, choice, both[:n], both[n:])
+    return FittedHead(head, evidence.stats, probe.l2, probe.choice, both[:n], both[n:])

@@ -14,6 +14,9 @@ from sparserm.types import Pooling, RewardHead
 
 #: L2 strengths tried by cross-validation.
 L2_GRID = tuple(float(x) for x in np.logspace(-4, 0.5, 10))
+
+#: L2 strengths tried for a dense probe, of several hundred dimensions.
+PROBE_L2 = (0.03, 0.1, 0.3, 1.0, 3.0)
 FOLDS = 5
 
 
@@ -26,36 +29,46 @@ class L2Choice:
     losses: tuple[float, ...]
 
 
+@dataclass(frozen=True)
+class DenseProbe:
+    """What all of ``h`` says of the pairs.
+
+    Attributes:
+        weights: ``[d]`` float64; the margin of a pair is ``weights @ (h_chosen - h_rejected)``.
+        l2: the ridge penalty, and ``choice`` how it was chosen where it was.
+    """
+
+    weights: np.ndarray
+    l2: float
+    choice: L2Choice | None
+
+
 def bradley_terry_loss(margins: np.ndarray) -> float:
     """Mean ``-log sigmoid(margin)`` in nats (Bradley and Terry, 1952)."""
     return float(np.logaddexp(0, -margins).mean())
 
 
-def fit_bradley_terry(
-    differences: np.ndarray, l2: float, towards: np.ndarray | None = None, *, rough: bool = False
-) -> np.ndarray:
-    """Weights that minimise ``mean(-log sigmoid(X w)) + l2/2 |w - towards|^2``: convex, so there is one answer.
+def fit_bradley_terry(differences: np.ndarray, l2: float, *, rough: bool = False) -> np.ndarray:
+    """Weights that minimise ``mean(-log sigmoid(X w)) + l2/2 |w|^2``: convex, so there is one answer.
 
     Args:
         differences: ``[n, K]`` chosen minus rejected.
         l2: strength of the ridge penalty, above zero.
-        towards: ``[K]`` what the penalty pulls to; zero where it is not given.
         rough: stop where the loss is right to some five digits, which is enough to compare penalties by.
 
     Returns:
         ``[K]`` float64.
     """
     x = np.ascontiguousarray(differences, np.float64)
-    origin = np.zeros(x.shape[1]) if towards is None else towards
 
     def objective(w: np.ndarray) -> tuple[float, np.ndarray]:
-        margins, away = x @ w, w - origin
-        loss = bradley_terry_loss(margins) + 0.5 * l2 * float(away @ away)
-        return loss, -(expit(-margins) @ x) / len(x) + l2 * away
+        margins = x @ w
+        loss = bradley_terry_loss(margins) + 0.5 * l2 * float(w @ w)
+        return loss, -(expit(-margins) @ x) / len(x) + l2 * w
 
     result = minimize(
         objective,
-        origin,
+        np.zeros(x.shape[1]),
         jac=True,
         method="L-BFGS-B",
         options={"maxiter": 5000, "ftol": 1e-7 if rough else 1e-15, "gtol": 1e-4 if rough else 1e-9, "maxcor": 30},
@@ -63,21 +76,33 @@ def fit_bradley_terry(
     return np.asarray(result.x)
 
 
-def choose_l2(
-    differences: np.ndarray,
-    groups: np.ndarray,
-    strengths: Sequence[float] = L2_GRID,
-    towards: np.ndarray | None = None,
-) -> L2Choice:
+def choose_l2(differences: np.ndarray, groups: np.ndarray, strengths: Sequence[float] = L2_GRID) -> L2Choice:
     """L2 by cross-validation over prompts: no prompt is in both parts of a fold.
 
     Args:
         differences: ``[n, K]``.
         groups: ``[n]`` the prompt of each pair.
-        towards: ``[K]`` what the penalty pulls to, as for :func:`fit_bradley_terry`.
     """
-    losses = [float(np.mean(losses)) for losses in _fold_losses(differences, groups, strengths, towards)]
+    losses = [float(np.mean(losses)) for losses in _fold_losses(differences, groups, strengths)]
     return L2Choice(float(strengths[int(np.argmin(losses))]), tuple(strengths), tuple(losses))
+
+
+def fit_probe(differences: np.ndarray, groups: np.ndarray, l2: float | None = None) -> DenseProbe:
+    """The dense probe: ridge Bradley-Terry on every dimension of the representation, each scaled to a spread of one.
+
+    Args:
+        differences: ``[n, d]`` chosen minus rejected.
+        groups: ``[n]`` the prompt of each pair.
+        l2: the ridge penalty; chosen by cross-validation over prompts where it is not given.
+    """
+    x = differences.astype(np.float64)
+    spread = x.std(0)
+    spread[spread == 0] = 1.0
+    x /= spread
+    choice = choose_l2(x, groups, PROBE_L2) if l2 is None else None
+    strength = l2 if choice is None else choice.best
+    assert strength is not None
+    return DenseProbe(fit_bradley_terry(x, strength) / spread, strength, choice)
 
 
 def prompt_folds(groups: np.ndarray, seed: int | None = None) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -97,17 +122,12 @@ def prompt_folds(groups: np.ndarray, seed: int | None = None) -> list[tuple[np.n
     return list(splitter.split(np.zeros(len(groups)), groups=groups))
 
 
-def _fold_losses(
-    differences: np.ndarray, groups: np.ndarray, strengths: Sequence[float], towards: np.ndarray | None
-) -> list[list[float]]:
+def _fold_losses(differences: np.ndarray, groups: np.ndarray, strengths: Sequence[float]) -> list[list[float]]:
     if len(differences) < 2:
         return [[0.0] for _ in strengths]
     folds = prompt_folds(groups)
     return [
-        [
-            bradley_terry_loss(differences[out] @ fit_bradley_terry(differences[train], l2, towards, rough=True))
-            for train, out in folds
-        ]
+        [bradley_terry_loss(differences[out] @ fit_bradley_terry(differences[train], l2, rough=True)) for train, out in folds]
         for l2 in strengths
     ]
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sparserm.head import choose_l2, fit_bradley_terry
+from sparserm.head import DenseProbe, fit_probe
 from sparserm.types import Activity, FeatureStats, LatentSummary, PairRepresentations, SparseRMError
 
 
@@ -23,6 +23,7 @@ class Evidence:
         groups: ``[n]`` the prompt of each pair.
         stats: activation frequencies, where an SAE's latents were computed.
         seed: for selectors that draw at random.
+        l2: ridge penalty of the dense probe; None chooses it by cross-validation over prompts.
     """
 
     differences: np.ndarray
@@ -31,6 +32,7 @@ class Evidence:
     groups: np.ndarray
     stats: FeatureStats
     seed: int = 0
+    l2: float | None = None
 
     @property
     def usable(self) -> np.ndarray:
@@ -38,22 +40,14 @@ class Evidence:
         return (self.stats.f_chosen + self.stats.f_rejected) > 0
 
     @functools.cached_property
-    def probe(self) -> np.ndarray:
-        """``[d]`` float64: a ridge Bradley-Terry probe on the whole representation, its strength by cross-validation over
-        prompts; its margins are what all of ``h`` says."""
-        x = self.differences.astype(np.float64)
-        spread = x.std(0)
-        spread[spread == 0] = 1.0
-        x /= spread
-        return fit_bradley_terry(x, choose_l2(x, self.groups, PROBE_L2).best) / spread
+    def probe(self) -> DenseProbe:
+        """The dense probe that heads come close to."""
+        return fit_probe(self.differences, self.groups, self.l2)
 
     def standardised(self, features: np.ndarray) -> np.ndarray:
         """``[n, len(features)]`` float64 differences of standardised alignment scores."""
         return (self.differences @ self.directions[features].T).astype(np.float64) / self.sigma[features]
 
-
-#: Ridge strengths tried for the dense probe that heads come close to.
-PROBE_L2 = (0.1, 0.3, 1.0)
 
 #: What is left of a direction beside the chosen ones, as a share of its squared norm, below which it is a near-copy: noise.
 _COPY = 1e-3
@@ -118,7 +112,7 @@ def select_sparse(evidence: Evidence, k: int) -> np.ndarray:
     values, vectors = np.linalg.eigh(x.T @ x / len(x))
     root = vectors * np.sqrt(np.maximum(values, 0))
     candidates = (evidence.directions / evidence.sigma[:, None]) @ root
-    target = root.T @ evidence.probe
+    target = root.T @ evidence.probe.weights
     return _exchange(candidates, target, evidence.usable, _forward(candidates, target, evidence.usable, k))
 
 

@@ -11,7 +11,7 @@ from scipy.special import expit
 
 from sparserm.alignment import alignment_scores
 from sparserm.fitting import FitSettings, fit_head, gather_evidence
-from sparserm.head import L2_GRID, rewards
+from sparserm.head import PROBE_L2, rewards
 from sparserm.sae import SparseAutoencoder
 from sparserm.selection import SELECTORS
 from sparserm.types import HookPoint, LatentSummary, PairRepresentations, Representations, SparseRMError
@@ -69,7 +69,7 @@ def test_every_selector_gives_a_sound_head(method: str) -> None:
     np.testing.assert_allclose(np.linalg.norm(head.directions, axis=1), 1, atol=1e-6)
     np.testing.assert_array_equal(head.directions, SAE.directions().numpy()[head.features])
     np.testing.assert_array_equal(head.center, SAE.b_dec.numpy())
-    assert head.pooling == "mean" and head.bias == 0 and fitted.l2 in L2_GRID
+    assert head.pooling == "mean" and head.bias == 0 and fitted.l2 in PROBE_L2
     both = np.concatenate([fitted.rewards_chosen, fitted.rewards_rejected])
     np.testing.assert_array_equal(both, rewards(head, TRAIN.stacked))
 

@@ -12,11 +12,13 @@ from scipy.special import expit
 from sparserm.alignment import ScoreMoments
 from sparserm.head import (
     L2_GRID,
+    PROBE_L2,
     bradley_terry_loss,
     build_head,
     choose_l2,
     contributions,
     fit_bradley_terry,
+    fit_probe,
     prompt_folds,
     rewards,
 )
@@ -146,11 +148,16 @@ def test_a_built_head_has_no_bias_and_plain_dtypes() -> None:
     assert head.center.dtype == np.float32 and head.weights.dtype == np.float64
 
 
-def test_the_penalty_pulls_to_what_is_given() -> None:
+def test_the_probe_is_the_bradley_terry_fit_on_scaled_dimensions() -> None:
     rng = np.random.default_rng(0)
-    x, towards = rng.normal(size=(200, 3)) + 0.3, np.array([1.0, -2.0, 0.5])
-    strong, weak = (fit_bradley_terry(x, l2, towards) for l2 in (1e6, 1e-6))
-    np.testing.assert_allclose(strong, towards, atol=1e-5)
-    np.testing.assert_allclose(weak, fit_bradley_terry(x, 1e-6), atol=1e-3)
-    gradient = -(1 / (1 + np.exp(x @ fit_bradley_terry(x, 0.3, towards)))) @ x / len(x)
-    np.testing.assert_allclose(gradient + 0.3 * (fit_bradley_terry(x, 0.3, towards) - towards), 0, atol=1e-6)
+    x, groups = rng.normal(size=(200, 3)) * [1, 100, 0.01] + [0.3, 20, 0], np.arange(200)
+    probe = fit_probe(x, groups, 0.3)
+    np.testing.assert_allclose(probe.weights, fit_bradley_terry(x / x.std(0), 0.3) / x.std(0))
+    assert (probe.l2, probe.choice) == (0.3, None)
+    chosen = fit_probe(x, groups)
+    assert chosen.choice is not None and chosen.l2 == chosen.choice.best in PROBE_L2
+
+
+def test_a_dimension_that_never_varies_has_a_finite_weight() -> None:
+    x = np.array([[1.0, 0.0], [2.0, 0.0], [0.5, 0.0]])
+    assert np.isfinite(fit_probe(x, np.arange(3), 0.1).weights).all()
