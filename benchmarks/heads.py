@@ -2,8 +2,8 @@
 
 Layer, pooling and K are chosen by the cross-validated Bradley-Terry loss over the training prompts, the mean over two sets of
 folds: it tells heads apart with far less noise than their accuracy. For every layer the pooling of least loss, then the
-smallest K within half a percent of it; the layer that ranks most pairs rightly gets the task's own name. The test file is read for the
-figures of the finished heads, and nothing is chosen by it.
+smallest K within half a percent of it; the layer that ranks most pairs rightly gets the task's own name. The test file is
+read for the figures of the finished heads, and nothing is chosen by it.
 """
 
 from __future__ import annotations

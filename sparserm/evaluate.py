@@ -101,23 +101,16 @@ def random_directions_accuracy(
     return float(np.mean(drawn))
 
 
-def cross_validate(
-    pairs: PairRepresentations, sae: SparseAutoencoder, settings: FitSettings, *, fold_seed: int | None = None
-) -> Evaluation:
+def cross_validate(pairs: PairRepresentations, sae: SparseAutoencoder, settings: FitSettings) -> Evaluation:
     """Held-out prompts, every pair once: features, L2 and weights are chosen anew on the training part of every fold.
-
-    Args:
-        fold_seed: of :func:`~sparserm.head.prompt_folds`; the mean over several is a steadier figure to choose by.
 
     Raises:
         SparseRMError: a single pair, of which nothing can be held out.
     """
-    return evaluate_margins(cross_validated_margins(pairs, sae, settings, fold_seed), pairs)
+    return evaluate_margins(cross_validated_margins(pairs, sae, settings), pairs)
 
 
-def cross_validated_margins(
-    pairs: PairRepresentations, sae: SparseAutoencoder, settings: FitSettings, fold_seed: int | None = None
-) -> np.ndarray:
+def cross_validated_margins(pairs: PairRepresentations, sae: SparseAutoencoder, settings: FitSettings) -> np.ndarray:
     """``[n]`` margins, each from a head that has not seen the pair's prompt: the heads of :func:`cross_validate`.
 
     Raises:
@@ -125,18 +118,18 @@ def cross_validated_margins(
     """
     _check_enough(pairs)
     margins = np.zeros(len(pairs.groups))
-    for train, held_out in prompt_folds(pairs.groups, fold_seed):
+    for train, held_out in prompt_folds(pairs.groups):
         head = fit_head(pairs.take(train), sae, settings).head
         rest = pairs.take(held_out)
         margins[held_out] = rewards(head, rest.chosen.h) - rewards(head, rest.rejected.h)
     return margins
 
 
-def cross_validate_dense(pairs: PairRepresentations, l2: float | None = None, *, fold_seed: int | None = None) -> Evaluation:
+def cross_validate_dense(pairs: PairRepresentations, l2: float | None = None) -> Evaluation:
     """The same for the dense probe."""
     _check_enough(pairs)
     margins = np.zeros(len(pairs.groups))
-    for train, held_out in prompt_folds(pairs.groups, fold_seed):
+    for train, held_out in prompt_folds(pairs.groups):
         margins[held_out] = dense_probe_margins(pairs.take(train), pairs.take(held_out), l2)
     return evaluate_margins(margins, pairs)
 

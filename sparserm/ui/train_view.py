@@ -140,7 +140,7 @@ def fit_controls() -> FitSettings:
         L2_STRENGTHS,
         key="train l2",
         persist_state="session",
-        help="How strongly the weights are pulled to those of a dense probe. auto: chosen by cross-validation over prompts.",
+        help="Ridge penalty of the Bradley-Terry fit. auto: chosen by cross-validation over prompts.",
     )
     return fit_settings(k=k, selection=method, pooling=pooling, l2=as_l2(l2))
 
