@@ -187,7 +187,8 @@ def pair_texts(pair: PreferencePair) -> None:
         st.caption(turn.role)
         st.text(turn.content)
     left, right = st.columns(2, gap="large")
-    height: Any = 300 if max(len(pair.chosen), len(pair.rejected)) > 1_000 else "stretch"
+    lines = max(len(text) / 60 + text.count("\n") for text in (pair.chosen, pair.rejected))
+    height: Any = 300 if lines > 12 else "stretch"  # long ones scroll
     for place, name, text in ((left, "chosen", pair.chosen), (right, "rejected", pair.rejected)):
         with place, st.container(border=True, height=height):
             st.caption(name)
