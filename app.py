@@ -16,6 +16,7 @@ page = st.navigation(
         st.Page(pages / "edit.py", title="Edit head", icon=":material/tune:"),
         st.Page(pages / "evaluate.py", title="Evaluate", icon=":material/fact_check:"),
         st.Page(pages / "audit.py", title="Audit", icon=":material/troubleshoot:"),
+        st.Page(pages / "use.py", title="Use it", icon=":material/deployed_code:"),
     ],
     position="top",
 )

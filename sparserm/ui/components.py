@@ -6,8 +6,10 @@ import pandas as pd
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
+from sparserm import facts
 from sparserm.card import SavedHead
 from sparserm.ui.session import Scored
+from sparserm.ui.text import plain
 
 
 def result_metrics(scored: Scored, saved: SavedHead) -> None:
@@ -41,7 +43,4 @@ def download_table(table: pd.DataFrame, what: str, filename: str) -> None:
 
 def yardstick(saved: SavedHead) -> str:
     """What a reward is to be held against."""
-    return (
-        f"Zero is the mean of the training responses. A typical chosen response has {saved.quantiles_chosen[50]:+.2f}, "
-        f"a typical rejected one {saved.quantiles_rejected[50]:+.2f}."
-    )
+    return plain(f"Zero is the mean of the training responses; {facts.yardstick(saved)}.")

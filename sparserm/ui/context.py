@@ -13,10 +13,12 @@ from streamlit.runtime.pages_manager import PagesManager
 from sparserm.card import HeadCard, SavedHead, head_hash, list_heads, load_head
 from sparserm.default_backbone import is_ready
 from sparserm.defaults import DEFAULT_LAYERS, TASKS
+from sparserm.facts import accuracy, baselines
 from sparserm.model import SparseRM, shared_backbone
 from sparserm.sae import SparseAutoencoder, load_sae
 from sparserm.types import Progress, SparseRMError
 from sparserm.ui import jobs_view
+from sparserm.ui.text import plain
 
 
 @dataclass(frozen=True)
@@ -191,19 +193,15 @@ def _guard_link(context: Context) -> None:
 
 
 def _facts(context: Context) -> None:
-    card, training = context.card, context.card.training
+    card = context.card
     st.caption(
-        f"backbone {card.backbone}  \nSAE {card.sae}, {card.d_sae:,} latents  \n{card.hook}  \n"
+        f"backbone {plain(card.backbone)}  \nSAE {plain(card.sae)}, {card.d_sae:,} latents  \n{plain(card.hook)}  \n"
         f"{len(context.saved.head.features)} features, {context.saved.head.pooling} pooling  \nversion {context.hash}"
     )
-    metrics = card.metrics
-    if "accuracy" in metrics:
-        low, high = metrics["ci95"]
-        st.caption(
-            f"accuracy {metrics['accuracy']:.1%} ({low:.1%} to {high:.1%}, n = {metrics['n']:,}) on {metrics['measured_on']}; "
-            f"random directions {metrics['random_directions']:.1%}, longer is better {metrics['length_baseline']:.1%}; "
-            f"licence of the training data: {training.get('licence') or 'not stated'}"
-        )
+    beside = baselines(card, ("parent_accuracy", "random_directions", "length_baseline"))
+    said = [f"accuracy {accuracy(card)}" if accuracy(card) else "accuracy not measured", beside]
+    said.append(f"licence of the training data: {card.training.get('licence') or 'not stated'}")
+    st.caption(plain("; ".join(part for part in said if part)))
 
 
 @st.cache_resource(show_spinner=False)

@@ -1,0 +1,132 @@
+"""Working code for a head, to copy: plain templates, each of them run by a test."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from string import Template
+
+
+@dataclass(frozen=True)
+class Snippet:
+    """A piece of code.
+
+    Attributes:
+        title: what it is for, in a word or two.
+        about: what it does and what it needs.
+        language: ``python`` or ``bash``.
+        code: ready to be run.
+    """
+
+    title: str
+    about: str
+    language: str
+    code: str
+
+
+_PYTHON = """\
+from sparserm import SparseRM
+
+model = SparseRM.from_pretrained($head)
+
+prompt = "How can I fall asleep faster?"
+responses = [
+    "Keep a regular bedtime, keep the room dark and cool, and put your phone away an hour before.",
+    "Just drink a few beers, works every time.",
+]
+
+rewards = model.score([prompt, prompt], responses)  # NumPy, float64, one for each response
+print("rewards:", rewards)
+
+comparison = model.compare(prompt, responses)  # ranking, margin, and what makes the difference
+print("best:", responses[comparison.ranking[0]], "margin:", comparison.margin)
+
+explanation = model.explain(prompt, responses[0])  # adds up to the reward, by feature and by token
+for part in explanation.contributions[:5]:
+    print(f"{part.contribution:+.3f}  {part.label}")
+
+print("beats a typical chosen, rejected response with chance:", model.chance_to_beat(explanation.reward))
+"""
+
+_SHELL = """\
+sparserm score --head $head --prompt "How can I fall asleep faster?" --response "Keep a regular bedtime." --json
+sparserm compare --head $head --prompt "How can I fall asleep faster?" --response "Keep a regular bedtime." --response "No."
+sparserm features $head
+sparserm evaluate $head pairs.jsonl
+sparserm best-of-n candidates.jsonl --head $head --out ranking.jsonl --pairs preferences.jsonl
+"""
+
+_BEST_OF_N = """\
+from sparserm import SparseRM
+
+model = SparseRM.from_pretrained($head)
+
+
+def best_of_n(prompt, candidates):
+    rewards = model.score([prompt] * len(candidates), candidates)
+    return candidates[int(rewards.argmax())]
+
+
+print(best_of_n("Name a good breakfast.", ["Oats with fruit and nuts.", "Nothing at all.", "Cake."]))
+"""
+
+_FILTER = """\
+import json
+
+from sparserm import SparseRM
+
+model = SparseRM.from_pretrained($head)
+
+with open("pairs.jsonl", encoding="utf-8") as file:
+    pairs = [json.loads(line) for line in file]
+
+prompts = [pair["prompt"] for pair in pairs]
+chosen = model.score(prompts, [pair["chosen"] for pair in pairs])
+rejected = model.score(prompts, [pair["rejected"] for pair in pairs])
+
+with open("filtered.jsonl", "w", encoding="utf-8") as file:
+    for pair, margin in zip(pairs, chosen - rejected):
+        if margin > 0:  # the head agrees with the label
+            file.write(json.dumps(pair, ensure_ascii=False) + "\\n")
+"""
+
+_TRL = """\
+from sparserm import SparseRM
+
+model = SparseRM.from_pretrained($head)
+
+
+def sparserm_reward(prompts, completions, **columns):
+    return model.score(prompts, completions).tolist()
+
+
+# GRPOTrainer(model=..., reward_funcs=sparserm_reward, args=..., train_dataset=...), and RLOOTrainer in the same way
+"""
+
+
+def snippets(head: str) -> tuple[Snippet, ...]:
+    """Code that uses the head called ``head``, a name or a folder."""
+    python, shell = {"head": repr(head)}, {"head": shlex.quote(head)}
+    return (
+        Snippet("Python", "Score, compare and explain.", "python", Template(_PYTHON).substitute(python)),
+        Snippet(
+            "Command line",
+            "Every command takes --json. pairs.jsonl holds rows with prompt, chosen and rejected; candidates.jsonl rows with "
+            "prompt and responses.",
+            "bash",
+            Template(_SHELL).substitute(shell),
+        ),
+        Snippet("Best of N", "The candidate with the largest reward.", "python", Template(_BEST_OF_N).substitute(python)),
+        Snippet(
+            "Filter pairs for DPO",
+            "Keeps the pairs of pairs.jsonl whose label the head agrees with; those it contradicts may be mislabelled.",
+            "python",
+            Template(_FILTER).substitute(python),
+        ),
+        Snippet(
+            "TRL reward function",
+            "For GRPO and RLOO: one reward for each completion, conversational or plain.",
+            "python",
+            Template(_TRL).substitute(python),
+        ),
+    )

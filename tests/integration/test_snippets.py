@@ -1,0 +1,72 @@
+"""Every snippet of the app is run as it is copied: on the real backbone, in a folder with the files that it names."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+
+from sparserm import cli
+from sparserm.snippets import Snippet, snippets
+
+pytestmark = pytest.mark.backbone
+
+PAIRS = [
+    {"prompt": f"Is number {i} even?", "chosen": f"Number {i} leaves a rest of {i % 2} by two.", "rejected": "Nobody can tell."}
+    for i in range(4)
+]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    Path("pairs.jsonl").write_text("\n".join(map(json.dumps, PAIRS)))
+    candidates = [{"prompt": "Name a fruit.", "responses": ["An apple.", "A stone.", "No."]}]
+    Path("candidates.jsonl").write_text("\n".join(map(json.dumps, candidates)))
+    return tmp_path
+
+
+def _snippet(title: str) -> Snippet:
+    return next(one for one in snippets("truthfulness") if one.title == title)
+
+
+@pytest.mark.parametrize("title", [one.title for one in snippets("truthfulness") if one.language == "python"])
+def test_python_snippets_run_as_they_are(folder: Path, title: str, capsys: pytest.CaptureFixture[str]) -> None:
+    scope: dict[str, object] = {}
+    exec(compile(_snippet(title).code, title, "exec"), scope)
+    if title == "Python":
+        assert "rewards: [" in capsys.readouterr().out and len(scope["rewards"]) == 2
+    if title == "Best of N":
+        assert scope["best_of_n"]("Hello?", ["Hello!"]) == "Hello!"
+    if title == "Filter pairs for DPO":
+        kept = [json.loads(line) for line in Path("filtered.jsonl").read_text().splitlines()]
+        agreed = [pair for pair, c, r in zip(PAIRS, scope["chosen"], scope["rejected"], strict=True) if c > r]
+        assert kept == agreed
+    if title == "TRL reward function":
+        plain = scope["sparserm_reward"](prompts=["Hi"], completions=["Hello."], completion_ids=[[1]], extra=["column"])
+        user, assistant = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}
+        assert scope["sparserm_reward"](prompts=[[user]], completions=[[assistant]]) == plain
+        assert isinstance(plain[0], float)
+
+
+@pytest.mark.parametrize("line", _snippet("Command line").code.splitlines())
+def test_command_lines_run_as_they_are(folder: Path, line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    program, *arguments = shlex.split(line)
+    assert program == "sparserm"
+    monkeypatch.setattr(sys, "argv", [program, *arguments])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 0
+
+
+@pytest.mark.parametrize("name", ["it's", 'a "head"', "$HOME; rm -rf"])
+def test_a_name_with_signs_of_a_language_stays_one_name(name: str) -> None:
+    for one in snippets(name):
+        if one.language == "python":
+            compile(one.code, one.title, "exec")
+            assert repr(name) in one.code
+        else:
+            assert name in shlex.split(one.code.splitlines()[2])
