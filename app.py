@@ -12,6 +12,7 @@ page = st.navigation(
     [
         st.Page(pages / "score.py", title="Score", icon=":material/speed:", default=True),
         st.Page(pages / "compare.py", title="Compare", icon=":material/compare_arrows:"),
+        st.Page(pages / "features.py", title="Features", icon=":material/category:"),
         st.Page(pages / "train.py", title="Train", icon=":material/model_training:"),
         st.Page(pages / "edit.py", title="Edit head", icon=":material/tune:"),
         st.Page(pages / "evaluate.py", title="Evaluate", icon=":material/fact_check:"),

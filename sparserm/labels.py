@@ -63,8 +63,14 @@ def save_label(sae_fingerprint: str, feature: int, label: str) -> None:
 
 
 def labels_of(card: HeadCard) -> Mapping[int, str]:
-    """The labels to show for a head: its own, and over them the user's for its SAE."""
-    return {**card.labels, **user_labels(card.sae_fingerprint)}
+    """The labels to show for a head: its own, and over them the user's for its SAE.
+
+    A file that cannot be read costs its labels and nothing else; the page on which they are given says what is wrong.
+    """
+    try:
+        return {**card.labels, **user_labels(card.sae_fingerprint)}
+    except SparseRMError:
+        return card.labels
 
 
 def _path(sae_fingerprint: str) -> Path:

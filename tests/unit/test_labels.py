@@ -54,6 +54,14 @@ def test_a_damaged_file_is_named_and_left_alone(sparserm_home, content) -> None:
     assert path.read_text() == content
 
 
+def test_a_damaged_file_costs_no_more_than_its_labels(sparserm_home) -> None:
+    card = replace(load_head("safety").card, labels={236: "own"})
+    path = sparserm_home / "labels" / f"{card.sae_fingerprint}.json"
+    path.parent.mkdir()
+    path.write_text("{")
+    assert labels_of(card) == {236: "own"}
+
+
 def test_labels_given_at_once_are_all_kept() -> None:
     threads = [threading.Thread(target=save_label, args=(SAE, i, f"label {i}")) for i in range(16)]
     for thread in threads:

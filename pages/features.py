@@ -1,0 +1,89 @@
+"""Features: what the head reads, or every latent of its SAE, one card for each."""
+
+import streamlit as st
+
+from sparserm.feature_list import SORTS, filter_features, list_features
+from sparserm.labels import labels_of
+from sparserm.types import SparseRMError
+from sparserm.ui import data, features_state, session
+from sparserm.ui import feature_card_view as card_view
+from sparserm.ui import features_view as view
+from sparserm.ui.context import current
+
+context = current()
+head, card = context.saved.head, context.card
+feature = features_state.begin(context)
+
+st.title("Features", anchor=False)
+st.caption(
+    "A feature is a latent of the sparse autoencoder: a direction in the language model's representation, and the texts it "
+    "fires on. The head weighs some of them; see what they stand for, and where they mislead."
+)
+with st.expander("Preference pairs that the figures and examples come from", icon=":material/table_rows:"):
+    source = data.pick_source("pairs", "Pairs")
+found = view.represented(source, context)
+assert source is not None
+try:
+    labels = labels_of(card)
+    table = features_state.table(found, context)
+except SparseRMError as error:
+    st.error(session.sentence(error))
+    st.stop()
+lens = features_state.known_lens(found, context)
+
+# ------------------------------------------------------------------------------------------------------------- the list
+which, query, sort = st.columns([4, 3, 2], vertical_alignment="bottom")
+listed = str(which.segmented_control(
+    "Show", [view.HEAD, view.ALL, view.TEXT], key="list", default=view.HEAD, required=True, bind="query-params",
+    persist_state="session",
+))  # fmt: skip
+asked = query.text_input(
+    "Search", key="find", type="search", placeholder="number, label or promoted token", bind="query-params", live=True,
+)  # fmt: skip
+order = sort.selectbox(
+    "Sort by", SORTS, key="sort", bind="query-params", persist_state="session",
+    help="Relevance: the largest weight in the head, then the most certain gap; on a text, the largest activation. Gaps and "
+    "correlations by size, whatever their sign.",
+)  # fmt: skip
+prompt, text = view.text_fields() if listed == view.TEXT else (st.session_state.text_prompt, st.session_state.text)
+try:
+    firing = features_state.fire(context, prompt, text)
+except SparseRMError as error:
+    st.error(session.sentence(error))
+    firing = None
+on_text = firing if listed == view.TEXT else None
+rows = list_features(table, head, labels, lens=lens, firing=on_text, only_head=listed == view.HEAD)
+hide_dense, hide_begin = view.filters(listed)
+shown = filter_features(rows, query=asked or "", hide_dense=hide_dense, hide_begin=hide_begin, sort=order)
+st.caption(f"{view.hidden_line(shown, listed)}. Figures from {view.source_line(found.data.name, table)}.")
+view.feature_table(shown, feature)
+left, right = st.columns([4, 1], vertical_alignment="bottom")
+with left:
+    view.download("Features", shown.rows, f"features-{context.key}", "features csv")
+st.session_state[features_state.NUMBER] = feature
+right.number_input(
+    "Go to feature", 0, card.d_sae - 1, key=features_state.NUMBER, on_change=features_state.choose_typed,
+    label_visibility="collapsed", help="A feature's number",
+)  # fmt: skip
+view.offer_job(source, context, lens)
+
+# ------------------------------------------------------------------------------------------------------------- the card
+st.divider()
+card_view.header(context, feature, [int(one) for one in shown.rows["feature"]], labels)
+weight = card_view.weight_of(head, feature)
+leaning = card_view.lean(table, feature, weight)
+card_view.evidence(table, feature, weight)
+one = features_state.card(found, context, feature)
+figure, tokens = st.columns(2, gap="large")
+with figure:
+    card_view.density(one, context, firing, [pair.row for pair in found.data.pairs])
+with tokens:
+    card_view.logits(context, feature, lens)
+    card_view.similar(one, table, labels)
+read = features_state.examples(found, context, one)
+card_view.example_lists(one, read, leaning)
+st.subheader("On your own text", anchor=False)
+if listed != view.TEXT:
+    view.text_fields()
+if firing is not None:
+    card_view.on_text(feature, firing, card_view.full_colour(read), leaning)

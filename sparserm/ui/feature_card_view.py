@@ -1,0 +1,258 @@
+"""The card of one feature: its evidence, where responses lie on it, its tokens, neighbours and examples, and your own text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import streamlit as st
+
+from sparserm.alignment import alignment_scores
+from sparserm.explain import label_of
+from sparserm.feature_cards import SIDES, FeatureCard, Side, neuronpedia_url
+from sparserm.feature_search import FiringText
+from sparserm.features import FeatureTable
+from sparserm.logit_lens import LogitLens
+from sparserm.types import RewardHead, SparseRMError
+from sparserm.ui import features_state, session
+from sparserm.ui.charts.features import density_figure
+from sparserm.ui.charts.style import CONFIG
+from sparserm.ui.context import Context
+from sparserm.ui.examples import ExampleRow, LitText, show_chips, show_examples
+from sparserm.ui.features_state import Example
+from sparserm.ui.features_view import columns, download
+from sparserm.ui.tokens import coloured_tokens
+
+STRONGEST, QUARTERS, WRONG = "Strongest", "By quarter of activation", "Argued for the wrong side"
+SCORE, ACTIVATION = "alignment score", "activation"
+
+
+@dataclass(frozen=True)
+class Lean:
+    """Which way a feature pulls, and in words."""
+
+    raises: bool
+    text: str
+
+
+def lean(table: FeatureTable, feature: int, weight: float | None) -> Lean:
+    """By its weight in the head, or by its mean scores where it has none there."""
+    if weight is not None:
+        return Lean(weight > 0, f"a high score {'raises' if weight > 0 else 'lowers'} the reward")
+    raises = bool(table.score_gap[feature] > 0)
+    return Lean(raises, f"not in the head; its scores are higher in {'chosen' if raises else 'rejected'} responses")
+
+
+def weight_of(head: RewardHead, feature: int) -> float | None:
+    """Its weight, where it is one of the head's features."""
+    place = np.flatnonzero(head.features == feature)
+    return float(head.weights[place[0]]) if len(place) else None
+
+
+def full_colour(read: Mapping[tuple[int, Side], Example]) -> float:
+    """The activation at which the colour is full: the largest one of the examples."""
+    return max((float(one.activations.max(initial=0.0)) for one in read.values()), default=1.0) or 1.0
+
+
+def header(context: Context, feature: int, listed: Sequence[int], labels: Mapping[int, str]) -> None:
+    """Which feature it is, its neighbours in the list, its label and its page elsewhere."""
+    title, before, after = st.columns([8, 2, 2], vertical_alignment="bottom")
+    title.subheader(context.feature_title(feature), anchor=False)
+    place = listed.index(feature) if feature in listed else None
+    for column, step, icon, what in ((before, -1, "chevron_left", "Previous"), (after, 1, "chevron_right", "Next")):
+        to = None if place is None or not 0 <= place + step < len(listed) else listed[place + step]
+        column.button(
+            what, key=f"{what} feature", icon=f":material/{icon}:", disabled=to is None, width="stretch",
+            help=f"{what} in the list", on_click=features_state.choose, args=(feature if to is None else to,),
+        )  # fmt: skip
+    name, link = st.columns([10, 2], vertical_alignment="bottom")
+    key = f"label of {context.card.sae_fingerprint} {feature}"
+    st.session_state.setdefault(key, labels.get(feature, ""))
+    name.text_input(
+        "Label", key=key, placeholder=f"{label_of({}, feature)}: say what it stands for, and every page will call it so",
+        on_change=features_state.store_label, args=(context.card.sae_fingerprint, feature, key),
+    )  # fmt: skip
+    if problem := st.session_state.pop("label problem", None) or features_state.label_problem(context):
+        st.error(problem)
+    if url := neuronpedia_url(context.sae(), feature):
+        link.link_button("Neuronpedia", url, icon=":material/open_in_new:", width="stretch")
+
+
+def evidence(table: FeatureTable, feature: int, weight: float | None) -> None:
+    """Firing rates with intervals, the gap with its test, and the weight."""
+    chosen, rejected, gap, in_head = st.columns(4)
+    rates = (
+        (chosen, "Fires in chosen", table.f_chosen, table.chosen_low, table.chosen_high),
+        (rejected, "Fires in rejected", table.f_rejected, table.rejected_low, table.rejected_high),
+    )
+    for column, name, rate, low, high in rates:
+        column.metric(
+            name, f"{rate[feature]:.1%}", f"{low[feature]:.1%} to {high[feature]:.1%}", delta_color="off", delta_arrow="off",
+            border=True, help="Share of responses in which it fires at a token or more, with its 95 % Wilson interval; "
+            "responses to one prompt are not taken for independent.",
+        )  # fmt: skip
+    q = table.q[feature]
+    gap.metric(
+        "Gap", f"{100 * table.gap[feature]:+.1f} points", f"q = {q:.2g}" + (", could be chance" if q > 0.05 else ""),
+        delta_color="off", delta_arrow="off", border=True,
+        help=f"Chosen less rejected. q: McNemar's mid-p test over {table.n_prompts:,} prompts, corrected for all latents that "
+        "fire (Benjamini-Hochberg).",
+    )  # fmt: skip
+    in_head.metric(
+        "Weight in the head", "none" if weight is None else f"{weight:+.3f}",
+        f"scores differ by {table.score_gap[feature]:+.2f} SD", delta_color="off", delta_arrow="off", border=True,
+        help="The weight multiplies the standardised alignment score; the difference is chosen less rejected, on average.",
+    )  # fmt: skip
+    notes = [f"correlation with length {table.length_correlation[feature]:+.2f}"]
+    notes.append(f"fires at {table.rate[feature]:.2%} of the tokens and in {table.share[feature]:.1%} of the responses")
+    notes.append(f"mean peak {table.mean_peak[feature]:.2f}")
+    if table.dense[feature]:
+        notes.append("**dense**")
+    if table.begin_of_text[feature]:
+        notes.append(f"**begin of text** ({table.opening[feature]:.0%} of its firings on the first token)")
+    st.caption(" · ".join(notes))
+
+
+def density(card: FeatureCard, context: Context, firing: FiringText | None, rows: Sequence[int]) -> None:
+    """Where chosen and rejected responses lie, with the text at hand marked.
+
+    Args:
+        rows: of the pairs in their source.
+    """
+    what = st.segmented_control(
+        "Density of", [SCORE, ACTIVATION], key="density", default=SCORE, required=True,
+        help="The alignment score is what the head weighs. The activation is the latent's largest one in the response; "
+        "responses in which it is silent lie at zero.",
+    )  # fmt: skip
+    scores = what == SCORE
+    chosen, rejected = (card.scores_chosen, card.scores_rejected) if scores else (card.peaks_chosen, card.peaks_rejected)
+    mark = None if firing is None else (_own_score(context, card, firing) if scores else float(firing.of(card.feature).max()))
+    figure = density_figure(chosen, rejected, str(what), None if mark is None else (mark, "your text"))
+    st.plotly_chart(figure, config=CONFIG, key="density figure")
+    values = pd.DataFrame({
+        "row": [*rows, *rows],
+        "side": ["chosen"] * len(rows) + ["rejected"] * len(rows),
+        "alignment_score": np.concatenate([card.scores_chosen, card.scores_rejected]),
+        "peak_activation": np.concatenate([card.peaks_chosen, card.peaks_rejected]),
+    })  # fmt: skip
+    download("Responses", values, f"feature-{card.feature}-responses", "responses csv")
+
+
+def _own_score(context: Context, card: FeatureCard, firing: FiringText) -> float:
+    sae = context.sae()
+    direction = sae.directions()[card.feature : card.feature + 1].numpy()
+    return float(alignment_scores(firing.h, direction, sae.b_dec.numpy())[0])
+
+
+def logits(context: Context, feature: int, every: LogitLens | None) -> None:
+    """The tokens that its direction promotes and suppresses."""
+    st.markdown(
+        "**Promotes and suppresses**",
+        help="Logit lens: the tokens whose logits the decoder direction raises and lowers most if it reached the unembedding "
+        "as it is. Later layers may use it otherwise.",
+    )
+    try:
+        lens = features_state.lens_of(context, feature, every)
+    except SparseRMError as error:
+        st.caption(session.sentence(error))
+        return
+    st.caption("raises the logits of")
+    show_chips(lens.promoted[0], lens.promoted_logits[0].tolist(), up=True, key="promoted")
+    st.caption("lowers the logits of")
+    show_chips(lens.suppressed[0], lens.suppressed_logits[0].tolist(), up=False, key="suppressed")
+    rows = pd.DataFrame({
+        "end": ["promoted"] * lens.promoted.shape[1] + ["suppressed"] * lens.suppressed.shape[1],
+        "token": np.concatenate([lens.promoted[0], lens.suppressed[0]]),
+        "logit": np.concatenate([lens.promoted_logits[0], lens.suppressed_logits[0]]),
+    })  # fmt: skip
+    download("Tokens", rows, f"feature-{feature}-tokens", "tokens csv")
+
+
+def similar(card: FeatureCard, table: FeatureTable, labels: Mapping[int, str]) -> None:
+    """The latents of the nearest directions; a click goes there."""
+    st.markdown("**Most similar features**", help="Cosine of the decoder directions. A click on a row opens the feature.")
+    rows = pd.DataFrame([
+        {"feature": j, "cosine": cosine, "gap": 100 * table.gap[j], "label": labels.get(j, "")} for j, cosine in card.similar
+    ])  # fmt: skip
+    features = [j for j, _ in card.similar]
+    key = f"similar to {card.feature}"
+    st.dataframe(
+        rows, key=key, hide_index=True, height=213, selection_mode="single-row",
+        on_select=lambda: features_state.choose_row(key, features),
+        column_config={name: config for name, config in columns().items() if name in rows} | {
+            "cosine": st.column_config.NumberColumn("Cosine", format="%.3f"),
+        },
+    )  # fmt: skip
+    download("Similar features", rows, f"feature-{card.feature}-similar", "similar csv")
+
+
+def example_lists(card: FeatureCard, read: Mapping[tuple[int, Side], Example], leaning: Lean) -> None:
+    """Responses with their tokens lit: the strongest, those of each quarter, or the pairs it misjudged."""
+    st.subheader("Examples", anchor=False)
+    which = st.segmented_control(
+        "Examples", [STRONGEST, QUARTERS, WRONG], key="examples", default=STRONGEST, required=True, bind="query-params",
+        persist_state="session", label_visibility="collapsed",
+    )  # fmt: skip
+    rows = {STRONGEST: _strongest, QUARTERS: _quarters, WRONG: _misjudged}[str(which)](card, read)
+    full = full_colour(read)
+    if not rows:
+        st.info("It argued for the wrong side in none of these pairs." if which == WRONG else "It fires in no response.")
+        return
+    if which == WRONG:
+        st.caption("Its part in the margin, chosen less rejected, is below zero: it spoke for the rejected response.")
+    st.caption(f"Tokens are lit by activation, in full colour at {full:.1f}; {leaning.text}.")
+    none = "" if which == QUARTERS else "No more of them."
+    show_examples(rows, raises=leaning.raises, full=full, none=none, key=f"examples {which}")
+    download("Examples", features_state.examples_csv(read), f"feature-{card.feature}-examples", "examples csv")
+
+
+def _strongest(card: FeatureCard, read: Mapping[tuple[int, Side], Example]) -> list[ExampleRow]:
+    columns = [[_lit(read[one.pair, side]) for one in card.top if one.side == side] for side in SIDES]
+    return _side_by_side(columns[0], columns[1])
+
+
+def _quarters(card: FeatureCard, read: Mapping[tuple[int, Side], Example]) -> list[ExampleRow]:
+    rows = []
+    names = ("Highest quarter", "Third quarter", "Second quarter", "Lowest quarter")
+    for name, band in zip(names, card.bands, strict=False):
+        columns = [[_lit(read[one.pair, side]) for one in band.examples if one.side == side] for side in SIDES]
+        rows += _side_by_side(columns[0], columns[1], f"{name}: peaks of {band.low:.2f} to {band.high:.2f}")
+    return rows
+
+
+def _misjudged(card: FeatureCard, read: Mapping[tuple[int, Side], Example]) -> list[ExampleRow]:
+    return [
+        ExampleRow(
+            _lit(read[one.pair, "chosen"], f"score {one.score_chosen:+.2f}"),
+            _lit(read[one.pair, "rejected"], f"score {one.score_rejected:+.2f}"),
+            f"row {read[one.pair, 'chosen'].row:,}: {one.contribution:+.3f} of the margin",
+        )
+        for one in card.wrong
+    ]
+
+
+def _lit(one: Example, note: str = "") -> LitText:
+    peak = float(one.activations.max(initial=0.0))
+    return LitText(note or f"row {one.row:,} · peak {peak:.2f}", one.prompt, one.tokens, one.activations)
+
+
+def _side_by_side(chosen: Sequence[LitText], rejected: Sequence[LitText], title: str = "") -> list[ExampleRow]:
+    n = max(len(chosen), len(rejected))
+    padded = [[*side, *[None] * (n - len(side))] for side in (chosen, rejected)]
+    return [ExampleRow(a, b, title if i == 0 else "") for i, (a, b) in enumerate(zip(*padded, strict=True))]
+
+
+def on_text(feature: int, firing: FiringText, full: float, leaning: Lean) -> None:
+    """The text at hand, lit by the feature."""
+    values = firing.of(feature)
+    if not values.any():
+        st.info("It does not fire on this text.", icon=":material/lightbulb:")
+    sign = 1 if leaning.raises else -1
+    coloured_tokens(
+        firing.tokens, (sign * values).tolist(), [f"activation {value:.2f}" for value in values.tolist()],
+        full=max(full, float(values.max())), key="text tokens",
+    )  # fmt: skip
+    rows = pd.DataFrame({"token": firing.tokens, "activation": values})
+    download("Tokens", rows, f"feature-{feature}-on-text", "text csv")

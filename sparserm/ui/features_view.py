@@ -1,0 +1,154 @@
+"""Parts of the Features page around its list: filters, table, the text that latents are looked for on, and the job."""
+
+from __future__ import annotations
+
+import textwrap
+
+import pandas as pd
+import streamlit as st
+from streamlit.elements.lib.column_types import ColumnConfig
+
+from sparserm import jobs
+from sparserm.feature_list import FeatureList
+from sparserm.features import DENSE_RATE, OPENING_SHARE, FeatureTable
+from sparserm.logit_lens import LogitLens
+from sparserm.model import SparseRM
+from sparserm.sources import DataSource
+from sparserm.ui import data, features_state, jobs_view
+from sparserm.ui.charts.style import sign_colour
+from sparserm.ui.context import Context
+from sparserm.ui.data import Represented
+from sparserm.ui.text import plain
+
+HEAD, ALL, TEXT = "Head's features", "All latents", "Firing on a text"
+#: A longer list is drawn without colours: they are sent cell by cell.
+COLOURED = 1_000
+_SHOWN = ["feature", "label", "promotes", "on_text", "weight", "gap", "f_chosen", "f_rejected", "q", "score_gap",
+          "length_correlation", "token_rate", "mean_peak", "note"]  # fmt: skip
+
+
+def download(label: str, rows: pd.DataFrame, name: str, key: str) -> None:
+    """A table to take away, with its number of rows said; it is written when it is asked for."""
+    st.download_button(
+        f"{label} as CSV ({len(rows):,} rows)", lambda: rows.to_csv(index=False), f"{name}.csv", "text/csv", key=key,
+        icon=":material/download:", on_click="ignore",
+    )  # fmt: skip
+
+
+def filters(listed: str) -> tuple[bool, bool]:
+    """Whether dense and begin-of-text latents are to be hidden; a head's own features never are, since they make its reward."""
+    if listed == HEAD:
+        return False, False
+    dense, begin = st.columns(2)
+    hide_dense = dense.toggle(
+        "Hide dense latents", value=True, key="hide_dense", bind="query-params", persist_state="session",
+        help=f"They fire at more than {DENSE_RATE:.0%} of the response tokens, and seldom stand for one thing.",
+    )  # fmt: skip
+    hide_begin = begin.toggle(
+        "Hide begin-of-text latents", value=True, key="hide_begin", bind="query-params", persist_state="session",
+        help=f"At least {OPENING_SHARE:.0%} of their firings are on the first token of a response: they tell that it begins.",
+    )  # fmt: skip
+    return hide_dense, hide_begin
+
+
+def hidden_line(shown: FeatureList, listed: str) -> str:
+    """How many there are, and how many the filters hide."""
+    kinds = f"{shown.n_dense:,} dense, {shown.n_begin:,} begin-of-text"
+    if listed == HEAD:
+        return f"{len(shown.rows):,} features, none hidden ({kinds})"
+    return f"{len(shown.rows):,} latents shown, **{shown.n_hidden:,} hidden** ({kinds})"
+
+
+def feature_table(shown: FeatureList, feature: int) -> None:
+    """The list; a click on a row chooses its feature."""
+    rows = shown.rows
+    features = [int(one) for one in rows["feature"]]
+    features_state.select_row(features_state.LIST, features, feature)
+    names = [name for name in _SHOWN if name in rows and not (name in ("promotes", "label", "note") and not any(rows[name]))]
+    signed = [name for name in ("weight", "gap", "score_gap") if name in names]
+    drawn = rows[names].assign(gap=100 * rows["gap"])  # in points
+    style = drawn.style.map(_text_colour, subset=signed) if len(rows) <= COLOURED else drawn
+    st.dataframe(
+        style, key=features_state.LIST, hide_index=True, height=min(318, 38 + 35 * max(len(rows), 1)),
+        on_select=lambda: features_state.choose_row(features_state.LIST, features), selection_mode="single-row",
+        column_config=columns(), placeholder="–",
+    )  # fmt: skip
+
+
+def _text_colour(value: float) -> str:
+    return "" if pd.isna(value) else f"color: {sign_colour(value)}"
+
+
+def columns() -> dict[str, ColumnConfig | str | None]:
+    number, text = st.column_config.NumberColumn, st.column_config.TextColumn
+    return {
+        "feature": number("Feature", format="%d", width=70, pinned=True),
+        "label": text("Label", width="medium"),
+        "promotes": text("Promotes", width="medium", help="Tokens whose logits its direction raises most (logit lens)."),
+        "on_text": number("On the text", format="%.2f", help="Its largest activation on the text."),
+        "weight": number("Weight", format="%+.3f", help="In the head, on the standardised alignment score."),
+        "gap": number("Gap", format="%+.1f", help="Share of chosen responses in which it fires, less that of rejected ones, in "
+                      "points."),
+        "f_chosen": number("In chosen", format="percent", help="Share of chosen responses in which it fires."),
+        "f_rejected": number("In rejected", format="percent", help="Share of rejected responses in which it fires."),
+        "q": number("q", format="%.2g", help="McNemar's mid-p test of the gap over prompts, corrected for the number of "
+                    "latents (Benjamini-Hochberg)."),
+        "score_gap": number("Score gap", format="%+.2f", help="Mean alignment score of chosen less rejected, in standard "
+                            "deviations: what a weight multiplies."),
+        "length_correlation": number("Length r", format="%+.2f", help="Correlation of its alignment score with the log of the "
+                                     "response's length."),
+        "token_rate": number("Density", format="percent", help="Share of response tokens at which it fires."),
+        "mean_peak": number("Mean peak", format="%.2f", help="Largest activation in a response, mean where it fires."),
+        "note": text("Note", help=f"Dense: fires at more than {DENSE_RATE:.0%} of the tokens. Begin of text: at least "
+                     f"{OPENING_SHARE:.0%} of its firings are on a response's first token."),
+    }  # fmt: skip
+
+
+def text_fields() -> tuple[str, str]:
+    """The prompt and the response that features are tried on."""
+    left, right = st.columns([1, 2])
+    prompt = left.text_area("Prompt (optional)", key="text_prompt", height=110, persist_state="session", bind="query-params")
+    text = right.text_area("Text", key="text", height=110, persist_state="session", bind="query-params",
+                           placeholder="Paste a response to see which latents fire on it")  # fmt: skip
+    return prompt or "", text or ""
+
+
+def offer_job(source: DataSource, context: Context, lens: LogitLens | None) -> None:
+    """The job that looks promoted tokens up for all latents and reads the examples of the head's features."""
+    if (job := features_state.running_job(source, context)) is not None:
+        jobs_view.show_job(job.id)
+    elif lens is None:
+        left, right = st.columns([4, 1], vertical_alignment="center")
+        left.caption(
+            f"The tokens that each of the {context.card.d_sae:,} latents promotes have not been looked up yet, so the list and "
+            "the search do without them. A job looks them up once, and reads the examples of the head's features."
+        )
+        if right.button("Prepare", key="prepare", icon=":material/memory:", width="stretch"):
+            jobs.start("features", features_state.job_specification(source, context), f"Features of {context.key}")
+            st.rerun()
+
+
+def source_line(name: str, table: FeatureTable) -> str:
+    """What the figures come from."""
+    return f"{table.n_pairs:,} pairs of {table.n_prompts:,} prompts from {plain(textwrap.shorten(name, 80))}"
+
+
+def represented(source: DataSource | None, context: Context) -> Represented:
+    """The pairs as the head sees them; until they have been read, the head's own figures stand on the page."""
+    place, wanted = st.empty(), (source, context.hash)
+    if st.session_state.get("features read") != wanted:
+        with place.container():
+            _head_meanwhile(context)
+    found = data.represented(source)
+    st.session_state["features read"] = wanted
+    place.empty()
+    return found
+
+
+def _head_meanwhile(context: Context) -> None:
+    rows = pd.DataFrame(SparseRM(context.saved).features()).drop(columns=["mu", "sigma"])
+    st.subheader(f"The head's {len(rows)} features", anchor=False)
+    st.caption("As found in its training pairs. Examples and all other latents follow once the pairs have been read.")
+    drawn = rows.assign(gap=100 * rows["gap"]).style.map(_text_colour, subset=["weight", "gap"])
+    st.dataframe(drawn, hide_index=True, column_config=columns())
+    download("Features", rows, f"features-{context.key}", "head features csv")

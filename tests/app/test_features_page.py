@@ -1,0 +1,177 @@
+"""The Features page, driven without a browser: every latent can be found, looked at and named, and the link says which."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from sparserm import jobs
+from sparserm.card import load_head
+from sparserm.labels import save_label, user_labels
+from sparserm.representations import represent_pairs
+from sparserm.sources import list_sources
+from sparserm.store import stored
+
+ROOT = Path(__file__).parents[2]
+HEAD = "safety"
+PAIRS = f"{HEAD} (starter pairs)"
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory):
+    """A data folder of the module's own, with the default backbone of the user's."""
+    from sparserm.default_backbone import ensure_default_backbone
+
+    folder = ensure_default_backbone()
+    own = tmp_path_factory.mktemp("home")
+    (own / "backbones").mkdir()
+    (own / "backbones" / folder.name).symlink_to(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SPARSERM_HOME", str(own))
+        patch.delenv("SPARSERM_DATA", raising=False)
+        yield own
+
+
+@pytest.fixture(scope="module")
+def read(home: Path) -> None:
+    """The starter pairs have been read by the language model."""
+    from sparserm.model import shared_backbone
+    from sparserm.sae import load_sae
+
+    card = load_head(HEAD).card
+    sae = load_sae(card.sae)
+    with stored() as store:
+        backbone = shared_backbone(card.backbone, sae.hook.layer)
+        represent_pairs(list_sources()[PAIRS].load().pairs, backbone, {sae.hook: sae}, "mean", store=store)
+
+
+def _page(**query: str) -> AppTest:
+    page = AppTest.from_file(str(ROOT / "app.py"), default_timeout=300)
+    page.query_params["head"] = HEAD
+    page.run()
+    page.switch_page("pages/features.py")
+    page.query_params.update(query)
+    page.run()
+    assert not page.exception
+    return page
+
+
+def _metrics(page: AppTest) -> dict[str, str]:
+    return {metric.label: metric.value for metric in page.metric}
+
+
+def _listed(page: AppTest) -> list[int]:
+    return page.dataframe[0].value["feature"].tolist()
+
+
+def _counts(page: AppTest) -> str:
+    return next(caption.value for caption in page.caption if "hidden" in caption.value)
+
+
+@pytest.mark.backbone
+def test_before_the_pairs_are_read_the_heads_own_figures_are_there(home: Path) -> None:
+    page = _page(pairs="helpfulness (starter pairs)")
+    assert "have not been read" in page.info[0].value
+    assert sorted(_listed(page)) == load_head(HEAD).head.features.tolist()
+
+
+@pytest.mark.backbone
+@pytest.mark.usefixtures("read")
+class TestWithPairs:
+    def test_the_first_visit_shows_the_heads_features_and_the_heaviest_ones_card(self) -> None:
+        page = _page()
+        head = load_head(HEAD).head
+        weights = dict(zip(head.features.tolist(), head.weights.tolist(), strict=True))
+        heaviest = max(weights, key=lambda feature: abs(weights[feature]))
+        assert sorted(_listed(page)) == sorted(weights) and _listed(page)[0] == heaviest
+        assert "none hidden" in _counts(page)
+        assert page.query_params["feature"] == str(heaviest)
+        assert page.subheader[0].value.startswith(f"feature {heaviest} of 4608")
+        assert _metrics(page)["Weight in the head"] == f"{weights[heaviest]:+.3f}"
+        assert page.text_area(key="text").value
+
+    def test_all_latents_are_there_on_demand_with_filters_on(self) -> None:
+        page = _page()
+        page.segmented_control(key="list").set_value("All latents").run()
+        shown = len(_listed(page))
+        assert shown < 4608 and f"{shown:,} latents shown, **{4608 - shown:,} hidden**" in _counts(page)
+        page.toggle(key="hide_dense").set_value(False).run()
+        page.toggle(key="hide_begin").set_value(False).run()
+        assert sorted(_listed(page)) == list(range(4608)) and "**0 hidden**" in _counts(page)
+
+    def test_a_link_opens_its_feature_list_and_order(self) -> None:
+        page = _page(feature="725", list="All latents", sort="number", find="72", examples="By quarter of activation")
+        assert page.subheader[0].value.startswith("feature 725 of")
+        assert page.selectbox(key="sort").value == "number"
+        assert _listed(page) == [72]
+        assert page.segmented_control(key="examples").value == "By quarter of activation"
+        assert _metrics(page)["Weight in the head"] == "none"
+
+    @pytest.mark.parametrize("wrong", ["4608", "-1", "abc", "1e3", "²"])
+    def test_a_link_to_no_feature_opens_the_heaviest(self, wrong: str) -> None:
+        page = _page(feature=wrong)
+        assert page.query_params["feature"] == str(_listed(page)[0])
+
+    def test_typing_a_number_goes_to_the_feature_and_the_link_follows(self) -> None:
+        page = _page()
+        page.number_input(key="feature number").set_value(17).run()
+        assert page.subheader[0].value.startswith("feature 17 of") and page.query_params["feature"] == "17"
+
+    def test_next_goes_down_the_list(self) -> None:
+        page = _page()
+        second = _listed(page)[1]
+        page.button(key="Next feature").click().run()
+        assert page.subheader[0].value.startswith(f"feature {second} of")
+
+    def test_another_layer_begins_at_its_own_heaviest_feature(self) -> None:
+        page = _page(feature="17")
+        page.segmented_control(key="layer").set_value(10).run()
+        assert page.query_params["feature"] != "17"
+
+    def test_a_label_is_kept_and_seen_in_the_list(self) -> None:
+        page = _page()
+        card, feature = load_head(HEAD).card, _listed(page)[0]
+        key = f"label of {card.sae_fingerprint} {feature}"
+        page.text_input(key=key).set_value("<b>*mine*</b>  قائمة").run()
+        assert user_labels(card.sae_fingerprint) == {feature: "<b>*mine*</b> قائمة"}
+        assert page.dataframe[0].value["label"][feature] == "<b>*mine*</b> قائمة"
+        page.text_input(key=key).set_value("x" * 200).run()
+        assert "200 characters" in page.error[0].value
+        assert page.text_input(key=key).value == "x" * 200
+        page.text_input(key=key).set_value("").run()
+        assert user_labels(card.sae_fingerprint) == {}
+
+    def test_latents_that_fire_on_a_text_are_found_strongest_first(self) -> None:
+        page = _page(list="Firing on a text")
+        page.text_area(key="text").set_value("No. Never do that.").run()
+        strengths = page.dataframe[0].value["on_text"].tolist()
+        assert strengths == sorted(strengths, reverse=True) and strengths[-1] > 0
+        page.text_area(key="text").set_value("").run()
+        assert not page.exception
+
+    def test_every_kind_of_example_is_drawn(self) -> None:
+        page = _page()
+        for which in ("By quarter of activation", "Argued for the wrong side", "Strongest"):
+            page.segmented_control(key="examples").set_value(which).run()
+            assert not page.exception and not page.error
+
+    def test_a_damaged_label_file_is_said_and_left_alone(self, home: Path) -> None:
+        fingerprint = load_head(HEAD).card.sae_fingerprint
+        save_label(fingerprint, 1, "one")
+        path = home / "labels" / f"{fingerprint}.json"
+        path.write_text("{")
+        page = _page()
+        path.unlink()
+        assert "mend the file" in page.error[0].value
+
+    def test_the_job_is_offered_and_started_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(jobs, "_spawn", lambda folder: None)
+        monkeypatch.setattr(jobs, "_is_alive", lambda found: True)
+        page = _page()
+        page.button(key="prepare").click().run()
+        (job,) = (one for one in jobs.list_jobs() if one.kind == "features")
+        assert jobs.spec(job.id)["head"] == HEAD
+        assert not any(button.key == "prepare" for button in page.button)
+        jobs.cancel(job.id)
