@@ -108,7 +108,7 @@ def _fit(pairs: PairRepresentations, sae: SparseAutoencoder, settings: FitSettin
 def fit_selected(
     pairs: PairRepresentations, evidence: Evidence, features: np.ndarray, center: np.ndarray, settings: FitSettings
 ) -> FittedHead:
-    """Weights for features that have been chosen: those whose margins on the pairs come closest to a dense probe's.
+    """Weights for features that have been chosen: those whose margins come closest to a dense probe's (:attr:`Evidence.root`).
 
     The probe is the Bradley-Terry fit; the head is its least-squares image in the space of K features. Fitted to the labels
     anew in that space, with a penalty of its own, heads were no more accurate on held-out prompts, and their loss was 0.01 to
@@ -117,9 +117,8 @@ def fit_selected(
     """
     directions = evidence.directions[features]
     moments: ScoreMoments = score_moments(pairs.stacked, directions, center)
-    differences = evidence.standardised(features)
     probe = evidence.probe
-    weights = np.linalg.lstsq(differences, evidence.differences.astype(np.float64) @ probe.weights, rcond=None)[0]
+    weights = np.linalg.lstsq(evidence.candidates(features).T, evidence.target, rcond=None)[0]
     head = build_head(features, directions, center, moments, weights, pairs.pooling)
     both = rewards(head, pairs.stacked)
     n = len(pairs.groups)

@@ -44,10 +44,32 @@ class Evidence:
         """The dense probe that heads come close to."""
         return fit_probe(self.differences, self.groups, self.l2)
 
-    def standardised(self, features: np.ndarray) -> np.ndarray:
-        """``[n, len(features)]`` float64 differences of standardised alignment scores."""
-        return (self.differences @ self.directions[features].T).astype(np.float64) / self.sigma[features]
+    @functools.cached_property
+    def root(self) -> np.ndarray:
+        """``[d, d]`` float64 ``R`` with ``R R' = X'X / n + ISOTROPIC diag(X'X / n)``: ``|R'a - R'b|^2`` is how far the margins
+        of directions ``a`` and ``b`` lie apart on the training pairs ``X`` and, a little, on pairs that differ in other ways.
 
+        Without the second part the few directions of a head imitate the probe only where training pairs lie. With it heads
+        ranked pairs of held-out topics better at every task and layer tried, by half a point on average.
+        """
+        x = self.differences.astype(np.float64)
+        covariance = x.T @ x / len(x)
+        np.fill_diagonal(covariance, (1 + ISOTROPIC) * covariance.diagonal())
+        values, vectors = np.linalg.eigh(covariance)
+        return np.asarray(vectors * np.sqrt(np.maximum(values, 0)))
+
+    @functools.cached_property
+    def target(self) -> np.ndarray:
+        """``[d]`` the probe, as :attr:`root` sees it."""
+        return np.asarray(self.root.T @ self.probe.weights)
+
+    def candidates(self, features: np.ndarray | slice = slice(None)) -> np.ndarray:
+        """``[len(features), d]`` float64: directions of standardised alignment scores, as :attr:`root` sees them."""
+        return np.asarray((self.directions[features] / self.sigma[features, None]) @ self.root)
+
+
+#: Weight of pairs that differ in directions of which the training pairs know nothing, beside that of the training pairs.
+ISOTROPIC = 0.3
 
 #: What is left of a direction beside the chosen ones, as a share of its squared norm, below which it is a near-copy: noise.
 _COPY = 1e-3
@@ -107,13 +129,9 @@ def select_sparse(evidence: Evidence, k: int) -> np.ndarray:
     prompts this beats an L1 path over screened latents, which keeps near-copies of one another, and does not fall behind
     forward selection on the pairs' own labels, at a tenth of its cost; exchanges gain up to half a point with 32 features.
     """
-    x = evidence.differences.astype(np.float64)
-    # With M = X'X/n = R R', margins of directions a and b have the inner product <R'a, R'b>: all that follows is [d_sae, d].
-    values, vectors = np.linalg.eigh(x.T @ x / len(x))
-    root = vectors * np.sqrt(np.maximum(values, 0))
-    candidates = (evidence.directions / evidence.sigma[:, None]) @ root
-    target = root.T @ evidence.probe.weights
-    return _exchange(candidates, target, evidence.usable, _forward(candidates, target, evidence.usable, k))
+    candidates = evidence.candidates()
+    forward = _forward(candidates, evidence.target, evidence.usable, k)
+    return _exchange(candidates, evidence.target, evidence.usable, forward)
 
 
 def _forward(candidates: np.ndarray, target: np.ndarray, usable: np.ndarray, k: int) -> list[int]:

@@ -120,7 +120,11 @@ def test_evidence_holds_standardised_differences() -> None:
         alignment_scores(side.h, evidence.directions[features], SAE.b_dec.numpy()) for side in (TRAIN.chosen, TRAIN.rejected)
     )
     spread = np.concatenate([chosen, rejected]).std(0)
-    np.testing.assert_allclose(evidence.standardised(features), (chosen - rejected) / spread, atol=1e-5)
+    np.testing.assert_allclose(
+        (pairs.differences @ evidence.directions[features].T) / evidence.sigma[features],
+        (chosen - rejected) / spread,
+        atol=1e-5,
+    )
     assert list(np.flatnonzero(~evidence.usable)) == [0]
 
 

@@ -9,6 +9,7 @@ import pytest
 from scipy.special import expit
 
 from sparserm.selection import (
+    ISOTROPIC,
     SELECTORS,
     Evidence,
     _exchange,
@@ -207,3 +208,12 @@ def test_as_many_features_as_latents_that_fire(method: str) -> None:
 def test_frequency_takes_no_dead_latent_where_all_gaps_are_positive() -> None:
     evidence = _evidence([0.1, 0.2, 0.3, 0.4, 0.0, 0.0], dead=(4, 5))
     assert not set(select_frequency(evidence, 4)) & {4, 5}
+
+
+def test_margins_are_compared_on_the_training_pairs_and_a_little_on_all_others() -> None:
+    evidence = _world()
+    x = evidence.differences.astype(np.float64)
+    a, b = np.random.default_rng(0).normal(size=(2, x.shape[1]))
+    away = a - b
+    expected = ((x @ away) ** 2).mean() + ISOTROPIC * ((x**2).mean(0) * away**2).sum()
+    assert ((evidence.root.T @ away) ** 2).sum() == pytest.approx(expected)
