@@ -113,7 +113,7 @@ def test_a_tie_on_the_training_pairs_counts_as_wrong() -> None:
     assert fit_head(same, SAE, FitSettings(k=2, selection="random")).accuracy == 0.0
 
 
-def test_evidence_holds_standardised_differences() -> None:
+def test_evidence_standardises_by_the_spread_of_the_scores() -> None:
     evidence = gather_evidence(TRAIN, SAE, FitSettings())
     features = np.array([7, 3])
     chosen, rejected = (
@@ -121,7 +121,7 @@ def test_evidence_holds_standardised_differences() -> None:
     )
     spread = np.concatenate([chosen, rejected]).std(0)
     np.testing.assert_allclose(
-        (pairs.differences @ evidence.directions[features].T) / evidence.sigma[features],
+        (TRAIN.differences @ evidence.directions[features].T) / evidence.sigma[features],
         (chosen - rejected) / spread,
         atol=1e-5,
     )
