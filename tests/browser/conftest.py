@@ -1,0 +1,70 @@
+"""The app on a free port, and Chromium pages that remember the errors of their scripts."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
+
+
+@pytest.fixture(scope="session")
+def address() -> Iterator[str]:
+    """Where the app answers; one server for all tests."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = subprocess.Popen([sys.executable, "-c", "from sparserm.cli import main; main()", "app", "--port", str(port)])
+    try:
+        deadline = time.monotonic() + 120
+        while True:
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/_stcore/health", timeout=2)
+                break
+            except OSError:
+                assert time.monotonic() < deadline, "the app did not start"
+                assert server.poll() is None, "the app ended"
+                time.sleep(0.3)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.terminate()
+        try:
+            server.wait(60)
+        except subprocess.TimeoutExpired:
+            server.kill()
+
+
+@pytest.fixture
+def browse() -> Iterator[Callable[..., Page]]:
+    """``browse(**settings)`` opens a page in a browser of its own; at the end none of them may have met a script's error."""
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("Chromium is not installed")
+    from playwright.sync_api import expect, sync_playwright
+
+    expect.set_options(timeout=180_000)  # a busy machine is slow, not wrong
+    errors: list[str] = []
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
+
+        def page(**settings: Any) -> Page:
+            opened = browser.new_page(**{"viewport": {"width": 1400, "height": 1400}, **settings})
+            opened.set_default_timeout(180_000)
+            opened.on("pageerror", lambda error: errors.append(str(error)))
+            opened.on("dialog", lambda dialog: (errors.append(f"dialog: {dialog.message}"), dialog.dismiss()))
+            return opened
+
+        yield page
+        browser.close()
+    assert errors == []
