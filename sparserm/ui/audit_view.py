@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
 
 import pandas as pd
 import streamlit as st
@@ -17,7 +16,7 @@ from sparserm.types import PreferenceData, PreferencePair
 from sparserm.ui import data, jobs_view
 from sparserm.ui.charts import audit as charts
 from sparserm.ui.charts.style import CONFIG
-from sparserm.ui.components import download_table, figure
+from sparserm.ui.components import download_table, figure, pairs_table
 from sparserm.ui.context import Context
 from sparserm.ui.data import Represented
 from sparserm.ui.evaluate_view import pair_apart, pair_texts
@@ -115,7 +114,7 @@ def opposed(context: Context, source: DataSource | None, surface_alone: float) -
 def _contradicted_table(flags: Sequence[Flag], found: Represented, context: Context) -> None:
     chosen = _table(flags, found.data.pairs, "contradicted", ["score"])
     if chosen is not None:
-        pair_apart(chosen.index, found.data.pairs[chosen.index], context, found)
+        pair_apart(chosen.index, context, found)
 
 
 @st.fragment
@@ -139,27 +138,11 @@ def other_flags(found: Audit, pairs: Sequence[PreferencePair]) -> None:
 
 
 def _table(flags: Sequence[Flag], pairs: Sequence[PreferencePair], name: str, columns: list[str]) -> Flag | None:
-    """Flags as a table of the pairs' marks, ``columns`` and texts, with its file; returns the one that was chosen."""
+    """Flags as a table with its file; returns the one that was chosen."""
     table = flagged(flags, pairs)
-    marks = [column for column in ("row", "id", "category") if table[column].astype(bool).any()]
-    event: Any = st.dataframe(
-        table, hide_index=True, height=min(340, 38 + 35 * len(table)), key=name, on_select="rerun",
-        selection_mode="single-row", column_order=[*marks, *columns, "prompt", "chosen", "rejected"],
-        column_config={
-            "row": st.column_config.NumberColumn("Row", width=60),
-            "id": st.column_config.TextColumn("Id", width=80),
-            "category": st.column_config.TextColumn("Category", width=120),
-            "reason": st.column_config.TextColumn("Reason", width=120),
-            "detail": st.column_config.TextColumn("What was found", width=230),
-            "score": st.column_config.NumberColumn("Rejected wins", format="percent", width=100),
-            "prompt": st.column_config.TextColumn("Prompt", width="medium"),
-            "chosen": st.column_config.TextColumn("Chosen", width="medium"),
-            "rejected": st.column_config.TextColumn("Rejected", width="medium"),
-        },
-    )  # fmt: skip
+    place = pairs_table(table, columns, name)
     download_table(table, "Flagged rows", f"{name}.csv")
-    rows = event["selection"]["rows"]
-    return flags[rows[0]] if rows and rows[0] < len(flags) else None
+    return None if place is None else flags[place]
 
 
 def surface(found: Audit) -> None:

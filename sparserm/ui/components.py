@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import pandas as pd
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
@@ -39,6 +42,42 @@ def download_table(table: pd.DataFrame, what: str, filename: str) -> None:
         f"{what} as CSV ({len(table):,} rows)", table.to_csv(index=False), filename, "text/csv", key=filename,
         icon=":material/download:", on_click="ignore",
     )  # fmt: skip
+
+
+def pairs_table(table: pd.DataFrame, columns: Sequence[str], link: str) -> int | None:
+    """Preference pairs, one a row: ``columns``, then their texts; returns the place of the one that was chosen.
+
+    Args:
+        table: with ``row``, ``id``, ``category``, ``prompt``, ``chosen``, ``rejected`` and ``columns``.
+        link: the name under which the chosen pair's row stands in the link.
+    """
+    asked = table.index[table["row"].astype(str) == st.query_params.get(link, "")].tolist()[:1]
+    marks = [name for name in ("row", "id", "category") if table[name].astype(bool).any()]
+    event: Any = st.dataframe(
+        table, hide_index=True, height=min(330, 38 + 35 * len(table)), on_select="rerun", selection_mode="single-row",
+        # Other rows are another table: a choice must not point at whatever stands in its place now.
+        key=f"{link} {hash(tuple(table['row']))}", selection_default={"selection": {"rows": asked}},
+        column_order=[*marks, *columns, "prompt", "chosen", "rejected"],
+        column_config={
+            "row": st.column_config.NumberColumn("Row", width=60),
+            "id": st.column_config.TextColumn("Id", width=80),
+            "category": st.column_config.TextColumn("Category", width=120),
+            "reason": st.column_config.TextColumn("Reason", width=120),
+            "detail": st.column_config.TextColumn("What was found", width=230),
+            "score": st.column_config.NumberColumn("Rejected wins", format="percent", width=100, help="By the head."),
+            "chance": st.column_config.NumberColumn("Chosen wins", format="percent", width=95, help="By the head."),
+            "margin": st.column_config.NumberColumn("Margin", format="%+.2f", width=75),
+            "prompt": st.column_config.TextColumn("Prompt", width="medium"),
+            "chosen": st.column_config.TextColumn("Chosen", width="medium"),
+            "rejected": st.column_config.TextColumn("Rejected", width="medium"),
+        },
+    )  # fmt: skip
+    rows: list[int] = event["selection"]["rows"]
+    if rows:
+        st.query_params[link] = str(table["row"].iloc[rows[0]])
+    else:
+        st.query_params.pop(link, None)
+    return rows[0] if rows else None
 
 
 def yardstick(saved: SavedHead) -> str:

@@ -17,7 +17,7 @@ from sparserm.ui import compare_inputs
 from sparserm.ui.charts import evaluate as charts
 from sparserm.ui.charts.score import difference_figure
 from sparserm.ui.charts.style import CONFIG
-from sparserm.ui.components import download_table, figure
+from sparserm.ui.components import download_table, figure, pairs_table
 from sparserm.ui.context import Context
 from sparserm.ui.data import Represented
 
@@ -72,7 +72,7 @@ def _interval(ci95: tuple[float, float]) -> str:
     return f"{ci95[0]:.1%} to {ci95[1]:.1%}"
 
 
-def what_was_seen(report: EvaluationReport, name: str) -> None:
+def what_was_seen(report: EvaluationReport) -> None:
     """Say where the figures are no test."""
     seen, n = report.n_seen_in_training, report.evaluation.n
     if seen == n:
@@ -114,6 +114,8 @@ def distributions(report: EvaluationReport) -> None:
 def slices(report: EvaluationReport) -> None:
     """Where it does well and where it does not."""
     offered = [by for by in BY if any(one.by == by for one in report.slices)]
+    if st.session_state.get("by") not in offered:  # chosen for other pairs, which had categories
+        st.session_state.pop("by", None)
     by = st.segmented_control(
         "Sort the pairs by",
         offered,
@@ -141,36 +143,22 @@ def slices_table(found: Sequence[Slice]) -> pd.DataFrame:
 
 
 @st.fragment
-def mistakes(report: EvaluationReport, pairs: Sequence[PreferencePair], context: Context, found: Represented) -> None:
+def mistakes(report: EvaluationReport, context: Context, found: Represented) -> None:
     """What it ranks the other way round, the worst first; a row that is chosen is taken apart."""
-    table = mistakes_table(report, pairs)
+    table = mistakes_table(report, found.data.pairs)
     if table.empty:
         st.success("Every pair is ranked as labelled.")
         return
     st.caption("The largest wrong margins first: errors of the head, or of the labels. Choose a row to take it apart.")
-    event: Any = st.dataframe(
-        table, hide_index=True, height=320, key="mistakes", on_select="rerun", selection_mode="single-row",
-        column_order=["row", *_there(table, "id", "category"), "chance", "margin", "prompt", "chosen", "rejected"],
-        column_config={
-            "row": st.column_config.NumberColumn("Row", width=60),
-            "id": st.column_config.TextColumn("Id", width=80),
-            "category": st.column_config.TextColumn("Category", width=120),
-            "chance": st.column_config.NumberColumn("Chosen wins", format="percent", width=95, help="By the head."),
-            "margin": st.column_config.NumberColumn("Margin", format="%+.2f", width=75),
-            "prompt": st.column_config.TextColumn("Prompt", width="medium"),
-            "chosen": st.column_config.TextColumn("Chosen", width="medium"),
-            "rejected": st.column_config.TextColumn("Rejected", width="medium"),
-        },
-    )  # fmt: skip
+    place = pairs_table(table, ["chance", "margin"], "mistake")
     download_table(table, "All mistakes", "mistakes.csv")
-    rows = event["selection"]["rows"]
-    if rows:
-        index = int(report.margins.argsort(kind="stable")[rows[0]])
-        pair_apart(index, pairs[index], context, found)
+    if place is not None:
+        pair_apart(int(report.margins.argsort(kind="stable")[place]), context, found)
 
 
-def pair_apart(index: int, pair: PreferencePair, context: Context, found: Represented) -> None:
+def pair_apart(index: int, context: Context, found: Represented) -> None:
     """One pair: both texts, and the margin feature by feature."""
+    pair = found.data.pairs[index]
     both = np.stack([found.pairs.chosen.h[index], found.pairs.rejected.h[index]])
     comparison = compare_responses(context.saved.head, both, context.card.labels)
     st.subheader(f"Row {pair.row}, taken apart", anchor=False)
@@ -226,8 +214,3 @@ def benchmark_table(score: BenchmarkScore) -> pd.DataFrame:
 
 def _frame(rows: Sequence[Any]) -> pd.DataFrame:
     return pd.DataFrame([vars(row) for row in rows])
-
-
-def _there(table: pd.DataFrame, *columns: str) -> list[str]:
-    """Those of the columns that hold anything."""
-    return [name for name in columns if table[name].astype(bool).any()]

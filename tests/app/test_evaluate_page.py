@@ -20,13 +20,14 @@ def open_page(monkeypatch, tmp_path):
     monkeypatch.setattr("sparserm.ui.data.INLINE_TOKENS", 10**6)  # computed on the page, without a job
     monkeypatch.setenv("SPARSERM_DATA", str(tmp_path))
 
-    def open_(rows: list[dict] | None = None, head: str = "truthfulness") -> AppTest:
+    def open_(rows: list[dict] | None = None, **link: str) -> AppTest:
         page = AppTest.from_file(str(ROOT / "app.py"), default_timeout=300)
-        page.query_params["head"] = head
+        page.query_params["head"] = "truthfulness"
         if rows:
             (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
             page.query_params["pairs"] = "rows.jsonl"
         page.run()
+        page.query_params.update(link)
         page.switch_page("pages/evaluate.py").run()
         assert not page.exception
         return page
@@ -82,3 +83,19 @@ def _sorted_by(page: AppTest) -> list[str]:
 def test_categories_that_were_added_to_the_same_pairs_are_seen(open_page) -> None:
     assert _sorted_by(open_page(_rows("same", "same", "same"))) == ["Length of the responses"]
     assert _sorted_by(open_page(_rows("one", "one", "two"))) == ["Category", "Length of the responses"]
+
+
+def test_a_link_opens_with_the_mistake_that_it_names_taken_apart(open_page) -> None:
+    row = str(open_page().dataframe[-1].value["row"].iloc[2])
+    page = open_page(mistake=row)
+    assert page.subheader[-1].value == f"Row {row}, taken apart"
+    assert any(button.label == "Open in Compare" for button in page.button)
+    assert page.query_params["mistake"] == row
+    assert open_page(mistake="none").subheader[-1].value == "Mistakes"
+
+
+def test_what_was_chosen_for_other_pairs_does_not_stand_in_the_way(open_page) -> None:
+    page = open_page(_rows("one", "one", "two"), by="category")
+    page.session_state["by"] = "category"
+    page.selectbox(key="pairs").set_value("truthfulness (starter pairs)").run()
+    assert not page.exception
