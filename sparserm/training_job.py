@@ -7,10 +7,10 @@ on where it was, and other settings only fit again.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -22,12 +22,20 @@ from sparserm.evidence import HeadEvidence, Measured, gather_head_evidence, heat
 from sparserm.fitting import FitSettings, FittedHead, fit_head
 from sparserm.jobs import Report
 from sparserm.pairs import Split, split_by_prompt
-from sparserm.representations import count_missing, represent_pairs
+from sparserm.representations import represent_pairs
 from sparserm.sae import SparseAutoencoder, check_compatible, load_sae
 from sparserm.sources import DataSource
 from sparserm.store import stored
 from sparserm.training import fit_settings, make_saved_head
-from sparserm.types import PairRepresentations, Pooling, PreferenceData, Progress, SparseRMError
+from sparserm.types import (
+    HookPoint,
+    PairRepresentations,
+    Pooling,
+    PreferenceData,
+    Progress,
+    SparseRMError,
+    TokenizedText,
+)
 
 #: The split is the same for the same pairs, whatever else is changed.
 SPLIT_SEED, SAMPLE_SEED = 0, 1
@@ -196,15 +204,25 @@ def read_prepared(split: Split, backbone: Backbone, sae: SparseAutoencoder, pool
     Raises:
         SparseRMError: something is not stored, or no longer.
     """
-    with stored() as store:
-        pairs = (*split.train.pairs, *split.test.pairs)
-        missing, _ = count_missing(pairs, backbone, {sae.hook: sae}, pooling, store)
-    if missing:
-        raise SparseRMError(
-            f"{missing:,} responses at {sae.hook.name} are not in the store, or no longer; train again with these settings: "
-            "what is still stored is not read again"
-        )
-    return represent_split(split, backbone, {sae.name: sae}, pooling)[sae.name]
+    return represent_split(split, cast(Backbone, _NotRun(backbone)), {sae.name: sae}, pooling)[sae.name]
+
+
+class _NotRun:
+    """A backbone that tokenises and refuses to run: what is asked of it has to be stored."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        self._backbone = backbone
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._backbone, name)
+
+    def hidden_states(self, texts: Sequence[TokenizedText], hooks: Sequence[HookPoint], **_: Any) -> Iterator[Any]:
+        if texts:
+            raise SparseRMError(
+                f"{len(texts):,} responses at {hooks[0].name} are not in the store, or no longer; train again with these "
+                "settings: what is still stored is not read again"
+            )
+        return iter(())
 
 
 def fit_again(prepared: Prepared, settings: FitSettings) -> tuple[FittedHead, Measured]:

@@ -51,7 +51,7 @@ def test_cells_stand_by_layer_and_size_and_a_missing_one_is_empty() -> None:
     assert [tuple(point[:2]) for point in markers.customdata] == [("x/layer_3", 8), ("x/layer_3", 32), ("a<b>/layer_20", 8)]
     assert "a&lt;b&gt;/layer_20" in markers.text[2]
     (frame,) = figure.layout.shapes
-    assert (frame.x0, frame.y0) == (0.52, -0.46)
+    assert (frame.x0 + frame.x1, frame.y0 + frame.y1) == (2, 0)
 
 
 def test_no_cell_is_framed_where_the_head_in_view_has_none() -> None:

@@ -115,7 +115,7 @@ def cells_figure(cells: Sequence[Cell], chosen: tuple[str, int]) -> go.Figure:
     )  # fmt: skip
     if chosen in at:
         i, j = sizes.index(chosen[1]), list(saes).index(chosen[0])
-        figure.add_shape(type="rect", x0=i - 0.48, x1=i + 0.48, y0=j - 0.46, y1=j + 0.46, line={"color": NEUTRAL, "width": 3})
+        figure.add_shape(type="rect", x0=i - 0.44, x1=i + 0.44, y0=j - 0.4, y1=j + 0.4, line={"color": "white", "width": 2})
     compact(figure, 52 * len(rows) + 40, showlegend=False, clickmode="event+select", dragmode=False)
     figure.update_xaxes(side="top", fixedrange=True, showgrid=False)
     figure.update_yaxes(autorange="reversed", fixedrange=True, showgrid=False)
