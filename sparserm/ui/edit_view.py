@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,12 +37,16 @@ from sparserm.ui.weight_sliders import weight_sliders
 #: Pairs that changed sides are listed up to this many; the file holds all.
 LISTED = 100
 
+#: The sliders' values as a file calls them.
+_COLUMNS = {
+    "chosen": "f_chosen", "rejected": "f_rejected", "length": "length_correlation", "without": "accuracy_change_without",
+}  # fmt: skip
+
 
 @dataclass(frozen=True)
 class History:
     """All edits made to one head, and which of them is in force."""
 
-    head: str
     steps: tuple[HeadEdits, ...] = (HeadEdits(),)
     at: int = 0
 
@@ -54,50 +59,53 @@ class History:
         """Something new: what was undone is forgotten."""
         if edits == self.now:
             return self
-        return History(self.head, (*self.steps[: self.at + 1], edits), self.at + 1)
+        return History((*self.steps[: self.at + 1], edits), self.at + 1)
 
     def move(self, by: int) -> History:
         """Undo (-1) or redo (1), as far as there is something."""
-        return History(self.head, self.steps, min(max(self.at + by, 0), len(self.steps) - 1))
+        return History(self.steps, min(max(self.at + by, 0), len(self.steps) - 1))
 
 
 def history(context: Context) -> History:
-    """The edits of this session to the head in view; at first those of the link."""
-    found: History | None = st.session_state.get("edit history")
-    if found is None or found.head != context.hash:
-        edits = HeadEdits()
-        if linked := st.query_params.get("edits"):
-            try:
-                edits = HeadEdits.parse(linked)
-                edits.vector(context.saved.head.features)
-            except SparseRMError as error:
-                st.warning(f"The edits of this link are left out: {plain(error)}", icon=":material/link_off:")
-                edits = HeadEdits()
-        found = History(context.hash).do(edits)
-        _keep(found)
-    elif str(found.now) != st.query_params.get("edits", ""):  # another page was looked at in between
-        _keep(found)
-    return found
+    """The edits of this session to the head in view; at first those of the link.
+
+    Each head has its own, so that they are there again when it is looked at again.
+    """
+    known: dict[str, History] = st.session_state.setdefault("edit histories", {})
+    if context.hash not in known:
+        # Only a session's first head is that of the link; what stands there later is of the head before.
+        known[context.hash] = History().do(_linked(context) if not known else HeadEdits())
+    _link(known[context.hash])
+    return known[context.hash]
 
 
-def _keep(found: History) -> None:
-    st.session_state["edit history"] = found
+def _linked(context: Context) -> HeadEdits:
+    try:
+        edits = HeadEdits.parse(st.query_params.get("edits", ""))
+        edits.vector(context.saved.head.features)
+    except SparseRMError as error:
+        st.warning(f"The edits of this link are left out: {plain(error)}", icon=":material/link_off:")
+        return HeadEdits()
+    return edits
+
+
+def _link(found: History) -> None:
+    if str(found.now) == st.query_params.get("edits", ""):
+        return
     if found.now.factors:
         st.query_params["edits"] = str(found.now)
     else:
         st.query_params.pop("edits", None)
 
 
-def _do(edits: HeadEdits) -> None:
-    _keep(st.session_state["edit history"].do(edits))
+def _do(head: str, edits: HeadEdits) -> None:
+    known = st.session_state["edit histories"]
+    known[head] = known[head].do(edits)
 
 
-def _move(by: int) -> None:
-    _keep(st.session_state["edit history"].move(by))
-
-
-def _change(feature: int, factor: float) -> None:
-    _do(st.session_state["edit history"].now.change(feature, factor))
+def _move(head: str, by: int) -> None:
+    known = st.session_state["edit histories"]
+    known[head] = known[head].move(by)
 
 
 def evidence(context: Context, found: Represented) -> EditEvidence:
@@ -133,12 +141,16 @@ def live(context: Context, found: EditEvidence, data: PreferenceData) -> None:
     """All that follows the sliders: only this part of the page is run again."""
     edits = history(context).now
     before, after = measure_edits(found, HeadEdits()), measure_edits(found, edits)
-    effect, worth = compare_edits(found, before, after), feature_worth(found, edits)
+    effect, worth, figures = compare_edits(found, before, after), feature_worth(found, edits), figures_table(before, after)
     _figures(before, after, effect)
     _toolbar(context)
-    _sliders(context, edits, worth)
-    _suggestions(worth, before if not edits.factors else after, edits)
+    features = _sliders(context, edits, worth)
+    _suggestions(context.hash, worth, after, edits)
     _flipped(found, data, before, after, effect)
+    n_flipped = len(effect.broken) + len(effect.mended)
+    _files(features, figures, n_flipped, lambda: flipped_table(found, data, before, after, effect, None))
+    with st.expander("All figures, before and after"):
+        st.dataframe(figures, hide_index=True, key="figures")
     _save(context, edits, found)
 
 
@@ -172,16 +184,19 @@ def _rho(value: float) -> str:
 def _toolbar(context: Context) -> None:
     done = history(context)
     undo, redo, reset, said = st.columns([1, 1, 1, 5], vertical_alignment="center")
-    undo.button("Undo", icon=":material/undo:", disabled=done.at == 0, on_click=_move, args=(-1,), width="stretch")
+    head, last = context.hash, len(done.steps) - 1
+    undo.button(
+        "Undo", icon=":material/undo:", disabled=done.at == 0, on_click=_move, args=(head, -1), width="stretch"
+    )  # fmt: skip
     redo.button(
-        "Redo", icon=":material/redo:", disabled=done.at == len(done.steps) - 1, on_click=_move, args=(1,), width="stretch"
-    )
+        "Redo", icon=":material/redo:", disabled=done.at == last, on_click=_move, args=(head, 1), width="stretch"
+    )  # fmt: skip
     reset.button(
         "Reset",
         icon=":material/restart_alt:",
         disabled=not done.now.factors,
         on_click=_do,
-        args=(HeadEdits(),),
+        args=(head, HeadEdits()),
         width="stretch",
     )
     n = len(done.now.factors)
@@ -192,7 +207,7 @@ def _toolbar(context: Context) -> None:
     )
 
 
-def _sliders(context: Context, edits: HeadEdits, worth: FeatureWorth) -> None:
+def _sliders(context: Context, edits: HeadEdits, worth: FeatureWorth) -> pd.DataFrame:
     saved, labels, factors = context.saved, labels_of(context.card), edits.vector(context.saved.head.features)
     rows = [
         {
@@ -204,14 +219,19 @@ def _sliders(context: Context, edits: HeadEdits, worth: FeatureWorth) -> None:
         }
         for j in np.argsort(-np.abs(saved.head.weights), kind="stable")
     ]  # fmt: skip
-    weight_sliders(rows, key="sliders", on_edit=_change)
+
+    def change(feature: int, factor: float) -> None:
+        _do(context.hash, history(context).now.change(feature, factor))
+
+    weight_sliders(rows, key="sliders", on_edit=change)
+    return pd.DataFrame(rows).rename(columns=_COLUMNS)
 
 
 def _plain(value: float) -> float | None:
     return None if np.isnan(value) else float(value)
 
 
-def _suggestions(worth: FeatureWorth, outcome: EditOutcome, edits: HeadEdits) -> None:
+def _suggestions(head: str, worth: FeatureWorth, outcome: EditOutcome, edits: HeadEdits) -> None:
     found = length_suggestions(worth, outcome)
     if len(found) == 0:
         return
@@ -220,52 +240,55 @@ def _suggestions(worth: FeatureWorth, outcome: EditOutcome, edits: HeadEdits) ->
         feature, points = int(worth.features[j]), 100 * worth.accuracy_change[j]
         column.button(
             f"Switch off {feature}: length {_rho(worth.length_without[j])}, accuracy {points:+.1f} points",
-            key=f"suggested {feature}", on_click=_do, args=(edits.change(feature, 0.0),), width="stretch",
+            key=f"suggested {feature}", on_click=_do, args=(head, edits.change(feature, 0.0)), width="stretch",
         )  # fmt: skip
 
 
 def _flipped(found: EditEvidence, data: PreferenceData, before: EditOutcome, after: EditOutcome, effect: EditEffect) -> None:
-    table = flipped_table(found, data, before, after, effect)
     st.subheader("Pairs that changed sides", anchor=False)
-    if table.empty:
-        st.caption("None: every held-out pair is ranked as before." if len(found.rows) else "")
-    else:
-        st.dataframe(
-            table.head(LISTED), hide_index=True, height=min(330, 38 + 35 * len(table)), key="flipped",
-            column_config={
-                f"margin {when}": st.column_config.NumberColumn(when, format="%+.2f", width=70, help=f"margin {when} the edit")
-                for when in ("before", "after")
-            },
-        )  # fmt: skip
-    with st.container(horizontal=True, vertical_alignment="center"):
-        st.download_button(
-            f"Changed pairs as CSV ({len(table):,} rows)", lambda: table.to_csv(index=False), "changed_pairs.csv", "text/csv",
-            icon=":material/download:", on_click="ignore", disabled=table.empty,
-        )  # fmt: skip
-        figures = figures_table(before, after)
-        st.download_button(
-            f"All figures, before and after, as CSV ({len(figures)} rows)", lambda: figures.to_csv(index=False), "edit.csv",
-            "text/csv", icon=":material/download:", on_click="ignore",
-        )  # fmt: skip
-        if len(table) > LISTED:
-            st.caption(f"The first {LISTED} of {len(table):,} are listed; the file holds all.")
-    with st.expander("All figures, before and after"):
-        st.dataframe(figures, hide_index=True, key="figures")
+    n = len(effect.broken) + len(effect.mended)
+    if n == 0:
+        st.caption("None: every held-out pair is ranked as before.")
+        return
+    st.dataframe(
+        flipped_table(found, data, before, after, effect, LISTED), hide_index=True, height=min(330, 38 + 35 * n), key="flipped",
+        column_config={
+            f"margin {when}": st.column_config.NumberColumn(when, format="%+.2f", width=70, help=f"margin {when} the edit")
+            for when in ("before", "after")
+        },
+    )  # fmt: skip
+    if n > LISTED:
+        st.caption(f"The first {LISTED} of {n:,} are listed; the file holds all.")
 
 
 def flipped_table(
-    found: EditEvidence, data: PreferenceData, before: EditOutcome, after: EditOutcome, effect: EditEffect
+    found: EditEvidence, data: PreferenceData, before: EditOutcome, after: EditOutcome, effect: EditEffect, limit: int | None
 ) -> pd.DataFrame:
     """A row for each pair that changed sides: first those now wrong, the largest change first."""
     order = [(i, "now wrong") for i in effect.broken] + [(i, "now right") for i in effect.mended]
     rows: list[dict[str, Any]] = []
-    for i, what in order:
+    for i, what in order[:limit]:
         pair = data.pairs[found.rows[i]]
         rows.append({
             "row": pair.row, "ranked": what, "margin before": before.margins[i], "margin after": after.margins[i],
             "prompt": pair.prompt[-1].content, "chosen": pair.chosen, "rejected": pair.rejected,
         })  # fmt: skip
     return pd.DataFrame(rows)
+
+
+def _files(features: pd.DataFrame, figures: pd.DataFrame, n_flipped: int, flipped: Callable[[], pd.DataFrame]) -> None:
+    """All that is shown, to take away; the table of pairs is made when it is asked for."""
+
+    def offer(label: str, n: int, name: str, table: Callable[[], pd.DataFrame]) -> None:
+        st.download_button(
+            f"{label} as CSV ({n:,} rows)", lambda: table().to_csv(index=False), name, "text/csv", key=name,
+            icon=":material/download:", on_click="ignore", disabled=n == 0,
+        )  # fmt: skip
+
+    with st.container(horizontal=True):
+        offer("Changed pairs", n_flipped, "changed_pairs.csv", flipped)
+        offer("Features", len(features), "features.csv", lambda: features)
+        offer("Figures", len(figures), "figures.csv", lambda: figures)
 
 
 def figures_table(before: EditOutcome, after: EditOutcome) -> pd.DataFrame:

@@ -45,7 +45,7 @@ def _metric(page: AppTest, label: str) -> str:
 
 def test_what_is_done_can_be_undone_and_redone_and_something_new_forgets_what_was_undone() -> None:
     off, flip, half = (HeadEdits.of({1: factor}) for factor in (0, -1, 0.5))
-    history = History("a").do(off).do(flip).do(flip)
+    history = History().do(off).do(flip).do(flip)
     assert [history.now, history.move(-1).now, history.move(-1).move(1).now] == [flip, off, flip]
     assert history.move(-1).move(-1).move(-1).now == HeadEdits() and history.move(1).now == flip
     assert history.move(-1).do(half).steps == (HeadEdits(), off, half)
@@ -65,6 +65,17 @@ def test_a_link_opens_with_its_edits_and_they_can_be_undone_redone_and_reset(mon
     assert page.query_params["edits"] == str(HeadEdits.of({first: 0, second: -1}))
     assert _metric(_press(page, "Reset"), "Held-out accuracy") == untouched
     assert _metric(_press(page, "Undo"), "Held-out accuracy") == edited
+
+
+@pytest.mark.backbone
+def test_each_head_keeps_its_own_edits(monkeypatch, parent) -> None:
+    edits = f"{parent.head.features[0]}:0"
+    page = _open(monkeypatch, edits)
+    page.selectbox(key="head").set_value("safety").run()
+    assert not page.exception and not page.warning
+    assert "edits" not in page.query_params and _metric(page, "Pairs that changed sides") == "0"
+    page.selectbox(key="head").set_value("truthfulness").run()
+    assert page.query_params["edits"] == edits
 
 
 @pytest.mark.backbone
