@@ -35,7 +35,7 @@ _TIES = "Ties"
 
 #: Liu et al. (2025), arXiv 2410.16184; ``safety-refuse`` and ``safety-response`` are one domain.
 DOMAINS = ("chat", "code", "math", "safety")
-STYLES = ("concise", "detailed", "detailed, markdown")
+STYLES = ("concise", "detailed", "markdown")
 
 
 @dataclass(frozen=True)

@@ -125,12 +125,9 @@ def other_flags(found: Audit, pairs: Sequence[PreferencePair]) -> None:
         st.success("No repeated, reversed or leaked rows.")
         return
     counts = found.counts
-    picked = st.pills(
-        "Reason", list(counts), selection_mode="multi", key="reasons", bind="query-params",
-        format_func=lambda reason: f"{reason} · {counts[reason]:,}",
-    )  # fmt: skip
+    picked = st.pills("Only", list(counts), selection_mode="multi", key="reasons", bind="query-params")
     reasons = picked or list(counts)
-    st.caption("  \n".join(f"**{reason}**: {REASONS[reason]}" for reason in reasons))
+    st.caption("  \n".join(f"**{counts[reason]:,} {reason}**: {REASONS[reason]}" for reason in reasons))
     chosen = _table([flag for flag in found.flags if flag.reason in reasons], pairs, "flagged", ["reason", "detail"])
     if chosen is not None:
         st.subheader(f"Row {pairs[chosen.index].row}: {chosen.detail}", anchor=False)

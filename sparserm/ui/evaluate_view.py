@@ -191,11 +191,12 @@ def benchmark(report: EvaluationReport, found: Represented) -> None:
     st.subheader(
         f"{score.name}: {score.overall:.1%} overall", anchor=False, help="Scored by the benchmark's own published rules."
     )
-    left, right = st.columns([3, 2], gap="large")
+    left, right = st.columns(2, gap="large")
     with left:
         st.plotly_chart(charts.sections_figure(score.sections, score.overall), config=CONFIG, key="sections")
         for note in score.notes:
             st.caption(f":material/info: {note[0].upper()}{note[1:]}.")
+        download_table(benchmark_table(score), "Scores", "benchmark.csv")
     with right:
         if score.matrix:
             st.plotly_chart(charts.styles_figure(score.matrix), config=CONFIG, key="styles")
@@ -204,7 +205,6 @@ def benchmark(report: EvaluationReport, found: Represented) -> None:
                 pd.DataFrame({"figure": list(score.details), "value": list(score.details.values())}), hide_index=True,
                 column_config={"value": st.column_config.NumberColumn(format="%.3f")},
             )  # fmt: skip
-        download_table(benchmark_table(score), "Scores", "benchmark.csv")
 
 
 def benchmark_table(score: BenchmarkScore) -> pd.DataFrame:

@@ -99,13 +99,13 @@ def sections_figure(sections: Mapping[str, float], overall: float) -> go.Figure:
     figure = go.Figure(
         go.Bar(
             x=list(sections.values()), y=list(sections), orientation="h", marker_color=UP, width=0.55,
-            text=[f"{score:.1%}" for score in sections.values()], textposition="outside", cliponaxis=False,
+            text=[f"{score:.1%}" for score in sections.values()], textposition="inside", insidetextanchor="end", textangle=0,
             hovertemplate="%{y}: %{text}<extra></extra>",
         )
     )  # fmt: skip
     figure.add_vline(x=overall, line={"color": NEUTRAL, "width": 1.5, "dash": "dash"})
     return compact(
-        figure, 36 * len(sections) + 40, xaxis={"range": [0, 1.08], "tickformat": ".0%"},
+        figure, 36 * len(sections) + 40, xaxis={"range": [0, 1.02], "tickformat": ".0%"},
         yaxis={"autorange": "reversed", "type": "category"},
     )  # fmt: skip
 
@@ -114,12 +114,15 @@ def styles_figure(matrix: Sequence[Sequence[float]]) -> go.Figure:
     """RM-Bench: how often a chosen response of one style beats a rejected one of another, centred on a coin."""
     figure = go.Figure(
         go.Heatmap(
-            z=matrix, x=[f"rejected<br>{style}" for style in STYLES], y=[f"chosen, {style}" for style in STYLES],
+            z=matrix, x=STYLES, y=STYLES,
             zmin=0, zmid=0.5, zmax=1, colorscale=DIVERGING, showscale=False, xgap=3, ygap=3, texttemplate="%{z:.1%}",
-            hovertemplate="%{y} beats %{x}: %{z:.1%}<extra></extra>",
+            hovertemplate="chosen, %{y}, beats rejected, %{x}: %{z:.1%}<extra></extra>",
         )
     )  # fmt: skip
-    return compact(figure, 260, yaxis={"autorange": "reversed"}, xaxis={"side": "top"})
+    return compact(
+        figure, 240, xaxis={"title": "style of the rejected response"},
+        yaxis={"title": "of the chosen one", "autorange": "reversed"},
+    )  # fmt: skip
 
 
 _ABOVE = {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "traceorder": "normal"}
