@@ -16,8 +16,9 @@ from sparserm.types import PairIssue, PairRepresentations, PreferenceData, Spars
 from sparserm.ui import jobs_view, session
 from sparserm.ui.context import Context, current
 
-#: Pairs with fewer tokens than this are run on the page, more of them in a job: some five seconds on two cores.
-INLINE_TOKENS = 8_000
+#: Pairs with fewer tokens than this are run on the page, more of them in a job: some ten seconds on two cores, and the
+#: starter pairs of a task.
+INLINE_TOKENS = 16_000
 
 #: Megabytes; a larger preference file belongs to the command line.
 MAX_UPLOAD_MB = 100
