@@ -86,7 +86,9 @@ def _inputs(context: Context) -> Callable[[], Candidates]:
         "Prompts and candidates", key=_TEXT, height=260, persist_state="session",
         help=f"Parts of a prompt's block are parted by lines of {PART}, blocks by lines of {BLOCK}. JSON lines are read too.",
     )  # fmt: skip
-    st.caption(f"A prompt, then its candidates, parted by lines of `{PART}`; a line of `{BLOCK}` begins the next prompt.")
+    st.caption(
+        "A prompt, then its candidates, with a line of three dashes between them; a line of three equals signs ends them."
+    )
     return lambda: parse_candidates(text, skip_bad=True)
 
 
@@ -189,7 +191,7 @@ _COLUMNS = {
     "rank": st.column_config.NumberColumn("Rank", width=50),
     "n": st.column_config.NumberColumn("N", width=45, help="Candidates of the prompt."),
     "prompt": st.column_config.TextColumn("Prompt", width="medium"),
-    "best": st.column_config.TextColumn("Best candidate", width="large"),
+    "best": st.column_config.TextColumn("Best candidate", width=360),
     "response": st.column_config.TextColumn("Candidate", width="large"),
     "beats_next": st.column_config.NumberColumn("Beats next", format="%.0f %%", width=85),
     "beats_best": st.column_config.NumberColumn("Beats best", format="%.0f %%", width=85),
@@ -202,7 +204,7 @@ def _best(ranked: tuple[RankedSet, ...], best: pd.DataFrame) -> None:
     event = st.dataframe(
         best.assign(beats_next=100 * best["beats_next"].astype(float), prompt=best["prompt"].map(_as_text)), hide_index=True,
         key="best_of_n_best", column_config=_COLUMNS, on_select="rerun", selection_mode="single-row",
-        column_order=["prompt_number", "prompt", "best", "beats_next", "spread", "reward", "n"],
+        column_order=["prompt_number", "prompt", "n", "best", "beats_next", "spread", "reward"],
     )  # fmt: skip
     rows = event["selection"]["rows"]
     picked = ranked[rows[0]] if rows else None
@@ -224,8 +226,9 @@ def _open(one: RankedSet | None) -> None:
 
 def _ranking(rows: list[dict]) -> None:
     table = pd.DataFrame(rows)
+    against_best = (100 * table["beats_best"]).where(table["rank"] > 1)  # the best is held against nothing
     st.dataframe(
-        table.assign(beats_best=100 * table["beats_best"], prompt=table["prompt"].map(_as_text)), hide_index=True,
+        table.assign(beats_best=against_best, prompt=table["prompt"].map(_as_text)), hide_index=True,
         key="best_of_n_ranking", column_config=_COLUMNS,
         column_order=["prompt_number", "rank", "response", "beats_best", "reward", "prompt"],
     )  # fmt: skip

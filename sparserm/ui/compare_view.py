@@ -18,6 +18,7 @@ from sparserm.ui.components import yardstick
 from sparserm.ui.context import Context
 
 SHOWN = 10  # bars before the smaller ones are put together
+_A, _B = "compare_a", "compare_b"
 
 
 @dataclass(frozen=True)
@@ -41,13 +42,10 @@ def compare(context: Context, inputs: Inputs, progress: Progress) -> Compared:
         if not response.strip():
             raise SparseRMError(f"response {number} is empty; write it, or remove its field")
     found = context.model(progress).side_by_side(inputs.prompt, inputs.responses)
-    if not _pins_from_link() and not st.session_state.get("compare_pinned"):
+    linked = _A not in st.session_state and _linked_pins(len(inputs.responses)) is not None
+    if not linked and not st.session_state.get("compare_pinned"):
         pin_best(found)
     return Compared(context.key, context.hash, inputs, found)
-
-
-def _pins_from_link() -> bool:
-    return "a" not in st.session_state and {"a", "b"} <= set(st.query_params)
 
 
 def ranking(compared: Compared, context: Context) -> None:
@@ -87,18 +85,30 @@ def ranking(compared: Compared, context: Context) -> None:
 def pins(found: SideBySide) -> tuple[int, int]:
     """The two responses that are taken apart, A and B; both are kept in the link."""
     numbers = list(range(1, len(found.rewards) + 1))
-    held = st.session_state.get("a"), st.session_state.get("b")
-    if _pins_from_link():
+    linked = _linked_pins(len(numbers))
+    if _A not in st.session_state and linked:
+        st.session_state[_A], st.session_state[_B] = linked
         st.session_state.compare_pinned = True
-    elif held[0] == held[1] or not set(held) <= set(numbers):
+    held = {st.session_state.get(_A), st.session_state.get(_B)}
+    if len(held) < 2 or not held <= set(numbers):
         pin_best(found)
     left, right = st.columns(2)
     a = left.segmented_control(
-        "A, pinned", numbers, key="a", bind="query-params", required=True, on_change=_pinned, args=(numbers,)
+        "A, pinned", numbers, key=_A, required=True, on_change=_pinned, args=(numbers,), persist_state="session"
     )
     others = [number for number in numbers if number != a]
-    b = right.segmented_control("B, against it", others, key="b", bind="query-params", required=True, on_change=_pinned)
-    return int(a or 1) - 1, int(b or others[0]) - 1
+    b = right.segmented_control("B, against it", others, key=_B, required=True, on_change=_pinned, persist_state="session")
+    assert a is not None and b is not None
+    if linked != (a, b):
+        st.query_params["a"], st.query_params["b"] = str(a), str(b)
+    return a - 1, b - 1
+
+
+def _linked_pins(n: int) -> tuple[int, int] | None:
+    """The pins that the link names, where they are two of ``n`` responses."""
+    a, b = (st.query_params.get(name, "") for name in ("a", "b"))
+    numbers = [str(number) for number in range(1, n + 1)]
+    return (int(a), int(b)) if a in numbers and b in numbers and a != b else None
 
 
 def taken_apart(compared: Compared, context: Context, a: int, b: int) -> None:
@@ -159,14 +169,14 @@ def _every_pair(found: SideBySide) -> None:
 
 def pin_best(found: SideBySide) -> None:
     """A becomes the best, B the next best."""
-    st.session_state.a, st.session_state.b = found.ranking[0] + 1, found.ranking[1] + 1
+    st.session_state[_A], st.session_state[_B] = found.ranking[0] + 1, found.ranking[1] + 1
 
 
 def _pinned(numbers: list[int] | None = None) -> None:
     """The user has chosen; B gives way where A took its place."""
     st.session_state.compare_pinned = True
-    if numbers and st.session_state.a == st.session_state.b:
-        st.session_state.b = next(number for number in numbers if number != st.session_state.a)
+    if numbers and st.session_state[_A] == st.session_state[_B]:
+        st.session_state[_B] = next(number for number in numbers if number != st.session_state[_A])
 
 
 def _keep_locked(feature: int | None) -> None:

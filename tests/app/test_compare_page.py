@@ -109,12 +109,15 @@ def test_a_comparison_says_when_it_is_stale_and_an_empty_field_costs_nothing() -
 def test_a_pin_stays_when_texts_change_and_the_best_is_shown_where_nothing_is_pinned() -> None:
     page = _press(_open(), "Compare")
     best = int(page.dataframe[0].value["response"].iloc[0])
-    assert page.segmented_control(key="a").value == best
-    page.segmented_control(key="a").set_value(3 - best).run()
-    assert page.segmented_control(key="b").value == best
+    assert page.segmented_control(key="compare_a").value == best
+    page.segmented_control(key="compare_a").set_value(3 - best).run()
+    assert page.segmented_control(key="compare_b").value == best
     assert page.metric[1].value.startswith("-")
+    assert (_link(page, "a"), _link(page, "b")) == ([str(3 - best)], [str(best)])
+    again = _open(**{name: _link(page, name)[0] for name in ("pair", "a", "b")})
+    assert [metric.value for metric in again.metric] == [metric.value for metric in page.metric]
     page.text_area(key="compare_prompt").set_value("Another question?").run()
-    assert _press(page, "Compare").segmented_control(key="a").value == 3 - best
+    assert _press(page, "Compare").segmented_control(key="compare_a").value == 3 - best
 
 
 # ------------------------------------------------------------------------------------------------------------ best of N

@@ -91,4 +91,8 @@ def test_figures_are_finite_and_hold_their_yardsticks() -> None:
     assert low < -2.0 and high > 1.0
     assert {note.text for note in figure.layout.annotations} == {"typical chosen +0.50", "typical rejected -0.50"}
     assert rewards_figure(["response 1", "response 2"], [0.0, 0.0], 0.0, 0.0).layout.xaxis.range[0] < 0
-    assert list(spreads_figure([0.0, 1.5], 1.0).data[0].x) == [0.0, 1.5]
+
+
+def test_the_spread_of_every_prompt_is_in_the_figure() -> None:
+    for spreads in ([0.0], [0.0, 1.5, 1.5]):
+        assert sum(spreads_figure(spreads, 1.0).data[0].y) == len(spreads)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import plotly.graph_objects as go
 
 from sparserm.ui.charts.style import DOWN, NEUTRAL, UP, compact
@@ -38,12 +39,15 @@ def rewards_figure(names: Sequence[str], rewards: Sequence[float], typical_chose
 
 def spreads_figure(spreads: Sequence[float], least: float) -> go.Figure:
     """How far the best candidate of each prompt is ahead of the worst, and the margin from which they make a pair."""
+    counts, edges = np.histogram(spreads, bins=30)
     figure = go.Figure(
-        go.Histogram(
-            x=list(spreads), nbinsx=30, marker={"color": NEUTRAL},
-            hovertemplate="best over worst %{x}: %{y} prompts<extra></extra>",
+        go.Bar(
+            x=(edges[1:] + edges[:-1]) / 2, y=counts, width=np.diff(edges), marker={"color": NEUTRAL},
+            customdata=np.stack([edges[:-1], edges[1:]], axis=1),
+            hovertemplate="%{customdata[0]:.2f} to %{customdata[1]:.2f}: %{y} prompts<extra></extra>",
         )
     )  # fmt: skip
     figure.add_vline(x=least, line={"color": UP, "width": 2, "dash": "dash"})
     axis = {"title": {"text": "reward of the best minus that of the worst", "standoff": 8}, "rangemode": "tozero"}
-    return compact(figure, 200, xaxis=axis, yaxis={"title": {"text": "prompts"}}, bargap=0.05, showlegend=False)
+    count = {"title": {"text": "prompts"}, "dtick": max(1, int(np.ceil(counts.max() / 4)))}
+    return compact(figure, 200, xaxis=axis, yaxis=count, bargap=0.05, showlegend=False)
