@@ -190,7 +190,7 @@ def test_two_sessions_train_at_once_and_lose_nothing(monkeypatch: pytest.MonkeyP
 def _done_job(saved: SavedHead | None = None) -> jobs.JobStatus:
     """A job as it lies on disk when it has ended, with made-up evidence."""
     saved = saved or load_head("safety")
-    settings = saved.card.training["settings"]
+    settings, own = saved.card.training["settings"], saved.card.hook_point.layer
     spec = TrainSpec(
         DataSource(str(ROOT / "assets" / "pairs" / "safety.jsonl")), ("smollm2/layer_10", saved.card.sae),
         FitSettings(k=settings["k"], pooling=settings["pooling"]), name="made-up",
@@ -198,7 +198,7 @@ def _done_job(saved: SavedHead | None = None) -> jobs.JobStatus:
     evidence = HeadEvidence(
         tuple(Measured(name, 0.7, (0.6, 0.8), 1, 0.7, 0.7) for name in ("head", "longer", "dense", "random", "shuffled")),
         (CurvePoint(5, 10, 0.6, (0.5, 0.7), 3), CurvePoint(50, 100, 0.7, (0.6, 0.8), 1)),
-        tuple(Cell(f"smollm2/layer_{layer}", layer, k, 0.6, (0.5, 0.7)) for layer in (10, 15) for k in (4, 16)),
+        tuple(Cell(f"smollm2/layer_{layer}", layer, k, 0.6, (0.5, 0.7)) for layer in (10, own) for k in (4, settings["k"])),
         Stability((FeatureStability(1, 0.5, 0.5, 1.0, 0.9),), 0.5, 0.01, 20),
     )  # fmt: skip
     identity = "20260101-000000-abcdef"
