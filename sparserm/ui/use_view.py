@@ -51,7 +51,7 @@ def code(context: Context) -> None:
     found = snippets(context.key)
     for tab, one in zip(st.tabs([one.title for one in found]), found, strict=True):
         tab.caption(one.about)
-        tab.code(one.code, language=one.language)
+        tab.code(one.code, language=one.language, wrap_lines=one.language == "bash")
         ending = "py" if one.language == "python" else "sh"
         tab.download_button(
             f"Download as .{ending}", one.code, f"{one.title.lower().replace(' ', '_')}.{ending}", "text/plain",

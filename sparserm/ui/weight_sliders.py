@@ -22,8 +22,9 @@ _CSS = """
         min-height: 2.4rem; }
 .head span { opacity: 0.8; } .head .n, .n { text-align: right; font-variant-numeric: tabular-nums; }
 .head [title] { text-decoration: underline dotted; text-underline-offset: 3px; cursor: help; }
-.name { overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
-.name .id { opacity: 0.65; font-variant-numeric: tabular-nums; }
+.name { display: flex; gap: 0.4rem; min-width: 0; white-space: nowrap; }
+.name bdi { overflow: hidden; text-overflow: ellipsis; min-width: 0; }
+.name .id { opacity: 0.65; font-variant-numeric: tabular-nums; flex: none; }
 .edited { background: color-mix(in srgb, var(--st-primary-color) 9%, transparent); }
 .off .name, .off .weight { opacity: 0.5; }
 .weight { display: grid; grid-template-columns: 1fr 3.2rem; align-items: center; gap: 0.5rem; }
@@ -139,8 +140,8 @@ function show(state, row, factor) {
 
 function update(state, row, data) {
   row.data = data;
-  const id = el('span', 'id', data.label ? ` ${data.feature}` : `feature ${data.feature}`);
-  row.name.replaceChildren(...(data.label ? [el('span', '', data.label), id] : [id]));
+  const id = el('span', 'id', data.label ? data.feature : `feature ${data.feature}`);
+  row.name.replaceChildren(...(data.label ? [el('bdi', '', data.label), id] : [id]));
   row.name.title = data.label || `feature ${data.feature}`;
   row.fires.textContent = `${(100 * data.chosen).toFixed(0)} % / ${(100 * data.rejected).toFixed(0)} %`;
   const gap = data.chosen - data.rejected, { up, down } = state.data;
