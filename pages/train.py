@@ -12,6 +12,7 @@ st.caption(
     "once, and what it read is kept."
 )
 view = train_view.pick_view()
+heads_view.outcome()
 
 
 @st.fragment
@@ -43,7 +44,6 @@ elif view == train_view.RESULTS:
     result = train_results.open_result(job)
     trained(job.id)
 else:
-    heads_view.outcome()
     head = heads_view.table()
     if head is not None:
         heads_view.actions(head)

@@ -37,7 +37,7 @@ class Measured:
         name: ``head``, ``longer`` (prefers the longer response), ``dense`` (Bradley-Terry on the whole representation),
             ``random`` (as many latents drawn at random) or ``shuffled`` (trained on shuffled labels).
         accuracy: of one head, or the mean over several.
-        ci95: percentile bootstrap over the test prompts.
+        ci95: percentile bootstrap over the test prompts; of a mean over several heads wider by what their draw adds.
         heads: how many were fitted and averaged.
         lowest, highest: accuracy among them.
     """
@@ -187,8 +187,12 @@ def measure(name: str, heads: Iterable[RewardHead], test: PairRepresentations, s
         step()
     correct = np.stack(rows)
     each = correct.mean(1)
-    interval = accuracy_interval(correct.mean(0), test.groups)
-    return Measured(name, float(each.mean()), interval, len(each), float(each.min()), float(each.max()))
+    mean = float(each.mean())
+    low, high = accuracy_interval(correct.mean(0), test.groups)
+    # Two independent chances, which prompts and which heads: their variances add up.
+    drawn = 1.96 * float(each.std(ddof=1)) / len(each) ** 0.5 if len(each) > 1 else 0.0
+    interval = max(0.0, mean - float(np.hypot(mean - low, drawn))), min(1.0, mean + float(np.hypot(high - mean, drawn)))
+    return Measured(name, mean, interval, len(each), float(each.min()), float(each.max()))
 
 
 def longer_baseline(test: PairRepresentations) -> Measured:

@@ -45,7 +45,7 @@ def actions(name: str) -> None:
     own = name in own_heads()
     one, two, three, four = st.columns(4)
     one.button(
-        "Use it", icon=":material/check:", width="stretch", on_click=_use, args=(name,), help="Chooses it in the sidebar."
+        "Use it", icon=":material/check:", width="stretch", on_click=use, args=(name,), help="Chooses it in the sidebar."
     )
     two.download_button(
         "Download zip", lambda: pack_head(context.read_head(name).saved), f"{name}.zip", "application/zip", width="stretch",
@@ -89,7 +89,8 @@ def outcome() -> None:
         st.success(done, icon=":material/check_circle:")
 
 
-def _use(name: str) -> None:
+def use(name: str) -> None:
+    """Choose a head in the sidebar; a callback."""
     st.session_state["head"] = name
     st.session_state.pop("layer", None)
     st.session_state["head done"] = f"The sidebar shows {plain(name)} now; so does every page."

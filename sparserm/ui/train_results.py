@@ -14,7 +14,7 @@ from sparserm.card import SavedHead
 from sparserm.defaults import MAX_FEATURES
 from sparserm.evidence import Cell, Measured
 from sparserm.fitting import FitSettings, FittedHead
-from sparserm.library import free_name, keep_head, pack_head
+from sparserm.library import free_name, keep_head, own_heads, pack_head
 from sparserm.model import shared_backbone
 from sparserm.sae import load_sae
 from sparserm.training import fit_settings
@@ -29,14 +29,12 @@ from sparserm.training_job import (
     split_pairs,
 )
 from sparserm.types import Pooling, SparseRMError
-from sparserm.ui import jobs_view, train_tables
+from sparserm.ui import heads_view, jobs_view, train_tables
 from sparserm.ui.charts import train as charts
 from sparserm.ui.charts.style import CONFIG
 from sparserm.ui.session import sentence
 from sparserm.ui.text import plain
-from sparserm.ui.train_view import L2_STRENGTHS, METHODS, as_l2, start
-
-_CONTROLS = ("sae", "k", "method", "pooling", "l2")
+from sparserm.ui.train_view import L2_STRENGTHS, METHODS, as_l2, forget_controls, start
 
 
 @dataclass(frozen=True)
@@ -91,12 +89,6 @@ def _delete(job: str) -> None:
     jobs.delete(job)
     st.session_state.pop("job", None)
     forget_controls()
-
-
-def forget_controls() -> None:
-    """Another job begins with its own settings."""
-    for name in _CONTROLS:
-        st.session_state.pop(name, None)
 
 
 @st.cache_resource(max_entries=16, show_spinner=False)
@@ -216,11 +208,12 @@ def take_away(job: str, tried: Tried) -> None:
         "Download zip", lambda: pack_head(_finished(job, tried)), f"{spec.name}.zip", "application/zip", width="stretch",
         icon=":material/download:", on_click="ignore", help="config.json and head.safetensors.",
     )  # fmt: skip
-    if saved := st.session_state.get("saved head"):
-        three.page_link(
-            "pages/score.py", label=f"Saved as {plain(saved)}. Score with it", icon=":material/speed:",
-            query_params={"head": saved},
-        )  # fmt: skip
+    saved = st.session_state.get("saved head")
+    if saved in own_heads() and three.button(
+        f"Saved as {plain(saved)}. Use it", type="tertiary", icon=":material/check_circle:", on_click=heads_view.use,
+        args=(saved,), help="Chooses it in the sidebar, for every page.",
+    ):  # fmt: skip
+        st.rerun()  # the sidebar is outside the part that is redrawn by itself
     if not tried.is_trained:
         st.info(
             "Tried just now. Random features, shuffled labels, the learning curve and the stability below belong to the head "
@@ -228,7 +221,8 @@ def take_away(job: str, tried: Tried) -> None:
             icon=":material/science:",
         )
         wanted = replace(spec, saes=(tried.sae,), settings=tried.settings)
-        st.button("Gather the evidence for these settings", on_click=start, args=(wanted,), icon=":material/play_arrow:")
+        if st.button("Gather the evidence for these settings", on_click=start, args=(wanted,), icon=":material/play_arrow:"):
+            st.rerun()
 
 
 def _finished(job: str, tried: Tried) -> SavedHead:

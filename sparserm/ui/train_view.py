@@ -91,7 +91,8 @@ def report(found: Validation) -> None:
         with st.expander(title, icon=":material/rule:", expanded=bool(found.n_errors)):
             if len(found.issues) > SHOWN:
                 st.caption(f"The first {SHOWN}; the file holds all.")
-            st.dataframe(pd.DataFrame(issue_rows(found.issues[:SHOWN])), hide_index=True, height=220)
+            rows = pd.DataFrame(issue_rows(found.issues[:SHOWN]))
+            st.dataframe(rows, hide_index=True, height=38 + 35 * min(5, len(rows)))
             st.download_button(
                 f"Report as CSV ({len(found.issues):,} rows)",
                 lambda: pd.DataFrame(issue_rows(found.issues)).to_csv(index=False),
@@ -214,6 +215,13 @@ def start(spec: TrainSpec) -> None:
         return
     st.session_state["job"] = jobs.start("train", spec.to_dict(), title(spec))
     st.session_state["view"] = RESULTS
+    forget_controls()
+
+
+def forget_controls() -> None:
+    """Another job's results begin with its own settings."""
+    for name in ("sae", "k", "method", "pooling", "l2"):
+        st.session_state.pop(name, None)
 
 
 def title(spec: TrainSpec) -> str:

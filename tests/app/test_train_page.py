@@ -246,6 +246,8 @@ def test_a_trained_head_is_saved_under_a_name_and_shows_in_the_sidebar() -> None
     assert not page.exception
     assert list(own_heads()) == ["made-up"]
     assert "made-up" in page.selectbox(key="head").options
+    _button(page, "Saved as made-up. Use it").click().run()
+    assert page.selectbox(key="head").value == "made-up"
     box = next(box for box in page.text_input if box.label == "Name")
     box.set_value("safety").run()
     _button(page, "Save").click().run()

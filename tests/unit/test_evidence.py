@@ -10,7 +10,7 @@ import pytest
 from test_evaluate import SAE, TEST, TRAIN, _noise, _pairs
 
 from sparserm import evidence
-from sparserm.evaluate import cross_validate
+from sparserm.evaluate import accuracy_interval, cross_validate
 from sparserm.evidence import (
     RESAMPLES,
     SHUFFLES,
@@ -81,6 +81,16 @@ def test_the_mean_of_several_heads_is_over_heads_and_ties_are_wrong() -> None:
     found = measure("all", [up, down, flat], test)
     assert found.accuracy == pytest.approx(1 / 3)
     assert (found.heads, found.lowest) == (3, 0.0)
+
+
+def test_an_interval_of_several_heads_holds_the_chance_of_their_draw_too() -> None:
+    up = FITTED.head
+    down = replace(up, weights=-up.weights)
+    one, both = measure("one", [up], TEST), measure("both", [up, down], TEST)
+    assert one.ci95 == pytest.approx(accuracy_interval(np.ones(120), TEST.groups), abs=0.1)
+    assert both.accuracy == 0.5  # for every pair one of the two is right, so that prompts add nothing
+    drawn = 1.96 * np.std([one.accuracy, 1 - one.accuracy], ddof=1) / np.sqrt(2)
+    assert both.ci95 == pytest.approx((max(0.0, 0.5 - drawn), min(1.0, 0.5 + drawn)))
 
 
 def test_longer_is_measured_by_hand() -> None:
