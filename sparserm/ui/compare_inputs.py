@@ -57,6 +57,13 @@ def put(prompt: Prompt, responses: Sequence[str]) -> None:
     st.session_state.compare_now, st.session_state.compare_pinned = True, False
 
 
+def offer(prompt: Prompt, responses: Sequence[str]) -> None:
+    """A link to the Compare page that fills the fields when it is followed, however long the texts are."""
+    # Not a button with st.switch_page: that would clear the link, which Streamlit forbids while widgets are bound to it.
+    st.session_state["compare_offered"] = prompt, tuple(responses)
+    st.page_link("pages/compare.py", label="Open in Compare", icon=":material/compare_arrows:", query_params={"offered": "1"})
+
+
 def _fill(prompt: Prompt, responses: Sequence[str]) -> None:
     fields = list(range(len(responses)))
     st.session_state[_FIELDS] = fields
@@ -68,6 +75,10 @@ def _fill(prompt: Prompt, responses: Sequence[str]) -> None:
 def begin(context: Context) -> bool:
     """Fill the fields on the first visit, from the link or with a starter pair; another head brings its own pair while one
     stands untouched. Returns whether a comparison should be there without a click, as a link promises."""
+    offered = st.session_state.pop("compare_offered", None)
+    if offered is not None and "offered" in st.query_params:
+        del st.query_params["offered"]
+        put(*offered)
     pairs = starter_pairs(context.card.name)
     if _FIELDS not in st.session_state:
         return _begin_from_link(pairs)

@@ -164,9 +164,7 @@ def pair_apart(index: int, context: Context, found: Represented) -> None:
     st.subheader(f"Row {pair.row}, taken apart", anchor=False)
     pair_texts(pair)
     st.plotly_chart(difference_figure(comparison.contributions, comparison.margin), config=CONFIG, key=f"apart {index}")
-    if st.button("Open in Compare", key=f"compare {index}", icon=":material/compare_arrows:"):
-        compare_inputs.put(pair.prompt, (pair.chosen, pair.rejected))
-        st.switch_page("pages/compare.py")
+    compare_inputs.offer(pair.prompt, (pair.chosen, pair.rejected))
 
 
 def pair_texts(pair: PreferencePair) -> None:

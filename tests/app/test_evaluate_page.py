@@ -89,7 +89,7 @@ def test_a_link_opens_with_the_mistake_that_it_names_taken_apart(open_page) -> N
     row = str(open_page().dataframe[-1].value["row"].iloc[2])
     page = open_page(mistake=row)
     assert page.subheader[-1].value == f"Row {row}, taken apart"
-    assert any(button.label == "Open in Compare" for button in page.button)
+    assert any(link.proto.label == "Open in Compare" for link in page.get("page_link"))
     assert page.query_params["mistake"] == row
     assert open_page(mistake="none").subheader[-1].value == "Mistakes"
 
