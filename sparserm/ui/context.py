@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlencode
 
 import streamlit as st
 from streamlit.runtime.pages_manager import PagesManager
@@ -164,6 +165,12 @@ def current() -> Context:
         st.rerun()
     context: Context = st.session_state["_context"]
     return context
+
+
+def feature_card_link() -> str:
+    """The address of a feature's card with the head in view, up to the feature's number."""
+    kept = {name: st.query_params[name] for name in ("head", "layer", "hash") if name in st.query_params}
+    return f"features?{urlencode(kept)}&feature="
 
 
 def _forget_layer() -> None:

@@ -29,7 +29,7 @@ from sparserm.types import PreferenceData, SparseRMError
 from sparserm.ui import session
 from sparserm.ui.charts import edit as charts
 from sparserm.ui.charts.style import CONFIG
-from sparserm.ui.context import Context
+from sparserm.ui.context import Context, feature_card_link
 from sparserm.ui.data import Represented
 from sparserm.ui.text import plain
 from sparserm.ui.weight_sliders import weight_sliders
@@ -223,7 +223,7 @@ def _sliders(context: Context, edits: HeadEdits, worth: FeatureWorth) -> pd.Data
     def change(feature: int, factor: float) -> None:
         _do(context.hash, history(context).now.change(feature, factor))
 
-    weight_sliders(rows, key="sliders", on_edit=change)
+    weight_sliders(rows, card=feature_card_link(), key="sliders", on_edit=change)
     return pd.DataFrame(rows).rename(columns=_COLUMNS)
 
 

@@ -24,7 +24,8 @@ _CSS = """
 .head [title] { text-decoration: underline dotted; text-underline-offset: 3px; cursor: help; }
 .name { display: flex; gap: 0.4rem; min-width: 0; white-space: nowrap; }
 .name bdi { overflow: hidden; text-overflow: ellipsis; min-width: 0; }
-.name .id { opacity: 0.65; font-variant-numeric: tabular-nums; flex: none; }
+.name .id { opacity: 0.7; font-variant-numeric: tabular-nums; flex: none; color: inherit; text-decoration: none; }
+.name .id:hover, .name .id:focus-visible { opacity: 1; color: var(--st-link-color); text-decoration: underline; }
 .edited { background: color-mix(in srgb, var(--st-primary-color) 9%, transparent); }
 .off .name, .off .weight { opacity: 0.5; }
 .weight { display: grid; grid-template-columns: 1fr 3.2rem; align-items: center; gap: 0.5rem; }
@@ -140,9 +141,11 @@ function show(state, row, factor) {
 
 function update(state, row, data) {
   row.data = data;
-  const id = el('span', 'id', data.label ? data.feature : `feature ${data.feature}`);
+  const id = el('a', 'id', data.label ? data.feature : `feature ${data.feature}`);
+  id.title = 'The card of this feature, in a new tab';
+  Object.assign(id, { href: state.data.card + data.feature, target: '_blank' });
   row.name.replaceChildren(...(data.label ? [el('bdi', '', data.label), id] : [id]));
-  row.name.title = data.label || `feature ${data.feature}`;
+  row.name.title = data.label;
   row.fires.textContent = `${(100 * data.chosen).toFixed(0)} % / ${(100 * data.rejected).toFixed(0)} %`;
   const gap = data.chosen - data.rejected, { up, down } = state.data;
   row.gap.textContent = signed(100 * gap, 1);
@@ -175,12 +178,13 @@ export default function ({ parentElement, data, setTriggerValue }) {
 _SLIDERS = st.components.v2.component("sparserm.weight_sliders", html='<div class="box"></div>', css=_CSS, js=_JS)
 
 
-def weight_sliders(rows: Sequence[Mapping[str, Any]], *, key: str, on_edit: Callable[[int, float], None]) -> None:
+def weight_sliders(rows: Sequence[Mapping[str, Any]], *, card: str, key: str, on_edit: Callable[[int, float], None]) -> None:
     """Rows of features, each with a slider and buttons for off, flip and back.
 
     Args:
         rows: with ``feature``, ``label``, ``weight`` (before edits), ``factor``, ``chosen``, ``rejected`` (firing rates),
             ``length`` (a correlation or None) and ``without`` (a change of accuracy, or None).
+        card: the address of a feature's card, up to its number.
         on_edit: told of a feature and its new factor, before the page is run again.
     """
 
@@ -190,5 +194,7 @@ def weight_sliders(rows: Sequence[Mapping[str, Any]], *, key: str, on_edit: Call
             on_edit(int(event["feature"]), float(event["factor"]))
 
     full = max((abs(row["weight"]) * max(1.0, abs(row["factor"])) for row in rows), default=1.0) or 1.0
-    data = {"rows": list(rows), "low": LOWEST, "high": HIGHEST, "step": STEP, "full": full, "up": UP, "down": DOWN}
+    data = {
+        "rows": list(rows), "card": card, "full": full, "low": LOWEST, "high": HIGHEST, "step": STEP, "up": UP, "down": DOWN,
+    }  # fmt: skip
     _SLIDERS(data=data, key=key, on_edit_change=edited)
