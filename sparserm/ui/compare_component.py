@@ -42,6 +42,8 @@ th { position: sticky; top: 0; background: var(--st-secondary-background-color);
 th, td { padding: 0.3rem 0.75rem; text-align: end; white-space: nowrap; }
 th:first-child, td:first-child { text-align: start; }
 td:first-child { width: 100%; min-width: 6rem; white-space: normal; overflow-wrap: anywhere; unicode-bidi: plaintext; }
+td a { color: var(--soft); text-decoration: none; opacity: 0; padding: 0 0.25rem; }
+td a:hover { color: var(--st-link-color); } tr:hover td a, tr:focus-within td a { opacity: 1; }
 td small { color: var(--soft); font-size: inherit; }
 tbody tr { cursor: pointer; border-top: 1px solid color-mix(in srgb, var(--line) 55%, transparent); }
 tbody tr:hover, tbody tr.lit { background: color-mix(in srgb, var(--st-primary-color) 9%, transparent); }
@@ -222,6 +224,7 @@ function listen(state) {
     if (token && !state.lockedToken) { state.hoverToken = token; showToken(state); }
   };
   const toggle = (event) => {
+    if (event.target.closest('a')) return;
     const { j, token } = found(event);
     if (j !== null) lockFeature(state, j);
     else if (token) lockToken(state, token.side, token.t);
@@ -233,6 +236,7 @@ function listen(state) {
   state.root.addEventListener('click', toggle);
   state.root.addEventListener('keydown', (event) => {
     if (event.key === 'Escape') { unlock(state); return; }
+    if (event.target.closest('a')) return;
     if (event.key === 'Enter' || event.key === ' ') { event.preventDefault(); toggle(event); return; }
     rove(event, state.rows, 'ArrowUp', 'ArrowDown');
     for (const side of state.sides) rove(event, side.spans, 'ArrowLeft', 'ArrowRight');
@@ -273,7 +277,11 @@ function makeTable(state) {
   state.rows = data.features.map((feature, j) => {
     const row = el('tr'), [, , a, b, weight, part] = feature, last = el('td', '', signed(part));
     last.append(bar(part, full, data));
-    row.append(name(el('td'), feature), el('td', '', signed(a)), el('td', '', signed(b)), el('td', '', signed(weight)), last);
+    const first = name(el('td'), feature), card = el('a', '', '↗');
+    Object.assign(card, { href: data.card + feature[0], target: '_blank', title: 'The card of this feature, in a new tab' });
+    card.setAttribute('aria-label', `card of feature ${feature[0]}`);
+    first.append(' ', card);
+    row.append(first, el('td', '', signed(a)), el('td', '', signed(b)), el('td', '', signed(weight)), last);
     row.feature = j;
     row.tabIndex = j ? -1 : 0;
     return row;
@@ -323,12 +331,21 @@ _LINKED = st.components.v2.component("sparserm.linked", html='<div class="linked
 
 
 def linked_texts(
-    found: SideBySide, a: int, b: int, *, shares: bool, locked: int | None, on_lock: Callable[[int | None], None], key: str
+    found: SideBySide,
+    a: int,
+    b: int,
+    *,
+    shares: bool,
+    card: str,
+    locked: int | None,
+    on_lock: Callable[[int | None], None],
+    key: str,
 ) -> None:
     """Responses ``a`` and ``b`` over the table of their features, each lighting up in the other.
 
     Args:
         shares: whether tokens' contributions add up to the reward, as with mean pooling.
+        card: the address of a feature's card, up to its number.
         locked: the feature that is locked from the start.
         on_lock: told of the feature that the user locks, or None, before the page is run again.
     """
@@ -339,7 +356,7 @@ def linked_texts(
             on_lock(event["feature"])
 
     data = linked_data(found, a, b, shares=shares)
-    _LINKED(data={**data, "locked": locked}, key=key, on_lock_change=changed)
+    _LINKED(data={**data, "card": card, "locked": locked}, key=key, on_lock_change=changed)
 
 
 def linked_data(found: SideBySide, a: int, b: int, *, shares: bool) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from urllib.parse import urlencode
 
 import streamlit as st
 
@@ -122,7 +123,7 @@ def taken_apart(compared: Compared, context: Context, a: int, b: int) -> None:
     columns[3].metric("Reward of B", f"{found.rewards[b]:+.2f}", border=True, help=yardstick(saved))
     asked = st.query_params.get("lit", "")
     linked_texts(
-        found, a, b, shares=saved.head.pooling == "mean", locked=int(asked) if asked.isdigit() else None,
+        found, a, b, shares=saved.head.pooling == "mean", card=_card_link(), locked=int(asked) if asked.isdigit() else None,
         on_lock=_keep_locked, key="compare_linked",
     )  # fmt: skip
     left, right = st.columns([3, 2], gap="large")
@@ -177,6 +178,12 @@ def _pinned(numbers: list[int] | None = None) -> None:
     st.session_state.compare_pinned = True
     if numbers and st.session_state[_A] == st.session_state[_B]:
         st.session_state[_B] = next(number for number in numbers if number != st.session_state[_A])
+
+
+def _card_link() -> str:
+    """The address of a feature's card with the same head, up to the feature's number."""
+    kept = {name: st.query_params[name] for name in ("head", "layer", "hash") if name in st.query_params}
+    return f"features?{urlencode(kept)}&feature="
 
 
 def _keep_locked(feature: int | None) -> None:
