@@ -45,14 +45,18 @@ order = sort.selectbox(
     help="Relevance: the largest weight in the head, then the most certain gap; on a text, the largest activation. Gaps and "
     "correlations by size, whatever their sign.",
 )  # fmt: skip
-prompt, text = view.text_fields() if listed == view.TEXT else (st.session_state.text_prompt, st.session_state.text)
+searching = listed == view.TEXT
+prompt, text = view.text_fields() if searching else (st.session_state.text_prompt, st.session_state.text)
 try:
     firing = features_state.fire(context, prompt, text)
 except SparseRMError as error:
     st.error(session.sentence(error))
     firing = None
-on_text = firing if listed == view.TEXT else None
-rows = list_features(table, head, labels, lens=lens, firing=on_text, only_head=listed == view.HEAD)
+lit_text = st.container()  # filled in below: it is lit by the feature of the card
+token = view.token_choice(firing) if searching else None
+rows = list_features(
+    table, head, labels, lens=lens, firing=firing if searching else None, token=token, only_head=listed == view.HEAD
+)
 hide_dense, hide_begin = view.filters(listed)
 shown = filter_features(rows, query=asked or "", hide_dense=hide_dense, hide_begin=hide_begin, sort=order)
 st.caption(f"{view.hidden_line(shown, listed)}. Figures from {view.source_line(found.data.name, table)}.")
@@ -82,8 +86,10 @@ with tokens:
     card_view.similar(one, table, labels)
 read = features_state.examples(found, context, one)
 card_view.example_lists(one, read, leaning)
-st.subheader("On your own text", anchor=False)
-if listed != view.TEXT:
+if not searching:
+    st.subheader("On your own text", anchor=False)
     view.text_fields()
+    lit_text = st.container()
 if firing is not None:
-    card_view.on_text(feature, firing, card_view.full_colour(read), leaning)
+    with lit_text:
+        card_view.on_text(feature, firing, card_view.full_colour(read), leaning)

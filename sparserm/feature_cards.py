@@ -35,6 +35,14 @@ class Example:
 
 
 @dataclass(frozen=True)
+class Reading:
+    """A latent at every token of a response: ``activations [T]`` and ``scores [T]`` float32, alignment scores."""
+
+    activations: np.ndarray
+    scores: np.ndarray
+
+
+@dataclass(frozen=True)
 class Band:
     """Responses whose peak lies between two quantiles of the peaks of all responses in which the latent fires."""
 
@@ -152,7 +160,7 @@ def similar_latents(sae: SparseAutoencoder, feature: int, n: int = SIMILAR) -> t
     return tuple((int(j), float(cosines[j])) for j in order)
 
 
-def read_activations(
+def read_examples(
     feature: int,
     examples: Sequence[Example],
     texts: Sequence[PreferencePair],
@@ -160,13 +168,15 @@ def read_activations(
     sae: SparseAutoencoder,
     *,
     progress: Progress | None = None,
-) -> dict[tuple[int, Side], np.ndarray]:
-    """``{(pair, side): [T] float32}``, the latent's activation at every response token of the examples."""
+) -> dict[tuple[int, Side], Reading]:
+    """``{(pair, side): reading}``, the latent at every response token of the examples."""
     tokenized = [backbone.tokenize(texts[one.pair].prompt, getattr(texts[one.pair], one.side)) for one in examples]
-    found: dict[tuple[int, Side], np.ndarray] = {}
+    direction, center = sae.directions()[feature : feature + 1].cpu().numpy(), sae.b_dec.cpu().numpy()
+    found: dict[tuple[int, Side], Reading] = {}
     for i, states in backbone.hidden_states(tokenized, [sae.hook], progress=progress):
-        z = sae.encode(states[sae.hook][: tokenized[i].end - tokenized[i].start])
-        found[examples[i].pair, examples[i].side] = z[:, feature].cpu().numpy().copy()
+        own = states[sae.hook][: tokenized[i].end - tokenized[i].start]
+        scores = alignment_scores(own.cpu().numpy(), direction, center)[:, 0].astype(np.float32)
+        found[examples[i].pair, examples[i].side] = Reading(sae.encode(own)[:, feature].cpu().numpy().copy(), scores)
     return found
 
 

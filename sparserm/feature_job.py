@@ -41,7 +41,7 @@ def run(spec: dict[str, Any], folder: Path, report: Report) -> None:
     features = saved.head.features.tolist()
     for done, feature in enumerate(features):
         report(done, len(features), "Examples (features)")
-        kept.activations(feature_card(feature, data.pairs, pairs, sae, saved.head), data, backbone, sae)
+        kept.readings(feature_card(feature, data.pairs, pairs, sae, saved.head), data, backbone, sae)
     report.stage(4, 4, "Promoted tokens (latents)")
     kept.lens(card.backbone, sae, report)
     (folder / "result.json").write_text(json.dumps({"features": features, "pairs": len(data.pairs)}))

@@ -44,13 +44,15 @@ def list_features(
     *,
     lens: LogitLens | None = None,
     firing: FiringText | None = None,
+    token: int | None = None,
     only_head: bool = False,
 ) -> pd.DataFrame:
     """One row for each latent of the SAE; of the head's features alone, or of those that fire on a text, where asked for.
 
     Args:
         lens: of every latent; its first tokens are shown, and found by the search.
-        firing: a text; its latents, with their largest activation on it as ``on_text``.
+        firing: a text; its latents, with their largest activation on it as ``on_text`` and where that is as ``at``.
+        token: one of its tokens; the latents that fire there, with their activation there.
     """
     weights = np.full(len(table.share), np.nan)
     weights[head.features] = head.weights
@@ -73,8 +75,16 @@ def list_features(
         "begin_of_text": table.begin_of_text,
     })  # fmt: skip
     if firing is not None:
-        rows = rows.iloc[firing.features].assign(on_text=firing.peaks)
+        rows = _on_text(rows, firing, token)
     return rows[rows["feature"].isin(head.features)] if only_head else rows
+
+
+def _on_text(rows: pd.DataFrame, firing: FiringText, token: int | None) -> pd.DataFrame:
+    places = firing.activations.argmax(0) if token is None else np.full(len(firing.features), token)
+    values = firing.activations[places, np.arange(len(places))]
+    tokens = [f"{place + 1} {visible(firing.tokens[place])}" for place in places.tolist()]
+    found = rows.iloc[firing.features].assign(on_text=values, at=tokens)
+    return found[values > 0]
 
 
 def filter_features(

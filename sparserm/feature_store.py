@@ -1,4 +1,4 @@
-"""What feature pages need of the language model, computed once and kept: openings, activations of examples, promoted tokens.
+"""What feature pages need of the language model, computed once and kept: openings, readings of examples, promoted tokens.
 
 Kept under ``SPARSERM_HOME/features`` by content: what belongs to pairs under their hash with the SAE's and the backbone's
 fingerprints, what belongs to an SAE alone under these. No text is kept, only numbers and the vocabulary's own tokens.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import threading
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sparserm.defaults import home
-from sparserm.feature_cards import SIDES, FeatureCard, Side, read_activations
+from sparserm.feature_cards import SIDES, FeatureCard, Reading, Side, read_examples
 from sparserm.logit_lens import LogitLens, load_unembedding, logit_lens
 from sparserm.openings import measure_openings
 from sparserm.types import PairRepresentations, PreferenceData, Progress
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from sparserm.backbone import Backbone
     from sparserm.sae import SparseAutoencoder
 
-Activations = dict[tuple[int, Side], np.ndarray]
+Readings = dict[tuple[int, Side], Reading]
 
 
 @dataclass(frozen=True)
@@ -89,41 +89,43 @@ class FeatureStore:
         _save(self.of_sae / "lens.npz", vars(found))
         return found
 
-    def activations(
+    def readings(
         self,
         card: FeatureCard,
         data: PreferenceData,
         backbone: Backbone,
         sae: SparseAutoencoder,
         progress: Progress | None = None,
-    ) -> Activations:
-        """See :func:`~sparserm.feature_cards.read_activations`, for the examples of a card; what is kept is not read again."""
-        kept = self.known_activations(card.feature)
+    ) -> Readings:
+        """See :func:`~sparserm.feature_cards.read_examples`, for the examples of a card; what is kept is not read again."""
+        kept = self.known_readings(card.feature)
         if missing := [one for one in card.examples if (one.pair, one.side) not in kept]:
-            kept |= read_activations(card.feature, missing, data.pairs, backbone, sae, progress=progress)
-            _save(self.of_pairs / f"{card.feature}.npz", _pack(kept))
+            kept |= read_examples(card.feature, missing, data.pairs, backbone, sae, progress=progress)
+            _save(self.of_pairs / f"{card.feature}-readings.npz", _pack(kept))
         return kept
 
-    def known_activations(self, feature: int) -> Activations:
+    def known_readings(self, feature: int) -> Readings:
         """What has been read of a latent's examples."""
-        found = _load(self.of_pairs / f"{feature}.npz")
+        found = _load(self.of_pairs / f"{feature}-readings.npz")
         return _unpack(found) if found else {}
 
 
-def _pack(activations: Activations) -> dict[str, np.ndarray]:
+def _pack(readings: Readings) -> dict[str, np.ndarray]:
+    none = np.zeros(0, np.float32)
     return {
-        "pair": np.array([pair for pair, _ in activations], np.int64),
-        "side": np.array([SIDES.index(side) for _, side in activations], np.int8),
-        "length": np.array([len(values) for values in activations.values()], np.int64),
-        "values": np.concatenate([np.zeros(0, np.float32), *activations.values()]),
+        "pair": np.array([pair for pair, _ in readings], np.int64),
+        "side": np.array([SIDES.index(side) for _, side in readings], np.int8),
+        "length": np.array([len(one.scores) for one in readings.values()], np.int64),
+        "activations": np.concatenate([none, *(one.activations for one in readings.values())]),
+        "scores": np.concatenate([none, *(one.scores for one in readings.values())]),
     }
 
 
-def _unpack(packed: Mapping[str, np.ndarray]) -> Activations:
-    ends = np.cumsum(packed["length"])
-    parts: Sequence[np.ndarray] = np.split(packed["values"], ends[:-1])
-    keys = zip(packed["pair"], packed["side"], strict=True)
-    return {(int(pair), SIDES[side]): part for (pair, side), part in zip(keys, parts, strict=True)}
+def _unpack(packed: Mapping[str, np.ndarray]) -> Readings:
+    ends = np.cumsum(packed["length"])[:-1]
+    parts = zip(np.split(packed["activations"], ends), np.split(packed["scores"], ends), strict=True)
+    keys = zip(packed["pair"].tolist(), packed["side"].tolist(), strict=True)
+    return {(pair, SIDES[side]): Reading(*part) for (pair, side), part in zip(keys, parts, strict=True)}
 
 
 def _load(path: Path) -> dict[str, np.ndarray] | None:

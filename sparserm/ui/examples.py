@@ -44,7 +44,7 @@ _EXAMPLES = st.components.v2.component(
       if (text !== undefined) node.textContent = text;
       return node;
     };
-    function example(one, colour) {
+    function example(one, colours) {
       const box = make('div', 'example');
       const meta = make('div', 'meta');
       meta.append(make('span', 'peak', one.meta), make('span', 'prompt', one.prompt));
@@ -59,7 +59,8 @@ _EXAMPLES = st.components.v2.component(
         const spans = one.tokens.slice(start, end).map(([token, share, note]) => {
           const span = make('span', '', token);
           if (share) {
-            span.style.backgroundColor = `color-mix(in srgb, ${colour} ${share}%, transparent)`;
+            const colour = share > 0 ? colours.up : colours.down;
+            span.style.backgroundColor = `color-mix(in srgb, ${colour} ${Math.abs(share)}%, transparent)`;
             span.title = note;
           }
           return span;
@@ -85,7 +86,7 @@ _EXAMPLES = st.components.v2.component(
       for (const row of data.rows) {
         if (row.title) nodes.push(make('div', 'title', row.title));
         for (const one of [row.chosen, row.rejected]) {
-          nodes.push(one ? example(one, data.colour) : make('div', 'none', data.none));
+          nodes.push(one ? example(one, data) : make('div', 'none', data.none));
         }
       }
       grid.replaceChildren(...nodes);
@@ -119,12 +120,12 @@ _CHIPS = st.components.v2.component(
 
 @dataclass(frozen=True)
 class LitText:
-    """A response with the activation at each of its tokens, and what stands over it."""
+    """A response with a signed value at each of its tokens, and what stands over it."""
 
     meta: str
     prompt: str
     tokens: Sequence[str]
-    activations: np.ndarray
+    values: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -136,17 +137,19 @@ class ExampleRow:
     title: str = ""
 
 
-def show_examples(rows: Sequence[ExampleRow], *, raises: bool, full: float, none: str, key: str) -> None:
-    """The examples.
+def show_examples(rows: Sequence[ExampleRow], *, full: float, unit: str, none: str, key: str) -> None:
+    """The examples; tokens above zero in the hue of what raises a reward, below in the other.
 
     Args:
+        full: absolute value at which the colour is full, the same for all that is shown.
+        unit: of the values.
         none: what stands where a row has no response of that side.
-        raises: whether the feature raises the reward: its hue.
-        full: activation at which the colour is full, the same for all that is shown.
     """
-    packed = [{"chosen": _pack(row.chosen, full), "rejected": _pack(row.rejected, full), "title": row.title} for row in rows]
-    data = {"rows": packed, "colour": UP if raises else DOWN, "up": UP, "down": DOWN, "none": none}
-    _EXAMPLES(data=data, key=key)
+    packed = [
+        {"chosen": _pack(row.chosen, full, unit), "rejected": _pack(row.rejected, full, unit), "title": row.title}
+        for row in rows
+    ]
+    _EXAMPLES(data={"rows": packed, "up": UP, "down": DOWN, "none": none}, key=key)
 
 
 def show_chips(tokens: Sequence[str], values: Sequence[float], *, up: bool, key: str) -> None:
@@ -157,13 +160,12 @@ def show_chips(tokens: Sequence[str], values: Sequence[float], *, up: bool, key:
     _CHIPS(data={"chips": chips, "colour": UP if up else DOWN}, key=key)
 
 
-def _pack(text: LitText | None, full: float) -> dict[str, object] | None:
+def _pack(text: LitText | None, full: float, unit: str) -> dict[str, object] | None:
     if text is None:
         return None
-    shares = np.clip(np.round(65 * text.activations / max(full, 1e-9)), 0, 65).astype(int).tolist()
-    notes = [f"activation {value:.2f}" if value else "" for value in text.activations.tolist()]
-    focus = int(text.activations.argmax()) if len(text.activations) else 0
-    n = len(text.tokens)
+    shares = np.clip(np.round(65 * text.values / max(full, 1e-9)), -65, 65).astype(int).tolist()
+    notes = [f"{unit} {value:+.2f}" for value in text.values.tolist()]
+    focus, n = int(np.abs(text.values).argmax()), len(text.tokens)
     start, end = (0, n) if n <= WHOLE else (max(0, focus - BEFORE), min(n, focus + AFTER + 1))
     return {
         "meta": text.meta, "prompt": text.prompt, "start": start, "end": end,

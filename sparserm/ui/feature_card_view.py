@@ -31,18 +31,19 @@ SCORE, ACTIVATION = "alignment score", "activation"
 
 @dataclass(frozen=True)
 class Lean:
-    """Which way a feature pulls, and in words."""
+    """Which way a feature pulls, +1 or -1, and in words."""
 
-    raises: bool
+    sign: int
     text: str
 
 
 def lean(table: FeatureTable, feature: int, weight: float | None) -> Lean:
     """By its weight in the head, or by its mean scores where it has none there."""
     if weight is not None:
-        return Lean(weight > 0, f"a high score {'raises' if weight > 0 else 'lowers'} the reward")
+        return Lean(1 if weight > 0 else -1, f"a high score {'raises' if weight > 0 else 'lowers'} the reward")
     raises = bool(table.score_gap[feature] > 0)
-    return Lean(raises, f"not in the head; its scores are higher in {'chosen' if raises else 'rejected'} responses")
+    side = "chosen" if raises else "rejected"
+    return Lean(1 if raises else -1, f"not in the head, its scores are higher in {side} responses")
 
 
 def weight_of(head: RewardHead, feature: int) -> float | None:
@@ -53,7 +54,7 @@ def weight_of(head: RewardHead, feature: int) -> float | None:
 
 def full_colour(read: Mapping[tuple[int, Side], Example]) -> float:
     """The activation at which the colour is full: the largest one of the examples."""
-    return max((float(one.activations.max(initial=0.0)) for one in read.values()), default=1.0) or 1.0
+    return max((one.peak for one in read.values()), default=1.0) or 1.0
 
 
 def header(context: Context, feature: int, listed: Sequence[int], labels: Mapping[int, str]) -> None:
@@ -195,47 +196,58 @@ def example_lists(card: FeatureCard, read: Mapping[tuple[int, Side], Example], l
         "Examples", [STRONGEST, QUARTERS, WRONG], key="examples", default=STRONGEST, required=True, bind="query-params",
         persist_state="session", label_visibility="collapsed",
     )  # fmt: skip
-    rows = {STRONGEST: _strongest, QUARTERS: _quarters, WRONG: _misjudged}[str(which)](card, read)
-    full = full_colour(read)
+    rows = {STRONGEST: _strongest, QUARTERS: _quarters, WRONG: _misjudged}[str(which)](card, read, leaning.sign)
     if not rows:
         st.info("It argued for the wrong side in none of these pairs." if which == WRONG else "It fires in no response.")
         return
     if which == WRONG:
-        st.caption("Its part in the margin, chosen less rejected, is below zero: it spoke for the rejected response.")
-    st.caption(f"Tokens are lit by activation, in full colour at {full:.1f}; {leaning.text}.")
+        values = [np.abs(one.values) for row in rows for one in (row.chosen, row.rejected) if one is not None]
+        full, unit = float(np.quantile(np.concatenate(values), 0.98)), "score, from the mean,"
+        st.caption(
+            "Pairs in which its part in the margin, chosen less rejected, is furthest below zero. Tokens are lit by their "
+            f"alignment score from the mean, in full colour at {full:.1f}: teal speaks for a response, orange against it."
+        )
+    else:
+        full, unit = full_colour(read), "activation"
+        st.caption(f"Tokens are lit by activation, in full colour at {full:.1f}; {leaning.text}.")
     none = "" if which == QUARTERS else "No more of them."
-    show_examples(rows, raises=leaning.raises, full=full, none=none, key=f"examples {which}")
+    show_examples(rows, full=full, unit=unit, none=none, key=f"examples {which}")
     download("Examples", features_state.examples_csv(read), f"feature-{card.feature}-examples", "examples csv")
 
 
-def _strongest(card: FeatureCard, read: Mapping[tuple[int, Side], Example]) -> list[ExampleRow]:
-    columns = [[_lit(read[one.pair, side]) for one in card.top if one.side == side] for side in SIDES]
-    return _side_by_side(columns[0], columns[1])
+def _strongest(card: FeatureCard, read: Mapping[tuple[int, Side], Example], sign: int) -> list[ExampleRow]:
+    sides = [[_lit(read[one.pair, side], sign) for one in card.top if one.side == side] for side in SIDES]
+    return _side_by_side(sides[0], sides[1])
 
 
-def _quarters(card: FeatureCard, read: Mapping[tuple[int, Side], Example]) -> list[ExampleRow]:
+def _quarters(card: FeatureCard, read: Mapping[tuple[int, Side], Example], sign: int) -> list[ExampleRow]:
     rows = []
     names = ("Highest quarter", "Third quarter", "Second quarter", "Lowest quarter")
     for name, band in zip(names, card.bands, strict=False):
-        columns = [[_lit(read[one.pair, side]) for one in band.examples if one.side == side] for side in SIDES]
-        rows += _side_by_side(columns[0], columns[1], f"{name}: peaks of {band.low:.2f} to {band.high:.2f}")
+        sides = [[_lit(read[one.pair, side], sign) for one in band.examples if one.side == side] for side in SIDES]
+        rows += _side_by_side(sides[0], sides[1], f"{name}: peaks of {band.low:.2f} to {band.high:.2f}")
     return rows
 
 
-def _misjudged(card: FeatureCard, read: Mapping[tuple[int, Side], Example]) -> list[ExampleRow]:
+def _misjudged(card: FeatureCard, read: Mapping[tuple[int, Side], Example], sign: int) -> list[ExampleRow]:
+    """Lit by the score and not by activation: it argues also where it does not fire."""
+    mean = float(np.concatenate([card.scores_chosen, card.scores_rejected]).mean())
+
+    def lit(one: Example, score: float) -> LitText:
+        return LitText(f"score {score:+.2f}", one.prompt, one.tokens, sign * (one.reading.scores - mean))
+
     return [
         ExampleRow(
-            _lit(read[one.pair, "chosen"], f"score {one.score_chosen:+.2f}"),
-            _lit(read[one.pair, "rejected"], f"score {one.score_rejected:+.2f}"),
+            lit(read[one.pair, "chosen"], one.score_chosen),
+            lit(read[one.pair, "rejected"], one.score_rejected),
             f"row {read[one.pair, 'chosen'].row:,}: {one.contribution:+.3f} of the margin",
         )
         for one in card.wrong
     ]
 
 
-def _lit(one: Example, note: str = "") -> LitText:
-    peak = float(one.activations.max(initial=0.0))
-    return LitText(note or f"row {one.row:,} · peak {peak:.2f}", one.prompt, one.tokens, one.activations)
+def _lit(one: Example, sign: int) -> LitText:
+    return LitText(f"row {one.row:,} · peak {one.peak:.2f}", one.prompt, one.tokens, sign * one.reading.activations)
 
 
 def _side_by_side(chosen: Sequence[LitText], rejected: Sequence[LitText], title: str = "") -> list[ExampleRow]:
@@ -247,11 +259,12 @@ def _side_by_side(chosen: Sequence[LitText], rejected: Sequence[LitText], title:
 def on_text(feature: int, firing: FiringText, full: float, leaning: Lean) -> None:
     """The text at hand, lit by the feature."""
     values = firing.of(feature)
-    if not values.any():
-        st.info("It does not fire on this text.", icon=":material/lightbulb:")
-    sign = 1 if leaning.raises else -1
+    said = (
+        f"lit by feature {feature}, in full colour at {full:.1f}" if values.any() else f"feature {feature} does not fire on it"
+    )
+    st.caption(f"The text, {said}.")
     coloured_tokens(
-        firing.tokens, (sign * values).tolist(), [f"activation {value:.2f}" for value in values.tolist()],
+        firing.tokens, (leaning.sign * values).tolist(), [f"activation {value:.2f}" for value in values.tolist()],
         full=max(full, float(values.max())), key="text tokens",
     )  # fmt: skip
     rows = pd.DataFrame({"token": firing.tokens, "activation": values})

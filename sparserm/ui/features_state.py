@@ -10,7 +10,7 @@ import pandas as pd
 import streamlit as st
 
 from sparserm import jobs
-from sparserm.feature_cards import FeatureCard, Side, feature_card
+from sparserm.feature_cards import FeatureCard, Reading, Side, feature_card
 from sparserm.feature_search import FiringText, fire_on_text
 from sparserm.feature_store import FeatureStore
 from sparserm.features import FeatureTable, feature_table
@@ -27,12 +27,17 @@ LIST, NUMBER = "features list", "feature number"
 
 @dataclass(frozen=True)
 class Example:
-    """A response of the pairs as the card shows it: its row in the source, prompt, tokens and the latent's activations."""
+    """A response of the pairs as the card shows it: its row in the source, prompt, tokens, and the latent at each of them."""
 
     row: int
     prompt: str
     tokens: tuple[str, ...]
-    activations: np.ndarray
+    reading: Reading
+
+    @property
+    def peak(self) -> float:
+        """Its largest activation."""
+        return float(self.reading.activations.max(initial=0.0))
 
 
 def begin(context: Context) -> int:
@@ -141,13 +146,13 @@ def _examples(
     store: FeatureStore, head: str, feature: int, *, _found: Represented, _context: Context, _card: FeatureCard
 ) -> dict[tuple[int, Side], Example]:
     backbone, data = _context.model().backbone, _found.data
-    activations = store.activations(_card, data, backbone, _context.sae())
+    readings = store.readings(_card, data, backbone, _context.sae())
     read = {}
     for one in _card.examples:
         pair = data.pairs[one.pair]
         text = backbone.tokenize(pair.prompt, getattr(pair, one.side))
         tokens = backbone.chat.texts(text.ids[text.start : text.end])
-        read[one.pair, one.side] = Example(pair.row, pair.prompt[-1].content, tokens, activations[one.pair, one.side])
+        read[one.pair, one.side] = Example(pair.row, pair.prompt[-1].content, tokens, readings[one.pair, one.side])
     return read
 
 
@@ -212,7 +217,7 @@ def running_job(source: DataSource, context: Context) -> jobs.JobStatus | None:
 def examples_csv(read: Mapping[tuple[int, Side], Example]) -> pd.DataFrame:
     """The examples of a card, a row for each response."""
     return pd.DataFrame([
-        {"row": one.row, "side": side, "peak": float(one.activations.max(initial=0.0)), "prompt": one.prompt,
+        {"row": one.row, "side": side, "peak": one.peak, "prompt": one.prompt,
          "response": "".join(one.tokens)}
         for (_, side), one in read.items()
     ])  # fmt: skip

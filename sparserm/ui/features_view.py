@@ -9,7 +9,8 @@ import streamlit as st
 from streamlit.elements.lib.column_types import ColumnConfig
 
 from sparserm import jobs
-from sparserm.feature_list import FeatureList
+from sparserm.feature_list import FeatureList, visible
+from sparserm.feature_search import FiringText
 from sparserm.features import DENSE_RATE, OPENING_SHARE, FeatureTable
 from sparserm.logit_lens import LogitLens
 from sparserm.model import SparseRM
@@ -23,7 +24,7 @@ from sparserm.ui.text import plain
 HEAD, ALL, TEXT = "Head's features", "All latents", "Firing on a text"
 #: A longer list is drawn without colours: they are sent cell by cell.
 COLOURED = 1_000
-_SHOWN = ["feature", "label", "promotes", "on_text", "weight", "gap", "f_chosen", "f_rejected", "q", "score_gap",
+_SHOWN = ["feature", "label", "promotes", "on_text", "at", "weight", "gap", "f_chosen", "f_rejected", "q", "score_gap",
           "length_correlation", "token_rate", "mean_peak", "note"]  # fmt: skip
 
 
@@ -85,7 +86,8 @@ def columns() -> dict[str, ColumnConfig | str | None]:
         "feature": number("Feature", format="%d", width=70, pinned=True),
         "label": text("Label", width="medium"),
         "promotes": text("Promotes", width="medium", help="Tokens whose logits its direction raises most (logit lens)."),
-        "on_text": number("On the text", format="%.2f", help="Its largest activation on the text."),
+        "on_text": number("On the text", format="%.2f", help="Its activation: the largest, or the one at the token asked for."),
+        "at": text("At token", width="small", help="Where that is: the token's number and text."),
         "weight": number("Weight", format="%+.3f", help="In the head, on the standardised alignment score."),
         "gap": number("Gap", format="%+.1f", help="Share of chosen responses in which it fires, less that of rejected ones, in "
                       "points."),
@@ -111,6 +113,16 @@ def text_fields() -> tuple[str, str]:
     text = right.text_area("Text", key="text", height=110, persist_state="session", bind="query-params",
                            placeholder="Paste a response to see which latents fire on it")  # fmt: skip
     return prompt or "", text or ""
+
+
+def token_choice(firing: FiringText | None) -> int | None:
+    """The token at which latents are to be looked for, or None for the whole text."""
+    tokens = firing.tokens if firing else ()
+    return st.selectbox(
+        "Latents that fire at", range(len(tokens)), index=None, key="token",
+        format_func=lambda place: f"{place + 1} {visible(tokens[place])}" if place < len(tokens) else "",
+        placeholder="any token of the text; pick one to see what fires there",
+    )  # fmt: skip
 
 
 def offer_job(source: DataSource, context: Context, lens: LogitLens | None) -> None:

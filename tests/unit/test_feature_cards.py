@@ -10,7 +10,7 @@ from test_features import D_SAE, pairs_where, tiny_sae
 from test_training import HOOK, TRAIN, save_tiny_sae
 
 from sparserm.alignment import alignment_scores
-from sparserm.feature_cards import Example, feature_card, peaks_of, read_activations, similar_latents
+from sparserm.feature_cards import Example, feature_card, peaks_of, read_examples, similar_latents
 from sparserm.feature_search import fire_on_text
 from sparserm.openings import MIN_FIRINGS, measure_openings
 from sparserm.representations import represent_pairs
@@ -115,16 +115,18 @@ def test_a_latent_that_is_not_there_is_refused(feature: int) -> None:
         feature_card(feature, TEXTS, PAIRS, tiny_sae())
 
 
-def test_read_activations_peak_where_the_stored_summary_says(tiny) -> None:
+def test_readings_peak_where_the_stored_summary_says(tiny) -> None:
     sae, backbone, pairs = tiny
     feature = int(np.bincount(pairs.chosen.latents.indices).argmax())
     card = feature_card(feature, TRAIN.pairs, pairs, sae)
-    read = read_activations(feature, card.examples, TRAIN.pairs, backbone, sae)
+    read = read_examples(feature, card.examples, TRAIN.pairs, backbone, sae)
     assert set(read) == {(example.pair, example.side) for example in card.examples}
     for example in card.examples:
-        values = read[example.pair, example.side]
-        assert values.max() == pytest.approx(example.peak, rel=1e-4)
-        assert len(values) == getattr(pairs, example.side).n_tokens[example.pair]
+        reading = read[example.pair, example.side]
+        assert reading.activations.max() == pytest.approx(example.peak, rel=1e-4)
+        assert len(reading.activations) == getattr(pairs, example.side).n_tokens[example.pair]
+        pooled = {"chosen": card.scores_chosen, "rejected": card.scores_rejected}[example.side][example.pair]
+        assert reading.scores.mean() == pytest.approx(pooled, abs=1e-4)  # mean pooling
 
 
 def test_a_text_gives_its_latents_strongest_first_token_by_token(tiny) -> None:
@@ -136,8 +138,8 @@ def test_a_text_gives_its_latents_strongest_first_token_by_token(tiny) -> None:
     latents = pairs.chosen.latents.take(np.array([4]))
     assert set(found.features) == set(latents.indices)
     np.testing.assert_allclose(found.h, pairs.chosen.h[4], atol=1e-5)
-    read = read_activations(int(found.features[0]), [Example(4, "chosen", 0)], TRAIN.pairs, backbone, sae)
-    np.testing.assert_allclose(found.of(int(found.features[0])), read[4, "chosen"], atol=1e-5)
+    read = read_examples(int(found.features[0]), [Example(4, "chosen", 0)], TRAIN.pairs, backbone, sae)
+    np.testing.assert_allclose(found.of(int(found.features[0])), read[4, "chosen"].activations, atol=1e-5)
     silent = next(j for j in range(sae.d_sae) if j not in found.features)
     assert not found.of(silent).any() and len(found.of(silent)) == len(found.tokens)
 

@@ -81,6 +81,14 @@ def test_on_a_text_its_latents_stand_strongest_first(rows) -> None:
     assert _features(rows(firing=firing, only_head=True), hide_dense=False) == [0]
 
 
+def test_latents_of_one_token_of_a_text(rows) -> None:
+    firing = FiringText(("a", " b"), np.array([4, 0]), np.array([[0.5, 3.0], [7.0, 0.0]]), np.zeros(6), 0)
+    anywhere, first, second = rows(firing=firing), rows(firing=firing, token=0), rows(firing=firing, token=1)
+    assert anywhere["at"].tolist() == ["2 ·b", "1 a"]
+    assert _features(first, hide_dense=False) == [0, 4] and first["on_text"].tolist() == [0.5, 3.0]
+    assert second["feature"].tolist() == [4] and second["on_text"].tolist() == [7.0]
+
+
 @pytest.mark.parametrize(
     ("sort", "column"),
     [("gap", "gap"), ("score gap", "score_gap"), ("length", "length_correlation"), ("density", "token_rate")],

@@ -53,14 +53,15 @@ def test_openings_are_measured_once(parts, tiny_backbone, runs) -> None:
 def test_examples_are_read_once_and_come_back_the_same(parts, tiny_backbone, runs) -> None:
     store, sae, pairs = parts
     card = feature_card(7, TRAIN.pairs, pairs, sae)
-    assert store.known_activations(7) == {}
-    first = store.activations(card, TRAIN, tiny_backbone, sae)
+    assert store.known_readings(7) == {}
+    first = store.readings(card, TRAIN, tiny_backbone, sae)
     before = runs["run"]
-    again = store.activations(card, TRAIN, tiny_backbone, sae)
+    again = store.readings(card, TRAIN, tiny_backbone, sae)
     assert before == runs["run"]
     assert again.keys() == first.keys() == {(one.pair, one.side) for one in card.examples}
-    for key, values in first.items():
-        np.testing.assert_array_equal(again[key], values)
+    for key, reading in first.items():
+        np.testing.assert_array_equal(again[key].activations, reading.activations)
+        np.testing.assert_array_equal(again[key].scores, reading.scores)
 
 
 def test_a_damaged_file_is_computed_again(parts, tiny_backbone) -> None:
@@ -100,5 +101,5 @@ def test_a_job_gets_everything_ready_that_the_page_needs(tiny_folder, tiny_backb
     assert (job.state, job.stage, job.stages) == ("done", 4, 4), job.error
     store = FeatureStore(TRAIN.content_hash, model.card.sae_fingerprint, tiny_backbone.fingerprint)
     assert store.known_openings() is not None and store.known_lens() is not None
-    assert all(store.known_activations(int(feature)) for feature in model.head.features)
+    assert all(store.known_readings(int(feature)) for feature in model.head.features)
     assert json.loads((job.folder / "result.json").read_text()) == {"features": model.head.features.tolist(), "pairs": 40}

@@ -42,9 +42,9 @@ def density_figure(chosen: np.ndarray, rejected: np.ndarray, unit: str, mark: tu
             xanchor="left" if inward < 0.15 else "right" if inward > 0.85 else "center",
         )  # fmt: skip
     compact(
-        figure, 330, xaxis={"title": {"text": unit, "standoff": 6}},
+        figure, 400, xaxis={"title": {"text": unit, "standoff": 6}},
         yaxis={"tickformat": ".0%", "title": "share of responses", "rangemode": "tozero"},
-        legend={"orientation": "h", "x": 0.5, "xanchor": "center", "y": -0.24, "yanchor": "top", "traceorder": "normal"},
+        legend={"orientation": "h", "x": 0.5, "xanchor": "center", "y": -0.2, "yanchor": "top", "traceorder": "normal"},
     )  # fmt: skip
     figure.update_layout(margin={"t": 26})
     return figure
