@@ -37,9 +37,9 @@ def figure(place: DeltaGenerator, label: str, value: str, note: str, text: str) 
 
 
 def download_table(table: pd.DataFrame, what: str, filename: str) -> None:
-    """A table to take away as CSV; the button says how many rows it has."""
+    """A table to take away as CSV, written when it is asked for; the button says how many rows it has."""
     st.download_button(
-        f"{what} as CSV ({len(table):,} rows)", table.to_csv(index=False), filename, "text/csv", key=filename,
+        f"{what} as CSV ({len(table):,} rows)", lambda: table.to_csv(index=False), filename, "text/csv", key=filename,
         icon=":material/download:", on_click="ignore",
     )  # fmt: skip
 
