@@ -21,7 +21,7 @@ from scipy.special import expit
 from sparserm.defaults import home
 from sparserm.pairs import PairsError, prompt_key
 from sparserm.pairs_formats import RawRow, one_line, read_bytes, read_path
-from sparserm.pairs_messages import RowError, answer, check_prompt, plain, text_or_messages, transcript
+from sparserm.pairs_messages import RowError, answer, as_prompt, check_prompt, plain, text_or_messages, transcript
 from sparserm.store import stored
 from sparserm.types import Message, PairIssue, Progress, Prompt, SparseRMError
 
@@ -219,8 +219,8 @@ def _list(values: Mapping[str, Any], column: str) -> list[Any]:
 def keep_candidates(candidates: Candidates) -> str:
     """Keep candidates in ``SPARSERM_HOME/candidates`` under their content's hash, which is returned: a job reads them there,
     and a link leads back to them."""
-    rows = [{"prompt": prompt_value(one.prompt), "responses": list(one.responses)} for one in candidates.sets]
-    data = to_jsonl(rows).encode()
+    sets = ((prompt_value(one.prompt), one.responses, one.rows) for one in candidates.sets)
+    data = to_jsonl({"prompt": prompt, "responses": responses, "rows": rows} for prompt, responses, rows in sets).encode()
     digest = hashlib.sha256(data).hexdigest()[:16]
     path = _kept(digest)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -240,7 +240,9 @@ def kept_candidates(digest: str) -> Candidates:
         raise SparseRMError(
             f"there are no candidates {one_line(digest, 40)!r} here; expected a hash of a link; upload them again"
         )
-    return load_candidates(_kept(digest))
+    rows = map(json.loads, _kept(digest).read_text(encoding="utf-8").rstrip("\n").split("\n"))
+    sets = (CandidateSet(as_prompt(row["prompt"]), tuple(row["responses"]), tuple(row["rows"])) for row in rows)
+    return Candidates(digest, tuple(sets))
 
 
 def _kept(digest: str) -> Path:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -42,6 +45,15 @@ LOOKED_UP = 1_000_000
 _TEXT, _FILE, _IDENTITY = "best_of_n_text", "best_of_n_file", "candidates"
 
 
+@dataclass(frozen=True)
+class Ranking:
+    """A ranking and its tables: one row for each prompt, and one for each candidate."""
+
+    ranked: tuple[RankedSet, ...]
+    best: pd.DataFrame
+    full: pd.DataFrame
+
+
 def draw(context: Context) -> None:
     """The whole of it."""
     st.caption("Many candidates for each of many prompts: which is the best, and which pairs do they make for training?")
@@ -59,12 +71,11 @@ def draw(context: Context) -> None:
             icon=":material/history:",
         )
     try:
-        candidates = kept_candidates(identity)
-        ranked = _ranked(identity, candidates, context)
+        ranking = _ranked(identity, context)
     except SparseRMError as error:
         st.error(session.sentence(error))
         return
-    _results(ranked, context)
+    _results(ranking, context)
 
 
 def _inputs(context: Context) -> Callable[[], Candidates]:
@@ -123,20 +134,19 @@ def _take(read: Callable[[], Candidates]) -> None:
         st.session_state.best_of_n_read = _signature()
 
 
-def _ranked(identity: str, candidates: Candidates, context: Context) -> tuple[RankedSet, ...]:
+def _ranked(identity: str, context: Context) -> Ranking:
     """The ranking: computed here where it is little, by a job where it is much; until that has ended the page ends here.
 
     Raises:
-        SparseRMError: a text cannot be scored.
+        SparseRMError: the candidates are not there, or one cannot be scored.
     """
     spec = {"candidates": identity, "head": context.key, "hash": context.hash}
     job = next((one for one in jobs.list_jobs() if one.kind == "best_of_n" and jobs.spec(one.id) == spec), None)
     if job is not None and job.state != "done":
         jobs_view.show_job(job.id)
         st.stop()
-    if job is not None:
-        return rank_by(candidates, np.load(job.folder / "rewards.npy"))
-    if not _is_little(candidates, context):
+    if job is None and not _is_little(identity, context.key, context.hash, _context=context):
+        candidates = _candidates(identity)
         st.info(
             f"The language model has to read {candidates.n_responses:,} candidates of {len(candidates.sets):,} prompts at "
             f"{context.place}. You may close the tab meanwhile.",
@@ -146,44 +156,53 @@ def _ranked(identity: str, candidates: Candidates, context: Context) -> tuple[Ra
             jobs.start("best_of_n", spec, f"Best of N: {candidates.n_responses:,} candidates")
             st.rerun()
         st.stop()
-    return _rank_here(identity, context.key, context.hash, _candidates=candidates, _context=context)
+    return _rank(identity, context.key, context.hash, str(job.folder) if job else "", _context=context)
 
 
-def _is_little(candidates: Candidates, context: Context) -> bool:
+@st.cache_resource(show_spinner="Reading the candidates…", max_entries=4)
+def _candidates(identity: str) -> Candidates:
+    return kept_candidates(identity)
+
+
+@st.cache_data(show_spinner="Reading the candidates…", max_entries=64)
+def _is_little(identity: str, head: str, version: str, *, _context: Context) -> bool:
+    """Whether the page may compute it; what the store holds costs nothing."""
+    candidates = _candidates(identity)
     characters = sum(len(response) for one in candidates.sets for response in one.responses)
-    return characters < LOOKED_UP and count_missing_tokens(context.model(), candidates) <= data.INLINE_TOKENS
+    return characters < LOOKED_UP and count_missing_tokens(_context.model(), candidates) <= data.INLINE_TOKENS
 
 
-@st.cache_resource(show_spinner="Reading the candidates…", max_entries=8)
-def _rank_here(identity: str, head: str, hash: str, *, _candidates: Candidates, _context: Context) -> tuple[RankedSet, ...]:
-    return rank(_context.model(), _candidates)
+@st.cache_resource(show_spinner="Ranking…", max_entries=4)
+def _rank(identity: str, head: str, version: str, job: str, *, _context: Context) -> Ranking:
+    """By the rewards that a job has left, or by those of the model."""
+    candidates = _candidates(identity)
+    ranked = rank_by(candidates, np.load(Path(job) / "rewards.npy")) if job else rank(_context.model(), candidates)
+    return Ranking(ranked, pd.DataFrame(best_rows(ranked)), pd.DataFrame(ranking_rows(ranked)))
 
 
-def _results(ranked: tuple[RankedSet, ...], context: Context) -> None:
+def _results(ranking: Ranking, context: Context) -> None:
     if issues := st.session_state.get("best_of_n_issues"):
         with st.expander(f"{len(issues):,} findings about the candidates", icon=":material/report:"):
             data.show_issues(issues, key="candidates")
-    best, full = pd.DataFrame(best_rows(ranked)), ranking_rows(ranked)
+    best = ranking.best
     columns = st.columns(4)
-    columns[0].metric("Prompts", f"{len(ranked):,}", border=True)
-    columns[1].metric("Candidates", f"{len(full):,}", border=True)
+    columns[0].metric("Prompts", f"{len(best):,}", border=True)
+    columns[1].metric("Candidates", f"{len(ranking.full):,}", border=True)
     columns[2].metric(
         "Best beats next", "–" if best["beats_next"].isna().all() else f"{best['beats_next'].median():.0%}", border=True,
         help="Bradley-Terry win probability of the best candidate against the next, the median over the prompts.",
     )  # fmt: skip
     columns[3].metric(
-        "Best over worst",
-        f"{best['spread'].median():+.2f}",
-        border=True,
+        "Best over worst", f"{best['spread'].median():+.2f}", border=True,
         help="Reward of a prompt's best candidate minus that of its worst, the median over the prompts.",
-    )
+    )  # fmt: skip
     by_prompt, everything, pairs = st.tabs(["Best of each prompt", "Full ranking", "Training pairs"])
     with by_prompt:
-        _best(ranked, best)
+        _best(ranking)
     with everything:
-        _ranking(full)
+        _ranking(ranking.full)
     with pairs:
-        _pairs(ranked, context)
+        _pairs(ranking.ranked, context)
 
 
 _COLUMNS = {
@@ -200,21 +219,22 @@ _COLUMNS = {
 }
 
 
-def _best(ranked: tuple[RankedSet, ...], best: pd.DataFrame) -> None:
+def _best(ranking: Ranking) -> None:
+    best = ranking.best
     event = st.dataframe(
         best.assign(beats_next=100 * best["beats_next"].astype(float), prompt=best["prompt"].map(_as_text)), hide_index=True,
         key="best_of_n_best", column_config=_COLUMNS, on_select="rerun", selection_mode="single-row",
         column_order=["prompt_number", "prompt", "n", "best", "beats_next", "spread", "reward"],
     )  # fmt: skip
     rows = event["selection"]["rows"]
-    picked = ranked[rows[0]] if rows else None
+    picked = ranking.ranked[rows[0]] if rows else None
     with st.container(horizontal=True):
         st.button(
             "Compare side by side", icon=":material/compare_arrows:", key="best_of_n_open", on_click=_open, args=(picked,),
             disabled=picked is None or len(picked.ranking) < 2,
             help=f"The candidates of the row that is picked in the table, the best {MOST} where there are more.",
         )  # fmt: skip
-        _download("Best of each prompt", to_csv(best.to_dict("records")), len(best), "best.csv", "text/csv")
+        _download("Best of each prompt", lambda: to_csv(_records(best)), len(best), "best.csv", "text/csv")
 
 
 def _open(one: RankedSet | None) -> None:
@@ -224,8 +244,7 @@ def _open(one: RankedSet | None) -> None:
         st.session_state.compare_mode = compare_inputs.SIDE_BY_SIDE
 
 
-def _ranking(rows: list[dict]) -> None:
-    table = pd.DataFrame(rows)
+def _ranking(table: pd.DataFrame) -> None:
     against_best = (100 * table["beats_best"]).where(table["rank"] > 1)  # the best is held against nothing
     st.dataframe(
         table.assign(beats_best=against_best, prompt=table["prompt"].map(_as_text)), hide_index=True,
@@ -233,8 +252,12 @@ def _ranking(rows: list[dict]) -> None:
         column_order=["prompt_number", "rank", "response", "beats_best", "reward", "prompt"],
     )  # fmt: skip
     with st.container(horizontal=True):
-        _download("Ranking as CSV", to_csv(rows), len(rows), "ranking.csv", "text/csv")
-        _download("Ranking as JSONL", to_jsonl(rows), len(rows), "ranking.jsonl", "application/jsonl")
+        _download("Ranking as CSV", lambda: to_csv(_records(table)), len(table), "ranking.csv", "text/csv")
+        _download("Ranking as JSONL", lambda: to_jsonl(_records(table)), len(table), "ranking.jsonl", "application/jsonl")
+
+
+def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
 
 
 def _pairs(ranked: tuple[RankedSet, ...], context: Context) -> None:
@@ -247,7 +270,7 @@ def _pairs(ranked: tuple[RankedSet, ...], context: Context) -> None:
     made = preference_rows(ranked, least)
     left.metric(f"Pairs from {len(ranked):,} prompts", f"{len(made):,}", border=True)
     right.plotly_chart(charts.spreads_figure([one.spread for one in ranked], least), config=CONFIG, key="best_of_n_spreads")
-    _download("Pairs as JSONL", to_jsonl(made), len(made), f"pairs-by-{context.card.name}.jsonl", "application/jsonl")
+    _download("Pairs as JSONL", lambda: to_jsonl(made), len(made), f"pairs-by-{context.card.name}.jsonl", "application/jsonl")
 
 
 def _as_text(prompt: str | list[dict[str, str]]) -> str:
@@ -255,7 +278,7 @@ def _as_text(prompt: str | list[dict[str, str]]) -> str:
     return prompt if isinstance(prompt, str) else prompt[-1]["content"]
 
 
-def _download(name: str, content: str, rows: int, filename: str, mime: str) -> None:
+def _download(name: str, content: Callable[[], str], rows: int, filename: str, mime: str) -> None:
     st.download_button(
         f"{name} ({rows:,} rows)", content, filename, mime, key=f"best_of_n {filename.split('-', maxsplit=1)[0]} {mime}",
         icon=":material/download:", on_click="ignore", disabled=not rows,

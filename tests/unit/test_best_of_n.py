@@ -127,7 +127,7 @@ def test_kept_candidates_are_found_again_by_their_hash(sparserm_home) -> None:
     )
     digest = keep_candidates(data)
     assert digest == keep_candidates(data)
-    assert [(one.prompt, one.responses) for one in kept_candidates(digest).sets] == [(o.prompt, o.responses) for o in data.sets]
+    assert kept_candidates(digest).sets == data.sets
     for wrong in ("0" * 16, "../x", "", digest + "\n"):
         with pytest.raises(SparseRMError, match="no candidates"):
             kept_candidates(wrong)
