@@ -22,7 +22,7 @@ def result_metrics(scored: Scored, saved: SavedHead) -> None:
     chosen.metric("Beats chosen", f"{scored.beats[0]:.0%}", help=what.format("chosen"), border=True, height="stretch")
     rejected.metric("Beats rejected", f"{scored.beats[1]:.0%}", help=what.format("rejected"), border=True, height="stretch")
     reward.metric(
-        "Reward", f"{scored.explanation.reward:+.2f}", f"above {scored.percentile:.0%} of training",
+        "Reward", f"{scored.explanation.reward:+.2f}", f"percentile {100 * scored.percentile:.0f}",
         delta_color="off", delta_arrow="off", help=yardstick(saved), border=True,
     )  # fmt: skip
     if scored.explanation.n_truncated:

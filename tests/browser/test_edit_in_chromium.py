@@ -1,4 +1,4 @@
-"""Editing a head in a real browser: sliders by mouse and keyboard, a link that keeps the edits, a saved head to take away."""
+"""Editing a head in Chromium: sliders by mouse and keyboard, undo, a link that keeps the edits, a head saved and taken."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the Edit page shows and hands out: the pairs that changed sides in order, all figures, and a chart of both accuracies."""
+"""What the Edit page shows and hands out: pairs that changed sides in order, all figures, and a chart of both accuracies."""
 
 from __future__ import annotations
 
