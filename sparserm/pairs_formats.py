@@ -27,6 +27,13 @@ WHOLE_ROW = "(whole row)"
 
 _MAX_UNPACKED = 4 << 30  # a gzip file of a few MB can unpack to more than the machine's memory
 _PEEK = 1 << 20
+#: What is often handed in under another name, by how its bytes begin.
+_OTHER_KINDS = {
+    b"\x89PNG": "a PNG image",
+    b"\xff\xd8\xff": "a JPEG image",
+    b"%PDF": "a PDF document",
+    b"PK\x03\x04": "a zip archive, as Excel's own format is",
+}
 _SAVE_AS_UTF8 = "save the file as UTF-8, e.g. `iconv -f WINDOWS-1252 -t UTF-8 old > new`, or as 'CSV UTF-8' in Excel"
 
 
@@ -61,6 +68,12 @@ def read_bytes(data: bytes, filename: str) -> list[RawRow]:
     suffix = _suffix(filename)
     if data[:4] == b"PAR1" or suffix == ".parquet":
         return _read_parquet(data, filename)
+    for beginning, kind in _OTHER_KINDS.items():
+        if data.startswith(beginning):
+            raise SparseRMError(
+                f"{filename} is {kind}, whatever its name says: expected a table of preference pairs as {', '.join(SUFFIXES)}; "
+                "export it as one of these"
+            )
     is_utf16 = data[:2] in (b"\xff\xfe", b"\xfe\xff")
     if is_utf16 or b"\0" in data:
         where = "it begins with a UTF-16 mark" if is_utf16 else f"NUL at byte offset {data.index(0)}"
@@ -125,7 +138,10 @@ def read_hub_dataset(name: str, split: str) -> list[RawRow]:
             _ask_hub(name)
         return rows_of(datasets.load_dataset(name, split=split))
     except Exception as error:  # it raises its own, the hub's, httpx's and the file system's errors
-        raise SparseRMError(f"datasets.load_dataset({name!r}, split={split!r}) failed: {_reason(error)}") from error
+        raise SparseRMError(
+            f"datasets.load_dataset({name!r}, split={split!r}) failed: {_reason(error)}; check the name and the network, or "
+            "give a file"
+        ) from error
 
 
 def _ask_hub(name: str) -> None:

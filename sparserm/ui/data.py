@@ -20,8 +20,8 @@ from sparserm.ui.context import Context, current
 #: starter pairs of a task.
 INLINE_TOKENS = 16_000
 
-#: Megabytes; a larger preference file belongs to the command line.
-MAX_UPLOAD_MB = 100
+#: Megabytes; a larger preference file belongs to the command line. Up to the second it is taken in to be told so in a sentence.
+MAX_UPLOAD_MB, _MOST_UPLOAD_MB = 100, 500
 
 
 @dataclass(frozen=True)
@@ -55,11 +55,11 @@ def pick_source(key: str, label: str = "Preference pairs") -> DataSource | None:
         placeholder="Pick pairs, or type a dataset's name",
         help="JSONL, CSV or Parquet with prompt, chosen and rejected, as in TRL; or the name of a Hugging Face dataset.",
     )  # fmt: skip
-    file = st.file_uploader(
-        "Upload pairs", type=["jsonl", "json", "csv", "tsv", "parquet", "gz"], key=f"{key} file", max_upload_size=MAX_UPLOAD_MB,
-        on_change=_take_upload, args=(key,),
+    st.file_uploader(
+        "Upload pairs", type=["jsonl", "json", "csv", "tsv", "parquet", "gz"], key=f"{key} file",
+        max_upload_size=_MOST_UPLOAD_MB, on_change=_take_upload, args=(key,),
     )  # fmt: skip
-    if file is None and (problem := st.session_state.pop(f"{key} problem", None)):
+    if problem := st.session_state.get(f"{key} problem"):
         st.error(problem)
     if picked is None:
         return None
@@ -69,9 +69,15 @@ def pick_source(key: str, label: str = "Preference pairs") -> DataSource | None:
 def _take_upload(key: str) -> None:
     """Keep what was uploaded and pick it; also an unusable file stays, so that its columns can be named."""
     file = st.session_state[f"{key} file"]
+    st.session_state.pop(f"{key} problem", None)
     if file is None:
         return
     try:
+        if file.size > MAX_UPLOAD_MB << 20:
+            raise SparseRMError(
+                f"{file.name} has {file.size / (1 << 20):,.0f} MB, and a page reads files of up to {MAX_UPLOAD_MB} MB; upload "
+                "a part of it, put it into the folder SPARSERM_DATA, or use `sparserm train` on the command line"
+            )
         st.session_state[f"{key} uploaded"], _ = keep_upload(file.getvalue(), file.name)
     except (SparseRMError, OSError) as error:
         st.session_state[f"{key} problem"] = session.sentence(error)

@@ -30,7 +30,7 @@ def table() -> str | None:
     rows = train_tables.heads_table(readable)
     event = st.dataframe(
         rows, hide_index=True, key="heads table", on_select="rerun", selection_mode="single-row",
-        height=38 + 35 * min(12, len(rows)), column_config={"accuracy": st.column_config.NumberColumn(format="percent")},
+        height=38 + 35 * min(16, len(rows)),
     )  # fmt: skip
     chosen = event.selection.rows
     names = [row[0] for row in readable]

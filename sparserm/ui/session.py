@@ -84,7 +84,8 @@ def score(context: Context, request: ScoreRequest, progress: Progress) -> Scored
 def sentence(error: Exception) -> str:
     """An error's message as a sentence that begins with a capital; file names and values in it are not Markdown."""
     text = plain(error)
-    return text[:1].upper() + text[1:]
+    begins_with_a_name = not text.partition(" ")[0].isalpha()
+    return text if begins_with_a_name else text[:1].upper() + text[1:]
 
 
 def progress_bar() -> tuple[Progress, Callable[[], None]]:

@@ -248,7 +248,7 @@ def baselines(tried: Tried) -> None:
         st.plotly_chart(charts.baselines_figure(rows), config=CONFIG, key="baselines")
         table = train_tables.baselines_table(rows)
         with st.expander("As a table"):
-            st.dataframe(table, hide_index=True, column_config=_PERCENT)
+            st.dataframe(train_tables.percentages(table), hide_index=True)
         _csv("Baselines", table)
     with right:
         st.subheader("Learning curve", anchor=False)
@@ -291,11 +291,6 @@ def stability(tried: Tried) -> None:
     labels = tried.result.saved.card.labels
     st.plotly_chart(charts.stability_figure(evidence.stability, labels), config=CONFIG, key="stability")
     _csv("Stability", train_tables.evidence_tables(evidence)["stability"])
-
-
-_PERCENT = {
-    name: st.column_config.NumberColumn(format="percent") for name in ("accuracy", "95 % low", "95 % high", "lowest", "highest")
-}
 
 
 def _csv(what: str, table: pd.DataFrame) -> None:

@@ -10,6 +10,7 @@ from sparserm.card import SavedHead
 from sparserm.evidence import HeadEvidence, Measured, Stability
 from sparserm.ui.charts.train import NAMES
 
+SHARES = ("accuracy", "95 % low", "95 % high", "lowest", "highest")
 MEANING = {
     "head": "the head of the settings above",
     "trained": "the head that the job trained",
@@ -63,7 +64,7 @@ def heads_table(heads: Sequence[tuple[str, SavedHead, bool]]) -> pd.DataFrame:
         {
             "head": name,
             "": "yours" if own else "shipped",
-            "accuracy": saved.card.metrics.get("accuracy"),
+            "accuracy": _percent(saved.card.metrics.get("accuracy")),
             "layer": saved.card.hook_point.layer,
             "features": len(saved.head.features),
             "pooling": saved.head.pooling,
@@ -73,6 +74,16 @@ def heads_table(heads: Sequence[tuple[str, SavedHead, bool]]) -> pd.DataFrame:
         }
         for name, saved, own in heads
     )
+
+
+def percentages(table: pd.DataFrame) -> pd.DataFrame:
+    """The table for the page, its shares as text; the file keeps the numbers."""
+    shares = [name for name in SHARES if name in table]
+    return table.assign(**{name: table[name].map(_percent) for name in shares})
+
+
+def _percent(share: float | None) -> str:
+    return "–" if share is None else f"{share:.1%}"
 
 
 def _rows(entries: Iterable[object]) -> pd.DataFrame:

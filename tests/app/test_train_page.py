@@ -14,6 +14,7 @@ from sparserm.card import SavedHead, load_head, save_head
 from sparserm.evidence import Cell, CurvePoint, FeatureStability, HeadEvidence, Measured, Stability
 from sparserm.fitting import FitSettings
 from sparserm.library import keep_head, own_heads, pack_head
+from sparserm.pairs import STARTER_SETS
 from sparserm.sources import DataSource, list_sources
 from sparserm.training_job import TrainSpec
 
@@ -116,7 +117,7 @@ def test_bad_rows_are_left_out_named_and_can_be_taken_away() -> None:
 @pytest.mark.parametrize(
     ("data", "name", "message"),
     [
-        (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + bytes(range(256)), "picture.csv", "not UTF-8 text"),
+        (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + bytes(range(256)), "picture.csv", "is a PNG image"),
         (b"", "empty.jsonl", "holds no rows"),
         (_lines({"a": "x", "b": "y"}), "other.jsonl", "no column"),
         (_lines(_row(1, chosen=""), _row(2, rejected="")), "bad.jsonl", "2 of 2 rows cannot be used"),
@@ -128,6 +129,15 @@ def test_what_cannot_be_trained_on_is_told_in_a_sentence_and_stays_picked(data: 
     assert message in _texts(page)
     assert page.selectbox(key="pairs").value == f"{name} (uploaded)"
     assert not any(button.label == "Start training" and not button.disabled for button in page.button)
+
+
+def test_a_file_too_large_for_a_page_is_told_where_to_go_and_nothing_else_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sparserm.ui.data.MAX_UPLOAD_MB", 0)
+    page = _uploaded(_lines(_row(1)), "huge.jsonl")
+    assert "huge.jsonl has 0 MB" in _texts(page) and "SPARSERM" in _texts(page)
+    assert page.selectbox(key="pairs").value == "truthfulness (starter pairs)"
+    assert not _button(page, "Start training").disabled
+    assert list_sources().keys() == {f"{task} (starter pairs)" for task in STARTER_SETS}
 
 
 def test_many_pairs_are_sampled_unless_all_are_asked_for() -> None:

@@ -599,3 +599,12 @@ def test_a_row_of_several_responses_gives_every_chosen_one_against_every_rejecte
 def test_a_row_of_several_responses_is_good_or_bad_as_a_whole() -> None:
     data = parse_pairs([GOOD, {"prompt": "Hi", "chosen": ["a"], "rejected": ["x", " "]}], skip_bad=True)
     assert (len(data.pairs), data.n_skipped, data.issues[0].row) == (1, 1, 2)
+
+
+@pytest.mark.parametrize(
+    ("beginning", "kind"),
+    [(b"\x89PNG\r\n\x1a\n", "PNG image"), (b"\xff\xd8\xff\xe0", "JPEG"), (b"%PDF-1.7", "PDF"), (b"PK\x03\x04", "Excel")],
+)
+def test_a_file_of_another_kind_is_called_what_it_is(beginning: bytes, kind: str) -> None:
+    with pytest.raises(SparseRMError, match=rf"pairs\.csv is .*{kind}.*: expected a table of preference pairs"):
+        read_upload(beginning + bytes(range(256)), "pairs.csv")

@@ -85,7 +85,7 @@ def test_the_preview_is_short_and_on_one_line_each(tmp_path: Path) -> None:
 def test_what_is_no_preference_file_is_refused(tmp_path: Path) -> None:
     picture = tmp_path / "picture.csv"
     picture.write_bytes(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + bytes(range(256)))
-    with pytest.raises(SparseRMError, match="not UTF-8 text"):
+    with pytest.raises(SparseRMError, match="is a PNG image"):
         validate(DataSource(str(picture)))
 
 
