@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from urllib.parse import urlencode
 
 import streamlit as st
@@ -151,7 +152,7 @@ def _downloads(compared: Compared, a: int, b: int) -> None:
     with st.container(horizontal=True):
         for name, table in ready.items():
             st.download_button(
-                f"{name} ({len(table):,} rows)", table.to_csv(index=False), f"{name.lower().replace(' ', '-')}.csv", "text/csv",
+                f"{name} ({len(table):,} rows)", partial(table.to_csv, index=False), f"{name.lower().replace(' ', '-')}.csv", "text/csv",
                 icon=":material/download:", key=f"compare {name}", on_click="ignore",
             )  # fmt: skip
 
