@@ -152,7 +152,8 @@ def _downloads(compared: Compared, a: int, b: int) -> None:
     with st.container(horizontal=True):
         for name, table in ready.items():
             st.download_button(
-                f"{name} ({len(table):,} rows)", partial(table.to_csv, index=False), f"{name.lower().replace(' ', '-')}.csv", "text/csv",
+                f"{name} ({len(table):,} rows)", partial(table.to_csv, index=False),
+                f"{name.lower().replace(' ', '-')}.csv", "text/csv",
                 icon=":material/download:", key=f"compare {name}", on_click="ignore",
             )  # fmt: skip
 
