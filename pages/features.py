@@ -8,6 +8,7 @@ from sparserm.types import SparseRMError
 from sparserm.ui import data, features_state, session
 from sparserm.ui import feature_card_view as card_view
 from sparserm.ui import features_view as view
+from sparserm.ui.components import download_table
 from sparserm.ui.context import current
 
 context = current()
@@ -63,7 +64,7 @@ st.caption(f"{view.hidden_line(shown, listed)}. Figures from {view.source_line(f
 view.feature_table(shown, feature)
 left, right = st.columns([4, 1], vertical_alignment="bottom")
 with left:
-    view.download("Features", shown.rows, f"features-{context.key}", "features csv")
+    download_table(shown.rows, "Features", f"features-{context.key}.csv")
 st.session_state[features_state.NUMBER] = feature
 right.number_input(
     "Go to feature", 0, card.d_sae - 1, key=features_state.NUMBER, on_change=features_state.choose_typed,

@@ -19,10 +19,11 @@ from sparserm.types import RewardHead, SparseRMError
 from sparserm.ui import features_state, session
 from sparserm.ui.charts.features import density_figure
 from sparserm.ui.charts.style import CONFIG
+from sparserm.ui.components import download_table, figure
 from sparserm.ui.context import Context
 from sparserm.ui.examples import ExampleRow, LitText, show_chips, show_examples
 from sparserm.ui.features_state import Example
-from sparserm.ui.features_view import columns, download
+from sparserm.ui.features_view import columns
 from sparserm.ui.tokens import coloured_tokens
 
 STRONGEST, QUARTERS, WRONG = "Strongest", "By quarter of activation", "Argued for the wrong side"
@@ -88,23 +89,22 @@ def evidence(table: FeatureTable, feature: int, weight: float | None) -> None:
         (chosen, "Fires in chosen", table.f_chosen, table.chosen_low, table.chosen_high),
         (rejected, "Fires in rejected", table.f_rejected, table.rejected_low, table.rejected_high),
     )
-    for column, name, rate, low, high in rates:
-        column.metric(
-            name, f"{rate[feature]:.1%}", f"{low[feature]:.1%} to {high[feature]:.1%}", delta_color="off", delta_arrow="off",
-            border=True, help="Share of responses in which it fires at a token or more, with its 95 % Wilson interval; "
-            "responses to one prompt are not taken for independent.",
+    for place, name, rate, low, high in rates:
+        figure(
+            place, name, f"{rate[feature]:.1%}", f"{low[feature]:.1%} to {high[feature]:.1%}",
+            "Share of responses in which it fires at a token or more, with its 95 % Wilson interval; responses to one prompt "
+            "are not taken for independent.",
         )  # fmt: skip
     q = table.q[feature]
-    gap.metric(
-        "Gap", f"{100 * table.gap[feature]:+.1f} points", f"q = {q:.2g}" + (", could be chance" if q > 0.05 else ""),
-        delta_color="off", delta_arrow="off", border=True,
-        help=f"Chosen less rejected. q: McNemar's mid-p test over {table.n_prompts:,} prompts, corrected for all latents that "
-        "fire (Benjamini-Hochberg).",
+    figure(
+        gap, "Gap", f"{100 * table.gap[feature]:+.1f} points", f"q = {q:.2g}" + (", could be chance" if q > 0.05 else ""),
+        f"Chosen less rejected. q: McNemar's mid-p test over {table.n_prompts:,} prompts, corrected for all latents that fire "
+        "(Benjamini-Hochberg).",
     )  # fmt: skip
-    in_head.metric(
-        "Weight in the head", "none" if weight is None else f"{weight:+.3f}",
-        f"scores differ by {table.score_gap[feature]:+.2f} SD", delta_color="off", delta_arrow="off", border=True,
-        help="The weight multiplies the standardised alignment score; the difference is chosen less rejected, on average.",
+    figure(
+        in_head, "Weight in the head", "none" if weight is None else f"{weight:+.3f}",
+        f"scores differ by {table.score_gap[feature]:+.2f} SD",
+        "The weight multiplies the standardised alignment score; the difference is chosen less rejected, on average.",
     )  # fmt: skip
     notes = [f"correlation with length {table.length_correlation[feature]:+.2f}"]
     notes.append(f"fires at {table.rate[feature]:.2%} of the tokens and in {table.share[feature]:.1%} of the responses")
@@ -130,15 +130,15 @@ def density(card: FeatureCard, context: Context, firing: FiringText | None, rows
     scores = what == SCORE
     chosen, rejected = (card.scores_chosen, card.scores_rejected) if scores else (card.peaks_chosen, card.peaks_rejected)
     mark = None if firing is None else (_own_score(context, card, firing) if scores else float(firing.of(card.feature).max()))
-    figure = density_figure(chosen, rejected, str(what), None if mark is None else (mark, "your text"))
-    st.plotly_chart(figure, config=CONFIG, key="density figure")
+    drawn = density_figure(chosen, rejected, str(what), None if mark is None else (mark, "your text"))
+    st.plotly_chart(drawn, config=CONFIG, key="density figure")
     values = pd.DataFrame({
         "row": [*rows, *rows],
         "side": ["chosen"] * len(rows) + ["rejected"] * len(rows),
         "alignment_score": np.concatenate([card.scores_chosen, card.scores_rejected]),
         "peak_activation": np.concatenate([card.peaks_chosen, card.peaks_rejected]),
     })  # fmt: skip
-    download("Responses", values, f"feature-{card.feature}-responses", "responses csv")
+    download_table(values, "Responses", f"feature-{card.feature}-responses.csv")
 
 
 def _own_score(context: Context, card: FeatureCard, firing: FiringText) -> float:
@@ -168,7 +168,7 @@ def logits(context: Context, feature: int, every: LogitLens | None) -> None:
         "token": np.concatenate([lens.promoted[0], lens.suppressed[0]]),
         "logit": np.concatenate([lens.promoted_logits[0], lens.suppressed_logits[0]]),
     })  # fmt: skip
-    download("Tokens", rows, f"feature-{feature}-tokens", "tokens csv")
+    download_table(rows, "Tokens", f"feature-{feature}-tokens.csv")
 
 
 def similar(card: FeatureCard, table: FeatureTable, labels: Mapping[int, str]) -> None:
@@ -186,7 +186,7 @@ def similar(card: FeatureCard, table: FeatureTable, labels: Mapping[int, str]) -
             "cosine": st.column_config.NumberColumn("Cosine", format="%.3f"),
         },
     )  # fmt: skip
-    download("Similar features", rows, f"feature-{card.feature}-similar", "similar csv")
+    download_table(rows, "Similar features", f"feature-{card.feature}-similar.csv")
 
 
 def example_lists(card: FeatureCard, read: Mapping[tuple[int, Side], Example], leaning: Lean) -> None:
@@ -212,7 +212,7 @@ def example_lists(card: FeatureCard, read: Mapping[tuple[int, Side], Example], l
         st.caption(f"Tokens are lit by activation, in full colour at {full:.1f}; {leaning.text}.")
     none = "" if which == QUARTERS else "No more of them."
     show_examples(rows, full=full, unit=unit, none=none, key=f"examples {which}")
-    download("Examples", features_state.examples_csv(read), f"feature-{card.feature}-examples", "examples csv")
+    download_table(features_state.examples_csv(read), "Examples", f"feature-{card.feature}-examples.csv")
 
 
 def _strongest(card: FeatureCard, read: Mapping[tuple[int, Side], Example], sign: int) -> list[ExampleRow]:
@@ -268,4 +268,4 @@ def on_text(feature: int, firing: FiringText, full: float, leaning: Lean) -> Non
         full=max(full, float(values.max())), key="text tokens",
     )  # fmt: skip
     rows = pd.DataFrame({"token": firing.tokens, "activation": values})
-    download("Tokens", rows, f"feature-{feature}-on-text", "text csv")
+    download_table(rows, "Tokens", f"feature-{feature}-on-text.csv")

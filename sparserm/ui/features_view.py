@@ -17,6 +17,7 @@ from sparserm.model import SparseRM
 from sparserm.sources import DataSource
 from sparserm.ui import data, features_state, jobs_view
 from sparserm.ui.charts.style import sign_colour
+from sparserm.ui.components import download_table
 from sparserm.ui.context import Context
 from sparserm.ui.data import Represented
 from sparserm.ui.text import plain
@@ -26,14 +27,6 @@ HEAD, ALL, TEXT = "Head's features", "All latents", "Firing on a text"
 COLOURED = 1_000
 _SHOWN = ["feature", "label", "promotes", "on_text", "at", "weight", "gap", "f_chosen", "f_rejected", "q", "score_gap",
           "length_correlation", "token_rate", "mean_peak", "note"]  # fmt: skip
-
-
-def download(label: str, rows: pd.DataFrame, name: str, key: str) -> None:
-    """A table to take away, with its number of rows said; it is written when it is asked for."""
-    st.download_button(
-        f"{label} as CSV ({len(rows):,} rows)", lambda: rows.to_csv(index=False), f"{name}.csv", "text/csv", key=key,
-        icon=":material/download:", on_click="ignore",
-    )  # fmt: skip
 
 
 def filters(listed: str) -> tuple[bool, bool]:
@@ -163,4 +156,4 @@ def _head_meanwhile(context: Context) -> None:
     st.caption("As found in its training pairs. Examples and all other latents follow once the pairs have been read.")
     drawn = rows.assign(gap=100 * rows["gap"]).style.map(_text_colour, subset=["weight", "gap"])
     st.dataframe(drawn, hide_index=True, column_config=columns())
-    download("Features", rows, f"features-{context.key}", "head features csv")
+    download_table(rows, "Features", f"head-{context.key}.csv")

@@ -55,6 +55,11 @@ def token_view(scored: Scored, context: Context, feature: int | None) -> None:
         st.caption(f"The tokens' shares and the bias add up to {sum(values) + explanation.bias:+.3f}, the reward.")
     elif feature is None:
         st.caption("Click a bar below to colour the tokens by that feature.")
+    if feature is not None:
+        st.page_link(
+            "pages/features.py", label=f"Card of feature {feature}: examples, tokens, where it misleads",
+            icon=":material/category:", query_params={"feature": str(feature)},
+        )  # fmt: skip
 
 
 def _values(explanation: Explanation, by: str, feature: int | None) -> tuple[list[float], str]:
