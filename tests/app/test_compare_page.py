@@ -156,7 +156,7 @@ def test_an_uploaded_file_is_ranked_and_found_again_by_its_link(tmp_path) -> Non
 @pytest.mark.parametrize(
     ("file", "said"),
     [
-        (("x.csv", b"\x89PNG\r\n\x1a\n\0", "text/csv"), "not UTF-8"),
+        (("x.csv", b"\x89PNG\r\n\x1a\n\0", "text/csv"), "is a PNG image"),
         (("x.csv", b"question,answer\na,b\n", "text/csv"), "expected 'prompt' with 'responses'"),
         (("x.jsonl", b'{"prompt": "Q", "responses": [""]}', "text/csv"), "nothing is left to rank"),
     ],
