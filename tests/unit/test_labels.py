@@ -79,6 +79,7 @@ def test_a_fingerprint_is_no_path() -> None:
 
 def test_a_label_is_seen_wherever_the_head_is_used() -> None:
     model = SparseRM.from_pretrained("safety")
-    save_label(model.card.sae_fingerprint, 236, "mine")
-    assert model.labels[236] == "mine"
-    assert next(row for row in model.features() if row["feature"] == 236)["label"] == "mine"
+    feature = int(model.head.features[0])
+    save_label(model.card.sae_fingerprint, feature, "mine")
+    assert model.labels[feature] == "mine"
+    assert next(row for row in model.features() if row["feature"] == feature)["label"] == "mine"
