@@ -17,4 +17,4 @@ with st.container(horizontal=True):
 found = data.represented(source)
 evidence = edit_view.evidence(context, found)
 edit_view.what_is_held_out(evidence)
-edit_view.live(context, evidence, found.data)
+edit_view.live(context, evidence, edit_view.unedited(evidence), found.data)

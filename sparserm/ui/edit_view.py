@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from sparserm.editing import (
     EditEffect,
@@ -35,7 +36,7 @@ from sparserm.ui.text import plain
 from sparserm.ui.weight_sliders import weight_sliders
 
 #: Pairs that changed sides are listed up to this many; the file holds all.
-LISTED = 100
+LISTED = 50
 
 #: The sliders' values as a file calls them.
 _COLUMNS = {
@@ -136,33 +137,42 @@ def what_is_held_out(found: EditEvidence) -> None:
         st.caption(f"{text} None had to be left out.")
 
 
+def unedited(found: EditEvidence) -> EditOutcome:
+    """The figures of the head as it is."""
+    return measure_edits(found, HeadEdits())
+
+
 @st.fragment
-def live(context: Context, found: EditEvidence, data: PreferenceData) -> None:
-    """All that follows the sliders: only this part of the page is run again."""
+def live(context: Context, found: EditEvidence, before: EditOutcome, data: PreferenceData) -> None:
+    """All that follows the sliders: only this part of the page is run again, the figures first."""
     edits = history(context).now
-    before, after = measure_edits(found, HeadEdits()), measure_edits(found, edits)
-    effect, worth, figures = compare_edits(found, before, after), feature_worth(found, edits), figures_table(before, after)
-    _figures(before, after, effect)
+    after = measure_edits(found, edits)
+    effect = compare_edits(found, before, after)
+    place = _figures(before, after, effect)
     _toolbar(context)
+    worth = feature_worth(found, edits)
     features = _sliders(context, edits, worth)
+    place.plotly_chart(charts.accuracy_figure(before.evaluation, after.evaluation), config=CONFIG, key="accuracy")
     _suggestions(context.hash, worth, after, edits)
     _flipped(found, data, before, after, effect)
-    n_flipped = len(effect.broken) + len(effect.mended)
+    n_flipped, figures = len(effect.broken) + len(effect.mended), figures_table(before, after)
     _files(features, figures, n_flipped, lambda: flipped_table(found, data, before, after, effect, None))
     with st.expander("All figures, before and after"):
         st.dataframe(figures, hide_index=True, key="figures")
     _save(context, edits, found)
 
 
-def _figures(before: EditOutcome, after: EditOutcome, effect: EditEffect) -> None:
-    figure, accuracy, length, sides = st.columns([2, 1.1, 1.1, 1.7])
-    figure.plotly_chart(charts.accuracy_figure(before.evaluation, after.evaluation), config=CONFIG, key="accuracy")
+def _figures(before: EditOutcome, after: EditOutcome, effect: EditEffect) -> DeltaGenerator:
+    """The figures that matter most; returns where the chart of the accuracies goes."""
+    place, accuracy, length, sides = st.columns([1.9, 1.5, 1.1, 1.6])
     low, high = after.evaluation.ci95
+    change, ends = 100 * effect.accuracy_change, [100 * end for end in effect.ci95]
     accuracy.metric(
-        "Held-out accuracy", f"{after.evaluation.accuracy:.1%}", f"{100 * effect.accuracy_change:+.1f} points", border=True,
-        delta_color="off", delta_arrow="auto" if effect.accuracy_change else "off",
-        help=f"95 % interval {low:.1%} to {high:.1%} (bootstrap over prompts). The change, pair by pair: "
-        f"{100 * effect.ci95[0]:+.1f} to {100 * effect.ci95[1]:+.1f} points.",
+        "Held-out accuracy", f"{after.evaluation.accuracy:.1%}",
+        f"{change:+.1f} points ({ends[0]:+.1f} to {ends[1]:+.1f})" if change or any(ends) else "as before", border=True,
+        delta_color="off", delta_arrow="auto" if change else "off",
+        help=f"95 % interval {low:.1%} to {high:.1%}, bootstrap over prompts. The change has an interval of its own, of the "
+        "differences pair by pair: much narrower, since both heads are measured on the same pairs.",
     )  # fmt: skip
     length.metric(
         "Length correlation", _rho(after.length.margin_spearman), f"{_rho(before.length.margin_spearman)} before", border=True,
@@ -175,6 +185,7 @@ def _figures(before: EditOutcome, after: EditOutcome, effect: EditEffect) -> Non
         f"{len(effect.mended):,} now right, {len(effect.broken):,} now wrong", border=True, delta_color="off",
         delta_arrow="off",
     )  # fmt: skip
+    return place
 
 
 def _rho(value: float) -> str:
