@@ -201,9 +201,9 @@ def start_button(spec: TrainSpec) -> None:
     st.caption(f"Trains on {train:,} pairs of {prompts:,} prompts, and tests on {test:,} pairs of {others:,} other prompts.")
     if test < 100:
         st.caption(":material/info: So few test pairs leave a wide interval; some hundreds of pairs tell more.")
-    st.button("Start training", type="primary", width="stretch", on_click=start, args=(spec,), icon=":material/play_arrow:")
-    if problem := st.session_state.pop("train problem", None):
-        st.error(problem)
+    # Not a callback: its arguments would be those of the last run, without what was typed just before the click.
+    if st.button("Start training", type="primary", width="stretch", icon=":material/play_arrow:"):
+        start(spec)
 
 
 def start(spec: TrainSpec) -> None:
@@ -211,11 +211,10 @@ def start(spec: TrainSpec) -> None:
     try:
         load_saes(spec.saes)
     except SparseRMError as error:
-        st.session_state["train problem"] = sentence(error)
+        st.error(sentence(error))
         return
-    st.session_state["job"] = jobs.start("train", spec.to_dict(), title(spec))
-    st.session_state["view"] = RESULTS
-    forget_controls()
+    st.session_state["started job"] = jobs.start("train", spec.to_dict(), title(spec))
+    st.rerun()
 
 
 def forget_controls() -> None:
@@ -234,7 +233,10 @@ NEW, RESULTS, HEADS = VIEWS = ("New head", "Results", "Heads")
 
 
 def pick_view() -> str:
-    """Which part of the page; in the link."""
+    """Which part of the page; in the link. A job that was just started is looked at."""
+    if started := st.session_state.pop("started job", None):
+        st.session_state["job"], st.session_state["view"] = started, RESULTS
+        forget_controls()
     options: Sequence[Any] = VIEWS
     return str(
         st.segmented_control(
