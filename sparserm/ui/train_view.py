@@ -83,7 +83,9 @@ def report(found: Validation) -> None:
         f"{found.n_rows:,} rows, {n_usable:,} usable, {found.n_errors:,} left out, {found.n_warnings:,} with a warning. "
         f"The first {len(found.preview)}:"
     )
-    st.dataframe(pd.DataFrame(found.preview), hide_index=True, height=38 + 35 * min(5, len(found.preview)))
+    widths = {name: st.column_config.TextColumn(width="medium") for name in found.columns}
+    rows = pd.DataFrame(found.preview)
+    st.dataframe(rows, hide_index=True, height=38 + 35 * min(5, len(rows)), column_config=widths)
     if found.problem:
         st.error(sentence(SparseRMError(found.problem)))
     if found.issues:
@@ -91,8 +93,8 @@ def report(found: Validation) -> None:
         with st.expander(title, icon=":material/rule:", expanded=bool(found.n_errors)):
             if len(found.issues) > SHOWN:
                 st.caption(f"The first {SHOWN}; the file holds all.")
-            rows = pd.DataFrame(issue_rows(found.issues[:SHOWN]))
-            st.dataframe(rows, hide_index=True, height=38 + 35 * min(5, len(rows)))
+            shown = pd.DataFrame(issue_rows(found.issues[:SHOWN]))
+            st.dataframe(shown, hide_index=True, height=38 + 35 * min(5, len(shown)))
             st.download_button(
                 f"Report as CSV ({len(found.issues):,} rows)",
                 lambda: pd.DataFrame(issue_rows(found.issues)).to_csv(index=False),
