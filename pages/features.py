@@ -22,15 +22,13 @@ st.caption(
 )
 with st.expander("Preference pairs that the figures and examples come from", icon=":material/table_rows:"):
     source = data.pick_source("pairs", "Pairs")
-found = view.represented(source, context)
-assert source is not None
 try:
-    labels = labels_of(card)
-    table = features_state.table(found, context)
+    found, table = view.measured(source, context)
 except SparseRMError as error:
     st.error(session.sentence(error))
     st.stop()
-lens = features_state.known_lens(found, context)
+assert source is not None
+labels, lens = labels_of(card), features_state.known_lens(found, context)
 
 # ------------------------------------------------------------------------------------------------------------- the list
 which, query, sort = st.columns([4, 3, 2], vertical_alignment="bottom")
@@ -47,7 +45,7 @@ order = sort.selectbox(
     "correlations by size, whatever their sign.",
 )  # fmt: skip
 searching = listed == view.TEXT
-prompt, text = view.text_fields() if searching else (st.session_state.text_prompt, st.session_state.text)
+prompt, text = view.text_fields() if searching else features_state.own_text()
 try:
     firing = features_state.fire(context, prompt, text)
 except SparseRMError as error:

@@ -221,6 +221,11 @@ def _check(folder: Path, config: Any, tensors: Mapping[str, np.ndarray]) -> None
     if not all(key.isdigit() and isinstance(label, str) for key, label in config.get("labels", {}).items()):
         raise SparseRMError(f"{folder / 'config.json'}: labels must be texts by feature number; mend or remove them")
     _check_tensors(folder / "head.safetensors", tensors)
+    features = tensors["features"]
+    if features.dtype.kind not in "iu" or (len(features) and not 0 <= features.min() <= features.max() < config["d_sae"]):
+        raise SparseRMError(
+            f"{folder / 'head.safetensors'}: features must be numbers of latents from 0 to {config['d_sae'] - 1}; train again"
+        )
 
 
 def _check_tensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:

@@ -112,8 +112,9 @@ def promoted_text(tokens: np.ndarray) -> str:
 
 
 def visible(token: str) -> str:
-    """A token with its white space drawn."""
-    return token.replace(" ", "·").replace("\n", "↵").replace("\t", "⇥").replace("\r", "↵")
+    """A token with its white space drawn and what cannot be seen spelled out."""
+    drawn = token.replace(" ", "·").replace("\n", "↵").replace("\t", "⇥").replace("\r", "↵")
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in drawn) or "(nothing)"
 
 
 def _notes(table: FeatureTable) -> list[str]:

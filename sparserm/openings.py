@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from sparserm.sae import SparseAutoencoder
 
 #: Responses that are looked at; spread evenly over the pairs.
-SAMPLE = 400
+SAMPLE = 200
 #: Firings in the sample below which nothing is said of a latent: one of two would prove little.
 MIN_FIRINGS = 5
 

@@ -55,9 +55,11 @@ def pick_source(key: str, label: str = "Preference pairs") -> DataSource | None:
         placeholder="Pick pairs, or type a dataset's name",
         help="JSONL, CSV or Parquet with prompt, chosen and rejected, as in TRL; or the name of a Hugging Face dataset.",
     )  # fmt: skip
+    # The widget's own line names what it takes in, which is more than what is read.
+    st.html(f"<style>.st-key-{key}-file [data-testid=stFileUploaderDropzoneInstructions] {{ display: none; }}</style>")
     st.file_uploader(
-        "Upload pairs", type=["jsonl", "json", "csv", "tsv", "parquet", "gz"], key=f"{key} file",
-        max_upload_size=_MOST_UPLOAD_MB, on_change=_take_upload, args=(key,),
+        f"Upload JSONL, CSV, TSV or Parquet, up to {MAX_UPLOAD_MB} MB", key=f"{key} file",
+        type=["jsonl", "json", "csv", "tsv", "parquet", "gz"], max_upload_size=_MOST_UPLOAD_MB, on_change=_take_upload, args=(key,),
     )  # fmt: skip
     if problem := st.session_state.get(f"{key} problem"):
         st.error(problem)

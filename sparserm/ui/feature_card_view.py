@@ -97,7 +97,7 @@ def evidence(table: FeatureTable, feature: int, weight: float | None) -> None:
         )  # fmt: skip
     q = table.q[feature]
     figure(
-        gap, "Gap", f"{100 * table.gap[feature]:+.1f} points", f"q = {q:.2g}" + (", could be chance" if q > 0.05 else ""),
+        gap, "Gap", f"{100 * table.gap[feature]:+.1f} pts", f"q = {q:.2g}" + (", could be chance" if q > 0.05 else ""),
         f"Chosen less rejected. q: McNemar's mid-p test over {table.n_prompts:,} prompts, corrected for all latents that fire "
         "(Benjamini-Hochberg).",
     )  # fmt: skip
@@ -259,10 +259,8 @@ def _side_by_side(chosen: Sequence[LitText], rejected: Sequence[LitText], title:
 def on_text(feature: int, firing: FiringText, full: float, leaning: Lean) -> None:
     """The text at hand, lit by the feature."""
     values = firing.of(feature)
-    said = (
-        f"lit by feature {feature}, in full colour at {full:.1f}" if values.any() else f"feature {feature} does not fire on it"
-    )
-    st.caption(f"The text, {said}.")
+    lit = f"Lit by the activation of feature {feature}, in full colour at {full:.1f}."
+    st.caption(lit if values.any() else f"Feature {feature} does not fire on this text.")
     coloured_tokens(
         firing.tokens, (leaning.sign * values).tolist(), [f"activation {value:.2f}" for value in values.tolist()],
         full=max(full, float(values.max())), key="text tokens",

@@ -41,7 +41,7 @@ class Example:
 
 
 def begin(context: Context) -> int:
-    """Which feature is looked at: the link's, else the last one, and of a new SAE the head's heaviest; and a text to try
+    """Which feature is looked at: the link's, else the last one, and of a new SAE the head's heaviest; with a text to try
     features on."""
     state, fingerprint, head = st.session_state, context.card.sae_fingerprint, context.saved.head
     heaviest = int(head.features[np.argmax(np.abs(head.weights))])
@@ -53,9 +53,23 @@ def begin(context: Context) -> int:
     feature: int = state.setdefault("feature", heaviest)
     if asked != str(feature):
         st.query_params["feature"] = str(feature)
-    if "text" not in state and "text" not in st.query_params:
-        state["text_prompt"], state["text"] = _first_text(context)
+    _fill_text(context)
     return feature
+
+
+def own_text() -> tuple[str, str]:
+    """The prompt and the text that features are tried on, before their fields are drawn."""
+    prompt, text = (str(st.session_state.get(key, st.query_params.get(key, ""))) for key in ("text_prompt", "text"))
+    return prompt, text
+
+
+def _fill_text(context: Context) -> None:
+    """What was scored last, or the first example; what the user has typed stays, and what a link brings along."""
+    state, fresh = st.session_state, _first_text(context)
+    linked = "text" not in state and "text" in st.query_params
+    untouched = "text" not in state or own_text() == state.get("features filled")
+    if untouched and not linked and fresh != state.get("features filled"):
+        state["text_prompt"], state["text"] = state["features filled"] = fresh
 
 
 def _first_text(context: Context) -> tuple[str, str]:

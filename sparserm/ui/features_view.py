@@ -138,16 +138,21 @@ def source_line(name: str, table: FeatureTable) -> str:
     return f"{table.n_pairs:,} pairs of {table.n_prompts:,} prompts from {plain(textwrap.shorten(name, 80))}"
 
 
-def represented(source: DataSource | None, context: Context) -> Represented:
-    """The pairs as the head sees them; until they have been read, the head's own figures stand on the page."""
+def measured(source: DataSource | None, context: Context) -> tuple[Represented, FeatureTable]:
+    """The pairs as the head sees them and every latent over them; until that is there, the head's own figures are.
+
+    Raises:
+        SparseRMError: the backbone or the SAE cannot be used.
+    """
     place, wanted = st.empty(), (source, context.hash)
     if st.session_state.get("features read") != wanted:
         with place.container():
             _head_meanwhile(context)
     found = data.represented(source)
+    table = features_state.table(found, context)
     st.session_state["features read"] = wanted
     place.empty()
-    return found
+    return found, table
 
 
 def _head_meanwhile(context: Context) -> None:

@@ -58,7 +58,8 @@ def actions(name: str) -> None:
         )
     with four.popover("Delete", icon=":material/delete:", width="stretch", disabled=not own):
         st.text(f"Delete {name} for good?")
-        st.button("Delete the head", type="primary", on_click=_do, args=("deleted", name, lambda: delete_head(name)))
+        if st.button("Delete the head", type="primary"):
+            _do("deleted", name, lambda: delete_head(name))
     if not own:
         st.caption("Shipped heads can be used and downloaded; they are never changed.")
 
@@ -78,13 +79,12 @@ def upload(current: context.Context) -> None:
         st.error(sentence(error))
         return
     name = st.text_input("Name", free_name(saved.card.name), key=f"name of upload {saved.card.name}")
-    st.button("Add the head", type="primary", on_click=_do, args=("added", name, lambda: keep_head(saved, name.strip())))
+    if st.button("Add the head", type="primary"):
+        _do("added", name.strip(), lambda: keep_head(saved, name.strip()))
 
 
 def outcome() -> None:
     """What the last button came to."""
-    if problem := st.session_state.pop("head problem", None):
-        st.error(problem)
     if done := st.session_state.pop("head done", None):
         st.success(done, icon=":material/check_circle:")
 
@@ -97,11 +97,13 @@ def use(name: str) -> None:
 
 
 def _do(what: str, name: str, act: Callable[[], object]) -> None:
+    """Do it and draw the page anew. Not a callback: it would not know what was typed just before the click."""
     try:
         act()
     except (SparseRMError, OSError) as error:
-        st.session_state["head problem"] = sentence(error)
+        st.error(sentence(error))
         return
-    st.session_state["head done"] = f"{plain(name.strip())} was {what}."
+    st.session_state["head done"] = f"{plain(name)} was {what}."
     for key in ("managed head", "_row", "heads table"):
         st.session_state.pop(key, None)
+    st.rerun()

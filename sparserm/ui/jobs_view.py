@@ -6,6 +6,7 @@ import streamlit as st
 
 from sparserm import jobs
 from sparserm.types import SparseRMError
+from sparserm.ui.text import plain
 
 
 def active_jobs() -> None:
@@ -18,7 +19,7 @@ def active_jobs() -> None:
 def _active_jobs() -> None:
     for one in jobs.list_jobs():
         if one.active:
-            st.progress(one.share, text=f"{one.title}: {one.text}")
+            st.progress(one.share, text=plain(f"{one.title}: {one.text}"))
 
 
 def show_job(job: str) -> jobs.JobStatus | None:
@@ -53,13 +54,13 @@ def _draw(found: jobs.JobStatus) -> None:
     left, right = st.columns([5, 1], vertical_alignment="center")
     with left:
         if found.state == "failed":
-            st.error(f"{found.title}: {found.text}")
+            st.error(plain(f"{found.title}: {found.text}"))
         elif found.state in ("cancelled", "interrupted"):
-            st.warning(f"{found.title} was {found.state}. What it has computed is kept.")
+            st.warning(f"{plain(found.title)} was {found.state}. What it has computed is kept.")
         elif found.active:
-            st.progress(found.share, text=f"{found.title}: {found.text}")
+            st.progress(found.share, text=plain(f"{found.title}: {found.text}"))
         else:
-            st.success(f"{found.title}: done.")
+            st.success(f"{plain(found.title)}: done.")
     with right:
         if found.active:
             st.button("Cancel", key=f"cancel {found.id}", on_click=jobs.cancel, args=(found.id,), width="stretch")

@@ -221,8 +221,8 @@ def take_away(job: str, tried: Tried) -> None:
             icon=":material/science:",
         )
         wanted = replace(spec, saes=(tried.sae,), settings=tried.settings)
-        if st.button("Gather the evidence for these settings", on_click=start, args=(wanted,), icon=":material/play_arrow:"):
-            st.rerun()
+        if st.button("Gather the evidence for these settings", icon=":material/play_arrow:"):
+            start(wanted)
 
 
 def _finished(job: str, tried: Tried) -> SavedHead:

@@ -83,7 +83,9 @@ def report(found: Validation) -> None:
         f"{found.n_rows:,} rows, {n_usable:,} usable, {found.n_errors:,} left out, {found.n_warnings:,} with a warning. "
         f"The first {len(found.preview)}:"
     )
-    st.dataframe(pd.DataFrame(found.preview), hide_index=True, height=38 + 35 * min(5, len(found.preview)))
+    widths = {name: st.column_config.TextColumn(width="medium") for name in found.columns}
+    rows = pd.DataFrame(found.preview)
+    st.dataframe(rows, hide_index=True, height=38 + 35 * min(5, len(rows)), column_config=widths)
     if found.problem:
         st.error(sentence(SparseRMError(found.problem)))
     if found.issues:
@@ -91,8 +93,8 @@ def report(found: Validation) -> None:
         with st.expander(title, icon=":material/rule:", expanded=bool(found.n_errors)):
             if len(found.issues) > SHOWN:
                 st.caption(f"The first {SHOWN}; the file holds all.")
-            rows = pd.DataFrame(issue_rows(found.issues[:SHOWN]))
-            st.dataframe(rows, hide_index=True, height=38 + 35 * min(5, len(rows)))
+            shown = pd.DataFrame(issue_rows(found.issues[:SHOWN]))
+            st.dataframe(shown, hide_index=True, height=38 + 35 * min(5, len(shown)))
             st.download_button(
                 f"Report as CSV ({len(found.issues):,} rows)",
                 lambda: pd.DataFrame(issue_rows(found.issues)).to_csv(index=False),
@@ -201,9 +203,9 @@ def start_button(spec: TrainSpec) -> None:
     st.caption(f"Trains on {train:,} pairs of {prompts:,} prompts, and tests on {test:,} pairs of {others:,} other prompts.")
     if test < 100:
         st.caption(":material/info: So few test pairs leave a wide interval; some hundreds of pairs tell more.")
-    st.button("Start training", type="primary", width="stretch", on_click=start, args=(spec,), icon=":material/play_arrow:")
-    if problem := st.session_state.pop("train problem", None):
-        st.error(problem)
+    # Not a callback: its arguments would be those of the last run, without what was typed just before the click.
+    if st.button("Start training", type="primary", width="stretch", icon=":material/play_arrow:"):
+        start(spec)
 
 
 def start(spec: TrainSpec) -> None:
@@ -211,11 +213,10 @@ def start(spec: TrainSpec) -> None:
     try:
         load_saes(spec.saes)
     except SparseRMError as error:
-        st.session_state["train problem"] = sentence(error)
+        st.error(sentence(error))
         return
-    st.session_state["job"] = jobs.start("train", spec.to_dict(), title(spec))
-    st.session_state["view"] = RESULTS
-    forget_controls()
+    st.session_state["started job"] = jobs.start("train", spec.to_dict(), title(spec))
+    st.rerun()
 
 
 def forget_controls() -> None:
@@ -234,7 +235,10 @@ NEW, RESULTS, HEADS = VIEWS = ("New head", "Results", "Heads")
 
 
 def pick_view() -> str:
-    """Which part of the page; in the link."""
+    """Which part of the page; in the link. A job that was just started is looked at."""
+    if started := st.session_state.pop("started job", None):
+        st.session_state["job"], st.session_state["view"] = started, RESULTS
+        forget_controls()
     options: Sequence[Any] = VIEWS
     return str(
         st.segmented_control(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from streamlit.testing.v1 import AppTest
@@ -13,6 +14,7 @@ from sparserm.labels import save_label, user_labels
 from sparserm.representations import represent_pairs
 from sparserm.sources import list_sources
 from sparserm.store import stored
+from sparserm.types import Message
 
 ROOT = Path(__file__).parents[2]
 HEAD = "safety"
@@ -150,6 +152,22 @@ class TestWithPairs:
         assert strengths == sorted(strengths, reverse=True) and strengths[-1] > 0
         page.text_area(key="text").set_value("").run()
         assert not page.exception
+
+    def test_a_link_brings_its_text_along(self) -> None:
+        page = _page(text="Never do that.")
+        assert page.text_area(key="text").value == "Never do that."
+
+    def test_the_text_follows_what_was_scored_until_the_user_types(self) -> None:
+        page = _page()
+        first = page.text_area(key="text").value
+        scored = SimpleNamespace(request=SimpleNamespace(prompt=(Message("user", "Why?"),), response="Because."))
+        page.session_state["scored"] = scored
+        page.run()
+        assert first != page.text_area(key="text").value == "Because."
+        page.text_area(key="text").set_value("Mine.").run()
+        page.session_state["scored"] = SimpleNamespace(request=SimpleNamespace(prompt=scored.request.prompt, response="So."))
+        page.run()
+        assert page.text_area(key="text").value == "Mine."
 
     def test_every_kind_of_example_is_drawn(self) -> None:
         page = _page()

@@ -284,3 +284,10 @@ def test_a_head_that_rewards_otherwise_has_another_hash(name: str) -> None:
 def test_a_head_for_another_place_has_another_hash(name: str) -> None:
     saved = _saved()
     assert head_hash(replace(saved, card=replace(saved.card, **{name: "other"}))) != head_hash(saved)
+
+
+@pytest.mark.parametrize("change", [lambda x: x + 5000, lambda x: x - 100, lambda x: x.astype(np.float64)])
+def test_features_that_the_sae_does_not_have_are_refused(folder: Path, change: Callable[[np.ndarray], np.ndarray]) -> None:
+    _edit_tensor(folder, "features", change)
+    with pytest.raises(SparseRMError, match="features must be numbers of latents from 0 to 4607"):
+        load_head(folder)

@@ -105,3 +105,5 @@ def test_sorting_loses_nothing(rows, sort) -> None:
 
 def test_white_space_of_tokens_is_drawn() -> None:
     assert visible(" a\n\tb") == "·a↵⇥b"
+    assert visible("\x08\u200b") == r"\x08\u200b"
+    assert visible("قائمة🧾") == "قائمة🧾"

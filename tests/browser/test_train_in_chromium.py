@@ -1,0 +1,88 @@
+"""Training in Chromium: a CSV with other column names, a job that outlives its tab, evidence, a cell opened, a head kept."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from sparserm import jobs
+from sparserm.defaults import assets_dir
+from sparserm.library import delete_head, free_name
+from sparserm.sources import DataSource, forget_upload, uploads_dir
+from sparserm.types import SparseRMError
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+pytestmark = [pytest.mark.browser, pytest.mark.backbone]
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> Iterator[Path]:
+    """Starter pairs under other names, one row of them bad; what is made of them is gone after the test."""
+    path = tmp_path / "chromium <b>*pairs*.csv"
+    lines = (assets_dir() / "pairs" / "truthfulness.jsonl").read_text().splitlines()
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["question", "answer_good", "answer_bad"])
+        writer.writerows([row["prompt"], row["chosen"], row["rejected"]] for row in map(json.loads, lines))
+        writer.writerow(["An answer is missing?", "", "So it is."])
+    before = {job.id for job in jobs.list_jobs()}
+    yield path
+    for job in jobs.list_jobs():
+        if job.id not in before:
+            with suppress(SparseRMError):
+                jobs.delete(job.id)
+    for kept in uploads_dir().glob("chromium*.csv"):
+        forget_upload(DataSource(str(kept)))
+
+
+@pytest.fixture
+def name() -> Iterator[str]:
+    """Of a head that is gone after the test."""
+    free = free_name("trained-in-chromium")
+    yield free
+    with suppress(SparseRMError):
+        delete_head(free)
+
+
+def test_from_a_csv_to_a_head_in_use(address: str, browse: Callable[..., Page], pairs: Path, name: str) -> None:
+    from playwright.sync_api import expect
+
+    page = browse()
+    page.goto(f"{address}/train")
+    page.get_by_test_id("stFileUploaderDropzoneInput").first.set_input_files(pairs)
+    expect(page.get_by_text("71 rows, 70 usable, 1 left out", exact=False)).to_be_visible()
+    expect(page.get_by_text("Recognised by what the columns are called", exact=False)).to_be_visible()
+    page.get_by_label("Name of the head").fill(name)
+    page.get_by_label("Name of the head").press("Enter")
+    page.get_by_role("button", name="Start training").click()
+    expect(page.get_by_role("button", name="Cancel")).to_be_visible()
+    page.wait_for_url(re.compile("job="))
+    link = page.url
+    page.close()
+
+    other = browse(color_scheme="dark")
+    other.goto(link)
+    expect(other.get_by_text("Stability of the selection")).to_be_visible()
+    expect(other.get_by_text("shuffled labels").first).to_be_visible()
+    cells = other.locator(".js-plotly-plot").nth(2).locator(".nsewdrag").first
+    box = cells.bounding_box()
+    assert box is not None
+    cells.click(position={"x": box["width"] * 0.3, "y": box["height"] / 2})  # the second of five sizes
+    expect(other.get_by_text("Points over the trained")).to_be_visible()
+    expect(other).to_have_url(re.compile("k=8"))
+
+    other.get_by_role("button", name="Save head").click()
+    other.get_by_role("button", name="Save", exact=True).click()
+    other.get_by_role("button", name=f"Saved as {name}. Use it").click()
+    expect(other).to_have_url(re.compile(f"head={name}"))
+    other.reload()
+    expect(other.get_by_text("8 features, mean pooling", exact=False)).to_be_visible()
