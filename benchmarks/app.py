@@ -6,6 +6,7 @@ server's memory over many interactions. Every text that is scored is new.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
@@ -25,7 +26,7 @@ from sparserm.sources import DataSource
 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 REPEATS = 9
-INTERACTIONS = 200
+INTERACTIONS = 2
 WAIT_MS = 120_000
 
 
@@ -42,11 +43,39 @@ def server() -> Iterator[tuple[str, int]]:
                 urllib.request.urlopen(f"http://127.0.0.1:{port}/_stcore/health", timeout=2)
                 break
             except OSError:
-                time.sleep(0.1)
+                time.sleep(0.03)
         yield f"http://127.0.0.1:{port}", process.pid
     finally:
         process.terminate()
         process.wait(20)
+
+
+#: Milliseconds from the next click until something is so, painted. Measured within the page: a driver that asks from outside
+#: asks ever more rarely.
+_WATCH = """source => {
+  const so = new Function('deep', 'return ' + source), deep = selector => {
+    const found = [], look = root => {
+      found.push(...root.querySelectorAll(selector));
+      root.querySelectorAll('*').forEach(one => one.shadowRoot && look(one.shadowRoot));
+    };
+    look(document);
+    return found;
+  };
+  window.measured = new Promise(done => addEventListener('click', () => {
+    const started = performance.now();
+    const look = () => so(deep) ? requestAnimationFrame(() => done(performance.now() - started)) : setTimeout(look, 10);
+    look();
+  }, { once: true, capture: true }));
+}"""
+
+
+def clicked(page: Any, button: Any, condition: str) -> float:
+    """Seconds from a click until a condition in JavaScript holds; ``deep(selector)`` finds elements in components, too."""
+    page.evaluate(_WATCH, condition)
+    button.click()
+    seconds = page.evaluate("window.measured") / 1000
+    page.wait_for_timeout(700)  # what the click has set going is over
+    return float(seconds)
 
 
 def timed(action: Callable[[], Any]) -> float:
@@ -68,38 +97,61 @@ def paint(browser: Any, address: str) -> float:
 
     def open_page() -> None:
         page.goto(address)
-        page.get_by_role("heading", name="Score a response").wait_for()
-        page.get_by_label("Response", exact=True).wait_for()
+        page.wait_for_function(
+            "document.querySelector('h1')?.innerText === 'Score a response' && document.querySelector('textarea')",
+            polling="raf",
+        )
 
     seconds = timed(open_page)
     page.close()
     return seconds
 
 
+def from_start(browser: Any) -> float:
+    """From the command until the first page is painted in a browser that is open: the server's start included."""
+    started = time.perf_counter()
+    with server() as (address, _):
+        paint(browser, address)
+        return time.perf_counter() - started
+
+
 def score(page: Any, number: int) -> float:
-    """From the click until the tokens of a response of some 150 tokens are drawn."""
+    """From the click that ends the typing until the tokens of a response of some 150 tokens are drawn, painted last of all."""
     words = f"Answer {number}: " + "the sky is blue since air scatters short waves more. " * 13
     page.get_by_label("Response", exact=True).fill(words)
-    page.get_by_label("Response", exact=True).blur()
-    page.get_by_text("The fields have changed").wait_for()
-    page.wait_for_timeout(500)
-    tokens = page.locator(".tokens").first
-
-    def press() -> None:
-        page.get_by_role("button", name="Score", exact=True).click()
-        tokens.filter(has_text=f"Answer {number}:").wait_for()
-
-    return timed(press)
+    button = page.get_by_role("button", name="Score", exact=True)
+    return clicked(page, button, f"deep('.tokens').some(one => one.textContent.includes('Answer {number}:'))")
 
 
 def switch(page: Any, name: str, heading: str) -> float:
     """From the click on a page's name until its title is there."""
+    link = page.get_by_role("link", name=name, exact=True)
+    return clicked(page, link, f"document.querySelector('h1')?.innerText === '{heading}'")
 
-    def press() -> None:
-        page.get_by_role("link", name=name, exact=True).click()
-        page.get_by_role("heading", name=heading, exact=True).wait_for()
 
-    return timed(press)
+def slide(page: Any, address: str) -> list[float]:
+    """From switching a weight off or on until the accuracy is drawn, on the held-out pairs of safety."""
+    source = DataSource(str(data_folder() / "safety" / "pku_saferlhf.test.jsonl"))
+    _wait_for(jobs.start("represent", {"source": source.to_dict(), "head": "safety"}, "Pairs for a benchmark"))
+    page.goto(f"{address}/edit?head=safety&pairs=safety/pku_saferlhf.test.jsonl")
+    row = page.locator(".row:not(.head)").first
+    row.wait_for()
+    page.wait_for_timeout(3000)
+    seconds = []
+    for _ in range(2 * REPEATS):
+        shown = page.evaluate(f"({_METRICS})()")
+        button = row.get_by_role("button", name="switch off")
+        seconds.append(clicked(page, button, f"({_METRICS})() !== {json.dumps(shown)}"))
+    return seconds
+
+
+_METRICS = "() => [...document.querySelectorAll('[data-testid=stMetric]')].map(one => one.innerText).join()"
+
+
+def _wait_for(job: str) -> None:
+    while jobs.status(job).active:
+        time.sleep(0.2)
+    jobs.delete(job)
 
 
 def health(address: str) -> float:
@@ -124,34 +176,42 @@ def under_load(address: str) -> dict[str, float]:
         return summary([health(address) for _ in range(50) if time.sleep(0.1) is None])
     finally:
         jobs.cancel(job)
-        while jobs.status(job).active:
-            time.sleep(0.2)
-        jobs.delete(job)
+        _wait_for(job)
         del os.environ["SPARSERM_STORE"]
+
+
+def measured(browser: Any, address: str, pid: int) -> dict[str, Any]:
+    """Everything of one server."""
+    results: dict[str, Any] = {}
+    results["first_paint_new_tab"] = summary([paint(browser, address) for _ in range(REPEATS)])
+    page = browser.new_page(viewport={"width": 1400, "height": 1200})
+    page.set_default_timeout(WAIT_MS)
+    page.goto(address)
+    page.get_by_role("button", name="Score", exact=True).click()
+    page.get_by_text("they add up to").wait_for()
+    results["score_150_tokens"] = summary([score(page, number) for number in range(REPEATS)])
+    pages = {"Train": "Train a head", "Compare": "Compare responses", "Score": "Score a response"}
+    results["page_switch"] = summary([switch(page, *one) for _ in range(3) for one in pages.items()])
+    results["slider_1092_pairs"] = summary(slide(browser.new_page(viewport={"width": 1400, "height": 1200}), address))
+    before = memory_mb(pid)
+    for number in range(INTERACTIONS):
+        score(page, 1000 + number)
+        if number == INTERACTIONS // 10:
+            before = memory_mb(pid)
+    results["memory_mb"] = {"after_20": before, f"after_{INTERACTIONS}": memory_mb(pid)}
+    results["health_during_job"] = under_load(address)
+    return results
 
 
 def main() -> None:
     """Measure and keep the figures."""
     from playwright.sync_api import sync_playwright
 
-    with server() as (address, pid), sync_playwright() as playwright:
+    with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=FLAGS)
-        results: dict[str, Any] = {"first_paint": summary([paint(browser, address) for _ in range(REPEATS)])}
-        page = browser.new_page(viewport={"width": 1400, "height": 1200})
-        page.set_default_timeout(WAIT_MS)
-        page.goto(address)
-        page.get_by_role("button", name="Score", exact=True).click()
-        page.get_by_text("they add up to").wait_for()
-        results["score_150_tokens"] = summary([score(page, number) for number in range(REPEATS)])
-        pages = {"Train": "Train a head", "Compare": "Compare responses", "Score": "Score a response"}
-        results["page_switch"] = summary([switch(page, *one) for _ in range(3) for one in pages.items()])
-        before = memory_mb(pid)
-        for number in range(INTERACTIONS):
-            score(page, 1000 + number)
-            if number == INTERACTIONS // 10:
-                before = memory_mb(pid)
-        results["memory_mb"] = {"after_20": before, f"after_{INTERACTIONS}": memory_mb(pid)}
-        results["health_during_job"] = under_load(address)
+        results: dict[str, Any] = {"first_paint_from_start": summary([from_start(browser) for _ in range(5)])}
+        with server() as (address, pid):
+            results |= measured(browser, address, pid)
         browser.close()
     write_results("app", results)
     for name, figures in results.items():

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import minimize
 from scipy.special import expit
 
 from sparserm.alignment import ScoreMoments, alignment_scores
@@ -59,6 +58,8 @@ def fit_bradley_terry(differences: np.ndarray, l2: float, *, rough: bool = False
     Returns:
         ``[K]`` float64.
     """
+    from scipy.optimize import minimize  # slow to import, and not needed to score
+
     x = np.ascontiguousarray(differences, np.float64)
 
     def objective(w: np.ndarray) -> tuple[float, np.ndarray]:

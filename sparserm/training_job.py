@@ -149,6 +149,20 @@ def read_result(spec: Mapping[str, Any], folder: Path) -> TrainResult:
         raise SparseRMError(f"the results in {folder} cannot be read ({error}); delete this job and train again") from error
 
 
+def split_again(result: TrainResult) -> Split:
+    """The split that a job trained and tested on.
+
+    Raises:
+        SparseRMError: the pairs are gone, or are others by now.
+    """
+    split = split_pairs(result.spec.source.load(), result.spec)
+    if split.train.content_hash != result.saved.card.training["data_hash"]:
+        raise SparseRMError(
+            f"{split.train.name} holds other pairs than when this head was trained; train again to try other settings"
+        )
+    return split
+
+
 def split_pairs(data: PreferenceData, spec: TrainSpec) -> Split:
     """Training and test pairs that share no prompt, of a sample where one was asked for; the same every time.
 

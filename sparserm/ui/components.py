@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
@@ -13,6 +12,9 @@ from sparserm import facts
 from sparserm.card import SavedHead
 from sparserm.ui.session import Scored
 from sparserm.ui.text import plain
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def result_metrics(scored: Scored, saved: SavedHead) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlencode
 
 import streamlit as st
@@ -15,11 +17,16 @@ from sparserm.card import HeadCard, SavedHead, head_hash, list_heads, load_head
 from sparserm.default_backbone import is_ready
 from sparserm.defaults import DEFAULT_LAYERS, TASKS
 from sparserm.facts import accuracy, baselines
-from sparserm.model import SparseRM, shared_backbone
-from sparserm.sae import SparseAutoencoder, load_sae
 from sparserm.types import Progress, SparseRMError
 from sparserm.ui import jobs_view
 from sparserm.ui.text import plain
+
+if TYPE_CHECKING:  # torch is imported behind the first page
+    from sparserm.model import SparseRM
+    from sparserm.sae import SparseAutoencoder
+
+#: Seconds after the first visit at which the language model begins to load: what is drawn first has the interpreter to itself.
+_PAINTED = 1.5
 
 
 @dataclass(frozen=True)
@@ -56,8 +63,11 @@ class Context:
         Raises:
             SparseRMError: the backbone cannot be had, or is another one.
         """
+        from sparserm.model import SparseRM
+
         model = SparseRM(self.saved)
         model.load_backbone(progress)
+        _settle(self.card.backbone_source)
         return model
 
     def sae(self) -> SparseAutoencoder:
@@ -77,6 +87,8 @@ class Context:
 
 @st.cache_resource(max_entries=4, show_spinner=False)
 def _sae(name: str) -> SparseAutoencoder:
+    from sparserm.sae import load_sae
+
     return load_sae(name)
 
 
@@ -211,15 +223,29 @@ def _facts(context: Context) -> None:
     st.caption(plain("; ".join(part for part in said if part)))
 
 
+@st.cache_resource(show_spinner=False, max_entries=8)
+def _settle(backbone: str) -> None:
+    """Take what a language model and its libraries consist of out of the garbage collector's sight.
+
+    Streamlit collects garbage after every run of a page, which takes a quarter of a second with all of that to look through.
+    """
+    gc.collect()
+    gc.freeze()
+
+
 @st.cache_resource(show_spinner=False)
 def _loading() -> threading.Thread:
     """Loads the language model behind the first page, where its files are there already."""
 
     def load() -> None:
+        from sparserm.model import shared_backbone
+
         card = next(iter(_shipped_cards()))
         shared_backbone(card.backbone_source, max(DEFAULT_LAYERS))
+        _settle(card.backbone_source)
 
-    thread = threading.Thread(target=load, daemon=True)
+    thread = threading.Timer(_PAINTED, load)
+    thread.daemon = True
     if is_ready():
         thread.start()
     return thread
@@ -243,4 +269,4 @@ def _wait_for_backbone() -> None:
     if _loading().is_alive():
         st.caption(":material/hourglass_top: The language model is loading; everything else works already.")
     else:
-        st.caption(":material/check_circle: The language model is ready.")
+        st.rerun()  # the whole page, which asks no more

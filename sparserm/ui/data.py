@@ -59,7 +59,8 @@ def pick_source(key: str, label: str = "Preference pairs") -> DataSource | None:
     st.html(f"<style>.st-key-{key}-file [data-testid=stFileUploaderDropzoneInstructions] {{ display: none; }}</style>")
     st.file_uploader(
         f"Upload JSONL, CSV, TSV or Parquet, up to {MAX_UPLOAD_MB} MB", key=f"{key} file",
-        type=["jsonl", "json", "csv", "tsv", "parquet", "gz"], max_upload_size=_MOST_UPLOAD_MB, on_change=_take_upload, args=(key,),
+        type=["jsonl", "json", "csv", "tsv", "parquet", "gz"], max_upload_size=_MOST_UPLOAD_MB,
+        on_change=_take_upload, args=(key,),
     )  # fmt: skip
     if problem := st.session_state.get(f"{key} problem"):
         st.error(problem)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pandas as pd
 from scipy.special import expit
 
 from sparserm.types import Explanation
@@ -10,6 +9,8 @@ from sparserm.types import Explanation
 
 def contributions_csv(explanation: Explanation) -> str:
     """One row for each feature, largest contribution first, then the bias and the reward."""
+    import pandas as pd  # not for the first paint
+
     rows = [vars(part) for part in explanation.contributions]
     rows += [{"label": "bias", "contribution": explanation.bias}, {"label": "reward", "contribution": explanation.reward}]
     columns = ["feature", "label", "score", "weight", "contribution"]

@@ -26,7 +26,7 @@ from sparserm.training_job import (
     measure_random,
     read_prepared,
     read_result,
-    split_pairs,
+    split_again,
 )
 from sparserm.types import Pooling, SparseRMError
 from sparserm.ui import heads_view, jobs_view, train_tables
@@ -110,7 +110,7 @@ def _prepared(job: str, sae: str, pooling: Pooling, _result: TrainResult) -> Pre
     spec = _result.spec
     dictionary = load_sae(sae)
     backbone = shared_backbone(spec.backbone, dictionary.hook.layer)
-    return read_prepared(split_pairs(spec.source.load(), spec), backbone, dictionary, pooling)
+    return read_prepared(split_again(_result), backbone, dictionary, pooling)
 
 
 @st.cache_resource(max_entries=256, show_spinner=False)

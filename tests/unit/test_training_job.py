@@ -25,6 +25,7 @@ from sparserm.training_job import (
     load_saes,
     read_prepared,
     read_result,
+    split_again,
     split_pairs,
 )
 from sparserm.types import SparseRMError
@@ -148,6 +149,14 @@ def test_fitting_again_gives_the_head_that_a_job_would(work, spec: TrainSpec, ti
     smaller, its = fit_again(prepared, replace(SETTINGS, k=2))
     assert len(smaller.head.features) == 2
     assert its == measure("head", [smaller.head], prepared.test)
+
+
+def test_pairs_that_have_changed_since_are_not_taken_for_those_of_the_job(work, spec: TrainSpec) -> None:
+    result = _result(work(spec))
+    assert split_again(result) == split_pairs(spec.source.load(), spec)
+    Path(spec.source.name).write_text("\n".join(json.dumps(row) for row in preference_rows(seed=5)))
+    with pytest.raises(SparseRMError, match="holds other pairs than when this head was trained"):
+        split_again(result)
 
 
 def test_what_is_not_stored_is_not_read_on_a_page(spec: TrainSpec, tiny_backbone: Backbone, saes: tuple[str, ...]) -> None:
