@@ -30,6 +30,7 @@ format: setup
 
 bench: setup
 	$(BIN)/python -m benchmarks.latency
+	$(BIN)/python -m benchmarks.app
 	$(BIN)/python -m benchmarks.heads
 
 clean:

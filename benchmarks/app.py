@@ -26,7 +26,7 @@ from sparserm.sources import DataSource
 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 REPEATS = 9
-INTERACTIONS = 2
+INTERACTIONS = 200
 WAIT_MS = 120_000
 
 
@@ -198,7 +198,7 @@ def measured(browser: Any, address: str, pid: int) -> dict[str, Any]:
         score(page, 1000 + number)
         if number == INTERACTIONS // 10:
             before = memory_mb(pid)
-    results["memory_mb"] = {"after_20": before, f"after_{INTERACTIONS}": memory_mb(pid)}
+    results["memory_mb"] = {f"after_{INTERACTIONS // 10}": before, f"after_{INTERACTIONS}": memory_mb(pid)}
     results["health_during_job"] = under_load(address)
     return results
 

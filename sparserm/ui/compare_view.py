@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from urllib.parse import urlencode
 
 import streamlit as st
 
@@ -17,7 +16,7 @@ from sparserm.ui.charts.style import CONFIG
 from sparserm.ui.compare_component import diff_text, linked_texts
 from sparserm.ui.compare_inputs import Inputs
 from sparserm.ui.components import yardstick
-from sparserm.ui.context import Context
+from sparserm.ui.context import Context, feature_card_link
 
 SHOWN = 10  # bars before the smaller ones are put together
 _A, _B = "compare_a", "compare_b"
@@ -124,7 +123,8 @@ def taken_apart(compared: Compared, context: Context, a: int, b: int) -> None:
     columns[3].metric("Reward of B", f"{found.rewards[b]:+.2f}", border=True, help=yardstick(saved))
     asked = st.query_params.get("lit", "")
     linked_texts(
-        found, a, b, shares=saved.head.pooling == "mean", card=_card_link(), locked=int(asked) if asked.isdigit() else None,
+        found, a, b, shares=saved.head.pooling == "mean", card=feature_card_link(),
+        locked=int(asked) if asked.isdigit() else None,
         on_lock=_keep_locked, key="compare_linked",
     )  # fmt: skip
     left, right = st.columns([3, 2], gap="large")
@@ -180,12 +180,6 @@ def _pinned(numbers: list[int] | None = None) -> None:
     st.session_state.compare_pinned = True
     if numbers and st.session_state[_A] == st.session_state[_B]:
         st.session_state[_B] = next(number for number in numbers if number != st.session_state[_A])
-
-
-def _card_link() -> str:
-    """The address of a feature's card with the same head, up to the feature's number."""
-    kept = {name: st.query_params[name] for name in ("head", "layer", "hash") if name in st.query_params}
-    return f"features?{urlencode(kept)}&feature="
 
 
 def _keep_locked(feature: int | None) -> None:

@@ -76,20 +76,14 @@ class Context:
         Raises:
             SparseRMError: it is not there, or is not the one that the head was trained with.
         """
-        sae = _sae(self.card.sae)
-        if sae.fingerprint != self.card.sae_fingerprint:
-            raise SparseRMError(
-                f"SAE {self.card.sae} is {sae.fingerprint}, but head {self.card.name} was trained with "
-                f"{self.card.sae_fingerprint}; put that SAE back, or train the head again"
-            )
-        return sae
+        return _sae(self.card.sae, self.card.sae_fingerprint, self.saved)
 
 
 @st.cache_resource(max_entries=4, show_spinner=False)
-def _sae(name: str) -> SparseAutoencoder:
-    from sparserm.sae import load_sae
+def _sae(name: str, fingerprint: str, _saved: SavedHead) -> SparseAutoencoder:
+    from sparserm.model import SparseRM
 
-    return load_sae(name)
+    return SparseRM(_saved).load_sae()
 
 
 @st.cache_data(show_spinner=False, max_entries=64)
@@ -156,6 +150,7 @@ def draw_sidebar() -> None:
             help="What the reward model was trained to prefer. Every page looks at this head.",
         )  # fmt: skip
         layers = sorted(heads[name])
+        _follow_link(heads[name])
         layer = st.segmented_control(
             "Layer", layers, default=default_layer(name, heads[name]), required=True, key="layer", bind="query-params",
             help="Where the language model's residual stream is read; each layer has its own sparse autoencoder (SAE).",
@@ -183,6 +178,16 @@ def feature_card_link() -> str:
     """The address of a feature's card with the head in view, up to the feature's number."""
     kept = {name: st.query_params[name] for name in ("head", "layer", "hash") if name in st.query_params}
     return f"features?{urlencode(kept)}&feature="
+
+
+def _follow_link(layers: Mapping[int, str]) -> None:
+    """A link without a layer was made where its head's own layer was looked at. Should that be another one by now, the hash
+    says which it was."""
+    asked = st.query_params.get("hash")
+    if asked and "_link_seen" not in st.session_state and "layer" not in st.query_params:
+        meant = next((layer for layer, key in layers.items() if read_head(key).hash == asked), None)
+        if meant is not None:
+            st.session_state["layer"] = meant
 
 
 def _forget_layer() -> None:

@@ -164,7 +164,7 @@ def live(context: Context, found: EditEvidence, before: EditOutcome, data: Prefe
 
 def _figures(before: EditOutcome, after: EditOutcome, effect: EditEffect) -> DeltaGenerator:
     """The figures that matter most; returns where the chart of the accuracies goes."""
-    place, accuracy, length, sides = st.columns([1.9, 1.5, 1.1, 1.6])
+    place, accuracy, length, sides = st.columns([1.7, 1.45, 1.4, 1.55])
     low, high = after.evaluation.ci95
     change, ends = 100 * effect.accuracy_change, [100 * end for end in effect.ci95]
     accuracy.metric(

@@ -28,16 +28,6 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "home"
 
 
-@pytest.fixture(autouse=True)
-def _with_the_frame(monkeypatch: pytest.MonkeyPatch) -> None:
-    """AppTest takes a folder pages/ for an app without st.navigation, and would run the page without app.py."""
-
-    def run(main_script: str) -> None:
-        exec(compile(Path(main_script).read_text(), main_script, "exec"), {"__name__": "__main__", "__file__": main_script})
-
-    monkeypatch.setattr("streamlit.runtime.scriptrunner.script_runner._mpa_v1", run)
-
-
 def _page(**query: str) -> AppTest:
     page = AppTest.from_file(str(ROOT / "app.py"), default_timeout=300).run()
     page.switch_page("pages/train.py")

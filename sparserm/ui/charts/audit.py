@@ -38,7 +38,7 @@ def surface_figure(rules: Sequence[SurfaceRule], n: int) -> go.Figure:
     figure = compact(
         figure, 30 * len(rules) + 80, showlegend=False,
         xaxis={"range": [-0.02, 1.02], "tickformat": ".0%", "title": "accuracy of “prefer more of it”, where the two differ"},
-        yaxis={"autorange": "reversed", "type": "category"},
+        yaxis={"range": [len(rules) - 0.5, -0.9], "type": "category"},  # the first mark's figure stands above it
     )  # fmt: skip
     return figure.update_layout(margin_t=26)
 
