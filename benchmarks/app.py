@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common import data_folder, write_results
+from benchmarks.latency import warm_scores
 from sparserm import jobs
 from sparserm.sources import DataSource
 
@@ -28,6 +29,16 @@ FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "-
 REPEATS = 9
 INTERACTIONS = 200
 WAIT_MS = 120_000
+
+
+@contextmanager
+def store_off() -> Iterator[None]:
+    """What is measured is computed anew."""
+    os.environ["SPARSERM_STORE"] = "off"
+    try:
+        yield
+    finally:
+        del os.environ["SPARSERM_STORE"]
 
 
 @contextmanager
@@ -168,8 +179,8 @@ def memory_mb(pid: int) -> float:
 def under_load(address: str) -> dict[str, float]:
     """The server's health while a job reads pairs that nobody has read."""
     source = DataSource(str(data_folder() / "safety" / "pku_saferlhf.train.jsonl"))
-    os.environ["SPARSERM_STORE"] = "off"  # the job's process must compute
-    job = jobs.start("represent", {"source": source.to_dict(), "head": "safety"}, "Load for a benchmark")
+    with store_off():
+        job = jobs.start("represent", {"source": source.to_dict(), "head": "safety"}, "Load for a benchmark")
     try:
         while "representations" not in jobs.status(job).text:
             time.sleep(0.2)
@@ -177,7 +188,6 @@ def under_load(address: str) -> dict[str, float]:
     finally:
         jobs.cancel(job)
         _wait_for(job)
-        del os.environ["SPARSERM_STORE"]
 
 
 def measured(browser: Any, address: str, pid: int) -> dict[str, Any]:
@@ -190,6 +200,8 @@ def measured(browser: Any, address: str, pid: int) -> dict[str, Any]:
     page.get_by_role("button", name="Score", exact=True).click()
     page.get_by_text("they add up to").wait_for()
     results["score_150_tokens"] = summary([score(page, number) for number in range(REPEATS)])
+    with store_off():
+        results["engine_score"] = summary(warm_scores())
     pages = {"Train": "Train a head", "Compare": "Compare responses", "Score": "Score a response"}
     results["page_switch"] = summary([switch(page, *one) for _ in range(3) for one in pages.items()])
     results["slider_1092_pairs"] = summary(slide(browser.new_page(viewport={"width": 1400, "height": 1200}), address))

@@ -12,9 +12,8 @@ from sparserm.model import SparseRM
 REPEATS = 30
 
 
-def main() -> None:
-    """Median over repeats of a response that was never seen before."""
-    os.environ["SPARSERM_STORE"] = "off"
+def warm_scores() -> list[float]:
+    """Seconds for each of some responses that were never seen before."""
     model = SparseRM.from_pretrained("truthfulness")
     prompt, response = "Why is the sky blue?", " the" * 150
     model.score(prompt, response)
@@ -23,6 +22,13 @@ def main() -> None:
         started = time.perf_counter()
         model.score(prompt, response)
         seconds.append(time.perf_counter() - started)
+    return seconds
+
+
+def main() -> None:
+    """Median over repeats."""
+    os.environ["SPARSERM_STORE"] = "off"
+    seconds = warm_scores()
     result = {"n_tokens": 150, "median_s": statistics.median(seconds), "max_s": max(seconds)}
     write_results("latency", result)
     print(result)

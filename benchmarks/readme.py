@@ -53,6 +53,30 @@ def saes() -> list[str]:
     return lines
 
 
+def app() -> list[str]:
+    """How fast the app is, as `python -m benchmarks.app` measured it."""
+    record = json.loads((RESULTS / "app.json").read_text())["results"]
+    lines = ["| in the app | median | range | aim |", "|" + "---|" * 4]
+    for name, (what, aim) in _SPEEDS.items():
+        one = record[name]
+        lines.append(f"| {what} | {one['median_s']:.3f} s | {one['min_s']:.3f} to {one['max_s']:.3f} s | {aim} |")
+    (_, early), (_, late) = list(record["memory_mb"].items())
+    lines.append(f"| memory of the server after 20, 200 scores | {early:.0f}, {late:.0f} MB | | no growth |")
+    return lines
+
+
+#: Names in ``app.json``, what they are called, and what they should be.
+_SPEEDS = {
+    "first_paint_from_start": ("first paint, from the command", "3 s"),
+    "first_paint_new_tab": ("first paint in a new tab", "3 s"),
+    "score_150_tokens": ("a new response of 150 tokens, from click to drawn", "0.5 s"),
+    "engine_score": ("of that, the engine alone", "as little as can be"),
+    "slider_1092_pairs": ("from a switched feature to the accuracy on 1,092 pairs", "0.4 s"),
+    "page_switch": ("from one page to another", "0.7 s"),
+    "health_during_job": ("the server's health while a job works", "0.2 s"),
+}
+
+
 def _results() -> dict:
     return json.loads((RESULTS / "heads.json").read_text())["results"]
 
@@ -67,7 +91,7 @@ def _baselines(one: dict) -> str:
 
 
 #: Each stands in the README between ``<!-- table: NAME -->`` and ``<!-- end of table -->``.
-TABLES: dict[str, Callable[[], list[str]]] = {"heads": heads, "layers": layers, "saes": saes}
+TABLES: dict[str, Callable[[], list[str]]] = {"heads": heads, "layers": layers, "saes": saes, "app": app}
 
 
 def main() -> None:

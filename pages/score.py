@@ -1,6 +1,7 @@
 """Score a response: its reward, what the reward is made of, and where in the text it arises."""
 
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from sparserm.types import Message, SparseRMError
 from sparserm.ui import components, score_view, session, tables
@@ -38,76 +39,89 @@ def begin() -> None:
         st.session_state.update(named)
 
 
-begin()
-st.title("Score a response", anchor=False)
-st.caption("A head reads a frozen language model at one layer and adds up what it finds. Every reward is a sum you can read.")
-
-
 @st.fragment  # a press of its buttons draws nothing anew but what is in it
 def fields_and_result() -> None:
     """What is scored on the left, and what came out on the right."""
     left, right = st.columns([2, 3], gap="large")
+    prompt = (*st.session_state.get("earlier", ()), Message("user", st.session_state.prompt))
+    request = session.ScoreRequest(context.key, context.hash, prompt, st.session_state.response)
+    notes = right.container()  # always there: what follows keeps its place, and is not built anew by the browser
+    with notes:  # scored before anything is drawn: the browser's work would take the processor from the language model
+        if st.session_state.get("score") or st.session_state.get("score_against"):
+            score(request, keep_original=bool(st.session_state.get("score_against")))
     with left:
-        st.selectbox(
-            "Example", offered, key="example", on_change=fill_in, format_func=lambda one: one.title, index=None,
-            placeholder="Pick one, or write your own below",
-        )  # fmt: skip
-        for turn in st.session_state.get("earlier", ()):
-            st.text(f"{turn.role}: {turn.content}")
-        st.text_area("Prompt", key="prompt", bind="query-params", height=110, placeholder="What the user said")
-        st.text_area("Response", key="response", bind="query-params", height=200, placeholder="What is to be scored")
-        pressed = st.button("Score", type="primary", width="stretch")
-        scored: session.Scored | None = st.session_state.get("scored")
-        against = scored is not None and st.button(
-            "Score and compare with the scored one", width="stretch",
+        fields()
+    with right:
+        result(request, notes)
+
+
+def score(request: session.ScoreRequest, *, keep_original: bool) -> None:
+    """Score what stands in the fields; what was scored before may stay as the original to compare with."""
+    progress, done = session.progress_bar()
+    before: session.Scored | None = st.session_state.get("scored")
+    try:
+        with st.spinner("Reading the response…"):
+            st.session_state.scored = session.score(context, request, progress)
+            st.session_state.original = before if keep_original else None
+    except SparseRMError as error:
+        st.error(session.sentence(error))
+    done()
+
+
+def fields() -> None:
+    """An example or a text of one's own, and what to press."""
+    st.selectbox(
+        "Example", offered, key="example", on_change=fill_in, format_func=lambda one: one.title, index=None,
+        placeholder="Pick one, or write your own below",
+    )  # fmt: skip
+    for turn in st.session_state.get("earlier", ()):
+        st.text(f"{turn.role}: {turn.content}")
+    st.text_area("Prompt", key="prompt", bind="query-params", height=110, placeholder="What the user said")
+    st.text_area("Response", key="response", bind="query-params", height=200, placeholder="What is to be scored")
+    st.button("Score", key="score", type="primary", width="stretch")
+    if st.session_state.get("scored") is not None:
+        st.button(
+            "Score and compare with the scored one", key="score_against", width="stretch",
             help="Edit the text, then see what the edit changed: the response scored before is kept as the original.",
         )  # fmt: skip
 
-    prompt = (*st.session_state.get("earlier", ()), Message("user", st.session_state.prompt))
-    request = session.ScoreRequest(context.key, context.hash, prompt, st.session_state.response)
 
-    with right:
-        if pressed or against:
-            progress, done = session.progress_bar()
-            try:
-                with st.spinner("Reading the response…"):
-                    before = scored
-                    scored = st.session_state.scored = session.score(context, request, progress)
-                    st.session_state.original = before if against else None
-            except SparseRMError as error:
-                st.error(session.sentence(error))
-            done()
-        if scored is None:
-            st.info("Press **Score** to see the reward of this response and what it is made of.", icon=":material/speed:")
-            st.stop()
-        if scored.request != request:
-            st.warning(
-                "The fields have changed since this was scored. Press **Score** to bring it up to date.",
-                icon=":material/history:",
-            )
-        if (scored.request.head, scored.request.hash) != (context.key, context.hash):
-            st.stop()  # what is below would be drawn with another head's yardstick
-        explanation = scored.explanation
-        components.result_metrics(scored, context.saved)
-        original: session.Scored | None = st.session_state.get("original")
-        if original is not None and (original.request.head, original.request.hash) == (context.key, context.hash):
-            score_view.edit_against_original(scored, original)
-        st.plotly_chart(
-            charts.yardstick_figure(context.saved.quantiles_chosen, context.saved.quantiles_rejected, explanation.reward),
-            config=CONFIG, key="yardstick",
-        )  # fmt: skip
-        st.subheader("Token by token", anchor=False)
-        place = st.container()  # the bars below say by which feature these tokens are coloured
-        st.subheader("What the reward is made of", anchor=False)
-        feature = score_view.waterfall(explanation, SHOWN)
-        with place:
-            score_view.token_view(scored, context, feature)
-        st.caption(tables.sum_check(explanation))
-        st.download_button(
-            f"Contributions as CSV ({len(explanation.contributions) + 2} rows)", tables.contributions_csv(explanation),
-            "contributions.csv", "text/csv", icon=":material/download:", on_click="ignore",
-        )  # fmt: skip
-        score_view.inspector(scored)
+def result(request: session.ScoreRequest, notes: DeltaGenerator) -> None:
+    """The scored response, taken apart; where the fields say something else by now, ``notes`` say that."""
+    scored: session.Scored | None = st.session_state.get("scored")
+    if scored is None:
+        notes.info("Press **Score** to see the reward of this response and what it is made of.", icon=":material/speed:")
+        return
+    if scored.request != request:
+        notes.warning(
+            "The fields have changed since this was scored. Press **Score** to bring it up to date.", icon=":material/history:"
+        )
+    if (scored.request.head, scored.request.hash) != (context.key, context.hash):
+        return  # what is below would be drawn with another head's yardstick
+    explanation = scored.explanation
+    components.result_metrics(scored, context.saved)
+    original: session.Scored | None = st.session_state.get("original")
+    if original is not None and (original.request.head, original.request.hash) == (context.key, context.hash):
+        score_view.edit_against_original(scored, original)
+    st.plotly_chart(
+        charts.yardstick_figure(context.saved.quantiles_chosen, context.saved.quantiles_rejected, explanation.reward),
+        config=CONFIG, key="yardstick",
+    )  # fmt: skip
+    st.subheader("Token by token", anchor=False)
+    place = st.container()  # the bars below say by which feature these tokens are coloured
+    st.subheader("What the reward is made of", anchor=False)
+    feature = score_view.waterfall(explanation, SHOWN)
+    with place:
+        score_view.token_view(scored, context, feature)
+    st.caption(tables.sum_check(explanation))
+    st.download_button(
+        f"Contributions as CSV ({len(explanation.contributions) + 2} rows)", tables.contributions_csv(explanation),
+        "contributions.csv", "text/csv", icon=":material/download:", on_click="ignore",
+    )  # fmt: skip
+    score_view.inspector(scored)
 
 
+begin()
+st.title("Score a response", anchor=False)
+st.caption("A head reads a frozen language model at one layer and adds up what it finds. Every reward is a sum you can read.")
 fields_and_result()

@@ -28,6 +28,7 @@ def test_a_response_is_scored_and_the_result_says_when_it_is_stale(page: AppTest
     assert [metric.label for metric in page.metric] == ["Beats chosen", "Beats rejected", "Reward"]
     assert any("they add up to" in caption.value for caption in page.caption)
     assert not page.warning
+    assert page.button[1].label == "Score and compare with the scored one"  # offered at once
     page.text_area(key="response").set_value("Something else.").run()
     assert "changed since" in page.warning[0].value
     page.button[1].click().run()  # score, and compare with what was scored before

@@ -77,11 +77,16 @@ def contributions_figure(bars: Sequence[Bar], reward: float, total: str = "rewar
     return figure
 
 
+_TITLE = (
+    f'reward of <span style="color:{DOWN}">■ rejected</span> and <span style="color:{UP}">■ chosen</span> training responses'
+)
+
+
 def yardstick_figure(chosen: np.ndarray, rejected: np.ndarray, reward: float) -> go.Figure:
     """Where a reward stands among the training responses: densities from ``[101]`` percentiles, and a line at the reward."""
     low, high = min(chosen[1], rejected[1], reward), max(chosen[-2], rejected[-2], reward)
     room = 0.05 * (high - low) or 1.0  # rewards that are all the same still have an axis
-    grid = np.linspace(low - room, high + room, 160)
+    grid = np.linspace(low - room, high + room, 120)
     figure = go.Figure()
     for name, percentiles, colour in (("rejected", rejected, DOWN), ("chosen", chosen, UP)):
         figure.add_scatter(
@@ -97,11 +102,11 @@ def yardstick_figure(chosen: np.ndarray, rejected: np.ndarray, reward: float) ->
         xanchor="left" if where < 0.15 else "right" if where > 0.85 else "center",
     )  # fmt: skip
     figure.update_layout(
-        height=190,
-        margin={"l": 0, "r": 0, "t": 22, "b": 0},
+        height=160,
+        margin={"l": 0, "r": 0, "t": 22, "b": 44},
         yaxis={"visible": False},
-        xaxis={"title": {"text": "reward", "standoff": 8}},
-        legend={"orientation": "h", "x": 0.5, "xanchor": "center", "y": -0.42, "yanchor": "top", "traceorder": "normal"},
+        xaxis={"title": {"text": _TITLE, "standoff": 8}, "automargin": False},
+        showlegend=False,  # the title names both in their hues; a legend would take longer to draw than the curves
     )
     return figure
 
