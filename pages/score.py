@@ -114,10 +114,10 @@ def result(request: session.ScoreRequest, notes: DeltaGenerator) -> None:
     with place:
         score_view.token_view(scored, context, feature)
     st.caption(tables.sum_check(explanation))
-    st.download_button(
-        f"Contributions as CSV ({len(explanation.contributions) + 2} rows)", tables.contributions_csv(explanation),
-        "contributions.csv", "text/csv", icon=":material/download:", on_click="ignore",
-    )  # fmt: skip
+    with st.container(horizontal=True):
+        components.download_table(tables.contributions_table(explanation), "Contributions", "contributions.csv")
+        components.download_table(tables.tokens_table(explanation), "Tokens", "tokens.csv")
+        components.download_table(tables.yardstick_table(context.saved), "Yardstick", "yardstick.csv")
     score_view.inspector(scored)
 
 

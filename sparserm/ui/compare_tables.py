@@ -8,6 +8,7 @@ import pandas as pd
 
 from sparserm.comparison import SideBySide
 from sparserm.types import FeatureDifference
+from sparserm.ui import tables
 
 
 def ranking_table(found: SideBySide, responses: Sequence[str]) -> pd.DataFrame:
@@ -44,12 +45,6 @@ def win_matrix(found: SideBySide) -> pd.DataFrame:
     return table.mask([[i == j for j in order] for i in order])
 
 
-def differences_table(parts: Sequence[FeatureDifference]) -> pd.DataFrame:
-    """One row for each feature, the largest difference first, and the margin that they add up to."""
-    margin = {"label": "margin", "contribution": sum(part.contribution for part in parts)}
-    return pd.DataFrame([*map(vars, parts), margin]).astype({"feature": "Int64"})
-
-
 def scores_table(found: SideBySide) -> pd.DataFrame:
     """One row for each response and feature: score, weight and contribution."""
     rows = [
@@ -62,16 +57,12 @@ def scores_table(found: SideBySide) -> pd.DataFrame:
 
 def tokens_table(found: SideBySide, shown: Sequence[int]) -> pd.DataFrame:
     """One row for each token of the responses ``shown``: the contribution of every feature at it, and their sum."""
-    tables = []
+    parts = []
     for i in shown:
-        explanation = found.explanations[i]
-        values = pd.DataFrame(explanation.token_contributions, columns=[f"feature_{f}" for f in explanation.features])
-        values.insert(0, "sum", values.sum(axis=1))
-        values.insert(0, "text", list(explanation.tokens))
-        values.insert(0, "token", range(1, len(explanation.tokens) + 1))
+        values = tables.tokens_table(found.explanations[i])
         values.insert(0, "response", i + 1)
-        tables.append(values)
-    return pd.concat(tables, ignore_index=True)
+        parts.append(values)
+    return pd.concat(parts, ignore_index=True)
 
 
 def sum_check(parts: Sequence[FeatureDifference], margin: float) -> str:

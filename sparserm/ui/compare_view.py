@@ -17,6 +17,7 @@ from sparserm.ui.compare_component import diff_text, linked_texts
 from sparserm.ui.compare_inputs import Inputs
 from sparserm.ui.components import yardstick
 from sparserm.ui.context import Context, feature_card_link
+from sparserm.ui.tables import differences_table
 
 SHOWN = 10  # bars before the smaller ones are put together
 _A, _B = "compare_a", "compare_b"
@@ -145,7 +146,7 @@ def _downloads(compared: Compared, a: int, b: int) -> None:
     found = compared.found
     ready = {
         "Ranking": tables.ranking_table(found, compared.inputs.responses),
-        "Margin by feature": tables.differences_table(found.differences(a, b)),
+        "Margin by feature": differences_table(found.differences(a, b)),
         "Scores of all responses": tables.scores_table(found),
         "Token contributions of A and B": tables.tokens_table(found, (a, b)),
     }

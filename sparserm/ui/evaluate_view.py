@@ -20,6 +20,7 @@ from sparserm.ui.charts.style import CONFIG
 from sparserm.ui.components import download_table, figure, pairs_table
 from sparserm.ui.context import Context
 from sparserm.ui.data import Represented
+from sparserm.ui.tables import differences_table
 
 BY = {
     "category": "Category",
@@ -164,6 +165,7 @@ def pair_apart(index: int, context: Context, found: Represented) -> None:
     st.subheader(f"Row {pair.row}, taken apart", anchor=False)
     pair_texts(pair)
     st.plotly_chart(difference_figure(comparison.contributions, comparison.margin), config=CONFIG, key=f"apart {index}")
+    download_table(differences_table(comparison.contributions), "Difference", f"row-{pair.row}-difference.csv")
     compare_inputs.offer(pair.prompt, (pair.chosen, pair.rejected))
 
 

@@ -9,7 +9,7 @@ import streamlit as st
 
 from sparserm.explain import explain_difference
 from sparserm.types import Explanation
-from sparserm.ui import tables
+from sparserm.ui import components, tables
 from sparserm.ui.charts import score as charts
 from sparserm.ui.charts.style import CONFIG
 from sparserm.ui.context import Context
@@ -110,3 +110,4 @@ def edit_against_original(scored: Scored, original: Scored) -> None:
     rewards = f"from {original.explanation.reward:+.2f} to {scored.explanation.reward:+.2f}"
     by.metric("Margin", f"{margin:+.2f}", rewards, delta_color="off", delta_arrow="off", border=True)
     st.plotly_chart(charts.difference_figure(parts, margin), config=CONFIG, key="difference")
+    components.download_table(tables.differences_table(parts), "Difference", "difference.csv")

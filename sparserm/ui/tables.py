@@ -2,19 +2,52 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 from scipy.special import expit
 
-from sparserm.types import Explanation
+from sparserm.card import SavedHead
+from sparserm.types import Explanation, FeatureDifference
+
+if TYPE_CHECKING:  # pandas is imported where a table is made: the first paint has none
+    import pandas as pd
 
 
-def contributions_csv(explanation: Explanation) -> str:
+def contributions_table(explanation: Explanation) -> pd.DataFrame:
     """One row for each feature, largest contribution first, then the bias and the reward."""
-    import pandas as pd  # not for the first paint
+    import pandas as pd
 
     rows = [vars(part) for part in explanation.contributions]
     rows += [{"label": "bias", "contribution": explanation.bias}, {"label": "reward", "contribution": explanation.reward}]
     columns = ["feature", "label", "score", "weight", "contribution"]
-    return pd.DataFrame(rows, columns=columns).astype({"feature": "Int64"}).to_csv(index=False)
+    return pd.DataFrame(rows, columns=columns).astype({"feature": "Int64"})
+
+
+def tokens_table(explanation: Explanation) -> pd.DataFrame:
+    """One row for each token of the response: the contribution of every feature at it, and their sum."""
+    import pandas as pd
+
+    values = pd.DataFrame(explanation.token_contributions, columns=[f"feature_{f}" for f in explanation.features])
+    values.insert(0, "sum", values.sum(axis=1))
+    values.insert(0, "text", list(explanation.tokens))
+    values.insert(0, "token", range(1, len(explanation.tokens) + 1))
+    return values
+
+
+def differences_table(parts: Sequence[FeatureDifference]) -> pd.DataFrame:
+    """One row for each feature, the largest difference first, and the margin that they add up to."""
+    import pandas as pd
+
+    margin = {"label": "margin", "contribution": sum(part.contribution for part in parts)}
+    return pd.DataFrame([*map(vars, parts), margin]).astype({"feature": "Int64"})
+
+
+def yardstick_table(saved: SavedHead) -> pd.DataFrame:
+    """One row for each percentile of the training responses' rewards."""
+    import pandas as pd
+
+    return pd.DataFrame({"percentile": range(101), "rejected": saved.quantiles_rejected, "chosen": saved.quantiles_chosen})
 
 
 def sum_check(explanation: Explanation) -> str:

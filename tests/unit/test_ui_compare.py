@@ -14,6 +14,7 @@ from sparserm.comparison import SideBySide
 from sparserm.ui import compare_tables as tables
 from sparserm.ui.charts.compare import rewards_figure, spreads_figure
 from sparserm.ui.compare_component import linked_data
+from sparserm.ui.tables import differences_table
 
 
 @pytest.fixture(params=["mean", "last"])
@@ -44,7 +45,7 @@ def test_every_pair_is_the_matrix_in_order_of_rank(found) -> None:
 
 
 def test_tables_to_take_away_add_up(found) -> None:
-    differences = tables.differences_table(found.differences(1, 2))
+    differences = differences_table(found.differences(1, 2))
     assert differences["contribution"].iloc[-1] == pytest.approx(found.margin(1, 2))
     scores = tables.scores_table(found)
     sums = scores.groupby("response")["contribution"].sum() + found.explanations[0].bias

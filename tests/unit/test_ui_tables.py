@@ -11,7 +11,7 @@ import pytest
 from test_ui_charts import explanation
 
 from sparserm.types import Explanation
-from sparserm.ui.tables import contributions_csv, sum_check
+from sparserm.ui.tables import contributions_table, sum_check, tokens_table
 
 
 def _random(seed: int) -> Explanation:
@@ -20,11 +20,11 @@ def _random(seed: int) -> Explanation:
 
 
 def _rows(given: Explanation) -> list[dict[str, str]]:
-    return list(csv.DictReader(io.StringIO(contributions_csv(given))))
+    return list(csv.DictReader(io.StringIO(contributions_table(given).to_csv(index=False))))
 
 
 def test_the_file_by_hand() -> None:
-    assert contributions_csv(explanation(0.5, -2.0, bias=1.0)).splitlines() == [
+    assert contributions_table(explanation(0.5, -2.0, bias=1.0)).to_csv(index=False).splitlines() == [
         "feature,label,score,weight,contribution",
         "11,feature 11,-4.0,-0.5,-2.0",
         "10,feature 10,1.0,-0.5,0.5",
@@ -43,7 +43,7 @@ def test_the_file_holds_every_part_to_the_last_digit_and_they_add_up(seed) -> No
     assert float(bias["contribution"]) == given.bias and float(reward["contribution"]) == given.reward
     total = sum(float(row["contribution"]) for row in parts) + float(bias["contribution"])
     assert total == pytest.approx(given.reward, abs=1e-12)
-    assert "nan" not in contributions_csv(given).lower()
+    assert "nan" not in contributions_table(given).to_csv(index=False).lower()
 
 
 def test_labels_with_commas_quotes_and_line_breaks_survive() -> None:
@@ -80,3 +80,11 @@ def test_the_sum_is_computed_from_the_parts_and_not_taken_from_the_reward() -> N
 def test_nothing_adds_up_to_nothing() -> None:
     said = sum_check(explanation())
     assert "0 features raise the reward by +0.000, 0 lower it by +0.000" in said and "nan" not in said
+
+
+def test_the_tokens_sum_across_features() -> None:
+    given = _random(3)
+    table = tokens_table(given)
+    assert table["text"].tolist() == list(given.tokens) and table["token"].tolist() == list(range(1, len(given.tokens) + 1))
+    np.testing.assert_allclose(table["sum"], given.token_contributions.sum(1))
+    assert [name for name in table if name.startswith("feature_")] == [f"feature_{one}" for one in given.features]
