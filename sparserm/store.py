@@ -50,10 +50,18 @@ class Store:
         self.limit_bytes = limit_bytes
         path.parent.mkdir(parents=True, exist_ok=True)
         self._db = self._connect()
-        self._despite_damage(self._prepare)
+        self._despite_damage(self._prepare_alone)
 
     def _connect(self) -> sqlite3.Connection:
         return sqlite3.connect(self.path, timeout=60, check_same_thread=False)
+
+    def _prepare_alone(self) -> None:
+        """One at a time: SQLite does not wait where two turn on the write-ahead log of a new file, but refuses the second."""
+        with self._lock():
+            self._prepare()
+
+    def _lock(self) -> FileLock:
+        return FileLock(self.path.with_suffix(".lock"))
 
     def _prepare(self) -> None:
         self._db.execute("PRAGMA journal_mode=WAL")
@@ -72,7 +80,7 @@ class Store:
 
     def _begin_anew(self) -> None:
         """Move the file aside, unless another process has done so since, and open a new one."""
-        with FileLock(self.path.with_suffix(".lock")):
+        with self._lock():
             self._db.close()
             self._db = self._connect()
             if not self._is_sound():

@@ -9,6 +9,7 @@ import pickle
 import signal
 import sqlite3
 import time
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
@@ -122,6 +123,14 @@ def test_blobs_are_put_all_or_none(store):
     assert (store.count(), store.bytes) == (0, 0)
     store.put_many({b"b": b"2"})
     assert store.count() == 1
+
+
+def test_a_new_file_is_opened_by_many_at_once(tmp_path):
+    for number in range(20):
+        with ThreadPoolExecutor(8) as many:
+            stores = list(many.map(Store, [tmp_path / f"{number}.sqlite"] * 8))
+        for one in stores:
+            one.close()
 
 
 def test_two_processes_write_at_once(path):
