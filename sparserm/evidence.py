@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from sparserm.defaults import MAX_FEATURES
-from sparserm.evaluate import accuracy_interval, cross_validate, dense_probe_margins, evaluate_margins, random_settings
+from sparserm.evaluate import cross_validate, dense_probe_margins, evaluate_margins, mean_interval, random_settings
 from sparserm.fitting import FitSettings, FittedHead, fit_head
 from sparserm.head import rewards
 from sparserm.sae import SparseAutoencoder
@@ -188,10 +188,8 @@ def measure(name: str, heads: Iterable[RewardHead], test: PairRepresentations, s
     correct = np.stack(rows)
     each = correct.mean(1)
     mean = float(each.mean())
-    low, high = accuracy_interval(correct.mean(0), test.groups)
-    # Two independent chances, which prompts and which heads: their variances add up.
-    drawn = 1.96 * float(each.std(ddof=1)) / len(each) ** 0.5 if len(each) > 1 else 0.0
-    interval = max(0.0, mean - float(np.hypot(mean - low, drawn))), min(1.0, mean + float(np.hypot(high - mean, drawn)))
+    low, high = mean_interval(correct, test.groups)
+    interval = max(0.0, low), min(1.0, high)
     return Measured(name, mean, interval, len(each), float(each.min()), float(each.max()))
 
 

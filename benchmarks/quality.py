@@ -1,0 +1,111 @@
+"""Is a head as good as what people use instead: ``python -m benchmarks.quality [STAGE ...]``.
+
+Stages, each of which goes on where it was stopped: ``rankers`` (all that needs only representations), ``full`` (every weight
+fine-tuned), ``lora``, ``costs`` (what a head costs from the texts on). Cells go to ``benchmarks/results/quality.json``.
+Nothing is chosen here: layer, pooling and K are the package's defaults, learning rates come from ``benchmarks.tuning``.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from benchmarks.common import RESULTS, task_pairs
+from sparserm.backbone import Backbone
+from sparserm.benchmark import Cell, Cost, Results, Task, fine_tune_cell, measure_cost, rank_cells
+from sparserm.defaults import DEFAULT_BACKBONE, DEFAULT_LAYER, TASKS, home
+from sparserm.fine_tuning import FineTuningSettings
+from sparserm.rankers import Material
+from sparserm.representations import represent_pairs
+from sparserm.sae import SparseAutoencoder, load_sae
+from sparserm.store import stored
+from sparserm.types import PairRepresentations, Pooling, PreferencePair
+
+SAE = f"{DEFAULT_BACKBONE}/layer_{DEFAULT_LAYER}"
+POOLINGS: tuple[Pooling, ...] = ("mean", "last")
+
+#: Task, pairs and seed of fully fine-tuned models, what says most first: two cores take hours for them.
+FULL = (
+    [(task, budget, 0) for budget in (100, 300) for task in TASKS]
+    + [("truthfulness", 1000, 0)]
+    + [(task, budget, seed) for seed in (1, 2) for budget in (100, 300) for task in ("truthfulness", "safety")]
+)
+LORA = [(task, 300, 0) for task in TASKS]
+COSTS = [(task, budget) for budget in (100, 300, 1000) for task in TASKS]
+
+
+def results() -> Results:
+    """The file of all cells."""
+    return Results(RESULTS / "quality.json")
+
+
+def load_task(name: str) -> Task:
+    """The pairs of a task's training and test files."""
+    return Task(name, task_pairs(name, "train"), task_pairs(name, "test"))
+
+
+def material(task: Task, backbone: Backbone, sae: SparseAutoencoder) -> Material:
+    """Representations of a task's pairs, both poolings; from the store where they are there."""
+
+    def represent(pairs: Sequence[PreferencePair]) -> dict[Pooling, PairRepresentations]:
+        with stored() as store:
+            return {
+                pooling: represent_pairs(pairs, backbone, {sae.hook: sae}, pooling, store=store)[sae.hook]
+                for pooling in POOLINGS
+            }
+
+    return Material(represent(task.train.pairs), represent(task.test.pairs), sae)
+
+
+def rankers() -> Iterator[Cell]:
+    """Every ranker, every budget, five draws of pairs."""
+    backbone = Backbone.load(DEFAULT_BACKBONE, through_layer=DEFAULT_LAYER)
+    sae = load_sae(SAE)
+    for task in map(load_task, TASKS):
+        results().describe(task, backbone=backbone.fingerprint, sae=sae.fingerprint, hook=sae.hook.name)
+        yield from rank_cells(results(), task.name, material(task, backbone, sae))
+
+
+def full() -> Iterator[Cell]:
+    """Every weight fine-tuned; the models of 300 pairs are kept for ``benchmarks.shift``."""
+    for task, budget, seed in FULL:
+        keep = tuned_model(task) if (budget, seed) == (300, 0) else None
+        yield from _fine_tune(FineTuningSettings.tuned("full", seed), task, budget, keep=keep)
+
+
+def lora() -> Iterator[Cell]:
+    """Low-rank adapters."""
+    for task, budget, seed in LORA:
+        yield from _fine_tune(FineTuningSettings.tuned("lora", seed), task, budget)
+
+
+def costs() -> Iterator[Cost]:
+    """A head from the texts on."""
+    for task, budget in COSTS:
+        if cost := measure_cost(results(), load_task(task), SAE, budget):
+            yield cost
+
+
+def tuned_model(task: str) -> Path:
+    """Where the model that was fine-tuned on 300 pairs of a task is kept."""
+    return home() / "benchmarks" / f"{task}-full-300"
+
+
+def _fine_tune(settings: FineTuningSettings, task: str, budget: int, keep: Path | None = None) -> Iterator[Cell]:
+    if cell := fine_tune_cell(results(), load_task(task), settings, budget, keep):
+        yield cell
+
+
+STAGES: dict[str, Callable[[], Iterator[Cell | Cost]]] = {"rankers": rankers, "costs": costs, "full": full, "lora": lora}
+
+
+def main() -> None:
+    """Run the stages named on the command line, or all."""
+    for stage in sys.argv[1:] or STAGES:
+        for row in STAGES[stage]():
+            print(" ".join(f"{name}={value}" for name, value in vars(row).items() if name != "correct"), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,65 @@
+"""Learning rate and epochs of fine-tuning, on validation pairs: ``python -m benchmarks.tuning [full|lora|frozen ...]``.
+
+300 training pairs of truthfulness and 300 of other prompts of the same training file; every rate is judged at the end of
+every epoch. What is best there stands in :data:`sparserm.fine_tuning.TUNED` and holds for all tasks, budgets and seeds.
+Rates that are in ``benchmarks/results/tuning.json`` are not tried again.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from benchmarks.common import RESULTS, task_pairs, write_results
+from sparserm.fine_tuning import FineTunedRewardModel, FineTuningSettings, fine_tune
+from sparserm.head import bradley_terry_loss
+from sparserm.pairs import prompt_key
+from sparserm.types import PreferencePair
+
+TASK, PAIRS, SEED = "truthfulness", 300, 1000
+EPOCHS = 3
+RATES = {"full": (2e-5, 5e-5, 1e-4), "lora": (1e-4, 3e-4, 1e-3)}
+
+
+def validation_split(pairs: Sequence[PreferencePair]) -> tuple[list[PreferencePair], list[PreferencePair]]:
+    """300 pairs to train on, and 300 of other prompts."""
+    keys = [prompt_key(pair.prompt) for pair in pairs]
+    prompts = sorted(set(keys))
+    np.random.default_rng(SEED).shuffle(prompts)
+    place = {prompt: i for i, prompt in enumerate(prompts)}
+    order = np.argsort([place[key] for key in keys], kind="stable")
+    last = keys[order[PAIRS - 1]]  # this prompt may be on both sides of the cut
+    return [pairs[i] for i in order[:PAIRS]], [pairs[i] for i in order[PAIRS:] if keys[i] != last][-PAIRS:]
+
+
+def try_rate(way: Any, rate: float, train: list[PreferencePair], held_out: list[PreferencePair]) -> dict[str, Any]:
+    """Accuracy and loss on the validation pairs after every epoch."""
+    epochs = []
+
+    def judge(epoch: int, model: FineTunedRewardModel) -> None:
+        margins = model.margins(held_out)
+        epochs.append({"epoch": epoch, "accuracy": float((margins > 0).mean()), "loss": bradley_terry_loss(margins)})
+        print(way, rate, epochs[-1], flush=True)
+
+    fine_tune(train, FineTuningSettings(way, rate, EPOCHS), after_epoch=judge)
+    return {"way": way, "learning_rate": rate, "epochs": epochs}
+
+
+def main() -> None:
+    """Try the rates of the ways named on the command line, or of all."""
+    path = RESULTS / "tuning.json"
+    found = json.loads(path.read_text())["results"] if path.is_file() else []
+    train, held_out = validation_split(task_pairs(TASK, "train").pairs)
+    for way in sys.argv[1:] or RATES:
+        for rate in RATES[way]:
+            if not any((one["way"], one["learning_rate"]) == (way, rate) for one in found):
+                found.append(try_rate(way, rate, train, held_out))
+                write_results("tuning", found)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,270 @@
+"""What people do without SparseRM: a reward model trained by TRL's ``RewardTrainer`` on the same backbone and pairs.
+
+Three ways of it: every weight (``full``), low-rank adapters (``lora``, Hu et al., 2021), or a classification head on the frozen
+backbone (:func:`train_classification_head`). All see the very tokens that our own representations are computed from. Needs
+the extra ``trl`` (``pip install "sparserm[trl]"``).
+"""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sparserm.backbone import Backbone, context_length, fast_dtype, resolve
+from sparserm.default_backbone import without_bars
+from sparserm.defaults import DEFAULT_BACKBONE
+from sparserm.tokenization import ChatTokenizer
+from sparserm.types import HookPoint, PreferencePair, Progress, SparseRMError
+
+Way = Literal["full", "lora"]
+
+#: Pairs a step.
+BATCH_PAIRS = 8
+
+#: Learning rate and epochs of each way, tuned once on validation pairs (``python -m benchmarks.tuning``).
+TUNED: dict[str, tuple[float, int]] = {"full": (5e-5, 3), "lora": (5e-4, 3), "frozen": (1e-2, 3)}
+
+
+@dataclass(frozen=True)
+class FineTuningSettings:
+    """How a reward model is trained.
+
+    Attributes:
+        way: ``full``, or ``lora`` (rank 16 on all linear layers).
+        learning_rate: of AdamW, falling linearly to zero.
+        epochs: passes over the pairs.
+        seed: of the classification head's start and of the order of pairs.
+    """
+
+    way: Way
+    learning_rate: float
+    epochs: int
+    seed: int = 0
+
+    @classmethod
+    def tuned(cls, way: Way, seed: int = 0) -> FineTuningSettings:
+        """The settings of :data:`TUNED`."""
+        return cls(way, *TUNED[way], seed)
+
+
+class FineTunedRewardModel:
+    """A trained model, ready to score; ``chat`` tokenises as it was trained.
+
+    Args:
+        model: a sequence classifier of Transformers with one label.
+        chat: how the backbone's conversations are tokenised.
+        n_parameters: how many were trained.
+        seconds: how long ``RewardTrainer.train`` took, and ``cpu_seconds`` of how much processor time.
+    """
+
+    def __init__(
+        self, model: Any, chat: ChatTokenizer, n_parameters: int, seconds: float = 0.0, cpu_seconds: float = 0.0
+    ) -> None:
+        self.n_parameters = n_parameters
+        self.seconds, self.cpu_seconds = seconds, cpu_seconds
+        self._model = model
+        self._backbone = Backbone(model.model, chat.tokenizer, name="fine-tuned", fingerprint="")
+        self.chat = chat
+
+    def margins(self, pairs: Sequence[PreferencePair], progress: Progress | None = None) -> np.ndarray:
+        """``[n]`` float64 rewards of chosen minus rejected: the classifier's logits, each prompt read once."""
+        texts = [self._backbone.tokenize(pair.prompt, response) for pair in pairs for response in (pair.chosen, pair.rejected)]
+        hook = HookPoint(self._backbone.n_layers - 1)
+        rewards = np.zeros(len(texts))
+        with torch.autocast(self._backbone.device.type, torch.bfloat16, enabled=_bfloat16()):
+            for i, states in self._backbone.hidden_states(texts, [hook], progress=progress):
+                with torch.inference_mode():
+                    rewards[i] = float(self._model.score(self._model.model.norm(states[hook][-1:])))
+        return rewards[0::2] - rewards[1::2]
+
+    def save(self, folder: Path) -> None:
+        """Write the classifier as Transformers does, weights in bfloat16."""
+        copy.deepcopy(self._model).to(torch.bfloat16).save_pretrained(folder)
+        self._backbone.chat.tokenizer.save_pretrained(folder)
+
+
+def fine_tune(
+    pairs: Sequence[PreferencePair],
+    settings: FineTuningSettings,
+    backbone: str = DEFAULT_BACKBONE,
+    after_epoch: Callable[[int, FineTunedRewardModel], None] | None = None,
+) -> FineTunedRewardModel:
+    """Train on pairs.
+
+    Args:
+        backbone: as for :meth:`~sparserm.backbone.Backbone.load`.
+        after_epoch: told of the end of every epoch, counted from 1, with a copy of the model as it then is.
+
+    Raises:
+        SparseRMError: TRL is not installed, or the backbone is not one whose classifier can be read.
+    """
+    trl = _trl()
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer, set_seed
+
+    set_seed(settings.seed)
+    folder, _ = resolve(backbone)
+    with trl.trainer.reward_trainer.suppress_seqcls_warning(), without_bars():
+        model = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=1, dtype=torch.float32)
+    if not hasattr(model, "score") or not hasattr(getattr(model, "model", None), "norm"):
+        raise SparseRMError(
+            f"the backbone {backbone!r} makes a {type(model).__name__}, expected a decoder with a final norm and a score head, "
+            "as models of the Llama, Qwen and Gemma families have; leave fine-tuning out for this one"
+        )
+    chat = ChatTokenizer(AutoTokenizer.from_pretrained(folder), context_length(model.config))
+    with tempfile.TemporaryDirectory() as work, without_bars():
+        trainer = trl.RewardTrainer(
+            model=model,
+            args=_arguments(trl, settings.learning_rate, settings.epochs, settings.seed, work),
+            train_dataset=_dataset(pairs, chat),
+            processing_class=chat.tokenizer,
+            peft_config=_lora() if settings.way == "lora" else None,
+        )
+        n_parameters = sum(weight.numel() for weight in trainer.model.parameters() if weight.requires_grad)
+        if after_epoch is not None:
+            trainer.add_callback(_epoch_callback(chat, n_parameters, after_epoch))
+        started, processor = time.perf_counter(), time.process_time()
+        trainer.train()
+        seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - processor
+    trained = trainer.model.merge_and_unload() if settings.way == "lora" else trainer.model
+    return FineTunedRewardModel(trained, chat, n_parameters, seconds, cpu_seconds)
+
+
+def train_classification_head(
+    chosen: np.ndarray, rejected: np.ndarray, learning_rate: float, epochs: int, seed: int = 0
+) -> np.ndarray:
+    """Weights of a classification head on the frozen backbone, trained by ``RewardTrainer``.
+
+    A frozen backbone gives the same final states in every epoch, so they are computed once and looked up: loss, steps and
+    result are those of running the backbone each time.
+
+    Args:
+        chosen, rejected: ``[n, d]`` float32 states at the last token after the final norm.
+
+    Returns:
+        ``[d]`` float64; the reward of a text is its product with the state.
+    """
+    trl = _trl()
+    from transformers import set_seed
+
+    set_seed(seed)
+    model = _look_up_model(torch.from_numpy(np.concatenate([chosen, rejected])))
+    with tempfile.TemporaryDirectory() as work, without_bars():
+        n = len(chosen)
+        trainer = trl.RewardTrainer(
+            model=model,
+            args=_arguments(trl, learning_rate, epochs, seed, work),
+            train_dataset=_rows([([i + 1], [n + i + 1]) for i in range(n)]),
+            processing_class=_no_tokenizer(),
+        )
+        trainer.train()
+    return np.asarray(model.score.weight.detach()[0].double().cpu().numpy())
+
+
+def _look_up_model(states: Tensor) -> Any:
+    """A classifier whose "token" ``i`` stands for the state ``i - 1``; 0 is padding, of which there is none."""
+    from transformers import PretrainedConfig, PreTrainedModel
+    from transformers.modeling_outputs import SequenceClassifierOutput
+
+    class LookUp(PreTrainedModel):
+        config_class = PretrainedConfig
+
+        def __init__(self, config: Any) -> None:
+            super().__init__(config)
+            self.states: Tensor
+            self.register_buffer("states", states)
+            self.score = nn.Linear(states.shape[1], 1, bias=False)
+            nn.init.normal_(self.score.weight, std=0.02)  # as Transformers starts classification heads
+
+        def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, **given: Any) -> Any:
+            return SequenceClassifierOutput(logits=self.score(self.states[input_ids[:, 0] - 1]))
+
+    config = PretrainedConfig()
+    config.num_labels = 1
+    return LookUp(config)
+
+
+def _no_tokenizer() -> Any:
+    """RewardTrainer wants a tokenizer for its padding token, also where everything is tokenised."""
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({"pad": 0}, "pad")), pad_token="pad")
+
+
+def _trl() -> Any:
+    try:
+        import trl
+    except ImportError as error:
+        raise SparseRMError(
+            f'fine-tuning needs the packages trl and peft ({error}); install them with `pip install "sparserm[trl]"`'
+        ) from error
+    return trl
+
+
+def _arguments(trl: Any, learning_rate: float, epochs: int, seed: int, folder: str) -> Any:
+    return trl.RewardConfig(
+        output_dir=folder,
+        learning_rate=learning_rate,
+        num_train_epochs=epochs,
+        per_device_train_batch_size=BATCH_PAIRS,
+        seed=seed,
+        max_length=None,
+        bf16=_bfloat16(),
+        use_cpu=not torch.cuda.is_available(),
+        gradient_checkpointing=False,  # saves memory that is not short here, and costs a third more time
+        train_sampling_strategy="group_by_length",  # less padding
+        length_column_name="length",
+        remove_unused_columns=False,  # or the lengths would be gone before they are used
+        save_strategy="no",
+        logging_strategy="no",
+        disable_tqdm=True,
+        report_to="none",
+        dataloader_pin_memory=False,
+    )
+
+
+def _dataset(pairs: Sequence[PreferencePair], chat: ChatTokenizer) -> Any:
+    """The tokens that representations are computed from, in the columns that RewardTrainer takes as they are."""
+    return _rows([(chat(pair.prompt, pair.chosen).ids, chat(pair.prompt, pair.rejected).ids) for pair in pairs])
+
+
+def _rows(ids: Sequence[tuple[Sequence[int], Sequence[int]]]) -> Any:
+    from datasets import Dataset
+
+    return Dataset.from_list(
+        [
+            {"chosen_ids": list(chosen), "rejected_ids": list(rejected), "length": max(len(chosen), len(rejected))}
+            for chosen, rejected in ids
+        ]
+    )
+
+
+def _lora() -> Any:
+    from peft import LoraConfig
+
+    return LoraConfig(task_type="SEQ_CLS", r=16, lora_alpha=32, target_modules="all-linear", modules_to_save=["score"])
+
+
+def _epoch_callback(chat: ChatTokenizer, n_parameters: int, after_epoch: Callable[[int, FineTunedRewardModel], None]) -> Any:
+    from transformers import TrainerCallback
+
+    class AfterEpoch(TrainerCallback):
+        def on_epoch_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+            # Scoring freezes what it scores with.
+            frozen = copy.deepcopy(given["model"])
+            after_epoch(round(state.epoch), FineTunedRewardModel(frozen, chat, n_parameters))
+
+    return AfterEpoch()
+
+
+def _bfloat16() -> bool:
+    return fast_dtype("cuda" if torch.cuda.is_available() else "cpu") == torch.bfloat16
