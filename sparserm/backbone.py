@@ -8,6 +8,7 @@ import json
 import os
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ class Backbone:
         self.d_model: int = config.hidden_size
         self.chat = ChatTokenizer(tokenizer, context_length(config))
         self.model = model.eval().requires_grad_(False)
-        self._lock = threading.Lock()  # hooks sit on the shared model: one forward pass at a time
+        self._lock = threading.RLock()  # hooks sit on the shared model: one forward pass at a time
         self.shares_prompts = can_share_rows(model, config)
         layers = decoder_layers(model)
         if through_layer is not None:
@@ -157,6 +158,43 @@ class Backbone:
                     handle.remove()
         return states
 
+    @contextmanager
+    def steering(self, hook: HookPoint, vector: Tensor) -> Iterator[None]:
+        """While this is open ``vector [d]`` is added to what leaves ``hook``, at every token; other threads wait.
+
+        Raises:
+            SparseRMError: the hook lies above the layers that this backbone has kept.
+        """
+        self._check_hooks([hook])
+
+        def steer(_module: Any, _inputs: Any, output: Any) -> Any:
+            if isinstance(output, tuple):
+                return (output[0] + vector.to(output[0]), *output[1:])
+            return output + vector.to(output)
+
+        def steer_input(_module: Any, inputs: tuple[Any, ...], named: dict[str, Any]) -> Any:
+            if inputs:
+                return (inputs[0] + vector.to(inputs[0]), *inputs[1:]), named
+            return inputs, {**named, "hidden_states": named["hidden_states"] + vector.to(named["hidden_states"])}
+
+        with self._lock:
+            module = self._module(hook)
+            handle = (
+                module.register_forward_pre_hook(steer_input, with_kwargs=True)
+                if hook.site == "resid_pre"
+                else module.register_forward_hook(steer)
+            )
+            try:
+                yield
+            finally:
+                handle.remove()
+
+    def _module(self, hook: HookPoint) -> Any:
+        """The module whose output, or input for ``resid_pre``, the hook reads."""
+        layer: Any = decoder_layers(self.model)[hook.layer]
+        # Gemma 2 and 3 normalise the MLP's output before adding it; what is added is TransformerLens's hook_mlp_out.
+        return getattr(layer, "post_feedforward_layernorm", layer.mlp) if hook.site == "mlp_out" else layer
+
     def _register(self, hook: HookPoint, states: dict[HookPoint, Tensor], wanted: int) -> Any:
         """Attach a reader that stops the forward pass once every wanted state is there."""
 
@@ -165,16 +203,12 @@ class Backbone:
             if len(states) == wanted:
                 raise _StopForwardError
 
-        layer: Any = decoder_layers(self.model)[hook.layer]
-        if hook.site == "resid_post":
-            return layer.register_forward_hook(lambda _module, _inputs, output: keep(output))
+        module = self._module(hook)
         if hook.site == "resid_pre":
-            return layer.register_forward_pre_hook(
+            return module.register_forward_pre_hook(
                 lambda _module, inputs, named: keep(inputs[0] if inputs else named["hidden_states"]), with_kwargs=True
             )
-        # Gemma 2 and 3 normalise the MLP's output before adding it; what is added is TransformerLens's hook_mlp_out.
-        mlp = getattr(layer, "post_feedforward_layernorm", layer.mlp)
-        return mlp.register_forward_hook(lambda _module, _inputs, output: keep(output))
+        return module.register_forward_hook(lambda _module, _inputs, output: keep(output))
 
     def _check_hooks(self, hooks: Sequence[HookPoint]) -> None:
         for hook in hooks:

@@ -31,7 +31,7 @@ Way = Literal["full", "lora"]
 BATCH_PAIRS = 8
 
 #: Learning rate and epochs of each way, tuned once on validation pairs (``python -m benchmarks.tuning``).
-TUNED: dict[str, tuple[float, int]] = {"full": (5e-5, 3), "lora": (5e-4, 3), "frozen": (1e-2, 3)}
+TUNED: dict[str, tuple[float, int]] = {"full": (5e-5, 2), "lora": (5e-4, 3), "frozen": (1e-2, 3)}
 
 
 @dataclass(frozen=True)
