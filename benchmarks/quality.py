@@ -8,22 +8,18 @@ Nothing is chosen here: layer, pooling and K are the package's defaults, learnin
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from benchmarks.common import RESULTS, task_pairs
 from sparserm.backbone import Backbone
-from sparserm.benchmark import Cell, Cost, Results, Task, fine_tune_cell, measure_cost, rank_cells
+from sparserm.benchmark import fine_tune_cell, measure_cost, rank_cells, represent_material
+from sparserm.benchmark_results import Cell, Cost, Results, Task
 from sparserm.defaults import DEFAULT_BACKBONE, DEFAULT_LAYER, TASKS, home
 from sparserm.fine_tuning import FineTuningSettings
-from sparserm.rankers import Material
-from sparserm.representations import represent_pairs
-from sparserm.sae import SparseAutoencoder, load_sae
-from sparserm.store import stored
-from sparserm.types import PairRepresentations, Pooling, PreferencePair
+from sparserm.sae import load_sae
 
 SAE = f"{DEFAULT_BACKBONE}/layer_{DEFAULT_LAYER}"
-POOLINGS: tuple[Pooling, ...] = ("mean", "last")
 
 #: Task, pairs and seed of fully fine-tuned models, what says most first: two cores take hours for them.
 FULL = (
@@ -45,26 +41,13 @@ def load_task(name: str) -> Task:
     return Task(name, task_pairs(name, "train"), task_pairs(name, "test"))
 
 
-def material(task: Task, backbone: Backbone, sae: SparseAutoencoder) -> Material:
-    """Representations of a task's pairs, both poolings; from the store where they are there."""
-
-    def represent(pairs: Sequence[PreferencePair]) -> dict[Pooling, PairRepresentations]:
-        with stored() as store:
-            return {
-                pooling: represent_pairs(pairs, backbone, {sae.hook: sae}, pooling, store=store)[sae.hook]
-                for pooling in POOLINGS
-            }
-
-    return Material(represent(task.train.pairs), represent(task.test.pairs), sae)
-
-
 def rankers() -> Iterator[Cell]:
     """Every ranker, every budget, five draws of pairs."""
     backbone = Backbone.load(DEFAULT_BACKBONE, through_layer=DEFAULT_LAYER)
     sae = load_sae(SAE)
     for task in map(load_task, TASKS):
         results().describe(task, backbone=backbone.fingerprint, sae=sae.fingerprint, hook=sae.hook.name)
-        yield from rank_cells(results(), task.name, material(task, backbone, sae))
+        yield from rank_cells(results(), task.name, represent_material(task, backbone, sae))
 
 
 def full() -> Iterator[Cell]:
@@ -93,7 +76,7 @@ def tuned_model(task: str) -> Path:
 
 
 def _fine_tune(settings: FineTuningSettings, task: str, budget: int, keep: Path | None = None) -> Iterator[Cell]:
-    if cell := fine_tune_cell(results(), load_task(task), settings, budget, keep):
+    if cell := fine_tune_cell(results(), load_task(task), settings, budget, keep=keep):
         yield cell
 
 

@@ -1,10 +1,12 @@
-"""Write the tables of shipped heads and SAEs into the README: ``python -m benchmarks.readme``."""
+"""Write every table of the READMEs from the JSON of the benchmarks: ``python -m benchmarks.readme``."""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 
+from benchmarks import evidence_tables
 from benchmarks.common import FILES, RESULTS, ROOT
 from sparserm.defaults import DEFAULT_BACKBONE, DEFAULT_LAYERS, TASKS, assets_dir
 
@@ -90,19 +92,22 @@ def _baselines(one: dict) -> str:
     return " | ".join(f"{one[name]:.3f}" for name in ("dense_probe", "frequency", "random_directions", "length_baseline"))
 
 
-#: Each stands in the README between ``<!-- table: NAME -->`` and ``<!-- end of table -->``.
-TABLES: dict[str, Callable[[], list[str]]] = {"heads": heads, "layers": layers, "saes": saes, "app": app}
+#: Each stands in a README between ``<!-- table: NAME -->`` and ``<!-- end of table -->``.
+TABLES: dict[str, Callable[[], list[str]]] = {
+    "heads": heads, "layers": layers, "saes": saes, "app": app,
+    "quality": evidence_tables.quality, "quality_full": evidence_tables.quality_full, "costs": evidence_tables.costs,
+    "shift": evidence_tables.shift, "samples": evidence_tables.samples, "faithfulness": evidence_tables.faithfulness,
+    "stability": evidence_tables.stability,
+}  # fmt: skip
+
+PAGES = (ROOT / "README.md", ROOT / "benchmarks" / "README.md")
+_TABLE = re.compile("(<!-- table: (\\w+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
 
 
 def main() -> None:
     """Replace what stands between the marks of every table."""
-    path = ROOT / "README.md"
-    text = path.read_text()
-    for name, table in TABLES.items():
-        start, end = f"<!-- table: {name} -->", "<!-- end of table -->"
-        before, rest = text.split(start)
-        text = f"{before}{start}\n" + "\n".join(table()) + f"\n{end}" + rest.split(end, 1)[1]
-    path.write_text(text)
+    for path in PAGES:
+        path.write_text(_TABLE.sub(lambda found: found[1] + "\n".join([*TABLES[found[2]](), found[3]]), path.read_text()))
 
 
 if __name__ == "__main__":

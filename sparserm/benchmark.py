@@ -1,210 +1,37 @@
 """How good ways to learn from the same few pairs are: cells of task, way, budget and seed, kept as they end.
 
-A run that was stopped goes on where it was: a cell that is in the results is not computed again. The results are one JSON
-file, written whole after every cell and safe with several processes.
+A run that was stopped goes on where it was: a cell that is in the results is not computed again.
 """
 
 from __future__ import annotations
 
-import json
 import multiprocessing
-import os
-import platform
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, field
-from importlib.metadata import PackageNotFoundError, version
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast, get_args
 
 import numpy as np
-from filelock import FileLock
 
 from sparserm.backbone import Backbone
+from sparserm.benchmark_results import Cell, Cost, Results, Task, prompt_groups
 from sparserm.defaults import DEFAULT_BACKBONE
 from sparserm.evaluate import accuracy_interval
-from sparserm.fine_tuning import FineTuningSettings, fine_tune
+from sparserm.fine_tuning import FineTunedRewardModel, FineTuningSettings, Way, fine_tune
 from sparserm.fitting import FitSettings, fit_head
-from sparserm.pairs import prompt_key
 from sparserm.rankers import RANKERS, Material
 from sparserm.representations import represent_pairs
-from sparserm.sae import load_sae
-from sparserm.types import PreferenceData, SparseRMError
+from sparserm.sae import SparseAutoencoder, load_sae
+from sparserm.store import stored
+from sparserm.training import load_parts
+from sparserm.types import PairRepresentations, Pooling, PreferencePair, Progress, SparseRMError
 
 #: Label budgets in pairs; None takes all.
 BUDGETS: tuple[int | None, ...] = (100, 300, 1000, None)
 SEEDS = 5
 _T = TypeVar("_T")
-
-
-@dataclass(frozen=True)
-class Task:
-    """Pairs to learn from and pairs of other prompts to be judged on."""
-
-    name: str
-    train: PreferenceData
-    test: PreferenceData
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One way, trained on one draw of pairs and judged on the test pairs.
-
-    Attributes:
-        task: name of the data; ``way``: a ranker's or a fine-tuning's name; ``budget``: pairs, None for all.
-        seed: of the draw of pairs, and of whatever else is drawn.
-        accuracy: on the test pairs; ``ci95``: percentile bootstrap over their prompts.
-        n_train, n_test: pairs.
-        n_parameters: numbers that were learned.
-        seconds: of training: for rankers the fit alone, from representations in memory.
-        cpu_seconds: processor time of it, all threads, which other work on the machine moves less.
-        peak_mb: largest resident memory of the process, where the cell had one of its own.
-        correct: which test pairs were ranked as labelled, as hexadecimal bits: for paired comparisons.
-        settings: of the fine-tuning.
-        environment: which of the file's environments it was computed in.
-    """
-
-    task: str
-    way: str
-    budget: int | None
-    seed: int
-    accuracy: float
-    ci95: tuple[float, float]
-    n_train: int
-    n_test: int
-    n_parameters: int
-    seconds: float
-    cpu_seconds: float
-    correct: str
-    peak_mb: float | None = None
-    settings: dict[str, Any] = field(default_factory=dict)
-    environment: str = ""
-
-    @property
-    def key(self) -> tuple[str, str, int | None, int]:
-        """What makes it this cell and no other."""
-        return self.task, self.way, self.budget, self.seed
-
-    @property
-    def bits(self) -> np.ndarray:
-        """``[n_test]`` bool."""
-        return np.unpackbits(np.frombuffer(bytes.fromhex(self.correct), np.uint8))[: self.n_test].astype(bool)
-
-
-@dataclass(frozen=True)
-class Cost:
-    """A head from the texts on: the backbone's pass over the pairs and the fit, in a process of its own, nothing stored.
-
-    Attributes:
-        n_tokens: of both responses with their prompts.
-        backbone_seconds, fit_seconds: wall clock; ``cpu_seconds``: processor time of both.
-        peak_mb: largest resident memory.
-    """
-
-    task: str
-    budget: int | None
-    n_pairs: int
-    n_tokens: int
-    backbone_seconds: float
-    fit_seconds: float
-    cpu_seconds: float
-    peak_mb: float
-    environment: str = ""
-
-
-class Results:
-    """The cells and costs of one JSON file, and of each task what it was made of."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def cells(self) -> list[Cell]:
-        """All that are there.
-
-        Raises:
-            SparseRMError: the file is not one of ours.
-        """
-        return [Cell(**{**row, "ci95": tuple(row["ci95"])}) for row in self._read()["cells"]]
-
-    def costs(self) -> list[Cost]:
-        """All that are there."""
-        return [Cost(**row) for row in self._read()["costs"]]
-
-    def groups(self, task: str) -> np.ndarray:
-        """``[n_test]`` the prompt of each test pair."""
-        return np.array(self._read()["tasks"][task]["test"]["groups"])
-
-    def describe(self, task: Task, **made_with: str) -> None:
-        """Write what the task's cells are made of: data by name and hash, and fingerprints by name.
-
-        Raises:
-            SparseRMError: the file holds cells of other pairs under this name.
-        """
-        found = {"train": _described(task.train), "test": {**_described(task.test), "groups": _groups(task.test).tolist()}}
-
-        def write(record: dict[str, Any]) -> None:
-            known = record["tasks"].setdefault(task.name, {**found, **made_with})
-            for part in ("train", "test"):
-                if known[part]["hash"] != found[part]["hash"]:
-                    raise SparseRMError(
-                        f"{self.path} holds cells of {known[part]['name']} in another state for {task.name}; expected the same "
-                        "pairs as before; give another --out, or delete the file"
-                    )
-            known |= made_with
-
-        self._change(write)
-
-    def add(self, row: Cell | Cost) -> None:
-        """Write it, with the versions and the hardware that it was computed with."""
-
-        def write(record: dict[str, Any]) -> None:
-            name, found = environment()
-            record["environments"][name] = found
-            record["cells" if isinstance(row, Cell) else "costs"].append({**asdict(row), "environment": name})
-
-        self._change(write)
-
-    def _change(self, change: Callable[[dict[str, Any]], None]) -> None:
-        """All of it or nothing, whoever else writes."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(self.path.with_suffix(".lock")):
-            record = self._read()
-            change(record)
-            parts = [f'"environments": {json.dumps(record["environments"], indent=1)}']
-            tasks = _lines(f"{json.dumps(name)}: {json.dumps(one)}" for name, one in record["tasks"].items())
-            parts.append(f'"tasks": {{\n{tasks}\n}}')
-            for kind in ("costs", "cells"):
-                parts.append(f'"{kind}": [\n{_lines(json.dumps(row) for row in record[kind])}\n]')
-            temporary = self.path.with_suffix(f".{os.getpid()}")
-            temporary.write_text("{" + ",\n".join(parts) + "}\n")
-            os.replace(temporary, self.path)
-
-    def _read(self) -> dict[str, Any]:
-        if not self.path.is_file():
-            return {"environments": {}, "tasks": {}, "costs": [], "cells": []}
-        try:
-            record = json.loads(self.path.read_text())
-            return {kind: record[kind] for kind in ("environments", "tasks", "costs", "cells")}
-        except (ValueError, KeyError, TypeError) as error:
-            raise SparseRMError(
-                f"{self.path} holds no results of a benchmark ({type(error).__name__}); expected the JSON that one wrote; "
-                "give another --out"
-            ) from error
-
-
-def environment() -> tuple[str, dict[str, Any]]:
-    """What figures were computed with, and a short name for it."""
-    import hashlib
-
-    packages = ("sparserm", "torch", "transformers", "trl", "peft", "numpy", "scipy", "scikit-learn")
-    found = {
-        "processor": _processor(),
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-        "versions": {package: _version(package) for package in packages},
-    }
-    return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:8], found
 
 
 def draw(groups: np.ndarray, budget: int | None, seed: int) -> np.ndarray:
@@ -213,6 +40,61 @@ def draw(groups: np.ndarray, budget: int | None, seed: int) -> np.ndarray:
     place = np.empty(len(prompts), np.int64)
     place[np.random.default_rng(seed).permutation(len(prompts))] = np.arange(len(prompts))
     return np.argsort(place[numbers], kind="stable")[:budget]
+
+
+def read_budgets(text: str) -> tuple[int | None, ...]:
+    """``100,300,all`` as budgets.
+
+    Raises:
+        SparseRMError: it is something else.
+    """
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part == "all" or (part.isdecimal() and int(part) >= 2) for part in parts):
+        raise SparseRMError(f"the budgets are {text!r}; expected numbers of pairs from 2 up, or all, e.g. 100,300,all")
+    return tuple(dict.fromkeys(None if part == "all" else int(part) for part in parts))
+
+
+def run_benchmark(
+    results: Results,
+    task: Task,
+    *,
+    sae: str,
+    backbone: str = DEFAULT_BACKBONE,
+    budgets: Sequence[int | None] = BUDGETS,
+    seeds: int = SEEDS,
+    fine_tuned: Sequence[str] = (),
+    progress: Progress | None = None,
+) -> None:
+    """Every ranker on a user's pairs, and fine-tuning where it is wanted: one seed, the rates of :data:`TUNED`.
+
+    Raises:
+        SparseRMError: SAE and backbone do not go together, or a way of fine-tuning is unknown.
+    """
+    if unknown := [way for way in fine_tuned if way not in get_args(Way)]:
+        raise SparseRMError(f"fine-tuning {unknown[0]!r} is unknown; expected one of {', '.join(get_args(Way))}")
+    dictionary, model = load_parts(backbone, sae, None, progress)
+    results.describe(task, backbone=model.fingerprint, sae=dictionary.fingerprint, hook=dictionary.hook.name)
+    material = represent_material(task, model, dictionary, progress)
+    total = len(RANKERS) * seeds * len(fitting_budgets(budgets, len(task.train.pairs)))
+    for done, _ in enumerate(rank_cells(results, task.name, material, budgets=budgets, seeds=seeds), 1):
+        if progress:
+            progress(done, total, "Benchmark (cells)")
+    for way in fine_tuned:
+        for budget in fitting_budgets(budgets, len(task.train.pairs)):
+            fine_tune_cell(results, task, FineTuningSettings.tuned(cast("Way", way)), budget, backbone=backbone)
+
+
+def represent_material(task: Task, backbone: Backbone, sae: SparseAutoencoder, progress: Progress | None = None) -> Material:
+    """Representations of a task's pairs, both poolings; from the store where they are there."""
+
+    def represent(pairs: Sequence[PreferencePair]) -> dict[Pooling, PairRepresentations]:
+        with stored() as store:
+            return {
+                pooling: represent_pairs(pairs, backbone, {sae.hook: sae}, pooling, store=store, progress=progress)[sae.hook]
+                for pooling in get_args(Pooling)
+            }
+
+    return Material(represent(task.train.pairs), represent(task.test.pairs), sae)
 
 
 def rank_cells(
@@ -252,7 +134,13 @@ def _rank_cell(task: str, material: Material, way: str, budget: int | None, seed
 
 
 def fine_tune_cell(
-    results: Results, task: Task, settings: FineTuningSettings, budget: int | None, keep: Path | None = None
+    results: Results,
+    task: Task,
+    settings: FineTuningSettings,
+    budget: int | None,
+    *,
+    keep: Path | None = None,
+    backbone: str = DEFAULT_BACKBONE,
 ) -> Cell | None:
     """Compute and keep one cell of fine-tuning in a process of its own, unless it is there.
 
@@ -261,7 +149,7 @@ def fine_tune_cell(
     """
     if (task.name, settings.way, budget, settings.seed) in {cell.key for cell in results.cells()}:
         return None
-    cell = _alone(_fine_tune_cell, task, settings, budget, keep)
+    cell = _alone(_fine_tune_cell, task, settings, budget, keep, backbone)
     results.add(cell)
     return cell
 
@@ -280,7 +168,7 @@ def _measure_cost(task: Task, sae: str, budget: int | None, backbone: str) -> Co
 
     import sklearn.model_selection  # noqa: F401  (the figure is of the fit, not of an import)
 
-    pairs = [task.train.pairs[i] for i in draw(_groups(task.train), budget, 0)]
+    pairs = [task.train.pairs[i] for i in draw(prompt_groups(task.train), budget, 0)]
     dictionary = load_sae(sae)
     model = Backbone.load(backbone, through_layer=dictionary.hook.layer)
     processor, started = time.process_time(), time.perf_counter()
@@ -307,19 +195,25 @@ def fitting_budgets(budgets: Sequence[int | None], n: int) -> list[int | None]:
     return [budget for budget in budgets if budget is None or budget < n]
 
 
-def _fine_tune_cell(task: Task, settings: FineTuningSettings, budget: int | None, keep: Path | None) -> Cell:
+def _fine_tune_cell(task: Task, settings: FineTuningSettings, budget: int | None, keep: Path | None, backbone: str) -> Cell:
     import resource
 
-    rows = draw(_groups(task.train), budget, settings.seed)
-    model = fine_tune([task.train.pairs[i] for i in rows], settings)
+    rows = draw(prompt_groups(task.train), budget, settings.seed)
+    model = fine_tune([task.train.pairs[i] for i in rows], settings, backbone)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     if keep is not None:
         model.save(keep)
-    found = _cell(
-        task.name, settings.way, budget, settings.seed, model.margins(task.test.pairs), _groups(task.test), len(rows),
-        model.n_parameters, model.seconds, model.cpu_seconds,
-    )  # fmt: skip
-    return Cell(**{**asdict(found), "peak_mb": peak, "settings": asdict(settings)})
+    found = score_cell(task, settings.way, model, budget, settings.seed, len(rows))
+    return replace(found, peak_mb=peak, settings=asdict(settings))
+
+
+def score_cell(
+    task: Task, way: str, model: FineTunedRewardModel, budget: int | None, seed: int, n_train: int | None = None
+) -> Cell:
+    """The cell of a trained model; ``n_train`` is the budget where it is not given."""
+    margins, groups = model.margins(task.test.pairs), prompt_groups(task.test)
+    taken = n_train or budget or len(task.train.pairs)
+    return _cell(task.name, way, budget, seed, margins, groups, taken, model.n_parameters, model.seconds, model.cpu_seconds)
 
 
 def _cell(
@@ -339,32 +233,3 @@ def _cell(
         task, way, budget, seed, float(correct.mean()), accuracy_interval(correct, groups), n_train, len(correct),
         n_parameters, seconds, cpu_seconds, np.packbits(correct).tobytes().hex(),
     )  # fmt: skip
-
-
-def _groups(data: PreferenceData) -> np.ndarray:
-    """``[n]`` numbers of the prompts in the order in which they come, as representations have them."""
-    numbers: dict[str, int] = {}
-    return np.array([numbers.setdefault(prompt_key(pair.prompt), len(numbers)) for pair in data.pairs])
-
-
-def _described(data: PreferenceData) -> dict[str, Any]:
-    return {"name": data.name, "hash": data.content_hash, "n": len(data.pairs)}
-
-
-def _lines(rows: Iterable[str]) -> str:
-    return ",\n".join(rows)
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()

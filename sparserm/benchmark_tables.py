@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sparserm.benchmark import Cell, Results
+from sparserm.benchmark_results import Cell, Results
 from sparserm.evaluate import mean_interval
 from sparserm.types import SparseRMError
 
@@ -80,6 +80,15 @@ def difference(results: Results, task: str, budget: int | None, way: str, other:
     rows = np.stack([ours[seed].bits.astype(np.int8) - theirs[seed].bits.astype(np.int8) for seed in seeds])
     interval = mean_interval(rows, _checked_groups(results, task, rows.shape[1]))
     return Difference(task, budget, float(rows.mean()), interval, len(seeds))
+
+
+def table(results: Results, task: str) -> list[Summary]:
+    """Every way at every budget, in the order in which they were computed."""
+    return [
+        found
+        for way, budget in dict.fromkeys((cell.way, cell.budget) for cell in results.cells() if cell.task == task)
+        if (found := summarise(results, task, way, budget))
+    ]
 
 
 def tasks_of(results: Results) -> list[str]:

@@ -20,7 +20,7 @@ import typer
 from typer.exceptions import TyperException
 
 from sparserm import __version__
-from sparserm.defaults import DEFAULT_BACKBONE, DEFAULT_LAYERS, bundle_dir
+from sparserm.defaults import DEFAULT_BACKBONE, DEFAULT_LAYER, DEFAULT_LAYERS, bundle_dir
 from sparserm.types import PairIssue, PreferenceData, SparseRMError
 
 app = typer.Typer(
@@ -41,6 +41,8 @@ Columns = Annotated[
 ]
 
 _T = TypeVar("_T")
+
+DEFAULT_SAE = f"{DEFAULT_BACKBONE}/layer_{DEFAULT_LAYER}"
 
 #: Exit code after Ctrl-C.
 CANCELLED = 130
@@ -203,6 +205,49 @@ def train(
     if _printed_json(as_json, summary):
         return
     _facts(f"Head {out}", summary)
+
+
+@app.command()
+def benchmark(
+    pairs: PairsArgument,
+    out: Annotated[Path, typer.Option(help="JSON file for the cells; the same command goes on where it was stopped.")],
+    test: Annotated[Optional[str], typer.Option(help="Pairs to judge on; else a quarter of the prompts is held out.")] = None,  # noqa: UP045
+    budgets: Annotated[str, typer.Option(help="Label budgets in pairs.")] = "100,300,1000,all",
+    seeds: Annotated[int, typer.Option(min=1, help="Draws of the training pairs.")] = 5,
+    fine_tune: Annotated[Optional[list[str]], typer.Option(help="full or lora, one seed: hours on a CPU.")] = None,  # noqa: UP045
+    sae: Annotated[str, typer.Option(help="SAE: a folder, a name of `sparserm saes`, or release:sae_id.")] = DEFAULT_SAE,
+    backbone: Annotated[str, typer.Option(help="A folder, a hub name, or smollm2.")] = DEFAULT_BACKBONE,
+    column: Columns = None,
+    skip_bad: SkipBad = False,
+    as_json: AsJson = False,
+) -> None:
+    """Which way of learning is best on these pairs: heads, probes, baselines and fine-tuning at several label budgets."""
+    from sparserm.benchmark import Results, Task, read_budgets, run_benchmark
+    from sparserm.benchmark_tables import table
+    from sparserm.pairs import check_leakage, split_by_prompt
+    from sparserm.progress import terminal_progress
+
+    wanted = read_budgets(budgets)
+    data = _load(pairs, column, skip_bad)
+    if test:
+        held_out = _load(test, column, skip_bad)
+        _warn(check_leakage(data, held_out), held_out.name)
+        task = Task(data.name, data, held_out)
+    else:
+        task = Task(data.name, *split_by_prompt(data, test_fraction=0.25, seed=0))
+    results = Results(out)
+    with terminal_progress() as progress:
+        run_benchmark(
+            results, task, sae=sae, backbone=backbone, budgets=wanted, seeds=seeds,
+            fine_tuned=fine_tune or (), progress=progress,
+        )  # fmt: skip
+    rows = [asdict(row) for row in table(results, task.name)]
+    n_train, n_test = len(task.train.pairs), len(task.test.pairs)
+    if not _printed_json(as_json, {"out": str(out), "n_train": n_train, "n_test": n_test, "rows": rows}):
+        _table(
+            f"{task.name}: {n_train} pairs to learn from, judged on {n_test}", rows,
+            way="s", budget="d", accuracy=".3f", ci95=".3f", seeds="d", n_parameters=",d", seconds=".1f",
+        )  # fmt: skip
 
 
 @app.command()
@@ -381,6 +426,7 @@ def train_sae_command(
     d_sae: Annotated[Optional[int], typer.Option(help="Latents.")] = None,  # noqa: UP045
     k: Annotated[Optional[int], typer.Option(help="Latents active per token (L0).")] = None,  # noqa: UP045
     epochs: Annotated[Optional[int], typer.Option(help="Passes over the activations.")] = None,  # noqa: UP045
+    seed: Annotated[Optional[int], typer.Option(help="Of initialisation and shuffling: how stable are features?")] = None,  # noqa: UP045
     as_json: AsJson = False,
 ) -> None:
     """Train TopK SAEs at several layers on activations from one pass over a corpus, and measure them on held-out text."""
@@ -392,7 +438,8 @@ def train_sae_command(
         wanted = [int(layer) for layer in layers.split(",")]
     except ValueError:
         raise SparseRMError(f"--layers is {layers!r}; expected numbers and commas, e.g. 10,15,20") from None
-    changed = {name: value for name, value in (("d_sae", d_sae), ("k", k), ("epochs", epochs)) if value is not None}
+    given = {"d_sae": d_sae, "k": k, "epochs": epochs, "seed": seed}
+    changed = {name: value for name, value in given.items() if value is not None}
     with terminal_progress() as progress:
         trained = train_saes(
             corpus, out, layers=wanted, backbone=backbone, n_tokens=tokens, recipe=SAERecipe(**changed), progress=progress

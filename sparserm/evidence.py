@@ -270,7 +270,7 @@ def selection_stability(
     nearest = np.zeros(len(features))
     overlaps = []
     for seed in range(RESAMPLES):
-        drawn = train.take(_resample(train.groups, seed))
+        drawn = train.take(resample(train.groups, seed))
         step()
         try:
             other = fit_head(drawn, sae, replace(settings, l2=fitted.l2)).head
@@ -317,7 +317,7 @@ def _part(train: PairRepresentations, prompts: np.ndarray, size: int, seed: int)
     return np.flatnonzero(np.isin(train.groups, np.random.default_rng(seed).permutation(prompts)[:size]))
 
 
-def _resample(groups: np.ndarray, seed: int) -> np.ndarray:
+def resample(groups: np.ndarray, seed: int) -> np.ndarray:
     """Rows of as many prompts as there are, drawn with replacement."""
     prompts, numbers = np.unique(groups, return_inverse=True)
     rows = np.split(np.argsort(numbers, kind="stable"), np.cumsum(np.bincount(numbers))[:-1])

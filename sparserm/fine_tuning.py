@@ -86,6 +86,22 @@ class FineTunedRewardModel:
                     rewards[i] = float(self._model.score(self._model.model.norm(states[hook][-1:])))
         return rewards[0::2] - rewards[1::2]
 
+    @classmethod
+    def load(cls, folder: Path) -> FineTunedRewardModel:
+        """What :meth:`save` wrote.
+
+        Raises:
+            SparseRMError: there is no such folder.
+        """
+        from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+        if not folder.is_dir():
+            raise SparseRMError(f"there is no fine-tuned model in {folder}; train and save one first")
+        with without_bars():
+            model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32)
+        chat = ChatTokenizer(AutoTokenizer.from_pretrained(folder), context_length(model.config))
+        return cls(model, chat, sum(weight.numel() for weight in model.parameters()))
+
     def save(self, folder: Path) -> None:
         """Write the classifier as Transformers does, weights in bfloat16."""
         copy.deepcopy(self._model).to(torch.bfloat16).save_pretrained(folder)
@@ -128,6 +144,7 @@ def fine_tune(
             processing_class=chat.tokenizer,
             peft_config=_lora() if settings.way == "lora" else None,
         )
+        _silence(trainer)
         n_parameters = sum(weight.numel() for weight in trainer.model.parameters() if weight.requires_grad)
         if after_epoch is not None:
             trainer.add_callback(_epoch_callback(chat, n_parameters, after_epoch))
@@ -165,6 +182,7 @@ def train_classification_head(
             train_dataset=_rows([([i + 1], [n + i + 1]) for i in range(n)]),
             processing_class=_no_tokenizer(),
         )
+        _silence(trainer)
         trainer.train()
     return np.asarray(model.score.weight.detach()[0].double().cpu().numpy())
 
@@ -198,6 +216,13 @@ def _no_tokenizer() -> Any:
     from transformers import PreTrainedTokenizerFast
 
     return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({"pad": 0}, "pad")), pad_token="pad")
+
+
+def _silence(trainer: Any) -> None:
+    """Without progress bars Transformers prints its figures on stdout, which is not its own."""
+    from transformers import PrinterCallback
+
+    trainer.remove_callback(PrinterCallback)
 
 
 def _trl() -> Any:

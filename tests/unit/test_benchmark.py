@@ -10,7 +10,8 @@ import pytest
 from test_rankers import _material
 
 from sparserm import benchmark
-from sparserm.benchmark import Cell, Results, Task, draw, fitting_budgets, rank_cells
+from sparserm.benchmark import draw, fitting_budgets, rank_cells, read_budgets
+from sparserm.benchmark_results import Cell, Results, Task
 from sparserm.benchmark_tables import difference, summarise, tasks_of, ways_of
 from sparserm.pairs import parse_pairs
 from sparserm.types import PreferenceData, SparseRMError
@@ -46,6 +47,13 @@ def test_a_draw_takes_whole_prompts_and_cuts_the_last_one() -> None:
 def test_budgets_that_there_are_not_pairs_for_fall_away() -> None:
     assert fitting_budgets((100, 300, None), 250) == [100, None]
     assert fitting_budgets((100, 300, None), 100) == [None]
+
+
+def test_budgets_are_read_once_each_and_what_is_none_is_refused() -> None:
+    assert read_budgets("100, 300,all,300") == (100, 300, None)
+    for text in ("", "100,many", "1", "-5", "1e3"):
+        with pytest.raises(SparseRMError, match="expected numbers of pairs"):
+            read_budgets(text)
 
 
 def test_a_cell_comes_back_as_it_was_with_where_it_was_computed(tmp_path) -> None:

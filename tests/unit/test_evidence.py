@@ -135,7 +135,7 @@ def test_a_planted_feature_is_always_selected_again_and_the_noise_beside_it_is_n
 
 def test_resampling_draws_whole_prompts() -> None:
     groups = np.array([7, 3, 7, 3, 9])
-    rows = evidence._resample(groups, 0)
+    rows = evidence.resample(groups, 0)
     counts = {prompt: sorted(np.bincount(rows, minlength=5)[groups == prompt]) for prompt in (3, 7, 9)}
     assert all(len(set(times)) == 1 for times in counts.values())
     assert sum(times[0] for times in counts.values()) == 3

@@ -1,0 +1,164 @@
+"""Tables of what was measured about quality, shift and faithfulness, from the JSON files of the benchmarks."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from benchmarks.common import RESULTS
+from sparserm.benchmark import BUDGETS
+from sparserm.benchmark_results import Results
+from sparserm.benchmark_tables import Summary, difference, summarise, ways_of
+from sparserm.defaults import TASKS
+
+#: Ways in the order of the tables, and what they are called there.
+WAYS = {
+    "sparse": "**ours**, 32 features",
+    **{f"frequency-{k}": f"the paper's, {k} features" for k in (16, 32, 64, 128)},
+    "dense": "dense linear probe",
+    "latents": "linear on all SAE latents (peak)",
+    "latents-32": "linear on 32 SAE latents (peak)",
+    "latents-last": "linear on all SAE latents (last token, SARM)",
+    "random-latents": "32 random latents' directions",
+    "random-directions": "32 random directions",
+    "longer": "longer response",
+    "full": "fine-tuned in full (TRL)",
+    "lora": "fine-tuned with LoRA (TRL)",
+    "frozen": "classification head on the frozen backbone (TRL)",
+}
+MISSING = "–"
+
+
+def quality() -> list[str]:
+    """The short table: ours beside what people use instead."""
+    found = Results(RESULTS / "quality.json")
+    shown = ("sparse", "dense", "latents", "full", "lora")
+    lines = ["| task | pairs | " + " | ".join(WAYS[way] for way in shown) + " | ours minus fine-tuned in full |"]
+    lines.append("|" + "---|" * (len(shown) + 3))
+    for task in TASKS:
+        for budget in BUDGETS:
+            cells = [summarise(found, task, way, budget) for way in shown]
+            apart = difference(found, task, budget, "sparse", "full")
+            if cells[0]:
+                row = [_accuracy(one) for one in cells]
+                gap = f"{apart.mean:+.3f} ({apart.ci95[0]:+.3f} to {apart.ci95[1]:+.3f}; {apart.seeds})" if apart else MISSING
+                lines.append(f"| {task} | {_pairs(budget)} | " + " | ".join(row) + f" | {gap} |")
+    return lines
+
+
+def quality_full() -> list[str]:
+    """Every way at every budget, accuracy with interval and how many draws of pairs it is a mean of."""
+    found = Results(RESULTS / "quality.json")
+    lines = ["| task | way | " + " | ".join(f"{_pairs(budget)} pairs" for budget in BUDGETS) + " | trained parameters |"]
+    lines.append("|" + "---|" * (len(BUDGETS) + 3))
+    for task in TASKS:
+        for way in ways_of(found, tuple(WAYS)):
+            cells = [summarise(found, task, way, budget) for budget in BUDGETS]
+            known = [one for one in cells if one]
+            if known:
+                row = " | ".join(_with_interval(one) for one in cells)
+                lines.append(f"| {task} | {WAYS.get(way, way)} | {row} | {known[0].n_parameters:,} |")
+    return lines
+
+
+def costs() -> list[str]:
+    """What training takes: time on the wall and of the processor, and the largest memory of the process."""
+    found = Results(RESULTS / "quality.json")
+    lines = ["| task | pairs | way | training, wall | processor time | peak memory | trained parameters |"]
+    lines.append("|" + "---|" * 7)
+    for cost in sorted(found.costs(), key=lambda one: (TASKS.index(one.task), one.budget or 0)):
+        lines.append(
+            f"| {cost.task} | {_pairs(cost.budget)} | {WAYS['sparse']}: backbone {cost.backbone_seconds:.1f} s, fit "
+            f"{cost.fit_seconds:.2f} s | {cost.backbone_seconds + cost.fit_seconds:.1f} s | {cost.cpu_seconds:.0f} s "
+            f"| {cost.peak_mb:,.0f} MB | 32 |"
+        )
+        for way in ("full", "lora"):
+            if one := summarise(found, cost.task, way, cost.budget):
+                lines.append(
+                    f"| {cost.task} | {_pairs(cost.budget)} | {WAYS[way]} | {one.seconds:,.0f} s | {one.cpu_seconds:,.0f} s "
+                    f"| {one.peak_mb or 0:,.0f} MB | {one.n_parameters:,} |"
+                )
+    return lines
+
+
+def shift() -> list[str]:
+    """Trained on one task, judged on another."""
+    found = Results(RESULTS / "shift.json")
+    lines = ["| trained on | way | pairs | " + " | ".join(f"judged on {task}" for task in TASKS) + " |"]
+    lines.append("|" + "---|" * (len(TASKS) + 3))
+    for trained in TASKS:
+        for way, budget in (("sparse", 300), ("dense", 300), ("full", 300), ("sparse", None), ("dense", None)):
+            cells = [summarise(found, f"{trained} > {judged}", way, budget) for judged in TASKS]
+            if any(cells):
+                row = " | ".join(_accuracy(one) for one in cells)
+                lines.append(f"| {trained} | {WAYS[way]} | {_pairs(budget)} | {row} |")
+    return lines
+
+
+def samples() -> list[str]:
+    """Where the rewards of the backbone's own answers lie."""
+    lines = [
+        "| head | responses | n | shift of the mean (sd) | spread | Kolmogorov-Smirnov | outside 1 to 99 % |",
+        "|" + "---|" * 7,
+    ]
+    for task, found in _results("samples").items():
+        for side in ("chosen", "rejected", "samples"):
+            one = found[side]
+            name = "the backbone's own" if side == "samples" else side
+            lines.append(
+                f"| {task} | {name} | {one['n']} | {one['shift']:+.2f} | {one['spread']:.2f} | {one['distance']:.2f} "
+                f"| {one['outside']:.1%} |"
+            )
+    return lines
+
+
+def faithfulness() -> list[str]:
+    """Largest errors of explanations, in units of reward."""
+    lines = [
+        "| head | texts | sum over features | sum over tokens | moved representation | steered backbone | spread of rewards |"
+    ]
+    lines.append("|" + "---|" * 7)
+    for task, one in _results("faithfulness").items():
+        token = MISSING if one["token_sum"] is None else f"{one['token_sum']:.1e}"
+        lines.append(
+            f"| {task} | {one['texts']} | {one['feature_sum']:.1e} | {token} | {one['move']:.1e} | {one['steer']:.1e} "
+            f"| {one['spread']:.2f} |"
+        )
+    return lines
+
+
+def stability() -> list[str]:
+    """What becomes of a head when its training prompts, or its SAE, are drawn anew."""
+    lines = [
+        "| head | drawn anew | overlap (Jaccard) | by chance | nearest direction (cosine) | by chance | rewards' correlation |"
+    ]
+    lines.append("|" + "---|" * 7)
+    for task, found in _results("stability").items():
+        for what, one in found.items():
+            overlap, chance = (_number(one[name], ".2f") for name in ("jaccard", "jaccard_chance"))
+            lines.append(
+                f"| {task} | {what} | {overlap} | {chance} | {one['nearest']:.2f} | {one['nearest_chance']:.2f} "
+                f"| {one['correlation']:.2f} |"
+            )
+    return lines
+
+
+def _results(name: str) -> dict[str, Any]:
+    path = RESULTS / f"{name}.json"
+    return dict(json.loads(path.read_text())["results"]) if path.is_file() else {}
+
+
+def _pairs(budget: int | None) -> str:
+    return "all" if budget is None else f"{budget:,}"
+
+
+def _number(value: float | None, spec: str) -> str:
+    return MISSING if value is None else format(value, spec)
+
+
+def _accuracy(one: Summary | None) -> str:
+    return f"{one.accuracy:.3f}" if one else MISSING
+
+
+def _with_interval(one: Summary | None) -> str:
+    return f"{one.accuracy:.3f} ({one.ci95[0]:.3f} to {one.ci95[1]:.3f}; {one.seeds})" if one else MISSING

@@ -1,0 +1,108 @@
+"""Whether explanations say what heads do, and stay: ``python -m benchmarks.faithfulness [faithfulness] [stability]``.
+
+``faithfulness``: the shipped heads on test responses (``benchmarks/results/faithfulness.json``). ``stability``: heads of the
+same settings from training prompts drawn with replacement, and from SAEs of the same recipe and another seed where there are
+such under ``SPARSERM_HOME/benchmarks/saes/seed_<n>/layer_<l>`` (``sparserm train-sae`` with ``--seed``), compared on test
+responses (``benchmarks/results/stability.json``).
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from benchmarks.common import task_pairs, write_results
+from sparserm.agreement import HeadAgreement, head_agreement
+from sparserm.defaults import TASKS, home
+from sparserm.evidence import resample
+from sparserm.faithfulness import measure_faithfulness
+from sparserm.fitting import FitSettings, fit_head
+from sparserm.model import SparseRM
+from sparserm.representations import represent_pairs
+from sparserm.sae import SparseAutoencoder, load_sae
+from sparserm.store import stored
+from sparserm.types import PairRepresentations, RewardHead
+
+#: Responses that are explained, features that the backbone is steered along, and draws of the training prompts.
+TEXTS, FEATURES, DRAWS = 100, 4, 10
+
+
+def faithfulness() -> None:
+    """Errors of the shipped heads' explanations."""
+    found = {}
+    for task in TASKS:
+        model = SparseRM.from_pretrained(task)
+        pairs = task_pairs(task, "test").pairs[: TEXTS // 2]
+        texts = [model.backbone.tokenize(pair.prompt, text) for pair in pairs for text in (pair.chosen, pair.rejected)]
+        measured = measure_faithfulness(model.head, model.card.hook_point, texts, model.backbone, features=FEATURES)
+        found[task] = asdict(measured)
+        write_results("faithfulness", found)
+        print(task, measured, flush=True)
+
+
+def stability() -> None:
+    """Agreement of the shipped heads with others of the same settings."""
+    found: dict[str, dict[str, Any]] = {}
+    for task in TASKS:
+        model = SparseRM.from_pretrained(task)
+        known = model.card.training["settings"]
+        settings = FitSettings(known["k"], known["pooling"], known["selection"], known["l2"])
+        sae = model.load_sae()
+        train, test = (_represent(model, task, split, sae) for split in ("train", "test"))
+        again = [fit_head(train.take(resample(train.groups, seed)), sae, settings).head for seed in range(DRAWS)]
+        found[task] = {f"training prompts, {DRAWS} times": _agreement(model.head, again, test, sae)}
+        others = sorted((home() / "benchmarks" / "saes").glob(f"seed_*/layer_{sae.hook.layer}"))
+        if others:
+            heads = []
+            for folder in others:
+                other = load_sae(folder)
+                heads.append(fit_head(_represent(model, task, "train", other), other, settings).head)
+            found[task][f"the SAE, {len(others)} times"] = _agreement(model.head, heads, test, sae, same_sae=False)
+        write_results("stability", found)
+        print(task, found[task], flush=True)
+
+
+def _represent(model: SparseRM, task: str, split: str, sae: SparseAutoencoder) -> PairRepresentations:
+    with stored() as store:
+        represented = represent_pairs(
+            task_pairs(task, split).pairs, model.backbone, {sae.hook: sae}, model.head.pooling, store=store
+        )
+    return represented[sae.hook]
+
+
+def _agreement(
+    head: RewardHead, others: Sequence[RewardHead], test: PairRepresentations, sae: SparseAutoencoder, same_sae: bool = True
+) -> dict[str, float | None]:
+    """Means over the other heads, beside what features drawn at random would have."""
+    found = [head_agreement(head, other, test.stacked, same_sae=same_sae) for other in others]
+    drawn = np.random.default_rng(0).choice(sae.d_sae, (20, len(head.features)))
+    directions = sae.directions().cpu().numpy()
+    by_chance = [np.abs(head.directions @ directions[row].T).max(1).mean() for row in drawn]
+    k = len(head.features)
+
+    def mean(name: str) -> float | None:
+        values = [getattr(one, name) for one in found]
+        return None if values[0] is None else float(np.mean(values))
+
+    return {
+        **{name: mean(name) for name in HeadAgreement.__dataclass_fields__},
+        "jaccard_chance": k / (2 * sae.d_sae - k) if same_sae else None,
+        "nearest_chance": float(np.mean(by_chance)),
+    }
+
+
+STAGES: dict[str, Callable[[], None]] = {"faithfulness": faithfulness, "stability": stability}
+
+
+def main() -> None:
+    """Run the stages named on the command line, or all."""
+    for stage in sys.argv[1:] or STAGES:
+        STAGES[stage]()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,131 @@
+"""What heads are worth off their own ground: ``python -m benchmarks.shift [matrix] [full] [samples]``.
+
+``matrix``: trained on one task's pairs, judged on another's, ours and the dense probe; ``full``: the models that
+``benchmarks.quality full`` fine-tuned on 300 pairs, on the same test pairs. Cells go to ``benchmarks/results/shift.json``.
+``samples``: the backbone answers test prompts and each task's head scores the answers (``benchmarks/results/samples.json``).
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
+from typing import Any
+
+import numpy as np
+
+from benchmarks.common import RESULTS, task_pairs, write_results
+from benchmarks.quality import SAE, load_task, tuned_model
+from sparserm.backbone import Backbone
+from sparserm.benchmark import draw, rank_cells, represent_material, score_cell
+from sparserm.benchmark_results import Cell, Results, Task, prompt_groups
+from sparserm.defaults import DEFAULT_BACKBONE, DEFAULT_LAYER, TASKS
+from sparserm.fine_tuning import FineTunedRewardModel
+from sparserm.model import SparseRM
+from sparserm.pairs import prompt_key
+from sparserm.policy import sample_responses
+from sparserm.rankers import Material
+from sparserm.sae import load_sae
+from sparserm.score_shift import score_shift
+
+#: Pairs of every test file: enough to see ten points, few enough for two cores.
+TEST_PAIRS = 200
+BUDGET = 300
+#: Prompts of every task that the backbone answers, and how long it may be.
+PROMPTS, NEW_TOKENS = 40, 96
+
+
+def results() -> Results:
+    """The file of all cells."""
+    return Results(RESULTS / "shift.json")
+
+
+def name(trained: str, judged: str) -> str:
+    """What a cell's task is called."""
+    return f"{trained} > {judged}"
+
+
+def test_rows(task: str) -> np.ndarray:
+    """Rows of a task's test pairs that all ways are judged on."""
+    return draw(prompt_groups(task_pairs(task, "test")), TEST_PAIRS, 0)
+
+
+def judged_on(trained: str, judged: str) -> Task:
+    """Training pairs of one task, and test pairs of another."""
+    train, test = task_pairs(trained, "train"), task_pairs(judged, "test")
+    rows = test_rows(judged)
+    return Task(name(trained, judged), train, replace(test, pairs=tuple(test.pairs[i] for i in rows)))
+
+
+def matrix() -> Iterator[str]:
+    """Ours and the dense probe, 300 pairs and all."""
+    backbone = Backbone.load(DEFAULT_BACKBONE, through_layer=DEFAULT_LAYER)
+    sae = load_sae(SAE)
+    parts = {task: represent_material(load_task(task), backbone, sae) for task in TASKS}
+    for trained in TASKS:
+        for judged in TASKS:
+            results().describe(judged_on(trained, judged), backbone=backbone.fingerprint, sae=sae.fingerprint)
+            rows = test_rows(judged)
+            test = {pooling: pairs.take(rows) for pooling, pairs in parts[judged].test.items()}
+            both = Material(parts[trained].train, test, sae)
+            ways = ("sparse", "dense", "longer")
+            for cell in rank_cells(results(), name(trained, judged), both, ways=ways, budgets=(BUDGET, None)):
+                yield _line(cell)
+
+
+def full() -> Iterator[str]:
+    """The fine-tuned models that are there."""
+    done = {cell.key for cell in results().cells()}
+    for trained in TASKS:
+        missing = [judged for judged in TASKS if (name(trained, judged), "full", BUDGET, 0) not in done]
+        if missing and tuned_model(trained).is_dir():
+            model = FineTunedRewardModel.load(tuned_model(trained))
+            for judged in missing:
+                cell = score_cell(judged_on(trained, judged), "full", model, BUDGET, 0)
+                results().add(cell)
+                yield _line(cell)
+
+
+def samples() -> Iterator[str]:
+    """The backbone's own answers to test prompts, beside the chosen and rejected responses to the same prompts."""
+    found: dict[str, Any] = {}
+    for task in TASKS:
+        model = SparseRM.from_pretrained(task)
+        pairs = task_pairs(task, "test").pairs
+        kept = set(sorted({prompt_key(pair.prompt) for pair in pairs})[:PROMPTS])
+        pairs = tuple(pair for pair in pairs if prompt_key(pair.prompt) in kept)
+        prompts = list(dict.fromkeys(pair.prompt for pair in pairs))
+        answers = sample_responses(prompts, max_new_tokens=NEW_TOKENS)
+        own = [(prompt, text) for prompt, (text,) in zip(prompts, answers, strict=True) if text]
+        rewards = {
+            "chosen": model.score(*_columns({(pair.prompt, pair.chosen) for pair in pairs})),
+            "rejected": model.score(*_columns({(pair.prompt, pair.rejected) for pair in pairs})),
+            "samples": model.score(*_columns(set(own))),
+        }
+        reference = np.concatenate([rewards["chosen"], rewards["rejected"]])
+        found[task] = {"prompts": len(prompts), **{side: asdict(score_shift(reference, one)) for side, one in rewards.items()}}
+        write_results("samples", found)
+        yield f"{task} {found[task]}"
+
+
+def _columns(texts: set[Any]) -> tuple[list[Any], list[str]]:
+    ordered = sorted(texts, key=str)
+    return [prompt for prompt, _ in ordered], [text for _, text in ordered]
+
+
+def _line(cell: Cell) -> str:
+    return f"{cell.task}, {cell.way}, {cell.budget}: {cell.accuracy:.3f}"
+
+
+STAGES: dict[str, Callable[[], Iterator[str]]] = {"matrix": matrix, "full": full, "samples": samples}
+
+
+def main() -> None:
+    """Run the stages named on the command line, or all."""
+    for stage in sys.argv[1:] or STAGES:
+        for line in STAGES[stage]():
+            print(line, flush=True)
+
+
+if __name__ == "__main__":
+    main()
