@@ -65,6 +65,32 @@ def app() -> list[str]:
     return lines
 
 
+def length() -> list[str]:
+    """What the heads reward beside content, as `python -m benchmarks.length` measured it on the test files."""
+    record = json.loads((RESULTS / "length.json").read_text())["results"]
+    lines = [
+        "| head | | length correlation | accuracy | length-balanced (95 % interval) | about as long (n) |",
+        "|" + "---|" * 6,
+    ]
+    for task, found in record.items():
+        for name, what in _LENGTH.items():
+            one = found[name]
+            low, high = one["length_balanced"]["ci95"]
+            lines.append(
+                f"| {task} | {what.format(len(found['tracking']), found['k'])} | {one['margin_spearman']:+.2f} "
+                f"| {one['accuracy']:.3f} | {one['length_balanced']['accuracy']:.3f} ({low:.3f} to {high:.3f}) "
+                f"| {one['length_matched']['accuracy']:.3f} ({one['length_matched']['n']}) |"
+            )
+    return lines
+
+
+#: Names in ``length.json``, and what they are called; numbers of features that track length, and of all.
+_LENGTH = {
+    "as_it_is": "as it is",
+    "switched_off": "{} of {} features off",
+    "avoid_length": "trained with `--avoid-length`",
+}
+
 #: Names in ``app.json``, what they are called, and what they should be.
 _SPEEDS = {
     "first_paint_from_start": ("first paint, from the command", "3 s"),

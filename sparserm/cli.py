@@ -177,6 +177,7 @@ def train(
     pooling: Annotated[Optional[str], typer.Option(help="last or mean.")] = None,  # noqa: UP045
     l2: Annotated[Optional[float], typer.Option(help="Ridge penalty; cross-validated where it is not given.")] = None,  # noqa: UP045
     selection: Annotated[Optional[str], typer.Option(help="sparse, frequency, effect_size or random.")] = None,  # noqa: UP045
+    avoid_length: Annotated[bool, typer.Option(help="Keep rewards from following the length of responses.")] = False,
     backbone: Annotated[str, typer.Option(help="A folder, a hub name, or smollm2.")] = DEFAULT_BACKBONE,
     test: Annotated[Optional[str], typer.Option(help="Pairs to measure on; else cross-validated over prompts.")] = None,  # noqa: UP045
     column: Columns = None,
@@ -195,7 +196,7 @@ def train(
     with terminal_progress() as progress:
         result = train_head(
             data, backbone=backbone, sae=sae, layer=layer, test=test_data, progress=progress, name=out.name,
-            k=k, pooling=pooling, l2=l2, selection=selection,
+            k=k, pooling=pooling, l2=l2, selection=selection, avoid_length=avoid_length,
         )  # fmt: skip
     result.model.save_pretrained(out)
     _warn_truncated(result.n_truncated)
@@ -231,7 +232,9 @@ def evaluate(
     more = summary(report, data.pairs)
     if _printed_json(as_json, {**result, **more, "benchmark": asdict(benchmark) if benchmark else None}):
         return
-    _facts(f"{model.card.name} on {data.name}", {**result, "auroc": report.auroc, **_plain_numbers(more["calibration"])})
+    length = {name: more[name] for name in ("length_correlation", "length_balanced")}
+    figures = {**result, **length, "auroc": report.auroc, **_plain_numbers(more["calibration"])}
+    _facts(f"{model.card.name} on {data.name}", figures)
     _table("Slices", more["slices"], by="s", name="s", n="d", accuracy=".3f", ci95=".3f", length_baseline=".3f")
     _table("Worst mistakes", more["mistakes"], row="d", id="s", category="s", margin="+.3f", chance=".1%")
     if benchmark:

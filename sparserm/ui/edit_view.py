@@ -177,7 +177,7 @@ def _figures(before: EditOutcome, after: EditOutcome, effect: EditEffect) -> Del
     length.metric(
         "Length correlation", _rho(after.length.margin_spearman), f"{_rho(before.length.margin_spearman)} before", border=True,
         delta_color="off", delta_arrow="off",
-        help="Spearman correlation of margins with gaps in length (tokens) over the held-out pairs: prompts that call for long "
+        help="Spearman correlation of margins with gaps in log length over the held-out pairs: prompts that call for long "
         "answers do not count. All correlations are in the table below.",
     )  # fmt: skip
     sides.metric(

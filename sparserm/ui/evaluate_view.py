@@ -44,7 +44,7 @@ def _measure(key: str, digest: str, pairs: int, *, _context: Context, _found: Re
 def figures(report: EvaluationReport) -> None:
     """Accuracy first, what it has to beat beside it, and how far the chances can be believed."""
     one, matched, found = report.evaluation, report.length_matched, report.calibration
-    accuracy, longer, even, auroc, error = st.columns(5)
+    accuracy, longer, even, follows, auroc, error = st.columns(6)
     figure(
         accuracy, "Accuracy", f"{one.accuracy:.1%}", f"{_interval(one.ci95)}, n = {one.n:,}",
         "Share of pairs in which the chosen response has the higher reward; a tie counts as wrong. Interval over prompts.",
@@ -58,6 +58,14 @@ def figures(report: EvaluationReport) -> None:
         f"{_interval(matched.ci95)}, n = {matched.n:,}" if matched else "no such pairs",
         "Accuracy where neither response has more than 1.25 times the other's tokens, so that length decides little.",
     )  # fmt: skip
+    balanced = report.length_balanced
+    figure(
+        follows, "Length correlation", _rho(report.length.margin_spearman),
+        f"{balanced.accuracy:.1%} balanced" if balanced else "length always helps, or never",
+        "Spearman correlation of margins with differences of log length. Balanced: the mean of the accuracy where the chosen "
+        "response is longer and of that where it is shorter, so that preferring either gains nothing"
+        + (f" ({_interval(balanced.ci95)})." if balanced else "."),
+    )  # fmt: skip
     figure(
         auroc, "AUROC", f"{report.auroc:.3f}", "0.5 is a coin",
         "Chance that a chosen response has a higher reward than a rejected one, whatever their prompts.",
@@ -67,6 +75,10 @@ def figures(report: EvaluationReport) -> None:
         "Mean distance between the head's confidence and how often it is right (ECE). A coin has a Brier score of 0.25 and a "
         f"log loss of 0.693; the head's log loss is {found.log_loss:.3f}.",
     )  # fmt: skip
+
+
+def _rho(value: float) -> str:
+    return "not defined" if np.isnan(value) else f"{value:+.2f}"
 
 
 def _interval(ci95: tuple[float, float]) -> str:

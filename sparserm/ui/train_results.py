@@ -34,7 +34,7 @@ from sparserm.ui.charts import train as charts
 from sparserm.ui.charts.style import CONFIG
 from sparserm.ui.session import sentence
 from sparserm.ui.text import plain
-from sparserm.ui.train_view import L2_STRENGTHS, METHODS, as_l2, forget_controls, start
+from sparserm.ui.train_view import AVOID_LENGTH, L2_STRENGTHS, METHODS, as_l2, forget_controls, start
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ def controls(result: TrainResult) -> tuple[str, FitSettings]:
     layer_of = {cell.sae: f"layer {cell.layer}" for cell in result.evidence.cells}
     own = "auto" if spec.settings.l2 is None else f"{spec.settings.l2:g}"
     strengths = L2_STRENGTHS if own in L2_STRENGTHS else (*L2_STRENGTHS, own)
-    one, two, three, four, five = st.columns([2, 3, 3, 2, 2], vertical_alignment="bottom")
+    one, two, three, four, five, six = st.columns([2, 3, 3, 2, 2, 1.6], vertical_alignment="bottom")
     sae = one.selectbox(
         "Layer", list(spec.saes), index=spec.saes.index(result.sae), key="sae", bind="query-params",
         format_func=lambda name: layer_of.get(name, name),
@@ -138,7 +138,8 @@ def controls(result: TrainResult) -> tuple[str, FitSettings]:
         "Pooling", ["mean", "last"], default=spec.settings.pooling, key="pooling", bind="query-params", required=True
     )
     l2 = five.select_slider("L2 penalty", strengths, own, key="l2", bind="query-params")
-    tried = {"k": k, "selection": method, "pooling": pooling, "l2": as_l2(l2)}
+    avoid = six.checkbox("Avoid length", spec.settings.avoid_length, key="length", bind="query-params", help=AVOID_LENGTH)
+    tried = {"k": k, "selection": method, "pooling": pooling, "l2": as_l2(l2), "avoid_length": avoid}
     return sae, fit_settings(**{**vars(spec.settings), **tried})
 
 
