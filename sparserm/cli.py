@@ -207,6 +207,69 @@ def train(
 
 
 @app.command()
+def sweep(
+    pairs: PairsArgument,
+    layers: Annotated[Optional[str], typer.Option(help="Layers, e.g. 10,15; by default all that have an SAE.")] = None,  # noqa: UP045
+    k: Annotated[Optional[str], typer.Option(help="Numbers of features, e.g. 8,16,32.")] = None,  # noqa: UP045
+    methods: Annotated[Optional[str], typer.Option(help="Selections and dense, e.g. sparse,dense; all by default.")] = None,  # noqa: UP045
+    pooling: Annotated[Optional[str], typer.Option(help="last or mean.")] = None,  # noqa: UP045
+    out: Annotated[Optional[Path], typer.Option(help="CSV file to write the cells to.")] = None,  # noqa: UP045
+    column: Columns = None,
+    skip_bad: SkipBad = False,
+    as_json: AsJson = False,
+) -> None:
+    """Layers, numbers of features and methods beside each other, cross-validated over prompts."""
+    from sparserm import sweep as engine
+    from sparserm.backbone import Backbone
+    from sparserm.progress import terminal_progress
+    from sparserm.training import fit_settings
+    from sparserm.training_job import load_saes, represent_layers
+
+    sizes = _numbers("--k", k, "8,16,32") if k else list(engine.SIZES)
+    settings = [fit_settings(k=size, pooling=pooling) for size in sizes][-1]  # each size is checked
+    chosen = engine.check_methods(methods.split(",") if methods else engine.METHODS)
+    saes = load_saes(_layer_saes(layers))
+    data = _load(pairs, column, skip_bad)
+    with terminal_progress() as progress:
+        through = max(sae.hook.layer for sae in saes.values())
+        backbone = Backbone.load(DEFAULT_BACKBONE, through_layer=through, progress=progress)
+        represented = represent_layers(data.pairs, backbone, saes, settings.pooling, progress)
+        cells = engine.sweep(represented, saes, settings, sizes, chosen, progress)
+    if not cells:
+        raise SparseRMError(
+            f"{data.name} is too small for these features to be cross-validated; give more pairs or a smaller --k"
+        )
+    if out:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        engine.cells_table(cells).to_csv(out, index=False)
+    choice, n_prompts = engine.choose(cells), len({pair.prompt for pair in data.pairs})
+    result: dict[str, Any] = {
+        "data": data.name, "n": len(data.pairs), "n_prompts": n_prompts, "pooling": settings.pooling,
+        "out": str(out) if out else None, "cells": [asdict(cell) for cell in cells],
+        **{name: asdict(getattr(choice, name)) if choice else None for name in ("best", "simplest")},
+    }  # fmt: skip
+    if _printed_json(as_json, result):
+        return
+    title = f"{data.name}, {settings.pooling} pooling: cross-validated over {n_prompts} prompts"
+    rows = [{**cell, "k": cell["k"] or None} for cell in result["cells"]]
+    _table(title, rows, layer="d", method="s", k="d", accuracy=".3f", ci95=".3f")
+    if choice:
+        typer.echo(f"Best: {engine.describe(choice.best)}.")
+        typer.echo(f"Simplest within its interval: {engine.describe(choice.simplest)}.")
+        typer.echo("Both were chosen on these pairs, which flatters them a little: measure the head on others.")
+
+
+def _layer_saes(layers: str | None) -> tuple[str, ...]:
+    """Names of the default backbone's SAEs, one for each layer."""
+    from sparserm.sae import list_saes
+
+    if layers:
+        return tuple(f"{DEFAULT_BACKBONE}/layer_{layer}" for layer in _numbers("--layers", layers, "10,15,20"))
+    found = [one for one in list_saes() if one.name.startswith(f"{DEFAULT_BACKBONE}/")]
+    return tuple({one.layer: one.name for one in sorted(found, key=lambda one: one.layer)}.values())
+
+
+@app.command()
 def evaluate(
     head: HeadArgument, pairs: PairsArgument, column: Columns = None, skip_bad: SkipBad = False, as_json: AsJson = False
 ) -> None:
@@ -391,10 +454,7 @@ def train_sae_command(
     from sparserm.sae_pipeline import train_saes
     from sparserm.sae_training import SAERecipe
 
-    try:
-        wanted = [int(layer) for layer in layers.split(",")]
-    except ValueError:
-        raise SparseRMError(f"--layers is {layers!r}; expected numbers and commas, e.g. 10,15,20") from None
+    wanted = _numbers("--layers", layers, "10,15,20")
     changed = {name: value for name, value in (("d_sae", d_sae), ("k", k), ("epochs", epochs)) if value is not None}
     with terminal_progress() as progress:
         trained = train_saes(
@@ -439,6 +499,14 @@ def main() -> None:
 def _fail(message: str) -> NoReturn:
     typer.echo("error: " + " ".join(message.split()), err=True)
     raise SystemExit(2)
+
+
+def _numbers(option: str, text: str, example: str) -> list[int]:
+    """Whole numbers with commas between them, each once."""
+    try:
+        return list(dict.fromkeys(int(part) for part in text.split(",")))
+    except ValueError:
+        raise SparseRMError(f"{option} is {text!r}; expected numbers and commas, e.g. {example}") from None
 
 
 def _load(source: str, columns: Sequence[str] | None, skip_bad: bool) -> PreferenceData:
