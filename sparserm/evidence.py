@@ -16,6 +16,7 @@ import numpy as np
 from sparserm.evaluate import accuracy_interval, dense_probe_margins, evaluate_margins, random_settings
 from sparserm.fitting import FitSettings, FittedHead, fit_head
 from sparserm.head import rewards
+from sparserm.length import rank_correlations
 from sparserm.sae import SparseAutoencoder
 from sparserm.sweep import Cell, Step, counter
 from sparserm.types import LatentSummary, PairRepresentations, Progress, Representations, RewardHead, SparseRMError
@@ -38,6 +39,8 @@ class Measured:
         ci95: percentile bootstrap over the test prompts; of a mean over several heads wider by what their draw adds.
         heads: how many were fitted and averaged.
         lowest, highest: accuracy among them.
+        length_correlation: Spearman of margins with gaps in length, mean over heads; None where one of the two does not
+            vary, and in results of before it was measured.
     """
 
     name: str
@@ -46,6 +49,7 @@ class Measured:
     heads: int
     lowest: float
     highest: float
+    length_correlation: float | None = None
 
 
 @dataclass(frozen=True)
@@ -166,16 +170,17 @@ def measure(name: str, heads: Iterable[RewardHead], test: PairRepresentations, s
     """Mean accuracy of one head or several on the test pairs; a tie counts as wrong."""
     rows = []
     for head in heads:
-        rows.append(rewards(head, test.chosen.h) > rewards(head, test.rejected.h))
+        rows.append(rewards(head, test.chosen.h) - rewards(head, test.rejected.h))
         step()
-    correct = np.stack(rows)
+    margins = np.stack(rows)
+    correct = margins > 0
     each = correct.mean(1)
     mean = float(each.mean())
     low, high = accuracy_interval(correct.mean(0), test.groups)
     # Two independent chances, which prompts and which heads: their variances add up.
     drawn = 1.96 * float(each.std(ddof=1)) / len(each) ** 0.5 if len(each) > 1 else 0.0
     interval = max(0.0, mean - float(np.hypot(mean - low, drawn))), min(1.0, mean + float(np.hypot(high - mean, drawn)))
-    return Measured(name, mean, interval, len(each), float(each.min()), float(each.max()))
+    return Measured(name, mean, interval, len(each), float(each.min()), float(each.max()), _length_correlation(margins, test))
 
 
 def longer_baseline(test: PairRepresentations) -> Measured:
@@ -264,7 +269,14 @@ def selection_stability(
 
 def _of_margins(name: str, margins: np.ndarray, test: PairRepresentations) -> Measured:
     found = evaluate_margins(margins, test)
-    return Measured(name, found.accuracy, found.ci95, 1, found.accuracy, found.accuracy)
+    length = _length_correlation(margins[None], test)
+    return Measured(name, found.accuracy, found.ci95, 1, found.accuracy, found.accuracy, length)
+
+
+def _length_correlation(margins: np.ndarray, test: PairRepresentations) -> float | None:
+    """Of ``margins [heads, n]``, mean over heads."""
+    mean = float(rank_correlations(margins.T, test.length_gaps).mean())
+    return None if np.isnan(mean) else mean
 
 
 def _sizes(n_prompts: int) -> list[int]:
