@@ -17,7 +17,7 @@ from sparserm.ui import compare_inputs
 from sparserm.ui.charts import evaluate as charts
 from sparserm.ui.charts.score import difference_figure
 from sparserm.ui.charts.style import CONFIG
-from sparserm.ui.components import download_table, figure, pairs_table
+from sparserm.ui.components import correlation, download_table, figure, pairs_table
 from sparserm.ui.context import Context
 from sparserm.ui.data import Represented
 from sparserm.ui.tables import differences_table
@@ -75,16 +75,12 @@ def _length_figures(report: EvaluationReport) -> None:
         "Accuracy where neither response has more than 1.25 times the other's tokens, so that length decides little.",
     )  # fmt: skip
     figure(
-        follows, "Length correlation", _rho(report.length.margin_spearman),
+        follows, "Length correlation", correlation(report.length.margin_spearman),
         f"balanced accuracy {balanced.accuracy:.1%}" if balanced else "no balance: length always or never helps",
         "Spearman correlation of margins with differences of log length. Balanced accuracy: the mean of that on pairs whose "
         "chosen response is longer and of that on the others, so that preferring either gains nothing"
         + (f" ({_interval(balanced.ci95)})." if balanced else "."),
     )  # fmt: skip
-
-
-def _rho(value: float) -> str:
-    return "not defined" if np.isnan(value) else f"{value:+.2f}"
 
 
 def _interval(ci95: tuple[float, float]) -> str:

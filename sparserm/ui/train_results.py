@@ -167,11 +167,11 @@ def figures(tried: Tried) -> None:
         help=f"On {tried.result.n_test:,} pairs of prompts that training has not seen, with the 95 % interval (bootstrap over "
         "prompts).",
     )  # fmt: skip
-    name, other = ("random", "random features") if tried.is_trained else ("head", "the trained head")
+    name, title, short = ("random", "Over random", "random") if tried.is_trained else ("head", "Over the trained", "as trained")
+    other = by_name[name]
     two.metric(
-        "Over random" if tried.is_trained else "Over the trained", f"{100 * (now - by_name[name].accuracy):+.1f}",
-        f"{by_name[name].accuracy:.1%}", delta_color="off", delta_arrow="off", border=True,
-        help=f"Points of accuracy over {other}, on the same test pairs; mean of {by_name[name].heads} heads.",
+        title, f"{100 * (now - other.accuracy):+.1f}", f"{other.accuracy:.1%} {short}", delta_color="off", delta_arrow="off",
+        border=True, help=f"Points of accuracy, on the same test pairs; mean of {other.heads} heads.",
     )  # fmt: skip
     cell = _cell(tried)
     three.metric(
@@ -186,7 +186,7 @@ def figures(tried: Tried) -> None:
     )  # fmt: skip
     longer, follows = by_name["longer"].accuracy, tried.measured.length_correlation
     five.metric(
-        "Length", "–" if follows is None else f"{follows:+.2f}", f"longer wins {longer:.1%}", delta_color="off",
+        "Length correlation", "–" if follows is None else f"{follows:+.2f}", f"longer wins {longer:.1%}", delta_color="off",
         delta_arrow="off", border=True,
         help="Spearman correlation of margins with differences of log length on the test pairs; beside it how often the "
         "longer response is the chosen one. “Avoid length” above brings it near zero.",

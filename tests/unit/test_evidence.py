@@ -97,10 +97,8 @@ def test_an_interval_of_several_heads_holds_the_chance_of_their_draw_too() -> No
 def test_longer_is_measured_by_hand() -> None:
     pairs = _pairs(*np.zeros((2, 4, 8)), lengths=([5, 5, 5, 5], [1, 5, 9, 2]))
     found = longer_baseline(pairs)
-    assert (found.accuracy, found.length_correlation) == (
-        0.5,
-        pytest.approx(spearmanr([4, 0, -4, 3], np.log([5, 1, 5 / 9, 2.5]))[0]),
-    )
+    assert found.accuracy == 0.5
+    assert found.length_correlation == pytest.approx(spearmanr([4, 0, -4, 3], [5, 1, 5 / 9, 2.5])[0])
     assert longer_baseline(TEST).length_correlation is None  # of one token all
 
 
