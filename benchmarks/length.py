@@ -19,7 +19,7 @@ from sparserm.backbone import Backbone
 from sparserm.card import SavedHead, load_head
 from sparserm.defaults import DEFAULT_BACKBONE, DEFAULT_LAYERS, TASKS
 from sparserm.editing import HeadEdits, edit_head
-from sparserm.evaluate import cross_validated_margins, evaluate_margins
+from sparserm.evaluate import accuracy_interval, cross_validated_margins, evaluate_margins
 from sparserm.evaluation_report import MATCHED, slices
 from sparserm.fitting import fit_head
 from sparserm.head import rewards
@@ -44,12 +44,17 @@ def margin_figures(margins: np.ndarray, pairs: PairRepresentations) -> dict[str,
     }
 
 
-def head_figures(head: RewardHead, pairs: PairRepresentations) -> dict[str, Any]:
-    """The same for a head, and how far its rewards follow length over all responses."""
+def head_figures(head: RewardHead, pairs: PairRepresentations, before: RewardHead) -> dict[str, Any]:
+    """The same for a head, how far its rewards follow length over all responses, and its accuracy less that of another."""
     chosen, rejected = rewards(head, pairs.chosen.h), rewards(head, pairs.rejected.h)
     both, margins = np.concatenate([chosen, rejected]), chosen - rejected
     found = length_correlation(both, margins, pairs.log_lengths, pairs.length_gaps)
-    return {**margin_figures(margins, pairs), "length_correlation": found.to_dict()}
+    was = rewards(before, pairs.chosen.h) > rewards(before, pairs.rejected.h)
+    change = (margins > 0).astype(float) - was
+    return {
+        **margin_figures(margins, pairs), "length_correlation": found.to_dict(),
+        "accuracy_change": float(change.mean()), "accuracy_change_ci95": list(accuracy_interval(change, pairs.groups)),
+    }  # fmt: skip
 
 
 def measure(saved: SavedHead, train: PairRepresentations, test: PairRepresentations) -> dict[str, Any]:
@@ -67,9 +72,9 @@ def measure(saved: SavedHead, train: PairRepresentations, test: PairRepresentati
     return {
         "layer": saved.card.hook_point.layer, "pooling": saved.head.pooling, "k": len(saved.head.features),
         "tracking": {str(f): float(r) for f, r in zip(saved.head.features, tracking, strict=True) if abs(r) >= TRACKS},
-        "as_it_is": head_figures(saved.head, test),
-        "switched_off": head_figures(off, test),
-        "avoid_length": head_figures(avoided, test),
+        "as_it_is": head_figures(saved.head, test, saved.head),
+        "switched_off": head_figures(off, test, saved.head),
+        "avoid_length": head_figures(avoided, test, saved.head),
         "shared_features": len(np.intersect1d(saved.head.features, avoided.features)),
         "validation": validation,
     }  # fmt: skip

@@ -19,6 +19,7 @@ from test_training import preference_rows, save_tiny_sae
 
 from sparserm import __version__, cli
 from sparserm.activations import read_corpus
+from sparserm.backbone import Backbone
 from sparserm.model import SparseRM
 from sparserm.pairs import parse_pairs
 from sparserm.types import PairIssue
@@ -688,7 +689,7 @@ def sweep(run, parts, sparserm_home, monkeypatch):
     return lambda pairs, *options: run("sweep", pairs, *options)
 
 
-def test_a_sweep_has_a_cell_for_every_layer_method_and_size_and_names_two(sweep, parts, tmp_path) -> None:
+def test_a_sweep_has_a_cell_for_every_layer_method_and_size_and_names_two(sweep, parts, tmp_path, monkeypatch) -> None:
     found = sweep(parts.train, "--k", "2,4", "--methods", "frequency,random,dense", "--out", tmp_path / "c.csv", "--json").json
     assert [(cell["layer"], cell["method"], cell["k"]) for cell in found["cells"]] == [
         (layer, method, k)
@@ -699,7 +700,10 @@ def test_a_sweep_has_a_cell_for_every_layer_method_and_size_and_names_two(sweep,
     assert found["best"]["method"] == found["simplest"]["method"] == "frequency"
     assert found["best"]["accuracy"] == max(c["accuracy"] for c in found["cells"] if c["method"] == "frequency")
     assert len((tmp_path / "c.csv").read_text().splitlines()) == 11
+    runs: list[int] = []
+    monkeypatch.setattr(Backbone, "run", lambda *given: runs.append(1))
     shown = sweep(parts.train, "--layers", "2", "--k", "3", "--methods", "effect_size", "--pooling", "last").out
+    assert runs == []  # all that is needed is stored
     assert "Best: effect_size, layer 2, K = 3:" in shown and "measure the head on others" in shown
 
 
