@@ -16,7 +16,6 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
 from benchmarks.common import FILES, RESULTS, ROOT, task_pairs, write_results
 from sparserm.backbone import Backbone
@@ -29,12 +28,12 @@ from sparserm.evaluate import (
     evaluate_margins,
     random_directions_accuracy,
 )
-from sparserm.fitting import FitSettings, fit_head, fit_selected, gather_evidence
-from sparserm.head import bradley_terry_loss, prompt_folds, rewards
+from sparserm.fitting import FitSettings, fit_head
+from sparserm.head import bradley_terry_loss
 from sparserm.representations import represent_pairs
 from sparserm.sae import SparseAutoencoder, load_sae
-from sparserm.selection import SELECTORS
 from sparserm.store import stored
+from sparserm.sweep import sweep_margins
 from sparserm.training import make_saved_head
 from sparserm.types import PairRepresentations, Pooling, PreferenceData
 
@@ -62,28 +61,15 @@ def choose(train: Represented, sae: SparseAutoencoder) -> tuple[FitSettings, dic
     found: dict[Pooling, dict[str, dict[str, float]]] = {}
     for pooling in POOLINGS:
         pairs = train[pooling][sae.hook.layer]
-        with threadpool_limits(1):
-            runs = [_margins(pairs, sae, pooling, seed) for seed in FOLD_SEEDS]
-        found[pooling] = {str(k): _figures([run[k] for run in runs]) for k in SIZES}
+        settings = FitSettings(pooling=pooling)
+        wanted = [(settings.selection, k) for k in SIZES]
+        runs = [sweep_margins(pairs, sae, settings, wanted, seed) for seed in FOLD_SEEDS]
+        found[pooling] = {str(k): _figures([run[method, k] for run in runs]) for method, k in wanted}
         found[pooling]["dense_probe"] = {"accuracy": cross_validate_dense(pairs).accuracy}
     accuracy = {pooling: {k: found[pooling][str(k)]["accuracy"] for k in SIZES} for pooling in POOLINGS}
     pooling = max(POOLINGS, key=lambda one: accuracy[one][MAX_FEATURES])
     k = next(k for k in SIZES if accuracy[pooling][k] >= max(accuracy[pooling].values()) - TOLERANCE)
     return FitSettings(k, pooling), {**found[pooling][str(k)], "by_pooling_and_k": found}
-
-
-def _margins(pairs: PairRepresentations, sae: SparseAutoencoder, pooling: Pooling, seed: int) -> dict[int, np.ndarray]:
-    """Cross-validated margins ``[n]`` for every K, from one dense probe for each fold."""
-    margins = {k: np.zeros(len(pairs.groups)) for k in SIZES}
-    center = sae.b_dec.numpy()
-    for train, held_out in prompt_folds(pairs.groups, seed):
-        part, rest = pairs.take(train), pairs.take(held_out)
-        evidence = gather_evidence(part, sae, FitSettings(pooling=pooling))
-        for k in SIZES:
-            settings = FitSettings(k, pooling)
-            head = fit_selected(part, evidence, np.sort(SELECTORS[settings.selection](evidence, k)), center, settings).head
-            margins[k][held_out] = rewards(head, rest.chosen.h) - rewards(head, rest.rejected.h)
-    return margins
 
 
 def _figures(runs: list[np.ndarray]) -> dict[str, float]:

@@ -67,6 +67,33 @@ def app() -> list[str]:
     return lines
 
 
+def length() -> list[str]:
+    """What the heads reward beside content, as `python -m benchmarks.length` measured it on the test files."""
+    record = json.loads((RESULTS / "length.json").read_text())["results"]
+    lines = [
+        "| head | | length correlation | accuracy | change (95 % interval, paired) | length-balanced | about as long (n) |",
+        "|" + "---|" * 7,
+    ]
+    for task, found in record.items():
+        for name, what in _LENGTH.items():
+            one = found[name]
+            low, high = (f"{100 * end:+.1f}" for end in one["accuracy_change_ci95"])
+            change = f"{100 * one['accuracy_change']:+.1f} ({low} to {high})" if name != "as_it_is" else ""
+            lines.append(
+                f"| {task} | {what.format(len(found['tracking']), found['k'])} | {one['margin_spearman']:+.2f} "
+                f"| {one['accuracy']:.3f} | {change} | {one['length_balanced']['accuracy']:.3f} "
+                f"| {one['length_matched']['accuracy']:.3f} ({one['length_matched']['n']}) |"
+            )
+    return lines
+
+
+#: Names in ``length.json``, and what they are called; numbers of features that track length, and of all.
+_LENGTH = {
+    "as_it_is": "as it is",
+    "switched_off": "{} of {} features off",
+    "avoid_length": "trained with `--avoid-length`",
+}
+
 #: Names in ``app.json``, what they are called, and what they should be.
 _SPEEDS = {
     "first_paint_from_start": ("first paint, from the command", "3 s"),

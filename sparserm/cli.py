@@ -179,6 +179,7 @@ def train(
     pooling: Annotated[Optional[str], typer.Option(help="last or mean.")] = None,  # noqa: UP045
     l2: Annotated[Optional[float], typer.Option(help="Ridge penalty; cross-validated where it is not given.")] = None,  # noqa: UP045
     selection: Annotated[Optional[str], typer.Option(help="sparse, frequency, effect_size or random.")] = None,  # noqa: UP045
+    avoid_length: Annotated[bool, typer.Option(help="Keep rewards from following the length of responses.")] = False,
     backbone: Annotated[str, typer.Option(help="A folder, a hub name, or smollm2.")] = DEFAULT_BACKBONE,
     test: Annotated[Optional[str], typer.Option(help="Pairs to measure on; else cross-validated over prompts.")] = None,  # noqa: UP045
     column: Columns = None,
@@ -197,7 +198,7 @@ def train(
     with terminal_progress() as progress:
         result = train_head(
             data, backbone=backbone, sae=sae, layer=layer, test=test_data, progress=progress, name=out.name,
-            k=k, pooling=pooling, l2=l2, selection=selection,
+            k=k, pooling=pooling, l2=l2, selection=selection, avoid_length=avoid_length,
         )  # fmt: skip
     result.model.save_pretrained(out)
     _warn_truncated(result.n_truncated)
@@ -251,6 +252,69 @@ def benchmark(
 
 
 @app.command()
+def sweep(
+    pairs: PairsArgument,
+    layers: Annotated[Optional[str], typer.Option(help="Layers, e.g. 10,15; by default all that have an SAE.")] = None,  # noqa: UP045
+    k: Annotated[Optional[str], typer.Option(help="Numbers of features, e.g. 8,16,32.")] = None,  # noqa: UP045
+    methods: Annotated[Optional[str], typer.Option(help="Selections and dense, e.g. sparse,dense; all by default.")] = None,  # noqa: UP045
+    pooling: Annotated[Optional[str], typer.Option(help="last or mean.")] = None,  # noqa: UP045
+    out: Annotated[Optional[Path], typer.Option(help="CSV file to write the cells to.")] = None,  # noqa: UP045
+    column: Columns = None,
+    skip_bad: SkipBad = False,
+    as_json: AsJson = False,
+) -> None:
+    """Layers, numbers of features and methods beside each other, cross-validated over prompts."""
+    from sparserm import sweep as engine
+    from sparserm.backbone import Backbone
+    from sparserm.progress import terminal_progress
+    from sparserm.training import fit_settings
+    from sparserm.training_job import load_saes, represent_layers
+
+    sizes = _numbers("--k", k, "8,16,32") if k else list(engine.SIZES)
+    settings = [fit_settings(k=size, pooling=pooling) for size in sizes][-1]  # each size is checked
+    chosen = engine.check_methods(methods.split(",") if methods else engine.METHODS)
+    saes = load_saes(_layer_saes(layers))
+    data = _load(pairs, column, skip_bad)
+    with terminal_progress() as progress:
+        through = max(sae.hook.layer for sae in saes.values())
+        backbone = Backbone.load(DEFAULT_BACKBONE, through_layer=through, progress=progress)
+        represented = represent_layers(data.pairs, backbone, saes, settings.pooling, progress)
+        cells = engine.sweep(represented, saes, settings, sizes, chosen, progress)
+    if not cells:
+        raise SparseRMError(
+            f"{data.name} is too small for these features to be cross-validated; give more pairs or a smaller --k"
+        )
+    if out:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        engine.cells_table(cells).to_csv(out, index=False)
+    choice, n_prompts = engine.choose(cells), len({pair.prompt for pair in data.pairs})
+    result: dict[str, Any] = {
+        "data": data.name, "n": len(data.pairs), "n_prompts": n_prompts, "pooling": settings.pooling,
+        "out": str(out) if out else None, "cells": [asdict(cell) for cell in cells],
+        **{name: asdict(getattr(choice, name)) if choice else None for name in ("best", "simplest")},
+    }  # fmt: skip
+    if _printed_json(as_json, result):
+        return
+    title = f"{data.name}, {settings.pooling} pooling: cross-validated over {n_prompts} prompts"
+    rows = [{**cell, "k": cell["k"] or None} for cell in result["cells"]]
+    _table(title, rows, layer="d", method="s", k="d", accuracy=".3f", ci95=".3f")
+    if choice:
+        typer.echo(f"Best: {engine.describe(choice.best)}.")
+        typer.echo(f"Simplest within its interval: {engine.describe(choice.simplest)}.")
+        typer.echo("Both were chosen on these pairs, which flatters them a little: measure the head on others.")
+
+
+def _layer_saes(layers: str | None) -> tuple[str, ...]:
+    """Names of the default backbone's SAEs, one for each layer."""
+    from sparserm.sae import list_saes
+
+    if layers:
+        return tuple(f"{DEFAULT_BACKBONE}/layer_{layer}" for layer in _numbers("--layers", layers, "10,15,20"))
+    found = [one for one in list_saes() if one.name.startswith(f"{DEFAULT_BACKBONE}/")]
+    return tuple({one.layer: one.name for one in sorted(found, key=lambda one: one.layer)}.values())
+
+
+@app.command()
 def evaluate(
     head: HeadArgument, pairs: PairsArgument, column: Columns = None, skip_bad: SkipBad = False, as_json: AsJson = False
 ) -> None:
@@ -276,7 +340,9 @@ def evaluate(
     more = summary(report, data.pairs)
     if _printed_json(as_json, {**result, **more, "benchmark": asdict(benchmark) if benchmark else None}):
         return
-    _facts(f"{model.card.name} on {data.name}", {**result, "auroc": report.auroc, **_plain_numbers(more["calibration"])})
+    length = {name: more[name] for name in ("length_correlation", "length_balanced")}
+    figures = {**result, **length, "auroc": report.auroc, **_plain_numbers(more["calibration"])}
+    _facts(f"{model.card.name} on {data.name}", figures)
     _table("Slices", more["slices"], by="s", name="s", n="d", accuracy=".3f", ci95=".3f", length_baseline=".3f")
     _table("Worst mistakes", more["mistakes"], row="d", id="s", category="s", margin="+.3f", chance=".1%")
     if benchmark:
@@ -434,10 +500,7 @@ def train_sae_command(
     from sparserm.sae_pipeline import train_saes
     from sparserm.sae_training import SAERecipe
 
-    try:
-        wanted = [int(layer) for layer in layers.split(",")]
-    except ValueError:
-        raise SparseRMError(f"--layers is {layers!r}; expected numbers and commas, e.g. 10,15,20") from None
+    wanted = _numbers("--layers", layers, "10,15,20")
     given = {"d_sae": d_sae, "k": k, "epochs": epochs, "seed": seed}
     changed = {name: value for name, value in given.items() if value is not None}
     with terminal_progress() as progress:
@@ -483,6 +546,14 @@ def main() -> None:
 def _fail(message: str) -> NoReturn:
     typer.echo("error: " + " ".join(message.split()), err=True)
     raise SystemExit(2)
+
+
+def _numbers(option: str, text: str, example: str) -> list[int]:
+    """Whole numbers with commas between them, each once."""
+    try:
+        return list(dict.fromkeys(int(part) for part in text.split(",")))
+    except ValueError:
+        raise SparseRMError(f"{option} is {text!r}; expected numbers and commas, e.g. {example}") from None
 
 
 def _load(source: str, columns: Sequence[str] | None, skip_bad: bool) -> PreferenceData:

@@ -15,6 +15,7 @@ import numpy as np
 from sparserm.alignment import alignment_scores
 from sparserm.card import SavedHead, head_hash
 from sparserm.evaluate import accuracy_interval, evaluate_margins
+from sparserm.length import LengthCorrelation, length_correlation, rank_correlations
 from sparserm.pairs import short_key
 from sparserm.types import Evaluation, PairRepresentations, PreferenceData, RewardHead, SparseRMError
 
@@ -98,7 +99,7 @@ class EditEvidence:
         pairs: the representations of the ``n`` pairs, without latents.
         chosen, rejected: ``[n, K]`` float64 standardised alignment scores.
         differences: ``[n, K]`` float64, chosen minus rejected, exactly zero for equal responses.
-        lengths, gaps: ``[2n]`` and ``[n]`` float64, tokens of all chosen, then all rejected responses; chosen minus rejected.
+        lengths, gaps: ``[2n]`` and ``[n]`` float64, log lengths of all chosen, then all rejected responses; their gaps.
     """
 
     head: RewardHead
@@ -111,22 +112,6 @@ class EditEvidence:
     differences: np.ndarray
     lengths: np.ndarray
     gaps: np.ndarray
-
-
-@dataclass(frozen=True)
-class LengthCorrelation:
-    """How far rewards follow the length of responses, in tokens; NaN where one of the two does not vary.
-
-    Attributes:
-        reward_pearson, reward_spearman: of rewards with lengths, over all responses.
-        margin_pearson, margin_spearman: of margins with gaps in length, over pairs: prompts that call for long answers do
-            not count.
-    """
-
-    reward_pearson: float
-    reward_spearman: float
-    margin_pearson: float
-    margin_spearman: float
 
 
 @dataclass(frozen=True)
@@ -231,7 +216,6 @@ def gather_edit_evidence(saved: SavedHead, data: PreferenceData, pairs: PairRepr
     chosen, rejected = held_out.chosen, held_out.rejected
     scores = [(alignment_scores(side.h, head.directions, head.center) - head.mu) / head.sigma for side in (chosen, rejected)]
     gap = chosen.h.astype(np.float64) - rejected.h
-    lengths = np.concatenate([chosen.n_tokens, rejected.n_tokens]).astype(np.float64)
     return EditEvidence(
         head=head,
         data=data.name,
@@ -241,8 +225,8 @@ def gather_edit_evidence(saved: SavedHead, data: PreferenceData, pairs: PairRepr
         chosen=scores[0],
         rejected=scores[1],
         differences=(gap @ head.directions.astype(np.float64).T) / head.sigma,
-        lengths=lengths,
-        gaps=lengths[: len(rows)] - lengths[len(rows) :],
+        lengths=held_out.log_lengths,
+        gaps=held_out.length_gaps,
     )
 
 
@@ -251,12 +235,7 @@ def measure_edits(evidence: EditEvidence, edits: HeadEdits) -> EditOutcome:
     weights = edit_head(evidence.head, edits).weights
     margins = evidence.differences @ weights
     rewards = np.concatenate([evidence.chosen @ weights, evidence.rejected @ weights])
-    length = LengthCorrelation(
-        float(_correlations(rewards, evidence.lengths)),
-        float(_rank_correlations(rewards, evidence.lengths)),
-        float(_correlations(margins, evidence.gaps)),
-        float(_rank_correlations(margins, evidence.gaps)),
-    )
+    length = length_correlation(rewards, margins, evidence.lengths, evidence.gaps)
     return EditOutcome(evaluate_margins(margins, evidence.pairs), length, margins)
 
 
@@ -283,8 +262,8 @@ def feature_worth(evidence: EditEvidence, edits: HeadEdits) -> FeatureWorth:
     return FeatureWorth(
         features=evidence.head.features,
         accuracy_change=(without > 0).mean(0) - float((margins > 0).mean()),
-        length_correlation=_rank_correlations(parts, evidence.gaps),
-        length_without=_rank_correlations(without, evidence.gaps),
+        length_correlation=rank_correlations(parts, evidence.gaps),
+        length_without=rank_correlations(without, evidence.gaps),
     )
 
 
@@ -305,9 +284,6 @@ def summarise_edits(evidence: EditEvidence, edits: HeadEdits, data: PreferenceDa
     before, after = measure_edits(evidence, HeadEdits()), measure_edits(evidence, edits)
     effect = compare_edits(evidence, before, after)
 
-    def lengths(outcome: EditOutcome) -> dict[str, float | None]:
-        return {name: None if np.isnan(value) else value for name, value in vars(outcome.length).items()}
-
     def rows(which: np.ndarray) -> list[int]:
         return [data.pairs[i].row for i in evidence.rows[which]]
 
@@ -323,8 +299,8 @@ def summarise_edits(evidence: EditEvidence, edits: HeadEdits, data: PreferenceDa
         "accuracy_change_ci95": list(effect.ci95),
         "mean_margin": after.evaluation.mean_margin,
         "length_baseline": after.evaluation.length_baseline,
-        "length_correlation": lengths(after),
-        "parent_length_correlation": lengths(before),
+        "length_correlation": after.length.to_dict(),
+        "parent_length_correlation": before.length.to_dict(),
         "broken": rows(effect.broken),
         "mended": rows(effect.mended),
     }
@@ -383,19 +359,3 @@ def _metrics(evidence: EditEvidence, edits: HeadEdits) -> dict[str, Any]:
         "length_baseline": found.length_baseline,
         "parent_accuracy": measure_edits(evidence, HeadEdits()).evaluation.accuracy,
     }
-
-
-def _correlations(columns: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Pearson correlation of each column of ``[n]`` or ``[n, K]`` with ``y [n]``; NaN where one of the two does not vary."""
-    x = columns - columns.mean(0)
-    y = y - y.mean()
-    norms = np.sqrt((x**2).sum(0) * (y @ y))
-    flat = norms <= 1e-12 * len(y)
-    return np.where(flat, np.nan, (y @ x) / np.where(flat, 1.0, norms))
-
-
-def _rank_correlations(columns: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Spearman's, the same way: Pearson's over ranks, ties sharing theirs."""
-    from scipy.stats import rankdata
-
-    return _correlations(rankdata(columns, axis=0), rankdata(y))

@@ -48,17 +48,25 @@ def accuracy_interval(correct: np.ndarray, groups: np.ndarray) -> tuple[float, f
 
     With a single prompt there is nothing to resample, and the interval is all that is possible.
     """
-    _, numbers = np.unique(groups, return_inverse=True)
-    hits = np.bincount(numbers, weights=correct)
-    counts = np.bincount(numbers)
-    if len(counts) < 2:
+    hits, counts = resampled_sums(np.stack([correct, np.ones(len(correct))]), groups)
+    if len(np.unique(groups)) < 2:
         return 0.0, 1.0
-    # Prompts of as many pairs and hits are interchangeable, so that drawing prompts is drawing how many of each kind: the
-    # same distribution, in a millisecond whatever the number of prompts.
-    kinds, times = np.unique(np.stack([hits, counts]), axis=1, return_counts=True)
-    drawn = np.random.default_rng(0).multinomial(len(hits), times / len(hits), size=BOOTSTRAP_SAMPLES)
-    low, high = np.percentile((drawn @ kinds[0]) / (drawn @ kinds[1]), [2.5, 97.5])
+    low, high = np.percentile(hits / counts, [2.5, 97.5])
     return float(low), float(high)
+
+
+def resampled_sums(rows: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """``[m, BOOTSTRAP_SAMPLES]`` sums of ``rows [m, n]`` over prompts drawn with replacement.
+
+    Prompts of the same sums are interchangeable, so that drawing prompts is drawing how many of each kind: the same
+    distribution, in a millisecond whatever the number of prompts.
+    """
+    _, numbers = np.unique(groups, return_inverse=True)
+    sums = np.stack([np.bincount(numbers, weights=row) for row in rows])
+    kinds, times = np.unique(sums, axis=1, return_counts=True)
+    n = sums.shape[1]
+    drawn = np.random.default_rng(0).multinomial(n, times / n, size=BOOTSTRAP_SAMPLES)
+    return np.asarray(kinds @ drawn.T)
 
 
 def mean_interval(rows: np.ndarray, groups: np.ndarray) -> tuple[float, float]:

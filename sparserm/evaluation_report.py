@@ -13,6 +13,7 @@ from sparserm.card import SavedHead
 from sparserm.evaluate import evaluate_margins, share_interval
 from sparserm.explain import compare_responses
 from sparserm.head import bradley_terry_loss, rewards
+from sparserm.length import LengthBalanced, LengthCorrelation, length_balanced, length_correlation
 from sparserm.pairs import prompt_text, short_key
 from sparserm.types import Evaluation, FeatureDifference, PairRepresentations, PreferenceData, PreferencePair
 
@@ -103,6 +104,8 @@ class EvaluationReport:
         auroc: chance that a chosen response has a higher reward than a rejected one to any prompt.
         slices: by category where the data has them, length, margin, and whether the prompt was trained on.
         mistakes: the largest wrong margins, worst first.
+        length: how far rewards and margins follow length.
+        length_balanced: accuracy where preferring the longer response gains nothing; None where length always or never helps.
         n_seen_in_training: pairs whose prompt the head was trained on; they are no test of it.
         rewards_chosen, rewards_rejected: ``[n]`` in the order of the pairs.
     """
@@ -112,6 +115,8 @@ class EvaluationReport:
     calibration: Calibration
     slices: tuple[Slice, ...]
     mistakes: tuple[Mistake, ...]
+    length: LengthCorrelation
+    length_balanced: LengthBalanced | None
     n_seen_in_training: int
     rewards_chosen: np.ndarray
     rewards_rejected: np.ndarray
@@ -142,13 +147,15 @@ def evaluation_report(saved: SavedHead, data: PreferenceData, pairs: PairReprese
     chosen, rejected = rewards(saved.head, pairs.chosen.h), rewards(saved.head, pairs.rejected.h)
     evaluation = evaluate_margins(chosen - rejected, pairs)
     seen = np.isin([short_key(pair.prompt) for pair in data.pairs], saved.prompt_keys)
-    labels = np.repeat([1, 0], len(chosen))
+    labels, both = np.repeat([1, 0], len(chosen)), np.concatenate([chosen, rejected])
     return EvaluationReport(
         evaluation=evaluation,
-        auroc=float(roc_auc_score(labels, np.concatenate([chosen, rejected]))),
+        auroc=float(roc_auc_score(labels, both)),
         calibration=calibration(chosen - rejected, pairs.groups),
         slices=slices(chosen - rejected, pairs, [pair.category for pair in data.pairs], seen),
         mistakes=worst_mistakes(saved, chosen - rejected, pairs),
+        length=length_correlation(both, chosen - rejected, pairs.log_lengths, pairs.length_gaps),
+        length_balanced=length_balanced(chosen - rejected, pairs.length_gaps, pairs.groups),
         n_seen_in_training=int(seen.sum()),
         rewards_chosen=chosen,
         rewards_rejected=rejected,
@@ -282,6 +289,8 @@ def summary(report: EvaluationReport, pairs: Sequence[PreferencePair]) -> dict[s
         "auroc": report.auroc,
         "calibration": {**asdict(report.calibration), "bins": [asdict(one) for one in report.calibration.bins]},
         "length_matched": asdict(matched) if matched else None,
+        "length_balanced": asdict(report.length_balanced) if report.length_balanced else None,
+        "length_correlation": report.length.to_dict(),
         "slices": [asdict(one) for one in report.slices],
         "mistakes": [
             {

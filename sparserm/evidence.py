@@ -1,8 +1,8 @@
-"""What stands beside a trained head, so that one can tell whether to trust it: baselines, learning curve, heat map, stability.
+"""What stands beside a trained head, so that one can tell whether to trust it: baselines, learning curve, sweep, stability.
 
 All of it is computed from representations, with the one way to fit (``fitting``) and to measure (``evaluate``), and is the
-same every time. Accuracies are on test pairs of prompts that training has not seen; only the heat map is cross-validated
-over the training prompts, so that choosing a cell does not use the test pairs up.
+same every time. Accuracies are on test pairs of prompts that training has not seen; only the sweep is cross-validated over
+the training prompts, so that choosing a cell does not use the test pairs up.
 """
 
 from __future__ import annotations
@@ -13,15 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from sparserm.defaults import MAX_FEATURES
-from sparserm.evaluate import cross_validate, dense_probe_margins, evaluate_margins, mean_interval, random_settings
+from sparserm.evaluate import dense_probe_margins, evaluate_margins, mean_interval, random_settings
 from sparserm.fitting import FitSettings, FittedHead, fit_head
 from sparserm.head import rewards
+from sparserm.length import rank_correlations
 from sparserm.sae import SparseAutoencoder
+from sparserm.sweep import Cell, Step, counter
 from sparserm.types import LatentSummary, PairRepresentations, Progress, Representations, RewardHead, SparseRMError
 
-#: Sizes of the heat map, beside the one that was asked for.
-SIZES = (4, 8, 16, 24, MAX_FEATURES)
 #: Shares of the training prompts in the learning curve.
 SHARES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1)
 CURVE_SEEDS = 3
@@ -40,6 +39,8 @@ class Measured:
         ci95: percentile bootstrap over the test prompts; of a mean over several heads wider by what their draw adds.
         heads: how many were fitted and averaged.
         lowest, highest: accuracy among them.
+        length_correlation: Spearman of margins with gaps in length, mean over heads; None where one of the two does not
+            vary, and in results of before it was measured.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Measured:
     heads: int
     lowest: float
     highest: float
+    length_correlation: float | None = None
 
 
 @dataclass(frozen=True)
@@ -59,17 +61,6 @@ class CurvePoint:
     accuracy: float
     ci95: tuple[float, float]
     heads: int
-
-
-@dataclass(frozen=True)
-class Cell:
-    """Accuracy of ``k`` features of one SAE, cross-validated over the training prompts."""
-
-    sae: str
-    layer: int
-    k: int
-    accuracy: float
-    ci95: tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -136,10 +127,6 @@ class HeadEvidence:
         )
 
 
-#: Called after every fit.
-Step = Callable[[], None]
-
-
 def gather_head_evidence(
     fitted: FittedHead,
     train: PairRepresentations,
@@ -149,10 +136,10 @@ def gather_head_evidence(
     cells: tuple[Cell, ...] = (),
     progress: Progress | None = None,
 ) -> HeadEvidence:
-    """Everything about one head; ``cells`` come from :func:`heat_map`, which is not of one layer."""
+    """Everything about one head; ``cells`` come from :func:`~sparserm.sweep.sweep`, which is not of one layer."""
     n_prompts = len(np.unique(train.groups))
     total = 2 + len(random_settings(settings)) + SHUFFLES + CURVE_SEEDS * (len(_sizes(n_prompts)) - 1) + RESAMPLES
-    step = _counter(total, progress)
+    step = counter(total, progress, "Evidence (heads)")
     return HeadEvidence(
         baselines=baselines(fitted, train, test, sae, settings, step),
         curve=learning_curve(fitted, train, test, sae, settings, step),
@@ -183,14 +170,15 @@ def measure(name: str, heads: Iterable[RewardHead], test: PairRepresentations, s
     """Mean accuracy of one head or several on the test pairs; a tie counts as wrong."""
     rows = []
     for head in heads:
-        rows.append(rewards(head, test.chosen.h) > rewards(head, test.rejected.h))
+        rows.append(rewards(head, test.chosen.h) - rewards(head, test.rejected.h))
         step()
-    correct = np.stack(rows)
+    margins = np.stack(rows)
+    correct = margins > 0
     each = correct.mean(1)
     mean = float(each.mean())
     low, high = mean_interval(correct, test.groups)
     interval = max(0.0, low), min(1.0, high)
-    return Measured(name, mean, interval, len(each), float(each.min()), float(each.max()))
+    return Measured(name, mean, interval, len(each), float(each.min()), float(each.max()), _length_correlation(margins, test))
 
 
 def longer_baseline(test: PairRepresentations) -> Measured:
@@ -229,31 +217,6 @@ def learning_curve(
         points.append(CurvePoint(size, n_pairs, measured.accuracy, measured.ci95, measured.heads))
     whole = measure("whole", [fitted.head], test)
     return (*points, CurvePoint(len(prompts), len(train.groups), whole.accuracy, whole.ci95, whole.heads))
-
-
-def heat_map(
-    train: Mapping[str, PairRepresentations],
-    saes: Mapping[str, SparseAutoencoder],
-    settings: FitSettings,
-    progress: Progress | None = None,
-) -> tuple[Cell, ...]:
-    """Cross-validated accuracy for each SAE (its layer) and each number of features; a cell that cannot be has none.
-
-    Args:
-        train: representations of the training pairs by the SAE's name.
-    """
-    sizes = sorted({*SIZES, settings.k})
-    step = _counter(len(train) * len(sizes), progress, "Head (layers and sizes)")
-    cells = []
-    for name, pairs in train.items():
-        for k in sizes:
-            try:
-                found = cross_validate(pairs, saes[name], replace(settings, k=k))
-                cells.append(Cell(name, saes[name].hook.layer, k, found.accuracy, found.ci95))
-            except SparseRMError:  # a single pair, or more features than fire in a fold
-                pass
-            step()
-    return tuple(cells)
 
 
 def selection_stability(
@@ -304,7 +267,14 @@ def selection_stability(
 
 def _of_margins(name: str, margins: np.ndarray, test: PairRepresentations) -> Measured:
     found = evaluate_margins(margins, test)
-    return Measured(name, found.accuracy, found.ci95, 1, found.accuracy, found.accuracy)
+    length = _length_correlation(margins[None], test)
+    return Measured(name, found.accuracy, found.ci95, 1, found.accuracy, found.accuracy, length)
+
+
+def _length_correlation(margins: np.ndarray, test: PairRepresentations) -> float | None:
+    """Of ``margins [heads, n]``, mean over heads."""
+    mean = float(rank_correlations(margins.T, test.length_gaps).mean())
+    return None if np.isnan(mean) else mean
 
 
 def _sizes(n_prompts: int) -> list[int]:
@@ -350,15 +320,3 @@ def _stacked_latents(first: LatentSummary, second: LatentSummary) -> LatentSumma
         peak=np.concatenate([first.peak, second.peak]),
         d_sae=first.d_sae,
     )
-
-
-def _counter(total: int, progress: Progress | None, what: str = "Evidence (heads)") -> Step:
-    done = 0
-
-    def step() -> None:
-        nonlocal done
-        done += 1
-        if progress is not None:
-            progress(min(done, total), total, what)
-
-    return step

@@ -32,6 +32,7 @@ def head_facts(saved: SavedHead) -> tuple[tuple[str, str], ...]:
         ("features", f"{len(saved.head.features)} of {card.d_sae:,} latents of SAE {card.sae} ({card.sae_fingerprint})"),
         ("trained on", _trained_on(training)),
         ("licence of the training data", str(training.get("licence") or "not stated")),
+        ("length", _length(training)),
         ("edited", _lineage(training.get("lineage"))),
         ("accuracy", accuracy(card)),
         ("beside it", baselines(card)),
@@ -128,6 +129,12 @@ def _trained_on(training: Mapping[str, Any]) -> str:
     counts = [(_number(training, f"n_{what}"), what) for what in ("pairs", "prompts")]
     size = " of ".join(f"{count:,.0f} {what}" for count, what in counts if count is not None)
     return ": ".join(part for part in (str(training.get("data") or ""), size) if part)
+
+
+def _length(training: Mapping[str, Any]) -> str:
+    settings = training.get("settings")
+    avoided = isinstance(settings, dict) and settings.get("avoid_length") is True
+    return "kept from following the length of responses, by the training pairs" if avoided else ""
 
 
 def _lineage(lineage: Any) -> str:

@@ -212,8 +212,7 @@ def _of_scores(pairs: PairRepresentations, sae: SparseAutoencoder) -> dict[str, 
     directions = sae.directions().cpu().numpy()
     stacked = pairs.stacked
     sigma = score_moments(stacked, directions, sae.b_dec.cpu().numpy()).sigma
-    length = np.log(np.concatenate([pairs.chosen.n_tokens, pairs.rejected.n_tokens]).astype(np.float64))
-    length -= length.mean()
+    length = pairs.log_lengths - pairs.log_lengths.mean()
     covariance = (stacked - stacked.mean(0, dtype=np.float64)).T @ length / len(length)
     return {
         "score_gap": directions @ pairs.differences.mean(0, dtype=np.float64) / sigma,

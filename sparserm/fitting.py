@@ -25,6 +25,7 @@ class FitSettings:
         l2: strength of the Bradley-Terry fit's ridge penalty; None chooses it by cross-validation over prompts.
         activity: when a latent counts as active in a response.
         seed: for selectors that draw at random.
+        avoid_length: keep margins from following the length of responses, see :attr:`Evidence.length_axis`.
     """
 
     k: int = 32
@@ -33,6 +34,7 @@ class FitSettings:
     l2: float | None = None
     activity: Activity = "any"
     seed: int = 0
+    avoid_length: bool = False
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,7 @@ def gather_evidence(pairs: PairRepresentations, sae: SparseAutoencoder, settings
         stats=feature_stats(pairs, settings.activity),
         seed=settings.seed,
         l2=settings.l2,
+        avoided=pairs.length_gaps if settings.avoid_length else None,
     )
 
 
@@ -94,7 +97,17 @@ def fit_head(pairs: PairRepresentations, sae: SparseAutoencoder, settings: FitSe
 
 
 def _fit(pairs: PairRepresentations, sae: SparseAutoencoder, settings: FitSettings) -> FittedHead:
-    evidence = gather_evidence(pairs, sae, settings)
+    return fit_to_evidence(pairs, gather_evidence(pairs, sae, settings), sae, settings)
+
+
+def fit_to_evidence(
+    pairs: PairRepresentations, evidence: Evidence, sae: SparseAutoencoder, settings: FitSettings
+) -> FittedHead:
+    """:func:`fit_head` with the evidence at hand, which is the same for every ``k`` and selector.
+
+    Raises:
+        SparseRMError: fewer usable latents than ``k``.
+    """
     n_usable = int(evidence.usable.sum())
     if not 1 <= settings.k <= n_usable:
         raise SparseRMError(

@@ -64,7 +64,7 @@ class TrainedHead:
             "train_accuracy": training["accuracy"],
             "random_directions": self.random_accuracy,
             "length_baseline": self.evaluation.length_baseline,
-            **{name: training["settings"][name] for name in ("k", "pooling", "selection", "l2")},
+            **{name: training["settings"][name] for name in ("k", "pooling", "selection", "l2", "avoid_length")},
             "hook": self.model.card.hook,
             "sae": self.model.card.sae,
             "fit_seconds": self.fit_seconds,
@@ -151,6 +151,8 @@ def fit_settings(**settings: Any) -> FitSettings:
             f"k is {chosen.k!r}, expected a whole number from 1 to {MAX_FEATURES}; choose one of these: with more features "
             "random directions do as well"
         )
+    if not isinstance(chosen.avoid_length, bool):
+        raise SparseRMError(f"avoid_length is {chosen.avoid_length!r}, expected True or False")
     if chosen.l2 is not None and not (isinstance(chosen.l2, Real) and 0 < chosen.l2 < math.inf):
         raise SparseRMError(f"l2 is {chosen.l2!r}, expected a number above 0; leave it out to have it chosen")
     # Plain numbers, also of NumPy's: they are written to the head's configuration.

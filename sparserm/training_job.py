@@ -18,7 +18,7 @@ from sparserm.backbone import Backbone
 from sparserm.card import SavedHead, load_head, save_head
 from sparserm.defaults import DEFAULT_BACKBONE
 from sparserm.evaluate import evaluate_head, random_settings
-from sparserm.evidence import HeadEvidence, Measured, gather_head_evidence, heat_map, measure
+from sparserm.evidence import HeadEvidence, Measured, gather_head_evidence, measure
 from sparserm.fitting import FitSettings, FittedHead, fit_head
 from sparserm.jobs import Report
 from sparserm.pairs import Split, split_by_prompt
@@ -26,12 +26,14 @@ from sparserm.representations import represent_pairs
 from sparserm.sae import SparseAutoencoder, check_compatible, load_sae
 from sparserm.sources import DataSource
 from sparserm.store import stored
+from sparserm.sweep import SIZES, sweep
 from sparserm.training import fit_settings, make_saved_head
 from sparserm.types import (
     HookPoint,
     PairRepresentations,
     Pooling,
     PreferenceData,
+    PreferencePair,
     Progress,
     SparseRMError,
     TokenizedText,
@@ -120,8 +122,10 @@ def run(spec: dict[str, Any], folder: Path, report: Report) -> None:
     backbone = Backbone.load(wanted.backbone, through_layer=through, progress=report)
     prepared = represent_split(split, backbone, saes, wanted.settings.pooling, _in_pairs(split, report))
     report.stage(3, 4, "Head")
-    cells = heat_map({name: one.train for name, one in prepared.items()}, saes, wanted.settings, report)
-    at_k = {cell.sae: cell.accuracy for cell in cells if cell.k == wanted.settings.k}
+    train = {name: one.train for name, one in prepared.items()}
+    cells = sweep(train, saes, wanted.settings, {*SIZES, wanted.settings.k}, progress=report)
+    own = (wanted.settings.selection, wanted.settings.k)
+    at_k = {cell.sae: cell.accuracy for cell in cells if (cell.method, cell.k) == own}
     best = max(saes, key=lambda name: at_k.get(name, 0.0))
     fitted = fit_head(prepared[best].train, saes[best], wanted.settings)
     report.stage(4, 4, "Evidence")
@@ -140,9 +144,11 @@ def read_result(spec: Mapping[str, Any], folder: Path) -> TrainResult:
         SparseRMError: it is damaged.
     """
     try:
-        found = json.loads((folder / EVIDENCE_FILE).read_text())
+        wanted, found = TrainSpec.from_dict(spec), json.loads((folder / EVIDENCE_FILE).read_text())
+        for cell in found["cells"]:
+            cell.setdefault("method", wanted.settings.selection)  # jobs of before knew no other
         return TrainResult(
-            spec=TrainSpec.from_dict(spec), sae=found["sae"], saved=load_head(folder / "head"),
+            spec=wanted, sae=found["sae"], saved=load_head(folder / "head"),
             evidence=HeadEvidence.from_dict(found), n_train=found["n_train"], n_test=found["n_test"],
         )  # fmt: skip
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -202,14 +208,30 @@ def represent_split(
     Raises:
         SparseRMError: an SAE is not one of this backbone.
     """
+    pairs = (*split.train.pairs, *split.test.pairs)
+    found = represent_layers(pairs, backbone, saes, pooling, progress)
+    train, test = np.split(np.arange(len(pairs)), [len(split.train.pairs)])
+    return {name: Prepared(split, found[name].take(train), found[name].take(test), sae) for name, sae in saes.items()}
+
+
+def represent_layers(
+    pairs: Sequence[PreferencePair],
+    backbone: Backbone,
+    saes: Mapping[str, SparseAutoencoder],
+    pooling: Pooling,
+    progress: Progress | None = None,
+) -> dict[str, PairRepresentations]:
+    """Representations at every SAE's layer, from one pass of the backbone, by the SAE's name.
+
+    Raises:
+        SparseRMError: an SAE is not one of this backbone.
+    """
     for sae in saes.values():
         check_compatible(sae, model_name=backbone.name, d_model=backbone.d_model, n_layers=backbone.n_layers)
-    pairs = (*split.train.pairs, *split.test.pairs)
     with stored() as store:
         hooks = {sae.hook: sae for sae in saes.values()}
         found = represent_pairs(pairs, backbone, hooks, pooling, store=store, progress=progress)
-    train, test = np.split(np.arange(len(pairs)), [len(split.train.pairs)])
-    return {name: Prepared(split, found[sae.hook].take(train), found[sae.hook].take(test), sae) for name, sae in saes.items()}
+    return {name: found[sae.hook] for name, sae in saes.items()}
 
 
 def read_prepared(split: Split, backbone: Backbone, sae: SparseAutoencoder, pooling: Pooling) -> Prepared:

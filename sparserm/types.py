@@ -207,6 +207,17 @@ class PairRepresentations:
         """``[2n, d]``: all chosen responses, then all rejected ones."""
         return np.concatenate([self.chosen.h, self.rejected.h])
 
+    @property
+    def log_lengths(self) -> np.ndarray:
+        """``[2n]`` float64, log of response tokens: all chosen responses, then all rejected ones."""
+        return np.log(np.maximum(np.concatenate([self.chosen.n_tokens, self.rejected.n_tokens]), 1).astype(np.float64))
+
+    @property
+    def length_gaps(self) -> np.ndarray:
+        """``[n]`` float64, log length of chosen minus rejected: ten tokens are much of twenty and little of two hundred."""
+        chosen, rejected = self.log_lengths.reshape(2, -1)
+        return chosen - rejected
+
     def take(self, rows: np.ndarray) -> PairRepresentations:
         """The pairs ``rows``, in that order."""
         return PairRepresentations(self.chosen.take(rows), self.rejected.take(rows), self.groups[rows])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -85,3 +86,8 @@ def pairs_table(table: pd.DataFrame, columns: Sequence[str], link: str) -> int |
 def yardstick(saved: SavedHead) -> str:
     """What a reward is to be held against."""
     return plain(f"Zero is the mean of the training responses; {facts.yardstick(saved)}.")
+
+
+def correlation(value: float) -> str:
+    """A correlation with its sign; NaN is one that is not defined."""
+    return "not defined" if math.isnan(value) else f"{value:+.2f}"

@@ -30,6 +30,7 @@ from sparserm.types import PreferenceData, SparseRMError
 from sparserm.ui import session
 from sparserm.ui.charts import edit as charts
 from sparserm.ui.charts.style import CONFIG
+from sparserm.ui.components import correlation
 from sparserm.ui.context import Context, feature_card_link
 from sparserm.ui.data import Represented
 from sparserm.ui.text import plain
@@ -175,9 +176,10 @@ def _figures(before: EditOutcome, after: EditOutcome, effect: EditEffect) -> Del
         "differences pair by pair: much narrower, since both heads are measured on the same pairs.",
     )  # fmt: skip
     length.metric(
-        "Length correlation", _rho(after.length.margin_spearman), f"{_rho(before.length.margin_spearman)} before", border=True,
+        "Length correlation", correlation(after.length.margin_spearman),
+        f"{correlation(before.length.margin_spearman)} before", border=True,
         delta_color="off", delta_arrow="off",
-        help="Spearman correlation of margins with gaps in length (tokens) over the held-out pairs: prompts that call for long "
+        help="Spearman correlation of margins with gaps in log length over the held-out pairs: prompts that call for long "
         "answers do not count. All correlations are in the table below.",
     )  # fmt: skip
     sides.metric(
@@ -186,10 +188,6 @@ def _figures(before: EditOutcome, after: EditOutcome, effect: EditEffect) -> Del
         delta_arrow="off",
     )  # fmt: skip
     return place
-
-
-def _rho(value: float) -> str:
-    return "not defined" if np.isnan(value) else f"{value:+.2f}"
 
 
 def _toolbar(context: Context) -> None:
@@ -246,11 +244,13 @@ def _suggestions(head: str, worth: FeatureWorth, outcome: EditOutcome, edits: He
     found = length_suggestions(worth, outcome)
     if len(found) == 0:
         return
-    st.caption(f"These features tie margins to length the most (now {_rho(outcome.length.margin_spearman)}). Without them:")
+    st.caption(
+        f"These features tie margins to length the most (now {correlation(outcome.length.margin_spearman)}). Without them:"
+    )
     for column, j in zip(st.columns(3), found, strict=False):
         feature, points = int(worth.features[j]), 100 * worth.accuracy_change[j]
         column.button(
-            f"Switch off {feature}: length {_rho(worth.length_without[j])}, accuracy {points:+.1f} points",
+            f"Switch off {feature}: length {correlation(worth.length_without[j])}, accuracy {points:+.1f} points",
             key=f"suggested {feature}", on_click=_do, args=(head, edits.change(feature, 0.0)), width="stretch",
         )  # fmt: skip
 

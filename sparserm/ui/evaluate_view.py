@@ -17,7 +17,7 @@ from sparserm.ui import compare_inputs
 from sparserm.ui.charts import evaluate as charts
 from sparserm.ui.charts.score import difference_figure
 from sparserm.ui.charts.style import CONFIG
-from sparserm.ui.components import download_table, figure, pairs_table
+from sparserm.ui.components import correlation, download_table, figure, pairs_table
 from sparserm.ui.context import Context
 from sparserm.ui.data import Represented
 from sparserm.ui.tables import differences_table
@@ -43,20 +43,11 @@ def _measure(key: str, digest: str, pairs: int, *, _context: Context, _found: Re
 
 def figures(report: EvaluationReport) -> None:
     """Accuracy first, what it has to beat beside it, and how far the chances can be believed."""
-    one, matched, found = report.evaluation, report.length_matched, report.calibration
-    accuracy, longer, even, auroc, error = st.columns(5)
+    one, found = report.evaluation, report.calibration
+    accuracy, auroc, error = st.columns(3)
     figure(
         accuracy, "Accuracy", f"{one.accuracy:.1%}", f"{_interval(one.ci95)}, n = {one.n:,}",
         "Share of pairs in which the chosen response has the higher reward; a tie counts as wrong. Interval over prompts.",
-    )  # fmt: skip
-    figure(
-        longer, "Longer is better", f"{one.length_baseline:.1%}", "on the same pairs",
-        "Accuracy of preferring the response with more tokens: what a head has to beat.",
-    )  # fmt: skip
-    figure(
-        even, "Length-matched", f"{matched.accuracy:.1%}" if matched else "–",
-        f"{_interval(matched.ci95)}, n = {matched.n:,}" if matched else "no such pairs",
-        "Accuracy where neither response has more than 1.25 times the other's tokens, so that length decides little.",
     )  # fmt: skip
     figure(
         auroc, "AUROC", f"{report.auroc:.3f}", "0.5 is a coin",
@@ -66,6 +57,29 @@ def figures(report: EvaluationReport) -> None:
         error, "Calibration error", f"{found.expected_error:.1%}", f"Brier score {found.brier:.3f}",
         "Mean distance between the head's confidence and how often it is right (ECE). A coin has a Brier score of 0.25 and a "
         f"log loss of 0.693; the head's log loss is {found.log_loss:.3f}.",
+    )  # fmt: skip
+    _length_figures(report)
+
+
+def _length_figures(report: EvaluationReport) -> None:
+    """How far length alone goes, how far the head follows it, and how good it is where that helps nothing."""
+    matched, balanced = report.length_matched, report.length_balanced
+    longer, even, follows = st.columns(3)
+    figure(
+        longer, "Longer is better", f"{report.evaluation.length_baseline:.1%}", "on the same pairs",
+        "Accuracy of preferring the response with more tokens: what a head has to beat.",
+    )  # fmt: skip
+    figure(
+        even, "Length-matched", f"{matched.accuracy:.1%}" if matched else "–",
+        f"{_interval(matched.ci95)}, n = {matched.n:,}" if matched else "no such pairs",
+        "Accuracy where neither response has more than 1.25 times the other's tokens, so that length decides little.",
+    )  # fmt: skip
+    figure(
+        follows, "Length correlation", correlation(report.length.margin_spearman),
+        f"balanced accuracy {balanced.accuracy:.1%}" if balanced else "no balance: length always or never helps",
+        "Spearman correlation of margins with differences of log length. Balanced accuracy: the mean of that on pairs whose "
+        "chosen response is longer and of that on the others, so that preferring either gains nothing"
+        + (f" ({_interval(balanced.ci95)})." if balanced else "."),
     )  # fmt: skip
 
 

@@ -12,11 +12,12 @@ import streamlit as st
 from sparserm import jobs
 from sparserm.card import SavedHead
 from sparserm.defaults import MAX_FEATURES
-from sparserm.evidence import Cell, Measured
+from sparserm.evidence import Measured
 from sparserm.fitting import FitSettings, FittedHead
 from sparserm.library import free_name, keep_head, own_heads, pack_head
 from sparserm.model import shared_backbone
 from sparserm.sae import load_sae
+from sparserm.sweep import Cell, choose, describe
 from sparserm.training import fit_settings
 from sparserm.training_job import (
     Prepared,
@@ -34,7 +35,7 @@ from sparserm.ui.charts import train as charts
 from sparserm.ui.charts.style import CONFIG
 from sparserm.ui.session import sentence
 from sparserm.ui.text import plain
-from sparserm.ui.train_view import L2_STRENGTHS, METHODS, as_l2, forget_controls, start
+from sparserm.ui.train_view import AVOID_LENGTH, L2_STRENGTHS, METHODS, as_l2, forget_controls, start
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,7 @@ def controls(result: TrainResult) -> tuple[str, FitSettings]:
     layer_of = {cell.sae: f"layer {cell.layer}" for cell in result.evidence.cells}
     own = "auto" if spec.settings.l2 is None else f"{spec.settings.l2:g}"
     strengths = L2_STRENGTHS if own in L2_STRENGTHS else (*L2_STRENGTHS, own)
-    one, two, three, four, five = st.columns([2, 3, 3, 2, 2], vertical_alignment="bottom")
+    one, two, three, four, five, six = st.columns([2, 2.4, 2.6, 2, 1.8, 2.4], vertical_alignment="bottom")
     sae = one.selectbox(
         "Layer", list(spec.saes), index=spec.saes.index(result.sae), key="sae", bind="query-params",
         format_func=lambda name: layer_of.get(name, name),
@@ -138,7 +139,8 @@ def controls(result: TrainResult) -> tuple[str, FitSettings]:
         "Pooling", ["mean", "last"], default=spec.settings.pooling, key="pooling", bind="query-params", required=True
     )
     l2 = five.select_slider("L2 penalty", strengths, own, key="l2", bind="query-params")
-    tried = {"k": k, "selection": method, "pooling": pooling, "l2": as_l2(l2)}
+    avoid = six.checkbox("Avoid length", spec.settings.avoid_length, key="length", bind="query-params", help=AVOID_LENGTH)
+    tried = {"k": k, "selection": method, "pooling": pooling, "l2": as_l2(l2), "avoid_length": avoid}
     return sae, fit_settings(**{**vars(spec.settings), **tried})
 
 
@@ -159,17 +161,17 @@ def figures(tried: Tried) -> None:
     """What counts, in large."""
     by_name = {row.name: row for row in tried.result.evidence.baselines}
     now, low, high = tried.measured.accuracy, *tried.measured.ci95
-    one, two, three, four = st.columns(4)
+    one, two, three, four, five = st.columns(5)
     one.metric(
         "Test accuracy", f"{now:.1%}", f"{low:.1%} to {high:.1%}", delta_color="off", delta_arrow="off", border=True,
         help=f"On {tried.result.n_test:,} pairs of prompts that training has not seen, with the 95 % interval (bootstrap over "
         "prompts).",
     )  # fmt: skip
-    name, other = ("random", "random features") if tried.is_trained else ("head", "the trained head")
+    name, title, short = ("random", "Over random", "random") if tried.is_trained else ("head", "Over the trained", "as trained")
+    other = by_name[name]
     two.metric(
-        "Points over random" if tried.is_trained else "Points over the trained", f"{100 * (now - by_name[name].accuracy):+.1f}",
-        f"{by_name[name].accuracy:.1%} by {other}", delta_color="off", delta_arrow="off", border=True,
-        help=f"On the same test pairs; mean of {by_name[name].heads} heads.",
+        title, f"{100 * (now - other.accuracy):+.1f}", f"{other.accuracy:.1%} {short}", delta_color="off", delta_arrow="off",
+        border=True, help=f"Points of accuracy, on the same test pairs; mean of {other.heads} heads.",
     )  # fmt: skip
     cell = _cell(tried)
     three.metric(
@@ -182,13 +184,21 @@ def figures(tried: Tried) -> None:
         "On its training pairs", f"{tried.train_accuracy:.1%}", f"L2 penalty {tried.l2:.3g}", delta_color="off",
         delta_arrow="off", border=True, help="Far above the test accuracy: too few pairs for so many features.",
     )  # fmt: skip
+    longer, follows = by_name["longer"].accuracy, tried.measured.length_correlation
+    five.metric(
+        "Length correlation", "–" if follows is None else f"{follows:+.2f}", f"longer wins {longer:.1%}", delta_color="off",
+        delta_arrow="off", border=True,
+        help="Spearman correlation of margins with differences of log length on the test pairs; beside it how often the "
+        "longer response is the chosen one. “Avoid length” above brings it near zero.",
+    )  # fmt: skip
 
 
 def _cell(tried: Tried) -> Cell | None:
-    """The heat map's cell for the settings in view, where they differ from the job's in layer and size alone."""
-    spec = tried.result.spec
-    same = tried.settings == replace(spec.settings, k=tried.settings.k)
-    return next((c for c in tried.result.evidence.cells if same and (c.sae, c.k) == (tried.sae, tried.settings.k)), None)
+    """The sweep's cell for the settings in view, where they differ from the job's in layer, size and method alone."""
+    now = tried.settings
+    same = now == replace(tried.result.spec.settings, k=now.k, selection=now.selection)
+    wanted = (tried.sae, now.selection, now.k)
+    return next((c for c in tried.result.evidence.cells if same and (c.sae, c.method, c.k) == wanted), None)
 
 
 def take_away(job: str, tried: Tried) -> None:
@@ -260,27 +270,40 @@ def baselines(tried: Tried) -> None:
 
 
 def cells(tried: Tried) -> None:
-    """Layers by sizes; a click opens that head."""
-    evidence = tried.result.evidence
-    st.subheader("Layers and sizes", anchor=False)
-    if not evidence.cells:
+    """Layers by sizes for one method at a time; a click opens that head."""
+    found = tried.result.evidence.cells
+    st.subheader("Layers, sizes and methods", anchor=False)
+    if not found:
         st.caption("Too few pairs to cross-validate.")
         return
-    key = f"cells {tried.sae} {tried.settings.k}"  # a new chart has nothing selected, so that any cell can be clicked again
-    st.plotly_chart(
-        charts.cells_figure(evidence.cells, (tried.sae, tried.settings.k)), config=CONFIG, key=key,
-        on_select=lambda: _open_cell(key), selection_mode="points",
+    offered = [method for method in METHODS if any(cell.method == method for cell in found)]
+    own = tried.settings.selection
+    method = st.segmented_control(
+        "Selection", offered, default=own if own in offered else offered[0], required=True, key=f"swept {own}",
+        format_func=lambda one: METHODS[one].partition(":")[0], label_visibility="collapsed",
     )  # fmt: skip
-    st.caption("Accuracy cross-validated over the training prompts. Click a cell to open that head.")
-    _csv("Layers and sizes", train_tables.evidence_tables(evidence)["layers and sizes"])
+    chosen = (tried.sae, own, tried.settings.k)
+    key = f"cells {method} {chosen}"  # a new chart has nothing selected, so that any cell can be clicked again
+    st.plotly_chart(
+        charts.cells_figure(found, method, chosen), config=CONFIG, key=key, on_select=lambda: _open_cell(key),
+        selection_mode="points",
+    )  # fmt: skip
+    choice = choose(found)
+    said = f" Best: {describe(choice.best)}. Simplest within its interval: {describe(choice.simplest)}." if choice else ""
+    st.caption(f"Accuracy cross-validated over the training prompts. Click a cell to open that head.{said}")
+    table = train_tables.evidence_tables(tried.result.evidence)["sweep"]
+    with st.expander("As a table"):
+        st.dataframe(train_tables.percentages(table.drop(columns="sae")), hide_index=True)
+    _csv("Sweep", table)
 
 
 def _open_cell(key: str) -> None:
     event: Any = st.session_state[key]
     points = event["selection"]["points"]
     if points:
-        sae, k, *_ = points[0]["customdata"]
-        st.session_state["sae"], st.session_state["k"] = sae, int(k)
+        sae, method, k, *_ = points[0]["customdata"]
+        if k:  # the dense probe is no head
+            st.session_state["sae"], st.session_state["method"], st.session_state["k"] = sae, method, int(k)
 
 
 def stability(tried: Tried) -> None:

@@ -8,9 +8,10 @@ import pandas as pd
 
 from sparserm.card import SavedHead
 from sparserm.evidence import HeadEvidence, Measured, Stability
+from sparserm.sweep import cells_table
 from sparserm.ui.charts.train import NAMES
 
-SHARES = ("accuracy", "95 % low", "95 % high", "lowest", "highest")
+SHARES = ("accuracy", "95 % low", "95 % high", "ci95_low", "ci95_high", "lowest", "highest")
 MEANING = {
     "head": "the head of the settings above",
     "trained": "the head that the job trained",
@@ -32,6 +33,7 @@ def baselines_table(measured: Iterable[Measured]) -> pd.DataFrame:
             "heads": row.heads,
             "lowest": row.lowest,
             "highest": row.highest,
+            "length correlation": row.length_correlation,
             "what it is": MEANING[row.name],
         }
         for row in measured
@@ -42,7 +44,7 @@ def evidence_tables(evidence: HeadEvidence) -> dict[str, pd.DataFrame]:
     """The learning curve, the cells and the stability, one row for each entry."""
     return {
         "learning curve": _rows(evidence.curve),
-        "layers and sizes": _rows(evidence.cells),
+        "sweep": cells_table(evidence.cells),
         "stability": pd.DataFrame(vars(row) for row in evidence.stability.features),
     }
 

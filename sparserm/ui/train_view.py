@@ -30,6 +30,10 @@ MANY = 5_000
 #: Findings shown on the page; the file holds all.
 SHOWN = 500
 L2_STRENGTHS = ("auto", "0.0001", "0.0003", "0.001", "0.003", "0.01", "0.03", "0.1", "0.3", "1", "3")
+AVOID_LENGTH = (
+    "Keeps the margins of the training pairs from following differences of length. Where long responses are better it costs "
+    "accuracy; what it gains is a head that says something else."
+)
 METHODS = {
     "sparse": "sparse: imitates a dense probe",
     "frequency": "frequency: the paper's gap of firing rates",
@@ -145,7 +149,8 @@ def fit_controls() -> FitSettings:
         persist_state="session",
         help="Ridge penalty of the Bradley-Terry fit. auto: chosen by cross-validation over prompts.",
     )
-    return fit_settings(k=k, selection=method, pooling=pooling, l2=as_l2(l2))
+    avoid = st.checkbox("Avoid length", key="train length", persist_state="session", help=AVOID_LENGTH)
+    return fit_settings(k=k, selection=method, pooling=pooling, l2=as_l2(l2), avoid_length=avoid)
 
 
 def as_l2(strength: str) -> float | None:
@@ -221,14 +226,15 @@ def start(spec: TrainSpec) -> None:
 
 def forget_controls() -> None:
     """Another job's results begin with its own settings."""
-    for name in ("sae", "k", "method", "pooling", "l2"):
+    for name in ("sae", "k", "method", "pooling", "l2", "length"):
         st.session_state.pop(name, None)
 
 
 def title(spec: TrainSpec) -> str:
     """What the job's list calls it."""
     layer = f"{len(spec.saes)} layers" if len(spec.saes) > 1 else spec.saes[0].strip("/").rpartition("/")[2].replace("_", " ")
-    return f"{spec.name} ({layer}, K = {spec.settings.k}, {spec.settings.selection})"
+    length = ", avoids length" if spec.settings.avoid_length else ""
+    return f"{spec.name} ({layer}, K = {spec.settings.k}, {spec.settings.selection}{length})"
 
 
 NEW, RESULTS, HEADS = VIEWS = ("New head", "Results", "Heads")

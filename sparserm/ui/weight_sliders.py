@@ -58,7 +58,7 @@ const HEADINGS = [
   ['', ''], ['', ''],
   ['chosen / rejected', 'how often it fires: share of chosen / rejected training responses in which the latent is active'],
   ['gap', 'f_chosen - f_rejected, in points'],
-  ['length', 'Spearman correlation of what the feature adds to a margin with the gap in length (tokens), held-out pairs'],
+  ['length', 'Spearman correlation of what the feature adds to a margin with the gap in log length, held-out pairs'],
   ['without it', 'change of held-out accuracy, in points, if this feature were off as well'],
 ];
 const el = (tag, cls, text) => {

@@ -11,11 +11,12 @@ from streamlit.testing.v1 import AppTest
 
 from sparserm import jobs
 from sparserm.card import SavedHead, load_head, save_head
-from sparserm.evidence import Cell, CurvePoint, FeatureStability, HeadEvidence, Measured, Stability
+from sparserm.evidence import CurvePoint, FeatureStability, HeadEvidence, Measured, Stability
 from sparserm.fitting import FitSettings
 from sparserm.library import keep_head, own_heads, pack_head
 from sparserm.pairs import STARTER_SETS
 from sparserm.sources import DataSource, list_sources
+from sparserm.sweep import Cell
 from sparserm.training_job import TrainSpec
 
 ROOT = Path(__file__).parents[2]
@@ -165,10 +166,13 @@ def test_starting_makes_a_job_that_other_sessions_see(monkeypatch: pytest.Monkey
     monkeypatch.setattr(jobs, "_is_alive", lambda found: True)
     page = _page()
     page.slider(key="train k").set_value(5).run()
+    page.checkbox(key="train length").check().run()
     _button(page, "Start training").click().run()
     assert not page.exception
     (job,) = jobs.list_jobs()
-    assert TrainSpec.from_dict(jobs.spec(job.id)).settings.k == 5
+    settings = TrainSpec.from_dict(jobs.spec(job.id)).settings
+    assert (settings.k, settings.avoid_length) == (5, True)
+    assert "avoids length" in job.title
     assert (_linked(page, "job"), _linked(page, "view")) == (job.id, "Results")
     other = _page(view="Results", job=job.id)
     _button(other, "Cancel").click().run()
@@ -198,7 +202,12 @@ def _done_job(saved: SavedHead | None = None) -> jobs.JobStatus:
     evidence = HeadEvidence(
         tuple(Measured(name, 0.7, (0.6, 0.8), 1, 0.7, 0.7) for name in ("head", "longer", "dense", "random", "shuffled")),
         (CurvePoint(5, 10, 0.6, (0.5, 0.7), 3), CurvePoint(50, 100, 0.7, (0.6, 0.8), 1)),
-        tuple(Cell(f"smollm2/layer_{layer}", layer, k, 0.6, (0.5, 0.7)) for layer in (10, own) for k in (4, settings["k"])),
+        tuple(
+            Cell(f"smollm2/layer_{layer}", layer, k, accuracy, (0.5, 0.7), method)
+            for layer in (10, own)
+            for method, accuracy in (("sparse", 0.6), ("frequency", 0.55))
+            for k in (4, settings["k"])
+        ),
         Stability((FeatureStability(1, 0.5, 0.5, 1.0, 0.9),), 0.5, 0.01, 20),
     )  # fmt: skip
     identity = "20260101-000000-abcdef"
@@ -224,9 +233,19 @@ def test_results_show_the_head_with_its_evidence_and_the_link_names_the_job() ->
     metrics = {metric.label: metric for metric in page.metric}
     assert metrics["Test accuracy"].value == "70.0%" and metrics["Test accuracy"].delta == "60.0% to 80.0%"
     assert metrics["Cross-validated"].value == "60.0%"
-    assert {"Beside its baselines", "Learning curve", "Layers and sizes", "Stability of the selection"} <= {
+    assert {"Beside its baselines", "Learning curve", "Layers, sizes and methods", "Stability of the selection"} <= {
         heading.value for heading in page.subheader
     }
+
+
+def test_the_sweep_shows_one_method_at_a_time_and_names_the_best() -> None:
+    _done_job()
+    page = _page(view="Results")
+    (control,) = [one for one in page.button_group if str(one.key).startswith("swept")]
+    assert control.value == "sparse" and len(control.options) == 2
+    assert "Best: sparse, layer 10, K = 4: 60.0% (50.0% to 70.0%)." in _texts(page)
+    control.set_value("frequency").run()
+    assert not page.exception
 
 
 def test_a_link_to_a_job_that_is_gone_says_so() -> None:

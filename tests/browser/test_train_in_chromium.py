@@ -76,8 +76,8 @@ def test_from_a_csv_to_a_head_in_use(address: str, browse: Callable[..., Page], 
     cells = other.locator(".js-plotly-plot").nth(2).locator(".nsewdrag").first
     box = cells.bounding_box()
     assert box is not None
-    cells.click(position={"x": box["width"] * 0.3, "y": box["height"] / 2})  # the second of five sizes
-    expect(other.get_by_text("Points over the trained")).to_be_visible()
+    cells.click(position={"x": box["width"] * 0.3, "y": box["height"] / 2})  # the second of six columns
+    expect(other.get_by_text("Over the trained")).to_be_visible()
     expect(other).to_have_url(re.compile("k=8"))
 
     other.get_by_role("button", name="Save head").click()

@@ -19,6 +19,7 @@ from test_training import preference_rows, save_tiny_sae
 
 from sparserm import __version__, cli
 from sparserm.activations import read_corpus
+from sparserm.backbone import Backbone
 from sparserm.model import SparseRM
 from sparserm.pairs import parse_pairs
 from sparserm.types import PairIssue
@@ -242,6 +243,13 @@ def test_train_without_test_pairs_cross_validates(train, parts) -> None:
     found = train(parts.train, "--json").json
     assert (found["measured_on"], found["n"]) == ("cross-validation over prompts", 40)
     assert {"accuracy", "random_directions", "length_baseline", "train_accuracy", "l2"} <= set(found)
+
+
+def test_train_keeps_away_from_length_where_that_is_asked_for(train, parts, tmp_path) -> None:
+    assert train(parts.train, "--json").json["avoid_length"] is False
+    assert train(parts.train, "--avoid-length", "--json", out=tmp_path / "other").json["avoid_length"] is True
+    config = json.loads((tmp_path / "other" / "config.json").read_text())
+    assert config["training"]["settings"]["avoid_length"] is True
 
 
 def test_training_twice_writes_the_same_head(train, parts, tmp_path) -> None:
@@ -624,7 +632,8 @@ def test_a_process_that_fails_after_loading_the_backbone_prints_one_line(parts, 
 
 def test_evaluate_says_more_than_accuracy(run, parts) -> None:
     found = run("evaluate", parts.head, parts.test, "--json").json
-    assert {"auroc", "calibration", "slices", "length_matched", "mistakes", "benchmark"} <= set(found)
+    assert {"auroc", "calibration", "slices", "length_matched", "length_balanced", "mistakes", "benchmark"} <= set(found)
+    assert -1 <= found["length_correlation"]["margin_spearman"] <= 1
     assert 0.5 < found["auroc"] < 1 and found["benchmark"] is None
     assert all(one["margin"] < 0 and 1 <= one["row"] <= found["n"] for one in found["mistakes"])
     assert sum(one["n"] for one in found["slices"] if one["by"] == "length") == found["n"]
@@ -666,3 +675,53 @@ def test_audit_asks_a_head_and_compares_with_other_data(run, parts) -> None:
 def test_audit_refuses_what_is_not_there(run, parts, tmp_path) -> None:
     assert "no head" in run("audit", parts.train, "--head", tmp_path / "none", "--json").error
     assert "no preference data" in run("audit", parts.train, "--against", tmp_path / "none.csv", "--json").error
+
+
+# ------------------------------------------------------------------------------------------------------------ sweeps
+
+
+@pytest.fixture
+def sweep(run, parts, sparserm_home, monkeypatch):
+    """Run `sparserm sweep` with the tiny backbone as the default one, and SAEs of two of its layers."""
+    monkeypatch.setattr(cli, "DEFAULT_BACKBONE", parts.backbone.name)
+    for layer in (1, 2):
+        save_tiny_sae(sparserm_home / "saes" / parts.backbone.name / f"layer_{layer}", layer=layer)
+    return lambda pairs, *options: run("sweep", pairs, *options)
+
+
+def test_a_sweep_has_a_cell_for_every_layer_method_and_size_and_names_two(sweep, parts, tmp_path, monkeypatch) -> None:
+    found = sweep(parts.train, "--k", "2,4", "--methods", "frequency,random,dense", "--out", tmp_path / "c.csv", "--json").json
+    assert [(cell["layer"], cell["method"], cell["k"]) for cell in found["cells"]] == [
+        (layer, method, k)
+        for layer in (1, 2)
+        for method, k in (("frequency", 2), ("frequency", 4), ("random", 2), ("random", 4), ("dense", 0))
+    ]
+    assert (found["n"], found["n_prompts"], found["pooling"]) == (40, 10, "mean")
+    assert found["best"]["method"] == found["simplest"]["method"] == "frequency"
+    assert found["best"]["accuracy"] == max(c["accuracy"] for c in found["cells"] if c["method"] == "frequency")
+    assert len((tmp_path / "c.csv").read_text().splitlines()) == 11
+    runs: list[int] = []
+    monkeypatch.setattr(Backbone, "run", lambda *given: runs.append(1))
+    shown = sweep(parts.train, "--layers", "2", "--k", "3", "--methods", "effect_size", "--pooling", "last").out
+    assert runs == []  # all that is needed is stored
+    assert "Best: effect_size, layer 2, K = 3:" in shown and "measure the head on others" in shown
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--k", "many"], "--k is 'many'; expected numbers and commas, e.g. 8,16,32"),
+        (["--k", "8,33"], "k is 33, expected a whole number from 1 to 32"),
+        (["--layers", "x"], "--layers is 'x'; expected numbers and commas"),
+        (["--layers", "7"], "no SAE 'tiny-llama/layer_7'"),
+        (["--methods", "best"], "method 'best' is unknown; expected some of sparse, frequency"),
+        (["--pooling", "max"], "pooling is 'max', expected one of last, mean"),
+    ],
+)
+def test_a_sweep_refuses_in_one_line(sweep, parts, options, said) -> None:
+    assert said in sweep(parts.test, *options, "--json").error
+
+
+def test_a_single_pair_cannot_be_swept(sweep, tmp_path) -> None:
+    file = _rows_file(tmp_path / "one.jsonl", *preference_rows(1))
+    assert "too small for these features" in sweep(file, "--json").error

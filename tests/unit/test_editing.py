@@ -119,7 +119,7 @@ def test_a_tie_counts_as_wrong(evidence: EditEvidence) -> None:
 def test_length_correlations_are_scipys(evidence: EditEvidence) -> None:
     found = measure_edits(evidence, PARENT)
     reward = np.concatenate([CHOSEN.sum(1), np.zeros(4)])
-    length, gap = np.concatenate(LENGTHS), np.subtract(*LENGTHS)
+    length, gap = np.log(np.concatenate(LENGTHS)), np.subtract(*np.log(LENGTHS))
     expected = [
         stats.pearsonr(reward, length)[0], stats.spearmanr(reward, length)[0],
         stats.pearsonr(found.margins, gap)[0], stats.spearmanr(found.margins, gap)[0],

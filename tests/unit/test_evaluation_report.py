@@ -172,6 +172,18 @@ def test_length_matched_accuracy_stands_beside_longer_is_better() -> None:
     assert evaluation_report(_saved(), _data(1), far).length_matched is None
 
 
+def test_how_far_margins_follow_length_and_accuracy_without_its_help() -> None:
+    pairs = _margin_pairs(1, 2, -1, -3, tokens=[[20, 40, 5, 5], [10, 10, 10, 15]])
+    report = evaluation_report(_saved(), _data(4), pairs)
+    assert report.length.margin_spearman == pytest.approx(1.0)
+    assert report.length_balanced is not None
+    assert (report.length_balanced.accuracy, report.length_balanced.longer, report.length_balanced.shorter) == (0.5, 1.0, 0.0)
+    found = summary(report, _data(4).pairs)
+    assert (found["length_balanced"]["n_longer"], found["length_correlation"]["margin_spearman"]) == (2, pytest.approx(1.0))
+    always = summary(evaluation_report(_saved(), _data(1), _margin_pairs(1, tokens=[[9], [3]])), _data(1).pairs)
+    assert always["length_balanced"] is None and always["length_correlation"]["margin_spearman"] is None
+
+
 def test_the_summary_is_json_and_names_rows() -> None:
     data = _data(3, ["a", "b", "a"])
     report = evaluation_report(_saved(), data, _margin_pairs(1, -1, 0))

@@ -7,23 +7,24 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.stats import spearmanr
 from test_evaluate import SAE, TEST, TRAIN, _noise, _pairs
 
 from sparserm import evidence
-from sparserm.evaluate import accuracy_interval, cross_validate
+from sparserm.evaluate import accuracy_interval
 from sparserm.evidence import (
     RESAMPLES,
     SHUFFLES,
     HeadEvidence,
     baselines,
     gather_head_evidence,
-    heat_map,
     learning_curve,
     longer_baseline,
     measure,
     selection_stability,
 )
 from sparserm.fitting import FitSettings, fit_head
+from sparserm.sweep import sweep
 from sparserm.types import PairRepresentations
 
 SETTINGS = FitSettings(k=3, l2=0.1)
@@ -95,7 +96,10 @@ def test_an_interval_of_several_heads_holds_the_chance_of_their_draw_too() -> No
 
 def test_longer_is_measured_by_hand() -> None:
     pairs = _pairs(*np.zeros((2, 4, 8)), lengths=([5, 5, 5, 5], [1, 5, 9, 2]))
-    assert longer_baseline(pairs).accuracy == 0.5
+    found = longer_baseline(pairs)
+    assert found.accuracy == 0.5
+    assert found.length_correlation == pytest.approx(spearmanr([4, 0, -4, 3], [5, 1, 5 / 9, 2.5])[0])
+    assert longer_baseline(TEST).length_correlation is None  # of one token all
 
 
 def test_the_curve_has_nested_parts_and_ends_with_the_head_itself() -> None:
@@ -112,14 +116,6 @@ def test_parts_too_small_for_the_head_have_no_point() -> None:
     one_prompt = TRAIN.take(np.arange(2))
     curve = learning_curve(fit_head(one_prompt, SAE, SETTINGS), one_prompt, TEST, SAE, SETTINGS)
     assert [point.n_prompts for point in curve] == [1]
-
-
-def test_a_cell_is_the_cross_validated_accuracy_of_its_layer_and_size() -> None:
-    cells = heat_map({"one": TRAIN, "noise": _noise(2)}, {"one": SAE, "noise": SAE}, SETTINGS)
-    assert [(cell.sae, cell.k) for cell in cells] == [(name, k) for name in ("one", "noise") for k in (3, 4, 8, 16)]
-    found = cross_validate(TRAIN, SAE, SETTINGS)
-    assert (cells[0].accuracy, cells[0].ci95) == (found.accuracy, found.ci95)
-    assert max(cell.accuracy for cell in cells if cell.sae == "noise") < cells[0].accuracy
 
 
 def test_a_planted_feature_is_always_selected_again_and_the_noise_beside_it_is_not() -> None:
@@ -143,7 +139,7 @@ def test_resampling_draws_whole_prompts() -> None:
 
 def test_the_same_every_time_counted_to_the_end_and_the_same_from_json() -> None:
     told: list[tuple[int, int]] = []
-    cells = heat_map({"one": TRAIN}, {"one": SAE}, SETTINGS)
+    cells = sweep({"one": TRAIN}, {"one": SAE}, SETTINGS, (3, 4))
     found = gather_head_evidence(
         FITTED, TRAIN, TEST, SAE, SETTINGS, cells, progress=lambda done, total, what: told.append((done, total))
     )

@@ -6,7 +6,8 @@ import pandas as pd
 import pytest
 
 from sparserm.card import load_head
-from sparserm.evidence import Cell, CurvePoint, FeatureStability, HeadEvidence, Measured, Stability
+from sparserm.evidence import CurvePoint, FeatureStability, HeadEvidence, Measured, Stability
+from sparserm.sweep import Cell
 from sparserm.ui import train_tables
 from sparserm.ui.charts import train as charts
 from sparserm.ui.charts.style import DOWN, NEUTRAL, UP
@@ -17,9 +18,11 @@ MEASURED = tuple(
 )
 CURVE = (CurvePoint(5, 12, 0.6, (0.5, 0.7), 3), CurvePoint(50, 120, 0.8, (0.7, 0.85), 1))
 CELLS = (
-    Cell("a<b>/layer_20", 20, 8, 0.7, (0.6, 0.8)),
-    Cell("x/layer_3", 3, 8, 0.6, (0.5, 0.7)),
-    Cell("x/layer_3", 3, 32, 0.75, (0.7, 0.8)),
+    Cell("a<b>/layer_20", 20, 8, 0.7, (0.6, 0.8), "sparse"),
+    Cell("x/layer_3", 3, 8, 0.6, (0.5, 0.7), "sparse"),
+    Cell("x/layer_3", 3, 32, 0.75, (0.7, 0.8), "sparse"),
+    Cell("x/layer_3", 3, 0, 0.8, (0.75, 0.85), "dense"),
+    Cell("x/layer_3", 3, 8, 0.5, (0.4, 0.6), "random"),
 )
 STABILITY = Stability((FeatureStability(7, 0.5, 0.9, 1.0, 0.95), FeatureStability(3, -0.2, 0.1, 0.5, 0.4)), 0.4, 0.01, 20)
 
@@ -43,19 +46,24 @@ def test_a_curve_of_one_point_is_drawn() -> None:
     assert list(charts.curve_figure(CURVE[-1:], 0.85).data[1].x) == [120]
 
 
-def test_cells_stand_by_layer_and_size_and_a_missing_one_is_empty() -> None:
-    figure = charts.cells_figure(CELLS, ("x/layer_3", 32))
+def test_cells_of_a_method_stand_by_layer_and_size_the_dense_probe_last_and_a_missing_one_is_empty() -> None:
+    figure = charts.cells_figure(CELLS, "sparse", ("x/layer_3", "sparse", 32))
     heat, markers = figure.data
-    assert list(heat.y) == ["layer 3", "layer 20"] and list(heat.x) == ["K = 8", "K = 32"]
-    assert [list(row) for row in heat.z] == [[0.6, 0.75], [0.7, None]]
-    assert [tuple(point[:2]) for point in markers.customdata] == [("x/layer_3", 8), ("x/layer_3", 32), ("a<b>/layer_20", 8)]
-    assert "a&lt;b&gt;/layer_20" in markers.text[2]
+    assert list(heat.y) == ["layer 3", "layer 20"] and list(heat.x) == ["K = 8", "K = 32", "dense probe"]
+    assert [list(row) for row in heat.z] == [[0.6, 0.75, 0.8], [0.7, None, None]]
+    assert (heat.zmin, heat.zmax) == (0.5, 0.8)  # of all methods, so that they can be compared
+    assert [tuple(point[:3]) for point in markers.customdata] == [
+        ("x/layer_3", "sparse", 8), ("x/layer_3", "sparse", 32), ("x/layer_3", "dense", 0), ("a<b>/layer_20", "sparse", 8)
+    ]  # fmt: skip
+    assert ["click" in text for text in markers.hovertemplate] == [True, True, False, True]
+    assert "a&lt;b&gt;/layer_20" in markers.text[3]
     (frame,) = figure.layout.shapes
     assert (frame.x0 + frame.x1, frame.y0 + frame.y1) == (2, 0)
 
 
 def test_no_cell_is_framed_where_the_head_in_view_has_none() -> None:
-    assert not charts.cells_figure(CELLS, ("x/layer_3", 5)).layout.shapes
+    assert not charts.cells_figure(CELLS, "sparse", ("x/layer_3", "sparse", 5)).layout.shapes
+    assert not charts.cells_figure(CELLS, "random", ("x/layer_3", "sparse", 8)).layout.shapes
 
 
 def test_stability_has_the_hue_of_the_weight_and_labels_are_no_markup() -> None:
@@ -69,10 +77,10 @@ def test_tables_hold_every_figure() -> None:
     table = train_tables.baselines_table(MEASURED)
     assert table["accuracy"].tolist() == [0.8, 0.85, 0.7, 0.55]
     tables = train_tables.evidence_tables(HeadEvidence(MEASURED, CURVE, CELLS, STABILITY))
-    assert {name: len(rows) for name, rows in tables.items()} == {"learning curve": 2, "layers and sizes": 3, "stability": 2}
+    assert {name: len(rows) for name, rows in tables.items()} == {"learning curve": 2, "sweep": 5, "stability": 2}
     assert tables["learning curve"][["ci95_low", "ci95_high"]].to_numpy().tolist() == [[0.5, 0.7], [0.7, 0.85]]
     assert tables["stability"]["feature"].tolist() == [7, 3]
-    none = train_tables.evidence_tables(HeadEvidence(MEASURED, CURVE, (), STABILITY))["layers and sizes"]
+    none = train_tables.evidence_tables(HeadEvidence(MEASURED, CURVE, (), STABILITY))["sweep"]
     assert isinstance(none, pd.DataFrame) and none.empty
 
 

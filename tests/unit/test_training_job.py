@@ -15,8 +15,10 @@ from sparserm import jobs
 from sparserm.backbone import Backbone
 from sparserm.card import load_head
 from sparserm.evidence import measure
+from sparserm.facts import head_facts
 from sparserm.fitting import FitSettings
 from sparserm.pairs import prompt_key
+from sparserm.selection import SELECTORS
 from sparserm.sources import DataSource
 from sparserm.training_job import (
     TrainResult,
@@ -36,8 +38,9 @@ SETTINGS = FitSettings(k=4, selection="effect_size", l2=0.1)
 @pytest.fixture(autouse=True)
 def _little_evidence(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the evidence is worth is tested on its own; here less of it does."""
-    for name, value in {"SIZES": (4, 8), "SHUFFLES": 1, "RESAMPLES": 1, "CURVE_SEEDS": 1}.items():
+    for name, value in {"SHUFFLES": 1, "RESAMPLES": 1, "CURVE_SEEDS": 1}.items():
         monkeypatch.setattr(f"sparserm.evidence.{name}", value)
+    monkeypatch.setattr("sparserm.training_job.SIZES", (4, 8))
 
 
 @pytest.fixture(scope="module")
@@ -84,12 +87,14 @@ def test_a_job_leaves_a_head_and_its_evidence(work, spec: TrainSpec) -> None:
     assert (card.metrics["accuracy"], card.metrics["ci95"]) == (head.accuracy, list(head.ci95))
     assert card.metrics["measured_on"] == "pairs.jsonl (test)"
     assert {cell.layer for cell in result.evidence.cells} == {1, 2}
-    assert {cell.k for cell in result.evidence.cells} == {4, 8}
+    assert {(cell.method, cell.k) for cell in result.evidence.cells} == {
+        *((method, k) for method in SELECTORS for k in (4, 8)), ("dense", 0)
+    }  # fmt: skip
 
 
 def test_the_head_is_of_the_layer_that_ranks_best_in_cross_validation(work, spec: TrainSpec) -> None:
     result = _result(work(spec))
-    at_k = {cell.sae: cell.accuracy for cell in result.evidence.cells if cell.k == 4}
+    at_k = {cell.sae: cell.accuracy for cell in result.evidence.cells if (cell.method, cell.k) == ("effect_size", 4)}
     assert at_k[result.sae] == max(at_k.values())
 
 
@@ -193,6 +198,28 @@ def test_two_saes_of_one_layer_are_refused(saes: tuple[str, ...], tmp_path: Path
     twin = str(save_tiny_sae(tmp_path / "twin", layer=1))
     with pytest.raises(SparseRMError, match=r"both read blocks\.1"):
         load_saes((*saes, twin))
+
+
+def test_results_of_before_there_were_methods_are_those_of_the_jobs_own(work, spec: TrainSpec) -> None:
+    job = work(spec)
+    path = job.folder / "evidence.json"
+    found = json.loads(path.read_text())
+    found["cells"] = [
+        {name: value for name, value in cell.items() if name != "method"}
+        for cell in found["cells"]
+        if cell["method"] == "effect_size"
+    ]
+    path.write_text(json.dumps(found))
+    old = jobs.spec(job.id)
+    del old["settings"]["avoid_length"]
+    result = read_result(old, job.folder)
+    assert {cell.method for cell in result.evidence.cells} == {"effect_size"} and result.spec == spec
+
+
+def test_a_job_that_avoids_length_says_so_in_the_card(work, spec: TrainSpec) -> None:
+    result = _result(work(replace(spec, settings=replace(SETTINGS, avoid_length=True))))
+    assert result.saved.card.training["settings"]["avoid_length"] is True
+    assert result.spec.settings.avoid_length and dict(head_facts(result.saved))["length"].startswith("kept from")
 
 
 def test_damaged_results_are_told(work, spec: TrainSpec) -> None:

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 
 import plotly.graph_objects as go
 
-from sparserm.evidence import Cell, CurvePoint, Measured, Stability
+from sparserm.evidence import CurvePoint, Measured, Stability
+from sparserm.sweep import DENSE, Cell
 from sparserm.ui.charts.style import NEUTRAL, UP, compact, sign_colour
 
 NAMES = {
@@ -89,37 +90,54 @@ def curve_figure(curve: Sequence[CurvePoint], dense: float) -> go.Figure:
     return figure
 
 
-def cells_figure(cells: Sequence[Cell], chosen: tuple[str, int]) -> go.Figure:
-    """Accuracy for every layer and size; a click on a cell selects its marker, whose customdata is ``[sae, k]``."""
+def cells_figure(cells: Sequence[Cell], method: str, chosen: tuple[str, str, int]) -> go.Figure:
+    """One method's accuracy for every layer and size, and the dense probe's beside it on the same scale.
+
+    A click on a cell selects its marker, whose customdata is ``[sae, method, k]``; ``chosen``, named so too, has a frame.
+    """
     saes = {cell.sae: cell.layer for cell in sorted(cells, key=lambda cell: cell.layer)}
-    sizes = sorted({cell.k for cell in cells})
-    at: Mapping[tuple[str, int], Cell] = {(cell.sae, cell.k): cell for cell in cells}
-    rows, columns = [f"layer {layer}" for layer in saes.values()], [f"K = {k}" for k in sizes]
-    accuracy = [[at[sae, k].accuracy if (sae, k) in at else None for k in sizes] for sae in saes]
+    shown = [cell for cell in cells if cell.method in (method, DENSE)]
+    at: Mapping[tuple[str, str], Cell] = {(cell.sae, _column(cell)): cell for cell in shown}
+    # The dense probe has no size, and stands last.
+    columns = list(dict.fromkeys(map(_column, sorted(shown, key=lambda cell: (cell.method == DENSE, cell.k)))))
+    accuracy = [[at[sae, name].accuracy if (sae, name) in at else None for name in columns] for sae in saes]
     best = max(cell.accuracy for cell in cells)
     worst = min(best - 0.05, *(cell.accuracy for cell in cells))  # a point or two is not to look like much
     figure = go.Figure(
         go.Heatmap(
-            x=columns, y=rows, z=accuracy, zmin=worst, zmax=best, colorscale=_SCALE, showscale=False, xgap=3, ygap=3,
-            hoverinfo="skip", texttemplate="%{z:.1%}", textfont={"color": "white"},
+            x=columns, y=[f"layer {layer}" for layer in saes.values()], z=accuracy, zmin=worst, zmax=best, colorscale=_SCALE,
+            showscale=False, xgap=3, ygap=3, hoverinfo="skip", texttemplate="%{z:.1%}", textfont={"color": "white"},
         )
     )  # fmt: skip
     # Plotly selects points and not cells: an unseen marker lies over each.
-    order = [at[sae, k] for sae in saes for k in sizes if (sae, k) in at]
+    order = [at[sae, name] for sae in saes for name in columns if (sae, name) in at]
     figure.add_scatter(
-        x=[f"K = {cell.k}" for cell in order], y=[f"layer {cell.layer}" for cell in order], mode="markers",
+        x=[_column(cell) for cell in order], y=[f"layer {cell.layer}" for cell in order], mode="markers",
         marker={"symbol": "square", "size": 44, "opacity": 0, "color": NEUTRAL},
-        customdata=[[cell.sae, cell.k, *cell.ci95] for cell in order],
-        text=[f"{html.escape(cell.sae)}, K = {cell.k}: {cell.accuracy:.1%}" for cell in order],
-        hovertemplate="%{text} (95 % interval %{customdata[2]:.1%} to %{customdata[3]:.1%})<br>click to open<extra></extra>",
+        customdata=[[cell.sae, cell.method, cell.k, *cell.ci95] for cell in order],
+        text=[f"{html.escape(cell.sae)}, {_column(cell)}: {cell.accuracy:.1%}" for cell in order],
+        hovertemplate=[
+            "%{text} (95 % interval %{customdata[3]:.1%} to %{customdata[4]:.1%})"
+            + ("" if cell.method == DENSE else "<br>click to open") + "<extra></extra>"
+            for cell in order
+        ],
     )  # fmt: skip
-    if chosen in at:
-        i, j = sizes.index(chosen[1]), list(saes).index(chosen[0])
+    place = next((_place(cell, list(saes), columns) for cell in shown if (cell.sae, cell.method, cell.k) == chosen), None)
+    if place is not None:
+        i, j = place
         figure.add_shape(type="rect", x0=i - 0.44, x1=i + 0.44, y0=j - 0.4, y1=j + 0.4, line={"color": "white", "width": 2})
-    compact(figure, 52 * len(rows) + 40, showlegend=False, clickmode="event+select", dragmode=False)
+    compact(figure, 52 * len(saes) + 40, showlegend=False, clickmode="event+select", dragmode=False)
     figure.update_xaxes(side="top", fixedrange=True, showgrid=False)
     figure.update_yaxes(autorange="reversed", fixedrange=True, showgrid=False)
     return figure
+
+
+def _column(cell: Cell) -> str:
+    return "dense probe" if cell.method == DENSE else f"K = {cell.k}"
+
+
+def _place(cell: Cell, saes: list[str], columns: list[str]) -> tuple[int, int]:
+    return columns.index(_column(cell)), saes.index(cell.sae)
 
 
 def stability_figure(stability: Stability, labels: Mapping[int, str]) -> go.Figure:

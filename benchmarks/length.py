@@ -1,0 +1,102 @@
+"""What the shipped heads reward beside content: ``python -m benchmarks.length``.
+
+For the head that bears each task's name, on its test file: how far margins follow length, and accuracy where length does not
+help, of the head as it is, with the features switched off that track length, and trained with ``avoid_length``. Layer, pooling
+and K are the head's own. Nothing is chosen by the test file: which features track length is measured on the training responses,
+and ``avoid_length`` was chosen among other ways by cross-validation over the training prompts.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+from typing import Any
+
+import numpy as np
+
+from benchmarks.common import task_pairs, write_results
+from sparserm.backbone import Backbone
+from sparserm.card import SavedHead, load_head
+from sparserm.defaults import DEFAULT_BACKBONE, DEFAULT_LAYERS, TASKS
+from sparserm.editing import HeadEdits, edit_head
+from sparserm.evaluate import accuracy_interval, cross_validated_margins, evaluate_margins
+from sparserm.evaluation_report import MATCHED, slices
+from sparserm.fitting import fit_head
+from sparserm.head import rewards
+from sparserm.length import TRACKS, feature_length_correlation, length_balanced, length_correlation
+from sparserm.representations import represent_pairs
+from sparserm.sae import load_sae
+from sparserm.store import stored
+from sparserm.training import fit_settings
+from sparserm.types import PairRepresentations, PreferenceData, RewardHead
+
+
+def margin_figures(margins: np.ndarray, pairs: PairRepresentations) -> dict[str, Any]:
+    """Accuracy on all pairs, on those of about equal length and balanced by length, and the correlation of margins."""
+    nothing = np.zeros(len(margins), bool)
+    matched = next((one for one in slices(margins, pairs, [""] * len(margins), nothing) if one.name == MATCHED), None)
+    balanced = length_balanced(margins, pairs.length_gaps, pairs.groups)
+    return {
+        **asdict(evaluate_margins(margins, pairs)),
+        "margin_spearman": length_correlation(margins, margins, pairs.length_gaps, pairs.length_gaps).margin_spearman,
+        "length_matched": asdict(matched) if matched else None,
+        "length_balanced": asdict(balanced) if balanced else None,
+    }
+
+
+def head_figures(head: RewardHead, pairs: PairRepresentations, before: RewardHead) -> dict[str, Any]:
+    """The same for a head, how far its rewards follow length over all responses, and its accuracy less that of another."""
+    chosen, rejected = rewards(head, pairs.chosen.h), rewards(head, pairs.rejected.h)
+    both, margins = np.concatenate([chosen, rejected]), chosen - rejected
+    found = length_correlation(both, margins, pairs.log_lengths, pairs.length_gaps)
+    was = rewards(before, pairs.chosen.h) > rewards(before, pairs.rejected.h)
+    change = (margins > 0).astype(float) - was
+    return {
+        **margin_figures(margins, pairs), "length_correlation": found.to_dict(),
+        "accuracy_change": float(change.mean()), "accuracy_change_ci95": list(accuracy_interval(change, pairs.groups)),
+    }  # fmt: skip
+
+
+def measure(saved: SavedHead, train: PairRepresentations, test: PairRepresentations) -> dict[str, Any]:
+    """The head as it is, without the features that track length, and trained to avoid it."""
+    settings, sae = fit_settings(**saved.card.training["settings"]), load_sae(saved.card.sae)
+    avoiding = replace(settings, avoid_length=True)
+    tracking = feature_length_correlation(saved.head, train)
+    features = saved.head.features[np.abs(tracking) >= TRACKS]
+    off = edit_head(saved.head, HeadEdits.of(dict.fromkeys(features.tolist(), 0.0)))
+    avoided = fit_head(train, sae, avoiding).head
+    validation = {
+        name: margin_figures(cross_validated_margins(train, sae, one), train)
+        for name, one in (("as_it_is", settings), ("avoid_length", avoiding))
+    }
+    return {
+        "layer": saved.card.hook_point.layer, "pooling": saved.head.pooling, "k": len(saved.head.features),
+        "tracking": {str(f): float(r) for f, r in zip(saved.head.features, tracking, strict=True) if abs(r) >= TRACKS},
+        "as_it_is": head_figures(saved.head, test, saved.head),
+        "switched_off": head_figures(off, test, saved.head),
+        "avoid_length": head_figures(avoided, test, saved.head),
+        "shared_features": len(np.intersect1d(saved.head.features, avoided.features)),
+        "validation": validation,
+    }  # fmt: skip
+
+
+def _represent(saved: SavedHead, backbone: Backbone, data: PreferenceData) -> PairRepresentations:
+    sae = load_sae(saved.card.sae)
+    with stored() as store:
+        return represent_pairs(data.pairs, backbone, {sae.hook: sae}, saved.head.pooling, store=store)[sae.hook]
+
+
+def main() -> None:
+    """Measure every task's head."""
+    backbone = Backbone.load(DEFAULT_BACKBONE, through_layer=max(DEFAULT_LAYERS))
+    results = {}
+    for task in TASKS:
+        saved = load_head(task)
+        train, test = (_represent(saved, backbone, task_pairs(task, split)) for split in ("train", "test"))
+        results[task] = measure(saved, train, test)
+        print(task, json.dumps(results[task]), flush=True)
+    write_results("length", results)
+
+
+if __name__ == "__main__":
+    main()
