@@ -98,9 +98,9 @@ class Rule:
 
     def propose(self, evidence: Evidence) -> Proposal:
         """The terms that tell the texts of the finding half best."""
-        names, has = _term_matrix(evidence.texts)
-        find = evidence.found.find
-        z = log_odds(has[find.rows[find.active]], has[find.rows[~find.active]], has)
+        texts, find = evidence.texts, evidence.found.find
+        names, has = _term_matrix(texts)
+        z = log_odds(has[find.rows[find.active]], has[find.rows[~find.active]], has[texts.finding])
         promoted = {f'"{word}"' for token in evidence.promoted for word in _words(token)}
         ranked = np.argsort(-z, kind="stable")[:MOST_CANDIDATES]
         agreeing = np.flatnonzero(np.isin(names, sorted(promoted)) & (z > 0))
@@ -177,14 +177,14 @@ def _too_few(evidence: Evidence) -> str:
 
 def _too_weak(proposal: Proposal, score: Detection) -> str:
     held = "no better than chance" if score.ci95[0] <= 0.5 else f"not surely above {LEAST_DETECTION:.2f}"
-    return f"the best description, {proposal.text}, detects {score}, {held}"
+    return f"detects only {score}, {held}: {proposal.text}"
 
 
 def log_odds(active: Any, inactive: Any, every: Any) -> np.ndarray:
     """``[terms]`` z-scores of the log-odds ratio of each term, active against inactive (Monroe et al., 2008, eq. 16 to 22).
 
     Args:
-        active, inactive, every: ``[texts, terms]`` sparse 0 or 1; the prior is each term's share in ``every`` text.
+        active, inactive, every: ``[texts, terms]`` sparse 0 or 1; the prior goes by how often a term is in ``every`` text.
     """
     here, there, total = (np.asarray(one.sum(0), np.float64).ravel() for one in (active, inactive, every))
     prior = PRIOR * total / max(total.sum(), 1)
@@ -231,19 +231,16 @@ def _words(text: str) -> list[str]:
 
 
 @functools.lru_cache(maxsize=1)
-def _terms_of_all(texts: tuple[str, ...]) -> tuple[np.ndarray, Any]:
+def _term_matrix(texts: ResponseTexts) -> tuple[np.ndarray, Any]:
+    """Names of the terms of the finding half, ``[terms]``, and which text has which: ``[n, terms]`` sparse."""
     from scipy.sparse import csr_matrix
     from sklearn.feature_extraction.text import CountVectorizer
 
-    least = min(LEAST_COUNT, len(texts))
+    finding = [text for text, found in zip(texts.texts, texts.finding, strict=True) if found]
+    least = min(LEAST_COUNT, len(finding))
     counter = CountVectorizer(analyzer=lambda text: sorted(terms_of(text)), binary=True, min_df=least, dtype=np.int32)
     try:
-        has = counter.fit_transform(texts)
+        counter.fit(finding)
     except ValueError:  # no term is in so many texts
-        return np.zeros(0, str), csr_matrix((len(texts), 0), dtype=np.int32)
-    return counter.get_feature_names_out(), has
-
-
-def _term_matrix(texts: ResponseTexts) -> tuple[np.ndarray, Any]:
-    """Names of the terms, ``[terms]``, and which text has which: ``[n, terms]`` sparse."""
-    return _terms_of_all(texts.texts)
+        return np.zeros(0, str), csr_matrix((len(texts.texts), 0), dtype=np.int32)
+    return counter.get_feature_names_out(), counter.transform(texts.texts)

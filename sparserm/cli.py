@@ -303,22 +303,16 @@ def features(head: HeadArgument, as_json: AsJson = False) -> None:
 def label(
     head: HeadArgument,
     pairs: PairsArgument,
-    endpoint: Annotated[
-        str,
-        typer.Option(
-            help="An OpenAI-compatible server, e.g. http://localhost:11434/v1; it gets texts of the pairs.",
-            envvar="SPARSERM_LABEL_URL",
-        ),
-    ] = "",
-    model: Annotated[
-        str,
-        typer.Option(help="The model it is asked for; a key is read from SPARSERM_LABEL_KEY.", envvar="SPARSERM_LABEL_MODEL"),
-    ] = "",
+    endpoint: Annotated[str, typer.Option(help="OpenAI-compatible server to ask, up to its /v1; or SPARSERM_LABEL_URL.")] = "",
+    model: Annotated[str, typer.Option(help="Its model; or SPARSERM_LABEL_MODEL. SPARSERM_LABEL_KEY is its key.")] = "",
     column: Columns = None,
     skip_bad: SkipBad = False,
     as_json: AsJson = False,
 ) -> None:
-    """Label the features of a head by what tells the texts they fire in from others, and measure what each label predicts."""
+    """Label the features of a head by what tells the texts they fire in from others, and measure what each label predicts.
+
+    A local rule does it, unless an endpoint is given: then texts of the pairs are sent there.
+    """
     from sparserm.auto_labels import Rule
     from sparserm.label_endpoint import EndpointLabeller, configured_endpoint
     from sparserm.label_job import label_head

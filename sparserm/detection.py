@@ -29,7 +29,7 @@ LENGTHS = 10
 NEAREST = 10
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ResponseTexts:
     """The different responses of preference pairs.
 
@@ -39,7 +39,7 @@ class ResponseTexts:
         groups: ``[n]`` the number of its prompt.
         lengths: ``[n]`` its class of length.
         finding: ``[n]`` bool, whether its prompt is of the half on which labels are found; the others are for judging.
-        tfidf: ``[n, words]`` sparse, rows of length 1.
+        tfidf: ``[n, words]`` sparse, rows of length 1; words and their weights are those of the finding half.
     """
 
     texts: tuple[str, ...]
@@ -108,7 +108,7 @@ def gather_texts(texts: Sequence[PreferencePair], pairs: PairRepresentations) ->
     prompts = np.random.default_rng(0).permutation(np.unique(groups))
     finding = np.isin(groups, prompts[: (len(prompts) + 1) // 2])
     distinct = tuple(first)
-    return ResponseTexts(distinct, rows, groups, np.searchsorted(edges, tokens), finding, _tfidf(distinct))
+    return ResponseTexts(distinct, rows, groups, np.searchsorted(edges, tokens), finding, _tfidf(distinct, finding))
 
 
 def contrast(peaks: np.ndarray, texts: ResponseTexts) -> Contrast:
@@ -168,11 +168,13 @@ def _spread(n: int, most: int) -> np.ndarray:
     return np.unique(np.linspace(0, n - 1, min(n, most)).round().astype(np.int64)) if n else np.zeros(0, np.int64)
 
 
-def _tfidf(texts: Sequence[str]) -> Any:
+def _tfidf(texts: Sequence[str], finding: np.ndarray) -> Any:
     from scipy.sparse import csr_matrix
     from sklearn.feature_extraction.text import TfidfVectorizer
 
+    words = TfidfVectorizer(sublinear_tf=True, dtype=np.float32)
     try:
-        return TfidfVectorizer(sublinear_tf=True, dtype=np.float32).fit_transform(texts)
+        words.fit([text for text, found in zip(texts, finding, strict=True) if found])
     except ValueError:  # no text has a word
         return csr_matrix((len(texts), 1), dtype=np.float32)
+    return words.transform(texts)

@@ -101,7 +101,7 @@ def _automatic(label: AutoLabel) -> None:
     if label.promoted:
         parts.append(f"{plain(', '.join(label.promoted))} also promoted")
     parts.append(f"fires in {label.n_firing:,} of {label.n_texts:,} responses of {plain(label.data)}")
-    parts.append("found by rule" if label.source == "rule" else f"said by {plain(label.source)}")
+    parts.append("by the rule" if label.source == "rule" else f"by {plain(label.source)}")
     st.caption(" · ".join(parts), help=_DETECTION)
     if label.prompt:
         with st.popover("What it was asked", icon=":material/chat:"):
