@@ -53,8 +53,9 @@ except SparseRMError as error:
 lit_text = st.container()  # filled in below: it is lit by the feature of the card
 token = view.token_choice(firing) if searching else None
 rows = list_features(
-    table, head, labels, lens=lens, firing=firing if searching else None, token=token, only_head=listed == view.HEAD
-)
+    table, head, labels, detected=features_state.detected(context), lens=lens, firing=firing if searching else None,
+    token=token, only_head=listed == view.HEAD,
+)  # fmt: skip
 hide_dense, hide_begin = view.filters(listed)
 shown = filter_features(rows, query=asked or "", hide_dense=hide_dense, hide_begin=hide_begin, sort=order)
 st.caption(f"{view.hidden_line(shown, listed)}. Figures from {view.source_line(found.data.name, table)}.")

@@ -232,6 +232,12 @@ def listed_labels(context: Context) -> dict[int, str]:
     return {feature: one.shown for feature, one in automatic.items()} | dict(given_labels(context.card))
 
 
+def detected(context: Context) -> dict[int, float]:
+    """What the automatic labels detect, and the descriptions that were too weak to be one."""
+    automatic = auto_labels(context.card.sae_fingerprint)
+    return {feature: one.detection.accuracy for feature, one in automatic.items() if one.detection}
+
+
 def running_job(kind: str, wanted: Mapping[str, object]) -> jobs.JobStatus | None:
     """The last job of this kind and specification, unless it is done."""
     found = next((one for one in jobs.list_jobs() if one.kind == kind and jobs.spec(one.id) == wanted), None)

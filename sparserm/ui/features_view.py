@@ -35,8 +35,8 @@ _ABOUT_LABELS = (
     f"tells right, one half being chance. A label that is not surely above {LEAST_DETECTION:.1f} is not shown. Your own labels "
     "come first."
 )
-_SHOWN = ["feature", "label", "promotes", "on_text", "at", "weight", "gap", "f_chosen", "f_rejected", "q", "score_gap",
-          "length_correlation", "token_rate", "mean_peak", "note"]  # fmt: skip
+_SHOWN = ["feature", "label", "detects", "promotes", "on_text", "at", "weight", "gap", "f_chosen", "f_rejected", "q",
+          "score_gap", "length_correlation", "token_rate", "mean_peak", "note"]  # fmt: skip
 
 
 def filters(listed: str) -> tuple[bool, bool]:
@@ -68,7 +68,8 @@ def feature_table(shown: FeatureList, feature: int) -> None:
     rows = shown.rows
     features = [int(one) for one in rows["feature"]]
     features_state.select_row(features_state.LIST, features, feature)
-    names = [name for name in _SHOWN if name in rows and not (name in ("promotes", "label", "note") and not any(rows[name]))]
+    empty = {name for name in ("promotes", "label", "note") if not any(rows[name])}
+    names = [name for name in _SHOWN if name in rows and name not in empty and (name != "detects" or rows[name].notna().any())]
     signed = [name for name in ("weight", "gap", "score_gap") if name in names]
     drawn = rows[names].assign(gap=100 * rows["gap"])  # in points
     style = drawn.style.map(_text_colour, subset=signed) if len(rows) <= COLOURED else drawn
@@ -88,6 +89,8 @@ def columns() -> dict[str, ColumnConfig | str | None]:
     return {
         "feature": number("Feature", format="%d", width=70, pinned=True),
         "label": text("Label", width="medium"),
+        "detects": number("Detects", format="%.2f", help="Share of responses that the automatic label tells right, firing from "
+                          "silent, on prompts that it was not found on. One half is chance."),
         "promotes": text("Promotes", width="medium", help="Tokens whose logits its direction raises most (logit lens)."),
         "on_text": number("On the text", format="%.2f", help="Its activation: the largest, or the one at the token asked for."),
         "at": text("At token", width="small", help="Where that is: the token's number and text."),

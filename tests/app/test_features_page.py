@@ -208,6 +208,7 @@ class TestWithPairs:
         page = _page(feature=str(listed[0]))
         labels = page.dataframe[0].value["label"].tolist()
         assert labels[:3] == ["<b>*negations*</b> (auto 0.91)", "unlabelled: fires in 3 of 3,000 responses", "mine"]
+        assert page.dataframe[0].value["detects"].tolist()[:3] == [0.91] * 3
         captions = [caption.value for caption in page.caption]
         assert any("**2 of 3** features" in caption for caption in captions)
         assert any(r"**\<b\>\*negations\*\</b\>** · detects 0.91 (0.88 to 0.94)" in caption for caption in captions)
