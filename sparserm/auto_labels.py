@@ -101,11 +101,11 @@ class Rule:
         texts, find = evidence.texts, evidence.found.find
         names, has = _term_matrix(texts)
         z = log_odds(has[find.rows[find.active]], has[find.rows[~find.active]], has[texts.finding])
-        promoted = {f'"{word}"' for token in evidence.promoted for word in _words(token)}
+        promoted = {f"“{word}”" for token in evidence.promoted for word in _words(token)}
         ranked = np.argsort(-z, kind="stable")[:MOST_CANDIDATES]
         agreeing = np.flatnonzero(np.isin(names, sorted(promoted)) & (z > 0))
         candidates = np.union1d(ranked[z[ranked] >= LEAST_Z], agreeing)
-        candidates = candidates[np.argsort(-z[candidates], kind="stable")]
+        candidates = candidates[np.lexsort((np.char.str_len(names[candidates]), -z[candidates]))]  # of equals the shorter
         chosen = candidates[choose_terms(has[find.rows][:, candidates].toarray() > 0, find.active)]
         if len(chosen) == 0:
             raise Unlabelled("no word or mark tells active from inactive texts")
@@ -217,12 +217,12 @@ def terms_of(text: str) -> set[str]:
     """What can be said of a text without understanding it, in words that can stand in a label."""
     text = text.replace("’", "'")
     words = _words(text)
-    found = {f'"{word}"' for word in words} | {f'"{a} {b}"' for a, b in pairwise(words)}
+    found = {f"“{word}”" for word in words} | {f"“{a} {b}”" for a, b in pairwise(words)}
     found |= {mark.name for mark in MARKS if mark.name != "words" and mark.pattern.search(text)}
     if words:
-        found.add(f'begins with "{words[0]}"')
+        found.add(f"begins with “{words[0]}”")
     if end := text.rstrip()[-1:]:
-        found.add("ends without punctuation" if end.isalnum() else f'ends with "{end}"')
+        found.add("ends without punctuation" if end.isalnum() else f"ends with “{end}”")
     return found
 
 
@@ -243,4 +243,4 @@ def _term_matrix(texts: ResponseTexts) -> tuple[np.ndarray, Any]:
         counter.fit(finding)
     except ValueError:  # no term is in so many texts
         return np.zeros(0, str), csr_matrix((len(texts.texts), 0), dtype=np.int32)
-    return counter.get_feature_names_out(), counter.transform(texts.texts)
+    return counter.get_feature_names_out().astype(str), counter.transform(texts.texts)

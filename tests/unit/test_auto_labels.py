@@ -52,9 +52,9 @@ class Saying:
 
 def test_the_rule_finds_the_word_and_its_label_predicts() -> None:
     label = _labels()[SORRY]
-    assert label.text == label.terms[0] == '"sorry"' and label.reason == ""
+    assert label.text == label.terms[0] == "“sorry”" and label.reason == ""
     assert label.detection.accuracy == 1 and label.detection.ci95[0] > 0.9
-    assert label.shown == '"sorry" (auto 1.00)'
+    assert label.shown == "“sorry” (auto 1.00)"
     assert (label.source, label.data, label.data_hash, label.n_texts) == ("rule", "world.jsonl", "abc", 2 * N)
     assert label.n_firing == (TEXTS.peaks(SORRY, REPRESENTED) > 0).sum()
     assert label.examples.accuracy > 0.8
@@ -112,7 +112,7 @@ def test_a_label_that_predicts_too_little_is_not_shown(right: float, held: str) 
 def test_promoted_words_that_agree_are_named() -> None:
     none = np.zeros((1, 2), np.float32)
     lens = LogitLens(np.array([[" Sorry", "xyz"]]), none, np.array([["a", "b"]]), none)
-    assert _labels(features=[SORRY], lens=lens)[SORRY].promoted == ('"sorry"',)
+    assert _labels(features=[SORRY], lens=lens)[SORRY].promoted == ("“sorry”",)
     assert _labels(features=[SORRY])[SORRY].promoted == ()
 
 
@@ -148,9 +148,9 @@ def test_terms_are_chosen_while_they_add_something() -> None:
 
 def test_terms_are_words_pairs_beginnings_ends_and_marks() -> None:
     assert terms_of("I’m sorry, but I can't.\n- 12 eggs") >= {
-        '"sorry"', '"i\'m"', '"i\'m sorry"', 'begins with "i\'m"', "ends without punctuation", "list items", "numbers",
+        "“sorry”", "“i'm”", "“i'm sorry”", "begins with “i'm”", "ends without punctuation", "list items", "numbers",
         "line breaks", "refusals", "commas", "first person",
     }  # fmt: skip
     assert terms_of("") == set()
-    assert terms_of("🙂") == {'ends with "🙂"'}
+    assert terms_of("🙂") == {"ends with “🙂”"}
     assert "words" not in terms_of("one two")

@@ -88,7 +88,7 @@ def test_a_description_is_judged_by_the_model_and_kept_with_its_prompt(serve) ->
     label = _label(server, key="secret")
     assert (label.text, label.source) == ("apologies, made politely", "tiny-llm")
     assert label.detection.accuracy == 1 and label.detection.n == MOST_JUDGED
-    assert label.terms == ('"sorry"',)
+    assert label.terms == ("“sorry”",)
     path, headers, body = server.requests[0]
     assert path == "/v1/chat/completions" and headers["Authorization"] == "Bearer secret"
     assert body["model"] == "tiny-llm" and body["messages"][0]["content"] == label.prompt
@@ -103,7 +103,7 @@ def test_the_texts_that_judge_are_not_shown_before_and_the_judge_sees_the_label_
     judged = [text for text in TEXTS.texts if any(f'"{text}"' in prompt for prompt in rest)]
     assert len(shown) == 16 and len(judged) == MOST_JUDGED and not set(shown) & set(judged)
     assert sum("sorry" in text for text in shown) == 8
-    assert all("apologies, made politely" in prompt and '"sorry"' not in prompt for prompt in rest)
+    assert all("apologies, made politely" in prompt and "“sorry”" not in prompt for prompt in rest)
 
 
 def test_no_key_no_header(serve) -> None:
