@@ -204,7 +204,7 @@ class TestWithPairs:
         save_auto_label(card.sae_fingerprint, listed[0], found)
         save_auto_label(card.sae_fingerprint, listed[1], replace(found, text=None, reason="fires in 3 of 3,000 responses"))
         save_label(card.sae_fingerprint, listed[2], "mine")
-        save_auto_label(card.sae_fingerprint, listed[2], found)
+        save_auto_label(card.sae_fingerprint, listed[2], replace(found, source="tiny-llm", prompt="What is <b>it</b>?"))
         page = _page(feature=str(listed[0]))
         labels = page.dataframe[0].value["label"].tolist()
         assert labels[:3] == ["<b>*negations*</b> (auto 0.91)", "unlabelled: fires in 3 of 3,000 responses", "mine"]
@@ -215,6 +215,9 @@ class TestWithPairs:
         assert page.text_input(key=f"label of {card.sae_fingerprint} {listed[0]}").value == ""
         page.button(key="Next feature").click().run()
         assert any(caption.value.startswith("Unlabelled: fires in 3 of") for caption in page.caption)
+        page.button(key="Next feature").click().run()
+        assert page.code[0].value == "What is <b>it</b>?"
+        assert any(caption.value.endswith("by tiny-llm") for caption in page.caption)
         shutil.rmtree(home / "labels")
 
     def test_labelling_is_a_job_and_asks_nobody_unless_told_to(self, monkeypatch: pytest.MonkeyPatch) -> None:
