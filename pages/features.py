@@ -3,7 +3,6 @@
 import streamlit as st
 
 from sparserm.feature_list import SORTS, filter_features, list_features
-from sparserm.labels import labels_of
 from sparserm.types import SparseRMError
 from sparserm.ui import data, features_state, session
 from sparserm.ui import feature_card_view as card_view
@@ -28,7 +27,7 @@ except SparseRMError as error:
     st.error(session.sentence(error))
     st.stop()
 assert source is not None
-labels, lens = labels_of(card), features_state.known_lens(found, context)
+labels, lens = features_state.listed_labels(context), features_state.known_lens(found, context)
 
 # ------------------------------------------------------------------------------------------------------------- the list
 which, query, sort = st.columns([4, 3, 2], vertical_alignment="bottom")
@@ -54,8 +53,9 @@ except SparseRMError as error:
 lit_text = st.container()  # filled in below: it is lit by the feature of the card
 token = view.token_choice(firing) if searching else None
 rows = list_features(
-    table, head, labels, lens=lens, firing=firing if searching else None, token=token, only_head=listed == view.HEAD
-)
+    table, head, labels, detected=features_state.detected(context), lens=lens, firing=firing if searching else None,
+    token=token, only_head=listed == view.HEAD,
+)  # fmt: skip
 hide_dense, hide_begin = view.filters(listed)
 shown = filter_features(rows, query=asked or "", hide_dense=hide_dense, hide_begin=hide_begin, sort=order)
 st.caption(f"{view.hidden_line(shown, listed)}. Figures from {view.source_line(found.data.name, table)}.")
@@ -69,10 +69,11 @@ right.number_input(
     label_visibility="collapsed", help="A feature's number",
 )  # fmt: skip
 view.offer_job(source, context, lens)
+view.offer_labels(source, context)
 
 # ------------------------------------------------------------------------------------------------------------- the card
 st.divider()
-card_view.header(context, feature, [int(one) for one in shown.rows["feature"]], labels)
+card_view.header(context, feature, [int(one) for one in shown.rows["feature"]])
 weight = card_view.weight_of(head, feature)
 leaning = card_view.lean(table, feature, weight)
 card_view.evidence(table, feature, weight)

@@ -411,6 +411,47 @@ def features(head: HeadArgument, as_json: AsJson = False) -> None:
 
 
 @app.command()
+def label(
+    head: HeadArgument,
+    pairs: PairsArgument,
+    endpoint: Annotated[str, typer.Option(help="OpenAI-compatible server to ask, up to its /v1; or SPARSERM_LABEL_URL.")] = "",
+    model: Annotated[str, typer.Option(help="Its model; or SPARSERM_LABEL_MODEL. SPARSERM_LABEL_KEY is its key.")] = "",
+    column: Columns = None,
+    skip_bad: SkipBad = False,
+    as_json: AsJson = False,
+) -> None:
+    """Label the features of a head by what tells the texts they fire in from others, and measure what each label predicts.
+
+    A local rule does it, unless an endpoint is given: then texts of the pairs are sent there.
+    """
+    from sparserm.auto_labels import Rule
+    from sparserm.label_endpoint import EndpointLabeller, configured_endpoint
+    from sparserm.label_job import label_head
+    from sparserm.model import SparseRM
+    from sparserm.progress import terminal_progress
+
+    asked = configured_endpoint(endpoint, model)
+    data, scorer = _load(pairs, column, skip_bad), SparseRM.from_pretrained(head)
+    with terminal_progress() as progress:
+        labels = label_head(scorer, data, EndpointLabeller(asked) if asked else Rule(), progress)
+    named = [one for one in labels.values() if one.text is not None]
+    result = {
+        "head": scorer.card.name, "data": data.name, "source": asked.model if asked else "rule",
+        "n_features": len(labels), "n_labelled": len(named),
+        "features": [{"feature": feature, **asdict(one)} for feature, one in labels.items()],
+    }  # fmt: skip
+    if _printed_json(as_json, result):
+        return
+    rows = [
+        {"feature": feature, "label": one.text or f"unlabelled: {one.reason}", "detects": one.detection and str(one.detection),
+         "examples": one.examples and str(one.examples)}
+        for feature, one in labels.items()
+    ]  # fmt: skip
+    _table(f"{scorer.card.name}: {len(named)} of {len(labels)} features have a label that predicts", rows,
+           feature="d", label="s", detects="s", examples="s")  # fmt: skip
+
+
+@app.command()
 def edit(
     head: HeadArgument,
     out: Annotated[Path, typer.Option(help="Folder to write the edited head to; the head itself stays as it is.")],

@@ -42,6 +42,7 @@ def list_features(
     head: RewardHead,
     labels: Mapping[int, str],
     *,
+    detected: Mapping[int, float] | None = None,
     lens: LogitLens | None = None,
     firing: FiringText | None = None,
     token: int | None = None,
@@ -50,6 +51,7 @@ def list_features(
     """One row for each latent of the SAE; of the head's features alone, or of those that fire on a text, where asked for.
 
     Args:
+        detected: what the automatic labels detect.
         lens: of every latent; its first tokens are shown, and found by the search.
         firing: a text; its latents, with their largest activation on it as ``on_text`` and where that is as ``at``.
         token: one of its tokens; the latents that fire there, with their activation there.
@@ -60,6 +62,7 @@ def list_features(
     rows = pd.DataFrame({
         "feature": features,
         "label": [labels.get(feature, "") for feature in features.tolist()],
+        "detects": [(detected or {}).get(feature, np.nan) for feature in features.tolist()],
         "promotes": [promoted_text(tokens) for tokens in lens.promoted[:, :4]] if lens else "",
         "weight": weights,
         "gap": table.gap,

@@ -34,6 +34,7 @@ KINDS = {
     "represent": "sparserm.representing:run",
     "train": "sparserm.training_job:run",
     "features": "sparserm.feature_job:run",
+    "labels": "sparserm.label_job:run",
     "best_of_n": "sparserm.best_of_n_job:run",
     "audit": "sparserm.audit_job:run",
 }

@@ -1,4 +1,7 @@
-"""What the user calls a latent: one file for each SAE, used by every view over the labels that a head brings along."""
+"""What a latent is called: by the user, else by the head, else by an automatic label that says what it is worth.
+
+The user's labels and the automatic ones lie in one file each for every SAE; every view uses them.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +9,15 @@ import json
 import os
 import re
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock
 
 from sparserm.card import HeadCard
 from sparserm.defaults import home
-from sparserm.types import SparseRMError
+from sparserm.types import AutoLabel, Detection, SparseRMError
 
 MAX_LENGTH = 120
 _FINGERPRINT = re.compile("[0-9a-zA-Z]+")
@@ -56,14 +61,35 @@ def save_label(sae_fingerprint: str, feature: int, label: str) -> None:
         labels.pop(feature, None)
         if text:
             labels[feature] = text
-        temporary = path.with_suffix(".tmp")
-        ordered = {str(feature): labels[feature] for feature in sorted(labels)}
-        temporary.write_text(json.dumps(ordered, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        os.replace(temporary, path)
+        _write(path, labels)
 
 
-def labels_of(card: HeadCard) -> Mapping[int, str]:
-    """The labels to show for a head: its own, and over them the user's for its SAE.
+def auto_labels(sae_fingerprint: str) -> dict[int, AutoLabel]:
+    """The automatic labels of an SAE's latents, with those that came to none; nothing where the file is damaged, since they
+    can be made again."""
+    if not _FINGERPRINT.fullmatch(sae_fingerprint):
+        return {}
+    try:
+        value = json.loads(_auto_path(sae_fingerprint).read_text(encoding="utf-8"))
+        return {int(feature): _read_auto(one) for feature, one in value.items()}
+    except (OSError, ValueError, TypeError, AttributeError, KeyError):
+        return {}
+
+
+def save_auto_label(sae_fingerprint: str, feature: int, label: AutoLabel) -> None:
+    """Keep an automatic label, or that there is none, in place of the one from before.
+
+    Raises:
+        SparseRMError: the fingerprint is none.
+    """
+    path = _auto_path(sae_fingerprint)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_suffix(".lock")):
+        _write(path, {number: asdict(one) for number, one in {**auto_labels(sae_fingerprint), feature: label}.items()})
+
+
+def given_labels(card: HeadCard) -> Mapping[int, str]:
+    """The labels that somebody gave: the head's own, and over them the user's for its SAE.
 
     A file that cannot be read costs its labels and nothing else; the page on which they are given says what is wrong.
     """
@@ -71,6 +97,33 @@ def labels_of(card: HeadCard) -> Mapping[int, str]:
         return {**card.labels, **user_labels(card.sae_fingerprint)}
     except SparseRMError:
         return card.labels
+
+
+def labels_of(card: HeadCard) -> Mapping[int, str]:
+    """The labels to show for a head: those that somebody gave, and automatic ones, marked as such, for the other features."""
+    automatic = {feature: one.shown for feature, one in auto_labels(card.sae_fingerprint).items() if one.text is not None}
+    return {**automatic, **given_labels(card)}
+
+
+def _read_auto(value: dict[str, Any]) -> AutoLabel:
+    scores = {name: value[name] and _read_detection(value[name]) for name in ("detection", "examples")}
+    return AutoLabel(**{**value, **scores, "terms": tuple(value["terms"]), "promoted": tuple(value["promoted"])})
+
+
+def _read_detection(value: dict[str, Any]) -> Detection:
+    low, high = value["ci95"]
+    return Detection(**{**value, "ci95": (float(low), float(high))})
+
+
+def _write(path: Path, labels: Mapping[int, object]) -> None:
+    temporary = path.with_suffix(".tmp")
+    ordered = {str(feature): labels[feature] for feature in sorted(labels)}
+    temporary.write_text(json.dumps(ordered, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def _auto_path(sae_fingerprint: str) -> Path:
+    return _path(sae_fingerprint).with_suffix(".auto.json")
 
 
 def _path(sae_fingerprint: str) -> Path:

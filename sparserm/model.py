@@ -259,10 +259,11 @@ class SparseRM:
 
     def features(self) -> list[dict[str, Any]]:
         """The head's features with their evidence, largest absolute weight first."""
+        labels = self.labels
         rows = [
             {
                 "feature": int(feature),
-                "label": label_of(self.labels, int(feature)),
+                "label": label_of(labels, int(feature)),
                 "f_chosen": float(self.saved.f_chosen[j]),
                 "f_rejected": float(self.saved.f_rejected[j]),
                 "gap": float(self.saved.f_chosen[j] - self.saved.f_rejected[j]),

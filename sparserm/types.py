@@ -347,3 +347,62 @@ class Evaluation:
     mean_margin: float
     n_truncated: int
     extra: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Detection:
+    """How well a rule tells texts in which a latent fires strongly from texts in which it does not; chance is one half.
+
+    Attributes:
+        accuracy: balanced accuracy; as many texts are active as inactive.
+        ci95: percentile bootstrap over prompts.
+        auroc: of the rule's score, wherever the line is drawn.
+        n, n_prompts: texts judged, none of which the rule was found on, and their prompts.
+    """
+
+    accuracy: float
+    ci95: tuple[float, float]
+    auroc: float
+    n: int
+    n_prompts: int
+
+    def __str__(self) -> str:
+        return f"{self.accuracy:.2f} ({self.ci95[0]:.2f} to {self.ci95[1]:.2f})"
+
+
+@dataclass(frozen=True)
+class AutoLabel:
+    """A label that nobody wrote, or why there is none, with what it was made from.
+
+    Attributes:
+        text: the label; None where the evidence is too thin.
+        reason: why there is none, empty where there is one.
+        source: ``rule``, or the name of the model that was asked.
+        data, data_hash: the pairs' name and content hash.
+        n_firing, n_texts: in how many of the different responses the latent fires.
+        terms: what the rule found; a text that has one of them is called active.
+        promoted: those of the terms that the latent's direction also promotes (logit lens).
+        detection: of the label, where it came to that.
+        examples: of the latent's top examples: a text is called active where it is more like them than like others.
+        prompt: what the model was asked, empty for the rule.
+    """
+
+    text: str | None
+    reason: str
+    source: str
+    data: str
+    data_hash: str
+    n_firing: int
+    n_texts: int
+    terms: tuple[str, ...] = ()
+    promoted: tuple[str, ...] = ()
+    detection: Detection | None = None
+    examples: Detection | None = None
+    prompt: str = ""
+
+    @property
+    def shown(self) -> str:
+        """E.g. ``negations (auto 0.89)``, or ``unlabelled: fires in 3 of 1,200 responses``."""
+        if self.text is None or self.detection is None:
+            return f"unlabelled: {self.reason}"
+        return f"{self.text} (auto {self.detection.accuracy:.2f})"

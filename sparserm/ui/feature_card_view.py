@@ -14,8 +14,9 @@ from sparserm.explain import label_of
 from sparserm.feature_cards import SIDES, FeatureCard, Side, neuronpedia_url
 from sparserm.feature_search import FiringText
 from sparserm.features import FeatureTable
+from sparserm.labels import auto_labels, given_labels
 from sparserm.logit_lens import LogitLens
-from sparserm.types import RewardHead, SparseRMError
+from sparserm.types import AutoLabel, RewardHead, SparseRMError
 from sparserm.ui import features_state, session
 from sparserm.ui.charts.features import density_figure
 from sparserm.ui.charts.style import CONFIG
@@ -24,9 +25,15 @@ from sparserm.ui.context import Context
 from sparserm.ui.examples import ExampleRow, LitText, show_chips, show_examples
 from sparserm.ui.features_state import Example
 from sparserm.ui.features_view import columns
+from sparserm.ui.text import plain
 from sparserm.ui.tokens import coloured_tokens
 
 STRONGEST, QUARTERS, WRONG = "Strongest", "By quarter of activation", "Argued for the wrong side"
+_DETECTION = (
+    "Detection score: the share of responses, half of them with the feature firing strongly and half without, that are told "
+    "right by the label, or by being more like the top examples than like others; with its 95 % interval over prompts. Chance "
+    "is one half. The prompts are others than those that the label was found on, and both halves are of like length."
+)
 SCORE, ACTIVATION = "alignment score", "activation"
 
 
@@ -58,8 +65,8 @@ def full_colour(read: Mapping[tuple[int, Side], Example]) -> float:
     return max((one.peak for one in read.values()), default=1.0) or 1.0
 
 
-def header(context: Context, feature: int, listed: Sequence[int], labels: Mapping[int, str]) -> None:
-    """Which feature it is, its neighbours in the list, its label and its page elsewhere."""
+def header(context: Context, feature: int, listed: Sequence[int]) -> None:
+    """Which feature it is, its neighbours in the list, its labels and its page elsewhere."""
     title, before, after = st.columns([8, 2, 2], vertical_alignment="bottom")
     title.subheader(context.feature_title(feature), anchor=False)
     place = listed.index(feature) if feature in listed else None
@@ -71,7 +78,7 @@ def header(context: Context, feature: int, listed: Sequence[int], labels: Mappin
         )  # fmt: skip
     name, link = st.columns([10, 2], vertical_alignment="bottom")
     key = f"label of {context.card.sae_fingerprint} {feature}"
-    st.session_state.setdefault(key, labels.get(feature, ""))
+    st.session_state.setdefault(key, given_labels(context.card).get(feature, ""))
     name.text_input(
         "Label", key=key, placeholder=f"{label_of({}, feature)}: say what it stands for, and every page will call it so",
         on_change=features_state.store_label, args=(context.card.sae_fingerprint, feature, key),
@@ -80,6 +87,25 @@ def header(context: Context, feature: int, listed: Sequence[int], labels: Mappin
         st.error(problem)
     if url := neuronpedia_url(context.sae(), feature):
         link.link_button("Neuronpedia", url, icon=":material/open_in_new:", width="stretch")
+    if (label := auto_labels(context.card.sae_fingerprint).get(feature)) is not None:
+        _automatic(label)
+
+
+def _automatic(label: AutoLabel) -> None:
+    """The automatic label, or why there is none, with what it is worth and what it came from."""
+    parts = [f"Automatic label: **{plain(label.text)}**" if label.text else f"Unlabelled: {plain(label.reason)}"]
+    if label.text and label.detection:
+        parts.append(f"detects {label.detection}")
+    if label.examples:
+        parts.append(f"top examples detect {label.examples}")
+    if label.promoted:
+        parts.append(f"{plain(', '.join(label.promoted))} also promoted")
+    parts.append(f"fires in {label.n_firing:,} of {label.n_texts:,} responses of {plain(label.data)}")
+    parts.append("by the rule" if label.source == "rule" else f"by {plain(label.source)}")
+    st.caption(" · ".join(parts), help=_DETECTION)
+    if label.prompt:
+        with st.popover("What it was asked", icon=":material/chat:"):
+            st.code(label.prompt, language=None, wrap_lines=True)
 
 
 def evidence(table: FeatureTable, feature: int, weight: float | None) -> None:

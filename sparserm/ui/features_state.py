@@ -14,7 +14,7 @@ from sparserm.feature_cards import FeatureCard, Reading, Side, feature_card
 from sparserm.feature_search import FiringText, fire_on_text
 from sparserm.feature_store import FeatureStore
 from sparserm.features import FeatureTable, feature_table
-from sparserm.labels import save_label, user_labels
+from sparserm.labels import auto_labels, given_labels, save_label, user_labels
 from sparserm.logit_lens import LogitLens, load_unembedding, logit_lens
 from sparserm.sources import DataSource
 from sparserm.types import Message, Prompt, SparseRMError
@@ -221,10 +221,26 @@ def job_specification(source: DataSource, context: Context) -> dict[str, object]
     return {"source": source.to_dict(), "head": context.key}
 
 
-def running_job(source: DataSource, context: Context) -> jobs.JobStatus | None:
-    """That job for these pairs and this head, unless it is done."""
-    wanted = job_specification(source, context)
-    found = next((one for one in jobs.list_jobs() if one.kind == "features" and jobs.spec(one.id) == wanted), None)
+def label_specification(source: DataSource, context: Context, *, endpoint: bool) -> dict[str, object]:
+    """What the job that labels the head's features is asked to do."""
+    return {**job_specification(source, context), "endpoint": endpoint}
+
+
+def listed_labels(context: Context) -> dict[int, str]:
+    """What the list calls each latent; where an automatic label was sought and not found, it says why."""
+    automatic = auto_labels(context.card.sae_fingerprint)
+    return {feature: one.shown for feature, one in automatic.items()} | dict(given_labels(context.card))
+
+
+def detected(context: Context) -> dict[int, float]:
+    """What the automatic labels detect, and the descriptions that were too weak to be one."""
+    automatic = auto_labels(context.card.sae_fingerprint)
+    return {feature: one.detection.accuracy for feature, one in automatic.items() if one.detection}
+
+
+def running_job(kind: str, wanted: Mapping[str, object]) -> jobs.JobStatus | None:
+    """The last job of this kind and specification, unless it is done."""
+    found = next((one for one in jobs.list_jobs() if one.kind == kind and jobs.spec(one.id) == wanted), None)
     return found if found is not None and found.state != "done" else None
 
 

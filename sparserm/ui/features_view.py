@@ -9,13 +9,17 @@ import streamlit as st
 from streamlit.elements.lib.column_types import ColumnConfig
 
 from sparserm import jobs
+from sparserm.auto_labels import LEAST_DETECTION
 from sparserm.feature_list import FeatureList, visible
 from sparserm.feature_search import FiringText
 from sparserm.features import DENSE_RATE, OPENING_SHARE, FeatureTable
+from sparserm.label_endpoint import configured_endpoint
+from sparserm.labels import auto_labels
 from sparserm.logit_lens import LogitLens
 from sparserm.model import SparseRM
 from sparserm.sources import DataSource
-from sparserm.ui import data, features_state, jobs_view
+from sparserm.types import SparseRMError
+from sparserm.ui import data, features_state, jobs_view, session
 from sparserm.ui.charts.style import sign_colour
 from sparserm.ui.components import download_table
 from sparserm.ui.context import Context
@@ -25,8 +29,14 @@ from sparserm.ui.text import plain
 HEAD, ALL, TEXT = "Head's features", "All latents", "Firing on a text"
 #: A longer list is drawn without colours: they are sent cell by cell.
 COLOURED = 1_000
-_SHOWN = ["feature", "label", "promotes", "on_text", "at", "weight", "gap", "f_chosen", "f_rejected", "q", "score_gap",
-          "length_correlation", "token_rate", "mean_peak", "note"]  # fmt: skip
+_ABOUT_LABELS = (
+    "A rule looks for words and marks that responses in which the feature fires have and others of like length lack. What it "
+    "finds on half of the prompts is judged on the other half: the number after a label is the share of responses that it "
+    f"tells right, one half being chance. A label that is not surely above {LEAST_DETECTION:.1f} is not shown. Your own labels "
+    "come first."
+)
+_SHOWN = ["feature", "label", "detects", "promotes", "on_text", "at", "weight", "gap", "f_chosen", "f_rejected", "q",
+          "score_gap", "length_correlation", "token_rate", "mean_peak", "note"]  # fmt: skip
 
 
 def filters(listed: str) -> tuple[bool, bool]:
@@ -58,7 +68,8 @@ def feature_table(shown: FeatureList, feature: int) -> None:
     rows = shown.rows
     features = [int(one) for one in rows["feature"]]
     features_state.select_row(features_state.LIST, features, feature)
-    names = [name for name in _SHOWN if name in rows and not (name in ("promotes", "label", "note") and not any(rows[name]))]
+    empty = {name for name in ("promotes", "label", "note") if not any(rows[name])}
+    names = [name for name in _SHOWN if name in rows and name not in empty and (name != "detects" or rows[name].notna().any())]
     signed = [name for name in ("weight", "gap", "score_gap") if name in names]
     drawn = rows[names].assign(gap=100 * rows["gap"])  # in points
     style = drawn.style.map(_text_colour, subset=signed) if len(rows) <= COLOURED else drawn
@@ -78,6 +89,8 @@ def columns() -> dict[str, ColumnConfig | str | None]:
     return {
         "feature": number("Feature", format="%d", width=70, pinned=True),
         "label": text("Label", width="medium"),
+        "detects": number("Detects", format="%.2f", help="Share of responses that the automatic label tells right, firing from "
+                          "silent, on prompts that it was not found on. One half is chance."),
         "promotes": text("Promotes", width="medium", help="Tokens whose logits its direction raises most (logit lens)."),
         "on_text": number("On the text", format="%.2f", help="Its activation: the largest, or the one at the token asked for."),
         "at": text("At token", width="small", help="Where that is: the token's number and text."),
@@ -120,7 +133,8 @@ def token_choice(firing: FiringText | None) -> int | None:
 
 def offer_job(source: DataSource, context: Context, lens: LogitLens | None) -> None:
     """The job that looks promoted tokens up for all latents and reads the examples of the head's features."""
-    if (job := features_state.running_job(source, context)) is not None:
+    wanted = features_state.job_specification(source, context)
+    if (job := features_state.running_job("features", wanted)) is not None:
         jobs_view.show_job(job.id)
     elif lens is None:
         left, right = st.columns([4, 1], vertical_alignment="center")
@@ -129,8 +143,44 @@ def offer_job(source: DataSource, context: Context, lens: LogitLens | None) -> N
             "the search do without them. A job looks them up once, and reads the examples of the head's features."
         )
         if right.button("Prepare", key="prepare", icon=":material/memory:", width="stretch"):
-            jobs.start("features", features_state.job_specification(source, context), f"Features of {context.key}")
+            jobs.start("features", wanted, f"Features of {context.key}")
             st.rerun()
+
+
+def offer_labels(source: DataSource, context: Context) -> None:
+    """How many of the head's features have an automatic label, and the job that makes them from the pairs at hand."""
+    try:
+        endpoint = configured_endpoint()
+    except SparseRMError as error:
+        st.warning(session.sentence(error))
+        endpoint = None
+    left, right = st.columns([4, 1], vertical_alignment="center")
+    left.caption(_labelled_line(context), help=_ABOUT_LABELS)
+    ask = endpoint is not None and left.checkbox(
+        f"Ask {plain(endpoint.model)} instead of the rule: responses of these pairs are sent to {plain(endpoint.url)}",
+        key="ask endpoint", persist_state="session",
+    )  # fmt: skip
+    wanted = features_state.label_specification(source, context, endpoint=ask)
+    job = features_state.running_job("labels", wanted)
+    pressed = right.button(
+        "Label features", key="label features", icon=":material/label:", width="stretch", disabled=job is not None,
+        help="Makes the automatic labels of the head's features, from the pairs chosen above.",
+    )  # fmt: skip
+    if job is not None:
+        jobs_view.show_job(job.id)
+    elif pressed:
+        jobs.start("labels", wanted, f"Labels of {context.key}")
+        st.rerun()
+
+
+def _labelled_line(context: Context) -> str:
+    automatic = auto_labels(context.card.sae_fingerprint)
+    own = [automatic[feature] for feature in context.saved.head.features.tolist() if feature in automatic]
+    if not own:
+        return "No feature of this head has an automatic label yet."
+    named = [one for one in own if one.text is not None]
+    data = plain(textwrap.shorten(", ".join(sorted({one.data for one in own})), 80))
+    return f"**{len(named)} of {len(own)}** features have an automatic label that predicts where they fire (from {data})."
 
 
 def source_line(name: str, table: FeatureTable) -> str:

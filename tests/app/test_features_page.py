@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,11 +12,12 @@ from streamlit.testing.v1 import AppTest
 
 from sparserm import jobs
 from sparserm.card import load_head
-from sparserm.labels import save_label, user_labels
+from sparserm.label_endpoint import MODEL, URL
+from sparserm.labels import save_auto_label, save_label, user_labels
 from sparserm.representations import represent_pairs
 from sparserm.sources import list_sources
 from sparserm.store import stored
-from sparserm.types import Message
+from sparserm.types import AutoLabel, Detection, Message
 
 ROOT = Path(__file__).parents[2]
 HEAD = "safety"
@@ -192,4 +195,50 @@ class TestWithPairs:
         (job,) = (one for one in jobs.list_jobs() if one.kind == "features")
         assert jobs.spec(job.id)["head"] == HEAD
         assert not any(button.key == "prepare" for button in page.button)
+        jobs.cancel(job.id)
+
+    def test_automatic_labels_say_so_and_what_they_detect(self, home: Path) -> None:
+        card, listed = load_head(HEAD).card, _listed(_page())
+        score = Detection(0.91, (0.88, 0.94), 0.95, 200, 90)
+        found = AutoLabel("<b>*negations*</b>", "", "rule", "a.jsonl", "abc", 900, 3000, (), (), score, score)
+        save_auto_label(card.sae_fingerprint, listed[0], found)
+        save_auto_label(card.sae_fingerprint, listed[1], replace(found, text=None, reason="fires in 3 of 3,000 responses"))
+        save_label(card.sae_fingerprint, listed[2], "mine")
+        save_auto_label(card.sae_fingerprint, listed[2], replace(found, source="tiny-llm", prompt="What is <b>it</b>?"))
+        page = _page(feature=str(listed[0]))
+        labels = page.dataframe[0].value["label"].tolist()
+        assert labels[:3] == ["<b>*negations*</b> (auto 0.91)", "unlabelled: fires in 3 of 3,000 responses", "mine"]
+        assert page.dataframe[0].value["detects"].tolist()[:3] == [0.91] * 3
+        captions = [caption.value for caption in page.caption]
+        assert any("**2 of 3** features" in caption for caption in captions)
+        assert any(r"**\<b\>\*negations\*\</b\>** · detects 0.91 (0.88 to 0.94)" in caption for caption in captions)
+        assert page.text_input(key=f"label of {card.sae_fingerprint} {listed[0]}").value == ""
+        page.button(key="Next feature").click().run()
+        assert any(caption.value.startswith("Unlabelled: fires in 3 of") for caption in page.caption)
+        page.button(key="Next feature").click().run()
+        assert page.code[0].value == "What is <b>it</b>?"
+        assert any(caption.value.endswith("by tiny-llm") for caption in page.caption)
+        shutil.rmtree(home / "labels")
+
+    def test_labelling_is_a_job_and_asks_nobody_unless_told_to(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(jobs, "_spawn", lambda folder: None)
+        monkeypatch.setattr(jobs, "_is_alive", lambda found: True)
+        for name in (URL, MODEL):
+            monkeypatch.delenv(name, raising=False)
+        page = _page()
+        assert not any(box.key == "ask endpoint" for box in page.checkbox)
+        page.button(key="label features").click().run()
+        (job,) = (one for one in jobs.list_jobs() if one.kind == "labels")
+        assert (jobs.spec(job.id)["head"], jobs.spec(job.id)["endpoint"]) == (HEAD, False)
+        assert page.button(key="label features").disabled
+        jobs.cancel(job.id)
+        monkeypatch.setenv(URL, "http://localhost:1/v1")
+        monkeypatch.setenv(MODEL, "tiny-llm")
+        page = _page()
+        assert "sent to http\\://localhost\\:1/v1" in page.checkbox(key="ask endpoint").label
+        assert not page.checkbox(key="ask endpoint").value
+        page.checkbox(key="ask endpoint").check().run()
+        page.button(key="label features").click().run()
+        job = next(one for one in jobs.list_jobs() if one.kind == "labels")
+        assert jobs.spec(job.id)["endpoint"] is True
         jobs.cancel(job.id)

@@ -46,6 +46,11 @@ def test_filters_are_on_and_say_what_they_hide(rows) -> None:
     assert (everything.n_dense, everything.n_begin, everything.n_hidden) == (2, 2, 0)
 
 
+def test_what_automatic_labels_detect_stands_beside_them(rows) -> None:
+    detects = rows(detected={4: 0.9})["detects"]
+    assert detects[4] == 0.9 and detects.drop(4).isna().all() and rows()["detects"].isna().all()
+
+
 def test_hidden_ones_are_counted_among_those_that_match_the_search(rows) -> None:
     shown = filter_features(rows(), query="politely]")
     assert len(shown.rows) == 0 and (shown.n_dense, shown.n_begin, shown.n_hidden) == (0, 1, 1)

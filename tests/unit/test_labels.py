@@ -8,9 +8,9 @@ from dataclasses import replace
 import pytest
 
 from sparserm.card import load_head
-from sparserm.labels import MAX_LENGTH, labels_of, save_label, user_labels
+from sparserm.labels import MAX_LENGTH, auto_labels, given_labels, labels_of, save_auto_label, save_label, user_labels
 from sparserm.model import SparseRM
-from sparserm.types import SparseRMError
+from sparserm.types import AutoLabel, Detection, SparseRMError
 
 SAE = "33e52a91f19a6239"
 
@@ -83,3 +83,40 @@ def test_a_label_is_seen_wherever_the_head_is_used() -> None:
     save_label(model.card.sae_fingerprint, feature, "mine")
     assert model.labels[feature] == "mine"
     assert next(row for row in model.features() if row["feature"] == feature)["label"] == "mine"
+
+
+# ------------------------------------------------------------------------------------------------------ automatic labels
+SCORE = Detection(0.914, (0.88, 0.94), 0.95, 200, 90)
+FOUND = AutoLabel("negations", "", "rule", "a.jsonl", "abc", 900, 3000, ("negations",), (), SCORE, SCORE, "")
+NONE = replace(FOUND, text=None, reason="fires in 3 of 3,000 responses", terms=(), detection=None, examples=None)
+
+
+def test_automatic_labels_are_kept_with_all_that_they_came_from() -> None:
+    save_auto_label(SAE, 12, FOUND)
+    save_auto_label(SAE, 3, NONE)
+    assert auto_labels(SAE) == {3: NONE, 12: FOUND}
+    save_auto_label(SAE, 12, NONE)
+    assert auto_labels(SAE)[12] == NONE
+    assert user_labels(SAE) == {}
+
+
+def test_the_users_label_comes_first_then_the_heads_then_the_automatic_one() -> None:
+    card = replace(load_head("safety").card, labels={1: "own", 2: "own too"})
+    for feature in (1, 2, 3):
+        save_auto_label(card.sae_fingerprint, feature, FOUND)
+    save_auto_label(card.sae_fingerprint, 4, NONE)
+    save_label(card.sae_fingerprint, 1, "mine")
+    assert labels_of(card) == {1: "mine", 2: "own too", 3: "negations (auto 0.91)"}
+    assert given_labels(card) == {1: "mine", 2: "own too"}
+
+
+@pytest.mark.parametrize(
+    "content", ["{", "[]", '{"1": {}}', '{"x": 1}', '{"1": {"text": "a", "detection": [], "examples": 0}}']
+)
+def test_damaged_automatic_labels_are_made_again(sparserm_home, content) -> None:
+    path = sparserm_home / "labels" / f"{SAE}.auto.json"
+    path.parent.mkdir()
+    path.write_text(content)
+    assert auto_labels(SAE) == {} == auto_labels("../x")
+    save_auto_label(SAE, 12, FOUND)
+    assert auto_labels(SAE) == {12: FOUND}

@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 import pytest
 
 from sparserm.types import Contribution, Explanation
-from sparserm.ui.charts.score import Bar, contribution_bars, contributions_figure, yardstick_figure
+from sparserm.ui.charts.score import LONGEST, Bar, contribution_bars, contributions_figure, yardstick_figure
 from sparserm.ui.charts.style import DOWN, NEUTRAL, UP
 
 
@@ -130,6 +130,15 @@ def test_labels_are_shown_as_they_are_and_not_as_markup() -> None:
     (trace,) = contributions_figure(contribution_bars(explanation(1.0, labels={10: label}), 8), 1.0).data
     assert html.unescape(trace.y[0]) == f"{label} (10)"
     assert "<b>" not in trace.y[0]  # Plotly reads HTML
+    assert "'quotes'" in trace.y[0]  # but does not know &quot; and the like
+
+
+def test_a_long_label_leaves_the_bars_their_room_and_keeps_its_end() -> None:
+    label = f"{'a & b, ' * 10}(auto 0.83)"
+    figure = contributions_figure(contribution_bars(explanation(1.0, labels={10: label}), 8), 1.0)
+    drawn = html.unescape(figure.layout.yaxis.ticktext[0])
+    assert len(drawn) <= LONGEST and drawn.startswith("a & b") and drawn.endswith("… b, (auto 0.83) (10)"[-17:])
+    assert html.unescape(figure.layout.yaxis.tickvals[0]) == html.unescape(figure.data[0].y[0]) == f"{label} (10)"
 
 
 # ------------------------------------------------------------------------------------------------------------ yardstick

@@ -12,6 +12,9 @@ import plotly.graph_objects as go
 from sparserm.types import Contribution, Explanation, FeatureDifference
 from sparserm.ui.charts.style import DOWN, NEUTRAL, UP
 
+#: Characters of a name beside its bar, so that the bars keep their room; the pointer shows all of it.
+LONGEST = 38
+
 
 @dataclass(frozen=True)
 class Bar:
@@ -46,10 +49,11 @@ def difference_figure(parts: Sequence[FeatureDifference], margin: float, top: in
 
 def contributions_figure(bars: Sequence[Bar], reward: float, total: str = "reward") -> go.Figure:
     """A waterfall from zero to the total, read from the top down."""
+    names = [*(bar.label for bar in bars), total]
     figure = go.Figure(
         go.Waterfall(
             orientation="h",
-            y=[bar.label for bar in bars] + [total],
+            y=names,
             x=[bar.value for bar in bars] + [reward],
             measure=["relative"] * len(bars) + ["total"],
             text=[f"{bar.value:+.2f}" for bar in bars] + [f"{reward:+.2f}"],
@@ -70,7 +74,7 @@ def contributions_figure(bars: Sequence[Bar], reward: float, total: str = "rewar
         height=26 * (len(bars) + 1) + 70,
         margin={"l": 0, "r": 0, "t": 8, "b": 0},
         xaxis={"title": f"{total}, summed from the top down", "zeroline": True, "range": [low - room, high + room]},
-        yaxis={"autorange": "reversed", "type": "category"},
+        yaxis={"autorange": "reversed", "type": "category", "tickvals": names, "ticktext": [_tick(name) for name in names]},
         showlegend=False,
         bargap=0.35,
     )
@@ -120,7 +124,14 @@ def _density(percentiles: np.ndarray, grid: np.ndarray) -> np.ndarray:
 
 def _name(part: Contribution | FeatureDifference) -> str:
     """The label with the feature's number, since two features may have the same label; Plotly would read markup in it."""
-    return html.escape(part.label if part.label == f"feature {part.feature}" else f"{part.label} ({part.feature})")
+    name = part.label if part.label == f"feature {part.feature}" else f"{part.label} ({part.feature})"
+    return html.escape(name, quote=False)  # Plotly would show &quot; as it is
+
+
+def _tick(name: str) -> str:
+    """A long name cut in its middle: its end may say that it is automatic, and has the feature's number."""
+    text = html.unescape(name)
+    return name if len(text) <= LONGEST else html.escape(f"{text[: LONGEST - 19].rstrip()}…{text[-18:]}", quote=False)
 
 
 def _note(part: Contribution) -> str:

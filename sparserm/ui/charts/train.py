@@ -144,7 +144,7 @@ def stability_figure(stability: Stability, labels: Mapping[int, str]) -> go.Figu
     """For each feature how often it is selected again, in the hue of its weight's sign, and how near the next best comes."""
     rows = stability.features
     features = [str(row.feature) for row in rows]
-    names = [html.escape(labels.get(row.feature) or f"feature {row.feature}") for row in rows]
+    names = [html.escape(labels.get(row.feature) or f"feature {row.feature}", quote=False) for row in rows]
     figure = go.Figure(
         go.Bar(
             x=features, y=[row.selected for row in rows], name="selected again, share of resamples",
