@@ -27,8 +27,9 @@ from sparserm.types import HookPoint, PreferencePair, Progress, SparseRMError
 
 Way = Literal["full", "lora"]
 
-#: Pairs a step.
+#: Pairs a step, and tokens that go through the model at once: a step of long pairs is made of several passes.
 BATCH_PAIRS = 8
+PASS_TOKENS = 6000
 
 #: Learning rate and epochs of each way, tuned once on validation pairs (``python -m benchmarks.tuning``).
 TUNED: dict[str, tuple[float, int]] = {"full": (5e-5, 2), "lora": (5e-4, 3), "frozen": (1e-2, 3)}
@@ -137,10 +138,11 @@ def fine_tune(
         )
     chat = ChatTokenizer(AutoTokenizer.from_pretrained(folder), context_length(model.config))
     with tempfile.TemporaryDirectory() as work, without_bars():
+        rows = _rows([(chat(pair.prompt, pair.chosen).ids, chat(pair.prompt, pair.rejected).ids) for pair in pairs])
         trainer = trl.RewardTrainer(
             model=model,
-            args=_arguments(trl, settings.learning_rate, settings.epochs, settings.seed, work),
-            train_dataset=_dataset(pairs, chat),
+            args=_arguments(trl, rows, settings.learning_rate, settings.epochs, settings.seed, work),
+            train_dataset=rows,
             processing_class=chat.tokenizer,
             peft_config=_lora() if settings.way == "lora" else None,
         )
@@ -175,11 +177,11 @@ def train_classification_head(
     set_seed(seed)
     model = _look_up_model(torch.from_numpy(np.concatenate([chosen, rejected])))
     with tempfile.TemporaryDirectory() as work, without_bars():
-        n = len(chosen)
+        rows = _rows([([i + 1], [len(chosen) + i + 1]) for i in range(len(chosen))])
         trainer = trl.RewardTrainer(
             model=model,
-            args=_arguments(trl, learning_rate, epochs, seed, work),
-            train_dataset=_rows([([i + 1], [n + i + 1]) for i in range(n)]),
+            args=_arguments(trl, rows, learning_rate, epochs, seed, work),
+            train_dataset=rows,
             processing_class=_no_tokenizer(),
         )
         _silence(trainer)
@@ -235,12 +237,16 @@ def _trl() -> Any:
     return trl
 
 
-def _arguments(trl: Any, learning_rate: float, epochs: int, seed: int, folder: str) -> Any:
+def _arguments(trl: Any, rows: Any, learning_rate: float, epochs: int, seed: int, folder: str) -> Any:
+    at_once = BATCH_PAIRS
+    while at_once > 1 and 2 * at_once * max(rows["length"]) > PASS_TOKENS:
+        at_once //= 2
     return trl.RewardConfig(
         output_dir=folder,
         learning_rate=learning_rate,
         num_train_epochs=epochs,
-        per_device_train_batch_size=BATCH_PAIRS,
+        per_device_train_batch_size=at_once,
+        gradient_accumulation_steps=BATCH_PAIRS // at_once,
         seed=seed,
         max_length=None,
         bf16=_bfloat16(),
@@ -257,12 +263,8 @@ def _arguments(trl: Any, learning_rate: float, epochs: int, seed: int, folder: s
     )
 
 
-def _dataset(pairs: Sequence[PreferencePair], chat: ChatTokenizer) -> Any:
-    """The tokens that representations are computed from, in the columns that RewardTrainer takes as they are."""
-    return _rows([(chat(pair.prompt, pair.chosen).ids, chat(pair.prompt, pair.rejected).ids) for pair in pairs])
-
-
 def _rows(ids: Sequence[tuple[Sequence[int], Sequence[int]]]) -> Any:
+    """Token ids of chosen and rejected in the columns that RewardTrainer takes as they are."""
     from datasets import Dataset
 
     return Dataset.from_list(

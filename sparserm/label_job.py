@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,16 +27,22 @@ def label_head(
     Raises:
         SparseRMError: the SAE or the backbone cannot be used, or the labeller cannot be asked.
     """
+    made = {}
+    for feature, label in make_labels(model, data, labeller, progress):
+        save_auto_label(model.card.sae_fingerprint, feature, label)
+        made[feature] = label
+    return made
+
+
+def make_labels(
+    model: SparseRM, data: PreferenceData, labeller: Labeller, progress: Progress | None = None
+) -> Iterator[tuple[int, AutoLabel]]:
+    """The same, one after the other, and nothing is kept."""
     sae = model.load_sae()
     model.load_backbone(progress)
     pairs = model.represent(data, sae=sae, progress=progress)
     features = model.head.features.tolist()
-    made = {}
-    lens = _lens(model, data, sae)
-    for feature, label in label_features(features, data, pairs, labeller, lens=lens, progress=progress):
-        save_auto_label(sae.fingerprint, feature, label)
-        made[feature] = label
-    return made
+    return label_features(features, data, pairs, labeller, lens=_lens(model, data, sae), progress=progress)
 
 
 def _lens(model: SparseRM, data: PreferenceData, sae: SparseAutoencoder) -> LogitLens | None:

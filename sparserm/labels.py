@@ -1,6 +1,7 @@
 """What a latent is called: by the user, else by the head, else by an automatic label that says what it is worth.
 
-The user's labels and the automatic ones lie in one file each for every SAE; every view uses them.
+The user's labels and the automatic ones lie in one file each for every SAE; every view uses them. Automatic labels of the
+shipped heads' features are shipped too, and those made on this machine go before them.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 from filelock import FileLock
 
 from sparserm.card import HeadCard
-from sparserm.defaults import home
+from sparserm.defaults import assets_dir, home
 from sparserm.types import AutoLabel, Detection, SparseRMError
 
 MAX_LENGTH = 120
@@ -69,11 +70,27 @@ def auto_labels(sae_fingerprint: str) -> dict[int, AutoLabel]:
     can be made again."""
     if not _FINGERPRINT.fullmatch(sae_fingerprint):
         return {}
+    return {**read_auto_labels(shipped_labels(sae_fingerprint)), **read_auto_labels(_auto_path(sae_fingerprint))}
+
+
+def shipped_labels(sae_fingerprint: str) -> Path:
+    """The file of the automatic labels that are shipped for an SAE (``python -m benchmarks.labels``)."""
+    return assets_dir() / "labels" / f"{sae_fingerprint}.auto.json"
+
+
+def read_auto_labels(path: Path) -> dict[int, AutoLabel]:
+    """What :func:`write_auto_labels` wrote; nothing where there is no such file, or a damaged one."""
     try:
-        value = json.loads(_auto_path(sae_fingerprint).read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"))
         return {int(feature): _read_auto(one) for feature, one in value.items()}
     except (OSError, ValueError, TypeError, AttributeError, KeyError):
         return {}
+
+
+def write_auto_labels(path: Path, labels: Mapping[int, AutoLabel]) -> None:
+    """All of them, by feature."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _write(path, {feature: asdict(one) for feature, one in labels.items()})
 
 
 def save_auto_label(sae_fingerprint: str, feature: int, label: AutoLabel) -> None:
@@ -85,7 +102,7 @@ def save_auto_label(sae_fingerprint: str, feature: int, label: AutoLabel) -> Non
     path = _auto_path(sae_fingerprint)
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_suffix(".lock")):
-        _write(path, {number: asdict(one) for number, one in {**auto_labels(sae_fingerprint), feature: label}.items()})
+        write_auto_labels(path, {**read_auto_labels(path), feature: label})
 
 
 def given_labels(card: HeadCard) -> Mapping[int, str]:

@@ -98,3 +98,11 @@ def test_a_backbone_that_cannot_be_classified_with_is_refused(tmp_path) -> None:
     folder = save_tiny(tmp_path / "gpt2", "gpt2")
     with pytest.raises(SparseRMError, match="final norm and a score head"):
         fine_tune(_pairs(2), FineTuningSettings.tuned("full"), str(folder))
+
+
+def test_long_pairs_take_several_passes_a_step_and_learn_the_same(tuned, tiny_folder, monkeypatch) -> None:
+    from sparserm import fine_tuning
+
+    monkeypatch.setattr(fine_tuning, "PASS_TOKENS", 2 * 2 * 60)
+    parts = fine_tune(_pairs(16), FineTuningSettings("full", 1e-3, 3), str(tiny_folder))
+    assert np.allclose(parts.margins(_pairs(16)), tuned[0].margins(_pairs(16)), rtol=0.05, atol=0.05)

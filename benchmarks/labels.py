@@ -1,0 +1,73 @@
+"""Automatic labels of the shipped heads' features: ``python -m benchmarks.labels``.
+
+Made from the training pairs of each head's task by the local rule, and written to ``assets/labels/<SAE>.auto.json``, which the
+app shows. Of a feature that is in several heads the label that detects best is kept. How many there are and what they detect
+goes to ``benchmarks/results/labels.json``.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable
+
+import numpy as np
+
+from benchmarks.common import ROOT, task_pairs, write_results
+from sparserm.auto_labels import Rule
+from sparserm.card import list_heads
+from sparserm.defaults import TASKS
+from sparserm.label_job import make_labels
+from sparserm.labels import shipped_labels, write_auto_labels
+from sparserm.model import SparseRM
+from sparserm.types import AutoLabel, Detection
+
+
+def strength(label: AutoLabel) -> tuple[bool, float]:
+    """Labels before none, then by what they detect."""
+    return label.text is not None, label.detection.accuracy if label.detection else 0.0
+
+
+def summary(labels: Iterable[AutoLabel]) -> dict[str, float | int | None]:
+    """Counts and medians over the features of one head."""
+    labels = list(labels)
+    proposed = [label.detection for label in labels if label.detection]
+    shown = [label.detection for label in labels if label.detection and label.text is not None]
+    examples = [label.examples for label in labels if label.examples]
+    return {
+        "features": len(labels), "labelled": len(shown), "shown": _median(shown),
+        "proposed": len(proposed), "proposed_median": _median(proposed), "proposed_above_chance": _above_chance(proposed),
+        "examples": len(examples), "examples_median": _median(examples), "examples_above_chance": _above_chance(examples),
+    }  # fmt: skip
+
+
+def _median(scores: list[Detection]) -> float | None:
+    return float(np.median([score.accuracy for score in scores])) if scores else None
+
+
+def _above_chance(scores: list[Detection]) -> int:
+    return sum(score.ci95[0] > 0.5 for score in scores)
+
+
+def main() -> None:
+    """Label the features of every shipped head."""
+    shutil.rmtree(ROOT / "assets" / "labels", ignore_errors=True)
+    kept: dict[str, dict[int, AutoLabel]] = {}
+    found = {}
+    for name in (name for name, folder in list_heads().items() if folder.is_relative_to(ROOT / "assets")):
+        model = SparseRM.from_pretrained(name)
+        task = next(task for task in TASKS if name.startswith(task))
+        labels = dict(make_labels(model, task_pairs(task, "train"), Rule()))
+        best = kept.setdefault(model.card.sae_fingerprint, {})
+        for feature, label in labels.items():
+            if feature not in best or strength(label) > strength(best[feature]):
+                best[feature] = label
+        if name == task:
+            found[task] = summary(labels.values())
+        print(name, summary(labels.values()), flush=True)
+    for fingerprint, labels in kept.items():
+        write_auto_labels(shipped_labels(fingerprint), labels)
+    write_results("labels", found)
+
+
+if __name__ == "__main__":
+    main()
