@@ -8,11 +8,29 @@ from dataclasses import replace
 import pytest
 
 from sparserm.card import load_head
-from sparserm.labels import MAX_LENGTH, auto_labels, given_labels, labels_of, save_auto_label, save_label, user_labels
+from sparserm.labels import (
+    MAX_LENGTH,
+    auto_labels,
+    given_labels,
+    labels_of,
+    read_auto_labels,
+    save_auto_label,
+    save_label,
+    shipped_labels,
+    user_labels,
+    write_auto_labels,
+)
 from sparserm.model import SparseRM
 from sparserm.types import AutoLabel, Detection, SparseRMError
 
 SAE = "33e52a91f19a6239"
+
+
+@pytest.fixture(autouse=True)
+def shipped(tmp_path, monkeypatch):
+    """The folder of the shipped labels: an empty one."""
+    monkeypatch.setattr("sparserm.labels.assets_dir", lambda: tmp_path)
+    return tmp_path / "labels"
 
 
 def test_labels_are_kept_for_each_sae() -> None:
@@ -120,3 +138,19 @@ def test_damaged_automatic_labels_are_made_again(sparserm_home, content) -> None
     assert auto_labels(SAE) == {} == auto_labels("../x")
     save_auto_label(SAE, 12, FOUND)
     assert auto_labels(SAE) == {12: FOUND}
+
+
+def test_shipped_labels_lie_under_those_made_on_this_machine(shipped) -> None:
+    write_auto_labels(shipped_labels(SAE), {1: FOUND, 2: replace(FOUND, text="questions")})
+    assert shipped_labels(SAE).parent == shipped
+    save_auto_label(SAE, 1, replace(FOUND, text="refusals"))
+    assert {feature: label.text for feature, label in auto_labels(SAE).items()} == {1: "refusals", 2: "questions"}
+
+
+def test_every_shipped_head_has_a_label_or_a_reason_for_each_of_its_features(monkeypatch) -> None:
+    monkeypatch.undo()
+    for name in ("truthfulness", "safety", "redteam", "helpfulness"):
+        saved = load_head(name)
+        labels = read_auto_labels(shipped_labels(saved.card.sae_fingerprint))
+        assert labels.keys() >= set(saved.head.features.tolist())
+        assert all(bool(label.text) != bool(label.reason) for label in labels.values())
