@@ -32,6 +32,12 @@ bench: setup
 	$(BIN)/python -m benchmarks.latency
 	$(BIN)/python -m benchmarks.app
 	$(BIN)/python -m benchmarks.heads
+	$(BIN)/python -m benchmarks.length
+	$(BIN)/python -m benchmarks.labels
+	$(BIN)/python -m benchmarks.faithfulness
+	$(BIN)/python -m benchmarks.quality rankers costs frozen full lora
+	$(BIN)/python -m benchmarks.shift
+	$(BIN)/python -m benchmarks.readme
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache

@@ -143,6 +143,20 @@ def stability() -> list[str]:
     return lines
 
 
+def labels() -> list[str]:
+    """Automatic labels of the shipped heads and what they detect."""
+    names = ["head", "features", "labelled", "detects (median)"]
+    names += ["proposed, above chance", "detect (median)", "examples, above chance", "detect (median)"]
+    lines = [f"| {' | '.join(names)} |", "|" + "---|" * len(names)]
+    for task, one in _results("labels").items():
+        lines.append(
+            f"| {task} | {one['features']} | {one['labelled']} | {_number(one['shown'], '.2f')} "
+            f"| {one['proposed_above_chance']} of {one['proposed']} | {_number(one['proposed_median'], '.2f')} "
+            f"| {one['examples_above_chance']} of {one['examples']} | {_number(one['examples_median'], '.2f')} |"
+        )
+    return lines
+
+
 def _results(name: str) -> dict[str, Any]:
     path = RESULTS / f"{name}.json"
     return dict(json.loads(path.read_text())["results"]) if path.is_file() else {}

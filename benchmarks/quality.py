@@ -1,7 +1,8 @@
 """Is a head as good as what people use instead: ``python -m benchmarks.quality [STAGE ...]``.
 
-Stages, each of which goes on where it was stopped: ``rankers`` (all that needs only representations), ``full`` (every weight
-fine-tuned), ``lora``, ``costs`` (what a head costs from the texts on). Cells go to ``benchmarks/results/quality.json``.
+Stages, each of which goes on where it was stopped: ``rankers`` (all that needs only representations), ``costs`` (what a head
+costs from the texts on), ``frozen`` (a classification head on the frozen backbone), ``full`` (every weight fine-tuned),
+``lora``. Cells go to ``benchmarks/results/quality.json``.
 Nothing is chosen here: layer, pooling and K are the package's defaults, learning rates come from ``benchmarks.tuning``.
 """
 
@@ -13,7 +14,7 @@ from pathlib import Path
 
 from benchmarks.common import RESULTS, task_pairs
 from sparserm.backbone import Backbone
-from sparserm.benchmark import fine_tune_cell, measure_cost, rank_cells, represent_material
+from sparserm.benchmark import fine_tune_cell, frozen_cells, measure_cost, rank_cells, represent_material
 from sparserm.benchmark_results import Cell, Cost, Results, Task
 from sparserm.defaults import DEFAULT_BACKBONE, DEFAULT_LAYER, TASKS, home
 from sparserm.fine_tuning import FineTuningSettings
@@ -63,6 +64,13 @@ def lora() -> Iterator[Cell]:
         yield from _fine_tune(FineTuningSettings.tuned("lora", seed), task, budget)
 
 
+def frozen() -> Iterator[Cell]:
+    """A classification head on the frozen backbone; the first time its last layer is read for all pairs."""
+    backbone = Backbone.load(DEFAULT_BACKBONE)
+    for task in map(load_task, TASKS):
+        yield from frozen_cells(results(), task, backbone)
+
+
 def costs() -> Iterator[Cost]:
     """A head from the texts on."""
     for task, budget in COSTS:
@@ -80,7 +88,13 @@ def _fine_tune(settings: FineTuningSettings, task: str, budget: int, keep: Path 
         yield cell
 
 
-STAGES: dict[str, Callable[[], Iterator[Cell | Cost]]] = {"rankers": rankers, "costs": costs, "full": full, "lora": lora}
+STAGES: dict[str, Callable[[], Iterator[Cell | Cost]]] = {
+    "frozen": frozen,
+    "rankers": rankers,
+    "costs": costs,
+    "full": full,
+    "lora": lora,
+}
 
 
 def main() -> None:

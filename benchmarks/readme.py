@@ -124,7 +124,7 @@ TABLES: dict[str, Callable[[], list[str]]] = {
     "heads": heads, "layers": layers, "saes": saes, "app": app,
     "quality": evidence_tables.quality, "quality_full": evidence_tables.quality_full, "costs": evidence_tables.costs,
     "shift": evidence_tables.shift, "samples": evidence_tables.samples, "faithfulness": evidence_tables.faithfulness,
-    "stability": evidence_tables.stability,
+    "stability": evidence_tables.stability, "labels": evidence_tables.labels, "length": length,
 }  # fmt: skip
 
 PAGES = (ROOT / "README.md", ROOT / "benchmarks" / "README.md")

@@ -15,14 +15,20 @@ from typing import Any
 import numpy as np
 
 from benchmarks.common import RESULTS, task_pairs, write_results
-from sparserm.fine_tuning import FineTunedRewardModel, FineTuningSettings, fine_tune
+from sparserm.backbone import Backbone
+from sparserm.benchmark import final_states
+from sparserm.defaults import DEFAULT_BACKBONE
+from sparserm.fine_tuning import FineTunedRewardModel, FineTuningSettings, fine_tune, train_classification_head
 from sparserm.head import bradley_terry_loss
 from sparserm.pairs import prompt_key
 from sparserm.types import PreferencePair
 
 TASK, PAIRS, SEED = "truthfulness", 300, 1000
 EPOCHS = 3
-RATES = {"full": (2e-5, 5e-5, 1e-4), "lora": (1e-4, 3e-4, 1e-3)}
+RATES = {"full": (2e-5, 5e-5, 1e-4), "lora": (1e-4, 3e-4, 1e-3), "frozen": (1e-3, 1e-2, 1e-1)}
+
+#: A head on the frozen backbone costs nothing to train, and takes more passes.
+FROZEN_EPOCHS = (3, 10, 30)
 
 
 def validation_split(pairs: Sequence[PreferencePair]) -> tuple[list[PreferencePair], list[PreferencePair]]:
@@ -49,6 +55,18 @@ def try_rate(way: Any, rate: float, train: list[PreferencePair], held_out: list[
     return {"way": way, "learning_rate": rate, "epochs": epochs}
 
 
+def try_frozen(rate: float, train: list[PreferencePair], held_out: list[PreferencePair]) -> dict[str, Any]:
+    """The same for a classification head on the frozen backbone, each number of epochs with a schedule of its own."""
+    backbone = Backbone.load(DEFAULT_BACKBONE)
+    learn, judge = (final_states(pairs, backbone) for pairs in (train, held_out))
+    epochs = []
+    for number in FROZEN_EPOCHS:
+        margins = (judge[0] - judge[1]) @ train_classification_head(*learn, rate, number)
+        epochs.append({"epoch": number, "accuracy": float((margins > 0).mean()), "loss": bradley_terry_loss(margins)})
+        print("frozen", rate, epochs[-1], flush=True)
+    return {"way": "frozen", "learning_rate": rate, "epochs": epochs}
+
+
 def main() -> None:
     """Try the rates of the ways named on the command line, or of all."""
     path = RESULTS / "tuning.json"
@@ -57,7 +75,8 @@ def main() -> None:
     for way in sys.argv[1:] or RATES:
         for rate in RATES[way]:
             if not any((one["way"], one["learning_rate"]) == (way, rate) for one in found):
-                found.append(try_rate(way, rate, train, held_out))
+                one = try_frozen(rate, train, held_out) if way == "frozen" else try_rate(way, rate, train, held_out)
+                found.append(one)
                 write_results("tuning", found)
 
 

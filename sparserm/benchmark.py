@@ -14,19 +14,20 @@ from pathlib import Path
 from typing import Any, TypeVar, cast, get_args
 
 import numpy as np
+import torch
 
 from sparserm.backbone import Backbone
 from sparserm.benchmark_results import Cell, Cost, Results, Task, prompt_groups
 from sparserm.defaults import DEFAULT_BACKBONE
 from sparserm.evaluate import accuracy_interval
-from sparserm.fine_tuning import FineTunedRewardModel, FineTuningSettings, Way, fine_tune
+from sparserm.fine_tuning import TUNED, FineTunedRewardModel, FineTuningSettings, Way, fine_tune, train_classification_head
 from sparserm.fitting import FitSettings, fit_head
 from sparserm.rankers import RANKERS, Material
 from sparserm.representations import represent_pairs
 from sparserm.sae import SparseAutoencoder, load_sae
 from sparserm.store import stored
 from sparserm.training import load_parts
-from sparserm.types import PairRepresentations, Pooling, PreferencePair, Progress, SparseRMError
+from sparserm.types import HookPoint, PairRepresentations, Pooling, PreferencePair, Progress, Representations, SparseRMError
 
 #: Label budgets in pairs; None takes all.
 BUDGETS: tuple[int | None, ...] = (100, 300, 1000, None)
@@ -152,6 +153,54 @@ def fine_tune_cell(
     cell = _alone(_fine_tune_cell, task, settings, budget, keep, backbone)
     results.add(cell)
     return cell
+
+
+def frozen_cells(
+    results: Results,
+    task: Task,
+    backbone: Backbone,
+    *,
+    budgets: Sequence[int | None] = BUDGETS,
+    seeds: int = SEEDS,
+    progress: Progress | None = None,
+) -> Iterator[Cell]:
+    """Compute and keep the cells of a classification head on the frozen backbone that are not there yet.
+
+    Args:
+        backbone: with all of its layers.
+    """
+    train, test = (final_states(pairs, backbone, progress) for pairs in (task.train.pairs, task.test.pairs))
+    groups, test_groups = prompt_groups(task.train), prompt_groups(task.test)
+    done = {cell.key for cell in results.cells()}
+    for budget in fitting_budgets(budgets, len(groups)):
+        for seed in range(seeds):
+            if (task.name, "frozen", budget, seed) in done:
+                continue
+            rows = draw(groups, budget, seed)
+            started, processor = time.perf_counter(), time.process_time()
+            weights = train_classification_head(train[0][rows], train[1][rows], *TUNED["frozen"], seed)
+            seconds, cpu = time.perf_counter() - started, time.process_time() - processor
+            margins = (test[0] - test[1]) @ weights
+            cell = _cell(task.name, "frozen", budget, seed, margins, test_groups, len(rows), len(weights), seconds, cpu)
+            results.add(cell)
+            yield cell
+
+
+def final_states(
+    pairs: Sequence[PreferencePair], backbone: Backbone, progress: Progress | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """``[n, d]`` float32 of chosen and of rejected: what a classification head of Transformers reads, the state of the last
+    token after the final norm. The backbone needs all of its layers; they are read once and stored."""
+    hook = HookPoint(backbone.n_layers - 1)
+    with stored() as store:
+        last = represent_pairs(pairs, backbone, {hook: None}, "last", store=store, progress=progress)[hook]
+
+    def normed(side: Representations) -> np.ndarray:
+        with torch.inference_mode():
+            states = backbone.model.norm(torch.tensor(side.h, dtype=backbone.dtype, device=backbone.device))
+        return np.asarray(states.float().cpu().numpy())
+
+    return normed(last.chosen), normed(last.rejected)
 
 
 def measure_cost(results: Results, task: Task, sae: str, budget: int | None, backbone: str = DEFAULT_BACKBONE) -> Cost | None:

@@ -13,6 +13,7 @@ from sparserm.card import SavedHead
 from sparserm.evaluate import evaluate_margins, share_interval
 from sparserm.explain import compare_responses
 from sparserm.head import bradley_terry_loss, rewards
+from sparserm.labels import labels_of
 from sparserm.length import LengthBalanced, LengthCorrelation, length_balanced, length_correlation
 from sparserm.pairs import prompt_text, short_key
 from sparserm.types import Evaluation, FeatureDifference, PairRepresentations, PreferenceData, PreferencePair
@@ -252,12 +253,13 @@ def _by_training(seen: np.ndarray) -> list[_Part]:
 
 def worst_mistakes(saved: SavedHead, margins: np.ndarray, pairs: PairRepresentations) -> tuple[Mistake, ...]:
     """The largest wrong margins, each taken apart by feature."""
+    labels = labels_of(saved.card)
     found = []
     for index in np.argsort(margins, kind="stable")[:MISTAKES]:
         if margins[index] >= 0:
             break
         both = np.stack([pairs.chosen.h[index], pairs.rejected.h[index]])
-        parts = compare_responses(saved.head, both, saved.card.labels).contributions
+        parts = compare_responses(saved.head, both, labels).contributions
         found.append(Mistake(int(index), float(margins[index]), float(expit(margins[index])), parts))
     return tuple(found)
 

@@ -11,6 +11,7 @@ import streamlit as st
 
 from sparserm.evaluation_report import EvaluationReport, Slice, evaluation_report, mistakes_table
 from sparserm.explain import compare_responses
+from sparserm.labels import labels_of
 from sparserm.reward_benchmarks import BenchmarkScore, score_benchmark
 from sparserm.types import PreferencePair
 from sparserm.ui import compare_inputs
@@ -175,7 +176,7 @@ def pair_apart(index: int, context: Context, found: Represented) -> None:
     """One pair: both texts, and the margin feature by feature."""
     pair = found.data.pairs[index]
     both = np.stack([found.pairs.chosen.h[index], found.pairs.rejected.h[index]])
-    comparison = compare_responses(context.saved.head, both, context.card.labels)
+    comparison = compare_responses(context.saved.head, both, labels_of(context.card))
     st.subheader(f"Row {pair.row}, taken apart", anchor=False)
     pair_texts(pair)
     st.plotly_chart(difference_figure(comparison.contributions, comparison.margin), config=CONFIG, key=f"apart {index}")

@@ -14,6 +14,7 @@ from sparserm.card import SavedHead
 from sparserm.defaults import MAX_FEATURES
 from sparserm.evidence import Measured
 from sparserm.fitting import FitSettings, FittedHead
+from sparserm.labels import labels_of
 from sparserm.library import free_name, keep_head, own_heads, pack_head
 from sparserm.model import shared_backbone
 from sparserm.sae import load_sae
@@ -311,7 +312,7 @@ def stability(tried: Tried) -> None:
     evidence = tried.result.evidence
     st.subheader("Stability of the selection", anchor=False)
     st.caption(train_tables.stability_sentence(evidence.stability))
-    labels = tried.result.saved.card.labels
+    labels = labels_of(tried.result.saved.card)
     st.plotly_chart(charts.stability_figure(evidence.stability, labels), config=CONFIG, key="stability")
     _csv("Stability", train_tables.evidence_tables(evidence)["stability"])
 

@@ -11,6 +11,7 @@ from sklearn.metrics import brier_score_loss, log_loss
 
 from sparserm.card import HeadCard, SavedHead
 from sparserm.evaluation_report import calibration, evaluation_report, mistakes_table, slices, summary
+from sparserm.labels import save_label
 from sparserm.pairs import parse_pairs, short_key
 from sparserm.types import PairRepresentations, Representations, RewardHead, SparseRMError
 
@@ -137,6 +138,14 @@ def test_a_slice_that_is_all_right_is_not_certain() -> None:
 
 
 # --------------------------------------------------------------------------------------------------------------- report
+
+
+def test_mistakes_are_told_in_the_users_own_words() -> None:
+    saved = _saved()
+    feature = int(saved.head.features[0])
+    save_label(saved.card.sae_fingerprint, feature, "mine")
+    (worst,) = evaluation_report(saved, _data(1), _margin_pairs(-3)).mistakes
+    assert {part.label for part in worst.contributions if part.feature == feature} == {"mine"}
 
 
 def test_the_worst_mistakes_come_first_and_add_up() -> None:
