@@ -203,16 +203,23 @@ def final_states(
     return normed(last.chosen), normed(last.rejected)
 
 
-def measure_cost(results: Results, task: Task, sae: str, budget: int | None, backbone: str = DEFAULT_BACKBONE) -> Cost | None:
-    """Measure and keep what a head of the default settings costs, unless that is known."""
+def measure_cost(
+    results: Results,
+    task: Task,
+    sae: str,
+    budget: int | None,
+    backbone: str = DEFAULT_BACKBONE,
+    settings: FitSettings = FitSettings(),  # noqa: B008  (frozen)
+) -> Cost | None:
+    """Measure and keep what a head costs, unless that is known."""
     if any((cost.task, cost.budget) == (task.name, budget) for cost in results.costs()):
         return None
-    cost = _alone(_measure_cost, task, sae, budget, backbone)
+    cost = _alone(_measure_cost, task, sae, budget, backbone, settings)
     results.add(cost)
     return cost
 
 
-def _measure_cost(task: Task, sae: str, budget: int | None, backbone: str) -> Cost:
+def _measure_cost(task: Task, sae: str, budget: int | None, backbone: str, settings: FitSettings) -> Cost:
     import resource
 
     import sklearn.model_selection  # noqa: F401  (the figure is of the fit, not of an import)
@@ -221,9 +228,9 @@ def _measure_cost(task: Task, sae: str, budget: int | None, backbone: str) -> Co
     dictionary = load_sae(sae)
     model = Backbone.load(backbone, through_layer=dictionary.hook.layer)
     processor, started = time.process_time(), time.perf_counter()
-    represented = represent_pairs(pairs, model, {dictionary.hook: dictionary}, FitSettings().pooling)[dictionary.hook]
+    represented = represent_pairs(pairs, model, {dictionary.hook: dictionary}, settings.pooling)[dictionary.hook]
     read = time.perf_counter()
-    fit_head(represented, dictionary, FitSettings())
+    fit_head(represented, dictionary, settings)
     done = time.perf_counter()
     return Cost(
         task.name, budget, len(pairs),

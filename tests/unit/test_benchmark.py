@@ -10,9 +10,10 @@ import pytest
 from test_rankers import _material
 
 from sparserm import benchmark
-from sparserm.benchmark import draw, fitting_budgets, rank_cells, read_budgets
+from sparserm.benchmark import draw, final_states, fitting_budgets, frozen_cells, measure_cost, rank_cells, read_budgets
 from sparserm.benchmark_results import Cell, Results, Task
 from sparserm.benchmark_tables import difference, summarise, tasks_of, ways_of
+from sparserm.fitting import FitSettings
 from sparserm.pairs import parse_pairs
 from sparserm.types import PreferenceData, SparseRMError
 
@@ -153,3 +154,39 @@ def test_a_difference_is_paired_and_of_the_seeds_that_both_have(tmp_path) -> Non
     results.add(_cell("full", [1, 1, 1, 1], seed=0))
     same = difference(results, "colours", 100, "full", "full")
     assert same is not None and (same.mean, same.ci95) == (0.0, (0.0, 0.0))
+
+
+def test_final_states_are_what_a_classifier_reads(tiny_backbone, tiny_folder) -> None:
+    import torch
+    from transformers import AutoModel
+
+    chosen, rejected = final_states(TASK.train.pairs, tiny_backbone)
+    model = AutoModel.from_pretrained(tiny_folder, dtype=torch.float32).eval()
+    for i in (0, 3):
+        pair = TASK.train.pairs[i]
+        for states, text in ((chosen, pair.chosen), (rejected, pair.rejected)):
+            with torch.inference_mode():
+                ids = torch.tensor([tiny_backbone.tokenize(pair.prompt, text).ids])
+                expected = model(input_ids=ids).last_hidden_state[0, -1].numpy()
+            assert np.allclose(states[i], expected, atol=1e-4)
+
+
+def test_a_head_on_the_frozen_backbone_has_cells_like_any_other(tiny_backbone, tmp_path) -> None:
+    results = Results(tmp_path / "cells.json")
+    results.describe(TASK)
+    (cell,) = frozen_cells(results, TASK, tiny_backbone, budgets=(6,), seeds=1)
+    assert (cell.way, cell.n_train, cell.n_test, cell.n_parameters) == ("frozen", 6, 4, 32)
+    assert not list(frozen_cells(results, TASK, tiny_backbone, budgets=(6,), seeds=1))
+
+
+def test_what_a_head_costs_is_measured_from_the_texts_on(tiny_folder, tmp_path) -> None:
+    from test_training import save_tiny_sae
+
+    results, sae = Results(tmp_path / "cells.json"), str(save_tiny_sae(tmp_path / "sae"))
+    rows = [{"prompt": f"q{i}", "chosen": f"good {i}", "rejected": f"bad {i}"} for i in range(60)]
+    task = Task("colours", parse_pairs(rows, "train"), TASK.test)
+    cost = measure_cost(results, task, sae, 40, str(tiny_folder), FitSettings(k=2))
+    assert cost is not None and cost.n_pairs == 40 and cost.n_tokens > 80 * 3
+    assert min(cost.backbone_seconds, cost.fit_seconds, cost.cpu_seconds) > 0 and cost.peak_mb > 100
+    assert measure_cost(results, task, sae, 40, str(tiny_folder), FitSettings(k=2)) is None
+    assert [row.budget for row in results.costs()] == [40]
