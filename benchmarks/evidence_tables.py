@@ -57,7 +57,7 @@ def quality_full() -> list[str]:
             known = [one for one in cells if one]
             if known:
                 row = " | ".join(_with_interval(one) for one in cells)
-                lines.append(f"| {task} | {WAYS.get(way, way)} | {row} | {known[0].n_parameters:,} |")
+                lines.append(f"| {task} | {WAYS.get(way, way)} | {row} | {known[-1].n_parameters:,} |")
     return lines
 
 
