@@ -20,6 +20,7 @@ from test_training import preference_rows, save_tiny_sae
 from sparserm import __version__, cli
 from sparserm.activations import read_corpus
 from sparserm.backbone import Backbone
+from sparserm.cli import common, entry, train_commands
 from sparserm.model import SparseRM
 from sparserm.pairs import parse_pairs
 from sparserm.types import PairIssue
@@ -352,7 +353,7 @@ def test_skip_bad_lists_what_it_leaves_out(run, train, parts, tmp_path) -> None:
 def test_many_skipped_rows_of_one_kind_are_counted(train, tmp_path) -> None:
     path = _rows_file(tmp_path / "bad.jsonl", *GOOD, *[{"prompt": "p", "chosen": "a", "rejected": "a"}] * 20)
     lines = train(path, "--skip-bad", "--json").err.splitlines()
-    assert len(lines) == cli.LISTED + 1
+    assert len(lines) == common.LISTED + 1
     assert (
         lines[-1]
         == "warning: bad.jsonl: 15 more rows like it, column rejected: equals chosen: a pair needs two different responses"
@@ -394,7 +395,7 @@ def test_evaluate_prints_accuracy_interval_and_baseline(run, parts) -> None:
 def test_evaluate_says_which_rows_were_trained_on(run, parts) -> None:
     result = run("evaluate", parts.head, parts.train, "--json")
     assert result.json["n_seen_in_training"] == 40
-    assert len(result.err.splitlines()) == cli.LISTED + 1
+    assert len(result.err.splitlines()) == common.LISTED + 1
     assert all("is also a prompt of the head's training pairs" in line for line in result.err.splitlines())
 
 
@@ -505,10 +506,10 @@ def test_an_option_without_its_value_is_one_line(run) -> None:
 
 def test_findings_of_one_kind_are_told_apart_by_column_and_problem_but_not_by_numbers(capfd) -> None:
     issues = [PairIssue(n, "chosen", f"repeats row {n - 1}", "warning") for n in range(2, 9)]
-    cli._warn([*issues, PairIssue(9, "prompt", "holds nothing", "warning")], "pairs")
+    common.warn([*issues, PairIssue(9, "prompt", "holds nothing", "warning")], "pairs")
     lines = capfd.readouterr().err.splitlines()
-    assert lines[: cli.LISTED] == [f"warning: pairs: {issue}" for issue in issues[: cli.LISTED]]
-    assert lines[cli.LISTED :] == [
+    assert lines[: common.LISTED] == [f"warning: pairs: {issue}" for issue in issues[: common.LISTED]]
+    assert lines[common.LISTED :] == [
         "warning: pairs: row 9, column prompt: holds nothing",
         "warning: pairs: 2 more rows like it, column chosen: repeats row N",
     ]
@@ -544,7 +545,7 @@ def test_a_full_disk_is_one_line_with_the_path(run, train, parts, monkeypatch) -
 
 def test_an_error_of_many_lines_is_printed_on_one(capfd) -> None:
     with pytest.raises(SystemExit) as ended:
-        cli._fail("first\n  second\tthird")
+        entry.fail("first\n  second\tthird")
     assert ended.value.code == 2
     assert capfd.readouterr() == ("", "error: first second third\n")
 
@@ -683,7 +684,7 @@ def test_audit_refuses_what_is_not_there(run, parts, tmp_path) -> None:
 @pytest.fixture
 def sweep(run, parts, sparserm_home, monkeypatch):
     """Run `sparserm sweep` with the tiny backbone as the default one, and SAEs of two of its layers."""
-    monkeypatch.setattr(cli, "DEFAULT_BACKBONE", parts.backbone.name)
+    monkeypatch.setattr(train_commands, "DEFAULT_BACKBONE", parts.backbone.name)
     for layer in (1, 2):
         save_tiny_sae(sparserm_home / "saes" / parts.backbone.name / f"layer_{layer}", layer=layer)
     return lambda pairs, *options: run("sweep", pairs, *options)

@@ -1,0 +1,110 @@
+"""Commands that judge pairs and heads: evaluate, audit."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+
+from sparserm.cli.common import (
+    AsJson,
+    Columns,
+    HeadArgument,
+    PairsArgument,
+    SkipBad,
+    app,
+    load,
+    plain_numbers,
+    print_facts,
+    print_table,
+    printed_json,
+    warn,
+    warn_truncated,
+)
+from sparserm.types import PreferenceData
+
+
+@app.command()
+def evaluate(
+    head: HeadArgument, pairs: PairsArgument, column: Columns = None, skip_bad: SkipBad = False, as_json: AsJson = False
+) -> None:
+    """A head on preference pairs: accuracy, calibration, slices, worst mistakes; reward benchmarks by their own rules."""
+    from sparserm.evaluation_report import evaluation_report, summary
+    from sparserm.model import SparseRM
+    from sparserm.progress import terminal_progress
+    from sparserm.reward_benchmarks import score_benchmark
+
+    data = load(pairs, column, skip_bad)
+    model = SparseRM.from_pretrained(head)
+    seen = model.seen_in_training(data)
+    warn(seen, data.name)
+    with terminal_progress() as progress:
+        model.load_backbone(progress)
+        report = evaluation_report(model.saved, data, model.represent(data, progress=progress))
+    benchmark = score_benchmark(data, report.rewards_chosen, report.rewards_rejected)
+    warn_truncated(report.evaluation.n_truncated)
+    result = {
+        **vars(report.evaluation), "ci95": list(report.evaluation.ci95), "n_seen_in_training": len(seen),
+        "n_skipped": data.n_skipped, "head": model.card.name, "data": data.name,
+    }  # fmt: skip
+    more = summary(report, data.pairs)
+    if printed_json(as_json, {**result, **more, "benchmark": asdict(benchmark) if benchmark else None}):
+        return
+    length = {name: more[name] for name in ("length_correlation", "length_balanced")}
+    figures = {**result, **length, "auroc": report.auroc, **plain_numbers(more["calibration"])}
+    print_facts(f"{model.card.name} on {data.name}", figures)
+    print_table("Slices", more["slices"], by="s", name="s", n="d", accuracy=".3f", ci95=".3f", length_baseline=".3f")
+    print_table("Worst mistakes", more["mistakes"], row="d", id="s", category="s", margin="+.3f", chance=".1%")
+    if benchmark:
+        print_facts(benchmark.name, {"overall": benchmark.overall, **benchmark.sections, **benchmark.details})
+        for note in benchmark.notes:
+            typer.echo(f"note: {note}", err=True)
+
+
+@app.command()
+def audit(
+    pairs: PairsArgument,
+    head: Annotated[Optional[str], typer.Option(help="A head that is asked which labels it contradicts.")] = None,  # noqa: UP045
+    against: Annotated[Optional[str], typer.Option(help="Pairs that should share no prompt with these.")] = None,  # noqa: UP045
+    out: Annotated[Optional[Path], typer.Option(help="CSV file to write the flagged rows to, with their texts.")] = None,  # noqa: UP045
+    column: Columns = None,
+    skip_bad: SkipBad = False,
+    as_json: AsJson = False,
+) -> None:
+    """Rows of preference data that deserve a second look, and how far the surface of the responses alone goes."""
+    from sparserm import audit as engine
+
+    data = load(pairs, column, skip_bad)
+    other = load(against, column, skip_bad) if against else None
+    held_out = _held_out_margins(head, data) if head else None
+    found = engine.audit(data, held_out=held_out, against=other)
+    if out:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        engine.flagged(found.flags, data.pairs).to_csv(out, index=False)
+    result = {"data": data.name, "head": head, "out": str(out) if out else None, **engine.summary(found, data.pairs)}
+    if printed_json(as_json, result):
+        return
+    reasons = [{"flag": name, "pairs": count, "meaning": engine.REASONS[name]} for name, count in found.counts.items()]
+    print_table(f"{data.name}: {found.n} pairs", reasons, flag="s", pairs="d", meaning="s")
+    if found.agreement:
+        print_facts(f"Labels and {head}", asdict(found.agreement))
+    low, high = found.surface.ci95
+    print_table(
+        f"Surface alone ranks {found.surface.accuracy:.1%} as labelled ({low:.1%} to {high:.1%})", result["surface"]["rules"],
+        name="s", mean_chosen=".2f", mean_rejected=".2f", n_differ="d", accuracy=".3f", ci95=".3f",
+    )  # fmt: skip
+
+
+def _held_out_margins(head: str, data: PreferenceData) -> Any:
+    from sparserm.audit import held_out_margins
+    from sparserm.model import SparseRM
+    from sparserm.progress import terminal_progress
+
+    model = SparseRM.from_pretrained(head)
+    sae = model.load_sae()
+    with terminal_progress() as progress:
+        model.load_backbone(progress)
+        represented = model.represent(data, sae=sae, progress=progress)
+    return held_out_margins(model.saved, data, represented, sae)

@@ -1,0 +1,149 @@
+"""Commands on heads and their features: features, label, edit; and what can be used: heads, saes."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from sparserm.cli.common import (
+    AsJson,
+    Columns,
+    HeadArgument,
+    PairsArgument,
+    SkipBad,
+    app,
+    load,
+    print_facts,
+    print_table,
+    printed_json,
+    readable,
+)
+from sparserm.types import SparseRMError
+
+
+@app.command()
+def features(head: HeadArgument, as_json: AsJson = False) -> None:
+    """The features of a head: how often they fire for chosen and rejected responses, and their weights."""
+    from sparserm.model import SparseRM
+
+    model = SparseRM.from_pretrained(head)
+    rows = model.features()
+    if not printed_json(as_json, {"head": model.card.name, "hook": model.card.hook, "sae": model.card.sae, "features": rows}):
+        print_table(f"{model.card.name}, {model.card.hook}, {model.card.sae}", rows,
+               feature="d", label="s", f_chosen=".1%", f_rejected=".1%", gap="+.1%", weight="+.3f")  # fmt: skip
+
+
+@app.command()
+def label(
+    head: HeadArgument,
+    pairs: PairsArgument,
+    endpoint: Annotated[str, typer.Option(help="OpenAI-compatible server to ask, up to its /v1; or SPARSERM_LABEL_URL.")] = "",
+    model: Annotated[str, typer.Option(help="Its model; or SPARSERM_LABEL_MODEL. SPARSERM_LABEL_KEY is its key.")] = "",
+    column: Columns = None,
+    skip_bad: SkipBad = False,
+    as_json: AsJson = False,
+) -> None:
+    """Label the features of a head by what tells the texts they fire in from others, and measure what each label predicts.
+
+    A local rule does it, unless an endpoint is given: then texts of the pairs are sent there.
+    """
+    from sparserm.auto_labels import Rule
+    from sparserm.label_endpoint import EndpointLabeller, configured_endpoint
+    from sparserm.label_job import label_head
+    from sparserm.model import SparseRM
+    from sparserm.progress import terminal_progress
+
+    asked = configured_endpoint(endpoint, model)
+    data, scorer = load(pairs, column, skip_bad), SparseRM.from_pretrained(head)
+    with terminal_progress() as progress:
+        labels = label_head(scorer, data, EndpointLabeller(asked) if asked else Rule(), progress)
+    named = [one for one in labels.values() if one.text is not None]
+    result = {
+        "head": scorer.card.name, "data": data.name, "source": asked.model if asked else "rule",
+        "n_features": len(labels), "n_labelled": len(named),
+        "features": [{"feature": feature, **asdict(one)} for feature, one in labels.items()],
+    }  # fmt: skip
+    if printed_json(as_json, result):
+        return
+    rows = [
+        {"feature": feature, "label": one.text or f"unlabelled: {one.reason}", "detects": one.detection and str(one.detection),
+         "examples": one.examples and str(one.examples)}
+        for feature, one in labels.items()
+    ]  # fmt: skip
+    print_table(f"{scorer.card.name}: {len(named)} of {len(labels)} features have a label that predicts", rows,
+           feature="d", label="s", detects="s", examples="s")  # fmt: skip
+
+
+@app.command()
+def edit(
+    head: HeadArgument,
+    out: Annotated[Path, typer.Option(help="Folder to write the edited head to; the head itself stays as it is.")],
+    off: Annotated[Optional[list[str]], typer.Option(help="Features to switch off, e.g. 12,88.")] = None,  # noqa: UP045
+    flip: Annotated[Optional[list[str]], typer.Option(help="Features whose weight changes its sign.")] = None,  # noqa: UP045
+    scale: Annotated[Optional[list[str]], typer.Option(help="Factors on weights, e.g. 9=0.5,12=2.")] = None,  # noqa: UP045
+    test: Annotated[Optional[str], typer.Option(help="Pairs to measure on, of other prompts than in training.")] = None,  # noqa: UP045
+    column: Columns = None,
+    skip_bad: SkipBad = False,
+    as_json: AsJson = False,
+) -> None:
+    """Switch off, flip or rescale features, measure that on held-out pairs, and save the result as a new head."""
+    from sparserm.card import find_head, head_hash
+    from sparserm.editing import gather_edit_evidence, make_edited_head, read_factors, summarise_edits
+    from sparserm.model import SparseRM
+    from sparserm.progress import terminal_progress
+
+    edits = read_factors(off or (), flip or (), scale or ())
+    model, name = SparseRM.from_pretrained(head), find_head(head).name
+    if out.resolve() == find_head(head).resolve():
+        raise SparseRMError(f"--out {out} is the head that is edited, which stays as it is; choose another folder")
+    make_edited_head(model.saved, name, edits, out.name, None)  # what cannot be edited is refused before any work
+    evidence, measured = None, {}
+    if test:
+        data = load(test, column, skip_bad)
+        with terminal_progress() as progress:
+            model.load_backbone(progress)
+            evidence = gather_edit_evidence(model.saved, data, model.represent(data, progress=progress))
+        measured = summarise_edits(evidence, edits, data)
+    else:
+        typer.echo("warning: nothing was measured, and typical rewards stay the parent's; give pairs with --test", err=True)
+    edited = make_edited_head(model.saved, name, edits, out.name, evidence)
+    SparseRM(edited).save_pretrained(out)
+    result = {"out": str(out), "hash": head_hash(edited), **edited.card.training["lineage"], **measured}
+    if not printed_json(as_json, result):
+        print_facts(f"Head {out}", result)
+
+
+@app.command()
+def heads(as_json: AsJson = False) -> None:
+    """The heads that can be used by name."""
+    from sparserm.card import list_heads, load_head
+
+    rows = []
+    for name, folder, saved in readable(list_heads(), lambda _, folder: load_head(folder)):
+        card = saved.card
+        metrics = card.metrics
+        rows.append({
+            "name": name, "layer": card.hook_point.layer, "hook": card.hook, "sae": card.sae, "backbone": card.backbone,
+            "accuracy": metrics.get("accuracy"), "ci95": metrics.get("ci95"), "n_test": metrics.get("n"),
+            "licence": card.training.get("licence"), "path": str(folder),
+        })  # fmt: skip
+    if not printed_json(as_json, {"heads": rows}):
+        print_table("Heads", rows, name="s", layer="d", accuracy=".3f", ci95="s", n_test="d", licence="s")
+
+
+@app.command()
+def saes(as_json: AsJson = False) -> None:
+    """The SAEs that can be used by name."""
+    from sparserm.sae import describe_sae, find_saes
+
+    rows = [
+        {"name": name, "hook": one.hook, "layer": one.layer, "d_sae": one.d_sae, "architecture": one.architecture,
+         **one.metrics, "path": str(folder)}
+        for name, folder, one in readable(find_saes(), describe_sae)
+    ]  # fmt: skip
+    if not printed_json(as_json, {"saes": rows}):
+        print_table("Sparse autoencoders", rows, name="s", layer="d", d_sae="d", architecture="s",
+               explained_variance=".3f", l0=".1f", dead=".2%", loss_recovered=".3f")  # fmt: skip

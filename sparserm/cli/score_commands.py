@@ -1,0 +1,134 @@
+"""Commands that score responses: score, compare, best-of-n."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+
+from sparserm.cli.common import (
+    AsJson,
+    HeadOption,
+    PromptOption,
+    SkipBad,
+    app,
+    load_backbone,
+    print_facts,
+    print_table,
+    printed_json,
+    warn,
+    warn_truncated,
+)
+from sparserm.types import SparseRMError
+
+
+@app.command()
+def score(
+    head: HeadOption,
+    prompt: PromptOption,
+    response: Annotated[str, typer.Option(help="What is to be scored.")],
+    as_json: AsJson = False,
+) -> None:
+    """Reward of one response, and what it is made of."""
+    from sparserm.model import SparseRM
+
+    model = SparseRM.from_pretrained(head)
+    load_backbone(model)
+    explanation = model.explain(prompt, response)
+    beats_chosen, beats_rejected = model.chance_to_beat(explanation.reward)
+    result: dict[str, Any] = {
+        "reward": explanation.reward,
+        "bias": explanation.bias,
+        "chance_to_beat_typical_chosen": beats_chosen,
+        "chance_to_beat_typical_rejected": beats_rejected,
+        "contributions": [vars(part) for part in explanation.contributions],
+        "head": model.card.name,
+        "hook": model.card.hook,
+        "pooling": model.head.pooling,
+        "n_tokens": len(explanation.tokens),
+        "n_truncated": explanation.n_truncated,
+    }
+    warn_truncated(explanation.n_truncated and 1)
+    if printed_json(as_json, result):
+        return
+    print_table(
+        f"Reward {explanation.reward:+.3f}",
+        result["contributions"],
+        feature="d",
+        score="+.2f",
+        weight="+.3f",
+        contribution="+.3f",
+    )
+    typer.echo(f"The contributions and the bias ({explanation.bias:+.3f}) add up to the reward.")
+    typer.echo(
+        f"It beats a typical chosen response with chance {beats_chosen:.0%}, a typical rejected one with {beats_rejected:.0%}."
+    )
+
+
+@app.command()
+def compare(
+    head: HeadOption,
+    prompt: PromptOption,
+    response: Annotated[list[str], typer.Option(help="Give this twice or more.")],
+    as_json: AsJson = False,
+) -> None:
+    """Rank responses to one prompt and take the margin apart."""
+    from sparserm.model import SparseRM
+
+    model = SparseRM.from_pretrained(head)
+    load_backbone(model)
+    comparison = model.compare(prompt, response)
+    result: dict[str, Any] = {
+        "rewards": list(comparison.rewards),
+        "ranking": list(comparison.ranking),
+        "margin": comparison.margin,
+        "contributions": [vars(part) for part in comparison.contributions],
+        "head": model.card.name,
+    }
+    if printed_json(as_json, result):
+        return
+    rows = [{"rank": n + 1, "reward": comparison.rewards[i], "response": response[i]} for n, i in enumerate(comparison.ranking)]
+    print_table("Rewards", rows, rank="d", reward="+.3f", response="s")
+    pair = "first minus second" if len(response) == 2 else "best minus next"
+    print_table(
+        f"Margin {comparison.margin:+.3f} ({pair})", result["contributions"],
+        feature="d", score_a="+.2f", score_b="+.2f", weight="+.3f", contribution="+.3f",
+    )  # fmt: skip
+
+
+@app.command("best-of-n")
+def best_of_n_command(
+    candidates: Annotated[Path, typer.Argument(help="JSONL, CSV or Parquet: prompt with responses, or one response a row.")],
+    head: HeadOption,
+    out: Annotated[Path, typer.Option(help="Where the ranking goes: .jsonl or .csv.")],
+    pairs: Annotated[Optional[Path], typer.Option(help="Where best against worst goes, as JSONL for training.")] = None,  # noqa: UP045
+    min_margin: Annotated[float, typer.Option(help="Least difference in reward for a pair.")] = 0.0,
+    skip_bad: SkipBad = False,
+    as_json: AsJson = False,
+) -> None:
+    """Rank many candidates for each of many prompts, and make preference pairs of the best and the worst."""
+    from sparserm import best_of_n
+    from sparserm.model import SparseRM
+    from sparserm.progress import terminal_progress
+
+    if out.suffix not in (".jsonl", ".csv"):
+        raise SparseRMError(f"--out is {out}; expected a name that ends in .jsonl or .csv")
+    found = best_of_n.load_candidates(candidates, skip_bad=skip_bad)
+    warn(found.issues, found.name)
+    model = SparseRM.from_pretrained(head)
+    with terminal_progress() as progress:
+        model.load_backbone(progress)
+        ranked = best_of_n.rank(model, found, progress=progress)
+    rows = best_of_n.ranking_rows(ranked)
+    out.write_text(best_of_n.to_jsonl(rows) if out.suffix == ".jsonl" else best_of_n.to_csv(rows), encoding="utf-8")
+    made = best_of_n.preference_rows(ranked, min_margin)
+    if pairs is not None:
+        pairs.write_text(best_of_n.to_jsonl(made), encoding="utf-8")
+    result = {
+        "out": str(out), "n_prompts": len(ranked), "n_responses": found.n_responses,
+        "pairs": str(pairs) if pairs else None, "n_pairs": len(made), "min_margin": min_margin,
+        "mean_spread": sum(one.spread for one in ranked) / len(ranked), "head": model.card.name,
+    }  # fmt: skip
+    if not printed_json(as_json, result):
+        print_facts(f"{found.name} ranked by {model.card.name}", result)

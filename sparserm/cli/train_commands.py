@@ -1,0 +1,204 @@
+"""Commands that learn from pairs, or find out how best to: train, sweep, benchmark, train-sae."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+
+from sparserm.cli.common import (
+    DEFAULT_SAE,
+    AsJson,
+    Columns,
+    PairsArgument,
+    SkipBad,
+    app,
+    load,
+    numbers,
+    print_facts,
+    print_table,
+    printed_json,
+    warn,
+    warn_truncated,
+)
+from sparserm.defaults import DEFAULT_BACKBONE, DEFAULT_LAYERS
+from sparserm.types import SparseRMError
+
+
+@app.command()
+def train(
+    pairs: PairsArgument,
+    out: Annotated[Path, typer.Option(help="Folder to write the head to.")],
+    layer: Annotated[Optional[int], typer.Option(help="Layer whose shipped SAE is used.")] = None,  # noqa: UP045
+    sae: Annotated[Optional[str], typer.Option(help="SAE: a folder, a name of `sparserm saes`, or release:sae_id.")] = None,  # noqa: UP045
+    k: Annotated[Optional[int], typer.Option(help="Features of the head.")] = None,  # noqa: UP045
+    pooling: Annotated[Optional[str], typer.Option(help="last or mean.")] = None,  # noqa: UP045
+    l2: Annotated[Optional[float], typer.Option(help="Ridge penalty; cross-validated where it is not given.")] = None,  # noqa: UP045
+    selection: Annotated[Optional[str], typer.Option(help="sparse, frequency, effect_size or random.")] = None,  # noqa: UP045
+    avoid_length: Annotated[bool, typer.Option(help="Keep rewards from following the length of responses.")] = False,
+    backbone: Annotated[str, typer.Option(help="A folder, a hub name, or smollm2.")] = DEFAULT_BACKBONE,
+    test: Annotated[Optional[str], typer.Option(help="Pairs to measure on; else cross-validated over prompts.")] = None,  # noqa: UP045
+    column: Columns = None,
+    skip_bad: SkipBad = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train a head on preference pairs."""
+    from sparserm.pairs import check_leakage
+    from sparserm.progress import terminal_progress
+    from sparserm.training import train_head
+
+    data = load(pairs, column, skip_bad)
+    test_data = load(test, column, skip_bad) if test else None
+    if test_data:
+        warn(check_leakage(data, test_data), test_data.name)
+    with terminal_progress() as progress:
+        result = train_head(
+            data, backbone=backbone, sae=sae, layer=layer, test=test_data, progress=progress, name=out.name,
+            k=k, pooling=pooling, l2=l2, selection=selection, avoid_length=avoid_length,
+        )  # fmt: skip
+    result.model.save_pretrained(out)
+    warn_truncated(result.n_truncated)
+    summary = {"out": str(out), **result.summary()}
+    if printed_json(as_json, summary):
+        return
+    print_facts(f"Head {out}", summary)
+
+
+@app.command()
+def sweep(
+    pairs: PairsArgument,
+    layers: Annotated[Optional[str], typer.Option(help="Layers, e.g. 10,15; by default all that have an SAE.")] = None,  # noqa: UP045
+    k: Annotated[Optional[str], typer.Option(help="Numbers of features, e.g. 8,16,32.")] = None,  # noqa: UP045
+    methods: Annotated[Optional[str], typer.Option(help="Selections and dense, e.g. sparse,dense; all by default.")] = None,  # noqa: UP045
+    pooling: Annotated[Optional[str], typer.Option(help="last or mean.")] = None,  # noqa: UP045
+    out: Annotated[Optional[Path], typer.Option(help="CSV file to write the cells to.")] = None,  # noqa: UP045
+    column: Columns = None,
+    skip_bad: SkipBad = False,
+    as_json: AsJson = False,
+) -> None:
+    """Layers, numbers of features and methods beside each other, cross-validated over prompts."""
+    from sparserm import sweep as engine
+    from sparserm.backbone import Backbone
+    from sparserm.progress import terminal_progress
+    from sparserm.training import fit_settings
+    from sparserm.training_job import load_saes, represent_layers
+
+    sizes = numbers("--k", k, "8,16,32") if k else list(engine.SIZES)
+    settings = [fit_settings(k=size, pooling=pooling) for size in sizes][-1]  # each size is checked
+    chosen = engine.check_methods(methods.split(",") if methods else engine.METHODS)
+    saes = load_saes(_layer_saes(layers))
+    data = load(pairs, column, skip_bad)
+    with terminal_progress() as progress:
+        through = max(sae.hook.layer for sae in saes.values())
+        backbone = Backbone.load(DEFAULT_BACKBONE, through_layer=through, progress=progress)
+        represented = represent_layers(data.pairs, backbone, saes, settings.pooling, progress)
+        cells = engine.sweep(represented, saes, settings, sizes, chosen, progress)
+    if not cells:
+        raise SparseRMError(
+            f"{data.name} is too small for these features to be cross-validated; give more pairs or a smaller --k"
+        )
+    if out:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        engine.cells_table(cells).to_csv(out, index=False)
+    choice, n_prompts = engine.choose(cells), len({pair.prompt for pair in data.pairs})
+    result: dict[str, Any] = {
+        "data": data.name, "n": len(data.pairs), "n_prompts": n_prompts, "pooling": settings.pooling,
+        "out": str(out) if out else None, "cells": [asdict(cell) for cell in cells],
+        **{name: asdict(getattr(choice, name)) if choice else None for name in ("best", "simplest")},
+    }  # fmt: skip
+    if printed_json(as_json, result):
+        return
+    title = f"{data.name}, {settings.pooling} pooling: cross-validated over {n_prompts} prompts"
+    rows = [{**cell, "k": cell["k"] or None} for cell in result["cells"]]
+    print_table(title, rows, layer="d", method="s", k="d", accuracy=".3f", ci95=".3f")
+    if choice:
+        typer.echo(f"Best: {engine.describe(choice.best)}.")
+        typer.echo(f"Simplest within its interval: {engine.describe(choice.simplest)}.")
+        typer.echo("Both were chosen on these pairs, which flatters them a little: measure the head on others.")
+
+
+def _layer_saes(layers: str | None) -> tuple[str, ...]:
+    """Names of the default backbone's SAEs, one for each layer."""
+    from sparserm.sae import list_saes
+
+    if layers:
+        return tuple(f"{DEFAULT_BACKBONE}/layer_{layer}" for layer in numbers("--layers", layers, "10,15,20"))
+    found = [one for one in list_saes() if one.name.startswith(f"{DEFAULT_BACKBONE}/")]
+    return tuple({one.layer: one.name for one in sorted(found, key=lambda one: one.layer)}.values())
+
+
+@app.command()
+def benchmark(
+    pairs: PairsArgument,
+    out: Annotated[Path, typer.Option(help="JSON file for the cells; the same command goes on where it was stopped.")],
+    test: Annotated[Optional[str], typer.Option(help="Pairs to judge on; else a quarter of the prompts is held out.")] = None,  # noqa: UP045
+    budgets: Annotated[str, typer.Option(help="Label budgets in pairs.")] = "100,300,1000,all",
+    seeds: Annotated[int, typer.Option(min=1, help="Draws of the training pairs.")] = 5,
+    fine_tune: Annotated[Optional[list[str]], typer.Option(help="full or lora, one seed: hours on a CPU.")] = None,  # noqa: UP045
+    sae: Annotated[str, typer.Option(help="SAE: a folder, a name of `sparserm saes`, or release:sae_id.")] = DEFAULT_SAE,
+    backbone: Annotated[str, typer.Option(help="A folder, a hub name, or smollm2.")] = DEFAULT_BACKBONE,
+    column: Columns = None,
+    skip_bad: SkipBad = False,
+    as_json: AsJson = False,
+) -> None:
+    """Which way of learning is best on these pairs: heads, probes, baselines and fine-tuning at several label budgets."""
+    from sparserm.benchmark import Results, Task, read_budgets, run_benchmark
+    from sparserm.benchmark_tables import table
+    from sparserm.pairs import check_leakage, split_by_prompt
+    from sparserm.progress import terminal_progress
+
+    wanted = read_budgets(budgets)
+    data = load(pairs, column, skip_bad)
+    if test:
+        held_out = load(test, column, skip_bad)
+        warn(check_leakage(data, held_out), held_out.name)
+        task = Task(data.name, data, held_out)
+    else:
+        task = Task(data.name, *split_by_prompt(data, test_fraction=0.25, seed=0))
+    results = Results(out)
+    with terminal_progress() as progress:
+        run_benchmark(
+            results, task, sae=sae, backbone=backbone, budgets=wanted, seeds=seeds,
+            fine_tuned=fine_tune or (), progress=progress,
+        )  # fmt: skip
+    rows = [asdict(row) for row in table(results, task.name)]
+    n_train, n_test = len(task.train.pairs), len(task.test.pairs)
+    if not printed_json(as_json, {"out": str(out), "n_train": n_train, "n_test": n_test, "rows": rows}):
+        print_table(
+            f"{task.name}: {n_train} pairs to learn from, judged on {n_test}", rows,
+            way="s", budget="d", accuracy=".3f", ci95=".3f", seeds="d", n_parameters=",d", seconds=".1f",
+        )  # fmt: skip
+
+
+@app.command("train-sae")
+def train_sae_command(
+    corpus: Annotated[Path, typer.Argument(help="JSON lines with `messages` or `text`; .gz is read too.")],
+    out: Annotated[Path, typer.Option(help="Folder to write layer_<l>/ folders to; repeat the command to resume.")],
+    layers: Annotated[str, typer.Option(help="Layers, e.g. 10,15,20.")] = ",".join(map(str, DEFAULT_LAYERS)),
+    backbone: Annotated[str, typer.Option(help="A folder, a hub name, or smollm2.")] = DEFAULT_BACKBONE,
+    tokens: Annotated[int, typer.Option(help="Tokens of the corpus to train on.")] = 700_000,
+    d_sae: Annotated[Optional[int], typer.Option(help="Latents.")] = None,  # noqa: UP045
+    k: Annotated[Optional[int], typer.Option(help="Latents active per token (L0).")] = None,  # noqa: UP045
+    epochs: Annotated[Optional[int], typer.Option(help="Passes over the activations.")] = None,  # noqa: UP045
+    seed: Annotated[Optional[int], typer.Option(help="Of initialisation and shuffling: how stable are features?")] = None,  # noqa: UP045
+    as_json: AsJson = False,
+) -> None:
+    """Train TopK SAEs at several layers on activations from one pass over a corpus, and measure them on held-out text."""
+    from sparserm.progress import terminal_progress
+    from sparserm.sae_pipeline import train_saes
+    from sparserm.sae_training import SAERecipe
+
+    wanted = numbers("--layers", layers, "10,15,20")
+    given = {"d_sae": d_sae, "k": k, "epochs": epochs, "seed": seed}
+    changed = {name: value for name, value in given.items() if value is not None}
+    with terminal_progress() as progress:
+        trained = train_saes(
+            corpus, out, layers=wanted, backbone=backbone, n_tokens=tokens, recipe=SAERecipe(**changed), progress=progress
+        )
+    rows = [{"layer": layer, "path": str(out / f"layer_{layer}"), **quality.to_dict()} for layer, quality in trained.items()]
+    if not printed_json(as_json, {"saes": rows}):
+        print_table(
+            "Measured on held-out text", rows, layer="d", explained_variance=".3f", l0=".1f", dead=".2%", loss_recovered=".3f"
+        )
