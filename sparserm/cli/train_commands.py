@@ -73,6 +73,8 @@ def sweep(
     k: Annotated[Optional[str], typer.Option(help="Numbers of features, e.g. 8,16,32.")] = None,  # noqa: UP045
     methods: Annotated[Optional[str], typer.Option(help="Selections and dense, e.g. sparse,dense; all by default.")] = None,  # noqa: UP045
     pooling: Annotated[Optional[str], typer.Option(help="last or mean.")] = None,  # noqa: UP045
+    sae: Annotated[Optional[list[str]], typer.Option(help="SAEs instead of layers: folder, name or release:sae_id.")] = None,  # noqa: UP045
+    backbone: Annotated[str, typer.Option(help="A folder, a hub name, or smollm2.")] = DEFAULT_BACKBONE,
     out: Annotated[Optional[Path], typer.Option(help="CSV file to write the cells to.")] = None,  # noqa: UP045
     column: Columns = None,
     skip_bad: SkipBad = False,
@@ -88,12 +90,12 @@ def sweep(
     sizes = numbers("--k", k, "8,16,32") if k else list(engine.SIZES)
     settings = [fit_settings(k=size, pooling=pooling) for size in sizes][-1]  # each size is checked
     chosen = engine.check_methods(methods.split(",") if methods else engine.METHODS)
-    saes = load_saes(_layer_saes(layers))
+    saes = load_saes(tuple(sae) if sae else _layer_saes(layers, backbone))
     data = load(pairs, column, skip_bad)
     with terminal_progress() as progress:
         through = max(sae.hook.layer for sae in saes.values())
-        backbone = Backbone.load(DEFAULT_BACKBONE, through_layer=through, progress=progress)
-        represented = represent_layers(data.pairs, backbone, saes, settings.pooling, progress)
+        model = Backbone.load(backbone, through_layer=through, progress=progress)
+        represented = represent_layers(data.pairs, model, saes, settings.pooling, progress)
         cells = engine.sweep(represented, saes, settings, sizes, chosen, progress)
     if not cells:
         raise SparseRMError(
@@ -119,13 +121,21 @@ def sweep(
         typer.echo("Both were chosen on these pairs, which flatters them a little: measure the head on others.")
 
 
-def _layer_saes(layers: str | None) -> tuple[str, ...]:
-    """Names of the default backbone's SAEs, one for each layer."""
+def _layer_saes(layers: str | None, backbone: str) -> tuple[str, ...]:
+    """Names of the backbone's SAEs, one for each layer.
+
+    Raises:
+        SparseRMError: it has none.
+    """
     from sparserm.sae import list_saes
 
     if layers:
-        return tuple(f"{DEFAULT_BACKBONE}/layer_{layer}" for layer in numbers("--layers", layers, "10,15,20"))
-    found = [one for one in list_saes() if one.name.startswith(f"{DEFAULT_BACKBONE}/")]
+        return tuple(f"{backbone}/layer_{layer}" for layer in numbers("--layers", layers, "10,15,20"))
+    found = [one for one in list_saes() if one.name.startswith(f"{backbone}/")]
+    if not found:
+        raise SparseRMError(
+            f"no SAE is kept under {backbone}/ (`sparserm saes` lists them); give one or more with --sae, each of another layer"
+        )
     return tuple({one.layer: one.name for one in sorted(found, key=lambda one: one.layer)}.values())
 
 

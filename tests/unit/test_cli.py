@@ -20,7 +20,7 @@ from test_training import preference_rows, save_tiny_sae
 from sparserm import __version__, cli
 from sparserm.activations import read_corpus
 from sparserm.backbone import Backbone
-from sparserm.cli import common, entry, train_commands
+from sparserm.cli import common, entry
 from sparserm.model import SparseRM
 from sparserm.pairs import parse_pairs
 from sparserm.types import PairIssue
@@ -682,12 +682,11 @@ def test_audit_refuses_what_is_not_there(run, parts, tmp_path) -> None:
 
 
 @pytest.fixture
-def sweep(run, parts, sparserm_home, monkeypatch):
-    """Run `sparserm sweep` with the tiny backbone as the default one, and SAEs of two of its layers."""
-    monkeypatch.setattr(train_commands, "DEFAULT_BACKBONE", parts.backbone.name)
+def sweep(run, parts, sparserm_home):
+    """Run `sparserm sweep` with the tiny backbone, and SAEs of two of its layers that are kept under its name."""
     for layer in (1, 2):
         save_tiny_sae(sparserm_home / "saes" / parts.backbone.name / f"layer_{layer}", layer=layer)
-    return lambda pairs, *options: run("sweep", pairs, *options)
+    return lambda pairs, *options: run("sweep", pairs, "--backbone", parts.backbone.name, *options)
 
 
 def test_a_sweep_has_a_cell_for_every_layer_method_and_size_and_names_two(sweep, parts, tmp_path, monkeypatch) -> None:
@@ -726,3 +725,13 @@ def test_a_sweep_refuses_in_one_line(sweep, parts, options, said) -> None:
 def test_a_single_pair_cannot_be_swept(sweep, tmp_path) -> None:
     file = _rows_file(tmp_path / "one.jsonl", *preference_rows(1))
     assert "too small for these features" in sweep(file, "--json").error
+
+
+def test_a_backbone_of_ones_own_is_swept_with_its_own_saes(run, parts, tmp_path) -> None:
+    given = ("sweep", parts.train, "--backbone", parts.backbone, "--k", "2", "--methods", "effect_size,dense", "--json")
+    saes = [save_tiny_sae(tmp_path / f"layer_{layer}", layer=layer) for layer in (1, 2)]
+    found = run(*given, *(part for sae in saes for part in ("--sae", sae))).json
+    assert {(cell["layer"], cell["method"]) for cell in found["cells"]} == {
+        (layer, method) for layer in (1, 2) for method in ("effect_size", "dense")
+    }
+    assert "give one or more with --sae" in run(*given).error
