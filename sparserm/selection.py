@@ -48,15 +48,18 @@ class Evidence:
 
     @functools.cached_property
     def root(self) -> np.ndarray:
-        """``[d, d]`` float64 ``R`` with ``R R' = X'X / n + ISOTROPIC diag(X'X / n)``: ``|R'a - R'b|^2`` is how far the margins
+        """``[d, d]`` float64 ``R`` with ``R R' = X'X / n + c diag(X'X / n)``: ``|R'a - R'b|^2`` is how far the margins
         of directions ``a`` and ``b`` lie apart on the training pairs ``X`` and, a little, on pairs that differ in other ways.
 
         Without the second part the few directions of a head imitate the probe only where training pairs lie. With it heads
-        ranked pairs of held-out topics better at every task and layer tried, by half a point on average.
+        ranked pairs of held-out topics better at every task and layer tried, by half a point on average. ``c`` is
+        :data:`ISOTROPIC`, or ``d / 2n`` where that is more: the fewer pairs, the less their covariance says of others. On
+        held-out prompts that gained half a point at 100 pairs, a tenth at 300.
         """
         x = self.differences.astype(np.float64)
         covariance = x.T @ x / len(x)
-        np.fill_diagonal(covariance, (1 + ISOTROPIC) * covariance.diagonal())
+        n, d = x.shape
+        np.fill_diagonal(covariance, (1 + max(ISOTROPIC, d / (2 * n))) * covariance.diagonal())
         values, vectors = np.linalg.eigh(covariance)
         return np.asarray(vectors * np.sqrt(np.maximum(values, 0)))
 
@@ -91,7 +94,8 @@ class Evidence:
         return seen if axis is None else seen + (AVOIDANCE - 1) * np.outer(seen @ axis, axis)
 
 
-#: Weight of pairs that differ in directions of which the training pairs know nothing, beside that of the training pairs.
+#: Weight of pairs that differ in directions of which the training pairs know nothing, beside that of the training pairs, where
+#: these are many.
 ISOTROPIC = 0.3
 
 #: How much more a margin that follows length counts than one that is wrong in another way, where length is avoided.

@@ -217,3 +217,13 @@ def test_margins_are_compared_on_the_training_pairs_and_a_little_on_all_others()
     away = a - b
     expected = ((x @ away) ** 2).mean() + ISOTROPIC * ((x**2).mean(0) * away**2).sum()
     assert ((evidence.root.T @ away) ** 2).sum() == pytest.approx(expected)
+
+
+def test_the_fewer_the_pairs_the_more_their_covariance_is_doubted() -> None:
+    rng = np.random.default_rng(3)
+    x = rng.normal(size=(4, 16))  # 16 dimensions, 4 pairs: 16 / (2 x 4) = 2
+    stats = FeatureStats(np.full(16, 0.5), np.full(16, 0.5))
+    evidence = Evidence(x.astype(np.float32), np.eye(16, dtype=np.float32), np.ones(16), np.arange(4), stats)
+    away = rng.normal(size=16)
+    expected = ((x @ away) ** 2).mean() + 2 * ((x**2).mean(0) * away**2).sum()
+    assert np.square(evidence.root.T @ away).sum() == pytest.approx(expected, rel=1e-5)
