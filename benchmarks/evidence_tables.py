@@ -14,7 +14,7 @@ from sparserm.defaults import TASKS
 #: Ways in the order of the tables, and what they are called there.
 WAYS = {
     "sparse": "**ours**, 32 features",
-    **{f"frequency-{k}": f"the paper's, {k} features" for k in (16, 32, 64, 128)},
+    **{f"frequency-{k}": f"the paper's selector, {k} features" for k in (16, 32, 64, 128)},
     "dense": "dense linear probe",
     "latents": "linear on all SAE latents (peak)",
     "latents-32": "linear on 32 SAE latents (peak)",

@@ -5,6 +5,7 @@ A run that was stopped goes on where it was: a cell that is in the results is no
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +23,7 @@ from sparserm.defaults import DEFAULT_BACKBONE
 from sparserm.evaluate import accuracy_interval
 from sparserm.fine_tuning import TUNED, FineTunedRewardModel, FineTuningSettings, Way, fine_tune, train_classification_head
 from sparserm.fitting import FitSettings, fit_head
+from sparserm.head_facts import head_facts
 from sparserm.rankers import RANKERS, Material
 from sparserm.representations import represent_pairs
 from sparserm.sae import SparseAutoencoder, load_sae
@@ -66,7 +68,8 @@ def run_benchmark(
     fine_tuned: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> None:
-    """Every ranker on a user's pairs, and fine-tuning where it is wanted: one seed, the rates of :data:`TUNED`.
+    """Every ranker on a user's pairs, what else there is to know of the head trained on all of them, and fine-tuning where it
+    is wanted: one seed, the rates of :data:`TUNED`.
 
     Raises:
         SparseRMError: SAE and backbone do not go together, or a way of fine-tuning is unknown.
@@ -80,6 +83,10 @@ def run_benchmark(
     for done, _ in enumerate(rank_cells(results, task.name, material, budgets=budgets, seeds=seeds), 1):
         if progress:
             progress(done, total, "Benchmark (cells)")
+    if results.head(task.name) is None:
+        with contextlib.suppress(SparseRMError):  # fewer latents fire than a head has features: its cells are missing too
+            facts = head_facts(*material.pairs, task.test.pairs, dictionary, model, FitSettings(), progress)
+            results.add_head(task.name, {**asdict(facts), "length": facts.length.to_dict()})
     for way in fine_tuned:
         for budget in fitting_budgets(budgets, len(task.train.pairs)):
             fine_tune_cell(results, task, FineTuningSettings.tuned(cast("Way", way)), budget, backbone=backbone)

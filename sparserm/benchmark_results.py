@@ -142,6 +142,21 @@ class Results:
 
         self._change(write)
 
+    def head(self, task: str) -> dict[str, Any] | None:
+        """What :meth:`add_head` wrote of the task."""
+        found: dict[str, Any] | None = self._read()["heads"].get(task)
+        return found
+
+    def add_head(self, task: str, facts: dict[str, Any]) -> None:
+        """Write what was measured of the task's head beside its accuracy."""
+
+        def write(record: dict[str, Any]) -> None:
+            name, found = environment()
+            record["environments"][name] = found
+            record["heads"][task] = {**facts, "environment": name}
+
+        self._change(write)
+
     def add(self, row: Cell | Cost) -> None:
         """Write it, with the versions and the hardware that it was computed with."""
 
@@ -161,6 +176,7 @@ class Results:
             parts = [f'"environments": {json.dumps(record["environments"], indent=1)}']
             tasks = _lines(f"{json.dumps(name)}: {json.dumps(one)}" for name, one in record["tasks"].items())
             parts.append(f'"tasks": {{\n{tasks}\n}}')
+            parts.append(f'"heads": {json.dumps(record["heads"], indent=1, allow_nan=False)}')
             for kind in ("costs", "cells"):
                 parts.append(f'"{kind}": [\n{_lines(json.dumps(row) for row in record[kind])}\n]')
             temporary = self.path.with_suffix(f".{os.getpid()}")
@@ -169,10 +185,11 @@ class Results:
 
     def _read(self) -> dict[str, Any]:
         if not self.path.is_file():
-            return {"environments": {}, "tasks": {}, "costs": [], "cells": []}
+            return {"environments": {}, "tasks": {}, "heads": {}, "costs": [], "cells": []}
         try:
             record = json.loads(self.path.read_text())
-            return {kind: record[kind] for kind in ("environments", "tasks", "costs", "cells")}
+            parts = {kind: record[kind] for kind in ("environments", "tasks", "costs", "cells")}
+            return {"heads": record.get("heads", {}), **parts}
         except (ValueError, KeyError, TypeError) as error:
             raise SparseRMError(
                 f"{self.path} holds no results of a benchmark ({type(error).__name__}); expected the JSON that one wrote; "

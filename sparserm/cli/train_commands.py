@@ -175,11 +175,25 @@ def benchmark(
         )  # fmt: skip
     rows = [asdict(row) for row in table(results, task.name)]
     n_train, n_test = len(task.train.pairs), len(task.test.pairs)
-    if not printed_json(as_json, {"out": str(out), "n_train": n_train, "n_test": n_test, "rows": rows}):
-        print_table(
-            f"{task.name}: {n_train} pairs to learn from, judged on {n_test}", rows,
-            way="s", budget="d", accuracy=".3f", ci95=".3f", seeds="d", n_parameters=",d", seconds=".1f",
-        )  # fmt: skip
+    head = results.head(task.name)
+    if printed_json(as_json, {"out": str(out), "n_train": n_train, "n_test": n_test, "rows": rows, "head": head}):
+        return
+    print_table(
+        f"{task.name}: {n_train} pairs to learn from, judged on {n_test}", rows,
+        way="s", budget="d", accuracy=".3f", ci95=".3f", seeds="d", n_parameters=",d", seconds=".1f",
+    )  # fmt: skip
+    typer.echo("Seconds are of the fit alone, representations in memory; of fine-tuning they are of the whole training.")
+    if head:
+        faithful, balanced = head["faithfulness"], head["balanced"]
+        print_facts(f"The head of {head['k']} features from all {n_train} pairs", {
+            "margins follow length (Spearman)": head["length"]["margin_spearman"],
+            "accuracy where length says nothing": balanced and balanced["accuracy"],
+            "largest error of a sum of contributions": faithful["feature_sum"],
+            "largest error of what steering the backbone does": faithful["steer"],
+            "spread of rewards": faithful["spread"],
+            "features chosen again from other prompts (Jaccard)": head["jaccard"],
+            "the same by chance": head["chance"],
+        })  # fmt: skip
 
 
 @app.command("train-sae")
