@@ -20,7 +20,7 @@ import torch
 from sparserm.backbone import Backbone
 from sparserm.benchmark_results import Cell, Cost, Results, Task, prompt_groups
 from sparserm.defaults import DEFAULT_BACKBONE
-from sparserm.evaluate import accuracy_interval
+from sparserm.evaluate import share_interval
 from sparserm.fine_tuning import TUNED, FineTunedRewardModel, FineTuningSettings, Way, fine_tune, train_classification_head
 from sparserm.fitting import FitSettings, fit_head
 from sparserm.head_facts import head_facts
@@ -293,6 +293,6 @@ def _cell(
 ) -> Cell:
     correct = margins > 0
     return Cell(
-        task, way, budget, seed, float(correct.mean()), accuracy_interval(correct, groups), n_train, len(correct),
+        task, way, budget, seed, float(correct.mean()), share_interval(correct, groups), n_train, len(correct),
         n_parameters, seconds, cpu_seconds, np.packbits(correct).tobytes().hex(),
     )  # fmt: skip

@@ -70,13 +70,13 @@ def resampled_sums(rows: np.ndarray, groups: np.ndarray) -> np.ndarray:
 
 
 def mean_interval(rows: np.ndarray, groups: np.ndarray) -> tuple[float, float]:
-    """95 % interval of the mean of ``rows [draws, n]``: several heads, each judged on the same pairs.
+    """95 % interval of the mean of ``rows [draws, n]``: several heads, each judged on the same pairs; bool, or differences.
 
     Two independent chances, which prompts are in the test and which heads were drawn: their variances add up.
     """
     each = rows.mean(1)
     mean = float(each.mean())
-    low, high = accuracy_interval(rows.mean(0), groups)
+    low, high = (share_interval if rows.dtype == bool else accuracy_interval)(rows.mean(0), groups)
     drawn = 1.96 * float(each.std(ddof=1)) / len(each) ** 0.5 if len(each) > 1 else 0.0
     return mean - float(np.hypot(mean - low, drawn)), mean + float(np.hypot(high - mean, drawn))
 

@@ -178,11 +178,17 @@ def benchmark(
     head = results.head(task.name)
     if printed_json(as_json, {"out": str(out), "n_train": n_train, "n_test": n_test, "rows": rows, "head": head}):
         return
-    print_table(
-        f"{task.name}: {n_train} pairs to learn from, judged on {n_test}", rows,
-        way="s", budget="d", accuracy=".3f", ci95=".3f", seeds="d", n_parameters=",d", seconds=".1f",
-    )  # fmt: skip
-    typer.echo("Seconds are of the fit alone, representations in memory; of fine-tuning they are of the whole training.")
+    typer.echo(f"{task.name}: {n_train} pairs to learn from, judged on {n_test} of other prompts.")
+    for budget in wanted:
+        shown = [
+            {"way": row["way"], "accuracy": row["accuracy"], "interval": row["ci95"], "draws": row["seeds"],
+             "learned": row["n_parameters"], "seconds": row["seconds"]}
+            for row in rows if row["budget"] == budget
+        ]  # fmt: skip
+        title = "All pairs" if budget is None else f"{budget:,} pairs"
+        if shown:  # a budget of more pairs than there are has no rows
+            print_table(title, shown, way="s", accuracy=".3f", interval=".3f", draws="d", learned=",d", seconds=".1f")
+    typer.echo("Learned: numbers. Seconds: of the fit, representations in memory; of fine-tuning, of the whole training.")
     if head:
         faithful, balanced = head["faithfulness"], head["balanced"]
         print_facts(f"The head of {head['k']} features from all {n_train} pairs", {

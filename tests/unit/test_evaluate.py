@@ -13,6 +13,7 @@ from sparserm.evaluate import (
     dense_probe_margins,
     evaluate_head,
     evaluate_margins,
+    mean_interval,
     random_directions_accuracy,
     random_settings,
 )
@@ -203,3 +204,10 @@ def test_the_interval_is_that_of_drawing_prompts_one_by_one() -> None:
     hits, counts = (np.array([measure(one) for one in prompts]) for measure in (np.sum, len))
     expected = np.percentile(hits[draws].sum(1) / counts[draws].sum(1), [2.5, 97.5])
     assert accuracy_interval(correct, groups) == pytest.approx(expected, abs=0.01)
+
+
+def test_where_all_draws_are_right_the_interval_is_not_a_point() -> None:
+    rows, groups = np.ones((3, 16), bool), np.arange(16)
+    low, high = mean_interval(rows, groups)
+    assert 0.7 < low < 0.95 and high == pytest.approx(1)
+    assert mean_interval(np.zeros((3, 16), np.int8), groups) == (0, 0)  # of a difference it is: there is none
