@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import platform
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from sparserm.benchmark_results import environment
 from sparserm.pairs import load_pairs
 from sparserm.types import PreferenceData
 
@@ -37,19 +36,5 @@ def task_pairs(task: str, split: str) -> PreferenceData:
 def write_results(name: str, results: Any) -> None:
     """Keep figures as JSON with the versions and hardware that they were measured with."""
     RESULTS.mkdir(parents=True, exist_ok=True)
-    packages = ("sparserm", "torch", "transformers", "numpy", "scipy", "scikit-learn")
-    record = {
-        "hardware": {"processor": _processor(), "cores": os.cpu_count()},
-        "python": platform.python_version(),
-        "versions": {package: version(package) for package in packages},
-        "results": results,
-    }
+    record = {**environment()[1], "results": results}
     (RESULTS / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
