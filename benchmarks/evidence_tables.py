@@ -31,7 +31,7 @@ MISSING = "–"
 
 def quality() -> list[str]:
     """The short table: ours beside what people use instead."""
-    found = Results(RESULTS / "quality.json")
+    found = Results(RESULTS / "quality.json").read()
     shown = ("sparse", "dense", "latents", "full", "lora")
     lines = ["| task | pairs | " + " | ".join(WAYS[way] for way in shown) + " | ours minus fine-tuned in full |"]
     lines.append("|" + "---|" * (len(shown) + 3))
@@ -48,7 +48,7 @@ def quality() -> list[str]:
 
 def quality_full() -> list[str]:
     """Every way at every budget, accuracy with interval and how many draws of pairs it is a mean of."""
-    found = Results(RESULTS / "quality.json")
+    found = Results(RESULTS / "quality.json").read()
     lines = ["| task | way | " + " | ".join(f"{_pairs(budget)} pairs" for budget in BUDGETS) + " | trained parameters |"]
     lines.append("|" + "---|" * (len(BUDGETS) + 3))
     for task in TASKS:
@@ -63,10 +63,11 @@ def quality_full() -> list[str]:
 
 def costs() -> list[str]:
     """What training takes: time on the wall and of the processor, and the largest memory of the process."""
-    found = Results(RESULTS / "quality.json")
+    results = Results(RESULTS / "quality.json")
+    found = results.read()
     lines = ["| task | pairs | way | training, wall | processor time | peak memory | trained parameters |"]
     lines.append("|" + "---|" * 7)
-    for cost in sorted(found.costs(), key=lambda one: (TASKS.index(one.task), one.budget or 0)):
+    for cost in sorted(results.costs(), key=lambda one: (TASKS.index(one.task), one.budget or 0)):
         lines.append(
             f"| {cost.task} | {_pairs(cost.budget)} | {WAYS['sparse']}: backbone {cost.backbone_seconds:.1f} s, fit "
             f"{cost.fit_seconds:.2f} s | {cost.backbone_seconds + cost.fit_seconds:.1f} s | {cost.cpu_seconds:.0f} s "
@@ -83,7 +84,7 @@ def costs() -> list[str]:
 
 def shift() -> list[str]:
     """Trained on one task, judged on another."""
-    found = Results(RESULTS / "shift.json")
+    found = Results(RESULTS / "shift.json").read()
     lines = ["| trained on | way | pairs | " + " | ".join(f"judged on {task}" for task in TASKS) + " |"]
     lines.append("|" + "---|" * (len(TASKS) + 3))
     for trained in TASKS:

@@ -18,11 +18,11 @@ from benchmarks.common import RESULTS, task_pairs, write_results
 from benchmarks.quality import SAE, load_task, tuned_model
 from sparserm.backbone import Backbone
 from sparserm.benchmark import draw, rank_cells, represent_material, score_cell
-from sparserm.benchmark_results import Cell, Results, Task, prompt_groups
+from sparserm.benchmark_results import Cell, Results, Task
 from sparserm.defaults import DEFAULT_BACKBONE, DEFAULT_LAYER, TASKS
 from sparserm.fine_tuning import FineTunedRewardModel
 from sparserm.model import SparseRM
-from sparserm.pairs import prompt_key
+from sparserm.pairs import prompt_groups, prompt_key
 from sparserm.policy import sample_responses
 from sparserm.rankers import Material
 from sparserm.sae import load_sae
@@ -47,7 +47,7 @@ def name(trained: str, judged: str) -> str:
 
 def test_rows(task: str) -> np.ndarray:
     """Rows of a task's test pairs that all ways are judged on."""
-    return draw(prompt_groups(task_pairs(task, "test")), TEST_PAIRS, 0)
+    return draw(prompt_groups(task_pairs(task, "test").pairs), TEST_PAIRS, 0)
 
 
 def judged_on(trained: str, judged: str) -> Task:

@@ -5,7 +5,6 @@ A run that was stopped goes on where it was: a cell that is in the results is no
 
 from __future__ import annotations
 
-import contextlib
 import multiprocessing
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -18,12 +17,13 @@ import numpy as np
 import torch
 
 from sparserm.backbone import Backbone
-from sparserm.benchmark_results import Cell, Cost, Results, Task, prompt_groups
+from sparserm.benchmark_results import Cell, Cost, Results, Task
 from sparserm.defaults import DEFAULT_BACKBONE
 from sparserm.evaluate import share_interval
 from sparserm.fine_tuning import TUNED, FineTunedRewardModel, FineTuningSettings, Way, fine_tune, train_classification_head
-from sparserm.fitting import FitSettings, fit_head
+from sparserm.fitting import FitSettings, fit_head, gather_evidence
 from sparserm.head_facts import head_facts
+from sparserm.pairs import prompt_groups
 from sparserm.rankers import RANKERS, Material
 from sparserm.representations import represent_pairs
 from sparserm.sae import SparseAutoencoder, load_sae
@@ -83,10 +83,12 @@ def run_benchmark(
     for done, _ in enumerate(rank_cells(results, task.name, material, budgets=budgets, seeds=seeds), 1):
         if progress:
             progress(done, total, "Benchmark (cells)")
-    if results.head(task.name) is None:
-        with contextlib.suppress(SparseRMError):  # fewer latents fire than a head has features: its cells are missing too
-            facts = head_facts(*material.pairs, task.test.pairs, dictionary, model, FitSettings(), progress)
-            results.add_head(task.name, {**asdict(facts), "length": facts.length.to_dict()})
+    settings = FitSettings(pooling=material.pooling)
+    # Where fewer latents fire than a head has features there is none, and its cells are missing too.
+    usable = gather_evidence(material.pairs[0], dictionary, settings).usable.sum()
+    if results.head(task.name) is None and usable >= settings.k:
+        facts = head_facts(*material.pairs, task.test.pairs, dictionary, model, settings, progress)
+        results.add_head(task.name, {**asdict(facts), "length": facts.length.to_dict()})
     for way in fine_tuned:
         for budget in fitting_budgets(budgets, len(task.train.pairs)):
             fine_tune_cell(results, task, FineTuningSettings.tuned(cast("Way", way)), budget, backbone=backbone)
@@ -177,7 +179,7 @@ def frozen_cells(
         backbone: with all of its layers.
     """
     train, test = (final_states(pairs, backbone, progress) for pairs in (task.train.pairs, task.test.pairs))
-    groups, test_groups = prompt_groups(task.train), prompt_groups(task.test)
+    groups, test_groups = prompt_groups(task.train.pairs), prompt_groups(task.test.pairs)
     done = {cell.key for cell in results.cells()}
     for budget in fitting_budgets(budgets, len(groups)):
         for seed in range(seeds):
@@ -231,7 +233,7 @@ def _measure_cost(task: Task, sae: str, budget: int | None, backbone: str, setti
 
     import sklearn.model_selection  # noqa: F401  (the figure is of the fit, not of an import)
 
-    pairs = [task.train.pairs[i] for i in draw(prompt_groups(task.train), budget, 0)]
+    pairs = [task.train.pairs[i] for i in draw(prompt_groups(task.train.pairs), budget, 0)]
     dictionary = load_sae(sae)
     model = Backbone.load(backbone, through_layer=dictionary.hook.layer)
     processor, started = time.process_time(), time.perf_counter()
@@ -261,7 +263,7 @@ def fitting_budgets(budgets: Sequence[int | None], n: int) -> list[int | None]:
 def _fine_tune_cell(task: Task, settings: FineTuningSettings, budget: int | None, keep: Path | None, backbone: str) -> Cell:
     import resource
 
-    rows = draw(prompt_groups(task.train), budget, settings.seed)
+    rows = draw(prompt_groups(task.train.pairs), budget, settings.seed)
     model = fine_tune([task.train.pairs[i] for i in rows], settings, backbone)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     if keep is not None:
@@ -274,7 +276,7 @@ def score_cell(
     task: Task, way: str, model: FineTunedRewardModel, budget: int | None, seed: int, n_train: int | None = None
 ) -> Cell:
     """The cell of a trained model; ``n_train`` is the budget where it is not given."""
-    margins, groups = model.margins(task.test.pairs), prompt_groups(task.test)
+    margins, groups = model.margins(task.test.pairs), prompt_groups(task.test.pairs)
     taken = n_train or budget or len(task.train.pairs)
     return _cell(task.name, way, budget, seed, margins, groups, taken, model.n_parameters, model.seconds, model.cpu_seconds)
 

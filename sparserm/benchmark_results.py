@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import platform
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from filelock import FileLock
 
-from sparserm.pairs import prompt_key
+from sparserm.pairs import prompt_groups
 from sparserm.types import PreferenceData, SparseRMError
 
 
@@ -97,6 +97,14 @@ class Cost:
     environment: str = ""
 
 
+@dataclass(frozen=True)
+class Record:
+    """What tables are made from: all ``cells``, and of each task's test pairs the prompts, ``groups[task] [n_test]``."""
+
+    cells: tuple[Cell, ...]
+    groups: Mapping[str, np.ndarray]
+
+
 class Results:
     """The cells and costs of one JSON file, and of each task what it was made of."""
 
@@ -109,15 +117,21 @@ class Results:
         Raises:
             SparseRMError: the file is not one of ours.
         """
-        return [Cell(**{**row, "ci95": tuple(row["ci95"])}) for row in self._read()["cells"]]
+        return list(self.read().cells)
 
     def costs(self) -> list[Cost]:
         """All that are there."""
         return [Cost(**row) for row in self._read()["costs"]]
 
-    def groups(self, task: str) -> np.ndarray:
-        """``[n_test]`` the prompt of each test pair."""
-        return np.array(self._read()["tasks"][task]["test"]["groups"])
+    def read(self) -> Record:
+        """Cells and prompts in one reading.
+
+        Raises:
+            SparseRMError: the file is not one of ours.
+        """
+        record = self._read()
+        groups = {name: np.array(task["test"]["groups"]) for name, task in record["tasks"].items()}
+        return Record(tuple(_cell_of(row) for row in record["cells"]), groups)
 
     def describe(self, task: Task, **made_with: str) -> None:
         """Write what the task's cells are made of: data by name and hash, and fingerprints by name.
@@ -127,7 +141,7 @@ class Results:
         """
         found = {
             "train": _described(task.train),
-            "test": {**_described(task.test), "groups": prompt_groups(task.test).tolist()},
+            "test": {**_described(task.test), "groups": prompt_groups(task.test.pairs).tolist()},
         }
 
         def write(record: dict[str, Any]) -> None:
@@ -209,10 +223,9 @@ def environment() -> tuple[str, dict[str, Any]]:
     return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:8], found
 
 
-def prompt_groups(data: PreferenceData) -> np.ndarray:
-    """``[n]`` the same number for pairs of the same prompt, in the order in which they come: the groups of representations."""
-    numbers: dict[str, int] = {}
-    return np.array([numbers.setdefault(prompt_key(pair.prompt), len(numbers)) for pair in data.pairs])
+def _cell_of(row: Mapping[str, Any]) -> Cell:
+    low, high = row["ci95"]
+    return Cell(**{**row, "ci95": (low, high)})
 
 
 def _described(data: PreferenceData) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sparserm.benchmark_results import Cell, Results
+from sparserm.benchmark_results import Cell, Record
 from sparserm.evaluate import mean_interval
 from sparserm.types import SparseRMError
 
@@ -52,12 +52,12 @@ class Difference:
     seeds: int
 
 
-def summarise(results: Results, task: str, way: str, budget: int | None) -> Summary | None:
+def summarise(record: Record, task: str, way: str, budget: int | None) -> Summary | None:
     """One row of a table; None where there is no cell of it."""
-    cells = _cells(results, task, way, budget)
+    cells = _cells(record, task, way, budget)
     if not cells:
         return None
-    low, high = mean_interval(np.stack([cell.bits for cell in cells]), _checked_groups(results, task, cells[0].n_test))
+    low, high = mean_interval(np.stack([cell.bits for cell in cells]), _checked_groups(record, task, cells[0].n_test))
     each = [cell.accuracy for cell in cells]
     peaks = [cell.peak_mb for cell in cells if cell.peak_mb is not None]
 
@@ -71,43 +71,38 @@ def summarise(results: Results, task: str, way: str, budget: int | None) -> Summ
     )  # fmt: skip
 
 
-def difference(results: Results, task: str, budget: int | None, way: str, other: str) -> Difference | None:
+def difference(record: Record, task: str, budget: int | None, way: str, other: str) -> Difference | None:
     """``way`` minus ``other``; None where they have no seed in common."""
-    ours, theirs = ({cell.seed: cell for cell in _cells(results, task, name, budget)} for name in (way, other))
+    ours, theirs = ({cell.seed: cell for cell in _cells(record, task, name, budget)} for name in (way, other))
     seeds = sorted(ours.keys() & theirs.keys())
     if not seeds:
         return None
     rows = np.stack([ours[seed].bits.astype(np.int8) - theirs[seed].bits.astype(np.int8) for seed in seeds])
-    interval = mean_interval(rows, _checked_groups(results, task, rows.shape[1]))
+    interval = mean_interval(rows, _checked_groups(record, task, rows.shape[1]))
     return Difference(task, budget, float(rows.mean()), interval, len(seeds))
 
 
-def table(results: Results, task: str) -> list[Summary]:
+def table(record: Record, task: str) -> list[Summary]:
     """Every way at every budget, in the order in which they were computed."""
     return [
         found
-        for way, budget in dict.fromkeys((cell.way, cell.budget) for cell in results.cells() if cell.task == task)
-        if (found := summarise(results, task, way, budget))
+        for way, budget in dict.fromkeys((cell.way, cell.budget) for cell in record.cells if cell.task == task)
+        if (found := summarise(record, task, way, budget))
     ]
 
 
-def tasks_of(results: Results) -> list[str]:
-    """Tasks in the order in which their cells came."""
-    return list(dict.fromkeys(cell.task for cell in results.cells()))
-
-
-def ways_of(results: Results, known: Sequence[str]) -> list[str]:
+def ways_of(record: Record, known: Sequence[str]) -> list[str]:
     """Ways that have cells: those of ``known`` in that order, then others."""
-    there = dict.fromkeys(cell.way for cell in results.cells())
+    there = dict.fromkeys(cell.way for cell in record.cells)
     return [way for way in known if way in there] + [way for way in there if way not in known]
 
 
-def _cells(results: Results, task: str, way: str, budget: int | None) -> list[Cell]:
-    return [cell for cell in results.cells() if (cell.task, cell.way, cell.budget) == (task, way, budget)]
+def _cells(record: Record, task: str, way: str, budget: int | None) -> list[Cell]:
+    return [cell for cell in record.cells if (cell.task, cell.way, cell.budget) == (task, way, budget)]
 
 
-def _checked_groups(results: Results, task: str, n_test: int) -> np.ndarray:
-    groups = results.groups(task)
+def _checked_groups(record: Record, task: str, n_test: int) -> np.ndarray:
+    groups = record.groups[task]
     if len(groups) != n_test:
         raise SparseRMError(f"the cells of {task} are of {n_test} test pairs, the file names {len(groups)}; delete the file")
     return groups

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from sparserm import pairs_formats
 from sparserm.pairs_formats import STARTER_SETS, RawRow, list_data_files, one_line
 from sparserm.pairs_messages import (
@@ -44,6 +46,7 @@ __all__ = [
     "load_pairs",
     "parse_pairs",
     "parse_rows",
+    "prompt_groups",
     "prompt_key",
     "prompt_text",
     "read_source",
@@ -389,6 +392,12 @@ def prompt_key(prompt: str | Prompt) -> str:
     turns = [("user", prompt)] if isinstance(prompt, str) else [(turn.role, turn.content) for turn in prompt]
     normal = [[role, " ".join(content.split())] for role, content in turns]
     return hashlib.sha256(json.dumps(normal).encode()).hexdigest()[:32]
+
+
+def prompt_groups(pairs: Sequence[PreferencePair]) -> np.ndarray:
+    """``[n]`` int64, the same number for pairs of the same prompt, numbered as they come."""
+    numbers: dict[str, int] = {}
+    return np.array([numbers.setdefault(prompt_key(pair.prompt), len(numbers)) for pair in pairs], np.int64)
 
 
 def short_key(prompt: str | Prompt) -> int:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from sparserm.backbone import Backbone
-from sparserm.pairs import prompt_key
+from sparserm.pairs import prompt_groups
 from sparserm.sae import SparseAutoencoder
 from sparserm.store import Store
 from sparserm.types import (
@@ -111,8 +111,7 @@ def represent_pairs(
 ) -> dict[HookPoint, PairRepresentations]:
     """:func:`represent` for both responses of every pair."""
     texts = _pair_texts(pairs, backbone)
-    numbers: dict[str, int] = {}
-    groups = np.array([numbers.setdefault(prompt_key(pair.prompt), len(numbers)) for pair in pairs], np.int64)
+    groups = prompt_groups(pairs)
     both = represent(texts, backbone, saes, pooling, store=store, progress=progress)
     rows = np.arange(len(pairs))
     return {hook: PairRepresentations(one.take(rows), one.take(rows + len(pairs)), groups) for hook, one in both.items()}

@@ -173,7 +173,7 @@ def benchmark(
             results, task, sae=sae, backbone=backbone, budgets=wanted, seeds=seeds,
             fine_tuned=fine_tune or (), progress=progress,
         )  # fmt: skip
-    rows = [asdict(row) for row in table(results, task.name)]
+    rows = [asdict(row) for row in table(results.read(), task.name)]
     n_train, n_test = len(task.train.pairs), len(task.test.pairs)
     head = results.head(task.name)
     if printed_json(as_json, {"out": str(out), "n_train": n_train, "n_test": n_test, "rows": rows, "head": head}):

@@ -12,7 +12,7 @@ from test_rankers import _material
 from sparserm import benchmark
 from sparserm.benchmark import draw, final_states, fitting_budgets, frozen_cells, measure_cost, rank_cells, read_budgets
 from sparserm.benchmark_results import Cell, Results, Task
-from sparserm.benchmark_tables import difference, summarise, tasks_of, ways_of
+from sparserm.benchmark_tables import difference, summarise, ways_of
 from sparserm.fitting import FitSettings
 from sparserm.pairs import parse_pairs
 from sparserm.types import PreferenceData, SparseRMError
@@ -69,7 +69,7 @@ def test_a_cell_comes_back_as_it_was_with_where_it_was_computed(tmp_path) -> Non
     assert record["environments"][found.environment]["versions"]["torch"]
     assert record["tasks"]["colours"]["train"] == {"name": "train", "hash": TASK.train.content_hash, "n": 8}
     assert record["tasks"]["colours"]["sae"] == "abc"
-    assert list(results.groups("colours")) == [0, 0, 1, 1]
+    assert list(results.read().groups["colours"]) == [0, 0, 1, 1]
 
 
 def test_cells_of_other_pairs_are_not_mixed_in(tmp_path) -> None:
@@ -131,14 +131,14 @@ def test_a_summary_is_the_mean_over_seeds_and_its_interval_grows_with_their_spre
     results.add(_cell("sparse", [1, 0, 0, 0], seed=1, cpu_seconds=3.0, peak_mb=7.0))
     results.add(_cell("full", [1, 1, 1, 1], seed=1))
     results.add(_cell("full", [1, 1, 1, 1], seed=1, budget=None))
-    found = summarise(results, "colours", "sparse", 100)
+    found = summarise(results.read(), "colours", "sparse", 100)
     assert found is not None
     assert (found.accuracy, found.seeds, found.lowest, found.highest) == (0.5, 2, 0.25, 0.75)
     assert (found.cpu_seconds, found.peak_mb) == (2.0, 7.0)
     drawn = 1.96 * np.std([0.25, 0.75], ddof=1) / 2**0.5
     assert found.ci95[0] <= 0.5 - drawn + 1e-9 and found.ci95[1] >= min(1.0, 0.5 + drawn) - 1e-9
-    assert summarise(results, "colours", "sparse", None) is None
-    assert (tasks_of(results), ways_of(results, ("full", "dense"))) == (["colours"], ["full", "sparse"])
+    assert summarise(results.read(), "colours", "sparse", None) is None
+    assert ways_of(results.read(), ("full", "dense")) == ["full", "sparse"]
 
 
 def test_a_difference_is_paired_and_of_the_seeds_that_both_have(tmp_path) -> None:
@@ -147,12 +147,12 @@ def test_a_difference_is_paired_and_of_the_seeds_that_both_have(tmp_path) -> Non
     results.add(_cell("sparse", [1, 1, 1, 1], seed=0))
     results.add(_cell("sparse", [1, 1, 0, 0], seed=1))
     results.add(_cell("full", [1, 0, 0, 0], seed=1))
-    found = difference(results, "colours", 100, "sparse", "full")
+    found = difference(results.read(), "colours", 100, "sparse", "full")
     assert found is not None and (found.mean, found.seeds) == (0.25, 1)
     assert found.ci95[0] <= 0.25 <= found.ci95[1]
-    assert difference(results, "colours", 300, "sparse", "full") is None
+    assert difference(results.read(), "colours", 300, "sparse", "full") is None
     results.add(_cell("full", [1, 1, 1, 1], seed=0))
-    same = difference(results, "colours", 100, "full", "full")
+    same = difference(results.read(), "colours", 100, "full", "full")
     assert same is not None and (same.mean, same.ci95) == (0.0, (0.0, 0.0))
 
 
