@@ -42,6 +42,7 @@ __all__ = [
     "as_response",
     "check_leakage",
     "content_hash",
+    "find_file",
     "list_data_files",
     "load_pairs",
     "parse_pairs",
@@ -149,25 +150,43 @@ def read_source(source: str | Path, split: str = "train") -> tuple[str, list[Raw
         SparseRMError: nothing of that name was found, or the source as a whole cannot be read.
     """
     text = str(source)
-    try:
-        path = Path(text).expanduser()
-        is_file, is_saved = path.is_file(), pairs_formats.is_saved_dataset(path)
-    except (OSError, ValueError, RuntimeError):  # too long, a NUL, no such home: not a path
-        is_file = is_saved = False
+    if (path := find_file(source)) is not None:
+        return (text if text in STARTER_SETS else path.name), pairs_formats.read_path(path)
+    if (saved := _as_path(text)) is not None and pairs_formats.is_saved_dataset(saved):
+        return saved.name, pairs_formats.read_saved_dataset(saved, split)
+    return text, _read_named_dataset(text, split)
+
+
+def find_file(source: str | Path) -> Path | None:
+    """The file that a source means, as :func:`load_pairs` finds it; None where it is a saved dataset or a name of the hub.
+
+    Raises:
+        SparseRMError: nothing was named, or several files under ``SPARSERM_DATA`` are called so.
+    """
+    text = str(source)
     if not text.strip():
         raise SparseRMError("no preference data was named: give a file, a starter set or a dataset name")
-    if is_file:
-        return path.name, pairs_formats.read_path(path)
-    if is_saved:
-        return path.name, pairs_formats.read_saved_dataset(path, split)
-    found = pairs_formats.find_data_file(text)
-    if found is not None:
-        return found.name, pairs_formats.read_path(found)
+    path = _as_path(text)
+    if path is not None and path.is_file():
+        return path
+    if path is not None and pairs_formats.is_saved_dataset(path):
+        return None
+    if (found := pairs_formats.find_data_file(text)) is not None:
+        return found
     if text in STARTER_SETS:
         from sparserm.defaults import assets_dir
 
-        return text, pairs_formats.read_path(assets_dir() / "pairs" / f"{text}.jsonl")
-    return text, _read_named_dataset(text, split)
+        return assets_dir() / "pairs" / f"{text}.jsonl"
+    return None
+
+
+def _as_path(text: str) -> Path | None:
+    try:
+        path = Path(text).expanduser()
+        path.is_file()
+    except (OSError, ValueError, RuntimeError):  # too long, a NUL, no such home: not a path
+        return None
+    return path
 
 
 def _read_named_dataset(name: str, split: str) -> list[RawRow]:

@@ -14,6 +14,7 @@ import os
 import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,9 +53,9 @@ def one_line(text: object, limit: int = 200) -> str:
     return flat if len(flat) <= limit else flat[: limit - 1] + "…"
 
 
-def rows_of(values: Iterable[Any]) -> list[RawRow]:
+def rows_of(values: Iterable[Any], first_row: int = 1) -> list[RawRow]:
     """Number rows that are in memory; what is not a mapping of columns becomes a finding."""
-    return [_raw_row(number, value) for number, value in enumerate(values, start=1)]
+    return [_raw_row(number, value) for number, value in enumerate(values, start=first_row)]
 
 
 def read_bytes(data: bytes, filename: str) -> list[RawRow]:
@@ -68,22 +69,31 @@ def read_bytes(data: bytes, filename: str) -> list[RawRow]:
     suffix = _suffix(filename)
     if data[:4] == b"PAR1" or suffix == ".parquet":
         return _read_parquet(data, filename)
-    for beginning, kind in _OTHER_KINDS.items():
-        if data.startswith(beginning):
-            raise SparseRMError(
-                f"{filename} is {kind}, whatever its name says: expected a table of preference pairs as {', '.join(SUFFIXES)}; "
-                "export it as one of these"
-            )
-    is_utf16 = data[:2] in (b"\xff\xfe", b"\xfe\xff")
-    if is_utf16 or b"\0" in data:
-        where = "it begins with a UTF-16 mark" if is_utf16 else f"NUL at byte offset {data.index(0)}"
-        raise SparseRMError(f"{filename} is not UTF-8 text ({where}): expected UTF-8; {_SAVE_AS_UTF8}")
+    check_text(data, filename)
     bom = 3 if data.startswith(b"\xef\xbb\xbf") else 0
     if suffix in (".csv", ".tsv"):
         return _read_csv(data[bom:], filename, bom)
     if suffix in (".json", ".jsonl") or data[bom:].lstrip()[:1] in (b"{", b"["):
         return _read_json(data[bom:], filename, bom)
     raise SparseRMError(f"{filename} is not a preference file this reads: expected one of {', '.join(SUFFIXES)} or .gz of it")
+
+
+def check_text(data: bytes, filename: str, offset: int = 0) -> None:
+    """That bytes, which begin ``offset`` bytes into the file, can be text in UTF-8.
+
+    Raises:
+        SparseRMError: they are of another kind of file.
+    """
+    for beginning, kind in _OTHER_KINDS.items():
+        if not offset and data.startswith(beginning):
+            raise SparseRMError(
+                f"{filename} is {kind}, whatever its name says: expected a table of preference pairs as {', '.join(SUFFIXES)}; "
+                "export it as one of these"
+            )
+    is_utf16 = not offset and data[:2] in (b"\xff\xfe", b"\xfe\xff")
+    if is_utf16 or b"\0" in data:
+        where = "it begins with a UTF-16 mark" if is_utf16 else f"NUL at byte offset {offset + data.index(0)}"
+        raise SparseRMError(f"{filename} is not UTF-8 text ({where}): expected UTF-8; {_SAVE_AS_UTF8}")
 
 
 def read_path(path: Path) -> list[RawRow]:
@@ -235,11 +245,23 @@ def _unpack(data: bytes, filename: str) -> bytes:
 
 
 def _read_parquet(data: bytes, filename: str) -> list[RawRow]:
+    with parquet_errors(filename):
+        import pyarrow.parquet as pq
+
+        return rows_of(pq.read_table(io.BytesIO(data)).to_pylist())
+
+
+@contextmanager
+def parquet_errors(filename: str) -> Iterator[None]:
+    """What can go wrong with a Parquet file, as a finding about it.
+
+    Raises:
+        SparseRMError: something did.
+    """
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     try:
-        return rows_of(pq.read_table(io.BytesIO(data)).to_pylist())
+        yield
     except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
         raise SparseRMError(f"{filename} is not a readable Parquet file ({_reason(error)}): write it again") from error
 
@@ -258,12 +280,13 @@ def _read_json(data: bytes, filename: str, offset: int) -> list[RawRow]:
         except (ValueError, RecursionError) as error:
             if is_list and _suffix(filename) == ".json":
                 raise SparseRMError(f"{filename} is not valid JSON ({one_line(error)}): mend it there") from error
-    return list(_json_lines(data, offset))
+    return list(json_lines(data, offset))
 
 
-def _json_lines(data: bytes, offset: int) -> Iterator[RawRow]:
-    number = 0
-    for line_number, line in enumerate(data.split(b"\n"), start=1):
+def json_lines(data: bytes, offset: int = 0, first_line: int = 1, first_row: int = 1) -> Iterator[RawRow]:
+    """Rows of one JSON object a line; the data begins ``offset`` bytes into its file, with that line and that row."""
+    number = first_row - 1
+    for line_number, line in enumerate(data.split(b"\n"), start=first_line):
         if line.strip():
             number += 1
             try:

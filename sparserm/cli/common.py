@@ -58,15 +58,20 @@ def numbers(option: str, text: str, example: str) -> list[int]:
 def load(source: str, columns: Sequence[str] | None, skip_bad: bool) -> PreferenceData:
     from sparserm.pairs import load_pairs
 
+    data = load_pairs(source, columns=column_names(columns), skip_bad=skip_bad)
+    warn(data.issues, data.name)
+    return data
+
+
+def column_names(entries: Sequence[str] | None) -> dict[str, str]:
+    """What ``--column`` gave: our names to the source's."""
     mapping = {}
-    for entry in columns or ():
+    for entry in entries or ():
         ours, separator, theirs = entry.partition("=")
         if not separator or not theirs:
             raise SparseRMError(f"--column {entry!r}; expected ours=theirs, e.g. --column prompt=question")
         mapping[ours] = theirs
-    data = load_pairs(source, columns=mapping, skip_bad=skip_bad)
-    warn(data.issues, data.name)
-    return data
+    return mapping
 
 
 def load_backbone(model: Any) -> None:

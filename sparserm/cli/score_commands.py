@@ -9,10 +9,12 @@ import typer
 
 from sparserm.cli.common import (
     AsJson,
+    Columns,
     HeadOption,
     PromptOption,
     SkipBad,
     app,
+    column_names,
     load_backbone,
     print_facts,
     print_table,
@@ -26,11 +28,53 @@ from sparserm.types import SparseRMError
 @app.command()
 def score(
     head: HeadOption,
-    prompt: PromptOption,
-    response: Annotated[str, typer.Option(help="What is to be scored.")],
+    pairs: Annotated[Optional[str], typer.Argument(help="Score all pairs of a file instead, into the folder --out.")] = None,  # noqa: UP045
+    prompt: Annotated[Optional[str], typer.Option(help="What the user said.")] = None,  # noqa: UP045
+    response: Annotated[Optional[str], typer.Option(help="What is to be scored.")] = None,  # noqa: UP045
+    out: Annotated[Optional[Path], typer.Option(help="Folder of Parquet files; a stopped run goes on there.")] = None,  # noqa: UP045
+    column: Columns = None,
+    engine: Annotated[
+        str, typer.Option(help="local, or ray: Ray Data, on the cluster of RAY_ADDRESS or on this machine.")
+    ] = "local",
+    workers: Annotated[int, typer.Option(help="Workers of --engine ray.", min=1)] = 2,
     as_json: AsJson = False,
 ) -> None:
-    """Reward of one response, and what it is made of."""
+    """Reward of one response and what it is made of; or the rewards of a file of pairs, of any size."""
+    if pairs is not None:
+        if prompt is not None or response is not None or out is None:
+            raise SparseRMError(
+                "a file of pairs takes --out and neither --prompt nor --response; expected "
+                "`sparserm score PAIRS --head HEAD --out FOLDER`"
+            )
+        _score_file(pairs, head, out, column, engine, workers, as_json)
+    elif prompt is None or response is None:
+        raise SparseRMError("nothing to score; expected --prompt and --response, or a file of pairs and --out")
+    else:
+        _score_response(head, prompt, response, as_json)
+
+
+def _score_file(pairs: str, head: str, out: Path, columns: list[str] | None, engine: str, workers: int, as_json: bool) -> None:
+    from sparserm.bulk_scoring import score_file, score_here
+    from sparserm.progress import terminal_progress
+
+    if engine == "ray":
+        from sparserm.integrations.ray import RayEngine
+
+        run: Any = RayEngine(workers)
+    elif engine == "local":
+        run = score_here
+    else:
+        raise SparseRMError(f"--engine is {engine!r}; expected local or ray")
+    with terminal_progress() as progress:
+        scored = score_file(pairs, head, out, columns=column_names(columns), engine=run, progress=progress)
+    if scored.n_unusable:
+        typer.echo(f"warning: {scored.n_unusable} rows cannot be used; the column `problem` says why", err=True)
+    warn_truncated(scored.n_truncated)
+    if not printed_json(as_json, vars(scored)):
+        print_facts(f"{pairs} scored by {scored.head}", vars(scored))
+
+
+def _score_response(head: str, prompt: str, response: str, as_json: bool) -> None:
     from sparserm.model import SparseRM
 
     model = SparseRM.from_pretrained(head)

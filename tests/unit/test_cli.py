@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -152,13 +153,40 @@ def test_a_prompt_beyond_the_context_is_scored_with_a_warning_on_stderr(run, par
         (["--response", "  "], "response is empty; give a text"),
         (["--response", "a", "--prompt", ""], "prompt is empty; give a text"),
         (["--response", "\udcff"], "broken Unicode"),
-        ([], "Missing option '--response'"),
+        ([], "nothing to score; expected --prompt and --response, or a file of pairs and --out"),
     ],
 )
 @pytest.mark.parametrize("as_json", [True, False])
 def test_score_refuses_what_cannot_be_scored(run, parts, options, said, as_json) -> None:
     result = run("score", "--head", parts.head, "--prompt", PROMPT, *options, *["--json"] * as_json)
     assert said in result.error
+
+
+def test_a_file_is_scored_into_a_folder_and_a_second_run_finds_it_done(run, parts, tmp_path) -> None:
+    rows = [*preference_rows(6, 3, seed=5), {"prompt": "p", "chosen": "a", "rejected": "a"}]
+    file = _rows_file(tmp_path / "pairs.jsonl", *rows)
+    command = ("score", file, "--head", parts.head, "--out", tmp_path / "scores", "--json")
+    result = run(*command)
+    assert (result.json["n_rows"], result.json["n_pairs"], result.json["n_unusable"]) == (7, 6, 1)
+    assert result.err == "warning: 1 rows cannot be used; the column `problem` says why\n"
+    table = pd.read_parquet(tmp_path / "scores")
+    alone = run("score", "--head", parts.head, "--prompt", rows[2]["prompt"], "--response", rows[2]["chosen"], "--json").json
+    assert table["reward_chosen"][2] == pytest.approx(alone["reward"], abs=1e-4)
+    assert result.json["accuracy"] == pytest.approx((table["margin"].dropna() > 0).mean())
+    assert run(*command).json["n_done_before"] == 7
+    plain = run(*command[:-1])
+    assert plain.code == 0 and "pairs per second" in plain.out
+
+
+def test_scoring_a_file_refuses_in_one_line(run, parts, tmp_path) -> None:
+    file = _rows_file(tmp_path / "pairs.jsonl", *preference_rows(2, 1))
+    head = ("--head", parts.head)
+    assert "expected `sparserm score PAIRS --head HEAD --out FOLDER`" in run("score", file, *head).error
+    both = run("score", file, *head, "--out", tmp_path / "out", "--prompt", "p", "--response", "r")
+    assert "neither --prompt nor --response" in both.error
+    assert "expected local or ray" in run("score", file, *head, "--out", tmp_path / "out", "--engine", "spark").error
+    assert "is not empty and holds no scores" in run("score", file, *head, "--out", parts.head).error
+    assert "no preference data called" in run("score", tmp_path / "none.jsonl", *head, "--out", tmp_path / "out").error
 
 
 def test_compare_needs_two_responses(run, parts) -> None:

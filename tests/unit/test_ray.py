@@ -1,0 +1,80 @@
+"""Ray Data on a local cluster of two workers: the rows and rewards of the local engine, also when a worker is killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+
+import pandas as pd
+import pytest
+from test_training import preference_rows, save_tiny_sae
+
+from sparserm import bulk_scoring
+from sparserm.bulk_scoring import score_file
+from sparserm.integrations.ray import RayEngine
+from sparserm.model import SparseRM
+from sparserm.pairs import parse_pairs
+from sparserm.parts import cut
+
+ray = pytest.importorskip("ray")
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    """Two processors, and a data folder that the workers inherit."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SPARSERM_HOME", str(tmp_path_factory.mktemp("ray-home")))
+        patch.setenv("RAY_AUTH_MODE", "disabled")
+        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+        yield os.environ["SPARSERM_HOME"]
+        ray.shutdown()
+
+
+@pytest.fixture
+def head(cluster, monkeypatch, tmp_path, tiny_folder):
+    """A head whose backbone the workers find, since they see the same data folder."""
+    monkeypatch.setenv("SPARSERM_HOME", cluster)
+    monkeypatch.setattr(bulk_scoring, "cut", lambda source: cut(source, 4))
+    data = parse_pairs(preference_rows(), "train")
+    sae = save_tiny_sae(tmp_path / "tiny-sae")
+    SparseRM.fit(data, backbone=tiny_folder, sae=sae, k=4, l2=0.1, selection="effect_size").save_pretrained(tmp_path / "head")
+    return tmp_path / "head"
+
+
+def _workers() -> list[int]:
+    listed = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout.splitlines()
+    return [int(line.split()[0]) for line in listed if "ray::MapWorker" in line]
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_the_rows_and_rewards_are_those_of_the_local_engine_though_a_worker_is_killed(head, tmp_path, kind):
+    path = tmp_path / f"pairs.{kind}"
+    frame = pd.DataFrame(preference_rows(120, 30, seed=3))
+    frame.to_parquet(path) if kind == "parquet" else frame.to_json(path, orient="records", lines=True)
+    local = score_file(path, head, tmp_path / "local")
+    killed: list[int] = []
+
+    def kill_one(done: int, total: int, what: str) -> None:
+        if what.startswith("Scores") and not killed:
+            killed.append(_workers()[0])
+            os.kill(killed[0], signal.SIGKILL)
+
+    scored = score_file(path, head, tmp_path / "ray", engine=RayEngine(workers=2), progress=kill_one)
+    assert killed and killed[0] not in _workers()
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "ray"), pd.read_parquet(tmp_path / "local"))
+    assert (scored.n_pairs, scored.accuracy) == (local.n_pairs, local.accuracy)
+
+
+def test_either_engine_goes_on_where_the_other_was_stopped(head, tmp_path):
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in preference_rows(40, 10, seed=4)))
+    score_file(path, head, tmp_path / "out")
+    whole = pd.read_parquet(tmp_path / "out")
+    for file in sorted((tmp_path / "out").glob("part-*"))[3:]:
+        file.unlink()
+    again = score_file(path, head, tmp_path / "out", engine=RayEngine(workers=2))
+    assert again.n_done_before == 12
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "out"), whole)
+    score_file(path, head, tmp_path / "out", engine=RayEngine(workers=2))  # nothing is left to do
