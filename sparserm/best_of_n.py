@@ -23,7 +23,7 @@ from sparserm.pairs import PairsError, prompt_key
 from sparserm.pairs_formats import RawRow, one_line, read_bytes, read_path
 from sparserm.pairs_messages import RowError, answer, as_prompt, check_prompt, plain, text_or_messages, transcript
 from sparserm.store import stored
-from sparserm.types import Message, PairIssue, Progress, Prompt, SparseRMError
+from sparserm.types import Message, PairIssue, Progress, Prompt, SparseRMError, Text
 
 if TYPE_CHECKING:
     from sparserm.model import SparseRM
@@ -265,11 +265,11 @@ def rank(model: SparseRM, candidates: Candidates, *, progress: Progress | None =
 
 def count_missing_tokens(model: SparseRM, candidates: Candidates) -> int:
     """Tokens that :func:`rank` would have to run the backbone for; the rest is in the store."""
-    from sparserm.representations import count_missing_texts
+    from sparserm.representations import count_missing
 
-    texts = [model.backbone.tokenize(one.prompt, response) for one in candidates.sets for response in one.responses]
+    texts = [Text(one.prompt, response) for one in candidates.sets for response in one.responses]
     with stored() as store:
-        return count_missing_texts(texts, model.backbone, {model.card.hook_point: None}, model.head.pooling, store)[1]
+        return count_missing(texts, model.backbone, {model.card.hook_point: None}, model.head.pooling, store)[1]
 
 
 def rank_by(candidates: Candidates, rewards: np.ndarray) -> tuple[RankedSet, ...]:

@@ -28,6 +28,7 @@ from sparserm.types import (
     Progress,
     Prompt,
     SparseRMError,
+    Text,
 )
 
 if TYPE_CHECKING:
@@ -293,7 +294,7 @@ class SparseRM:
     def _pooled(self, prompts: list[Prompt], responses: list[str], progress: Progress | None = None) -> np.ndarray:
         from sparserm.representations import represent
 
-        texts = [self.backbone.tokenize(prompt, response) for prompt, response in zip(prompts, responses, strict=True)]
+        texts = [Text(prompt, response) for prompt, response in zip(prompts, responses, strict=True)]
         hook = self.card.hook_point
         with stored() as store:
             pooled = represent(texts, self.backbone, {hook: None}, self.head.pooling, store=store, progress=progress)

@@ -1,4 +1,4 @@
-"""From tokenised texts to pooled representations and the latents that fired, through the store."""
+"""From texts to pooled representations and the latents that fired, through the store."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from sparserm.types import (
     Progress,
     Representations,
     SparseRMError,
-    TokenizedText,
+    Text,
 )
 
 #: Responses computed between two writes to the store: what an interruption can cost.
@@ -28,7 +28,7 @@ FLUSH_EVERY = 64
 
 
 def represent(
-    texts: Sequence[TokenizedText],
+    texts: Sequence[Text],
     backbone: Backbone,
     saes: Mapping[HookPoint, SparseAutoencoder | None],
     pooling: Pooling,
@@ -38,28 +38,28 @@ def represent(
 ) -> dict[HookPoint, Representations]:
     """Pooled representations at each hook point, and how the SAE given for it fired; one pass of the backbone.
 
-    What the store holds is not computed again, nor is a text that occurs twice. Both poolings are stored, whichever is
-    asked for, and as they come, so that interrupted work goes on where it was.
+    What the store holds is not computed again nor even tokenised, nor is a text that occurs twice. Both poolings are stored,
+    whichever is asked for, and as they come, so that interrupted work goes on where it was.
 
     Args:
-        texts: the responses, ``n`` of them.
+        texts: the responses with their prompts, ``n`` of them.
         saes: for each hook point its SAE, or None where only representations are wanted.
         pooling: over the response.
     """
     wanted = _wanted(texts, backbone, saes, pooling)
-    known = store.get_many(list({key for keys in wanted for key in keys})) if store is not None else {}
+    known = store.get_many([key for keys in wanted for key in keys]) if store is not None else {}
     # The keys of one text stand for it: a text that occurs twice is computed once.
-    todo = {tuple(keys): text for keys, text in zip(wanted, texts, strict=True) if not known.keys() >= set(keys)}
-    for blobs in _compute(list(todo.values()), backbone, saes, progress):
-        if store is not None:
-            store.put_many(blobs)
-        known |= blobs
+    todo = {keys[0]: text for keys, text in zip(wanted, texts, strict=True) if not all(key in known for key in keys)}
+    if todo:
+        for blobs in _compute(list(todo.values()), backbone, saes, progress):
+            if store is not None:
+                store.put_many(blobs)
+            known |= blobs
 
-    n_tokens = np.array([text.end - text.start for text in texts], np.int32)
-    n_truncated = np.array([text.n_truncated for text in texts], np.int32)
+    counts = np.frombuffer(b"".join(known[keys[0]] for keys in wanted), np.int32).reshape(len(texts), 2)
     result = {}
     with_sae = [hook for hook, sae in saes.items() if sae]
-    for column, (hook, sae) in enumerate(saes.items()):
+    for column, (hook, sae) in enumerate(saes.items(), 1):
         h = np.frombuffer(b"".join(known[keys[column]] for keys in wanted), np.float32).reshape(len(texts), backbone.d_model)
         if not np.isfinite(h).all():  # the backbone refuses to give such states: an earlier version or damage left them
             first = int(np.argmin(np.isfinite(h).all(1)))
@@ -69,35 +69,24 @@ def represent(
             )
         latents = None
         if sae:
-            fired = len(saes) + with_sae.index(hook)
+            fired = 1 + len(saes) + with_sae.index(hook)
             latents = _summary([known[keys[fired]] for keys in wanted], sae.d_sae)
-        result[hook] = Representations(pooling, h, n_tokens, n_truncated, latents)
+        result[hook] = Representations(pooling, h, counts[:, 0], counts[:, 1], latents)
     return result
 
 
 def count_missing(
-    pairs: Sequence[PreferencePair],
+    texts: Sequence[Text],
     backbone: Backbone,
     saes: Mapping[HookPoint, SparseAutoencoder | None],
     pooling: Pooling,
     store: Store | None,
 ) -> tuple[int, int]:
-    """Responses, and their tokens with their prompts', that :func:`represent_pairs` would have to run the backbone for."""
-    return count_missing_texts(_pair_texts(pairs, backbone), backbone, saes, pooling, store)
-
-
-def count_missing_texts(
-    texts: Sequence[TokenizedText],
-    backbone: Backbone,
-    saes: Mapping[HookPoint, SparseAutoencoder | None],
-    pooling: Pooling,
-    store: Store | None,
-) -> tuple[int, int]:
-    """Texts, and their tokens, that :func:`represent` would have to run the backbone for."""
+    """Texts, and their tokens with their prompts', that :func:`represent` would have to run the backbone for."""
     wanted = _wanted(texts, backbone, saes, pooling)
     missing = store.missing([key for keys in wanted for key in keys]) if store is not None else None
-    todo = {tuple(keys): text for keys, text in zip(wanted, texts, strict=True) if missing is None or missing & set(keys)}
-    return len(todo), sum(len(text.ids) for text in todo.values())
+    todo = {keys[0]: text for keys, text in zip(wanted, texts, strict=True) if missing is None or not missing.isdisjoint(keys)}
+    return len(todo), sum(len(text.ids) for text in backbone.chat.many(list(todo.values())))
 
 
 def represent_pairs(
@@ -110,54 +99,55 @@ def represent_pairs(
     progress: Progress | None = None,
 ) -> dict[HookPoint, PairRepresentations]:
     """:func:`represent` for both responses of every pair."""
-    texts = _pair_texts(pairs, backbone)
     groups = prompt_groups(pairs)
-    both = represent(texts, backbone, saes, pooling, store=store, progress=progress)
+    both = represent(pair_texts(pairs), backbone, saes, pooling, store=store, progress=progress)
     rows = np.arange(len(pairs))
     return {hook: PairRepresentations(one.take(rows), one.take(rows + len(pairs)), groups) for hook, one in both.items()}
 
 
-def _pair_texts(pairs: Sequence[PreferencePair], backbone: Backbone) -> list[TokenizedText]:
+def pair_texts(pairs: Sequence[PreferencePair]) -> list[Text]:
     """All chosen responses, then all rejected ones."""
-    texts = [backbone.tokenize(pair.prompt, pair.chosen) for pair in pairs]
-    return texts + [backbone.tokenize(pair.prompt, pair.rejected) for pair in pairs]
+    return [Text(pair.prompt, pair.chosen) for pair in pairs] + [Text(pair.prompt, pair.rejected) for pair in pairs]
 
 
 def _wanted(
-    texts: Sequence[TokenizedText],
+    texts: Sequence[Text],
     backbone: Backbone,
     saes: Mapping[HookPoint, SparseAutoencoder | None],
     pooling: Pooling,
 ) -> list[list[bytes]]:
-    """For each text the keys of its representations, one for each hook point, then those of the SAEs' latents."""
-    wanted = [[_key(text, backbone, hook, pooling) for hook in saes] for text in texts]
-    for keys, text in zip(wanted, texts, strict=True):
-        keys += [_key(text, backbone, hook, _firing(sae)) for hook, sae in saes.items() if sae]
-    return wanted
+    """For each text the keys of its counts, of its representations, one for each hook point, then of the SAEs' latents."""
+    places = [_place(backbone, None, "tokens"), *(_place(backbone, hook, pooling) for hook in saes)]
+    places += [_place(backbone, hook, _firing(sae)) for hook, sae in saes.items() if sae]
+    contents = map(_content, texts)
+    return [[_key(place, content) for place in places] for content in contents]
 
 
 def _compute(
-    texts: Sequence[TokenizedText],
+    texts: Sequence[Text],
     backbone: Backbone,
     saes: Mapping[HookPoint, SparseAutoencoder | None],
     progress: Progress | None,
 ) -> Iterator[dict[bytes, bytes]]:
     """Run the backbone and yield finished blobs by key, some texts at a time."""
+    counts = _place(backbone, None, "tokens")
+    places = {(hook, pooling): _place(backbone, hook, pooling) for hook in saes for pooling in ("last", "mean")}
+    firing = {hook: _place(backbone, hook, _firing(sae)) for hook, sae in saes.items() if sae}
+    tokenized = backbone.chat.many(texts)
     blobs: dict[bytes, bytes] = {}
-    for done, (i, states) in enumerate(backbone.hidden_states(texts, list(saes), progress=progress), 1):
-        text = texts[i]
+    for done, (i, states) in enumerate(backbone.hidden_states(tokenized, list(saes), progress=progress), 1):
+        text, content = tokenized[i], _content(texts[i])
+        blobs[_key(counts, content)] = np.array([text.end - text.start, text.n_truncated], np.int32).tobytes()
         for hook, state in states.items():
             response = state[: text.end - text.start]
-            blobs[_key(text, backbone, hook, "last")] = state[-1].cpu().numpy().tobytes()
-            blobs[_key(text, backbone, hook, "mean")] = response.mean(0).cpu().numpy().tobytes()
+            blobs[_key(places[hook, "last"], content)] = state[-1].cpu().numpy().tobytes()
+            blobs[_key(places[hook, "mean"], content)] = response.mean(0).cpu().numpy().tobytes()
             if sae := saes[hook]:
                 z = sae.encode(response)
                 rate = (z > 0).float().mean(0).cpu().numpy()
                 fired = np.flatnonzero(rate).astype(np.int32)
                 peak = z.amax(0).cpu().numpy()
-                blobs[_key(text, backbone, hook, _firing(sae))] = (
-                    fired.tobytes() + rate[fired].tobytes() + peak[fired].tobytes()
-                )
+                blobs[_key(firing[hook], content)] = fired.tobytes() + rate[fired].tobytes() + peak[fired].tobytes()
         if done % FLUSH_EVERY == 0:
             yield blobs
             blobs = {}
@@ -170,15 +160,23 @@ def _firing(sae: SparseAutoencoder) -> str:
     return f"{sae.fingerprint} rate peak"
 
 
-def _key(text: TokenizedText, backbone: Backbone, hook: HookPoint, what: str) -> bytes:
-    """The content and everything that the result depends on: ``what`` is a pooling, or what is kept of an SAE's latents.
+def _place(backbone: Backbone, hook: HookPoint | None, what: str) -> bytes:
+    """Everything but the text that a result depends on; ``what`` is a pooling, or what is kept of an SAE's latents.
 
-    The dtype is part of it, since bfloat16 and float32 differ in the third digit; how the turn is closed only where it is
-    read.
+    The backbone's fingerprint covers its tokenizer and template. The dtype is part of it, since bfloat16 and float32 differ
+    in the third digit.
     """
-    ids = text.ids if what == "last" else text.ids[: text.end]
-    place = f"{backbone.fingerprint}|{backbone.dtype}|{hook.name}|{what}|{text.start}|{text.end}|"
-    return hashlib.sha256(place.encode() + np.asarray(ids, np.int32).tobytes()).digest()
+    where = hook.name if hook else ""
+    return f"{backbone.fingerprint}|{backbone.dtype}|{backbone.chat.max_length}|{where}|{what}|".encode()
+
+
+def _content(text: Text) -> bytes:
+    turns = [(turn.role, turn.content) for turn in text.prompt]
+    return hashlib.sha256(repr((turns, text.response)).encode("utf-8", "surrogatepass")).digest()
+
+
+def _key(place: bytes, content: bytes) -> bytes:
+    return hashlib.sha256(place + content).digest()
 
 
 def _summary(blobs: Sequence[bytes], d_sae: int) -> LatentSummary:

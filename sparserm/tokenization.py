@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from sparserm.types import Message, Prompt, SparseRMError, TokenizedText
+from sparserm.types import Message, Prompt, SparseRMError, Text, TokenizedText
 
 #: For backbones without a chat template of their own (GPT-2, base models).
 PLAIN_TEMPLATE = (
@@ -42,21 +42,41 @@ class ChatTokenizer:
         Raises:
             SparseRMError: the response is empty, or the template refuses the conversation's roles.
         """
-        head = self.prompt_ids(prompt)
-        body = self._encode_content(response)
+        return self._assemble(prompt, response, self._encode_content)
+
+    def many(self, texts: Sequence[Text]) -> list[TokenizedText]:
+        """The same for many texts, several times as fast: each content is tokenised once, all of them in one call.
+
+        Raises:
+            SparseRMError: as for one.
+        """
+        contents = dict.fromkeys(turn.content for text in texts for turn in text.prompt)
+        contents |= dict.fromkeys(text.response for text in texts)
+        if not contents:
+            return []
+        found = self.tokenizer(list(contents), add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        ids = dict(zip(contents, map(tuple, found), strict=True))
+        return [self._assemble(text.prompt, text.response, ids.__getitem__) for text in texts]
+
+    def prompt_ids(self, prompt: Prompt) -> tuple[int, ...]:
+        """Token ids of the templated prompt, up to where the response begins."""
+        return self._prompt_ids(prompt, self._encode_content)
+
+    def _assemble(self, prompt: Prompt, response: str, encode: Callable[[str], tuple[int, ...]]) -> TokenizedText:
+        head = self._prompt_ids(prompt, encode)
+        body = encode(response)
         if not body:
             raise SparseRMError(f"the response {response!r} has no tokens: expected text to score; give a response")
         ids = head + body + self._closing(tuple(message.role for message in prompt))
         cut = max(0, len(ids) - self.max_length)
         return TokenizedText(ids[cut:], max(0, len(head) - cut), len(head) + len(body) - cut, cut)
 
-    def prompt_ids(self, prompt: Prompt) -> tuple[int, ...]:
-        """Token ids of the templated prompt, up to where the response begins."""
+    def _prompt_ids(self, prompt: Prompt, encode: Callable[[str], tuple[int, ...]]) -> tuple[int, ...]:
         ids: list[int] = []
         for text, content in self._pieces(tuple(message.role for message in prompt)):
             ids += self._template_ids(text)
             if content is not None:
-                ids += self._encode_content(prompt[content].content)
+                ids += encode(prompt[content].content)
         return tuple(ids)
 
     def conversation(self, messages: Sequence[Message]) -> tuple[int, ...]:

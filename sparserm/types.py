@@ -65,6 +65,14 @@ Prompt = tuple[Message, ...]
 
 
 @dataclass(frozen=True)
+class Text:
+    """A response to a prompt: what has a representation and a reward."""
+
+    prompt: Prompt
+    response: str
+
+
+@dataclass(frozen=True)
 class PreferencePair:
     """One comparison: to ``prompt``, ``chosen`` was preferred over ``rejected``.
 

@@ -9,7 +9,7 @@ import streamlit as st
 
 from sparserm import jobs
 from sparserm.pairs import PairsError
-from sparserm.representations import count_missing, represent_pairs
+from sparserm.representations import count_missing, pair_texts, represent_pairs
 from sparserm.sources import DataSource, keep_upload, list_sources
 from sparserm.store import stored
 from sparserm.types import PairIssue, PairRepresentations, PreferenceData, SparseRMError
@@ -173,7 +173,7 @@ def _represent(
     model, dictionary = _context.model().backbone, _context.sae()
     saes, place = {dictionary.hook: dictionary}, _context.saved.head.pooling
     with stored() as store:
-        responses, tokens = count_missing(_data.pairs, model, saes, place, store)
+        responses, tokens = count_missing(pair_texts(_data.pairs), model, saes, place, store)
         if tokens > INLINE_TOKENS:
             raise _TooMuchError(responses)
         return represent_pairs(_data.pairs, model, saes, place, store=store)[dictionary.hook]

@@ -8,10 +8,10 @@ import torch
 from tiny import HIDDEN
 
 from sparserm.backbone import Backbone
-from sparserm.representations import FLUSH_EVERY, _compute, count_missing, represent, represent_pairs
+from sparserm.representations import FLUSH_EVERY, _compute, count_missing, pair_texts, represent, represent_pairs
 from sparserm.sae import SparseAutoencoder
 from sparserm.store import Store
-from sparserm.types import HookPoint, Message, PreferencePair, Representations, SparseRMError
+from sparserm.types import HookPoint, Message, PreferencePair, Representations, SparseRMError, Text
 
 HOOK, OTHER = HookPoint(2), HookPoint(1, "mlp_out")
 D_SAE = 48
@@ -50,15 +50,20 @@ def rows(tiny_backbone, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def texts(tiny_backbone):
+def texts():
     prompts, responses = ("Hi", "Tell me of the thing"), ("Yes.", "Rather not, no.", "the 🙂")
-    return [tiny_backbone.tokenize(user(prompt), response) for prompt in prompts for response in responses]
+    return [Text(user(prompt), response) for prompt in prompts for response in responses]
 
 
 @pytest.fixture(scope="module")
-def states(tiny_backbone, texts):
+def tokenized(tiny_backbone, texts):
+    return [tiny_backbone.tokenize(text.prompt, text.response) for text in texts]
+
+
+@pytest.fixture(scope="module")
+def states(tiny_backbone, texts, tokenized):
     """Per hook, the states of each text's response and of what closes its turn."""
-    found = dict(tiny_backbone.hidden_states(texts, [HOOK, OTHER]))
+    found = dict(tiny_backbone.hidden_states(tokenized, [HOOK, OTHER]))
     return {hook: [found[i][hook] for i in range(len(texts))] for hook in (HOOK, OTHER)}
 
 
@@ -70,32 +75,32 @@ def assert_same(one: Representations, other: Representations):
 
 
 @pytest.mark.parametrize("hook", [HOOK, OTHER])
-def test_mean_pooling_is_the_mean_over_the_responses_own_tokens(tiny_backbone, texts, states, hook):
+def test_mean_pooling_is_the_mean_over_the_responses_own_tokens(tiny_backbone, texts, tokenized, states, hook):
     got = represent(texts, tiny_backbone, {hook: None}, "mean")[hook]
-    expected = [state[: text.end - text.start].mean(0).numpy() for text, state in zip(texts, states[hook], strict=True)]
+    expected = [state[: text.end - text.start].mean(0).numpy() for text, state in zip(tokenized, states[hook], strict=True)]
     np.testing.assert_allclose(got.h, expected, atol=1e-5)
     assert (got.pooling, got.h.dtype, got.latents) == ("mean", np.float32, None)
 
 
 @pytest.mark.parametrize("hook", [HOOK, OTHER])
-def test_last_pooling_is_the_state_where_the_turn_is_closed(tiny_backbone, texts, states, hook):
+def test_last_pooling_is_the_state_where_the_turn_is_closed(tiny_backbone, texts, tokenized, states, hook):
     got = represent(texts, tiny_backbone, {hook: None}, "last")[hook]
     np.testing.assert_allclose(got.h, [state[-1].numpy() for state in states[hook]], atol=1e-5)
-    assert all(len(text.ids) > text.end for text in texts)
+    assert all(len(text.ids) > text.end for text in tokenized)
     assert got.pooling == "last"
 
 
-def test_tokens_are_counted(tiny_folder, texts):
+def test_tokens_are_counted(tiny_folder, tokenized):
     backbone = Backbone.load(tiny_folder, dtype="float32")
-    backbone.chat.max_length = len(texts[0].ids)
-    short, long = (backbone.tokenize(user("Hi" + "." * n), "Yes.") for n in (0, 7))
+    backbone.chat.max_length = len(tokenized[0].ids)
+    short, long = (Text(user("Hi" + "." * n), "Yes.") for n in (0, 7))
     got = represent([short, long], backbone, {HOOK: None}, "mean")[HOOK]
     assert got.n_tokens.tolist() == [4, 4]
     assert got.n_truncated.tolist() == [0, 7]
 
 
 @pytest.mark.parametrize("pooling", ["last", "mean"])
-def test_a_latents_rate_and_peak_are_over_the_responses_own_tokens(tiny_backbone, texts, states, pooling):
+def test_a_latents_rate_and_peak_are_over_the_responses_own_tokens(tiny_backbone, texts, tokenized, states, pooling):
     sae = make_sae()
     latents = represent(texts, tiny_backbone, {HOOK: sae}, pooling)[HOOK].latents
     dense, peaks = np.zeros((2, len(texts), D_SAE), np.float32)
@@ -104,7 +109,7 @@ def test_a_latents_rate_and_peak_are_over_the_responses_own_tokens(tiny_backbone
         dense[row, latents.indices[start:end]] = latents.rate[start:end]
         peaks[row, latents.indices[start:end]] = latents.peak[start:end]
     w = sae.weights
-    for row, (text, state) in enumerate(zip(texts, states[HOOK], strict=True)):
+    for row, (text, state) in enumerate(zip(tokenized, states[HOOK], strict=True)):
         pre = (state[: text.end - text.start] - w["b_dec"]) @ w["W_enc"] + w["b_enc"]
         np.testing.assert_allclose(dense[row], (pre > 0).float().mean(0).numpy(), atol=1e-6)
         np.testing.assert_allclose(peaks[row], pre.amax(0).clamp(min=0).numpy(), rtol=1e-4, atol=1e-5)
@@ -154,6 +159,32 @@ def test_the_store_serves_another_process_of_the_same_model(tiny_backbone, tiny_
     again = Backbone.load(tiny_folder, dtype="float32", through_layer=2)
     represent(texts, again, {HOOK: make_sae()}, "mean", store=Store(store.path))
     assert not rows
+
+
+def test_what_is_stored_is_not_tokenised(tiny_backbone, texts, store, monkeypatch):
+    first = represent(texts, tiny_backbone, {HOOK: None}, "mean", store=store)[HOOK]
+    monkeypatch.setattr(type(tiny_backbone.chat), "many", lambda *given: pytest.fail("tokenised"))
+    again = represent(texts, tiny_backbone, {HOOK: None}, "mean", store=store)[HOOK]
+    assert np.array_equal(again.n_tokens, first.n_tokens) and np.array_equal(again.h, first.h)
+
+
+def test_texts_that_read_alike_when_joined_are_kept_apart(tiny_backbone, store, rows):
+    """Where a prompt ends and a response begins is part of a text, and so is who said what."""
+    one, two = Text(user("Hi"), "there 'x', 'y'"), Text(user("Hi there"), "'x', 'y'")
+    said = Text((Message("user", "Hi"), Message("assistant", "a"), Message("user", "b")), "c")
+    other = Text((Message("user", "Hi"), Message("user", "a"), Message("user", "b")), "c")
+    for text in (one, two, said, other):
+        represent([text], tiny_backbone, {HOOK: None}, "mean", store=store)
+    assert len(rows) == 4
+
+
+def test_another_context_length_is_computed_anew(tiny_folder, texts, store, rows):
+    backbone = Backbone.load(tiny_folder, dtype="float32")
+    represent(texts, backbone, {HOOK: None}, "mean", store=store)
+    backbone.chat.max_length -= 1
+    n = len(rows)
+    represent(texts, backbone, {HOOK: None}, "mean", store=store)
+    assert len(rows) == 2 * n
 
 
 def test_only_texts_that_the_store_lacks_are_computed(tiny_backbone, texts, store, rows):
@@ -212,7 +243,7 @@ def test_pairs_keep_their_order_and_sides(tiny_backbone):
     got = represent_pairs(pairs, tiny_backbone, {HOOK: make_sae()}, "last")[HOOK]
     for i, pair in enumerate(pairs):
         for side, response in ((got.chosen, pair.chosen), (got.rejected, pair.rejected)):
-            alone = represent([tiny_backbone.tokenize(pair.prompt, response)], tiny_backbone, {HOOK: make_sae()}, "last")[HOOK]
+            alone = represent([Text(pair.prompt, response)], tiny_backbone, {HOOK: make_sae()}, "last")[HOOK]
             np.testing.assert_allclose(side.h[i], alone.h[0], atol=1e-4)
             assert np.array_equal(side.take(np.array([i])).latents.indices, alone.latents.indices)
     np.testing.assert_array_equal(got.differences, got.chosen.h - got.rejected.h)
@@ -220,7 +251,7 @@ def test_pairs_keep_their_order_and_sides(tiny_backbone):
 
 def test_interrupted_work_goes_on_where_it_was(tiny_backbone, store, rows):
     n = 2 * FLUSH_EVERY
-    many = [tiny_backbone.tokenize(user(f"Question {i}" + " the" * 30), f"Answer {i}") for i in range(n)]
+    many = [Text(user(f"Question {i}" + " the" * 30), f"Answer {i}") for i in range(n)]
 
     def cancel(done, *_):
         if done >= FLUSH_EVERY:
@@ -230,7 +261,7 @@ def test_interrupted_work_goes_on_where_it_was(tiny_backbone, store, rows):
         represent(many, tiny_backbone, {HOOK: None}, "mean", store=store, progress=cancel)
     computed = sum(len(row.spans) for row in rows)
     assert FLUSH_EVERY <= computed < n
-    kept = store.count() // 2  # both poolings
+    kept = store.count() // 3  # both poolings and the number of tokens
     assert computed - FLUSH_EVERY < kept <= computed
     rows.clear()
     resumed = represent(many, tiny_backbone, {HOOK: None}, "mean", store=store)[HOOK]
@@ -240,7 +271,8 @@ def test_interrupted_work_goes_on_where_it_was(tiny_backbone, store, rows):
 
 def test_a_stored_nan_is_refused_and_says_what_to_delete(tiny_backbone, texts, store):
     for blobs in _compute(texts, tiny_backbone, {HOOK: None}, None):
-        store.put_many({key: np.full(HIDDEN, np.nan, np.float32).tobytes() for key in blobs})
+        bad = np.full(HIDDEN, np.nan, np.float32).tobytes()
+        store.put_many({key: bad if len(blob) == len(bad) else blob for key, blob in blobs.items()})
     with pytest.raises(SparseRMError, match=rf"text 1 of {len(texts)} is NaN or infinite; .*delete .*store.sqlite"):
         represent(texts, tiny_backbone, {HOOK: None}, "mean", store=store)
 
@@ -254,12 +286,12 @@ def test_no_texts_have_representations_of_no_rows(tiny_backbone):
 def test_what_is_missing_is_what_would_be_run(tiny_backbone, store, rows):
     pairs = [PreferencePair(user("Hi"), "Yes.", "No!"), PreferencePair(user("Why?"), "Because.", "Yes.")]
     saes = {HOOK: make_sae()}
-    responses, tokens = count_missing(pairs, tiny_backbone, saes, "mean", store)
-    assert (responses, count_missing(pairs, tiny_backbone, saes, "mean", None)) == (4, (4, tokens))
+    responses, tokens = count_missing(pair_texts(pairs), tiny_backbone, saes, "mean", store)
+    assert (responses, count_missing(pair_texts(pairs), tiny_backbone, saes, "mean", None)) == (4, (4, tokens))
     represent_pairs(pairs[:1], tiny_backbone, {HOOK: None}, "mean", store=store)
-    assert count_missing(pairs, tiny_backbone, {HOOK: None}, "mean", store)[0] == 2
-    assert count_missing(pairs, tiny_backbone, saes, "mean", store)[0] == 4  # of the first pair the latents
+    assert count_missing(pair_texts(pairs), tiny_backbone, {HOOK: None}, "mean", store)[0] == 2
+    assert count_missing(pair_texts(pairs), tiny_backbone, saes, "mean", store)[0] == 4  # of the first pair the latents
     represent_pairs(pairs, tiny_backbone, saes, "last", store=store)
     n = len(rows)
-    assert count_missing(pairs, tiny_backbone, saes, "mean", store) == (0, 0)
+    assert count_missing(pair_texts(pairs), tiny_backbone, saes, "mean", store) == (0, 0)
     assert len(rows) == n

@@ -6,7 +6,7 @@ import pytest
 from tiny import CHATML, tiny_tokenizer
 
 from sparserm.tokenization import ChatTokenizer
-from sparserm.types import Message, SparseRMError
+from sparserm.types import Message, SparseRMError, Text
 
 USER = (Message("user", "Is the earth round?"),)
 SYSTEM = (Message("system", "Be brief."), *USER)
@@ -154,3 +154,16 @@ def test_a_template_that_leaves_messages_out_is_refused():
 def test_the_shared_prefix_ends_where_the_users_text_begins(chat):
     prefix = chat.conversation([Message("user", "anything")])[: chat.shared_prefix()]
     assert decoded(chat, prefix) == "<|im_start|>user\n"
+
+
+def test_many_texts_are_tokenised_as_each_alone(tiny_backbone):
+    system = (Message("system", "Be brief."), Message("user", "Hi"))
+    texts = [
+        Text((Message("user", prompt),), response)
+        for prompt in ("Hi", "<|im_end|> in the text", "ünï 🙂")
+        for response in ("Yes.", "<|im_start|>no", " the ", "Yes.")
+    ] + [Text(system, "Yes."), Text((*system, Message("assistant", "a"), Message("user", "b")), "c")]
+    assert tiny_backbone.chat.many(texts) == [tiny_backbone.chat(text.prompt, text.response) for text in texts]
+    assert tiny_backbone.chat.many([]) == []
+    with pytest.raises(SparseRMError, match="has no tokens"):
+        tiny_backbone.chat.many([texts[0], Text(texts[0].prompt, "")])
