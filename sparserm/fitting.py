@@ -68,7 +68,7 @@ def gather_evidence(pairs: PairRepresentations, sae: SparseAutoencoder, settings
     return Evidence(
         differences=pairs.differences,
         directions=directions,
-        sigma=score_moments(pairs.stacked, directions, center).sigma,
+        moments=score_moments(pairs.stacked, directions, center),
         groups=pairs.groups,
         stats=feature_stats(pairs, settings.activity),
         seed=settings.seed,
@@ -129,7 +129,7 @@ def fit_selected(
     these labels in view, which the probe's penalty accounts for and a second one does not.
     """
     directions = evidence.directions[features]
-    moments: ScoreMoments = score_moments(pairs.stacked, directions, center)
+    moments = ScoreMoments(evidence.moments.mu[features], evidence.moments.sigma[features])
     probe = evidence.probe
     weights = np.linalg.lstsq(evidence.candidates(features).T, evidence.target, rcond=None)[0]
     head = build_head(features, directions, center, moments, weights, pairs.pooling)

@@ -47,13 +47,16 @@ def bradley_terry_loss(margins: np.ndarray) -> float:
     return float(np.logaddexp(0, -margins).mean())
 
 
-def fit_bradley_terry(differences: np.ndarray, l2: float, *, rough: bool = False) -> np.ndarray:
+def fit_bradley_terry(
+    differences: np.ndarray, l2: float, *, rough: bool = False, start: np.ndarray | None = None
+) -> np.ndarray:
     """Weights that minimise ``mean(-log sigmoid(X w)) + l2/2 |w|^2``: convex, so there is one answer.
 
     Args:
         differences: ``[n, K]`` chosen minus rejected.
         l2: strength of the ridge penalty, above zero.
         rough: stop where the loss is right to some five digits, which is enough to compare penalties by.
+        start: ``[K]`` weights to begin at, zero where none are given.
 
     Returns:
         ``[K]`` float64.
@@ -69,7 +72,7 @@ def fit_bradley_terry(differences: np.ndarray, l2: float, *, rough: bool = False
 
     result = minimize(
         objective,
-        np.zeros(x.shape[1]),
+        np.zeros(x.shape[1]) if start is None else start,
         jac=True,
         method="L-BFGS-B",
         options={"maxiter": 5000, "ftol": 1e-7 if rough else 1e-15, "gtol": 1e-4 if rough else 1e-9, "maxcor": 30},
@@ -124,13 +127,16 @@ def prompt_folds(groups: np.ndarray, seed: int | None = None) -> list[tuple[np.n
 
 
 def _fold_losses(differences: np.ndarray, groups: np.ndarray, strengths: Sequence[float]) -> list[list[float]]:
+    """For each strength its loss in every fold; in a fold the strongest comes first, and each next one starts from there."""
+    losses: list[list[float]] = [[] for _ in strengths]
     if len(differences) < 2:
         return [[0.0] for _ in strengths]
-    folds = prompt_folds(groups)
-    return [
-        [bradley_terry_loss(differences[out] @ fit_bradley_terry(differences[train], l2, rough=True)) for train, out in folds]
-        for l2 in strengths
-    ]
+    for train, out in prompt_folds(groups):
+        fitted_to, judged_on, start = differences[train], differences[out], None
+        for i in sorted(range(len(strengths)), key=lambda i: -strengths[i]):
+            start = fit_bradley_terry(fitted_to, strengths[i], rough=True, start=start)
+            losses[i].append(bradley_terry_loss(judged_on @ start))
+    return losses
 
 
 def build_head(

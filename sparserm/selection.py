@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sparserm.alignment import ScoreMoments
 from sparserm.head import DenseProbe, fit_probe
 from sparserm.types import Activity, FeatureStats, LatentSummary, PairRepresentations, SparseRMError
 
@@ -19,7 +20,7 @@ class Evidence:
     Attributes:
         differences: ``[n, d]`` float32, pooled representation of chosen minus rejected.
         directions: ``[d_sae, d]`` float32 unit decoder directions.
-        sigma: ``[d_sae]`` float64, standard deviation of each alignment score over the training responses.
+        moments: ``[d_sae]`` mean and standard deviation of each alignment score over the training responses.
         groups: ``[n]`` the prompt of each pair.
         stats: activation frequencies, where an SAE's latents were computed.
         seed: for selectors that draw at random.
@@ -29,7 +30,7 @@ class Evidence:
 
     differences: np.ndarray
     directions: np.ndarray
-    sigma: np.ndarray
+    moments: ScoreMoments
     groups: np.ndarray
     stats: FeatureStats
     seed: int = 0
@@ -89,7 +90,7 @@ class Evidence:
 
     def candidates(self, features: np.ndarray | slice = slice(None)) -> np.ndarray:
         """``[len(features), d]`` float64: directions of standardised alignment scores, as :attr:`root` sees them."""
-        seen = np.asarray((self.directions[features] / self.sigma[features, None]) @ self.root)
+        seen = np.asarray((self.directions[features] / self.moments.sigma[features, None]) @ self.root)
         axis = self.length_axis
         return seen if axis is None else seen + (AVOIDANCE - 1) * np.outer(seen @ axis, axis)
 

@@ -155,7 +155,12 @@ class LatentSummary:
     d_sae: int
 
     def take(self, rows: np.ndarray) -> LatentSummary:
-        """The responses ``rows``, in that order."""
+        """The responses ``rows``, in that order; neighbours are not copied."""
+        if (run := _run(rows)) is not None:
+            start, end = self.indptr[run.start], self.indptr[run.stop]
+            indptr = self.indptr[run.start : run.stop + 1] - start
+            indices, rate, peak = (column[start:end] for column in (self.indices, self.rate, self.peak))
+            return LatentSummary(indptr, indices, rate, peak, self.d_sae)
         counts = np.diff(self.indptr)[rows]
         indptr = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         entries = np.repeat(self.indptr[rows] - indptr[:-1], counts) + np.arange(indptr[-1])
@@ -182,9 +187,18 @@ class Representations:
     latents: LatentSummary | None = None
 
     def take(self, rows: np.ndarray) -> Representations:
-        """The responses ``rows``, in that order."""
+        """The responses ``rows``, in that order; neighbours are not copied."""
         latents = self.latents.take(rows) if self.latents else None
-        return Representations(self.pooling, self.h[rows], self.n_tokens[rows], self.n_truncated[rows], latents)
+        run = _run(rows)
+        own = rows if run is None else run
+        return Representations(self.pooling, self.h[own], self.n_tokens[own], self.n_truncated[own], latents)
+
+
+def _run(rows: np.ndarray) -> slice | None:
+    """The slice that rows are, where each is followed by the next."""
+    if len(rows) and np.array_equal(rows, np.arange(rows[0], rows[0] + len(rows))):
+        return slice(int(rows[0]), int(rows[0]) + len(rows))
+    return None
 
 
 @dataclass(frozen=True)

@@ -121,7 +121,7 @@ def test_evidence_standardises_by_the_spread_of_the_scores() -> None:
     )
     spread = np.concatenate([chosen, rejected]).std(0)
     np.testing.assert_allclose(
-        (TRAIN.differences @ evidence.directions[features].T) / evidence.sigma[features],
+        (TRAIN.differences @ evidence.directions[features].T) / evidence.moments.sigma[features],
         (chosen - rejected) / spread,
         atol=1e-5,
     )

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy.special import expit
 
+from sparserm.alignment import ScoreMoments
 from sparserm.selection import (
     ISOTROPIC,
     SELECTORS,
@@ -24,6 +25,10 @@ from sparserm.types import FeatureStats, LatentSummary, PairRepresentations, Rep
 
 PLANTED = (5, 20, 41)
 DEAD = (0, 7, 33, 63)
+
+
+def _moments(sigma: np.ndarray) -> ScoreMoments:
+    return ScoreMoments(np.zeros(len(sigma)), sigma)
 
 
 def _latents(rows: list[dict[int, float]], d_sae: int = 4) -> LatentSummary:
@@ -57,7 +62,9 @@ def _evidence(gap: list[float], dead: tuple[int, ...] = ()) -> Evidence:
     chosen[list(dead)] = rejected[list(dead)] = 0
     n = len(gap)
     directions = np.eye(n, dtype=np.float32)
-    return Evidence(np.zeros((3, n), np.float32), directions, np.ones(n), np.arange(3), FeatureStats(chosen, rejected))
+    return Evidence(
+        np.zeros((3, n), np.float32), directions, _moments(np.ones(n)), np.arange(3), FeatureStats(chosen, rejected)
+    )
 
 
 def _world(seed: int = 0, n: int = 400, d: int = 16, d_sae: int = 64) -> Evidence:
@@ -75,7 +82,7 @@ def _world(seed: int = 0, n: int = 400, d: int = 16, d_sae: int = 64) -> Evidenc
     return Evidence(
         differences=np.where(wins[:, None], a - b, b - a),
         directions=directions,
-        sigma=(np.concatenate([a, b]) @ directions.T).std(0).astype(np.float64),
+        moments=_moments((np.concatenate([a, b]) @ directions.T).std(0).astype(np.float64)),
         groups=np.arange(n) // 2,
         stats=FeatureStats(*rate),
     )
@@ -141,9 +148,9 @@ def test_sparse_does_not_take_a_near_copy_beside_what_it_has() -> None:
     directions = evidence.directions.copy()
     directions[6] = directions[5] + 0.01 * directions[8]
     directions[6] /= np.linalg.norm(directions[6])
-    sigma = evidence.sigma.copy()
+    sigma = evidence.moments.sigma.copy()
     sigma[6] = sigma[5]
-    doubled = replace(evidence, directions=directions, sigma=sigma)
+    doubled = replace(evidence, directions=directions, moments=_moments(sigma))
     assert {5, 6} <= set(select_effect_size(doubled, 3))
     chosen = set(select_sparse(doubled, 3))
     assert len(chosen & {5, 6}) == 1 and chosen > {20, 41}
@@ -157,7 +164,7 @@ def test_sparse_judges_a_latent_by_what_it_adds_to_those_chosen() -> None:
     x *= np.where(rng.random(3000) < expit(x @ [2, 1, 0.75]), 1, -1)[:, None]
     directions = np.array([[1, 0, 0], [-0.9, 0.19**0.5, 0], [0, 0, 1]], np.float32)
     alive = FeatureStats(np.ones(3), np.ones(3))
-    evidence = Evidence(x.astype(np.float32), directions, np.ones(3), np.arange(3000), alive)
+    evidence = Evidence(x.astype(np.float32), directions, _moments(np.ones(3)), np.arange(3000), alive)
     assert list(select_sparse(evidence, 2)) == [0, 1]
 
 
@@ -223,7 +230,7 @@ def test_the_fewer_the_pairs_the_more_their_covariance_is_doubted() -> None:
     rng = np.random.default_rng(3)
     x = rng.normal(size=(4, 16))  # 16 dimensions, 4 pairs: 16 / (2 x 4) = 2
     stats = FeatureStats(np.full(16, 0.5), np.full(16, 0.5))
-    evidence = Evidence(x.astype(np.float32), np.eye(16, dtype=np.float32), np.ones(16), np.arange(4), stats)
+    evidence = Evidence(x.astype(np.float32), np.eye(16, dtype=np.float32), _moments(np.ones(16)), np.arange(4), stats)
     away = rng.normal(size=16)
     expected = ((x @ away) ** 2).mean() + 2 * ((x**2).mean(0) * away**2).sum()
     assert np.square(evidence.root.T @ away).sum() == pytest.approx(expected, rel=1e-5)

@@ -1,0 +1,39 @@
+"""Rows are taken in the order asked for, whether they are neighbours, which are not copied, or not."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sparserm.types import LatentSummary, Representations
+
+COUNTS = np.array([2, 0, 3, 1, 4])
+LATENTS = LatentSummary(
+    indptr=np.concatenate([[0], np.cumsum(COUNTS)]),
+    indices=np.arange(10, dtype=np.int32),
+    rate=np.linspace(0.1, 1, 10, dtype=np.float32),
+    peak=np.arange(10, 20, dtype=np.float32),
+    d_sae=20,
+)
+STATES = Representations("mean", np.arange(10.0).reshape(5, 2), np.arange(5), np.arange(5) + 7, LATENTS)
+
+
+@given(st.lists(st.integers(0, 4)))
+def test_rows_hold_what_they_held(rows):
+    got = STATES.take(np.array(rows, np.int64))
+    assert got.h.tolist() == [STATES.h[row].tolist() for row in rows]
+    assert got.n_tokens.tolist() == rows and got.n_truncated.tolist() == [row + 7 for row in rows]
+    for i, row in enumerate(rows):
+        own, its = (slice(*one.indptr[[place, place + 1]]) for one, place in ((got.latents, i), (LATENTS, row)))
+        for name in ("indices", "rate", "peak"):
+            assert getattr(got.latents, name)[own].tolist() == getattr(LATENTS, name)[its].tolist()
+    assert got.latents.indptr[0] == 0 and len(got.latents.indices) == got.latents.indptr[-1]
+
+
+@pytest.mark.parametrize(("rows", "shared"), [([1, 2, 3], True), ([0], True), ([3, 2], False), ([0, 2], False)])
+def test_neighbours_are_not_copied(rows, shared):
+    got = STATES.take(np.array(rows))
+    assert np.shares_memory(got.h, STATES.h) == shared
+    assert np.shares_memory(got.latents.rate, LATENTS.rate) == shared
