@@ -25,8 +25,10 @@ SAE = f"{DEFAULT_BACKBONE}/layer_{DEFAULT_LAYER}"
 #: Task, pairs and seed of fully fine-tuned models, what says most first: two cores take hours for them.
 FULL = (
     [(task, budget, 0) for budget in (100, 300) for task in TASKS]
-    + [(task, budget, seed) for seed in (1, 2) for budget in (100, 300) for task in ("truthfulness", "safety")]
-    + [(task, 1000, 0) for task in ("truthfulness", "safety")]
+    + [(task, budget, 1) for budget in (100, 300) for task in ("truthfulness", "safety")]
+    + [("truthfulness", 1000, 0)]
+    + [(task, budget, 2) for budget in (100, 300) for task in ("truthfulness", "safety")]
+    + [("safety", 1000, 0)]
 )
 LORA = [(task, 300, 0) for task in TASKS]
 COSTS = [(task, budget) for budget in (100, 300) for task in TASKS] + [("truthfulness", 1000), ("safety", 1000)]

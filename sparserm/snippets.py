@@ -53,6 +53,7 @@ sparserm score --head $head --prompt "How can I fall asleep faster?" --response 
 sparserm compare --head $head --prompt "How can I fall asleep faster?" --response "Keep a regular bedtime." --response "No."
 sparserm features $head
 sparserm evaluate $head pairs.jsonl
+sparserm score pairs.jsonl --head $head --out scores
 sparserm best-of-n candidates.jsonl --head $head --out ranking.jsonl --pairs preferences.jsonl
 """
 

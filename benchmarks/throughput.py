@@ -1,0 +1,266 @@
+"""Representations and firing latents of responses, as people get them and as we do: ``python -m benchmarks.throughput``.
+
+The ways take turns on the same pairs, each in a process of its own that stays loaded, with as many threads as there are
+cores; ratios are medians over rounds. All but the classifier give the mean representation of every response and the latents
+that fired, which are compared. The floor is the arithmetic that cannot be left out (each distinct token once through the
+layers up to the hook) at the rate at which this machine multiplies matrices in the same round.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import resource
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.common import task_pairs, write_results
+from sparserm.backbone import BATCH_TOKENS, Backbone, decoder_layers, fast_dtype, resolve
+from sparserm.defaults import DEFAULT_BACKBONE, DEFAULT_LAYER
+from sparserm.packing import Row, batches, pack
+from sparserm.representations import represent_pairs
+from sparserm.sae import find_saes, load_sae
+from sparserm.types import PreferencePair, TokenizedText
+
+#: Pairs of each task: responses of ordinary length, and short ones behind long prompts that both share.
+PAIRS = {"safety": 500, "redteam": 300}
+SAE = f"{DEFAULT_BACKBONE}/layer_{DEFAULT_LAYER}"
+#: What the bridge calls the residual stream after the layer.
+HOOK_NAME = f"blocks.{DEFAULT_LAYER}.hook_out"
+PADDED_BATCH = 16
+#: Means of every response, or rewards; what a way gives.
+Way = Callable[[Sequence[PreferencePair]], np.ndarray]
+
+
+# ------------------------------------------------------------------------------------------------------------- the ways
+
+
+def tutorial() -> Way:
+    """(a) As the SAELens tutorials do: TransformerLens' bridge, ``run_with_cache``, ``sae.encode``; text by text."""
+    import sae_lens
+    from sae_lens.analysis.sae_transformer_bridge import SAETransformerBridge
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder, _ = resolve(DEFAULT_BACKBONE)
+    hf_model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = SAETransformerBridge.boot_transformers(str(folder), hf_model=hf_model, tokenizer=tokenizer, device="cpu")
+    sae = sae_lens.SAE.load_from_disk(str(find_saes()[SAE]))
+    chat = Backbone.load(DEFAULT_BACKBONE, through_layer=0).chat
+
+    def run(pairs: Sequence[PreferencePair]) -> np.ndarray:
+        means = []
+        for text in _texts(chat, pairs):
+            with torch.no_grad():
+                _, cache = model.run_with_cache(torch.tensor([text.ids]))
+                states = cache[HOOK_NAME][0, text.start : text.end]
+                (sae.encode(states) > 0).float().mean(0)
+            means.append(states.mean(0).numpy())
+        return np.array(means)
+
+    return run
+
+
+def output_hidden_states(dtype: torch.dtype) -> Way:
+    """(b) As most scripts do: padded batches in the order of the file, ``output_hidden_states=True``, SAELens' encode."""
+    import sae_lens
+    from transformers import AutoModelForCausalLM
+
+    folder, _ = resolve(DEFAULT_BACKBONE)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
+    sae = sae_lens.SAE.load_from_disk(str(find_saes()[SAE]))
+    chat = Backbone.load(DEFAULT_BACKBONE, through_layer=0).chat
+
+    def run(pairs: Sequence[PreferencePair]) -> np.ndarray:
+        texts = _texts(chat, pairs)
+        means = []
+        for start in range(0, len(texts), PADDED_BATCH):
+            group = texts[start : start + PADDED_BATCH]
+            with torch.no_grad():
+                found = model(**_padded(group), output_hidden_states=True).hidden_states[DEFAULT_LAYER + 1]
+                for states, text in zip(found, group, strict=True):
+                    own = states[text.start : text.end].float()
+                    (sae.encode(own) > 0).float().mean(0)
+                    means.append(own.mean(0).numpy())
+        return np.array(means)
+
+    return run
+
+
+def classifier(dtype: torch.dtype) -> Way:
+    """(c) A reward model of the same backbone, as TRL and RewardBench run one: all layers, with batches cut as ours are."""
+    from transformers import AutoModelForSequenceClassification
+
+    folder, _ = resolve(DEFAULT_BACKBONE)
+    model = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=1, dtype=dtype).eval()
+    model.config.pad_token_id = 0
+    chat = Backbone.load(DEFAULT_BACKBONE, through_layer=0).chat
+
+    def run(pairs: Sequence[PreferencePair]) -> np.ndarray:
+        texts = _texts(chat, pairs)
+        rewards = np.zeros(len(texts))
+        for batch in batches(pack(texts, share_prompts=False), BATCH_TOKENS):
+            members = [row.spans[0][0] for row in batch.rows]
+            with torch.no_grad():
+                rewards[members] = model(**_padded([texts[i] for i in members])).logits[:, 0].float().numpy()
+        return rewards
+
+    return run
+
+
+def ours() -> Way:
+    """(d) ``represent_pairs`` with the SAE, the store off."""
+    backbone = Backbone.load(DEFAULT_BACKBONE, through_layer=DEFAULT_LAYER)
+    sae = load_sae(SAE)
+
+    def run(pairs: Sequence[PreferencePair]) -> np.ndarray:
+        found = represent_pairs(pairs, backbone, {sae.hook: sae}, "mean")[sae.hook]
+        return np.stack([found.chosen.h, found.rejected.h], 1).reshape(2 * len(pairs), -1)
+
+    return run
+
+
+def _texts(chat: Any, pairs: Sequence[PreferencePair]) -> list[TokenizedText]:
+    return [chat(pair.prompt, response) for pair in pairs for response in (pair.chosen, pair.rejected)]
+
+
+def _padded(texts: Sequence[TokenizedText]) -> dict[str, torch.Tensor]:
+    width = max(len(text.ids) for text in texts)
+    ids, mask = torch.zeros(2, len(texts), width, dtype=torch.long)
+    for row, text in enumerate(texts):
+        ids[row, : len(text.ids)] = torch.tensor(text.ids)
+        mask[row, : len(text.ids)] = 1
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+# ------------------------------------------------------------------------------------------------------------ the floor
+
+
+def multiply_adds(rows: Sequence[Row], model: Any) -> float:
+    """What the layers up to the hook must multiply and add: every weight once a token, and attention over what is seen."""
+    layers = decoder_layers(model)[: DEFAULT_LAYER + 1]
+    weights = sum(parameter.numel() for layer in layers for parameter in layer.parameters() if parameter.ndim == 2)
+    config = model.config
+    width = config.num_attention_heads * (getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
+    tokens, seen = 0, 0
+    for row in rows:
+        tokens += len(row.ids)
+        seen += row.prefix * (row.prefix + 1) // 2
+        for _, start, end in row.spans:
+            own = end - start
+            seen += own * row.prefix + own * (own + 1) // 2
+    return float(weights * tokens + len(layers) * 2 * width * seen)
+
+
+def matrix_rate(dtype: torch.dtype, seconds: float = 1.0) -> float:
+    """Multiply-adds a second of a product as large as those of a batch."""
+    a, b = torch.randn(BATCH_TOKENS, 576, dtype=dtype), torch.randn(576, 1536, dtype=dtype)
+    started, done = time.perf_counter(), 0
+    while time.perf_counter() - started < seconds:
+        a @ b
+        done += 1
+    return done * a.shape[0] * a.shape[1] * b.shape[1] / (time.perf_counter() - started)
+
+
+# ----------------------------------------------------------------------------------------------------------- the rounds
+
+
+def ways() -> dict[str, Callable[[], Any]]:
+    """By name: how each is loaded, in the process that runs it."""
+    fast = fast_dtype("cpu")
+    found: dict[str, Callable[[], Any]] = {"tutorial": tutorial}
+    for dtype in dict.fromkeys((torch.float32, fast)):
+        found[f"output_hidden_states, {str(dtype).removeprefix('torch.')}"] = partial(output_hidden_states, dtype)
+    return {**found, "classifier": partial(classifier, fast), "ours": ours}
+
+
+def _serve(load: Callable[[], Way], pipe: Any) -> None:
+    """Answer batches of pairs with seconds, what was found and the peak memory of this process in MB."""
+    way = load()
+    pipe.send("loaded")
+    while (pairs := pipe.recv()) is not None:
+        started = time.perf_counter()
+        found = way(pairs)
+        pipe.send((time.perf_counter() - started, found, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024))
+
+
+def measure(pairs: Sequence[PreferencePair], rounds: int) -> Iterator[tuple[str, int, float, np.ndarray, float]]:
+    """Way, round, seconds, what it found and its memory; in every round each way once, after one that is not counted."""
+    context = multiprocessing.get_context("spawn")
+    pipes = {}
+    processes = []
+    for name, load in ways().items():
+        mine, its = context.Pipe()
+        process = context.Process(target=_serve, args=(load, its), daemon=True)
+        process.start()
+        its.close()  # so that a process that ends early is noticed
+        mine.recv()
+        mine.send(pairs[:2])
+        mine.recv()
+        pipes[name] = mine
+        processes.append(process)
+    for number in range(rounds):
+        for name, pipe in pipes.items():
+            pipe.send(list(pairs))
+            yield (name, number, *pipe.recv())
+    for pipe in pipes.values():
+        pipe.send(None)
+    for process in processes:
+        process.join()
+
+
+def main() -> None:
+    """Measure each task and keep the figures."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--share", type=float, default=1.0, help="of the pairs, for a machine in a hurry")
+    parser.add_argument("--rounds", type=int, default=3)
+    given = parser.parse_args()
+    os.environ["SPARSERM_STORE"] = "off"
+    results = [measure_task(task, round(n * given.share), given.rounds) for task, n in PAIRS.items()]
+    write_results("throughput", results)
+
+
+def measure_task(task: str, n: int, rounds: int) -> dict[str, Any]:
+    """Medians of one task's pairs."""
+    pairs = task_pairs(task, "test").pairs[:n]
+    backbone = Backbone.load(DEFAULT_BACKBONE, through_layer=DEFAULT_LAYER)
+    texts = _texts(backbone.chat, pairs)
+    tokens = sum(len(text.ids) for text in texts)
+    rows = pack(texts, share_prompts=True)
+    work = multiply_adds(rows, backbone.model)
+    seconds: dict[str, list[float]] = {}
+    memory: dict[str, float] = {}
+    found: dict[str, np.ndarray] = {}
+    floors = []
+    for name, number, took, result, peak in measure(pairs, rounds):
+        seconds.setdefault(name, []).append(took)
+        memory[name], found[name] = peak, result
+        print(f"{task} round {number + 1}: {name} {took:.1f} s, {tokens / took:,.0f} tokens/s", flush=True)
+        if name == "ours":
+            floors.append(work / matrix_rate(backbone.dtype))
+    own = seconds["ours"]
+    figures = []
+    for name, took in seconds.items():
+        row = {
+            "way": name, "pairs_per_s": n / statistics.median(took), "tokens_per_s": tokens / statistics.median(took),
+            "times_slower_than_ours": statistics.median(a / b for a, b in zip(took, own, strict=True)), "peak_mb": memory[name],
+        }  # fmt: skip
+        if found[name].ndim == 2:
+            row["largest_difference"] = float(np.abs(found[name] - found["ours"]).max())
+        figures.append(row)
+    share = statistics.median(floor / took for floor, took in zip(floors, own, strict=True))
+    return {
+        "task": task, "n_pairs": n, "tokens": tokens, "distinct_tokens": sum(len(row.ids) for row in rows),
+        "rounds": rounds, "dtype": str(backbone.dtype), "multiply_adds": work, "share_of_floor": share, "ways": figures,
+    }  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
