@@ -1,0 +1,134 @@
+"""From stored representations to evaluated heads: ``python -m benchmarks.retraining [--pairs 10000] [--rounds 5]``.
+
+The pairs of all tasks, represented at three layers with their SAEs; the first time that takes as long as reading them takes,
+and how much of it the store costs is measured on the first of them. Then, in every round: read the pairs' file, load all
+representations, select, fit and evaluate a head at each layer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.common import task_pairs, write_results
+from sparserm.backbone import Backbone
+from sparserm.defaults import DEFAULT_BACKBONE, TASKS, home
+from sparserm.evaluate import evaluate_head
+from sparserm.fitting import FitSettings, fit_head
+from sparserm.pairs import load_pairs
+from sparserm.representations import represent_pairs
+from sparserm.sae import load_sae
+from sparserm.store import Store, stored
+from sparserm.types import PreferencePair
+
+SAES = tuple(f"{DEFAULT_BACKBONE}/layer_{layer}" for layer in (10, 15, 20))
+TEST_SHARE = 5  # one pair in so many is held out
+FIRST = 100
+
+
+class TimedStore(Store):
+    """A store that knows how long it was written to."""
+
+    seconds = 0.0
+
+    def put_many(self, blobs: Any) -> None:
+        """As of a store."""
+        started = time.perf_counter()
+        super().put_many(blobs)
+        self.seconds += time.perf_counter() - started
+
+
+def all_pairs(n: int) -> list[PreferencePair]:
+    """The first pairs of all tasks' files, training and test, taken in turn."""
+    pairs = [pair for task in TASKS for split in ("train", "test") for pair in task_pairs(task, split).pairs]
+    return pairs[:n]
+
+
+def write_pairs(pairs: Sequence[PreferencePair], path: Path) -> None:
+    """As JSON lines of messages."""
+    with path.open("w", encoding="utf-8") as file:
+        for pair in pairs:
+            prompt = [vars(turn) for turn in pair.prompt]
+            file.write(json.dumps({"prompt": prompt, "chosen": pair.chosen, "rejected": pair.rejected}) + "\n")
+
+
+def share_of_store(pairs: Sequence[PreferencePair], backbone: Backbone, saes: dict[Any, Any]) -> float:
+    """What writing adds to extraction, as a share of it."""
+    with tempfile.TemporaryDirectory() as folder:
+        store = TimedStore(Path(folder) / "new.sqlite")
+        started = time.perf_counter()
+        represent_pairs(pairs, backbone, saes, "mean", store=store)
+        seconds = time.perf_counter() - started
+        store.close()
+    return store.seconds / (seconds - store.seconds)
+
+
+def retrain(path: Path, backbone: Backbone, saes: dict[Any, Any]) -> dict[str, float]:
+    """Seconds of each step, everything stored."""
+    times = [time.perf_counter()]
+    data = load_pairs(path, skip_bad=True)
+    times.append(time.perf_counter())
+    with stored() as store:
+        found = represent_pairs(data.pairs, backbone, saes, "mean", store=store)
+    times.append(time.perf_counter())
+    held_out = np.arange(len(data.pairs)) % TEST_SHARE == 0
+    for hook, sae in saes.items():
+        pairs = found[hook]
+        head = fit_head(pairs.take(np.flatnonzero(~held_out)), sae, FitSettings()).head
+        evaluate_head(head, pairs.take(np.flatnonzero(held_out)))
+    times.append(time.perf_counter())
+    steps = dict(zip(("pairs", "representations", "heads"), np.diff(times).tolist(), strict=True))
+    return {**steps, "all": times[-1] - times[0]}
+
+
+def read_states(path: Path, backbone: Backbone, saes: dict[Any, Any]) -> float:
+    """Seconds for each 10,000 representations of one layer."""
+    pairs = load_pairs(path, skip_bad=True).pairs
+    hook = next(iter(saes))
+    started = time.perf_counter()
+    with stored() as store:
+        represent_pairs(pairs, backbone, {hook: None}, "mean", store=store)
+    return (time.perf_counter() - started) / (2 * len(pairs)) * 10_000
+
+
+def main() -> None:
+    """Medians over rounds."""
+    import sklearn.model_selection  # noqa: F401  (the figures are of work, not of an import)
+
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--pairs", type=int, default=10_000)
+    parser.add_argument("--rounds", type=int, default=5)
+    given = parser.parse_args()
+    dictionaries = [load_sae(name) for name in SAES]
+    saes = {sae.hook: sae for sae in dictionaries}
+    backbone = Backbone.load(DEFAULT_BACKBONE, through_layer=max(hook.layer for hook in saes))
+    pairs = all_pairs(given.pairs)
+    overhead = share_of_store(pairs[:FIRST], backbone, saes)
+    home().mkdir(parents=True, exist_ok=True)
+    path = home() / "retraining.jsonl"
+    write_pairs(pairs, path)
+    retrain(path, backbone, saes)  # what is not stored yet is computed, and not counted
+    rounds = [retrain(path, backbone, saes) for _ in range(given.rounds)]
+    reads = [read_states(path, backbone, saes) for _ in range(given.rounds)]
+    result = {
+        "n_pairs": len(pairs),
+        "layers": len(saes),
+        "rounds": given.rounds,
+        "seconds": {name: statistics.median(one[name] for one in rounds) for name in rounds[0]},
+        "store_adds": overhead,
+        "seconds_per_10000_states": statistics.median(reads),
+    }
+    write_results("retraining", result)
+    print(result)
+
+
+if __name__ == "__main__":
+    main()
