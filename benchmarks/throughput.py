@@ -1,9 +1,9 @@
 """Representations and firing latents of responses, as people get them and as we do: ``python -m benchmarks.throughput``.
 
 The ways take turns on the same pairs, each in a process of its own that stays loaded, with as many threads as there are
-cores; ratios are medians over rounds. All but the classifier give the mean representation of every response and the latents
-that fired, which are compared. The floor is the arithmetic that cannot be left out (each distinct token once through the
-layers up to the hook) at the rate at which this machine multiplies matrices in the same round.
+cores; ratios are medians over rounds. All but the classifier give the mean representation of every response, which is
+compared, and how often each latent fired. The floor is the arithmetic that cannot be left out (each distinct token once
+through the layers up to the hook) at the rate at which this machine multiplies matrices in the same round.
 """
 
 from __future__ import annotations

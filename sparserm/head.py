@@ -47,16 +47,13 @@ def bradley_terry_loss(margins: np.ndarray) -> float:
     return float(np.logaddexp(0, -margins).mean())
 
 
-def fit_bradley_terry(
-    differences: np.ndarray, l2: float, *, rough: bool = False, start: np.ndarray | None = None
-) -> np.ndarray:
+def fit_bradley_terry(differences: np.ndarray, l2: float, *, rough: bool = False) -> np.ndarray:
     """Weights that minimise ``mean(-log sigmoid(X w)) + l2/2 |w|^2``: convex, so there is one answer.
 
     Args:
         differences: ``[n, K]`` chosen minus rejected.
         l2: strength of the ridge penalty, above zero.
         rough: stop where the loss is right to some five digits, which is enough to compare penalties by.
-        start: ``[K]`` weights to begin at, zero where none are given.
 
     Returns:
         ``[K]`` float64.
@@ -72,7 +69,7 @@ def fit_bradley_terry(
 
     result = minimize(
         objective,
-        np.zeros(x.shape[1]) if start is None else start,
+        np.zeros(x.shape[1]),
         jac=True,
         method="L-BFGS-B",
         options={"maxiter": 5000, "ftol": 1e-7 if rough else 1e-15, "gtol": 1e-4 if rough else 1e-9, "maxcor": 30},
@@ -127,15 +124,14 @@ def prompt_folds(groups: np.ndarray, seed: int | None = None) -> list[tuple[np.n
 
 
 def _fold_losses(differences: np.ndarray, groups: np.ndarray, strengths: Sequence[float]) -> list[list[float]]:
-    """For each strength its loss in every fold; in a fold the strongest comes first, and each next one starts from there."""
-    losses: list[list[float]] = [[] for _ in strengths]
+    """For each strength its loss in every fold."""
     if len(differences) < 2:
         return [[0.0] for _ in strengths]
+    losses: list[list[float]] = [[] for _ in strengths]
     for train, out in prompt_folds(groups):
-        fitted_to, judged_on, start = differences[train], differences[out], None
-        for i in sorted(range(len(strengths)), key=lambda i: -strengths[i]):
-            start = fit_bradley_terry(fitted_to, strengths[i], rough=True, start=start)
-            losses[i].append(bradley_terry_loss(judged_on @ start))
+        fitted_to, judged_on = differences[train], differences[out]  # copied once, not for every strength
+        for own, l2 in zip(losses, strengths, strict=True):
+            own.append(bradley_terry_loss(judged_on @ fit_bradley_terry(fitted_to, l2, rough=True)))
     return losses
 
 

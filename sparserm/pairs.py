@@ -36,12 +36,14 @@ from sparserm.types import Message, PairIssue, PreferenceData, PreferencePair, P
 
 __all__ = [
     "STARTER_SETS",
+    "FoundColumns",
     "PairsError",
     "Split",
     "as_prompt",
     "as_response",
     "check_leakage",
     "content_hash",
+    "find_columns",
     "find_file",
     "list_data_files",
     "load_pairs",
@@ -50,6 +52,7 @@ __all__ = [
     "prompt_groups",
     "prompt_key",
     "prompt_text",
+    "read_rows",
     "read_source",
     "read_upload",
     "short_key",
@@ -79,7 +82,7 @@ class Split(NamedTuple):
 
 
 @dataclass(frozen=True)
-class _Columns:
+class FoundColumns:
     """What the source calls our columns; ``prompt`` is None where the prompt is implied, ``category`` where there is none."""
 
     prompt: str | None
@@ -219,12 +222,9 @@ def parse_rows(rows: Sequence[RawRow], name: str, *, columns: Mapping[str, str] 
     pairs: list[PreferencePair] = []
     readable = [row for row in rows if row.values is not None]
     if readable:
-        found = _find_columns(readable, columns or {}, name)
-        for row in readable:
-            try:
-                pairs += _read_row(row, found)
-            except RowError as problem:
-                issues.append(PairIssue(row.row, problem.column, problem.problem))
+        found = find_columns(readable, columns or {}, name)
+        pairs, unusable = read_rows(readable, found)
+        issues += unusable
         issues += _warnings(pairs, found)
         issues += _implied_text_warning(readable, pairs, found)
     issues.sort(key=lambda issue: issue.row)
@@ -249,7 +249,30 @@ def _bad_rows_message(name: str, n_bad: int, n_rows: int, issues: Sequence[PairI
     return one_line(f"{name}: {n_bad} of {n_rows} rows cannot be used ({shown}); {mend}", 2000)
 
 
-def _find_columns(rows: Iterable[RawRow], columns: Mapping[str, str], name: str) -> _Columns:
+def read_rows(rows: Iterable[RawRow], columns: FoundColumns) -> tuple[list[PreferencePair], list[PairIssue]]:
+    """The pairs of rows, and why the others cannot be used, those that were not even read among them."""
+    pairs: list[PreferencePair] = []
+    issues = []
+    for row in rows:
+        if row.issue is not None:
+            issues.append(row.issue)
+        else:
+            try:
+                pairs += _read_row(row, columns)
+            except RowError as problem:
+                issues.append(PairIssue(row.row, problem.column, problem.problem))
+    return pairs, issues
+
+
+def find_columns(rows: Iterable[RawRow], columns: Mapping[str, str], name: str) -> FoundColumns:
+    """Which of the rows' columns hold what.
+
+    Args:
+        columns: our column names to the source's, where they are known.
+
+    Raises:
+        SparseRMError: a column that is needed is missing, or ``columns`` names none of ours.
+    """
     unknown = [ours for ours in columns if ours not in _OUR_COLUMNS]
     if unknown:
         raise SparseRMError(f"columns maps {unknown!r}: expected names among {', '.join(_OUR_COLUMNS)}")
@@ -265,10 +288,10 @@ def _find_columns(rows: Iterable[RawRow], columns: Mapping[str, str], name: str)
         )
     prompt = next((theirs[ours] for ours in ("prompt", "conversations") if theirs[ours] in there), None)
     category = next((name for name in _CATEGORY_COLUMNS if name in there and name not in theirs.values()), None)
-    return _Columns(prompt, theirs["chosen"], theirs["rejected"], category)
+    return FoundColumns(prompt, theirs["chosen"], theirs["rejected"], category)
 
 
-def _read_row(row: RawRow, columns: _Columns) -> list[PreferencePair]:
+def _read_row(row: RawRow, columns: FoundColumns) -> list[PreferencePair]:
     """The row's pairs: every chosen response against every rejected one, the first chosen response's pairs first."""
     values = row.values or {}
     chosen, rejected = (_several(values.get(column)) for column in (columns.chosen, columns.rejected))
@@ -284,7 +307,7 @@ def _several(value: Any) -> list[str]:
     return value if isinstance(value, list) and all(isinstance(one, str) for one in value) else []
 
 
-def _read_pair(row: RawRow, values: Mapping[str, Any], columns: _Columns, *, may_be_equal: bool = False) -> PreferencePair:
+def _read_pair(row: RawRow, values: Mapping[str, Any], columns: FoundColumns, *, may_be_equal: bool = False) -> PreferencePair:
     chosen = text_or_messages(values, columns.chosen)
     rejected = text_or_messages(values, columns.rejected)
     if columns.prompt is None:
@@ -329,7 +352,7 @@ def _explicit_prompt(
 
 
 def _implied_prompt(
-    chosen: str | Prompt, rejected: str | Prompt, columns: _Columns
+    chosen: str | Prompt, rejected: str | Prompt, columns: FoundColumns
 ) -> tuple[Prompt, str | Prompt, str | Prompt]:
     if isinstance(chosen, str) and isinstance(rejected, str):
         transcripts = _both_transcripts(chosen, rejected)
@@ -365,7 +388,7 @@ def _common_beginning(a: str, b: str) -> int:
 # ---------------------------------------------------------------------------------------------------- whole sources
 
 
-def _warnings(pairs: Iterable[PreferencePair], columns: _Columns) -> list[PairIssue]:
+def _warnings(pairs: Iterable[PreferencePair], columns: FoundColumns) -> list[PairIssue]:
     """What is known of single rows, and of rows together, that does not stop them from being used."""
     found = []
     first: dict[tuple[Prompt, str, str], int] = {}
@@ -384,7 +407,7 @@ def _warnings(pairs: Iterable[PreferencePair], columns: _Columns) -> list[PairIs
     return [PairIssue(*one, severity="warning") for one in found]
 
 
-def _implied_text_warning(rows: Iterable[RawRow], pairs: Sequence[PreferencePair], columns: _Columns) -> list[PairIssue]:
+def _implied_text_warning(rows: Iterable[RawRow], pairs: Sequence[PreferencePair], columns: FoundColumns) -> list[PairIssue]:
     """Answers that begin alike lose their beginning to a prompt found this way, which a user should know; said once."""
     if columns.prompt is not None:
         return []

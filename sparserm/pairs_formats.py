@@ -26,6 +26,9 @@ SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 #: The column named where a finding concerns the row as a whole.
 WHOLE_ROW = "(whole row)"
 
+#: The mark that some editors begin a file of UTF-8 with.
+BOM = b"\xef\xbb\xbf"
+
 _MAX_UNPACKED = 4 << 30  # a gzip file of a few MB can unpack to more than the machine's memory
 _PEEK = 1 << 20
 #: What is often handed in under another name, by how its bytes begin.
@@ -70,7 +73,7 @@ def read_bytes(data: bytes, filename: str) -> list[RawRow]:
     if data[:4] == b"PAR1" or suffix == ".parquet":
         return _read_parquet(data, filename)
     check_text(data, filename)
-    bom = 3 if data.startswith(b"\xef\xbb\xbf") else 0
+    bom = len(BOM) if data.startswith(BOM) else 0
     if suffix in (".csv", ".tsv"):
         return _read_csv(data[bom:], filename, bom)
     if suffix in (".json", ".jsonl") or data[bom:].lstrip()[:1] in (b"{", b"["):
@@ -78,21 +81,21 @@ def read_bytes(data: bytes, filename: str) -> list[RawRow]:
     raise SparseRMError(f"{filename} is not a preference file this reads: expected one of {', '.join(SUFFIXES)} or .gz of it")
 
 
-def check_text(data: bytes, filename: str, offset: int = 0) -> None:
-    """That bytes, which begin ``offset`` bytes into the file, can be text in UTF-8.
+def check_text(data: bytes, filename: str) -> None:
+    """That a file which begins so can be text in UTF-8.
 
     Raises:
         SparseRMError: they are of another kind of file.
     """
     for beginning, kind in _OTHER_KINDS.items():
-        if not offset and data.startswith(beginning):
+        if data.startswith(beginning):
             raise SparseRMError(
                 f"{filename} is {kind}, whatever its name says: expected a table of preference pairs as {', '.join(SUFFIXES)}; "
                 "export it as one of these"
             )
-    is_utf16 = not offset and data[:2] in (b"\xff\xfe", b"\xfe\xff")
+    is_utf16 = data[:2] in (b"\xff\xfe", b"\xfe\xff")
     if is_utf16 or b"\0" in data:
-        where = "it begins with a UTF-16 mark" if is_utf16 else f"NUL at byte offset {offset + data.index(0)}"
+        where = "it begins with a UTF-16 mark" if is_utf16 else f"NUL at byte offset {data.index(0)}"
         raise SparseRMError(f"{filename} is not UTF-8 text ({where}): expected UTF-8; {_SAVE_AS_UTF8}")
 
 

@@ -8,13 +8,14 @@ memory. Row numbers and findings are those of the whole.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from sparserm.pairs import find_file, read_source
-from sparserm.pairs_formats import RawRow, check_text, json_lines, parquet_errors, rows_of
+from sparserm.pairs_formats import BOM, RawRow, check_text, json_lines, parquet_errors, rows_of
 from sparserm.types import SparseRMError
 
 #: Rows of a part: what an interruption can cost, and enough texts of like length to fill batches.
@@ -49,12 +50,14 @@ class PartedSource:
         path: the file that parts are read from; None where the rows are in memory.
         parts: in the order of the rows.
         content_hash: SHA-256 of the file, or of the rows in memory (64 hex digits).
+        state: size in bytes and time of change of the file that was cut.
     """
 
     name: str
     path: Path | None
     parts: tuple[Part, ...]
     content_hash: str
+    state: tuple[int, int] = (0, 0)
     _rows: list[RawRow] = field(default_factory=list, repr=False)
 
     @property
@@ -66,20 +69,21 @@ class PartedSource:
         """The rows of one part.
 
         Raises:
-            SparseRMError: the file is gone, or is broken there.
+            SparseRMError: the file is gone, has changed since it was cut, or is broken there.
         """
         if self.path is None:
             return self._rows[part.start : part.end]
-        if self.path.suffix.lower() == ".parquet":
-            with parquet_errors(self.name):
-                return rows_of(_parquet_rows(self.path, part), part.first_row)
         try:
+            if _state(self.path) != self.state:
+                raise SparseRMError(f"{self.path} has changed since it was first read; put it back as it was, or begin anew")
+            if self.path.suffix.lower() == ".parquet":
+                with parquet_errors(self.name):
+                    return rows_of(_parquet_rows(self.path, part), part.first_row)
             with self.path.open("rb") as file:
                 file.seek(part.start)
                 data = file.read(part.end - part.start)
         except OSError as error:
             raise SparseRMError(f"cannot read {self.path}: {error.strerror or error}; put the file back") from error
-        check_text(data, self.name, part.start)
         return list(json_lines(data, part.start, part.first_line, part.first_row))
 
 
@@ -91,7 +95,9 @@ def cut(source: str | Path, rows: int = PART_ROWS, split: str = "train") -> Part
     """
     path = find_file(source)
     try:
-        found = _cut_file(path.resolve(), rows) if path is not None and _can_seek(path) else _cut_rows(source, rows, split)
+        # Not resolved: what the hub's cache links to has no suffix.
+        in_file = path is not None and _can_seek(path)
+        found = _cut_file(Path(os.path.abspath(path)), rows) if in_file and path else _cut_rows(source, rows, split)
     except OSError as error:
         raise SparseRMError(f"cannot read {path}: {error.strerror or error}; check the path") from error
     if not found.parts:
@@ -100,14 +106,26 @@ def cut(source: str | Path, rows: int = PART_ROWS, split: str = "train") -> Part
 
 
 def _can_seek(path: Path) -> bool:
-    """Whether rows can be read from the middle: Parquet, or an object a line (not a JSON list, packed, or UTF-16)."""
+    """Whether rows can be read from the middle: Parquet, or a row a line (not a JSON list, packed, or another kind of file)."""
     if path.suffix.lower() == ".parquet":
         return True
     with path.open("rb") as file:
-        return path.suffix.lower() == ".jsonl" and file.read(1 << 16).lstrip()[:1] == b"{"
+        start = file.read(1 << 16)
+    try:
+        check_text(start, path.name)
+    except SparseRMError:
+        return False
+    is_packed = start[:2] == b"\x1f\x8b" or start[:4] == b"PAR1"
+    return path.suffix.lower() == ".jsonl" and not is_packed and start.removeprefix(BOM).lstrip()[:1] != b"["
+
+
+def _state(path: Path) -> tuple[int, int]:
+    found = path.stat()
+    return found.st_size, found.st_mtime_ns
 
 
 def _cut_file(path: Path, rows: int) -> PartedSource:
+    state = _state(path)
     if path.suffix.lower() == ".parquet":
         with parquet_errors(path.name):
             parts = _parquet_parts(path, rows)
@@ -117,7 +135,7 @@ def _cut_file(path: Path, rows: int) -> PartedSource:
     with path.open("rb") as file:
         while block := file.read(1 << 20):
             digest.update(block)
-    return PartedSource(path.name, path, tuple(parts), digest.hexdigest())
+    return PartedSource(path.name, path, tuple(parts), digest.hexdigest(), state)
 
 
 def _cut_rows(source: str | Path, rows: int, split: str) -> PartedSource:
@@ -127,13 +145,15 @@ def _cut_rows(source: str | Path, rows: int, split: str) -> PartedSource:
         digest.update(repr(row).encode("utf-8", "surrogatepass"))
     starts = range(0, len(kept), rows)
     parts = [Part(i, start + 1, min(rows, len(kept) - start), 1, start, start + rows) for i, start in enumerate(starts)]
-    return PartedSource(name, None, tuple(parts), digest.hexdigest(), kept)
+    return PartedSource(name, None, tuple(parts), digest.hexdigest(), _rows=kept)
 
 
 def _line_parts(path: Path, rows: int) -> Iterator[Part]:
     """Blank lines count as lines, but not as rows."""
     with path.open("rb") as file:
-        index = start = position = n_rows = 0
+        index = n_rows = 0
+        start = position = len(BOM) if file.read(len(BOM)) == BOM else 0
+        file.seek(start)
         first_line = line_number = 1
         for line in file:
             if line.strip():
@@ -156,10 +176,10 @@ def _parquet_parts(path: Path, rows: int) -> list[Part]:
 
 
 def _parquet_rows(path: Path, part: Part) -> list[dict[str, Any]]:
-    """Only the row groups that hold the part are read, and of them no more than up to its end."""
+    """Only the row groups that hold the part are read, up to its end and in pieces: a group can be the whole file."""
     import pyarrow.parquet as pq
 
-    with pq.ParquetFile(path, pre_buffer=False) as file:
+    with pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20) as file:
         before, groups, first = 0, [], 0
         for group in range(file.num_row_groups):
             n = file.metadata.row_group(group).num_rows

@@ -117,7 +117,7 @@ def rank_last_latents(material: Material, seed: int) -> Ranking:
     """Bradley-Terry on all latents of the SAE at the last token, as SARM does (arXiv 2508.08746)."""
 
     def difference(pairs: PairRepresentations) -> np.ndarray:
-        chosen, rejected = (material.sae.encode(torch.from_numpy(one.h)) for one in (pairs.chosen, pairs.rejected))
+        chosen, rejected = (material.sae.encode(torch.tensor(one.h)) for one in (pairs.chosen, pairs.rejected))
         return (chosen - rejected).cpu().numpy()
 
     train, test = material.train["last"], material.test["last"]

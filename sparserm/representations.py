@@ -119,7 +119,7 @@ def _wanted(
     """For each text the keys of its counts, of its representations, one for each hook point, then of the SAEs' latents."""
     places = [_place(backbone, None, "tokens"), *(_place(backbone, hook, pooling) for hook in saes)]
     places += [_place(backbone, hook, _firing(sae)) for hook, sae in saes.items() if sae]
-    contents = map(_content, texts)
+    contents = (_content(text, backbone) for text in texts)
     return [[_key(place, content) for place in places] for content in contents]
 
 
@@ -136,7 +136,7 @@ def _compute(
     tokenized = backbone.chat.many(texts)
     blobs: dict[bytes, bytes] = {}
     for done, (i, states) in enumerate(backbone.hidden_states(tokenized, list(saes), progress=progress), 1):
-        text, content = tokenized[i], _content(texts[i])
+        text, content = tokenized[i], _content(texts[i], backbone)
         blobs[_key(counts, content)] = np.array([text.end - text.start, text.n_truncated], np.int32).tobytes()
         for hook, state in states.items():
             response = state[: text.end - text.start]
@@ -163,16 +163,18 @@ def _firing(sae: SparseAutoencoder) -> str:
 def _place(backbone: Backbone, hook: HookPoint | None, what: str) -> bytes:
     """Everything but the text that a result depends on; ``what`` is a pooling, or what is kept of an SAE's latents.
 
-    The backbone's fingerprint covers its tokenizer and template. The dtype is part of it, since bfloat16 and float32 differ
-    in the third digit.
+    The backbone's fingerprint covers its tokenizer. The dtype is part of it, since bfloat16 and float32 differ in the third
+    digit.
     """
     where = hook.name if hook else ""
     return f"{backbone.fingerprint}|{backbone.dtype}|{backbone.chat.max_length}|{where}|{what}|".encode()
 
 
-def _content(text: Text) -> bytes:
-    turns = [(turn.role, turn.content) for turn in text.prompt]
-    return hashlib.sha256(repr((turns, text.response)).encode("utf-8", "surrogatepass")).digest()
+def _content(text: Text, backbone: Backbone) -> bytes:
+    """The text, and what the template puts around it, which need not be the same tomorrow."""
+    frame = backbone.chat.frame(tuple(turn.role for turn in text.prompt))
+    whole = repr((frame, [turn.content for turn in text.prompt], text.response))
+    return hashlib.sha256(whole.encode("utf-8", "surrogatepass")).digest()
 
 
 def _key(place: bytes, content: bytes) -> bytes:

@@ -21,6 +21,9 @@ PLAIN_TEMPLATE = (
     "{{ message['content'] }}\n\n{% endfor %}{% if add_generation_prompt %}Assistant: {% endif %}"
 )
 
+#: Contents tokenised in one call.
+CHUNK = 1000
+
 # Stands for the i-th content while the template is rendered: no white space to be trimmed, no letters to be changed.
 _MARK = "\ue000{}\ue001"
 _MARKS = re.compile("\ue000(\\d+)\ue001")
@@ -52,10 +55,12 @@ class ChatTokenizer:
         """
         contents = dict.fromkeys(turn.content for text in texts for turn in text.prompt)
         contents |= dict.fromkeys(text.response for text in texts)
-        if not contents:
-            return []
-        found = self.tokenizer(list(contents), add_special_tokens=False, split_special_tokens=True)["input_ids"]
-        ids = dict(zip(contents, map(tuple, found), strict=True))
+        ids: dict[str, tuple[int, ...]] = {}
+        waiting = list(contents)
+        for start in range(0, len(waiting), CHUNK):  # the tokenizer keeps a hundred bytes a token while it works
+            chunk = waiting[start : start + CHUNK]
+            found = self.tokenizer(chunk, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+            ids |= zip(chunk, map(tuple, found), strict=True)
         return [self._assemble(text.prompt, text.response, ids.__getitem__) for text in texts]
 
     def prompt_ids(self, prompt: Prompt) -> tuple[int, ...]:
@@ -88,6 +93,12 @@ class ChatTokenizer:
             if content is not None:
                 ids += self._encode_content(messages[content].content)
         return tuple(ids)
+
+    def frame(self, roles: tuple[str, ...]) -> tuple[tuple[int, ...], ...]:
+        """Token ids of the template's own text around a prompt of these roles and a response; it can tell the date."""
+        return tuple(
+            self._template_ids(text) for text, _ in (*self._pieces(roles), *self._pieces((*roles, "assistant"), False))
+        )
 
     def shared_prefix(self) -> int:
         """Tokens with which every conversation without a system message begins, such as a default system prompt."""

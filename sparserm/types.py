@@ -155,7 +155,7 @@ class LatentSummary:
     d_sae: int
 
     def take(self, rows: np.ndarray) -> LatentSummary:
-        """The responses ``rows``, in that order; neighbours are not copied."""
+        """The responses ``rows``, in that order; neighbours share memory with this one."""
         if (run := _run(rows)) is not None:
             start, end = self.indptr[run.start], self.indptr[run.stop]
             indptr = self.indptr[run.start : run.stop + 1] - start
@@ -187,7 +187,7 @@ class Representations:
     latents: LatentSummary | None = None
 
     def take(self, rows: np.ndarray) -> Representations:
-        """The responses ``rows``, in that order; neighbours are not copied."""
+        """The responses ``rows``, in that order; neighbours share memory with this one."""
         latents = self.latents.take(rows) if self.latents else None
         run = _run(rows)
         own = rows if run is None else run

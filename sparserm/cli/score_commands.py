@@ -49,6 +49,8 @@ def score(
         _score_file(pairs, head, out, column, engine, workers, as_json)
     elif prompt is None or response is None:
         raise SparseRMError("nothing to score; expected --prompt and --response, or a file of pairs and --out")
+    elif out is not None or column or engine != "local":
+        raise SparseRMError("--out, --column and --engine are for a file of pairs; leave them out, or give the file")
     else:
         _score_response(head, prompt, response, as_json)
 
@@ -69,7 +71,8 @@ def _score_file(pairs: str, head: str, out: Path, columns: list[str] | None, eng
         scored = score_file(pairs, head, out, columns=column_names(columns), engine=run, progress=progress)
     if scored.n_unusable:
         typer.echo(f"warning: {scored.n_unusable} rows cannot be used; the column `problem` says why", err=True)
-    warn_truncated(scored.n_truncated)
+    if scored.n_truncated:
+        typer.echo(f"warning: {scored.n_truncated} pairs exceed the backbone's context; see the column `tokens_cut`", err=True)
     if not printed_json(as_json, vars(scored)):
         print_facts(f"{pairs} scored by {scored.head}", vars(scored))
 

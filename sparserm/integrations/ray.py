@@ -8,6 +8,7 @@ part all at once, and a part whose actor was lost is scored by another.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,31 +17,43 @@ from typing import Any
 import numpy as np
 
 from sparserm.bulk_scoring import Scoring
+from sparserm.model import SparseRM
 from sparserm.parts import Part
 from sparserm.types import SparseRMError
 
+#: How often an actor is started again, and a part handed to another, before the work is given up.
+RESTARTS, RETRIES = 10, 3
+
 
 class _Scorer:
-    """An actor: the model is loaded once and scores one part after another."""
+    """An actor: the model is loaded once and scores one part after another.
+
+    What a user can mend comes back as text: an exception would arrive wrapped, or as the death of an actor.
+    """
 
     def __init__(self, scoring: Scoring) -> None:
-        from sparserm.model import SparseRM
-
         self._scoring = scoring
-        self._model = SparseRM.from_pretrained(scoring.head)
-        self._model.load_backbone()
+        self._model: SparseRM | None = None
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        for index in batch["part"]:
-            part = self._scoring.source.parts[int(index)]
+        problems = [self._score(self._scoring.source.parts[int(index)]) for index in batch["part"]]
+        return {"part": batch["part"], "problem": np.array(problems, dtype=object)}
+
+    def _score(self, part: Part) -> str:
+        try:
             if not self._scoring.file(part).is_file():  # else it was lost after writing and before telling
+                self._model = self._model or self._scoring.load_model()
                 self._scoring.score(part, self._model)
-        return {"part": batch["part"]}
+        except (SparseRMError, OSError) as error:
+            return str(error) or type(error).__name__
+        return ""
 
 
 @dataclass(frozen=True)
 class RayEngine:
     """An engine for :func:`~sparserm.bulk_scoring.score_file`.
+
+    Rows of a source that is not a JSONL or Parquet file are in memory, and are copied to every worker.
 
     Attributes:
         workers: actors.
@@ -51,10 +64,12 @@ class RayEngine:
     cpus: int = 1
 
     def __call__(self, scoring: Scoring, parts: Sequence[Part], finished: Callable[[Part], None]) -> None:
-        """Score the parts on the cluster of ``RAY_ADDRESS``, or on one of this machine's own.
+        """Score the parts on the cluster that this process is connected to, that of ``RAY_ADDRESS``, or a new one on this
+        machine.
 
         Raises:
-            SparseRMError: Ray is not installed.
+            SparseRMError: Ray is not installed, the cluster cannot be reached, workers die again and again, or a part cannot
+                be scored.
         """
         if not parts:
             return
@@ -67,34 +82,53 @@ class RayEngine:
                 batch_size=1,
                 compute=ray.data.ActorPoolStrategy(size=min(self.workers, len(parts))),
                 num_cpus=self.cpus,
+                max_restarts=RESTARTS,
+                max_task_retries=RETRIES,
             )
             by_index = {part.index: part for part in parts}
-            for row in done.iter_rows():
-                finished(by_index[int(row["part"])])
+            try:
+                for row in done.iter_rows():
+                    if row["problem"]:
+                        raise SparseRMError(row["problem"])
+                    finished(by_index[int(row["part"])])
+            except ray.exceptions.RayError as error:
+                last = str(error).strip().splitlines()[-1]
+                raise SparseRMError(
+                    f"Ray gave up ({type(error).__name__}: {last}); check that workers have the memory for the backbone and "
+                    "see the folder and the source; the same command goes on with what is missing"
+                ) from error
 
 
 @contextmanager
 def _connected(ray: Any) -> Iterator[None]:
-    """A cluster to work on: the one that this process is connected to, else that of ``RAY_ADDRESS``, else a new local one."""
-    if ray.is_initialized():
-        yield
-        return
-    ray.init(log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR)
-    quiet = logging.getLogger("ray.data")
-    before = quiet.level
-    quiet.setLevel(logging.ERROR)  # our progress stands for its own
-    ray.data.DataContext.get_current().enable_progress_bars = False
+    """A cluster to work on, without Ray's own bars and messages: our progress stands for them."""
+    context, logger = ray.data.DataContext.get_current(), logging.getLogger("ray.data")
+    before = context.enable_progress_bars, logger.level
+    context.enable_progress_bars = False
+    logger.setLevel(logging.ERROR)
+    own = not ray.is_initialized()
     try:
+        if own:
+            address = os.environ.get("RAY_ADDRESS") or "local"
+            try:
+                ray.init(address=address, log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR)
+            except (ConnectionError, RuntimeError, ValueError) as error:
+                raise SparseRMError(
+                    f"no Ray cluster at {address!r} ({error}); check RAY_ADDRESS, or unset it to use this machine"
+                ) from error
         yield
     finally:
-        quiet.setLevel(before)
-        ray.shutdown()
+        context.enable_progress_bars = before[0]
+        logger.setLevel(before[1])
+        if own:
+            ray.shutdown()
 
 
 def _ray() -> Any:
     try:
         import ray
         import ray.data
+        import ray.exceptions
     except ImportError as error:
         raise SparseRMError(
             f'the engine ray needs the package ray ({error}); install it with `pip install "sparserm[ray]"`'

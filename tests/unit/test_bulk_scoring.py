@@ -11,6 +11,7 @@ import pytest
 from test_training import preference_rows, save_tiny_sae
 
 from sparserm import bulk_scoring
+from sparserm.backbone import Backbone
 from sparserm.bulk_scoring import Scored, Scoring, score_file, score_here
 from sparserm.model import SparseRM
 from sparserm.pairs import parse_pairs
@@ -152,6 +153,85 @@ def test_a_head_with_other_weights_is_another_scoring(head, path, tmp_path, tiny
     other.save_pretrained(tmp_path / "head")
     with pytest.raises(SparseRMError, match="head hash"):
         score_file(path, tmp_path / "head", tmp_path / "out")
+
+
+def _scored_lines(head: Path, tmp_path: Path, *rows: object) -> tuple[Scored, pd.DataFrame]:
+    path = tmp_path / "lines.jsonl"
+    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
+    return score_file(path, head, tmp_path / "lines"), _table(tmp_path / "lines")
+
+
+GOOD = {"prompt": "p", "chosen": "yes please", "rejected": "go away"}
+
+
+def test_what_only_the_backbone_refuses_is_a_problem_of_its_row(head, tmp_path, tiny_backbone, monkeypatch):
+    refused = "turns that alternate"
+
+    def render(roles, generation=True):
+        if roles[:2] == ("user", "user"):
+            raise SparseRMError(refused)
+        return pieces(roles, generation)
+
+    pieces = tiny_backbone.chat._pieces
+    monkeypatch.setattr(tiny_backbone.chat, "_pieces", render)
+    twice = {**GOOD, "prompt": [{"role": "user", "content": "a"}, {"role": "user", "content": "b"}]}
+    scored, table = _scored_lines(head, tmp_path, GOOD, GOOD, twice, GOOD, GOOD)
+    assert (scored.n_pairs, scored.n_unusable) == (4, 1)
+    assert table.set_index("row").loc[3, "problem"] == refused
+
+
+def test_columns_are_those_of_the_whole_wherever_a_part_begins(head, tmp_path):
+    """A part whose rows lack the prompt has no implied prompt where the source has a column of prompts."""
+    without = {"chosen": "the answer is yes", "rejected": "the answer is no"}
+    other = {"question": "of another schema"}
+    scored, table = _scored_lines(head, tmp_path, *[GOOD] * 4, *[without] * 4, *[other] * 4, GOOD)
+    assert (scored.n_pairs, scored.n_unusable) == (5, 8)
+    assert table.set_index("row").loc[[5, 9], "problem"].str.contains("is missing from this row").all()
+
+
+def test_half_characters_in_ids_do_not_stop_the_work(head, tmp_path):
+    scored, table = _scored_lines(head, tmp_path, {**GOOD, "id": "a\ud800"}, GOOD)
+    assert scored.n_pairs == 2 and table["id"][0] == "a?"
+
+
+def test_a_file_without_a_readable_row_says_why(head, tmp_path):
+    with pytest.raises(SparseRMError, match=r"none of 2 rows can be read .*not valid JSON"):
+        _scored_lines(head, tmp_path, "no", "no")
+
+
+def test_a_first_try_that_scored_nothing_does_not_claim_the_folder(head, path, tmp_path):
+    with pytest.raises(SparseRMError, match="has no column"):
+        score_file(path, head, tmp_path / "out", columns={"prompt": "nothing"})
+
+    def nothing(scoring, parts, finished):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        score_file(path, head, tmp_path / "out", columns={"rejected": "chosen"}, engine=nothing)
+    assert score_file(path, head, tmp_path / "out").n_rows == len(ROWS)
+
+
+def test_parts_of_another_size_are_not_mixed(head, path, tmp_path, monkeypatch):
+    score_file(path, head, tmp_path / "out")
+    monkeypatch.setattr(bulk_scoring, "cut", lambda source: cut(source, 5))
+    with pytest.raises(SparseRMError, match="part rows 4, expected 5"):
+        score_file(path, head, tmp_path / "out")
+
+
+def test_a_damaged_part_is_named(head, path, tmp_path):
+    score_file(path, head, tmp_path / "out")
+    (tmp_path / "out" / "part-000001.parquet").write_bytes(b"")
+    with pytest.raises(SparseRMError, match=r"part-000001\.parquet cannot be read .*remove it"):
+        score_file(path, head, tmp_path / "out")
+
+
+def test_machines_that_compute_in_another_dtype_are_refused(head, path, tmp_path, tiny_folder, monkeypatch):
+    def other_machine(scoring, parts, finished):
+        monkeypatch.setattr("sparserm.model.shared_backbone", lambda *given: Backbone.load(tiny_folder, dtype="bfloat16"))
+        score_here(scoring, parts, finished)
+
+    with pytest.raises(SparseRMError, match=r"computes in torch\.bfloat16 on this machine, expected torch\.float32"):
+        score_file(path, head, tmp_path / "out", engine=other_machine)
 
 
 def test_columns_are_named_as_everywhere(head, tmp_path):

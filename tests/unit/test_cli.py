@@ -184,6 +184,8 @@ def test_scoring_a_file_refuses_in_one_line(run, parts, tmp_path) -> None:
     assert "expected `sparserm score PAIRS --head HEAD --out FOLDER`" in run("score", file, *head).error
     both = run("score", file, *head, "--out", tmp_path / "out", "--prompt", "p", "--response", "r")
     assert "neither --prompt nor --response" in both.error
+    alone = run("score", *head, "--out", tmp_path / "out", "--prompt", "p", "--response", "r")
+    assert "are for a file of pairs" in alone.error
     assert "expected local or ray" in run("score", file, *head, "--out", tmp_path / "out", "--engine", "spark").error
     assert "is not empty and holds no scores" in run("score", file, *head, "--out", parts.head).error
     assert "no preference data called" in run("score", tmp_path / "none.jsonl", *head, "--out", tmp_path / "out").error

@@ -104,10 +104,40 @@ def test_what_cannot_be_cut_says_why(tmp_path):
         source.read(source.parts[0])
 
 
-def test_a_part_with_a_nul_says_where_in_the_file(tmp_path):
+def test_a_nul_in_a_row_is_a_finding_about_that_row(tmp_path):
     path = tmp_path / "nul.jsonl"
-    path.write_bytes(b'{"a": 1}\n{"a": "\0"}\n')
-    source = cut(path, 1)
-    assert source.read(source.parts[0])
-    with pytest.raises(SparseRMError, match="NUL at byte offset 16"):
+    path.write_bytes(b'{"a": 1}\n' * 20_000 + b'{"a": "\0"}\n{"a": 2}\n')
+    rows = _all_rows(cut(path, 512))
+    assert [row.row for row in rows if row.issue] == [20_001]
+    (tmp_path / "early.jsonl").write_bytes(b'{"a": "\0"}\n')  # more likely another kind of file
+    with pytest.raises(SparseRMError, match="NUL at byte offset 7"):
+        cut(tmp_path / "early.jsonl")
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_files_behind_links_are_read_as_what_the_link_says(tmp_path, kind):
+    """The hub's cache links to files whose names are hashes."""
+    path = _write(tmp_path, kind)
+    path.rename(tmp_path / "0123abcd")
+    path.symlink_to(tmp_path / "0123abcd")
+    source = cut(path, 4)
+    assert source.name == f"pairs.{kind}" and source.path == path
+    assert _all_rows(source) == read_source(path)[1]
+
+
+def test_a_mark_of_utf8_and_a_bad_first_line_do_not_bring_the_file_into_memory(tmp_path):
+    path = _write(tmp_path, "jsonl")
+    for name, beginning in (("mark", b"\xef\xbb\xbf"), ("bad", b"not json\n"), ("blank", b"\n\n")):
+        other = tmp_path / f"{name}.jsonl"
+        other.write_bytes(beginning + path.read_bytes())
+        source = cut(other, 4)
+        assert source.path == other
+        assert _all_rows(source) == read_source(other)[1]
+
+
+def test_a_file_that_changed_after_it_was_cut_is_refused(tmp_path):
+    path = _write(tmp_path, "jsonl")
+    source = cut(path, 4)
+    path.write_bytes(b"\n" + path.read_bytes())
+    with pytest.raises(SparseRMError, match="has changed since it was first read"):
         source.read(source.parts[1])

@@ -6,6 +6,8 @@ import json
 import os
 import signal
 import subprocess
+import threading
+import time
 
 import pandas as pd
 import pytest
@@ -17,6 +19,7 @@ from sparserm.integrations.ray import RayEngine
 from sparserm.model import SparseRM
 from sparserm.pairs import parse_pairs
 from sparserm.parts import cut
+from sparserm.types import SparseRMError
 
 ray = pytest.importorskip("ray")
 
@@ -44,27 +47,48 @@ def head(cluster, monkeypatch, tmp_path, tiny_folder):
 
 
 def _workers() -> list[int]:
-    listed = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout.splitlines()
-    return [int(line.split()[0]) for line in listed if "ray::MapWorker" in line]
+    """Process numbers of this test's own cluster's actors: children of the raylet that is our child."""
+    listed = subprocess.run(["ps", "-ww", "-eo", "pid,ppid,args"], capture_output=True, text=True, check=True).stdout
+    rows = [line.split(None, 2) for line in listed.splitlines()[1:]]
+    ours = {pid for pid, parent, arguments in rows if "raylet" in arguments and parent == str(os.getpid())}
+    return [int(pid) for pid, parent, arguments in rows if "ray::MapWorker" in arguments and parent in ours]
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "parquet"])
 def test_the_rows_and_rewards_are_those_of_the_local_engine_though_a_worker_is_killed(head, tmp_path, kind):
     path = tmp_path / f"pairs.{kind}"
-    frame = pd.DataFrame(preference_rows(120, 30, seed=3))
+    frame = pd.DataFrame(preference_rows(400, 100, seed=3))
     frame.to_parquet(path) if kind == "parquet" else frame.to_json(path, orient="records", lines=True)
     local = score_file(path, head, tmp_path / "local")
-    killed: list[int] = []
+    killed: list[tuple[int, int]] = []
 
-    def kill_one(done: int, total: int, what: str) -> None:
-        if what.startswith("Scores") and not killed:
-            killed.append(_workers()[0])
-            os.kill(killed[0], signal.SIGKILL)
+    def kill_one() -> None:
+        while not (done := len(list((tmp_path / "ray").glob("part-*")))):
+            time.sleep(0.01)
+        killed.append((_workers()[0], done))
+        os.kill(killed[0][0], signal.SIGKILL)
 
-    scored = score_file(path, head, tmp_path / "ray", engine=RayEngine(workers=2), progress=kill_one)
-    assert killed and killed[0] not in _workers()
+    thread = threading.Thread(target=kill_one, daemon=True)
+    thread.start()
+    scored = score_file(path, head, tmp_path / "ray", engine=RayEngine(workers=2))
+    thread.join(10)
+    assert killed and killed[0][0] not in _workers()
+    assert killed[0][1] < 50  # of 100 parts: midway
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "ray"), pd.read_parquet(tmp_path / "local"))
     assert (scored.n_pairs, scored.accuracy) == (local.n_pairs, local.accuracy)
+
+
+def test_what_a_user_can_mend_is_said_in_one_line(head, tmp_path, monkeypatch):
+    """Also where only a worker sees it."""
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in preference_rows(8, 2, seed=5)))
+
+    def changed(scoring, parts, finished):
+        path.write_text(path.read_text() + "\n")
+        RayEngine(workers=1)(scoring, parts, finished)
+
+    with pytest.raises(SparseRMError, match=r"pairs\.jsonl has changed since it was first read"):
+        score_file(path, head, tmp_path / "out", engine=changed)
 
 
 def test_either_engine_goes_on_where_the_other_was_stopped(head, tmp_path):

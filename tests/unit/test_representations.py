@@ -178,6 +178,14 @@ def test_texts_that_read_alike_when_joined_are_kept_apart(tiny_backbone, store, 
     assert len(rows) == 4
 
 
+def test_a_template_that_says_something_else_today_is_computed_anew(tiny_folder, texts, store, rows):
+    for day in ("Monday", "Tuesday", "Monday"):
+        backbone = Backbone.load(tiny_folder, dtype="float32")
+        backbone.chat.template = day + backbone.chat.template
+        represent(texts, backbone, {HOOK: None}, "mean", store=store)
+    assert sum(len(row.spans) for row in rows) == 2 * len(texts)
+
+
 def test_another_context_length_is_computed_anew(tiny_folder, texts, store, rows):
     backbone = Backbone.load(tiny_folder, dtype="float32")
     represent(texts, backbone, {HOOK: None}, "mean", store=store)
