@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from benchmarks.common import task_pairs, write_results
-from sparserm.backbone import BATCH_TOKENS, Backbone, decoder_layers, fast_dtype, resolve
+from sparserm.backbone import CPU_BATCH_TOKENS, Backbone, decoder_layers, fast_dtype, resolve
 from sparserm.defaults import DEFAULT_BACKBONE, DEFAULT_LAYER
 from sparserm.packing import Row, batches, pack
 from sparserm.representations import represent_pairs
@@ -106,7 +106,7 @@ def classifier(dtype: torch.dtype) -> Way:
     def run(pairs: Sequence[PreferencePair]) -> np.ndarray:
         texts = _texts(chat, pairs)
         rewards = np.zeros(len(texts))
-        for batch in batches(pack(texts, share_prompts=False), BATCH_TOKENS):
+        for batch in batches(pack(texts, share_prompts=False), CPU_BATCH_TOKENS):
             members = [row.spans[0][0] for row in batch.rows]
             with torch.no_grad():
                 rewards[members] = model(**_padded([texts[i] for i in members])).logits[:, 0].float().numpy()
@@ -161,7 +161,7 @@ def multiply_adds(rows: Sequence[Row], model: Any) -> float:
 
 def matrix_rate(dtype: torch.dtype, seconds: float = 1.0) -> float:
     """Multiply-adds a second of a product as large as those of a batch."""
-    a, b = torch.randn(BATCH_TOKENS, 576, dtype=dtype), torch.randn(576, 1536, dtype=dtype)
+    a, b = torch.randn(CPU_BATCH_TOKENS, 576, dtype=dtype), torch.randn(576, 1536, dtype=dtype)
     started, done = time.perf_counter(), 0
     while time.perf_counter() - started < seconds:
         a @ b

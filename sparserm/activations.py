@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sparserm.backbone import BATCH_TOKENS, Backbone
+from sparserm.backbone import Backbone
 from sparserm.packing import batches, pack
 from sparserm.types import HookPoint, Message, Progress, SparseRMError, TokenizedText
 
@@ -142,7 +142,7 @@ def corpus_states(
     skip = backbone.chat.shared_prefix()
     texts = [tokenize_conversation(backbone, one) for one in conversations]
     rows = pack([text for text in texts if text.end > skip], share_prompts=False)
-    for batch in batches(rows, BATCH_TOKENS):
+    for batch in batches(rows, backbone.batch_tokens):
         states = backbone.run(batch, hooks)
         spans = [(r, skip, len(row.ids)) for r, row in enumerate(batch.rows)]
         yield {
