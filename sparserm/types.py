@@ -155,11 +155,11 @@ class LatentSummary:
     d_sae: int
 
     def take(self, rows: np.ndarray) -> LatentSummary:
-        """The responses ``rows``, in that order; neighbours share memory with this one."""
+        """The responses ``rows``, in that order; neighbours share this one's memory, and cannot be written to."""
         if (run := _run(rows)) is not None:
             start, end = self.indptr[run.start], self.indptr[run.stop]
             indptr = self.indptr[run.start : run.stop + 1] - start
-            indices, rate, peak = (column[start:end] for column in (self.indices, self.rate, self.peak))
+            indices, rate, peak = (_shared(column, slice(start, end)) for column in (self.indices, self.rate, self.peak))
             return LatentSummary(indptr, indices, rate, peak, self.d_sae)
         counts = np.diff(self.indptr)[rows]
         indptr = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
@@ -187,11 +187,19 @@ class Representations:
     latents: LatentSummary | None = None
 
     def take(self, rows: np.ndarray) -> Representations:
-        """The responses ``rows``, in that order; neighbours share memory with this one."""
+        """The responses ``rows``, in that order; neighbours share this one's memory, and cannot be written to."""
         latents = self.latents.take(rows) if self.latents else None
         run = _run(rows)
-        own = rows if run is None else run
-        return Representations(self.pooling, self.h[own], self.n_tokens[own], self.n_truncated[own], latents)
+        columns = (self.h, self.n_tokens, self.n_truncated)
+        h, n_tokens, n_truncated = (column[rows] if run is None else _shared(column, run) for column in columns)
+        return Representations(self.pooling, h, n_tokens, n_truncated, latents)
+
+
+def _shared(column: np.ndarray, run: slice) -> np.ndarray:
+    """A part of an array that nobody can change through it."""
+    part = column[run]
+    part.flags.writeable = False
+    return part
 
 
 def _run(rows: np.ndarray) -> slice | None:

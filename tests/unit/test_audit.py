@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -127,8 +128,11 @@ def test_pairs_that_the_head_was_trained_on_are_judged_by_heads_that_were_not() 
 
 def test_a_wrong_label_among_right_ones_is_found_though_the_head_was_trained_on_it() -> None:
     rows = np.arange(len(TRAIN.groups))
-    turned = TRAIN.take(rows)
-    turned.chosen.h[7], turned.rejected.h[7] = TRAIN.rejected.h[7], TRAIN.chosen.h[7]
+    wrong = (rows == 7)[:, None]
+    chosen = replace(TRAIN.chosen, h=np.where(wrong, TRAIN.rejected.h, TRAIN.chosen.h))
+    turned = replace(
+        TRAIN, chosen=chosen, rejected=replace(TRAIN.rejected, h=np.where(wrong, TRAIN.chosen.h, TRAIN.rejected.h))
+    )
     data = _data(*[(f"p{group}", f"yes {i}", "no") for i, group in enumerate(TRAIN.groups)])
     saved, _ = _trained(*{pair.prompt[0].content for pair in data.pairs})
     found = audit(data, held_out=held_out_margins(saved, data, turned, SAE))

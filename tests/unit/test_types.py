@@ -37,3 +37,8 @@ def test_neighbours_are_not_copied(rows, shared):
     got = STATES.take(np.array(rows))
     assert np.shares_memory(got.h, STATES.h) == shared
     assert np.shares_memory(got.latents.rate, LATENTS.rate) == shared
+    if shared:  # or a change here would be one there
+        with pytest.raises(ValueError, match="read-only"):
+            got.h[0] = 0
+        with pytest.raises(ValueError, match="read-only"):
+            got.latents.peak[:] = 0
