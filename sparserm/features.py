@@ -142,7 +142,8 @@ def _active(latents: LatentSummary, activity: Activity) -> Any:
     from scipy.sparse import csr_matrix
 
     values = (latents.rate >= (0.5 if activity == "most" else 0.0)).astype(np.int32)
-    matrix = csr_matrix((values, latents.indices, latents.indptr), shape=(len(latents.indptr) - 1, latents.d_sae))
+    shape = (len(latents.indptr) - 1, latents.d_sae)
+    matrix = csr_matrix((values, latents.indices, latents.indptr), shape=shape, copy=True)  # changed in place below
     matrix.eliminate_zeros()
     return matrix
 

@@ -179,3 +179,13 @@ def test_latents_of_another_sae_or_none_are_refused() -> None:
         feature_table(pairs, tiny_sae(d_sae=7))
     with pytest.raises(SparseRMError, match="no latents"):
         feature_table(replace(pairs, chosen=replace(pairs.chosen, latents=None)), tiny_sae())
+
+
+def test_representations_are_not_changed_by_looking_at_them() -> None:
+    """Also where latents fire too seldom to count, which the table leaves out of its own matrix and no other."""
+    pairs = _random_pairs()
+    before = [pairs.chosen.latents.indices.copy(), pairs.chosen.latents.rate.copy(), pairs.chosen.latents.indptr.copy()]
+    feature_table(pairs, tiny_sae(), activity="most")
+    feature_table(pairs.take(np.arange(10, 30)), tiny_sae(), activity="most")
+    after = [pairs.chosen.latents.indices, pairs.chosen.latents.rate, pairs.chosen.latents.indptr]
+    assert all(np.array_equal(a, b) for a, b in zip(before, after, strict=True))
