@@ -184,6 +184,7 @@ def test_latents_of_another_sae_or_none_are_refused() -> None:
 def test_representations_are_not_changed_by_looking_at_them() -> None:
     """Also where latents fire too seldom to count, which the table leaves out of its own matrix and no other."""
     pairs = _random_pairs()
+    pairs.chosen.latents.rate[1::2] = 0.75  # every second firing counts
     before = [pairs.chosen.latents.indices.copy(), pairs.chosen.latents.rate.copy(), pairs.chosen.latents.indptr.copy()]
     feature_table(pairs, tiny_sae(), activity="most")
     feature_table(pairs.take(np.arange(10, 30)), tiny_sae(), activity="most")
