@@ -1,7 +1,7 @@
 """Files of any size scored part by part, into a folder of Parquet files that pandas, DuckDB and Spark read as one table.
 
 A part appears all at once, so that interrupted work goes on with the parts that are not there: no row is lost or doubled.
-Memory holds one part, whatever the file's size. What is computed is not kept in the store of representations, which such
+One part is read at a time, whatever the file's size. What is computed is not kept in the store of representations, which such
 files would only push others out of.
 """
 

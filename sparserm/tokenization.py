@@ -48,7 +48,7 @@ class ChatTokenizer:
         return self._assemble(prompt, response, self._encode_content)
 
     def many(self, texts: Sequence[Text]) -> list[TokenizedText]:
-        """The same for many texts, several times as fast: each content is tokenised once, all of them in one call.
+        """The same for many texts, several times as fast: each content is tokenised once, :data:`CHUNK` of them in one call.
 
         Raises:
             SparseRMError: as for one.
