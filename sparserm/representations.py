@@ -6,6 +6,8 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from sparserm.backbone import Backbone
 from sparserm.pairs import prompt_groups
@@ -21,6 +23,7 @@ from sparserm.types import (
     Representations,
     SparseRMError,
     Text,
+    TokenizedText,
 )
 
 #: Responses computed between two writes to the store: what an interruption can cost.
@@ -130,29 +133,56 @@ def _compute(
     progress: Progress | None,
 ) -> Iterator[dict[bytes, bytes]]:
     """Run the backbone and yield finished blobs by key, some texts at a time."""
-    counts = _place(backbone, None, "tokens")
-    places = {(hook, pooling): _place(backbone, hook, pooling) for hook in saes for pooling in ("last", "mean")}
-    firing = {hook: _place(backbone, hook, _firing(sae)) for hook, sae in saes.items() if sae}
     tokenized = backbone.chat.many(texts)
-    blobs: dict[bytes, bytes] = {}
-    for done, (i, states) in enumerate(backbone.hidden_states(tokenized, list(saes), progress=progress), 1):
-        text, content = tokenized[i], _content(texts[i], backbone)
+    near = {hook: sae.to(backbone.device) if sae else None for hook, sae in saes.items()}
+    pooled: dict[int, dict[HookPoint, list[Tensor]]] = {}
+    for i, states in backbone.hidden_states(tokenized, list(saes), progress=progress):
+        n = tokenized[i].end - tokenized[i].start
+        pooled[i] = {hook: _pool(state, n, near[hook]) for hook, state in states.items()}
+        if len(pooled) == FLUSH_EVERY:
+            yield _blobs(texts, tokenized, pooled, backbone, saes)
+            pooled = {}
+    if pooled:
+        yield _blobs(texts, tokenized, pooled, backbone, saes)
+
+
+def _pool(state: Tensor, n: int, sae: SparseAutoencoder | None) -> list[Tensor]:
+    """What is kept of ``state [T, d]``, whose first ``n`` tokens are the response, still on its device: the last state and
+    the mean ``[d]``, and of an SAE's latents the share of tokens in which each fires and its peak ``[d_sae]``."""
+    response = state[:n]
+    kept = [state[-1].clone(), response.mean(0)]  # a view would keep the whole pass in memory
+    if sae:
+        z = sae.encode(response)
+        kept += [(z > 0).float().mean(0), z.amax(0)]
+    return kept
+
+
+def _blobs(
+    texts: Sequence[Text],
+    tokenized: Sequence[TokenizedText],
+    pooled: Mapping[int, Mapping[HookPoint, Sequence[Tensor]]],
+    backbone: Backbone,
+    saes: Mapping[HookPoint, SparseAutoencoder | None],
+) -> dict[bytes, bytes]:
+    """What the store keeps of some texts, by key; it leaves the device together."""
+    contents = {i: _content(texts[i], backbone) for i in pooled}
+    counts = _place(backbone, None, "tokens")
+    blobs = {}
+    for i, content in contents.items():
+        text = tokenized[i]
         blobs[_key(counts, content)] = np.array([text.end - text.start, text.n_truncated], np.int32).tobytes()
-        for hook, state in states.items():
-            response = state[: text.end - text.start]
-            blobs[_key(places[hook, "last"], content)] = state[-1].cpu().numpy().tobytes()
-            blobs[_key(places[hook, "mean"], content)] = response.mean(0).cpu().numpy().tobytes()
-            if sae := saes[hook]:
-                z = sae.encode(response)
-                rate = (z > 0).float().mean(0).cpu().numpy()
+    for hook, sae in saes.items():
+        columns = zip(*(one[hook] for one in pooled.values()), strict=True)
+        last, mean, *latents = (torch.stack(column).cpu().numpy() for column in columns)
+        for pooling, states in (("last", last), ("mean", mean)):
+            place = _place(backbone, hook, pooling)
+            blobs |= {_key(place, content): state.tobytes() for content, state in zip(contents.values(), states, strict=True)}
+        if sae:
+            place = _place(backbone, hook, _firing(sae))
+            for content, rate, peak in zip(contents.values(), *latents, strict=True):
                 fired = np.flatnonzero(rate).astype(np.int32)
-                peak = z.amax(0).cpu().numpy()
-                blobs[_key(firing[hook], content)] = fired.tobytes() + rate[fired].tobytes() + peak[fired].tobytes()
-        if done % FLUSH_EVERY == 0:
-            yield blobs
-            blobs = {}
-    if blobs:
-        yield blobs
+                blobs[_key(place, content)] = fired.tobytes() + rate[fired].tobytes() + peak[fired].tobytes()
+    return blobs
 
 
 def _firing(sae: SparseAutoencoder) -> str:

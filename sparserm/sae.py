@@ -12,7 +12,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +75,7 @@ class SparseAutoencoder:
         facts = [self.architecture, self.hook.name, self.k, self.normalize_activations, self.apply_b_dec_to_input]
         digest = hashlib.sha256(json.dumps([*facts, self.rescale_acts_by_decoder_norm]).encode())
         for name in sorted(self.weights):
-            digest.update(name.encode() + self.weights[name].numpy().tobytes())
+            digest.update(name.encode() + self.weights[name].cpu().numpy().tobytes())
         return digest.hexdigest()[:16]
 
     @functools.cached_property
@@ -86,6 +86,12 @@ class SparseAutoencoder:
     def directions(self) -> Tensor:
         """``[d_sae, d_in]``: decoder rows of norm one."""
         return self._unit_decoder
+
+    def to(self, device: torch.device) -> SparseAutoencoder:
+        """This SAE with its weights on a device, where what it encodes must be, too."""
+        if all(weight.device == device for weight in self.weights.values()):
+            return self
+        return replace(self, weights={name: weight.to(device) for name, weight in self.weights.items()})
 
     def encode(self, x: Tensor) -> Tensor:
         """Latent activations ``[..., d_sae]`` of ``x [..., d_in]``."""

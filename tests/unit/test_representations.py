@@ -303,3 +303,11 @@ def test_what_is_missing_is_what_would_be_run(tiny_backbone, store, rows):
     n = len(rows)
     assert count_missing(pair_texts(pairs), tiny_backbone, saes, "mean", store) == (0, 0)
     assert len(rows) == n
+
+
+def test_an_sae_goes_to_a_device_whole_and_stays_itself_where_it_is():
+    sae = make_sae()
+    assert sae.to(torch.device("cpu")) is sae
+    elsewhere = sae.to(torch.device("meta"))
+    assert {weight.device.type for weight in elsewhere.weights.values()} == {"meta"}
+    assert elsewhere.encode(torch.zeros(3, HIDDEN, device="meta")).shape == (3, D_SAE)
