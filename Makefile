@@ -37,6 +37,10 @@ bench: setup
 	$(BIN)/python -m benchmarks.faithfulness
 	$(BIN)/python -m benchmarks.quality rankers costs frozen full lora
 	$(BIN)/python -m benchmarks.shift
+	$(BIN)/python -m benchmarks.throughput
+	$(BIN)/python -m benchmarks.retraining
+	$(BIN)/python -m benchmarks.memory
+	$(BIN)/python -m benchmarks.growth
 	$(BIN)/python -m benchmarks.readme
 
 clean:

@@ -1,21 +1,22 @@
-"""Whether explanations say what heads do, and stay: ``python -m benchmarks.faithfulness [faithfulness] [stability]``.
+"""Whether explanations say what heads do, and stay: ``python -m benchmarks.faithfulness [STAGE ...] [--tasks TASK ...]``.
 
 ``faithfulness``: the shipped heads on test responses (``benchmarks/results/faithfulness.json``). ``stability``: heads of the
 same settings from training prompts drawn with replacement, and from SAEs of the same recipe and another seed where there are
 such under ``SPARSERM_HOME/benchmarks/saes/seed_<n>/layer_<l>`` (``sparserm train-sae`` with ``--seed``), compared on test
-responses (``benchmarks/results/stability.json``).
+responses (``benchmarks/results/stability.json``). Figures of tasks that are not asked for stay as they are.
 """
 
 from __future__ import annotations
 
-import sys
+import argparse
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
-from benchmarks.common import task_pairs, write_results
+from benchmarks.common import RESULTS, task_pairs, write_results
 from sparserm.agreement import HeadAgreement, head_agreement
 from sparserm.defaults import TASKS, home
 from sparserm.evidence import resample
@@ -31,10 +32,10 @@ from sparserm.types import PairRepresentations, RewardHead
 TEXTS, FEATURES, DRAWS = 100, 4, 10
 
 
-def faithfulness() -> None:
+def faithfulness(tasks: Sequence[str]) -> None:
     """Errors of the shipped heads' explanations."""
-    found = {}
-    for task in TASKS:
+    found = _known("faithfulness")
+    for task in tasks:
         model = SparseRM.from_pretrained(task)
         pairs = task_pairs(task, "test").pairs[: TEXTS // 2]
         texts = [model.backbone.tokenize(pair.prompt, text) for pair in pairs for text in (pair.chosen, pair.rejected)]
@@ -44,10 +45,10 @@ def faithfulness() -> None:
         print(task, measured, flush=True)
 
 
-def stability() -> None:
+def stability(tasks: Sequence[str]) -> None:
     """Agreement of the shipped heads with others of the same settings."""
-    found: dict[str, dict[str, Any]] = {}
-    for task in TASKS:
+    found = _known("stability")
+    for task in tasks:
         model = SparseRM.from_pretrained(task)
         known = model.card.training["settings"]
         settings = FitSettings(known["k"], known["pooling"], known["selection"], known["l2"])
@@ -95,13 +96,23 @@ def _agreement(
     }
 
 
-STAGES: dict[str, Callable[[], None]] = {"faithfulness": faithfulness, "stability": stability}
+def _known(name: str) -> dict[str, Any]:
+    """By task, what was measured before."""
+    path = RESULTS / f"{name}.json"
+    return dict(json.loads(path.read_text())["results"]) if path.is_file() else {}
+
+
+STAGES: dict[str, Callable[[Sequence[str]], None]] = {"faithfulness": faithfulness, "stability": stability}
 
 
 def main() -> None:
     """Run the stages named on the command line, or all."""
-    for stage in sys.argv[1:] or STAGES:
-        STAGES[stage]()
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("stages", nargs="*", default=list(STAGES), metavar="STAGE", help=", ".join(STAGES))
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=TASKS)
+    given = parser.parse_args()
+    for stage in given.stages:
+        STAGES[stage](given.tasks)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,165 @@
+"""How cost grows with pairs, length, K and d_sae: ``python -m benchmarks.growth [--rounds 3]``.
+
+Four sizes each, which take turns; medians over rounds. Reading is done by the real backbone on real texts with the store off.
+Fits are on representations of real pairs, drawn again and again to be as many as are wanted, and on the shipped SAE with
+latents left out or repeated. The plot is ``benchmarks/growth.svg``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from benchmarks.common import ROOT, task_pairs, write_results
+from sparserm.backbone import Backbone
+from sparserm.defaults import DEFAULT_BACKBONE, DEFAULT_LAYER
+from sparserm.fitting import FitSettings, fit_head
+from sparserm.head import rewards
+from sparserm.representations import represent_pairs
+from sparserm.sae import SparseAutoencoder, load_sae
+from sparserm.store import stored
+from sparserm.types import PairRepresentations, PreferencePair, Representations
+
+SAE = f"{DEFAULT_BACKBONE}/layer_{DEFAULT_LAYER}"
+PAIRS, LENGTHS = (15, 30, 60, 120), (64, 128, 256, 512)
+FITTED, KS, WIDTHS = (1250, 2500, 5000, 10_000), (8, 16, 32, 64), (1152, 2304, 4608, 9216)
+#: Pairs of each length, pairs that fits are drawn from, pairs of fits that grow in another way, and responses that are scored.
+OF_A_LENGTH, DRAWN_FROM, OF_A_FIT, SCORED = 4, 2000, 2500, 20_000
+
+#: Seconds' worth of work by size.
+Series = Mapping[int, Callable[[], Any]]
+
+
+def series(backbone: Backbone) -> dict[str, Series]:
+    """By what grows, named as the axis of its plot."""
+    sae = load_sae(SAE)
+    pairs = task_pairs("safety", "train").pairs
+    long = of_length(backbone, pairs, max(LENGTHS))
+
+    def read(some: Sequence[PreferencePair], dictionary: SparseAutoencoder = sae) -> Callable[[], Any]:
+        return partial(represent_pairs, some, backbone, {sae.hook: dictionary}, "mean")
+
+    known = represented(backbone, sae)
+
+    def fit(n: int, k: int = 32, width: int = sae.d_sae) -> Callable[[], Any]:
+        return partial(fit_head, drawn(known, n, width), of_width(sae, width), FitSettings(k))
+
+    states = drawn(known, SCORED // 2, sae.d_sae).stacked
+    heads = {k: fit(OF_A_FIT, k)().head for k in KS}
+    return {
+        "pairs read": {n: read(pairs[:n]) for n in PAIRS},
+        "tokens of a response, read": {n: read(of_length(backbone, long, n)) for n in LENGTHS},
+        "d_sae, read": {width: read(pairs[: PAIRS[0]], of_width(sae, width)) for width in WIDTHS},
+        "pairs fitted": {n: fit(n) for n in FITTED},
+        "K, fitted": {k: fit(OF_A_FIT, k) for k in KS},
+        "d_sae, fitted": {width: fit(OF_A_FIT, width=width) for width in WIDTHS},
+        "K, states to rewards": {k: partial(rewards, heads[k], states) for k in KS},
+    }
+
+
+def of_length(backbone: Backbone, pairs: Sequence[PreferencePair], n: int) -> list[PreferencePair]:
+    """Pairs of responses of ``n`` tokens: the first that have as many, cut."""
+    tokenizer = backbone.chat.tokenizer
+    found = []
+    for pair in pairs:
+        ids = [tokenizer(text, add_special_tokens=False).input_ids for text in (2 * pair.chosen, 2 * pair.rejected)]
+        if min(map(len, ids)) >= n:
+            chosen, rejected = (tokenizer.decode(one[:n]) for one in ids)
+            found.append(replace(pair, chosen=chosen, rejected=rejected))
+        if len(found) == OF_A_LENGTH:
+            break
+    return found
+
+
+def represented(backbone: Backbone, sae: SparseAutoencoder) -> PairRepresentations:
+    """Real pairs, from the store where they are there."""
+    with stored() as store:
+        pairs = task_pairs("truthfulness", "train").pairs[:DRAWN_FROM]
+        return represent_pairs(pairs, backbone, {sae.hook: sae}, "mean", store=store)[sae.hook]
+
+
+def drawn(known: PairRepresentations, n: int, width: int) -> PairRepresentations:
+    """``n`` pairs, and their latents as those of an SAE of another width."""
+    found = known.take(np.random.default_rng(n).integers(len(known.groups), size=n))
+
+    def resized(side: Representations) -> Representations:
+        latents = side.latents
+        assert latents is not None
+        return replace(side, latents=replace(latents, indices=latents.indices * width // latents.d_sae, d_sae=width))
+
+    return replace(found, chosen=resized(found.chosen), rejected=resized(found.rejected))
+
+
+def of_width(sae: SparseAutoencoder, width: int) -> SparseAutoencoder:
+    """The SAE with so many latents: some of its own, or each several times."""
+    latents = np.arange(width) * sae.d_sae // width
+    by_row = {name: weight[latents] for name, weight in sae.weights.items() if weight.shape[0] == sae.d_sae}
+    by_column = {
+        name: weight[:, latents] for name, weight in sae.weights.items() if weight.shape[-1] == sae.d_sae > weight.ndim > 1
+    }
+    return replace(sae, weights={**sae.weights, **by_row, **by_column})
+
+
+def measure(works: Series, rounds: int) -> dict[int, float]:
+    """Median seconds by size; a first round is not counted."""
+    seconds: dict[int, list[float]] = {size: [] for size in works}
+    for number in range(rounds + 1):
+        for size, work in works.items():
+            started = time.perf_counter()
+            work()
+            if number:
+                seconds[size].append(time.perf_counter() - started)
+    return {size: statistics.median(taken) for size, taken in seconds.items()}
+
+
+def exponent(seconds: Mapping[int, float]) -> float:
+    """Of the power law nearest to them: 1 is linear."""
+    return float(np.polyfit(np.log(list(seconds)), np.log(list(seconds.values())), 1)[0])
+
+
+def plot(found: Mapping[str, Mapping[int, float]]) -> None:
+    """One panel each, both axes logarithmic, with the straight line that linear growth would be."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    matplotlib.rcParams |= {"svg.hashsalt": "sparserm", "font.size": 9}
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(2, 4, figsize=(12, 5.2), layout="constrained")
+    for axis, (name, seconds) in zip(axes.flat, found.items(), strict=False):
+        sizes, taken = np.array(list(seconds)), np.array(list(seconds.values()))
+        axis.loglog(sizes, taken[-1] * sizes / sizes[-1], color="#9aa0a6", linestyle="--", linewidth=1, label="linear")
+        axis.loglog(sizes, taken, color="#2a6fdb", marker="o", label="measured")
+        axis.set_xticks(sizes, [f"{size:,}" for size in sizes])
+        axis.minorticks_off()
+        axis.set_title(f"{name}: exponent {exponent(seconds):.2f}", fontsize=9)
+        axis.set_ylabel("seconds")
+    axes.flat[0].legend(frameon=False)
+    for axis in axes.flat[len(found) :]:
+        axis.axis("off")
+    figure.savefig(ROOT / "benchmarks" / "growth.svg", metadata={"Date": None})
+
+
+def main() -> None:
+    """Measure, keep and plot."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=3)
+    rounds = parser.parse_args().rounds
+    backbone = Backbone.load(DEFAULT_BACKBONE, through_layer=DEFAULT_LAYER)
+    found = {}
+    for name, works in series(backbone).items():
+        found[name] = measure(works, rounds)
+        print(name, found[name], f"exponent {exponent(found[name]):.2f}", flush=True)
+    write_results("growth", {name: {"seconds": one, "exponent": exponent(one)} for name, one in found.items()})
+    plot(found)
+
+
+if __name__ == "__main__":
+    main()
