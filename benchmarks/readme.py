@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Callable
 
-from benchmarks import evidence_tables
+from benchmarks import evidence_tables, speed_tables
 from benchmarks.common import FILES, RESULTS, ROOT
 from sparserm.defaults import DEFAULT_BACKBONE, DEFAULT_LAYERS, TASKS, assets_dir
 
@@ -125,6 +125,8 @@ TABLES: dict[str, Callable[[], list[str]]] = {
     "quality": evidence_tables.quality, "quality_full": evidence_tables.quality_full, "costs": evidence_tables.costs,
     "shift": evidence_tables.shift, "samples": evidence_tables.samples, "faithfulness": evidence_tables.faithfulness,
     "stability": evidence_tables.stability, "labels": evidence_tables.labels, "length": length,
+    "throughput": speed_tables.throughput, "retraining": speed_tables.retraining, "memory": speed_tables.memory,
+    "growth": speed_tables.growth,
 }  # fmt: skip
 
 PAGES = (ROOT / "README.md", ROOT / "benchmarks" / "README.md")

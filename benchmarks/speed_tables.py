@@ -1,0 +1,72 @@
+"""Tables of what was measured about speed and scale, from the JSON files of the benchmarks."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from benchmarks.common import RESULTS
+
+#: Ways in ``throughput.json``, and what they are called.
+WAYS = {
+    "tutorial": "TransformerLens bridge, `run_with_cache`, `sae.encode`, text by text",
+    "output_hidden_states, float32": "`output_hidden_states=True`, padded batches of 16, `sae.encode`; float32",
+    "output_hidden_states, bfloat16": "the same; bfloat16",
+    "classifier": "reward model of the same backbone, all layers, our batches",
+    "ours": "**ours**, with all latents of the SAE",
+}
+
+
+def throughput() -> list[str]:
+    """Ours beside other ways to the same numbers; medians over rounds in which the ways took turns."""
+    lines = ["| pairs | way | pairs/s | tokens/s | ours is faster by | peak memory |", "|" + "---|" * 6]
+    for one in _results("throughput"):
+        for way in one["ways"]:
+            faster = "" if way["way"] == "ours" else f"{way['times_slower_than_ours']:.1f} times"
+            lines.append(
+                f"| {one['n_pairs']} of {one['task']} | {WAYS[way['way']]} | {way['pairs_per_s']:.2f} "
+                f"| {way['tokens_per_s']:,.0f} | {faster} | {way['peak_mb']:,.0f} MB |"
+            )
+        lines.append(f"| | ours, share of the floor: {one['share_of_floor']:.0%} | | | | |")
+    return lines
+
+
+def retraining() -> list[str]:
+    """From stored representations to evaluated heads."""
+    one = _results("retraining")
+    seconds = one["seconds"]
+    return [
+        "| step | seconds |",
+        "|---|---|",
+        f"| read the file of {one['n_pairs']:,} pairs | {seconds['pairs']:.2f} |",
+        f"| their representations and latents at {one['layers']} layers, stored | {seconds['representations']:.2f} |",
+        f"| select, fit and evaluate {one['layers']} heads | {seconds['heads']:.2f} |",
+        f"| together | {seconds['all']:.2f} |",
+        f"| 10,000 representations of one layer from the store | {one['seconds_per_10000_states']:.2f} |",
+        f"| what the store adds to reading pairs with the backbone | {one['store_adds']:.1%} |",
+    ]
+
+
+def memory() -> list[str]:
+    """Files scored as a stream."""
+    lines = ["| pairs | scored before it was killed | pairs/s after that | peak memory | each row once |", "|" + "---|" * 5]
+    for one in _results("memory"):
+        lines.append(
+            f"| {one['n_rows']:,} | {one['n_done_before']:,} | {one['pairs_per_second']:,.0f} | {one['peak_mb']:,.0f} MB "
+            f"| {'yes' if one['each_row_once'] else 'no'} |"
+        )
+    return lines
+
+
+def growth() -> list[str]:
+    """Exponents of the power laws nearest to what was measured; 1 is linear."""
+    lines = ["| cost against | sizes | seconds | exponent |", "|" + "---|" * 4]
+    for name, one in _results("growth").items():
+        sizes = ", ".join(f"{int(size):,}" for size in one["seconds"])
+        seconds = ", ".join(f"{taken:.3g}" for taken in one["seconds"].values())
+        lines.append(f"| {name} | {sizes} | {seconds} | {one['exponent']:.2f} |")
+    return lines
+
+
+def _results(name: str) -> Any:
+    return json.loads((RESULTS / f"{name}.json").read_text())["results"]
