@@ -154,8 +154,7 @@ def fine_tune(
         started, processor = time.perf_counter(), time.process_time()
         trainer.train()
         seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - processor
-    trained = trainer.model.merge_and_unload() if settings.way == "lora" else trainer.model
-    return FineTunedRewardModel(trained, chat, n_parameters, seconds, cpu_seconds)
+    return FineTunedRewardModel(_merged(trainer.model), chat, n_parameters, seconds, cpu_seconds)
 
 
 def train_classification_head(
@@ -282,14 +281,18 @@ def _lora() -> Any:
     return LoraConfig(task_type="SEQ_CLS", r=16, lora_alpha=32, target_modules="all-linear", modules_to_save=["score"])
 
 
+def _merged(model: Any) -> Any:
+    """The classifier, with adapters, where it has such, added to its weights."""
+    return model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
+
+
 def _epoch_callback(chat: ChatTokenizer, n_parameters: int, after_epoch: Callable[[int, FineTunedRewardModel], None]) -> Any:
     from transformers import TrainerCallback
 
     class AfterEpoch(TrainerCallback):
         def on_epoch_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
             # Scoring freezes what it scores with.
-            frozen = copy.deepcopy(given["model"])
-            after_epoch(round(state.epoch), FineTunedRewardModel(frozen, chat, n_parameters))
+            after_epoch(round(state.epoch), FineTunedRewardModel(_merged(copy.deepcopy(given["model"])), chat, n_parameters))
 
     return AfterEpoch()
 
