@@ -92,6 +92,19 @@ def rank_random_directions(material: Material, seed: int) -> Ranking:
     return _probe(train.differences @ drawn.T, test.differences @ drawn.T, train.groups)
 
 
+def random_dictionary_ranker(k: int = MAX_FEATURES) -> Ranker:
+    """Ours, but selected from as many directions drawn from a Gaussian as the SAE has latents: what a head owes to selection
+    and not to the SAE."""
+
+    def rank(material: Material, seed: int) -> Ranking:
+        known = material.sae.weights
+        drawn = torch.randn(known["W_dec"].shape, generator=torch.Generator().manual_seed(seed))
+        sae = replace(material.sae, weights={**known, "W_dec": drawn})
+        return head_ranker("sparse", k)(replace(material, sae=sae), seed)
+
+    return rank
+
+
 def rank_latents(material: Material, seed: int) -> Ranking:
     """Bradley-Terry on all latents of the SAE, each at its largest activation over the response.
 
@@ -134,6 +147,7 @@ RANKERS: dict[str, Ranker] = {
     "latents-last": rank_last_latents,
     "random-latents": head_ranker("random"),
     "random-directions": rank_random_directions,
+    "random-dictionary": random_dictionary_ranker(),
     "longer": rank_longer,
 }
 

@@ -10,7 +10,7 @@ import torch
 from test_evaluate import SAE as DECODER
 from test_evaluate import TEST, TRAIN, D, _noise
 
-from sparserm.rankers import RANKERS, Material, Ranking, head_ranker
+from sparserm.rankers import RANKERS, Material, Ranking, head_ranker, random_dictionary_ranker
 from sparserm.sae import SparseAutoencoder
 from sparserm.types import HookPoint, LatentSummary, PairRepresentations, Representations
 
@@ -94,3 +94,13 @@ def test_few_latents_are_few_and_random_directions_change_with_the_seed() -> Non
     first, again, other = (RANKERS["random-directions"](material, seed) for seed in (0, 0, 1))
     assert isinstance(first, Ranking) and first.n_parameters == 32
     assert np.array_equal(first.margins, again.margins) and not np.array_equal(first.margins, other.margins)
+
+
+def test_a_random_dictionary_is_selected_from_as_an_sae_is_but_not_the_sae() -> None:
+    material, rank = _material(), random_dictionary_ranker(6)
+    empty = replace(material.sae, weights={**SAE.weights, "W_dec": torch.zeros_like(SAE.weights["W_dec"])})
+    first, again, other = (rank(material, seed) for seed in (0, 0, 1))
+    assert first.n_parameters == 6 and first.evaluate(material.pairs[1]).accuracy > 0.7
+    assert np.array_equal(first.margins, again.margins) and not np.array_equal(first.margins, other.margins)
+    # The decoder is not looked at, only how its latents fired.
+    assert np.array_equal(first.margins, rank(replace(material, sae=empty), 0).margins)
