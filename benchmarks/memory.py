@@ -1,8 +1,8 @@
 """Peak memory of scoring a file as a stream: ``python -m benchmarks.memory [--sizes 2000 200000]``.
 
 ``sparserm score FILE --head HEAD --out FOLDER`` on files of both sizes, each in a process of its own, and once more on the
-larger one after it was killed half-way. Rows are what memory could grow with, not layers: the head reads layer 0, so that
-200,000 pairs take minutes where a shipped head would take hours. The pairs are those of all tasks again and again, numbered
+larger one after it was killed half-way. Rows are what memory could grow with, not layers: the head reads the embeddings, below
+all layers, so that 200,000 pairs take minutes where a shipped head would take hours. The pairs are those of all tasks again and again, numbered
 so that no two are alike, responses cut to a few words.
 """
 
@@ -41,9 +41,9 @@ def write_pairs(n: int, path: Path) -> None:
 
 
 def low_head(folder: Path) -> Path:
-    """A shipped head that reads layer 0."""
+    """A shipped head that reads what enters the first layer."""
     saved = load_head("truthfulness")
-    save_head(replace(saved, card=replace(saved.card, name="layer 0", hook="blocks.0.hook_resid_post")), folder)
+    save_head(replace(saved, card=replace(saved.card, name="embeddings", hook="blocks.0.hook_resid_pre")), folder)
     return folder
 
 

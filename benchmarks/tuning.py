@@ -25,7 +25,7 @@ from sparserm.types import PreferencePair
 
 TASK, PAIRS, SEED = "truthfulness", 300, 1000
 EPOCHS = 3
-RATES = {"full": (2e-5, 5e-5, 1e-4), "lora": (3e-5, 1e-4, 3e-4, 1e-3), "frozen": (1e-3, 1e-2, 1e-1)}
+RATES = {"full": (2e-5, 5e-5, 1e-4), "lora": (1e-4, 3e-4, 1e-3), "frozen": (1e-3, 1e-2, 1e-1)}
 
 #: A head on the frozen backbone costs nothing to train, and takes more passes.
 FROZEN_EPOCHS = (3, 10, 30)
