@@ -1,9 +1,9 @@
 """Peak memory of scoring a file as a stream: ``python -m benchmarks.memory [--sizes 2000 200000]``.
 
-``sparserm score FILE --head HEAD --out FOLDER`` on files of both sizes, each in a process of its own, and once more on the
-larger one after it was killed half-way. Rows are what memory could grow with, not layers: the head reads the embeddings, below
-all layers, so that 200,000 pairs take minutes where a shipped head would take hours. The pairs are those of all tasks again and again, numbered
-so that no two are alike, responses cut to a few words.
+``sparserm score FILE --head HEAD --out FOLDER`` on files of both sizes, each in a process of its own; on the larger one it
+goes on where it was killed half-way. Rows are what memory could grow with, not layers: the head reads the embeddings, below
+all layers, so that 200,000 pairs take minutes where a shipped head would take hours. The pairs are those of all tasks again
+and again, numbered so that no two are alike, responses cut to a few words.
 """
 
 from __future__ import annotations
