@@ -49,10 +49,10 @@ def retraining() -> list[str]:
 
 def memory() -> list[str]:
     """Files scored as a stream."""
-    lines = ["| pairs | scored before it was killed | pairs/s after that | peak memory | each row once |", "|" + "---|" * 5]
+    lines = ["| pairs | scored before it was killed | peak memory | each row once |", "|" + "---|" * 4]
     for one in _results("memory"):
         lines.append(
-            f"| {one['n_rows']:,} | {one['n_done_before']:,} | {one['pairs_per_second']:,.0f} | {one['peak_mb']:,.0f} MB "
+            f"| {one['n_rows']:,} | {one['n_done_before']:,} | {one['peak_mb']:,.0f} MB "
             f"| {'yes' if one['each_row_once'] else 'no'} |"
         )
     return lines
