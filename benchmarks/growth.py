@@ -138,6 +138,7 @@ def plot(found: Mapping[str, Mapping[int, float]]) -> None:
         axis.loglog(sizes, taken[-1] * sizes / sizes[-1], color="#9aa0a6", linestyle="--", linewidth=1, label="linear")
         axis.loglog(sizes, taken, color="#2a6fdb", marker="o", label="measured")
         axis.set_xticks(sizes, [f"{size:,}" for size in sizes])
+        axis.set_yticks(ends := taken[[0, -1]], [f"{one:.2g}" for one in ends])
         axis.minorticks_off()
         axis.set_title(f"{name}: exponent {exponent(seconds):.2f}", fontsize=9)
         axis.set_ylabel("seconds")
