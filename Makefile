@@ -28,6 +28,7 @@ format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# Hours on two cores; `python -m benchmarks.tuning` and `benchmarks.precision` are run where a choice is to be made anew.
 bench: setup
 	$(BIN)/python -m benchmarks.latency
 	$(BIN)/python -m benchmarks.app

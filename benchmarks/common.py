@@ -34,7 +34,8 @@ def task_pairs(task: str, split: str) -> PreferenceData:
 
 
 def write_results(name: str, results: Any) -> None:
-    """Keep figures as JSON with the versions and hardware that they were measured with."""
+    """Keep figures as JSON with the versions and hardware of this run; figures that an earlier run measured and this one kept
+    may come from others."""
     RESULTS.mkdir(parents=True, exist_ok=True)
     record = {**environment()[1], "results": results}
     (RESULTS / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")

@@ -21,7 +21,7 @@ WAYS = {
     "latents-last": "linear on all SAE latents (last token, SARM)",
     "random-latents": "32 random latents' directions",
     "random-directions": "32 random directions",
-    "random-dictionary": "32 of 4,608 random directions, selected as ours are",
+    "random-dictionary": "32 of as many random directions as the SAE has latents, selected as ours are",
     "longer": "longer response",
     "full": "fine-tuned in full (TRL)",
     "lora": "fine-tuned with LoRA (TRL)",

@@ -111,6 +111,8 @@ def main() -> None:
     parser.add_argument("stages", nargs="*", default=list(STAGES), metavar="STAGE", help=", ".join(STAGES))
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=TASKS)
     given = parser.parse_args()
+    if unknown := set(given.stages) - set(STAGES):
+        parser.error(f"there is no stage {', '.join(sorted(unknown))}; expected some of {', '.join(STAGES)}")
     for stage in given.stages:
         STAGES[stage](given.tasks)
 

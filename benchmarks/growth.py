@@ -31,7 +31,7 @@ SAE = f"{DEFAULT_BACKBONE}/layer_{DEFAULT_LAYER}"
 PAIRS, LENGTHS = (15, 30, 60, 120), (64, 128, 256, 512)
 FITTED, KS, WIDTHS = (1250, 2500, 5000, 10_000), (8, 16, 32, 64), (1152, 2304, 4608, 9216)
 #: Pairs of each length, pairs that fits are drawn from, pairs of fits that grow in another way, and responses that are scored.
-OF_A_LENGTH, DRAWN_FROM, OF_A_FIT, SCORED = 4, 2000, 2500, 20_000
+OF_A_LENGTH, DRAWN_FROM, OF_A_FIT, SCORED = 8, 2000, 2500, 20_000
 
 #: Seconds' worth of work by size.
 Series = Mapping[int, Callable[[], Any]]
@@ -40,8 +40,8 @@ Series = Mapping[int, Callable[[], Any]]
 def series(backbone: Backbone) -> dict[str, Series]:
     """By what grows, named as the axis of its plot."""
     sae = load_sae(SAE)
-    pairs = task_pairs("safety", "train").pairs
-    long = of_length(backbone, pairs, max(LENGTHS))
+    pairs = alike(task_pairs("safety", "train").pairs)
+    short = task_pairs("truthfulness", "train").pairs
 
     def read(some: Sequence[PreferencePair], dictionary: SparseAutoencoder = sae) -> Callable[[], Any]:
         return partial(represent_pairs, some, backbone, {sae.hook: dictionary}, "mean")
@@ -55,7 +55,7 @@ def series(backbone: Backbone) -> dict[str, Series]:
     heads = {k: fit(OF_A_FIT, k)().head for k in KS}
     return {
         "pairs read": {n: read(pairs[:n]) for n in PAIRS},
-        "tokens of a response, read": {n: read(of_length(backbone, long, n)) for n in LENGTHS},
+        "tokens of a response, read": {n: read(of_length(backbone, short[:OF_A_LENGTH], n)) for n in LENGTHS},
         "d_sae, read": {width: read(pairs[: PAIRS[0]], of_width(sae, width)) for width in WIDTHS},
         "pairs fitted": {n: fit(n) for n in FITTED},
         "K, fitted": {k: fit(OF_A_FIT, k) for k in KS},
@@ -64,18 +64,22 @@ def series(backbone: Backbone) -> dict[str, Series]:
     }
 
 
+def alike(pairs: Sequence[PreferencePair]) -> list[PreferencePair]:
+    """The pairs, those of median length first: so many more of them are so much more text."""
+    lengths = np.array([sum(map(len, (pair.prompt[-1].content, pair.chosen, pair.rejected))) for pair in pairs])
+    return [pairs[i] for i in np.argsort(np.abs(lengths - np.median(lengths)), kind="stable")]
+
+
 def of_length(backbone: Backbone, pairs: Sequence[PreferencePair], n: int) -> list[PreferencePair]:
-    """Pairs of responses of ``n`` tokens: the first that have as many, cut."""
+    """The pairs with responses of about ``n`` tokens: said again and again, and cut."""
     tokenizer = backbone.chat.tokenizer
-    found = []
-    for pair in pairs:
-        ids = [tokenizer(text, add_special_tokens=False).input_ids for text in (2 * pair.chosen, 2 * pair.rejected)]
-        if min(map(len, ids)) >= n:
-            chosen, rejected = (tokenizer.decode(one[:n]) for one in ids)
-            found.append(replace(pair, chosen=chosen, rejected=rejected))
-        if len(found) == OF_A_LENGTH:
-            break
-    return found
+
+    def cut(text: str) -> str:
+        once = len(tokenizer(text, add_special_tokens=False).input_ids)
+        ids = tokenizer(" ".join([text] * (n // once + 1)), add_special_tokens=False).input_ids
+        return str(tokenizer.decode(ids[:n]))
+
+    return [replace(pair, chosen=cut(pair.chosen), rejected=cut(pair.rejected)) for pair in pairs]
 
 
 def represented(backbone: Backbone, sae: SparseAutoencoder) -> PairRepresentations:
@@ -86,7 +90,7 @@ def represented(backbone: Backbone, sae: SparseAutoencoder) -> PairRepresentatio
 
 
 def drawn(known: PairRepresentations, n: int, width: int) -> PairRepresentations:
-    """``n`` pairs, and their latents as those of an SAE of another width."""
+    """``n`` pairs, and their latents as if they were of an SAE of another width, in which some would fire twice or never."""
     found = known.take(np.random.default_rng(n).integers(len(known.groups), size=n))
 
     def resized(side: Representations) -> Representations:
@@ -101,9 +105,7 @@ def of_width(sae: SparseAutoencoder, width: int) -> SparseAutoencoder:
     """The SAE with so many latents: some of its own, or each several times."""
     latents = np.arange(width) * sae.d_sae // width
     by_row = {name: weight[latents] for name, weight in sae.weights.items() if weight.shape[0] == sae.d_sae}
-    by_column = {
-        name: weight[:, latents] for name, weight in sae.weights.items() if weight.shape[-1] == sae.d_sae > weight.ndim > 1
-    }
+    by_column = {"W_enc": sae.weights["W_enc"][:, latents]}
     return replace(sae, weights={**sae.weights, **by_row, **by_column})
 
 

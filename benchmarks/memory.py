@@ -23,9 +23,17 @@ import pyarrow.parquet as pq
 from benchmarks.common import task_pairs, write_results
 from sparserm.card import load_head, save_head
 from sparserm.defaults import TASKS
+from sparserm.parts import PART_ROWS
 
 WORDS = 6
-_SCORE = "import resource, sys; from sparserm.cli import main\ntry: main()\nfinally: print(resource.getrusage(0).ru_maxrss)"
+#: Ends with the peak memory of its own process in kB; what ``getrusage`` tells begins with its parent's.
+_SCORE = """
+from sparserm.cli import main
+try:
+    main()
+finally:
+    print(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1])
+"""
 
 
 def write_pairs(n: int, path: Path) -> None:
@@ -52,20 +60,24 @@ def command(pairs: Path, head: Path, out: Path) -> list[str]:
     return [sys.executable, "-c", _SCORE, "score", str(pairs), "--head", str(head), "--out", str(out), "--json"]
 
 
-def score(pairs: Path, head: Path, out: Path) -> dict[str, Any]:
-    """Score the file, or what is left of it; what the command says, with ``peak_mb``."""
-    done = subprocess.run(command(pairs, head, out), capture_output=True, text=True, check=True)
+def score(pairs: Path, head: Path, out: Path) -> tuple[dict[str, Any], float]:
+    """Score the file, or what is left of it: what the command says, and its peak memory in MB."""
+    done = subprocess.run(command(pairs, head, out), stdout=subprocess.PIPE, text=True, check=True)
     said, peak = done.stdout.rsplit("\n", 2)[:2]
-    return {**json.loads(said), "peak_mb": int(peak) / 1024}
+    return json.loads(said), int(peak) / 1024
 
 
-def kill_half_way(pairs: Path, head: Path, out: Path, parts: int) -> None:
-    """Start the same command, and kill it once so many parts are there."""
-    process = subprocess.Popen(command(pairs, head, out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while len(list(out.glob("part-*.parquet"))) < parts and process.poll() is None:
+def kill_after(parts: int, pairs: Path, head: Path, out: Path) -> float:
+    """Start the same command, and kill it once so many parts are there: its peak memory in MB until then."""
+    process = subprocess.Popen(command(pairs, head, out), stdout=subprocess.DEVNULL)
+    while len(list(out.glob("part-*.parquet"))) < parts:
+        if process.poll() is not None:
+            raise SystemExit(f"scoring ended before {parts} parts of {pairs} were there; expected to kill it then")
         time.sleep(0.05)
+    status = Path(f"/proc/{process.pid}/status").read_text().splitlines()
     process.kill()
     process.wait()
+    return int(next(line for line in status if line.startswith("VmHWM")).split()[1]) / 1024
 
 
 def rows_of(out: Path) -> list[int]:
@@ -78,21 +90,19 @@ def rows_of(out: Path) -> list[int]:
 def main() -> None:
     """Measure both sizes and the interruption."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--sizes", type=int, nargs=2, default=(2_000, 200_000))
-    sizes = parser.parse_args().sizes
+    parser.add_argument("--sizes", type=int, nargs=2, default=(2_000, 200_000), metavar=("SMALL", "LARGE"))
+    small, large = parser.parse_args().sizes
+    found = []
     with tempfile.TemporaryDirectory() as work:
         folder = Path(work)
         head = low_head(folder / "head")
-        found = []
-        for n in sizes:
+        for n in (small, large):
             pairs, out = folder / f"{n}.jsonl", folder / f"scores-{n}"
             write_pairs(n, pairs)
-            if n == max(sizes):
-                parts = (folder / f"scores-{min(sizes)}").glob("part-*.parquet")
-                kill_half_way(pairs, head, out, len(list(parts)) * n // min(sizes) // 2)
-            one = score(pairs, head, out)
-            kept = ("n_rows", "n_pairs", "n_done_before", "peak_mb")
-            found.append({**{name: one[name] for name in kept}, "each_row_once": rows_of(out) == list(range(1, n + 1))})
+            before = kill_after(n // PART_ROWS // 2, pairs, head, out) if n == large else 0.0
+            said, peak = score(pairs, head, out)
+            row = {name: said[name] for name in ("n_rows", "n_pairs", "n_done_before")}
+            found.append({**row, "peak_mb": max(before, peak), "each_row_once": rows_of(out) == list(range(1, n + 1))})
             print(found[-1], flush=True)
     write_results("memory", found)
 

@@ -11,11 +11,11 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import os
-import resource
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -188,7 +188,13 @@ def _serve(load: Callable[[], Way], pipe: Any) -> None:
     while (pairs := pipe.recv()) is not None:
         started = time.perf_counter()
         found = way(pairs)
-        pipe.send((time.perf_counter() - started, found, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024))
+        pipe.send((time.perf_counter() - started, found, _peak_mb()))
+
+
+def _peak_mb() -> float:
+    """Peak memory of this process; what ``getrusage`` tells begins with its parent's."""
+    status = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in status if line.startswith("VmHWM")).split()[1]) / 1024
 
 
 def measure(pairs: Sequence[PreferencePair], rounds: int) -> Iterator[tuple[str, int, float, np.ndarray, float]]:

@@ -141,7 +141,7 @@ class Backbone:
         for batch in batches(rows, batch_tokens or self.batch_tokens):
             states = self.run(batch, hooks)
             # One look at all of them: on a GPU each look waits until everything before it is computed.
-            finite = bool(torch.stack([torch.isfinite(state).all() for state in states.values()]).all())
+            finite = not states or bool(torch.stack([torch.isfinite(state).all() for state in states.values()]).all())
             for r, row in enumerate(batch.rows):
                 for i, start, end in row.spans:
                     own = {hook: state[r, start:end].float() for hook, state in states.items()}

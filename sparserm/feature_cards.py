@@ -171,12 +171,13 @@ def read_examples(
 ) -> dict[tuple[int, Side], Reading]:
     """``{(pair, side): reading}``, the latent at every response token of the examples."""
     tokenized = [backbone.tokenize(texts[one.pair].prompt, getattr(texts[one.pair], one.side)) for one in examples]
+    near = sae.to(backbone.device)
     direction, center = sae.directions()[feature : feature + 1].cpu().numpy(), sae.b_dec.cpu().numpy()
     found: dict[tuple[int, Side], Reading] = {}
     for i, states in backbone.hidden_states(tokenized, [sae.hook], progress=progress):
         own = states[sae.hook][: tokenized[i].end - tokenized[i].start]
         scores = alignment_scores(own.cpu().numpy(), direction, center)[:, 0].astype(np.float32)
-        found[examples[i].pair, examples[i].side] = Reading(sae.encode(own)[:, feature].cpu().numpy().copy(), scores)
+        found[examples[i].pair, examples[i].side] = Reading(near.encode(own)[:, feature].cpu().numpy().copy(), scores)
     return found
 
 

@@ -53,7 +53,7 @@ def fire_on_text(prompt: Prompt, response: str, backbone: Backbone, sae: SparseA
     ((_, states),) = backbone.hidden_states([text], [sae.hook])
     state = states[sae.hook]
     own = state[: text.end - text.start]
-    z = sae.encode(own).cpu().numpy()
+    z = sae.to(backbone.device).encode(own).cpu().numpy()
     peaks = z.max(0)
     features = np.argsort(-peaks, kind="stable")[: int((peaks > 0).sum())]
     h = (own.mean(0) if pooling == "mean" else state[-1]).cpu().numpy()

@@ -57,8 +57,9 @@ def measure_openings(
             counts[first] = counts.get(first, 0) + 1
     at_first = np.zeros(sae.d_sae)
     beginnings = list(counts)
+    near = sae.to(backbone.device)
     for i, states in backbone.hidden_states(beginnings, [sae.hook], progress=progress):
-        z = sae.encode(states[sae.hook][0])
+        z = near.encode(states[sae.hook][0])
         at_first += counts[beginnings[i]] * (z > 0).cpu().numpy()
     everywhere = everywhere.round()  # back from rates in single precision
     return np.divide(at_first, everywhere, out=np.zeros(sae.d_sae), where=everywhere >= MIN_FIRINGS)

@@ -94,7 +94,8 @@ def rank_random_directions(material: Material, seed: int) -> Ranking:
 
 def random_dictionary_ranker(k: int = MAX_FEATURES) -> Ranker:
     """Ours, but selected from as many directions drawn from a Gaussian as the SAE has latents: what a head owes to selection
-    and not to the SAE."""
+    and not to the SAE. Directions in the place of latents that never fired are left out, as these are.
+    """
 
     def rank(material: Material, seed: int) -> Ranking:
         known = material.sae.weights

@@ -88,7 +88,7 @@ class SparseAutoencoder:
         return self._unit_decoder
 
     def to(self, device: torch.device) -> SparseAutoencoder:
-        """This SAE with its weights on a device, where what it encodes must be, too."""
+        """This SAE with its weights on a device; what it encodes must be on the same one."""
         if all(weight.device == device for weight in self.weights.values()):
             return self
         return replace(self, weights={name: weight.to(device) for name, weight in self.weights.items()})
