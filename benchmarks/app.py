@@ -17,10 +17,9 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
-from benchmarks.common import data_folder, write_results
+from benchmarks.common import data_folder, memory_mb, write_results
 from benchmarks.latency import warm_scores
 from sparserm import jobs
 from sparserm.sources import DataSource
@@ -170,12 +169,6 @@ def health(address: str) -> float:
     return timed(lambda: urllib.request.urlopen(f"{address}/_stcore/health", timeout=30).read())
 
 
-def memory_mb(pid: int) -> float:
-    """Resident memory of the server."""
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith("VmRSS")).split()[1]) / 1024
-
-
 def under_load(address: str) -> dict[str, float]:
     """The server's health while a job reads pairs that nobody has read."""
     source = DataSource(str(data_folder() / "safety" / "pku_saferlhf.train.jsonl"))
@@ -205,12 +198,12 @@ def measured(browser: Any, address: str, pid: int) -> dict[str, Any]:
     pages = {"Train": "Train a head", "Compare": "Compare responses", "Score": "Score a response"}
     results["page_switch"] = summary([switch(page, *one) for _ in range(3) for one in pages.items()])
     results["slider_1092_pairs"] = summary(slide(browser.new_page(viewport={"width": 1400, "height": 1200}), address))
-    before = memory_mb(pid)
+    before = memory_mb(pid, "VmRSS")
     for number in range(INTERACTIONS):
         score(page, 1000 + number)
         if number == INTERACTIONS // 10:
-            before = memory_mb(pid)
-    results["memory_mb"] = {f"after_{INTERACTIONS // 10}": before, f"after_{INTERACTIONS}": memory_mb(pid)}
+            before = memory_mb(pid, "VmRSS")
+    results["memory_mb"] = {f"after_{INTERACTIONS // 10}": before, f"after_{INTERACTIONS}": memory_mb(pid, "VmRSS")}
     results["health_during_job"] = under_load(address)
     return results
 

@@ -33,6 +33,18 @@ def task_pairs(task: str, split: str) -> PreferenceData:
     return load_pairs(data_folder() / f"{FILES[task][0]}.{split}.jsonl")
 
 
+def memory_mb(pid: int | str = "self", what: str = "VmHWM") -> float:
+    """Peak (``VmHWM``) or present (``VmRSS``) memory of a process; what ``getrusage`` tells begins with its parent's peak."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(what)).split()[1]) / 1024
+
+
+def read_results(name: str) -> Any:
+    """What :func:`write_results` kept under a name, and nothing where that is not measured yet."""
+    path = RESULTS / f"{name}.json"
+    return json.loads(path.read_text())["results"] if path.is_file() else {}
+
+
 def write_results(name: str, results: Any) -> None:
     """Keep figures as JSON with the versions and hardware of this run; figures that an earlier run measured and this one kept
     may come from others."""

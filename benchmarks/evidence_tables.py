@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from typing import Any
-
-from benchmarks.common import RESULTS
+from benchmarks.common import RESULTS, read_results
 from sparserm.benchmark import BUDGETS
 from sparserm.benchmark_results import Results
 from sparserm.benchmark_tables import Summary, difference, summarise, ways_of
@@ -103,7 +100,7 @@ def samples() -> list[str]:
         "| head | responses | n | shift of the mean (sd) | spread | Kolmogorov-Smirnov | outside 1 to 99 % |",
         "|" + "---|" * 7,
     ]
-    for task, found in _results("samples").items():
+    for task, found in read_results("samples").items():
         for side in ("chosen", "rejected", "samples"):
             one = found[side]
             name = "the backbone's own" if side == "samples" else side
@@ -120,7 +117,7 @@ def faithfulness() -> list[str]:
         "| head | texts | sum over features | sum over tokens | moved representation | steered backbone | spread of rewards |"
     ]
     lines.append("|" + "---|" * 7)
-    for task, one in _results("faithfulness").items():
+    for task, one in read_results("faithfulness").items():
         token = MISSING if one["token_sum"] is None else f"{one['token_sum']:.1e}"
         lines.append(
             f"| {task} | {one['texts']} | {one['feature_sum']:.1e} | {token} | {one['move']:.1e} | {one['steer']:.1e} "
@@ -135,7 +132,7 @@ def stability() -> list[str]:
         "| head | drawn anew | overlap (Jaccard) | by chance | nearest direction (cosine) | by chance | rewards' correlation |"
     ]
     lines.append("|" + "---|" * 7)
-    for task, found in _results("stability").items():
+    for task, found in read_results("stability").items():
         for what, one in found.items():
             overlap, chance = (_number(one[name], ".2f") for name in ("jaccard", "jaccard_chance"))
             lines.append(
@@ -150,18 +147,13 @@ def labels() -> list[str]:
     names = ["head", "features", "labelled", "detects (median)"]
     names += ["proposed, above chance", "detect (median)", "examples, above chance", "detect (median)"]
     lines = [f"| {' | '.join(names)} |", "|" + "---|" * len(names)]
-    for task, one in _results("labels").items():
+    for task, one in read_results("labels").items():
         lines.append(
             f"| {task} | {one['features']} | {one['labelled']} | {_number(one['shown'], '.2f')} "
             f"| {one['proposed_above_chance']} of {one['proposed']} | {_number(one['proposed_median'], '.2f')} "
             f"| {one['examples_above_chance']} of {one['examples']} | {_number(one['examples_median'], '.2f')} |"
         )
     return lines
-
-
-def _results(name: str) -> dict[str, Any]:
-    path = RESULTS / f"{name}.json"
-    return dict(json.loads(path.read_text())["results"]) if path.is_file() else {}
 
 
 def _pairs(budget: int | None) -> str:

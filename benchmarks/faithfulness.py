@@ -9,14 +9,12 @@ responses (``benchmarks/results/stability.json``). Figures of tasks that are not
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from typing import Any
 
 import numpy as np
 
-from benchmarks.common import RESULTS, task_pairs, write_results
+from benchmarks.common import read_results, task_pairs, write_results
 from sparserm.agreement import HeadAgreement, head_agreement
 from sparserm.defaults import TASKS, home
 from sparserm.evidence import resample
@@ -34,7 +32,7 @@ TEXTS, FEATURES, DRAWS = 100, 4, 10
 
 def faithfulness(tasks: Sequence[str]) -> None:
     """Errors of the shipped heads' explanations."""
-    found = _known("faithfulness")
+    found = read_results("faithfulness")
     for task in tasks:
         model = SparseRM.from_pretrained(task)
         pairs = task_pairs(task, "test").pairs[: TEXTS // 2]
@@ -47,7 +45,7 @@ def faithfulness(tasks: Sequence[str]) -> None:
 
 def stability(tasks: Sequence[str]) -> None:
     """Agreement of the shipped heads with others of the same settings."""
-    found = _known("stability")
+    found = read_results("stability")
     for task in tasks:
         model = SparseRM.from_pretrained(task)
         known = model.card.training["settings"]
@@ -94,12 +92,6 @@ def _agreement(
         "jaccard_chance": k / (2 * sae.d_sae - k) if same_sae else None,
         "nearest_chance": float(np.mean(by_chance)),
     }
-
-
-def _known(name: str) -> dict[str, Any]:
-    """By task, what was measured before."""
-    path = RESULTS / f"{name}.json"
-    return dict(json.loads(path.read_text())["results"]) if path.is_file() else {}
 
 
 STAGES: dict[str, Callable[[Sequence[str]], None]] = {"faithfulness": faithfulness, "stability": stability}

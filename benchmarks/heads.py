@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.common import FILES, RESULTS, ROOT, task_pairs, write_results
+from benchmarks.common import FILES, ROOT, read_results, task_pairs, write_results
 from sparserm.backbone import Backbone
 from sparserm.card import save_head
 from sparserm.defaults import DEFAULT_BACKBONE, DEFAULT_LAYERS, MAX_FEATURES, TASKS
@@ -123,8 +123,7 @@ def make_heads(task: str, backbone: Backbone, saes: list[SparseAutoencoder]) -> 
 
 def main() -> None:
     """Make the heads of the tasks named on the command line, or of all; figures of the others are kept."""
-    path = RESULTS / "heads.json"
-    results = json.loads(path.read_text())["results"] if path.is_file() else {}
+    results = read_results("heads")
     saes = [load_sae(f"{DEFAULT_BACKBONE}/layer_{layer}") for layer in DEFAULT_LAYERS]
     backbone = Backbone.load(DEFAULT_BACKBONE, through_layer=max(DEFAULT_LAYERS))
     for task in sys.argv[1:] or TASKS:

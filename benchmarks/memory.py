@@ -20,20 +20,13 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from benchmarks.common import task_pairs, write_results
+from benchmarks.common import memory_mb, task_pairs, write_results
 from sparserm.card import load_head, save_head
 from sparserm.defaults import TASKS
 from sparserm.parts import PART_ROWS
 
 WORDS = 6
-#: Ends with the peak memory of its own process in kB; what ``getrusage`` tells begins with its parent's.
-_SCORE = """
-from sparserm.cli import main
-try:
-    main()
-finally:
-    print(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1])
-"""
+_SCORE = "from benchmarks.common import memory_mb\nfrom sparserm.cli import main\ntry: main()\nfinally: print(memory_mb())"
 
 
 def write_pairs(n: int, path: Path) -> None:
@@ -56,7 +49,7 @@ def low_head(folder: Path) -> Path:
 
 
 def command(pairs: Path, head: Path, out: Path) -> list[str]:
-    """What a user would type; its last line is the peak memory in kB."""
+    """What a user would type; its last line is the peak memory in MB."""
     return [sys.executable, "-c", _SCORE, "score", str(pairs), "--head", str(head), "--out", str(out), "--json"]
 
 
@@ -64,7 +57,7 @@ def score(pairs: Path, head: Path, out: Path) -> tuple[dict[str, Any], float]:
     """Score the file, or what is left of it: what the command says, and its peak memory in MB."""
     done = subprocess.run(command(pairs, head, out), stdout=subprocess.PIPE, text=True, check=True)
     said, peak = done.stdout.rsplit("\n", 2)[:2]
-    return json.loads(said), int(peak) / 1024
+    return json.loads(said), float(peak)
 
 
 def kill_after(parts: int, pairs: Path, head: Path, out: Path) -> float:
@@ -74,10 +67,10 @@ def kill_after(parts: int, pairs: Path, head: Path, out: Path) -> float:
         if process.poll() is not None:
             raise SystemExit(f"scoring ended before {parts} parts of {pairs} were there; expected to kill it then")
         time.sleep(0.05)
-    status = Path(f"/proc/{process.pid}/status").read_text().splitlines()
+    peak = memory_mb(process.pid)
     process.kill()
     process.wait()
-    return int(next(line for line in status if line.startswith("VmHWM")).split()[1]) / 1024
+    return peak
 
 
 def rows_of(out: Path) -> list[int]:

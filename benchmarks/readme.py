@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 
 from benchmarks import evidence_tables, speed_tables
-from benchmarks.common import FILES, RESULTS, ROOT
+from benchmarks.common import FILES, ROOT, read_results
 from sparserm.defaults import DEFAULT_BACKBONE, DEFAULT_LAYERS, TASKS, assets_dir
 
 
@@ -16,7 +16,7 @@ def heads() -> list[str]:
     lines = ["| head | layer, pooling, K | test accuracy (95 % interval) | dense probe | frequency | random | longer | data |"]
     lines.append("|" + "---|" * 8)
     for task, layer, one in _measured():
-        if layer == _results()[task]["layer"]:
+        if layer == read_results("heads")[task]["layer"]:
             low, high = one["ci95"]
             lines.append(
                 f"| {task} | {layer}, {one['pooling']}, {one['k']} "
@@ -57,7 +57,7 @@ def saes() -> list[str]:
 
 def app() -> list[str]:
     """How fast the app is, as `python -m benchmarks.app` measured it."""
-    record = json.loads((RESULTS / "app.json").read_text())["results"]
+    record = read_results("app")
     lines = ["| in the app | median | range | aim |", "|" + "---|" * 4]
     for name, (what, aim) in _SPEEDS.items():
         one = record[name]
@@ -69,7 +69,7 @@ def app() -> list[str]:
 
 def length() -> list[str]:
     """What the heads reward beside content, as `python -m benchmarks.length` measured it on the test files."""
-    record = json.loads((RESULTS / "length.json").read_text())["results"]
+    record = read_results("length")
     lines = [
         "| head | | length correlation | accuracy | change (95 % interval, paired) | length-balanced | about as long (n) |",
         "|" + "---|" * 7,
@@ -106,12 +106,8 @@ _SPEEDS = {
 }
 
 
-def _results() -> dict:
-    return json.loads((RESULTS / "heads.json").read_text())["results"]
-
-
 def _measured() -> list[tuple[str, int, dict]]:
-    results = _results()
+    results = read_results("heads")
     return [(task, int(layer), one) for task in TASKS if task in results for layer, one in results[task]["layers"].items()]
 
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from typing import Any
-
-from benchmarks.common import RESULTS
+from benchmarks.common import read_results
 
 #: Ways in ``throughput.json``, and what they are called.
 WAYS = {
@@ -20,7 +17,7 @@ WAYS = {
 def throughput() -> list[str]:
     """Ours beside other ways to the same numbers; medians over rounds in which the ways took turns."""
     lines = ["| pairs | way | pairs/s | tokens/s | ours is faster by | peak memory |", "|" + "---|" * 6]
-    for one in _results("throughput"):
+    for one in read_results("throughput"):
         for way in one["ways"]:
             floor = f"{one['share_of_floor']:.0%} of its time is the floor"
             faster = floor if way["way"] == "ours" else f"{way['times_slower_than_ours']:.1f} times"
@@ -33,7 +30,7 @@ def throughput() -> list[str]:
 
 def retraining() -> list[str]:
     """From stored representations to evaluated heads."""
-    one = _results("retraining")
+    one = read_results("retraining")
     seconds = one["seconds"]
     return [
         "| step | seconds |",
@@ -50,7 +47,7 @@ def retraining() -> list[str]:
 def memory() -> list[str]:
     """Files scored as a stream."""
     lines = ["| pairs | scored before it was killed | peak memory | each row once |", "|" + "---|" * 4]
-    for one in _results("memory"):
+    for one in read_results("memory"):
         lines.append(
             f"| {one['n_rows']:,} | {one['n_done_before']:,} | {one['peak_mb']:,.0f} MB "
             f"| {'yes' if one['each_row_once'] else 'no'} |"
@@ -61,12 +58,8 @@ def memory() -> list[str]:
 def growth() -> list[str]:
     """Exponents of the power laws nearest to what was measured; 1 is linear."""
     lines = ["| cost against | sizes | seconds | exponent |", "|" + "---|" * 4]
-    for name, one in _results("growth").items():
+    for name, one in read_results("growth").items():
         sizes = ", ".join(f"{int(size):,}" for size in one["seconds"])
         seconds = ", ".join(f"{taken:.3g}" for taken in one["seconds"].values())
         lines.append(f"| {name} | {sizes} | {seconds} | {one['exponent']:.2f} |")
     return lines
-
-
-def _results(name: str) -> Any:
-    return json.loads((RESULTS / f"{name}.json").read_text())["results"]

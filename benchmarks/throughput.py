@@ -15,13 +15,12 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from benchmarks.common import task_pairs, write_results
+from benchmarks.common import memory_mb, task_pairs, write_results
 from sparserm.backbone import CPU_BATCH_TOKENS, Backbone, decoder_layers, fast_dtype, resolve
 from sparserm.defaults import DEFAULT_BACKBONE, DEFAULT_LAYER
 from sparserm.packing import Row, batches, pack
@@ -188,13 +187,7 @@ def _serve(load: Callable[[], Way], pipe: Any) -> None:
     while (pairs := pipe.recv()) is not None:
         started = time.perf_counter()
         found = way(pairs)
-        pipe.send((time.perf_counter() - started, found, _peak_mb()))
-
-
-def _peak_mb() -> float:
-    """Peak memory of this process; what ``getrusage`` tells begins with its parent's."""
-    status = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line for line in status if line.startswith("VmHWM")).split()[1]) / 1024
+        pipe.send((time.perf_counter() - started, found, memory_mb()))
 
 
 def measure(pairs: Sequence[PreferencePair], rounds: int) -> Iterator[tuple[str, int, float, np.ndarray, float]]:

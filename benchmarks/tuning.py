@@ -7,14 +7,13 @@ Rates that are in ``benchmarks/results/tuning.json`` are not tried again.
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from benchmarks.common import RESULTS, task_pairs, write_results
+from benchmarks.common import read_results, task_pairs, write_results
 from sparserm.backbone import Backbone
 from sparserm.benchmark import final_states
 from sparserm.defaults import DEFAULT_BACKBONE
@@ -69,8 +68,7 @@ def try_frozen(rate: float, train: list[PreferencePair], held_out: list[Preferen
 
 def main() -> None:
     """Try the rates of the ways named on the command line, or of all."""
-    path = RESULTS / "tuning.json"
-    found = json.loads(path.read_text())["results"] if path.is_file() else []
+    found = list(read_results("tuning"))
     train, held_out = validation_split(task_pairs(TASK, "train").pairs)
     for way in sys.argv[1:] or RATES:
         for rate in RATES[way]:
