@@ -42,6 +42,7 @@ bench: setup
 	$(BIN)/python -m benchmarks.retraining
 	$(BIN)/python -m benchmarks.memory
 	$(BIN)/python -m benchmarks.growth
+	$(BIN)/python -m benchmarks.billion
 	$(BIN)/python -m benchmarks.readme
 
 clean:

@@ -13,6 +13,10 @@ WAYS = {
     "ours": "**ours**, with all latents of the SAE",
 }
 
+#: Dense bfloat16 multiply-adds a second of one H100 SXM as its data sheet has them, and the share of them taken for granted.
+H100, SHARE = 989e12 / 2, 0.2
+BILLION = 1e9
+
 
 def throughput() -> list[str]:
     """Ours beside other ways to the same numbers; medians over rounds in which the ways took turns."""
@@ -51,6 +55,22 @@ def memory() -> list[str]:
         lines.append(
             f"| {one['n_rows']:,} | {one['n_done_before']:,} | {one['peak_mb']:,.0f} MB "
             f"| {'yes' if one['each_row_once'] else 'no'} |"
+        )
+    return lines
+
+
+def billion() -> list[str]:
+    """A billion pairs on accelerators, from the work of one."""
+    lines = [
+        "| pairs like | distinct tokens | multiply-adds | host | H100s | the host's cores | to feed one |",
+        "|" + "---|" * 7,
+    ]
+    for one in read_results("billion"):
+        device = one["multiply_adds"] / (H100 * SHARE)
+        lines.append(
+            f"| {one['task']} | {one['distinct_tokens']:.0f} | {one['multiply_adds'] / 1e9:.1f} billion "
+            f"| {one['host_seconds'] * 1e3:.2f} ms | {device * BILLION / 3600:,.0f} hours "
+            f"| {one['host_seconds'] * BILLION / 3600:,.0f} hours | {one['host_seconds'] / device:.0f} cores |"
         )
     return lines
 

@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from sparserm import default_backbone
-from sparserm.defaults import DEFAULT_BACKBONE, folder_note, home
+from sparserm.defaults import DEFAULT_BACKBONE, default_device, folder_note, home
 from sparserm.packing import ROW_TOKENS, Batch, batches, pack
 from sparserm.tokenization import ChatTokenizer
 from sparserm.types import HookPoint, Progress, Prompt, SparseRMError, TokenizedText
@@ -65,7 +65,7 @@ class Backbone:
         *,
         through_layer: int | None = None,
         dtype: torch.dtype | str = "auto",
-        device: str = "cpu",
+        device: str | None = None,
         progress: Progress | None = None,
     ) -> Backbone:
         """Load the default backbone, a folder, or a model of the hub by name.
@@ -74,14 +74,15 @@ class Backbone:
             name: ``smollm2`` (the default), a folder written by ``save_pretrained``, or a hub name.
             through_layer: the highest layer that will be read; those above are dropped from memory.
             dtype: ``auto`` takes bfloat16 where the processor is fast at it and float32 elsewhere.
-            device: where the model runs.
+            device: where the model runs, as PyTorch names it; ``SPARSERM_DEVICE`` where it is not given, or ``cpu``.
             progress: told of the first use's download.
 
         Raises:
-            SparseRMError: there is no such model, or it is not one whose layers can be found.
+            SparseRMError: there is no such model or no such device, or it is not one whose layers can be found.
         """
         from transformers import AutoModel, AutoTokenizer
 
+        device = usable_device(device or default_device())
         folder, display = resolve(name, progress)
         chosen = fast_dtype(device) if dtype == "auto" else getattr(torch, dtype) if isinstance(dtype, str) else dtype
         tokenizer = _from_folder(AutoTokenizer, folder, name)
@@ -310,6 +311,23 @@ def context_length(config: Any) -> int:
         if isinstance(value := getattr(config, name, None), int):
             return value
     return 2048
+
+
+def usable_device(name: str) -> str:
+    """The name, where PyTorch can put a model there.
+
+    Raises:
+        SparseRMError: it is no device, or this machine or this build of PyTorch has none such.
+    """
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError) as error:  # a build without CUDA asserts
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise SparseRMError(
+            f"the device is {name!r}, which PyTorch {torch.__version__} cannot use here ({reason}); expected cpu, cuda or "
+            "another that it lists; set SPARSERM_DEVICE to that, or leave it out for the CPU"
+        ) from error
+    return name
 
 
 def fast_dtype(device: str) -> torch.dtype:

@@ -29,6 +29,11 @@ def home() -> Path:
     return Path(override).expanduser() if override else Path(platformdirs.user_cache_dir("sparserm"))
 
 
+def default_device() -> str:
+    """Where backbones run: ``SPARSERM_DEVICE`` as PyTorch names it (``cuda``, ``cuda:1``), or the CPU."""
+    return os.environ.get("SPARSERM_DEVICE") or "cpu"
+
+
 def data_dir() -> Path | None:
     """The folder of the user's own preference files, ``SPARSERM_DATA``, if it is set and there."""
     value = os.environ.get("SPARSERM_DATA")

@@ -18,6 +18,7 @@ def sparserm_home(tmp_path_factory, monkeypatch):
     home = tmp_path_factory.mktemp("home")
     monkeypatch.setenv("SPARSERM_HOME", str(home))
     monkeypatch.delenv("SPARSERM_STORE", raising=False)
+    monkeypatch.delenv("SPARSERM_DEVICE", raising=False)
     return home
 
 

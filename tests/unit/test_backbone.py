@@ -233,6 +233,20 @@ def test_a_backbone_knows_its_shape_and_context(tiny_backbone, tiny_folder):
     assert not any(parameter.requires_grad for parameter in tiny_backbone.model.parameters())
 
 
+def test_a_backbone_runs_where_the_user_says(tiny_folder, monkeypatch):
+    assert Backbone.load(tiny_folder).device.type == "cpu"
+    monkeypatch.setenv("SPARSERM_DEVICE", "meta")  # the one device beside the CPU that every machine has
+    assert Backbone.load(tiny_folder).device.type == "meta"
+    assert Backbone.load(tiny_folder, device="cpu").device.type == "cpu"
+
+
+@pytest.mark.parametrize("device", ["banana", "cuda:99", "vulkan"])
+def test_a_device_that_is_not_there_is_refused_before_anything_is_loaded(tiny_folder, monkeypatch, device):
+    monkeypatch.setenv("SPARSERM_DEVICE", device)
+    with pytest.raises(SparseRMError, match=f"the device is '{device}'.*expected cpu, cuda.*SPARSERM_DEVICE"):
+        Backbone.load(tiny_folder)
+
+
 def test_bfloat16_agrees_with_float32_to_five_percent(tiny_folder, tiny_backbone):
     half = Backbone.load(tiny_folder, dtype=torch.bfloat16)
     assert half.dtype == torch.bfloat16
