@@ -31,7 +31,8 @@ def alignment_scores(h: np.ndarray, directions: np.ndarray, center: np.ndarray) 
     Returns:
         ``[..., K]`` float64. Accumulated in double precision, so that a reward is the same in every batch.
     """
-    return (h.astype(np.float64) - center.astype(np.float64)) @ directions.astype(np.float64).T
+    d = directions.astype(np.float64).T
+    return h.astype(np.float64) @ d - center.astype(np.float64) @ d
 
 
 def score_moments(h: np.ndarray, directions: np.ndarray, center: np.ndarray) -> ScoreMoments:
