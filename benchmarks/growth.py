@@ -25,7 +25,7 @@ from sparserm.head import rewards
 from sparserm.representations import represent_pairs
 from sparserm.sae import SparseAutoencoder, load_sae
 from sparserm.store import stored
-from sparserm.types import PairRepresentations, PreferencePair, Representations
+from sparserm.types import PairRepresentations, PreferencePair, Representations, firings
 
 SAE = f"{DEFAULT_BACKBONE}/layer_{DEFAULT_LAYER}"
 PAIRS, LENGTHS = (15, 30, 60, 120), (64, 128, 256, 512)
@@ -96,7 +96,8 @@ def drawn(known: PairRepresentations, n: int, width: int) -> PairRepresentations
     def resized(side: Representations) -> Representations:
         latents = side.latents
         assert latents is not None
-        return replace(side, latents=replace(latents, indices=latents.indices * width // latents.d_sae, d_sae=width))
+        fired = firings(latents.indices * width // latents.d_sae, latents.rate, latents.peak)
+        return replace(side, latents=replace(latents, fired=fired, d_sae=width))
 
     return replace(found, chosen=resized(found.chosen), rejected=resized(found.rejected))
 

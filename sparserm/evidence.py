@@ -313,10 +313,5 @@ def _stacked(first: Representations, second: Representations) -> Representations
 
 
 def _stacked_latents(first: LatentSummary, second: LatentSummary) -> LatentSummary:
-    return LatentSummary(
-        indptr=np.concatenate([first.indptr, second.indptr[1:] + first.indptr[-1]]),
-        indices=np.concatenate([first.indices, second.indices]),
-        rate=np.concatenate([first.rate, second.rate]),
-        peak=np.concatenate([first.peak, second.peak]),
-        d_sae=first.d_sae,
-    )
+    indptr = np.concatenate([first.indptr, second.indptr[1:] + first.indptr[-1]])
+    return LatentSummary(indptr, np.concatenate([first.fired, second.fired]), first.d_sae)

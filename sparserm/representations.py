@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from sparserm.pairs import prompt_groups
 from sparserm.sae import SparseAutoencoder
 from sparserm.store import Store
 from sparserm.types import (
+    FIRED,
     HookPoint,
     LatentSummary,
     PairRepresentations,
@@ -24,6 +26,7 @@ from sparserm.types import (
     SparseRMError,
     Text,
     TokenizedText,
+    firings,
 )
 
 #: Responses computed between two writes to the store: what an interruption can cost.
@@ -72,8 +75,8 @@ def represent(
             )
         latents = None
         if sae:
-            fired = 1 + len(saes) + with_sae.index(hook)
-            latents = _summary([known[keys[fired]] for keys in wanted], sae.d_sae)
+            firing = 1 + len(saes) + with_sae.index(hook)
+            latents = _summary([known[keys[firing]] for keys in wanted], sae.d_sae)
         result[hook] = Representations(pooling, h, counts[:, 0], counts[:, 1], latents)
     return result
 
@@ -122,7 +125,8 @@ def _wanted(
     """For each text the keys of its counts, of its representations, one for each hook point, then of the SAEs' latents."""
     places = [_place(backbone, None, "tokens"), *(_place(backbone, hook, pooling) for hook in saes)]
     places += [_place(backbone, hook, _firing(sae)) for hook, sae in saes.items() if sae]
-    contents = (_content(text, backbone) for text in texts)
+    frame = functools.cache(backbone.chat.frame)
+    contents = (_content(text, frame) for text in texts)
     return [[_key(place, content) for place in places] for content in contents]
 
 
@@ -165,7 +169,7 @@ def _blobs(
     saes: Mapping[HookPoint, SparseAutoencoder | None],
 ) -> dict[bytes, bytes]:
     """What the store keeps of some texts, by key; it leaves the device together."""
-    contents = {i: _content(texts[i], backbone) for i in pooled}
+    contents = {i: _content(texts[i], backbone.chat.frame) for i in pooled}
     counts = _place(backbone, None, "tokens")
     blobs = {}
     for i, content in contents.items():
@@ -173,21 +177,21 @@ def _blobs(
         blobs[_key(counts, content)] = np.array([text.end - text.start, text.n_truncated], np.int32).tobytes()
     for hook, sae in saes.items():
         columns = zip(*(one[hook] for one in pooled.values()), strict=True)
-        last, mean, *latents = (torch.stack(column).cpu().numpy() for column in columns)
+        last, mean, *firing = (torch.stack(column).cpu().numpy() for column in columns)
         for pooling, states in (("last", last), ("mean", mean)):
             place = _place(backbone, hook, pooling)
             blobs |= {_key(place, content): state.tobytes() for content, state in zip(contents.values(), states, strict=True)}
         if sae:
             place = _place(backbone, hook, _firing(sae))
-            for content, rate, peak in zip(contents.values(), *latents, strict=True):
-                fired = np.flatnonzero(rate).astype(np.int32)
-                blobs[_key(place, content)] = fired.tobytes() + rate[fired].tobytes() + peak[fired].tobytes()
+            for content, rate, peak in zip(contents.values(), *firing, strict=True):
+                latents = np.flatnonzero(rate)
+                blobs[_key(place, content)] = firings(latents, rate[latents], peak[latents]).tobytes()
     return blobs
 
 
 def _firing(sae: SparseAutoencoder) -> str:
     """What is stored of an SAE's latents, for the key."""
-    return f"{sae.fingerprint} rate peak"
+    return f"{sae.fingerprint} {FIRED.descr}"
 
 
 def _place(backbone: Backbone, hook: HookPoint | None, what: str) -> bytes:
@@ -200,10 +204,10 @@ def _place(backbone: Backbone, hook: HookPoint | None, what: str) -> bytes:
     return f"{backbone.fingerprint}|{backbone.dtype}|{backbone.chat.max_length}|{where}|{what}|".encode()
 
 
-def _content(text: Text, backbone: Backbone) -> bytes:
+def _content(text: Text, frame: Callable[[tuple[str, ...]], object]) -> bytes:
     """The text, and what the template puts around it, which need not be the same tomorrow."""
-    frame = backbone.chat.frame(tuple(turn.role for turn in text.prompt))
-    whole = repr((frame, [turn.content for turn in text.prompt], text.response))
+    around = frame(tuple(turn.role for turn in text.prompt))
+    whole = repr((around, [turn.content for turn in text.prompt], text.response))
     return hashlib.sha256(whole.encode("utf-8", "surrogatepass")).digest()
 
 
@@ -212,14 +216,5 @@ def _key(place: bytes, content: bytes) -> bytes:
 
 
 def _summary(blobs: Sequence[bytes], d_sae: int) -> LatentSummary:
-    counts = [len(blob) // 12 for blob in blobs]  # 4 bytes each of latent id, rate and peak
-    indices = [np.frombuffer(blob, np.int32, n) for blob, n in zip(blobs, counts, strict=True)]
-    rates = [np.frombuffer(blob, np.float32, n, offset=4 * n) for blob, n in zip(blobs, counts, strict=True)]
-    peaks = [np.frombuffer(blob, np.float32, n, offset=8 * n) for blob, n in zip(blobs, counts, strict=True)]
-    return LatentSummary(
-        indptr=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
-        indices=np.concatenate([np.zeros(0, np.int32), *indices]),
-        rate=np.concatenate([np.zeros(0, np.float32), *rates]),
-        peak=np.concatenate([np.zeros(0, np.float32), *peaks]),
-        d_sae=d_sae,
-    )
+    counts = [len(blob) // FIRED.itemsize for blob in blobs]
+    return LatentSummary(np.cumsum([0, *counts], dtype=np.int64), np.frombuffer(b"".join(blobs), FIRED), d_sae)

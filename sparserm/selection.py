@@ -146,9 +146,8 @@ def select_random(evidence: Evidence, k: int) -> np.ndarray:
 
 
 def _frequency(latents: LatentSummary, activity: Activity) -> np.ndarray:
-    active = latents.rate >= (0.5 if activity == "most" else 0.0)
-    n = len(latents.indptr) - 1
-    return np.bincount(latents.indices[active], minlength=latents.d_sae) / max(1, n)
+    active = latents.indices if activity == "any" else latents.indices[latents.rate >= 0.5]
+    return np.bincount(active, minlength=latents.d_sae) / max(1, len(latents.indptr) - 1)
 
 
 def select_sparse(evidence: Evidence, k: int) -> np.ndarray:

@@ -134,6 +134,17 @@ class TokenizedText:
     n_truncated: int = 0
 
 
+#: One latent in one response: its id, the share of the response's tokens at which it fired, its largest activation over them.
+FIRED = np.dtype([("latent", np.int32), ("rate", np.float32), ("peak", np.float32)])
+
+
+def firings(latents: np.ndarray, rate: np.ndarray, peak: np.ndarray) -> np.ndarray:
+    """``[nnz]`` of :data:`FIRED` from its columns."""
+    records = np.empty(len(latents), FIRED)
+    records["latent"], records["rate"], records["peak"] = latents, rate, peak
+    return records
+
+
 @dataclass(frozen=True)
 class LatentSummary:
     """How the SAE's latents fired over a set of responses, sparse by row (CSR).
@@ -142,29 +153,39 @@ class LatentSummary:
 
     Attributes:
         indptr: ``[n + 1]`` int64.
-        indices: ``[nnz]`` int32 latent ids, ascending within a row.
-        rate: ``[nnz]`` float32, share of the response's tokens at which the latent fired.
-        peak: ``[nnz]`` float32, its largest activation over the response's tokens.
+        fired: ``[nnz]`` of :data:`FIRED`, latents ascending within a row: one array, so that taking rows is one pass.
         d_sae: number of latents of the SAE.
     """
 
     indptr: np.ndarray
-    indices: np.ndarray
-    rate: np.ndarray
-    peak: np.ndarray
+    fired: np.ndarray
     d_sae: int
+
+    @property
+    def indices(self) -> np.ndarray:
+        """``[nnz]`` int32 latent ids."""
+        return self.fired["latent"]
+
+    @property
+    def rate(self) -> np.ndarray:
+        """``[nnz]`` float32, share of the response's tokens at which the latent fired."""
+        return self.fired["rate"]
+
+    @property
+    def peak(self) -> np.ndarray:
+        """``[nnz]`` float32, its largest activation over the response's tokens."""
+        return self.fired["peak"]
 
     def take(self, rows: np.ndarray) -> LatentSummary:
         """The responses ``rows``, in that order; neighbours share this one's memory, and cannot be written to."""
         if (run := _run(rows)) is not None:
             start, end = self.indptr[run.start], self.indptr[run.stop]
             indptr = self.indptr[run.start : run.stop + 1] - start
-            indices, rate, peak = (_shared(column, slice(start, end)) for column in (self.indices, self.rate, self.peak))
-            return LatentSummary(indptr, indices, rate, peak, self.d_sae)
+            return LatentSummary(indptr, _shared(self.fired, slice(start, end)), self.d_sae)
         counts = np.diff(self.indptr)[rows]
         indptr = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         entries = np.repeat(self.indptr[rows] - indptr[:-1], counts) + np.arange(indptr[-1])
-        return LatentSummary(indptr, self.indices[entries], self.rate[entries], self.peak[entries], self.d_sae)
+        return LatentSummary(indptr, self.fired.take(entries), self.d_sae)  # by [] it would take five times as long
 
 
 @dataclass(frozen=True)

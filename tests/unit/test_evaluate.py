@@ -19,7 +19,7 @@ from sparserm.evaluate import (
 )
 from sparserm.fitting import FitSettings, fit_head
 from sparserm.sae import SparseAutoencoder
-from sparserm.types import HookPoint, LatentSummary, PairRepresentations, Representations, SparseRMError
+from sparserm.types import HookPoint, LatentSummary, PairRepresentations, Representations, SparseRMError, firings
 
 D = 8
 
@@ -36,7 +36,7 @@ def _pairs(
 
     def side(i: int, h: np.ndarray) -> Representations:
         ones = np.ones(n * d_sae, np.float32)
-        latents = LatentSummary(np.arange(n + 1) * d_sae, np.tile(np.arange(d_sae, dtype=np.int32), n), ones, ones, d_sae)
+        latents = LatentSummary(np.arange(n + 1) * d_sae, firings(np.tile(np.arange(d_sae), n), ones, ones), d_sae)
         tokens = np.array(lengths[i] if lengths else [1] * n, np.int32)
         cut = np.array(truncated[i] if truncated else [0] * n, np.int32)
         return Representations("mean", h.astype(np.float32), tokens, cut, latents)

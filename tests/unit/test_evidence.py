@@ -25,7 +25,7 @@ from sparserm.evidence import (
 )
 from sparserm.fitting import FitSettings, fit_head
 from sparserm.sweep import sweep
-from sparserm.types import PairRepresentations
+from sparserm.types import PairRepresentations, firings
 
 SETTINGS = FitSettings(k=3, l2=0.1)
 FITTED = fit_head(TRAIN, SAE, SETTINGS)
@@ -65,7 +65,8 @@ def test_shuffling_moves_latents_and_lengths_with_their_response() -> None:
     pairs = _pairs(*np.random.default_rng(0).normal(size=(2, 6, 8)), lengths=([1, 2, 3, 4, 5, 6], [11, 12, 13, 14, 15, 16]))
     first = pairs.chosen.latents
     assert first is not None
-    marked = replace(pairs, chosen=replace(pairs.chosen, latents=replace(first, rate=np.full_like(first.rate, 0.25))))
+    quarter = firings(first.indices, np.full_like(first.rate, 0.25), first.peak)
+    marked = replace(pairs, chosen=replace(pairs.chosen, latents=replace(first, fired=quarter)))
     shuffled = evidence._shuffled(marked, 3)
     latents = shuffled.chosen.latents
     assert latents is not None

@@ -14,7 +14,7 @@ from sparserm.fitting import FitSettings, fit_head, gather_evidence
 from sparserm.head import PROBE_L2, rewards
 from sparserm.sae import SparseAutoencoder
 from sparserm.selection import SELECTORS
-from sparserm.types import HookPoint, LatentSummary, PairRepresentations, Representations, SparseRMError
+from sparserm.types import HookPoint, LatentSummary, PairRepresentations, Representations, SparseRMError, firings
 
 D, D_SAE = 16, 64
 PLANTED = (5, 20, 41)
@@ -39,7 +39,7 @@ def _pairs(seed: int = 0, n: int = 300) -> PairRepresentations:
         fired = [np.sort(rng.choice(np.arange(1, D_SAE), 12, replace=False)) for _ in range(n)]
         indptr, indices = np.arange(0, 12 * n + 1, 12), np.concatenate(fired).astype(np.int32)
         rate, peak = rng.uniform(0.05, 1, (2, 12 * n)).astype(np.float32)
-        latents = LatentSummary(indptr, indices, rate, peak, D_SAE)
+        latents = LatentSummary(indptr, firings(indices, rate, peak), D_SAE)
         return Representations("mean", h, rng.integers(5, 50, n, dtype=np.int32), np.zeros(n, np.int32), latents)
 
     chosen, rejected = np.where(wins[:, None], a, b), np.where(wins[:, None], b, a)

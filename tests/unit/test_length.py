@@ -14,7 +14,7 @@ from sparserm.head import rewards
 from sparserm.length import TRACKS, feature_length_correlation, length_balanced, length_correlation
 from sparserm.sae import SparseAutoencoder
 from sparserm.selection import SELECTORS
-from sparserm.types import HookPoint, LatentSummary, PairRepresentations, Representations, RewardHead
+from sparserm.types import HookPoint, LatentSummary, PairRepresentations, Representations, RewardHead, firings
 
 D, N = 6, 600
 SAE = SparseAutoencoder(
@@ -32,7 +32,7 @@ def _pairs(seed: int = 0) -> PairRepresentations:
 
     def side(first: np.ndarray) -> Representations:
         ones = np.ones(N * (D + 1), np.float32)
-        latents = LatentSummary(np.arange(N + 1) * (D + 1), np.tile(np.arange(D + 1, dtype=np.int32), N), ones, ones, D + 1)
+        latents = LatentSummary(np.arange(N + 1) * (D + 1), firings(np.tile(np.arange(D + 1), N), ones, ones), D + 1)
         h = np.where(first[:, None], a, b).astype(np.float32)
         return Representations("mean", h, np.where(first, *tokens), np.zeros(N, np.int32), latents)
 

@@ -12,7 +12,7 @@ from test_evaluate import TEST, TRAIN, D, _noise
 
 from sparserm.rankers import RANKERS, Material, Ranking, head_ranker, random_dictionary_ranker
 from sparserm.sae import SparseAutoencoder
-from sparserm.types import HookPoint, LatentSummary, PairRepresentations, Representations
+from sparserm.types import HookPoint, LatentSummary, PairRepresentations, Representations, firings
 
 #: The SAE of these pairs with an encoder: every latent reads along its own direction.
 WEIGHTS = {"W_enc": DECODER.directions().T.contiguous(), "b_enc": torch.zeros(2 * D)}
@@ -29,7 +29,7 @@ def _with_latents(pairs: PairRepresentations) -> PairRepresentations:
         rows, indices = np.nonzero(z > 0)
         indptr = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=len(z)))])
         peaks = z[rows, indices].astype(np.float32)
-        latents = LatentSummary(indptr, indices.astype(np.int32), np.ones_like(peaks), peaks, SAE.d_sae)
+        latents = LatentSummary(indptr, firings(indices, np.ones_like(peaks), peaks), SAE.d_sae)
         return replace(one, latents=latents)
 
     return PairRepresentations(side(pairs.chosen), side(pairs.rejected), pairs.groups)

@@ -21,7 +21,7 @@ from sparserm.selection import (
     select_random,
     select_sparse,
 )
-from sparserm.types import FeatureStats, LatentSummary, PairRepresentations, Representations, SparseRMError
+from sparserm.types import FeatureStats, LatentSummary, PairRepresentations, Representations, SparseRMError, firings
 
 PLANTED = (5, 20, 41)
 DEAD = (0, 7, 33, 63)
@@ -32,13 +32,9 @@ def _moments(sigma: np.ndarray) -> ScoreMoments:
 
 
 def _latents(rows: list[dict[int, float]], d_sae: int = 4) -> LatentSummary:
-    return LatentSummary(
-        indptr=np.cumsum([0, *map(len, rows)]).astype(np.int64),
-        indices=np.array([latent for row in rows for latent in row], np.int32),
-        rate=np.array([rate for row in rows for rate in row.values()], np.float32),
-        peak=np.ones(sum(map(len, rows)), np.float32),
-        d_sae=d_sae,
-    )
+    entries = [entry for row in rows for entry in row.items()]
+    latents, rate = np.array(entries).reshape(-1, 2).T
+    return LatentSummary(np.cumsum([0, *map(len, rows)]).astype(np.int64), firings(latents, rate, np.ones(len(entries))), d_sae)
 
 
 def _pairs(chosen: list[dict[int, float]], rejected: list[dict[int, float]]) -> PairRepresentations:

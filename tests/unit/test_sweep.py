@@ -78,7 +78,7 @@ def _with_latents(pairs: PairRepresentations, kept: np.ndarray) -> PairRepresent
         assert latents is not None
         counts = np.add.reduceat(kept, latents.indptr[:-1])
         indptr = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-        return LatentSummary(indptr, latents.indices[kept], latents.rate[kept], latents.peak[kept], latents.d_sae)
+        return LatentSummary(indptr, latents.fired[kept], latents.d_sae)
 
     return replace(
         pairs,

@@ -7,16 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparserm.types import LatentSummary, Representations
+from sparserm.types import LatentSummary, Representations, firings
 
 COUNTS = np.array([2, 0, 3, 1, 4])
-LATENTS = LatentSummary(
-    indptr=np.concatenate([[0], np.cumsum(COUNTS)]),
-    indices=np.arange(10, dtype=np.int32),
-    rate=np.linspace(0.1, 1, 10, dtype=np.float32),
-    peak=np.arange(10, 20, dtype=np.float32),
-    d_sae=20,
-)
+FIRED = firings(np.arange(10), np.linspace(0.1, 1, 10), np.arange(10, 20))
+LATENTS = LatentSummary(np.concatenate([[0], np.cumsum(COUNTS)]), FIRED, d_sae=20)
 STATES = Representations("mean", np.arange(10.0).reshape(5, 2), np.arange(5), np.arange(5) + 7, LATENTS)
 
 
