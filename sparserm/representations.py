@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -125,9 +125,7 @@ def _wanted(
     """For each text the keys of its counts, of its representations, one for each hook point, then of the SAEs' latents."""
     places = [_place(backbone, None, "tokens"), *(_place(backbone, hook, pooling) for hook in saes)]
     places += [_place(backbone, hook, _firing(sae)) for hook, sae in saes.items() if sae]
-    frame = functools.cache(backbone.chat.frame)
-    contents = (_content(text, frame) for text in texts)
-    return [[_key(place, content) for place in places] for content in contents]
+    return [[place + content for place in places] for content in _contents(texts, backbone)]
 
 
 def _compute(
@@ -169,23 +167,23 @@ def _blobs(
     saes: Mapping[HookPoint, SparseAutoencoder | None],
 ) -> dict[bytes, bytes]:
     """What the store keeps of some texts, by key; it leaves the device together."""
-    contents = {i: _content(texts[i], backbone.chat.frame) for i in pooled}
+    contents = dict(zip(pooled, _contents([texts[i] for i in pooled], backbone), strict=True))
     counts = _place(backbone, None, "tokens")
     blobs = {}
     for i, content in contents.items():
         text = tokenized[i]
-        blobs[_key(counts, content)] = np.array([text.end - text.start, text.n_truncated], np.int32).tobytes()
+        blobs[counts + content] = np.array([text.end - text.start, text.n_truncated], np.int32).tobytes()
     for hook, sae in saes.items():
         columns = zip(*(one[hook] for one in pooled.values()), strict=True)
         last, mean, *firing = (torch.stack(column).cpu().numpy() for column in columns)
         for pooling, states in (("last", last), ("mean", mean)):
             place = _place(backbone, hook, pooling)
-            blobs |= {_key(place, content): state.tobytes() for content, state in zip(contents.values(), states, strict=True)}
+            blobs |= {place + content: state.tobytes() for content, state in zip(contents.values(), states, strict=True)}
         if sae:
             place = _place(backbone, hook, _firing(sae))
             for content, rate, peak in zip(contents.values(), *firing, strict=True):
                 latents = np.flatnonzero(rate)
-                blobs[_key(place, content)] = firings(latents, rate[latents], peak[latents]).tobytes()
+                blobs[place + content] = firings(latents, rate[latents], peak[latents]).tobytes()
     return blobs
 
 
@@ -195,24 +193,30 @@ def _firing(sae: SparseAutoencoder) -> str:
 
 
 def _place(backbone: Backbone, hook: HookPoint | None, what: str) -> bytes:
-    """Everything but the text that a result depends on; ``what`` is a pooling, or what is kept of an SAE's latents.
+    """Half of a key, for everything but the text that a result depends on; ``what`` is a pooling, or what is kept of an SAE's
+    latents. It is the first half, so that what is read together lies together.
 
     The backbone's fingerprint covers its tokenizer. The dtype is part of it, since bfloat16 and float32 differ in the third
     digit.
     """
     where = hook.name if hook else ""
-    return f"{backbone.fingerprint}|{backbone.dtype}|{backbone.chat.max_length}|{where}|{what}|".encode()
+    return _half(f"{backbone.fingerprint}|{backbone.dtype}|{backbone.chat.max_length}|{where}|{what}|")
 
 
-def _content(text: Text, frame: Callable[[tuple[str, ...]], object]) -> bytes:
-    """The text, and what the template puts around it, which need not be the same tomorrow."""
-    around = frame(tuple(turn.role for turn in text.prompt))
-    whole = repr((around, [turn.content for turn in text.prompt], text.response))
-    return hashlib.sha256(whole.encode("utf-8", "surrogatepass")).digest()
+def _contents(texts: Sequence[Text], backbone: Backbone) -> list[bytes]:
+    """Half of a key for each text, and for what the template puts around it, which need not be the same tomorrow."""
+    around = functools.cache(lambda roles: repr(backbone.chat.frame(roles)))
+
+    def content(text: Text) -> bytes:
+        roles = tuple([turn.role for turn in text.prompt])
+        return _half(f"{around(roles)}|{[turn.content for turn in text.prompt]!r}|{text.response!r}")
+
+    return [content(text) for text in texts]
 
 
-def _key(place: bytes, content: bytes) -> bytes:
-    return hashlib.sha256(place + content).digest()
+def _half(what: str) -> bytes:
+    """Half of a key."""
+    return hashlib.sha256(what.encode("utf-8", "surrogatepass")).digest()[:16]
 
 
 def _summary(blobs: Sequence[bytes], d_sae: int) -> LatentSummary:
