@@ -37,6 +37,7 @@ from sparserm.ui import compare_inputs, data, jobs_view, session
 from sparserm.ui.charts import compare as charts
 from sparserm.ui.charts.style import CONFIG
 from sparserm.ui.context import Context
+from sparserm.ui.text import counted
 
 PASTE, UPLOAD = "Paste", "Upload a file"
 #: Characters of candidates that are looked up in the store on the page; more of them go to a job straight away.
@@ -280,6 +281,6 @@ def _as_text(prompt: str | list[dict[str, str]]) -> str:
 
 def _download(name: str, content: Callable[[], str], rows: int, filename: str, mime: str) -> None:
     st.download_button(
-        f"{name} ({rows:,} rows)", content, filename, mime, key=f"best_of_n {filename.split('-', maxsplit=1)[0]} {mime}",
+        f"{name} ({counted(rows)})", content, filename, mime, key=f"best_of_n {filename.split('-', maxsplit=1)[0]} {mime}",
         icon=":material/download:", on_click="ignore", disabled=not rows,
     )  # fmt: skip

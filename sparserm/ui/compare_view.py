@@ -18,6 +18,7 @@ from sparserm.ui.compare_inputs import Inputs
 from sparserm.ui.components import yardstick
 from sparserm.ui.context import Context, feature_card_link
 from sparserm.ui.tables import differences_table
+from sparserm.ui.text import counted
 
 SHOWN = 10  # bars before the smaller ones are put together
 _A, _B = "compare_a", "compare_b"
@@ -153,7 +154,7 @@ def _downloads(compared: Compared, a: int, b: int) -> None:
     with st.container(horizontal=True):
         for name, table in ready.items():
             st.download_button(
-                f"{name} ({len(table):,} rows)", partial(table.to_csv, index=False),
+                f"{name} ({counted(len(table))})", partial(table.to_csv, index=False),
                 f"{name.lower().replace(' ', '-')}.csv", "text/csv",
                 icon=":material/download:", key=f"compare {name}", on_click="ignore",
             )  # fmt: skip
@@ -166,7 +167,7 @@ def _every_pair(found: SideBySide) -> None:
         matrix = tables.win_matrix(found)
         st.dataframe(matrix.map("{:.0%}".format).replace("nan%", "–"), key="compare_matrix")
         st.download_button(
-            f"Every pair ({len(matrix)} rows)", matrix.to_csv(), "every-pair.csv", "text/csv", icon=":material/download:",
+            f"Every pair ({counted(len(matrix))})", matrix.to_csv(), "every-pair.csv", "text/csv", icon=":material/download:",
             key="compare every pair", on_click="ignore",
         )  # fmt: skip
 

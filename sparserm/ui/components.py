@@ -12,7 +12,7 @@ from streamlit.delta_generator import DeltaGenerator
 from sparserm import facts
 from sparserm.card import SavedHead
 from sparserm.ui.session import Scored
-from sparserm.ui.text import plain
+from sparserm.ui.text import counted, plain
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,7 +42,7 @@ def figure(place: DeltaGenerator, label: str, value: str, note: str, text: str) 
 def download_table(table: pd.DataFrame, what: str, filename: str) -> None:
     """A table to take away as CSV, written when it is asked for; the button says how many rows it has."""
     st.download_button(
-        f"{what} as CSV ({len(table):,} rows)", lambda: table.to_csv(index=False), filename, "text/csv", key=filename,
+        f"{what} as CSV ({counted(len(table))})", lambda: table.to_csv(index=False), filename, "text/csv", key=filename,
         icon=":material/download:", on_click="ignore",
     )  # fmt: skip
 

@@ -15,6 +15,7 @@ from sparserm.store import stored
 from sparserm.types import PairIssue, PairRepresentations, PreferenceData, SparseRMError
 from sparserm.ui import jobs_view, session
 from sparserm.ui.context import Context, current
+from sparserm.ui.text import counted
 
 #: Pairs with fewer tokens than this are run on the page, more of them in a job: some ten seconds on two cores, and the
 #: starter pairs of a task.
@@ -122,7 +123,7 @@ def show_issues(issues: tuple[PairIssue, ...], key: str) -> None:
         return
     st.dataframe(table, hide_index=True, height=min(300, 38 + 35 * len(table)))
     st.download_button(
-        f"Findings as CSV ({len(table):,} rows)", table.to_csv(index=False), "findings.csv", "text/csv",
+        f"Findings as CSV ({counted(len(table))})", table.to_csv(index=False), "findings.csv", "text/csv",
         key=f"findings {key}", icon=":material/download:",
     )  # fmt: skip
 

@@ -33,7 +33,7 @@ from sparserm.ui.charts.style import CONFIG
 from sparserm.ui.components import correlation
 from sparserm.ui.context import Context, feature_card_link
 from sparserm.ui.data import Represented
-from sparserm.ui.text import plain
+from sparserm.ui.text import counted, plain
 from sparserm.ui.weight_sliders import weight_sliders
 
 #: Pairs that changed sides are listed up to this many; the file holds all.
@@ -292,7 +292,7 @@ def _files(features: pd.DataFrame, figures: pd.DataFrame, n_flipped: int, flippe
 
     def offer(label: str, n: int, name: str, table: Callable[[], pd.DataFrame]) -> None:
         st.download_button(
-            f"{label} as CSV ({n:,} rows)", lambda: table().to_csv(index=False), name, "text/csv", key=name,
+            f"{label} as CSV ({counted(n)})", lambda: table().to_csv(index=False), name, "text/csv", key=name,
             icon=":material/download:", on_click="ignore", disabled=n == 0,
         )  # fmt: skip
 

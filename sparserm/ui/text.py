@@ -1,4 +1,4 @@
-"""Text from users inside sentences of ours."""
+"""Text from users and numbers inside sentences of ours."""
 
 from __future__ import annotations
 
@@ -9,3 +9,8 @@ def plain(text: object) -> str:
     """``text`` so that Streamlit's Markdown shows it as it is: no emphasis, link, image, formula, emoji or colour."""
     flat = " ".join(str(text).split())
     return re.sub(r"([\\`*_\[\]$~<>:|#])|(?<=www)(\.)", lambda found: "\\" + found[0], flat)
+
+
+def counted(n_rows: int) -> str:
+    """``1 row``, ``1,092 rows``."""
+    return f"{n_rows:,} row{'' if n_rows == 1 else 's'}"

@@ -34,6 +34,7 @@ from sparserm.types import Pooling, SparseRMError
 from sparserm.ui import heads_view, jobs_view, train_tables
 from sparserm.ui.charts import train as charts
 from sparserm.ui.charts.style import CONFIG
+from sparserm.ui.components import download_table
 from sparserm.ui.session import sentence
 from sparserm.ui.text import plain
 from sparserm.ui.train_view import AVOID_LENGTH, L2_STRENGTHS, METHODS, as_l2, forget_controls, start
@@ -260,14 +261,14 @@ def baselines(tried: Tried) -> None:
         table = train_tables.baselines_table(rows)
         with st.expander("As a table"):
             st.dataframe(train_tables.percentages(table), hide_index=True)
-        _csv("Baselines", table)
+        download_table(table, "Baselines", "baselines.csv")
     with right:
         st.subheader("Learning curve", anchor=False)
         st.plotly_chart(charts.curve_figure(evidence.curve, by_name["dense"].accuracy), config=CONFIG, key="curve")
         st.caption(
             "Mean over draws of the training prompts, smaller ones inside larger ones. Where it still rises, more pairs help."
         )
-        _csv("Learning curve", train_tables.evidence_tables(evidence)["learning curve"])
+        download_table(train_tables.evidence_tables(evidence)["learning curve"], "Learning curve", "learning-curve.csv")
 
 
 def cells(tried: Tried) -> None:
@@ -295,7 +296,7 @@ def cells(tried: Tried) -> None:
     table = train_tables.evidence_tables(tried.result.evidence)["sweep"]
     with st.expander("As a table"):
         st.dataframe(train_tables.percentages(table.drop(columns="sae")), hide_index=True)
-    _csv("Sweep", table)
+    download_table(table, "Sweep", "sweep.csv")
 
 
 def _open_cell(key: str) -> None:
@@ -314,11 +315,4 @@ def stability(tried: Tried) -> None:
     st.caption(train_tables.stability_sentence(evidence.stability))
     labels = labels_of(tried.result.saved.card)
     st.plotly_chart(charts.stability_figure(evidence.stability, labels), config=CONFIG, key="stability")
-    _csv("Stability", train_tables.evidence_tables(evidence)["stability"])
-
-
-def _csv(what: str, table: pd.DataFrame) -> None:
-    st.download_button(
-        f"{what} as CSV ({len(table):,} rows)", table.to_csv(index=False), f"{what.lower().replace(' ', '-')}.csv", "text/csv",
-        icon=":material/download:", on_click="ignore", key=f"csv {what}",
-    )  # fmt: skip
+    download_table(train_tables.evidence_tables(evidence)["stability"], "Stability", "stability.csv")

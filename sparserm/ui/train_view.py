@@ -23,6 +23,7 @@ from sparserm.training_job import TrainSpec, load_saes, split_pairs
 from sparserm.types import Pooling, SparseRMError
 from sparserm.ui.context import Context
 from sparserm.ui.session import sentence
+from sparserm.ui.text import counted
 from sparserm.validation import Validation, issue_rows, validate
 
 #: With more pairs a sample is suggested: these take some minutes on two cores.
@@ -100,7 +101,7 @@ def report(found: Validation) -> None:
             shown = pd.DataFrame(issue_rows(found.issues[:SHOWN]))
             st.dataframe(shown, hide_index=True, height=38 + 35 * min(5, len(shown)))
             st.download_button(
-                f"Report as CSV ({len(found.issues):,} rows)",
+                f"Report as CSV ({counted(len(found.issues))})",
                 lambda: pd.DataFrame(issue_rows(found.issues)).to_csv(index=False),
                 f"{Path(found.name).stem}-report.csv", "text/csv", icon=":material/download:", on_click="ignore",
             )  # fmt: skip

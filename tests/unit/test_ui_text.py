@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from markdown_it import MarkdownIt
 
-from sparserm.ui.text import plain
+from sparserm.ui.text import counted, plain
 
 HOSTILE = (
     "<script>alert(1)</script>",
@@ -33,3 +33,7 @@ def test_what_streamlit_adds_to_markdown_is_escaped_too() -> None:
 
 def test_it_stays_on_its_line() -> None:
     assert plain("a\n\n- b") == "a - b"
+
+
+def test_one_row_is_a_row() -> None:
+    assert [counted(n) for n in (0, 1, 2, 1092)] == ["0 rows", "1 row", "2 rows", "1,092 rows"]
