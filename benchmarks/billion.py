@@ -80,7 +80,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=400)
     given = parser.parse_args()
     torch.set_num_threads(1)
-    backbone = Backbone.load(DEFAULT_BACKBONE, through_layer=DEFAULT_LAYER)
+    backbone = Backbone.load(DEFAULT_BACKBONE, through_layer=DEFAULT_LAYER, device="cpu")
     measure_task(TASKS[0], 8, backbone)  # imports and first uses are not the work of a pair
     found = []
     for task in TASKS:

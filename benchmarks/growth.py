@@ -156,7 +156,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     rounds = parser.parse_args().rounds
-    backbone = Backbone.load(DEFAULT_BACKBONE, through_layer=DEFAULT_LAYER)
+    backbone = Backbone.load(DEFAULT_BACKBONE, through_layer=DEFAULT_LAYER, device="cpu")
     found = {}
     for name, works in series(backbone).items():
         found[name] = measure(works, rounds)

@@ -24,11 +24,10 @@ from sparserm.defaults import DEFAULT_BACKBONE, TASKS, home
 from sparserm.evaluate import evaluate_head
 from sparserm.fitting import FitSettings, fit_head
 from sparserm.pairs import load_pairs
-from sparserm.parallel import in_threads
 from sparserm.representations import represent_pairs
 from sparserm.sae import load_sae
 from sparserm.store import Store, stored
-from sparserm.types import Evaluation, PreferencePair
+from sparserm.types import PreferencePair
 
 SAES = tuple(f"{DEFAULT_BACKBONE}/layer_{layer}" for layer in (10, 15, 20))
 TEST_SHARE = 5  # one pair in so many is held out
@@ -81,13 +80,10 @@ def retrain(path: Path, backbone: Backbone, saes: dict[Any, Any]) -> dict[str, f
         found = represent_pairs(data.pairs, backbone, saes, "mean", store=store)
     times.append(time.perf_counter())
     held_out = np.arange(len(data.pairs)) % TEST_SHARE == 0
-
-    def fit_and_evaluate(hook: Any) -> Evaluation:
+    for hook, sae in saes.items():
         pairs = found[hook]
-        head = fit_head(pairs.take(np.flatnonzero(~held_out)), saes[hook], FitSettings()).head
-        return evaluate_head(head, pairs.take(np.flatnonzero(held_out)))
-
-    list(in_threads(fit_and_evaluate, saes))
+        head = fit_head(pairs.take(np.flatnonzero(~held_out)), sae, FitSettings()).head
+        evaluate_head(head, pairs.take(np.flatnonzero(held_out)))
     times.append(time.perf_counter())
     steps = dict(zip(("pairs", "representations", "heads"), np.diff(times).tolist(), strict=True))
     return {**steps, "all": times[-1] - times[0]}
@@ -101,6 +97,16 @@ def read_states(path: Path, backbone: Backbone, saes: dict[Any, Any]) -> float:
     with stored() as store:
         represent_pairs(pairs, backbone, {hook: None}, "mean", store=store)
     return (time.perf_counter() - started) / (2 * len(pairs)) * 10_000
+
+
+def volume(path: Path, backbone: Backbone, saes: dict[Any, Any]) -> tuple[float, int]:
+    """Latents that fire in a response, mean over layers, and the bytes of all that is read."""
+    pairs = load_pairs(path, skip_bad=True).pairs
+    with stored() as store:
+        found = represent_pairs(pairs, backbone, saes, "mean", store=store)
+    sides = [side for both in found.values() for side in (both.chosen, both.rejected)]
+    n_bytes = sum(side.h.nbytes + side.latents.fired.nbytes for side in sides if side.latents)
+    return sum(len(side.latents.fired) for side in sides if side.latents) / (2 * len(pairs) * len(saes)), n_bytes
 
 
 def main() -> None:
@@ -122,9 +128,12 @@ def main() -> None:
     retrain(path, backbone, saes)  # what is not stored yet is computed, and not counted
     rounds = [retrain(path, backbone, saes) for _ in range(given.rounds)]
     reads = [read_states(path, backbone, saes) for _ in range(given.rounds)]
+    n_fired, n_bytes = volume(path, backbone, saes)
     result = {
         "n_pairs": len(pairs),
         "layers": len(saes),
+        "latents_per_response": n_fired,
+        "megabytes": n_bytes / 1e6,
         "rounds": given.rounds,
         "seconds": {name: statistics.median(one[name] for one in rounds) for name in rounds[0]},
         "store_adds": overhead,

@@ -36,11 +36,12 @@ def retraining() -> list[str]:
     """From stored representations to evaluated heads."""
     one = read_results("retraining")
     seconds = one["seconds"]
+    size = f"{one['latents_per_response']:,.0f} in a response, {one['megabytes']:,.0f} MB"
     return [
         "| step | seconds |",
         "|---|---|",
         f"| read the file of {one['n_pairs']:,} pairs | {seconds['pairs']:.2f} |",
-        f"| their representations and latents at {one['layers']} layers, stored | {seconds['representations']:.2f} |",
+        f"| states and firing latents ({size}) at {one['layers']} layers, stored | {seconds['representations']:.2f} |",
         f"| select, fit and evaluate {one['layers']} heads | {seconds['heads']:.2f} |",
         f"| together | {seconds['all']:.2f} |",
         f"| 10,000 representations of one layer from the store | {one['seconds_per_10000_states']:.2f} |",
@@ -62,15 +63,16 @@ def memory() -> list[str]:
 def billion() -> list[str]:
     """A billion pairs on accelerators, from the work of one."""
     lines = [
-        "| pairs like | distinct tokens | multiply-adds | host | H100s | the host's cores | to feed one |",
+        "| pairs like | a pair's distinct tokens | its multiply-adds | the host's time for it "
+        "| a billion: H100 hours | core hours | cores to feed one H100 |",
         "|" + "---|" * 7,
     ]
     for one in read_results("billion"):
         device = one["multiply_adds"] / (H100 * SHARE)
         lines.append(
             f"| {one['task']} | {one['distinct_tokens']:.0f} | {one['multiply_adds'] / 1e9:.1f} billion "
-            f"| {one['host_seconds'] * 1e3:.2f} ms | {device * BILLION / 3600:,.0f} hours "
-            f"| {one['host_seconds'] * BILLION / 3600:,.0f} hours | {one['host_seconds'] / device:.0f} cores |"
+            f"| {one['host_seconds'] * 1e3:.2f} ms | {device * BILLION / 3600:,.0f} "
+            f"| {one['host_seconds'] * BILLION / 3600:,.0f} | {one['host_seconds'] / device:.0f} |"
         )
     return lines
 

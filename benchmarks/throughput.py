@@ -116,7 +116,7 @@ def classifier(dtype: torch.dtype) -> Way:
 
 def ours() -> Way:
     """(d) ``represent_pairs`` with the SAE, the store off."""
-    backbone = Backbone.load(DEFAULT_BACKBONE, through_layer=DEFAULT_LAYER)
+    backbone = Backbone.load(DEFAULT_BACKBONE, through_layer=DEFAULT_LAYER, device="cpu")
     sae = load_sae(SAE)
 
     def run(pairs: Sequence[PreferencePair]) -> np.ndarray:
@@ -229,7 +229,7 @@ def main() -> None:
 def measure_task(task: str, n: int, rounds: int) -> dict[str, Any]:
     """Medians of one task's pairs."""
     pairs = task_pairs(task, "test").pairs[:n]
-    backbone = Backbone.load(DEFAULT_BACKBONE, through_layer=DEFAULT_LAYER)
+    backbone = Backbone.load(DEFAULT_BACKBONE, through_layer=DEFAULT_LAYER, device="cpu")
     texts = _texts(backbone.chat, pairs)
     tokens = sum(len(text.ids) for text in texts)
     rows = pack(texts, share_prompts=True)

@@ -17,7 +17,6 @@ from sparserm.evaluate import dense_probe_margins, evaluate_margins, mean_interv
 from sparserm.fitting import FitSettings, FittedHead, fit_head
 from sparserm.head import rewards
 from sparserm.length import rank_correlations
-from sparserm.parallel import in_threads
 from sparserm.sae import SparseAutoencoder
 from sparserm.sweep import Cell, Step, counter
 from sparserm.types import LatentSummary, PairRepresentations, Progress, Representations, RewardHead, SparseRMError
@@ -162,10 +161,8 @@ def baselines(
         measure("head", [fitted.head], test, step),
         longer_baseline(test),
         dense_baseline(train, test, step),
-        measure("random", in_threads(lambda one: fit_head(train, sae, one).head, random_settings(settings)), test, step),
-        measure(
-            "shuffled", in_threads(lambda s: fit_head(_shuffled(train, s), sae, settings).head, range(SHUFFLES)), test, step
-        ),
+        measure("random", (fit_head(train, sae, one).head for one in random_settings(settings)), test, step),
+        measure("shuffled", (fit_head(_shuffled(train, s), sae, settings).head for s in range(SHUFFLES)), test, step),
     )
 
 
@@ -213,8 +210,7 @@ def learning_curve(
     for size in _sizes(len(prompts))[:-1]:
         parts = [_part(train, prompts, size, seed) for seed in range(CURVE_SEEDS)]
         try:
-            heads = in_threads(lambda rows: fit_head(train.take(rows), sae, settings).head, parts)
-            measured = measure("part", heads, test, step)
+            measured = measure("part", (fit_head(train.take(rows), sae, settings).head for rows in parts), test, step)
         except SparseRMError:  # fewer latents fire in so few pairs than the head has features
             continue
         n_pairs = round(float(np.mean([len(rows) for rows in parts])))
@@ -236,16 +232,12 @@ def selection_stability(
     same = np.zeros(len(features))
     nearest = np.zeros(len(features))
     overlaps = []
-
-    def fit_again(seed: int) -> RewardHead | None:
-        try:
-            return fit_head(train.take(resample(train.groups, seed)), sae, replace(settings, l2=fitted.l2)).head
-        except SparseRMError:  # fewer latents fire in these prompts than the head has features
-            return None
-
-    for other in in_threads(fit_again, range(RESAMPLES)):
+    for seed in range(RESAMPLES):
+        drawn = train.take(resample(train.groups, seed))
         step()
-        if other is None:
+        try:
+            other = fit_head(drawn, sae, replace(settings, l2=fitted.l2)).head
+        except SparseRMError:  # fewer latents fire in these prompts than the head has features
             overlaps.append(0.0)
             continue
         both, ours, theirs = np.intersect1d(features, other.features, return_indices=True)

@@ -53,15 +53,15 @@ def fit_bradley_terry(differences: np.ndarray, l2: float, *, rough: bool = False
     Args:
         differences: ``[n, K]`` chosen minus rejected.
         l2: strength of the ridge penalty, above zero.
-        rough: stop where the loss is right to some five digits, which is enough to compare penalties by, and compute in the
-            dtype of ``differences``: in single precision there is half as much to read.
+        rough: compute in single precision, which has half as much to read, and stop where the loss is right to some four
+            digits: enough to compare penalties by.
 
     Returns:
         ``[K]`` float64.
     """
     from scipy.optimize import minimize  # slow to import, and not needed to score
 
-    x = np.ascontiguousarray(differences, None if rough else np.float64)
+    x = np.ascontiguousarray(differences, np.float32 if rough else np.float64)
 
     def objective(w: np.ndarray) -> tuple[float, np.ndarray]:
         margins = (x @ w.astype(x.dtype)).astype(np.float64)
@@ -129,9 +129,8 @@ def _fold_losses(differences: np.ndarray, groups: np.ndarray, strengths: Sequenc
     if len(differences) < 2:
         return [[0.0] for _ in strengths]
     losses: list[list[float]] = [[] for _ in strengths]
-    single = differences.astype(np.float32)
     for train, out in prompt_folds(groups):
-        fitted_to, judged_on = single[train], single[out]  # copied once, not for every strength
+        fitted_to, judged_on = differences[train].astype(np.float32), differences[out]  # copied once, not for every strength
         for own, l2 in zip(losses, strengths, strict=True):
             own.append(bradley_terry_loss(judged_on @ fit_bradley_terry(fitted_to, l2, rough=True)))
     return losses

@@ -12,7 +12,7 @@ from scipy.special import expit
 
 from sparserm.card import SavedHead, load_head, save_head
 from sparserm.comparison import SideBySide, check_number
-from sparserm.defaults import DEFAULT_BACKBONE
+from sparserm.defaults import DEFAULT_BACKBONE, default_device
 from sparserm.explain import InspectedInput, compare_responses, explain_response, label_of
 from sparserm.head import rewards
 from sparserm.labels import labels_of
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 _load_lock = threading.Lock()
 
 
-#: Loaded language models by folder, the one used last at the end; two at most.
+#: Loaded language models by folder and device, the one used last at the end; two at most.
 _loaded: dict[str, Backbone] = {}
 
 
@@ -48,7 +48,7 @@ def shared_backbone(name: str, through_layer: int, progress: Progress | None = N
 
     with _load_lock:
         folder, _ = resolve(name, progress)  # a first use's download, here where it can be told of
-        key = str(folder.resolve())  # however it was named
+        key = f"{folder.resolve()} {default_device()}"  # however it was named
         found = _loaded.pop(key, None)
         if found is None or found.through_layer < min(through_layer, found.n_layers - 1):
             found = Backbone.load(name, through_layer=through_layer)

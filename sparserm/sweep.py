@@ -12,12 +12,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from sparserm.defaults import MAX_FEATURES
 from sparserm.evaluate import evaluate_margins
 from sparserm.fitting import FitSettings, fit_to_evidence, gather_evidence
 from sparserm.head import prompt_folds, rewards
-from sparserm.parallel import in_threads
 from sparserm.sae import SparseAutoencoder
 from sparserm.selection import SELECTORS
 from sparserm.types import PairRepresentations, Progress, SparseRMError
@@ -25,7 +25,7 @@ from sparserm.types import PairRepresentations, Progress, SparseRMError
 if TYPE_CHECKING:
     import pandas as pd
 
-#: Called after every fit, or where several are made of one part of the pairs, after all of them.
+#: Called after every fit.
 Step = Callable[[], None]
 
 #: Sizes that are looked at where none are named.
@@ -86,7 +86,7 @@ def sweep(
     """
     wanted = [(method, k) for method in check_methods(methods) for k in ((0,) if method == DENSE else sorted(set(sizes)))]
     n_folds = sum(len(prompt_folds(pairs.groups)) for pairs in train.values() if len(pairs.groups) > 1)
-    step = counter(n_folds, progress, "Heads (parts held out, at every layer)")
+    step = counter(n_folds * len(wanted), progress, "Head (layers, sizes and methods)")
     cells = []
     for name, pairs in train.items():
         for (method, k), margins in sweep_margins(pairs, saes[name], settings, wanted, step=step).items():
@@ -124,36 +124,21 @@ def sweep_margins(
     """
     if len(pairs.groups) < 2:
         return {}
-    folds = prompt_folds(pairs.groups, seed)
     margins = {one: np.zeros(len(pairs.groups)) for one in wanted}
-    fitted = in_threads(lambda fold: _held_out_margins(pairs.take(fold[0]), pairs.take(fold[1]), sae, settings, wanted), folds)
-    for (_, held_out), found in zip(folds, fitted, strict=True):
-        margins = {one: whole for one, whole in margins.items() if one in found}
-        for one, whole in margins.items():
-            whole[held_out] = found[one]
-        step()
-    return margins
-
-
-def _held_out_margins(
-    train: PairRepresentations,
-    held_out: PairRepresentations,
-    sae: SparseAutoencoder,
-    settings: FitSettings,
-    wanted: Sequence[tuple[str, int]],
-) -> dict[tuple[str, int], np.ndarray]:
-    """Margins of one fold's held-out pairs; nothing for a size with more features than fire."""
-    evidence = gather_evidence(train, sae, settings)
-    margins = {}
-    for method, k in wanted:
-        if method == DENSE:
-            margins[method, k] = held_out.differences @ evidence.probe.weights
-            continue
-        try:
-            head = fit_to_evidence(train, evidence, sae, replace(settings, selection=method, k=k)).head
-        except SparseRMError:
-            continue
-        margins[method, k] = rewards(head, held_out.chosen.h) - rewards(head, held_out.rejected.h)
+    with threadpool_limits(1):
+        for part, held_out in prompt_folds(pairs.groups, seed):
+            train, rest = pairs.take(part), pairs.take(held_out)
+            evidence = gather_evidence(train, sae, settings)
+            for method, k in wanted:
+                if method == DENSE:
+                    margins[method, k][held_out] = rest.differences @ evidence.probe.weights
+                elif (method, k) in margins:
+                    try:
+                        head = fit_to_evidence(train, evidence, sae, replace(settings, selection=method, k=k)).head
+                        margins[method, k][held_out] = rewards(head, rest.chosen.h) - rewards(head, rest.rejected.h)
+                    except SparseRMError:
+                        del margins[method, k]
+                step()
     return margins
 
 

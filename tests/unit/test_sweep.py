@@ -55,7 +55,7 @@ def test_layers_stand_beside_each_other_and_noise_is_worse(monkeypatch: pytest.M
     assert [cell.sae for cell in cells] == ["one"] * 4 + ["noise"] * 4
     assert cells[0].accuracy > max(cell.accuracy for cell in cells[4:])
     assert len(probes) == 10  # once for each fold and layer
-    assert told == [(n, 10) for n in range(1, 11)]
+    assert told == [(n, 40) for n in range(1, 41)]
 
 
 def test_cells_that_cannot_be_are_left_out() -> None:
