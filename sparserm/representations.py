@@ -197,7 +197,7 @@ def _place(backbone: Backbone, hook: HookPoint | None, what: str) -> bytes:
     latents. It is the first half, so that what is read together lies together.
 
     The backbone's fingerprint covers its tokenizer. The dtype is part of it, since bfloat16 and float32 differ in the third
-    digit; the device is not, since two differ by no more than the dtype's own rounding.
+    digit; the device is not: how far two differ is not measured.
     """
     where = hook.name if hook else ""
     return _half(f"{backbone.fingerprint}|{backbone.dtype}|{backbone.chat.max_length}|{where}|{what}|")
