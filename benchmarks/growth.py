@@ -86,7 +86,7 @@ def represented(backbone: Backbone, sae: SparseAutoencoder) -> PairRepresentatio
     """Real pairs, from the store where they are there."""
     with stored() as store:
         pairs = task_pairs("truthfulness", "train").pairs[:DRAWN_FROM]
-        return represent_pairs(pairs, backbone, {sae.hook: sae}, "mean", store=store)[sae.hook]
+        return represent_pairs(pairs, backbone, {sae.hook: sae}, "mean", strengths=True, store=store)[sae.hook]
 
 
 def drawn(known: PairRepresentations, n: int, width: int) -> PairRepresentations:
@@ -94,8 +94,7 @@ def drawn(known: PairRepresentations, n: int, width: int) -> PairRepresentations
     found = known.take(np.random.default_rng(n).integers(len(known.groups), size=n))
 
     def resized(side: Representations) -> Representations:
-        latents = side.latents
-        assert latents is not None
+        latents = side.strengths
         fired = firings(latents.indices * width // latents.d_sae, latents.rate, latents.peak)
         return replace(side, latents=replace(latents, fired=fired, d_sae=width))
 

@@ -27,7 +27,7 @@ from sparserm.pairs import load_pairs
 from sparserm.representations import represent_pairs
 from sparserm.sae import load_sae
 from sparserm.store import Store, stored
-from sparserm.types import PreferencePair
+from sparserm.types import ActiveLatents, PreferencePair
 
 SAES = tuple(f"{DEFAULT_BACKBONE}/layer_{layer}" for layer in (10, 15, 20))
 TEST_SHARE = 5  # one pair in so many is held out
@@ -99,14 +99,13 @@ def read_states(path: Path, backbone: Backbone, saes: dict[Any, Any]) -> float:
     return (time.perf_counter() - started) / (2 * len(pairs)) * 10_000
 
 
-def volume(path: Path, backbone: Backbone, saes: dict[Any, Any]) -> tuple[float, int]:
-    """Latents that fire in a response, mean over layers, and the bytes of all that is read."""
+def volume(path: Path, backbone: Backbone, saes: dict[Any, Any]) -> int:
+    """Bytes of all that is read."""
     pairs = load_pairs(path, skip_bad=True).pairs
     with stored() as store:
         found = represent_pairs(pairs, backbone, saes, "mean", store=store)
     sides = [side for both in found.values() for side in (both.chosen, both.rejected)]
-    n_bytes = sum(side.h.nbytes + side.latents.fired.nbytes for side in sides if side.latents)
-    return sum(len(side.latents.fired) for side in sides if side.latents) / (2 * len(pairs) * len(saes)), n_bytes
+    return sum(side.h.nbytes + side.latents.bits.nbytes for side in sides if isinstance(side.latents, ActiveLatents))
 
 
 def main() -> None:
@@ -128,12 +127,10 @@ def main() -> None:
     retrain(path, backbone, saes)  # what is not stored yet is computed, and not counted
     rounds = [retrain(path, backbone, saes) for _ in range(given.rounds)]
     reads = [read_states(path, backbone, saes) for _ in range(given.rounds)]
-    n_fired, n_bytes = volume(path, backbone, saes)
     result = {
         "n_pairs": len(pairs),
         "layers": len(saes),
-        "latents_per_response": n_fired,
-        "megabytes": n_bytes / 1e6,
+        "megabytes": volume(path, backbone, saes) / 1e6,
         "rounds": given.rounds,
         "seconds": {name: statistics.median(one[name] for one in rounds) for name in rounds[0]},
         "store_adds": overhead,

@@ -36,12 +36,12 @@ def retraining() -> list[str]:
     """From stored representations to evaluated heads."""
     one = read_results("retraining")
     seconds = one["seconds"]
-    size = f"{one['latents_per_response']:,.0f} in a response, {one['megabytes']:,.0f} MB"
     return [
         "| step | seconds |",
         "|---|---|",
         f"| read the file of {one['n_pairs']:,} pairs | {seconds['pairs']:.2f} |",
-        f"| states and firing latents ({size}) at {one['layers']} layers, stored | {seconds['representations']:.2f} |",
+        f"| states and active latents at {one['layers']} layers, stored ({one['megabytes']:,.0f} MB) "
+        f"| {seconds['representations']:.2f} |",
         f"| select, fit and evaluate {one['layers']} heads | {seconds['heads']:.2f} |",
         f"| together | {seconds['all']:.2f} |",
         f"| 10,000 representations of one layer from the store | {one['seconds_per_10000_states']:.2f} |",

@@ -134,7 +134,7 @@ def label_features(
         lens: of ``features``, in that order.
 
     Raises:
-        SparseRMError: the representations hold no latents, or the labeller cannot be asked.
+        SparseRMError: the representations do not hold how strongly latents fired, or the labeller cannot be asked.
     """
     texts = gather_texts(data.pairs, pairs)
     for place, feature in enumerate(features):

@@ -100,7 +100,9 @@ def represent_material(task: Task, backbone: Backbone, sae: SparseAutoencoder, p
     def represent(pairs: Sequence[PreferencePair]) -> dict[Pooling, PairRepresentations]:
         with stored() as store:
             return {
-                pooling: represent_pairs(pairs, backbone, {sae.hook: sae}, pooling, store=store, progress=progress)[sae.hook]
+                pooling: represent_pairs(
+                    pairs, backbone, {sae.hook: sae}, pooling, strengths=True, store=store, progress=progress
+                )[sae.hook]
                 for pooling in get_args(Pooling)
             }
 

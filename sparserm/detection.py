@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from sparserm.feature_cards import peaks_of
-from sparserm.types import Detection, PairRepresentations, PreferencePair, SparseRMError
+from sparserm.types import Detection, PairRepresentations, PreferencePair
 
 #: Active texts of each half, and as many inactive ones, below which nothing is said.
 LEAST_TEXTS = 20
@@ -53,11 +53,9 @@ class ResponseTexts:
         """``[n]`` largest activation of a latent in each, 0 where it is silent.
 
         Raises:
-            SparseRMError: the representations hold no latents.
+            SparseRMError: the representations do not hold how strongly latents fired.
         """
-        if pairs.chosen.latents is None or pairs.rejected.latents is None:
-            raise SparseRMError("these representations hold no latents: expected ones computed with an SAE; pass the SAE")
-        both = [peaks_of(pairs.chosen.latents, feature), peaks_of(pairs.rejected.latents, feature)]
+        both = [peaks_of(pairs.chosen.strengths, feature), peaks_of(pairs.rejected.strengths, feature)]
         return np.concatenate(both)[self.rows]
 
 

@@ -19,7 +19,16 @@ from sparserm.head import rewards
 from sparserm.length import rank_correlations
 from sparserm.sae import SparseAutoencoder
 from sparserm.sweep import Cell, Step, counter
-from sparserm.types import LatentSummary, PairRepresentations, Progress, Representations, RewardHead, SparseRMError
+from sparserm.types import (
+    ActiveLatents,
+    Latents,
+    LatentSummary,
+    PairRepresentations,
+    Progress,
+    Representations,
+    RewardHead,
+    SparseRMError,
+)
 
 #: Shares of the training prompts in the learning curve.
 SHARES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1)
@@ -307,11 +316,16 @@ def _stacked(first: Representations, second: Representations) -> Representations
     def join(of: Callable[[Representations], np.ndarray]) -> np.ndarray:
         return np.concatenate([of(first), of(second)])
 
-    latents = _stacked_latents(first.latents, second.latents) if first.latents and second.latents else None
+    latents = _stacked_latents(first.latents, second.latents)
     n_tokens, n_truncated = join(lambda one: one.n_tokens), join(lambda one: one.n_truncated)
     return Representations(first.pooling, join(lambda one: one.h), n_tokens, n_truncated, latents)
 
 
-def _stacked_latents(first: LatentSummary, second: LatentSummary) -> LatentSummary:
-    indptr = np.concatenate([first.indptr, second.indptr[1:] + first.indptr[-1]])
-    return LatentSummary(indptr, np.concatenate([first.fired, second.fired]), first.d_sae)
+def _stacked_latents(first: Latents | None, second: Latents | None) -> Latents | None:
+    match first, second:
+        case ActiveLatents(), ActiveLatents():
+            return ActiveLatents(np.concatenate([first.bits, second.bits]), first.d_sae)
+        case LatentSummary(), LatentSummary():
+            indptr = np.concatenate([first.indptr, second.indptr[1:] + first.indptr[-1]])
+            return LatentSummary(indptr, np.concatenate([first.fired, second.fired]), first.d_sae)
+    return None

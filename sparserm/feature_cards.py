@@ -115,16 +115,14 @@ def feature_card(
         head: its weight and spread are used where the latent is one of its features.
 
     Raises:
-        SparseRMError: the SAE has no such latent, or the representations hold none.
+        SparseRMError: the SAE has no such latent, or the representations do not hold how strongly latents fired.
     """
     if not 0 <= feature < sae.d_sae:
         raise SparseRMError(f"feature {feature} is not in SAE {sae.name}; expected 0 to {sae.d_sae - 1}")
-    if pairs.chosen.latents is None or pairs.rejected.latents is None:
-        raise SparseRMError("these representations hold no latents: expected ones computed with an SAE; pass the SAE")
     direction = sae.directions()[feature : feature + 1].cpu().numpy()
     center = sae.b_dec.cpu().numpy()
     chosen, rejected = (alignment_scores(side.h, direction, center)[:, 0] for side in (pairs.chosen, pairs.rejected))
-    peaks = {"chosen": peaks_of(pairs.chosen.latents, feature), "rejected": peaks_of(pairs.rejected.latents, feature)}
+    peaks = {"chosen": peaks_of(pairs.chosen.strengths, feature), "rejected": peaks_of(pairs.rejected.strengths, feature)}
     spread = float(np.concatenate([chosen, rejected]).std()) or 1.0
     slope = float(np.sign((chosen - rejected).mean())) / spread
     if head is not None and feature in head.features:

@@ -32,7 +32,9 @@ def run(spec: dict[str, Any], folder: Path, report: Report) -> None:
     card, sae = saved.card, load_sae(saved.card.sae)
     backbone = Backbone.load(card.backbone_source, through_layer=sae.hook.layer, progress=report)
     with stored() as store:
-        both = represent_pairs(data.pairs, backbone, {sae.hook: sae}, saved.head.pooling, store=store, progress=report)
+        both = represent_pairs(
+            data.pairs, backbone, {sae.hook: sae}, saved.head.pooling, strengths=True, store=store, progress=report
+        )
     pairs = both[sae.hook]
     kept = FeatureStore(data.content_hash, sae.fingerprint, backbone.fingerprint)
     report.stage(2, 4, "Openings (responses)")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sparserm.alignment import score_moments
-from sparserm.types import Activity, LatentSummary, PairRepresentations, Representations, SparseRMError
+from sparserm.types import Activity, LatentSummary, PairRepresentations, Representations, SparseRMError, is_active
 
 if TYPE_CHECKING:
     from sparserm.sae import SparseAutoencoder
@@ -129,19 +129,20 @@ def feature_table(
 
 
 def _latents(side: Representations, sae: SparseAutoencoder) -> LatentSummary:
-    if side.latents is None or side.latents.d_sae != sae.d_sae:
-        got = "no latents" if side.latents is None else f"{side.latents.d_sae} latents"
+    latents = side.strengths
+    if latents.d_sae != sae.d_sae:
         raise SparseRMError(
-            f"these representations hold {got}, expected the {sae.d_sae} of SAE {sae.name}; represent the pairs with it"
+            f"these representations hold {latents.d_sae} latents, expected the {sae.d_sae} of SAE {sae.name}; represent the "
+            "pairs with it"
         )
-    return side.latents
+    return latents
 
 
 def _active(latents: LatentSummary, activity: Activity) -> Any:
     """``[n, d_sae]`` sparse, 1 where the latent counts as active in the response."""
     from scipy.sparse import csr_matrix
 
-    values = (latents.rate >= (0.5 if activity == "most" else 0.0)).astype(np.int32)
+    values = is_active(latents.rate, activity).astype(np.int32)
     shape = (len(latents.indptr) - 1, latents.d_sae)
     matrix = csr_matrix((values, latents.indices, latents.indptr), shape=shape, copy=True)  # changed in place below
     matrix.eliminate_zeros()
@@ -225,9 +226,8 @@ def _token_rate(pairs: PairRepresentations, d_sae: int) -> np.ndarray:
     """Share of all response tokens at which each latent fires."""
     fired, tokens = np.zeros(d_sae), 0
     for side in (pairs.chosen, pairs.rejected):
-        latents = side.latents
-        if latents is not None:
-            lengths = np.repeat(side.n_tokens, np.diff(latents.indptr))
-            fired += np.bincount(latents.indices, weights=latents.rate * lengths, minlength=d_sae)
-            tokens += int(side.n_tokens.sum())
+        latents = side.strengths
+        lengths = np.repeat(side.n_tokens, np.diff(latents.indptr))
+        fired += np.bincount(latents.indices, weights=latents.rate * lengths, minlength=d_sae)
+        tokens += int(side.n_tokens.sum())
     return fired / max(tokens, 1)

@@ -232,13 +232,15 @@ class SparseRM:
         """The pooled representations that the head reads, from the store where they are there.
 
         Args:
-            sae: the head's, where it is needed how its latents fired.
+            sae: the head's, where it is needed how strongly its latents fired.
         """
         from sparserm.representations import represent_pairs
 
         hook = self.card.hook_point
         with stored() as store:
-            found = represent_pairs(data.pairs, self.backbone, {hook: sae}, self.head.pooling, store=store, progress=progress)
+            found = represent_pairs(
+                data.pairs, self.backbone, {hook: sae}, self.head.pooling, strengths=True, store=store, progress=progress
+            )
         return found[hook]
 
     def evaluate(self, data: PreferenceData, *, progress: Progress | None = None) -> Evaluation:

@@ -34,21 +34,20 @@ def measure_openings(
     fires fewer than :data:`MIN_FIRINGS` times in the sample gets 0.
 
     Raises:
-        SparseRMError: the representations are not of these pairs, or hold no latents.
+        SparseRMError: the representations are not of these pairs, or do not hold how strongly latents fired.
     """
     sides = [pairs.chosen, pairs.rejected]
-    if len(texts) != len(pairs.groups) or any(side.latents is None for side in sides):
+    if len(texts) != len(pairs.groups):
         raise SparseRMError(
-            f"got {len(texts)} pairs and representations of {len(pairs.groups)}; expected as many of each, represented with "
-            "their latents; represent the pairs with the SAE"
+            f"got {len(texts)} pairs and representations of {len(pairs.groups)}; expected as many of each; represent "
+            "these pairs"
         )
     rows = np.unique(np.linspace(0, len(texts) - 1, min(len(texts), SAMPLE // 2)).round().astype(int))
     counts: dict[TokenizedText, int] = {}
     everywhere = np.zeros(sae.d_sae)
     for name, side in zip(("chosen", "rejected"), sides, strict=True):
         part = side.take(rows)
-        latents = part.latents
-        assert latents is not None
+        latents = part.strengths
         lengths = np.repeat(part.n_tokens, np.diff(latents.indptr))
         everywhere += np.bincount(latents.indices, weights=latents.rate * lengths, minlength=sae.d_sae)
         for row in rows:

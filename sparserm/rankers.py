@@ -155,11 +155,10 @@ RANKERS: dict[str, Ranker] = {
 
 def _peak_differences(pairs: PairRepresentations) -> np.ndarray:
     """``[n, d_sae]`` float32 largest activations of chosen minus rejected."""
-    return _peaks(pairs.chosen.latents) - _peaks(pairs.rejected.latents)
+    return _peaks(pairs.chosen.strengths) - _peaks(pairs.rejected.strengths)
 
 
-def _peaks(latents: LatentSummary | None) -> np.ndarray:
-    assert latents is not None, "rankers on latents need representations with latents"
+def _peaks(latents: LatentSummary) -> np.ndarray:
     n = len(latents.indptr) - 1
     dense = np.zeros((n, latents.d_sae), np.float32)
     dense[np.repeat(np.arange(n), np.diff(latents.indptr)), latents.indices] = latents.peak

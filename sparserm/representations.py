@@ -15,8 +15,11 @@ from sparserm.pairs import prompt_groups
 from sparserm.sae import SparseAutoencoder
 from sparserm.store import Store
 from sparserm.types import (
+    ACTIVITIES,
     FIRED,
+    ActiveLatents,
     HookPoint,
+    Latents,
     LatentSummary,
     PairRepresentations,
     Pooling,
@@ -39,20 +42,24 @@ def represent(
     saes: Mapping[HookPoint, SparseAutoencoder | None],
     pooling: Pooling,
     *,
+    strengths: bool = False,
     store: Store | None = None,
     progress: Progress | None = None,
 ) -> dict[HookPoint, Representations]:
-    """Pooled representations at each hook point, and how the SAE given for it fired; one pass of the backbone.
+    """Pooled representations at each hook point, and where the latents of the SAE given for it are active; one pass of the
+    backbone.
 
     What the store holds is not computed again nor even tokenised, nor is a text that occurs twice. Both poolings are stored,
-    whichever is asked for, and as they come, so that interrupted work goes on where it was.
+    and both kinds of latents, whichever is asked for, and as they come, so that interrupted work goes on where it was.
 
     Args:
         texts: the responses with their prompts, ``n`` of them.
         saes: for each hook point its SAE, or None where only representations are wanted.
         pooling: over the response.
+        strengths: give a :class:`~sparserm.types.LatentSummary` of the latents, which tells how strongly they fired; it is
+            twelve times as large as the :class:`~sparserm.types.ActiveLatents` that fitting a head takes.
     """
-    wanted = _wanted(texts, backbone, saes, pooling)
+    wanted = _wanted(texts, backbone, saes, pooling, strengths)
     known = store.get_many([key for keys in wanted for key in keys]) if store is not None else {}
     # The keys of one text stand for it: a text that occurs twice is computed once.
     todo = {keys[0]: text for keys, text in zip(wanted, texts, strict=True) if not all(key in known for key in keys)}
@@ -73,10 +80,11 @@ def represent(
                 f"the stored {hook.name} of text {first + 1} of {len(texts)} is NaN or infinite; "
                 f"expected finite numbers; delete {store.path if store else 'the store'} to compute them again"
             )
-        latents = None
+        latents: Latents | None = None
         if sae:
-            firing = 1 + len(saes) + with_sae.index(hook)
-            latents = _summary([known[keys[firing]] for keys in wanted], sae.d_sae)
+            place = 1 + len(saes) + with_sae.index(hook)
+            kept = [known[keys[place]] for keys in wanted]
+            latents = _summary(kept, sae.d_sae) if strengths else _active(kept, sae.d_sae)
         result[hook] = Representations(pooling, h, counts[:, 0], counts[:, 1], latents)
     return result
 
@@ -87,9 +95,11 @@ def count_missing(
     saes: Mapping[HookPoint, SparseAutoencoder | None],
     pooling: Pooling,
     store: Store | None,
+    *,
+    strengths: bool = False,
 ) -> tuple[int, int]:
     """Texts, and their tokens with their prompts', that :func:`represent` would have to run the backbone for."""
-    wanted = _wanted(texts, backbone, saes, pooling)
+    wanted = _wanted(texts, backbone, saes, pooling, strengths)
     missing = store.missing([key for keys in wanted for key in keys]) if store is not None else None
     todo = {keys[0]: text for keys, text in zip(wanted, texts, strict=True) if missing is None or not missing.isdisjoint(keys)}
     return len(todo), sum(len(text.ids) for text in backbone.chat.many(list(todo.values())))
@@ -101,12 +111,13 @@ def represent_pairs(
     saes: Mapping[HookPoint, SparseAutoencoder | None],
     pooling: Pooling,
     *,
+    strengths: bool = False,
     store: Store | None = None,
     progress: Progress | None = None,
 ) -> dict[HookPoint, PairRepresentations]:
     """:func:`represent` for both responses of every pair."""
     groups = prompt_groups(pairs)
-    both = represent(pair_texts(pairs), backbone, saes, pooling, store=store, progress=progress)
+    both = represent(pair_texts(pairs), backbone, saes, pooling, strengths=strengths, store=store, progress=progress)
     rows = np.arange(len(pairs))
     return {hook: PairRepresentations(one.take(rows), one.take(rows + len(pairs)), groups) for hook, one in both.items()}
 
@@ -121,10 +132,11 @@ def _wanted(
     backbone: Backbone,
     saes: Mapping[HookPoint, SparseAutoencoder | None],
     pooling: Pooling,
+    strengths: bool,
 ) -> list[list[bytes]]:
     """For each text the keys of its counts, of its representations, one for each hook point, then of the SAEs' latents."""
     places = [_place(backbone, None, "tokens"), *(_place(backbone, hook, pooling) for hook in saes)]
-    places += [_place(backbone, hook, _firing(sae)) for hook, sae in saes.items() if sae]
+    places += [_place(backbone, hook, _strengths(sae) if strengths else _activity(sae)) for hook, sae in saes.items() if sae]
     return [[place + content for place in places] for content in _contents(texts, backbone)]
 
 
@@ -180,15 +192,21 @@ def _blobs(
             place = _place(backbone, hook, pooling)
             blobs |= {place + content: state.tobytes() for content, state in zip(contents.values(), states, strict=True)}
         if sae:
-            place = _place(backbone, hook, _firing(sae))
+            active, strong = (_place(backbone, hook, what(sae)) for what in (_activity, _strengths))
             for content, rate, peak in zip(contents.values(), *firing, strict=True):
                 latents = np.flatnonzero(rate)
-                blobs[place + content] = firings(latents, rate[latents], peak[latents]).tobytes()
+                blobs[active + content] = ActiveLatents.pack(rate).tobytes()
+                blobs[strong + content] = firings(latents, rate[latents], peak[latents]).tobytes()
     return blobs
 
 
-def _firing(sae: SparseAutoencoder) -> str:
-    """What is stored of an SAE's latents, for the key."""
+def _activity(sae: SparseAutoencoder) -> str:
+    """Where an SAE's latents are active, for the key of what is stored of it."""
+    return f"{sae.fingerprint} {ACTIVITIES}"
+
+
+def _strengths(sae: SparseAutoencoder) -> str:
+    """How strongly they fire, likewise."""
     return f"{sae.fingerprint} {FIRED.descr}"
 
 
@@ -222,3 +240,8 @@ def _half(what: str) -> bytes:
 def _summary(blobs: Sequence[bytes], d_sae: int) -> LatentSummary:
     counts = [len(blob) // FIRED.itemsize for blob in blobs]
     return LatentSummary(np.cumsum([0, *counts], dtype=np.int64), np.frombuffer(b"".join(blobs), FIRED), d_sae)
+
+
+def _active(blobs: Sequence[bytes], d_sae: int) -> ActiveLatents:
+    bits = np.frombuffer(b"".join(blobs), np.uint8)
+    return ActiveLatents(bits.reshape(len(blobs), len(ACTIVITIES), -(-d_sae // 8)), d_sae)

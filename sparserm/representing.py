@@ -27,5 +27,6 @@ def run(spec: dict[str, Any], folder: Path, report: Report) -> None:
     card = load_head(spec["head"]).card
     report.stage(2, 2, "Language model")
     backbone = Backbone.load(card.backbone_source, through_layer=card.hook_point.layer, progress=report)
+    saes = {card.hook_point: load_sae(card.sae)}
     with stored() as store:
-        represent_pairs(data.pairs, backbone, {card.hook_point: load_sae(card.sae)}, "mean", store=store, progress=report)
+        represent_pairs(data.pairs, backbone, saes, "mean", strengths=True, store=store, progress=report)

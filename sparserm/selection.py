@@ -10,7 +10,7 @@ import numpy as np
 
 from sparserm.alignment import ScoreMoments
 from sparserm.head import DenseProbe, fit_probe
-from sparserm.types import Activity, FeatureStats, LatentSummary, PairRepresentations, SparseRMError
+from sparserm.types import Activity, FeatureStats, PairRepresentations, SparseRMError
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def feature_stats(pairs: PairRepresentations, activity: Activity) -> FeatureStat
     """
     if pairs.chosen.latents is None or pairs.rejected.latents is None:
         raise SparseRMError("these representations hold no latents: expected ones computed with an SAE; pass the SAE")
-    return FeatureStats(_frequency(pairs.chosen.latents, activity), _frequency(pairs.rejected.latents, activity))
+    return FeatureStats(pairs.chosen.latents.frequency(activity), pairs.rejected.latents.frequency(activity))
 
 
 def select_frequency(evidence: Evidence, k: int) -> np.ndarray:
@@ -143,11 +143,6 @@ def select_random(evidence: Evidence, k: int) -> np.ndarray:
     """k latents drawn at random: the baseline that every other selector has to beat."""
     candidates = np.flatnonzero(evidence.usable)
     return np.random.default_rng(evidence.seed).choice(candidates, min(k, len(candidates)), replace=False)
-
-
-def _frequency(latents: LatentSummary, activity: Activity) -> np.ndarray:
-    active = latents.indices if activity == "any" else latents.indices[latents.rate >= 0.5]
-    return np.bincount(active, minlength=latents.d_sae) / max(1, len(latents.indptr) - 1)
 
 
 def select_sparse(evidence: Evidence, k: int) -> np.ndarray:

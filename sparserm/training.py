@@ -23,10 +23,10 @@ from sparserm.representations import represent_pairs
 from sparserm.sae import SparseAutoencoder, check_compatible, load_sae
 from sparserm.selection import SELECTORS
 from sparserm.store import stored
-from sparserm.types import Activity, Evaluation, PairRepresentations, Pooling, PreferenceData, Progress, SparseRMError
+from sparserm.types import ACTIVITIES, Evaluation, PairRepresentations, Pooling, PreferenceData, Progress, SparseRMError
 
 #: The values that a setting can have.
-_CHOICES = {"pooling": get_args(Pooling), "selection": tuple(SELECTORS), "activity": get_args(Activity)}
+_CHOICES = {"pooling": get_args(Pooling), "selection": tuple(SELECTORS), "activity": ACTIVITIES}
 
 
 @dataclass(frozen=True)

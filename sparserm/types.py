@@ -9,12 +9,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
 Pooling = Literal["last", "mean"]
 Site = Literal["resid_post", "resid_pre", "mlp_out"]
+#: When a latent counts as active in a response: at one of its tokens or more, or at half of them or more.
+Activity = Literal["any", "most"]
 
 #: ``progress(done, total, what)``; called from the working thread, may raise to cancel the work.
 Progress = Callable[[int, int, str], None]
@@ -134,6 +136,8 @@ class TokenizedText:
     n_truncated: int = 0
 
 
+ACTIVITIES: tuple[Activity, ...] = get_args(Activity)
+
 #: One latent in one response: its id, the share of the response's tokens at which it fired, its largest activation over them.
 FIRED = np.dtype([("latent", np.int32), ("rate", np.float32), ("peak", np.float32)])
 
@@ -187,6 +191,52 @@ class LatentSummary:
         entries = np.repeat(self.indptr[rows] - indptr[:-1], counts) + np.arange(indptr[-1])
         return LatentSummary(indptr, self.fired.take(entries), self.d_sae)  # by [] it would take five times as long
 
+    def frequency(self, activity: Activity) -> np.ndarray:
+        """``[d_sae]`` share of the responses in which each latent is active."""
+        active = self.indices if activity == "any" else self.indices[is_active(self.rate, activity)]
+        return np.bincount(active, minlength=self.d_sae) / max(1, len(self.indptr) - 1)
+
+
+def is_active(rate: np.ndarray, activity: Activity) -> np.ndarray:
+    """Whether a latent that fires at this share of a response's tokens counts as active in it."""
+    return rate > 0 if activity == "any" else rate >= 0.5
+
+
+@dataclass(frozen=True)
+class ActiveLatents:
+    """In which of a set of responses the SAE's latents are active: all that selection asks, in a twelfth of the space of a
+    :class:`LatentSummary`.
+
+    Attributes:
+        bits: ``[n, 2, ceil(d_sae / 8)]`` uint8, a bit for each latent as :func:`numpy.packbits` orders them: whether it is
+            active by each of :data:`ACTIVITIES`.
+        d_sae: number of latents of the SAE.
+    """
+
+    bits: np.ndarray
+    d_sae: int
+
+    @staticmethod
+    def pack(rate: np.ndarray) -> np.ndarray:
+        """``[2, ceil(d_sae / 8)]`` uint8: the bits of one response, from the share of its tokens at which each latent fires."""
+        return np.packbits(np.stack([is_active(rate, activity) for activity in ACTIVITIES]), axis=1)
+
+    def take(self, rows: np.ndarray) -> ActiveLatents:
+        """The responses ``rows``, in that order; neighbours share this one's memory, and cannot be written to."""
+        run = _run(rows)
+        return ActiveLatents(self.bits[rows] if run is None else _shared(self.bits, run), self.d_sae)
+
+    def frequency(self, activity: Activity) -> np.ndarray:
+        """``[d_sae]`` share of the responses in which each latent is active."""
+        counts = np.zeros(self.d_sae, np.int64)
+        for start in range(0, len(self.bits), 1024):  # some at a time: as bytes they are eight times as large
+            one = self.bits[start : start + 1024, ACTIVITIES.index(activity)]
+            counts += np.unpackbits(one, axis=1, count=self.d_sae).sum(0, dtype=np.int32)
+        return counts / max(1, len(self.bits))
+
+
+Latents = ActiveLatents | LatentSummary
+
 
 @dataclass(frozen=True)
 class Representations:
@@ -198,14 +248,29 @@ class Representations:
         h: ``[n, d]`` float32.
         n_tokens: ``[n]`` int32, response tokens.
         n_truncated: ``[n]`` int32, tokens cut from the left of the text.
-        latents: how the SAE's latents fired, where an SAE was given.
+        latents: in which responses the SAE's latents are active, where an SAE was given; and how strongly, where that was
+            asked for.
     """
 
     pooling: Pooling
     h: np.ndarray
     n_tokens: np.ndarray
     n_truncated: np.ndarray
-    latents: LatentSummary | None = None
+    latents: Latents | None = None
+
+    @property
+    def strengths(self) -> LatentSummary:
+        """How strongly the latents fired.
+
+        Raises:
+            SparseRMError: these representations were computed without.
+        """
+        if not isinstance(self.latents, LatentSummary):
+            raise SparseRMError(
+                "these representations do not hold how strongly latents fired; represent the pairs with their SAE and "
+                "strengths=True"
+            )
+        return self.latents
 
     def take(self, rows: np.ndarray) -> Representations:
         """The responses ``rows``, in that order; neighbours share this one's memory, and cannot be written to."""
@@ -272,10 +337,6 @@ class PairRepresentations:
     def take(self, rows: np.ndarray) -> PairRepresentations:
         """The pairs ``rows``, in that order."""
         return PairRepresentations(self.chosen.take(rows), self.rejected.take(rows), self.groups[rows])
-
-
-#: When a latent counts as active in a response: at one of its tokens or more, or at half of them or more.
-Activity = Literal["any", "most"]
 
 
 @dataclass(frozen=True)

@@ -174,10 +174,10 @@ def _represent(
     model, dictionary = _context.model().backbone, _context.sae()
     saes, place = {dictionary.hook: dictionary}, _context.saved.head.pooling
     with stored() as store:
-        responses, tokens = count_missing(pair_texts(_data.pairs), model, saes, place, store)
+        responses, tokens = count_missing(pair_texts(_data.pairs), model, saes, place, store, strengths=True)
         if tokens > INLINE_TOKENS:
             raise _TooMuchError(responses)
-        return represent_pairs(_data.pairs, model, saes, place, store=store)[dictionary.hook]
+        return represent_pairs(_data.pairs, model, saes, place, strengths=True, store=store)[dictionary.hook]
 
 
 def _specification(source: DataSource, context: Context) -> dict[str, object]:

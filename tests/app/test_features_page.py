@@ -49,7 +49,7 @@ def read(home: Path) -> None:
     sae = load_sae(card.sae)
     with stored() as store:
         backbone = shared_backbone(card.backbone, sae.hook.layer)
-        represent_pairs(list_sources()[PAIRS].load().pairs, backbone, {sae.hook: sae}, "mean", store=store)
+        represent_pairs(list_sources()[PAIRS].load().pairs, backbone, {sae.hook: sae}, "mean", strengths=True, store=store)
 
 
 def _page(**query: str) -> AppTest:

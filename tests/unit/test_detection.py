@@ -136,5 +136,5 @@ def test_texts_without_words_and_a_single_prompt_are_no_obstacle() -> None:
 
 def test_representations_without_latents_are_refused() -> None:
     bare = replace(REPRESENTED, chosen=replace(REPRESENTED.chosen, latents=None))
-    with pytest.raises(SparseRMError, match="no latents"):
+    with pytest.raises(SparseRMError, match="do not hold how strongly latents fired"):
         TEXTS.peaks(0, bare)

@@ -26,7 +26,7 @@ TEXTS = [PreferencePair((Message("user", f"Question {i}"),), f"good {i}", f"bad 
 def tiny(tiny_backbone, tmp_path_factory):
     """A tiny SAE, its backbone, and the training pairs of the other tests as they see them."""
     sae = load_sae(save_tiny_sae(tmp_path_factory.mktemp("saes") / "sae"))
-    return sae, tiny_backbone, represent_pairs(TRAIN.pairs, tiny_backbone, {HOOK: sae}, "mean")[HOOK]
+    return sae, tiny_backbone, represent_pairs(TRAIN.pairs, tiny_backbone, {HOOK: sae}, "mean", strengths=True)[HOOK]
 
 
 def _head(pairs: PairRepresentations, feature: int, weight: float) -> RewardHead:

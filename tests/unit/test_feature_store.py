@@ -27,7 +27,7 @@ def sae_folder(tmp_path_factory):
 def parts(tiny_backbone, sae_folder):
     """A store, an SAE and the training pairs of the other tests as it sees them."""
     sae = load_sae(sae_folder)
-    pairs = represent_pairs(TRAIN.pairs, tiny_backbone, {HOOK: sae}, "mean")[HOOK]
+    pairs = represent_pairs(TRAIN.pairs, tiny_backbone, {HOOK: sae}, "mean", strengths=True)[HOOK]
     return FeatureStore(TRAIN.content_hash, sae.fingerprint, tiny_backbone.fingerprint), sae, pairs
 
 

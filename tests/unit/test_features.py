@@ -177,7 +177,7 @@ def test_latents_of_another_sae_or_none_are_refused() -> None:
     pairs = _random_pairs()
     with pytest.raises(SparseRMError, match="5 latents, expected the 7"):
         feature_table(pairs, tiny_sae(d_sae=7))
-    with pytest.raises(SparseRMError, match="no latents"):
+    with pytest.raises(SparseRMError, match="do not hold how strongly latents fired"):
         feature_table(replace(pairs, chosen=replace(pairs.chosen, latents=None)), tiny_sae())
 
 

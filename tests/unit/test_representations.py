@@ -69,9 +69,7 @@ def states(tiny_backbone, texts, tokenized):
 
 def assert_same(one: Representations, other: Representations):
     assert np.array_equal(one.h, other.h)
-    assert np.array_equal(one.latents.indptr, other.latents.indptr)
-    assert np.array_equal(one.latents.indices, other.latents.indices)
-    assert np.array_equal(one.latents.rate, other.latents.rate)
+    assert np.array_equal(one.latents.bits, other.latents.bits)
 
 
 @pytest.mark.parametrize("hook", [HOOK, OTHER])
@@ -102,7 +100,7 @@ def test_tokens_are_counted(tiny_folder, tokenized):
 @pytest.mark.parametrize("pooling", ["last", "mean"])
 def test_a_latents_rate_and_peak_are_over_the_responses_own_tokens(tiny_backbone, texts, tokenized, states, pooling):
     sae = make_sae()
-    latents = represent(texts, tiny_backbone, {HOOK: sae}, pooling)[HOOK].latents
+    latents = represent(texts, tiny_backbone, {HOOK: sae}, pooling, strengths=True)[HOOK].strengths
     dense, peaks = np.zeros((2, len(texts), D_SAE), np.float32)
     for row, (start, end) in enumerate(zip(latents.indptr, latents.indptr[1:], strict=False)):
         assert (np.diff(latents.indices[start:end]) > 0).all()
@@ -121,7 +119,7 @@ def test_a_latents_rate_and_peak_are_over_the_responses_own_tokens(tiny_backbone
 def test_a_latent_that_never_fires_leaves_empty_rows(tiny_backbone, texts):
     sae = make_sae()
     sae.weights["b_enc"].fill_(-1e6)
-    latents = represent(texts, tiny_backbone, {HOOK: sae}, "mean")[HOOK].latents
+    latents = represent(texts, tiny_backbone, {HOOK: sae}, "mean", strengths=True)[HOOK].strengths
     assert latents.indptr.tolist() == [0] * (len(texts) + 1)
     assert len(latents.indices) == len(latents.rate) == 0
 
@@ -151,6 +149,19 @@ def test_both_poolings_are_stored_whichever_is_asked_for(tiny_backbone, texts, s
     last = represent(texts, tiny_backbone, {HOOK: make_sae()}, "last", store=store)[HOOK]
     assert not rows
     assert_same(last, represent(texts, tiny_backbone, {HOOK: make_sae()}, "last")[HOOK])
+
+
+def test_strengths_are_stored_beside_where_latents_are_active(tiny_backbone, texts, store, rows):
+    active = represent(texts, tiny_backbone, {HOOK: make_sae()}, "mean", store=store)[HOOK]
+    rows.clear()
+    strong = represent(texts, tiny_backbone, {HOOK: make_sae()}, "mean", strengths=True, store=store)[HOOK]
+    assert not rows
+    for activity in ("any", "most"):
+        frequency = active.latents.frequency(activity)
+        np.testing.assert_array_equal(frequency, strong.strengths.frequency(activity))
+        assert 0 < frequency.mean() < 1
+    with pytest.raises(SparseRMError, match=r"how strongly latents fired; represent the pairs .* strengths=True"):
+        _ = active.strengths
 
 
 def test_the_store_serves_another_process_of_the_same_model(tiny_backbone, tiny_folder, texts, store, rows):
@@ -253,7 +264,7 @@ def test_pairs_keep_their_order_and_sides(tiny_backbone):
         for side, response in ((got.chosen, pair.chosen), (got.rejected, pair.rejected)):
             alone = represent([Text(pair.prompt, response)], tiny_backbone, {HOOK: make_sae()}, "last")[HOOK]
             np.testing.assert_allclose(side.h[i], alone.h[0], atol=1e-4)
-            assert np.array_equal(side.take(np.array([i])).latents.indices, alone.latents.indices)
+            assert np.array_equal(side.take(np.array([i])).latents.bits, alone.latents.bits)
     np.testing.assert_array_equal(got.differences, got.chosen.h - got.rejected.h)
 
 
@@ -287,7 +298,8 @@ def test_a_stored_nan_is_refused_and_says_what_to_delete(tiny_backbone, texts, s
 
 def test_no_texts_have_representations_of_no_rows(tiny_backbone):
     assert represent([], tiny_backbone, {HOOK: None}, "mean")[HOOK].h.shape == (0, HIDDEN)
-    latents = represent([], tiny_backbone, {HOOK: make_sae()}, "mean")[HOOK].latents
+    assert represent([], tiny_backbone, {HOOK: make_sae()}, "mean")[HOOK].latents.frequency("any").tolist() == [0] * D_SAE
+    latents = represent([], tiny_backbone, {HOOK: make_sae()}, "mean", strengths=True)[HOOK].strengths
     assert (latents.indptr.tolist(), latents.indices.size, latents.rate.size) == ([0], 0, 0)
 
 
@@ -301,7 +313,8 @@ def test_what_is_missing_is_what_would_be_run(tiny_backbone, store, rows):
     assert count_missing(pair_texts(pairs), tiny_backbone, saes, "mean", store)[0] == 4  # of the first pair the latents
     represent_pairs(pairs, tiny_backbone, saes, "last", store=store)
     n = len(rows)
-    assert count_missing(pair_texts(pairs), tiny_backbone, saes, "mean", store) == (0, 0)
+    for strengths in (False, True):
+        assert count_missing(pair_texts(pairs), tiny_backbone, saes, "mean", store, strengths=strengths) == (0, 0)
     assert len(rows) == n
 
 
