@@ -32,6 +32,19 @@ def throughput() -> list[str]:
     return lines
 
 
+def latency() -> list[str]:
+    """One response beside transformers' forward pass of the same tokens through the same layers."""
+    one = read_results("latency")
+    lines = [
+        "| one response of 150 tokens, warm | median | beyond the forward pass of the same round, median |",
+        "|" + "---|" * 3,
+    ]
+    lines.append(f"| transformers' forward pass through the head's layer | {one['median_s']['forward']:.3f} s | |")
+    for name in ("score", "explain"):
+        lines.append(f"| `model.{name}` | {one['median_s'][name]:.3f} s | {1000 * one['beyond_forward_s'][name]:+.0f} ms |")
+    return lines
+
+
 def retraining() -> list[str]:
     """From stored representations to evaluated heads."""
     one = read_results("retraining")
