@@ -121,8 +121,8 @@ TABLES: dict[str, Callable[[], list[str]]] = {
     "quality": evidence_tables.quality, "quality_full": evidence_tables.quality_full, "costs": evidence_tables.costs,
     "shift": evidence_tables.shift, "samples": evidence_tables.samples, "faithfulness": evidence_tables.faithfulness,
     "stability": evidence_tables.stability, "labels": evidence_tables.labels, "length": length,
-    "throughput": speed_tables.throughput, "latency": speed_tables.latency, "retraining": speed_tables.retraining, "memory": speed_tables.memory,
-    "growth": speed_tables.growth, "billion": speed_tables.billion,
+    "throughput": speed_tables.throughput, "latency": speed_tables.latency, "retraining": speed_tables.retraining,
+    "memory": speed_tables.memory, "growth": speed_tables.growth, "billion": speed_tables.billion,
 }  # fmt: skip
 
 PAGES = (ROOT / "README.md", ROOT / "benchmarks" / "README.md")
