@@ -60,7 +60,8 @@ def stability(tasks: Sequence[str]) -> None:
             for folder in others:
                 other = load_sae(folder)
                 heads.append(fit_head(_represent(model, task, "train", other), other, settings).head)
-            found[task][f"the SAE, {len(others)} times"] = _agreement(model.head, heads, test, sae, same_sae=False)
+            what = "an SAE of another seed" if len(others) == 1 else f"{len(others)} SAEs of other seeds"
+            found[task][what] = _agreement(model.head, heads, test, sae, same_sae=False)
         write_results("stability", found)
         print(task, found[task], flush=True)
 

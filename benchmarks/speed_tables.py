@@ -21,12 +21,12 @@ BILLION = 1e9
 def throughput() -> list[str]:
     """Ours beside other ways to the same numbers; medians over rounds in which the ways took turns."""
     lines = ["| pairs | way | pairs/s | tokens/s | ours is faster by | peak memory |", "|" + "---|" * 6]
-    for one in read_results("throughput"):
+    for task, one in read_results("throughput").items():
         for way in one["ways"]:
             floor = f"{one['share_of_floor']:.0%} of its time is the floor"
             faster = floor if way["way"] == "ours" else f"{way['times_slower_than_ours']:.1f} times"
             lines.append(
-                f"| {one['n_pairs']} of {one['task']} | {WAYS[way['way']]} | {way['pairs_per_s']:.2f} "
+                f"| {one['n_pairs']} of {task} | {WAYS[way['way']]} | {way['pairs_per_s']:.2f} "
                 f"| {way['tokens_per_s']:,.0f} | {faster} | {way['peak_mb']:,.0f} MB |"
             )
     return lines

@@ -1,9 +1,10 @@
 """Representations and firing latents of responses, as people get them and as we do: ``python -m benchmarks.throughput``.
 
-The ways take turns on the same pairs, each in a process of its own that stays loaded, with as many threads as there are
-cores; ratios are medians over rounds. All but the classifier give the mean representation of every response, which is
-compared, and how often each latent fired. The floor is the arithmetic that cannot be left out (each distinct token once
-through the layers up to the hook) at the rate at which this machine multiplies matrices in the same round.
+The pairs are dealt out to rounds. In each the ways take turns on its pairs, each in a process of its own that stays loaded,
+with as many threads as there are cores; ratios are medians over rounds. All but the classifier give the mean representation
+of every response, which is compared, and how often each latent fired. The floor is the arithmetic that cannot be left out
+(each distinct token once through the layers up to the hook) at the rate at which this machine multiplies matrices in the same
+round.
 """
 
 from __future__ import annotations
@@ -13,14 +14,14 @@ import multiprocessing
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
-from benchmarks.common import memory_mb, task_pairs, write_results
+from benchmarks.common import memory_mb, read_results, task_pairs, write_results
 from sparserm.backbone import CPU_BATCH_TOKENS, Backbone, decoder_layers, fast_dtype, resolve
 from sparserm.defaults import DEFAULT_BACKBONE, DEFAULT_LAYER
 from sparserm.packing import Row, batches, pack
@@ -190,8 +191,8 @@ def _serve(load: Callable[[], Way], pipe: Any) -> None:
         pipe.send((time.perf_counter() - started, found, memory_mb()))
 
 
-def measure(pairs: Sequence[PreferencePair], rounds: int) -> Iterator[tuple[str, int, float, np.ndarray, float]]:
-    """Way, round, seconds, what it found and its memory; in every round each way once, after one that is not counted."""
+def measure(rounds: Sequence[Sequence[PreferencePair]]) -> Iterator[tuple[str, int, float, np.ndarray, float]]:
+    """Way, round, seconds, what it found and its memory; each way once in every round, after two pairs not counted."""
     context = multiprocessing.get_context("spawn")
     pipes = {}
     processes = []
@@ -201,11 +202,11 @@ def measure(pairs: Sequence[PreferencePair], rounds: int) -> Iterator[tuple[str,
         process.start()
         its.close()  # so that a process that ends early is noticed
         mine.recv()
-        mine.send(pairs[:2])
+        mine.send(rounds[0][:2])
         mine.recv()
         pipes[name] = mine
         processes.append(process)
-    for number in range(rounds):
+    for number, pairs in enumerate(rounds):
         for name, pipe in pipes.items():
             pipe.send(list(pairs))
             yield (name, number, *pipe.recv())
@@ -216,48 +217,54 @@ def measure(pairs: Sequence[PreferencePair], rounds: int) -> Iterator[tuple[str,
 
 
 def main() -> None:
-    """Measure each task and keep the figures."""
+    """Measure each task and keep the figures, those of other tasks as they are."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("tasks", nargs="*", metavar="TASK", help=", ".join(PAIRS))
     parser.add_argument("--share", type=float, default=1.0, help="of the pairs, for a machine in a hurry")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=5)
     given = parser.parse_args()
     os.environ["SPARSERM_STORE"] = "off"
-    results = [measure_task(task, round(n * given.share), given.rounds) for task, n in PAIRS.items()]
-    write_results("throughput", results)
+    for task in given.tasks or PAIRS:
+        found = {**read_results("throughput"), task: measure_task(task, round(PAIRS[task] * given.share), given.rounds)}
+        write_results("throughput", found)
 
 
 def measure_task(task: str, n: int, rounds: int) -> dict[str, Any]:
-    """Medians of one task's pairs."""
-    pairs = task_pairs(task, "test").pairs[:n]
+    """Medians over rounds of one task's pairs."""
+    parts = [task_pairs(task, "test").pairs[:n][start::rounds] for start in range(rounds)]
     backbone = Backbone.load(DEFAULT_BACKBONE, through_layer=DEFAULT_LAYER, device="cpu")
-    texts = _texts(backbone.chat, pairs)
-    tokens = sum(len(text.ids) for text in texts)
-    rows = pack(texts, share_prompts=True)
-    work = multiply_adds(rows, backbone.model)
+    texts = [_texts(backbone.chat, part) for part in parts]
+    tokens = [sum(len(text.ids) for text in part) for part in texts]
+    rows = [pack(part, share_prompts=True) for part in texts]
+    work = [multiply_adds(part, backbone.model) for part in rows]
     seconds: dict[str, list[float]] = {}
+    found: dict[str, list[np.ndarray]] = {}
     memory: dict[str, float] = {}
-    found: dict[str, np.ndarray] = {}
     floors = []
-    for name, number, took, result, peak in measure(pairs, rounds):
-        seconds.setdefault(name, []).append(took)
-        memory[name], found[name] = peak, result
-        print(f"{task} round {number + 1}: {name} {took:.1f} s, {tokens / took:,.0f} tokens/s", flush=True)
+    for name, number, taken, result, memory[name] in measure(parts):
+        seconds.setdefault(name, []).append(taken)
+        found.setdefault(name, []).append(result)
+        print(f"{task} round {number + 1}: {name} {taken:.1f} s, {tokens[number] / taken:,.0f} tokens/s", flush=True)
         if name == "ours":
-            floors.append(work / matrix_rate(backbone.dtype))
-    own = seconds["ours"]
+            floors.append(work[number] / matrix_rate(backbone.dtype))
+
+    def median(numerators: Iterable[float], denominators: Iterable[float]) -> float:
+        return statistics.median(a / b for a, b in zip(numerators, denominators, strict=True))
+
     figures = []
     for name, took in seconds.items():
         row = {
-            "way": name, "pairs_per_s": n / statistics.median(took), "tokens_per_s": tokens / statistics.median(took),
-            "times_slower_than_ours": statistics.median(a / b for a, b in zip(took, own, strict=True)), "peak_mb": memory[name],
+            "way": name, "pairs_per_s": median(map(len, parts), took), "tokens_per_s": median(tokens, took),
+            "times_slower_than_ours": median(took, seconds["ours"]), "peak_mb": memory[name],
         }  # fmt: skip
-        if found[name].ndim == 2:
-            row["largest_difference"] = float(np.abs(found[name] - found["ours"]).max())
+        if found[name][0].ndim == 2:
+            both = zip(found[name], found["ours"], strict=True)
+            row["largest_difference"] = max(float(np.abs(a - b).max()) for a, b in both)
         figures.append(row)
-    share = statistics.median(floor / took for floor, took in zip(floors, own, strict=True))
     return {
-        "task": task, "n_pairs": n, "tokens": tokens, "distinct_tokens": sum(len(row.ids) for row in rows),
-        "rounds": rounds, "dtype": str(backbone.dtype), "multiply_adds": work, "share_of_floor": share, "ways": figures,
+        "n_pairs": n, "tokens": sum(tokens), "distinct_tokens": sum(len(row.ids) for part in rows for row in part),
+        "rounds": rounds, "dtype": str(backbone.dtype), "multiply_adds": sum(work),
+        "share_of_floor": median(floors, seconds["ours"]), "ways": figures,
     }  # fmt: skip
 
 
