@@ -92,16 +92,24 @@ with open("filtered.jsonl", "w", encoding="utf-8") as file:
 """
 
 _TRL = """\
-from sparserm import SparseRM
+from sparserm.integrations.trl import SparseRMReward
 
-model = SparseRM.from_pretrained($head)
+reward = SparseRMReward($head)
 
+# GRPOTrainer(model=..., reward_funcs=reward, args=..., train_dataset=...), and RLOOTrainer in the same way
+"""
 
-def sparserm_reward(prompts, completions, **columns):
-    return model.score(prompts, completions).tolist()
+_DPO = """\
+from sparserm.integrations.trl import preference_dataset
 
+prompts = [[{"role": "user", "content": "How can I fall asleep faster?"}]]
+samples = [["Keep a regular bedtime.", "Just drink a few beers, works every time.", "Read something dull in bed."]]
+samples = [[[{"role": "assistant", "content": text}] for text in own] for own in samples]
 
-# GRPOTrainer(model=..., reward_funcs=sparserm_reward, args=..., train_dataset=...), and RLOOTrainer in the same way
+pairs = preference_dataset($head, prompts, samples, min_margin=0.1)  # a datasets.Dataset
+print(pairs[0]["chosen"], "is preferred to", pairs[0]["rejected"])
+
+# DPOTrainer(model=..., args=..., train_dataset=pairs)
 """
 
 
@@ -126,8 +134,15 @@ def snippets(head: str) -> tuple[Snippet, ...]:
         ),
         Snippet(
             "TRL reward function",
-            "For GRPO and RLOO: one reward for each completion, conversational or plain.",
+            "For GRPO and RLOO, conversational or plain. What each feature gives is logged beside the rewards: which features "
+            "the policy climbs.",
             "python",
             Template(_TRL).substitute(python),
+        ),
+        Snippet(
+            "TRL pairs for DPO",
+            "The best sample of each prompt against the worst, where they lie far enough apart.",
+            "python",
+            Template(_DPO).substitute(python),
         ),
     )

@@ -46,10 +46,12 @@ def test_python_snippets_run_as_they_are(folder: Path, title: str, capsys: pytes
         agreed = [pair for pair, c, r in zip(PAIRS, scope["chosen"], scope["rejected"], strict=True) if c > r]
         assert kept == agreed
     if title == "TRL reward function":
-        plain = scope["sparserm_reward"](prompts=["Hi"], completions=["Hello."], completion_ids=[[1]], extra=["column"])
+        plain = scope["reward"](prompts=["Hi"], completions=["Hello."], completion_ids=[[1]], extra=["column"])
         user, assistant = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}
-        assert scope["sparserm_reward"](prompts=[[user]], completions=[[assistant]]) == plain
+        assert scope["reward"](prompts=[[user]], completions=[[assistant]]) == plain
         assert isinstance(plain[0], float)
+    if title == "TRL pairs for DPO":
+        assert scope["pairs"].column_names[:3] == ["prompt", "chosen", "rejected"] and len(scope["pairs"]) == 1
 
 
 @pytest.mark.parametrize("line", _snippet("Command line").code.splitlines())
