@@ -55,6 +55,7 @@ sparserm features $head
 sparserm evaluate $head pairs.jsonl
 sparserm score pairs.jsonl --head $head --out scores
 sparserm best-of-n candidates.jsonl --head $head --out ranking.jsonl --pairs preferences.jsonl
+sparserm export $head --out exported
 """
 
 _BEST_OF_N = """\
@@ -112,6 +113,29 @@ print(pairs[0]["chosen"], "is preferred to", pairs[0]["rejected"])
 # DPOTrainer(model=..., args=..., train_dataset=pairs)
 """
 
+_TRANSFORMERS = """\
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from sparserm.integrations.hf import export_classifier
+
+export_classifier($head, Path("exported"))  # once; or: sparserm export HEAD --out exported
+
+model = AutoModelForSequenceClassification.from_pretrained("exported", trust_remote_code=True)
+tokenizer = AutoTokenizer.from_pretrained("exported")
+
+messages = [
+    {"role": "user", "content": "How can I fall asleep faster?"},
+    {"role": "assistant", "content": "Keep a regular bedtime."},
+]
+text = tokenizer.apply_chat_template(messages, tokenize=False)
+with torch.no_grad():
+    reward = model(**tokenizer(text, return_tensors="pt", add_special_tokens=False)).logits[0, 0].item()
+print(reward)
+"""
+
 
 def snippets(head: str) -> tuple[Snippet, ...]:
     """Code that uses the head called ``head``, a name or a folder."""
@@ -144,5 +168,12 @@ def snippets(head: str) -> tuple[Snippet, ...]:
             "The best sample of each prompt against the worst, where they lie far enough apart.",
             "python",
             Template(_DPO).substitute(python),
+        ),
+        Snippet(
+            "Transformers",
+            "A model with one label, the layers that the head needs included. What is exported loads where SparseRM is not "
+            "installed, in TRL and in the scripts of reward benchmarks.",
+            "python",
+            Template(_TRANSFORMERS).substitute(python),
         ),
     )

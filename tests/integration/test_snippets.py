@@ -8,8 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
-from sparserm import cli
+from sparserm import SparseRM, cli
+from sparserm.backbone import fast_dtype
 from sparserm.snippets import Snippet, snippets
 
 pytestmark = pytest.mark.backbone
@@ -50,6 +52,9 @@ def test_python_snippets_run_as_they_are(folder: Path, title: str, capsys: pytes
         user, assistant = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}
         assert scope["reward"](prompts=[[user]], completions=[[assistant]]) == plain
         assert isinstance(plain[0], float)
+    if title == "Transformers":
+        expected = SparseRM.from_pretrained("truthfulness").score("How can I fall asleep faster?", "Keep a regular bedtime.")[0]
+        assert scope["reward"] == pytest.approx(expected, abs=1e-3 if fast_dtype("cpu") == torch.float32 else 0.1)
     if title == "TRL pairs for DPO":
         assert scope["pairs"].column_names[:3] == ["prompt", "chosen", "rejected"] and len(scope["pairs"]) == 1
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
+import torch
 from datasets import Dataset
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from sparserm.backbone import resolve
-from sparserm.defaults import DEFAULT_BACKBONE
+from sparserm.backbone import Backbone, resolve
+from sparserm.defaults import DEFAULT_BACKBONE, assets_dir
+from sparserm.integrations.hf import export_classifier
 from sparserm.integrations.trl import SparseRMReward, preference_dataset
 from sparserm.model import SparseRM
+from sparserm.pairs import load_pairs
 
 pytestmark = pytest.mark.backbone
 
@@ -41,6 +46,31 @@ def test_a_policy_is_trained_on_rewards_and_shows_which_features_it_climbs(
         parts = {name: value for name, value in step.items() if name.startswith("sparserm_truthfulness/")}
         assert len(parts) == len(head.head.features)
         assert sum(parts.values()) + head.head.bias == pytest.approx(step["rewards/sparserm_truthfulness/mean"], abs=1e-4)
+
+
+def test_an_exported_head_gives_the_same_rewards_and_is_trls_reward_model(head: SparseRM, tmp_path: Path) -> None:
+    import trl
+
+    export_classifier("truthfulness", tmp_path / "exported")
+    classifier = AutoModelForSequenceClassification.from_pretrained(tmp_path / "exported")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "exported")
+    pairs = load_pairs(assets_dir() / "pairs" / "truthfulness.jsonl").pairs[:8]
+    rewards = SparseRM.from_pretrained("truthfulness", backbone=Backbone.load(through_layer=15, dtype="float32"))
+    for pair in pairs:
+        messages = [*map(vars, pair.prompt), {"role": "assistant", "content": pair.chosen}]
+        text = tokenizer.apply_chat_template(messages, tokenize=False)
+        with torch.no_grad():
+            logits = classifier(**tokenizer(text, return_tensors="pt", add_special_tokens=False)).logits
+        assert logits.item() == pytest.approx(rewards.score([pair.prompt], [pair.chosen])[0], abs=1e-4)
+
+    folder, _ = resolve(DEFAULT_BACKBONE)
+    config = trl.GRPOConfig(output_dir=str(tmp_path / "run"), num_generations=2, max_completion_length=8, **FOR_A_TEST)
+    trainer = trl.GRPOTrainer(
+        model=str(folder), reward_funcs=str(tmp_path / "exported"), args=config,
+        train_dataset=Dataset.from_dict({"prompt": PROMPTS}),
+    )  # fmt: skip
+    trainer.train()
+    assert all(math.isfinite(entry["reward"]) for entry in trainer.state.log_history if "reward" in entry)
 
 
 def test_a_policy_is_trained_on_pairs_of_its_samples(head: SparseRM, tmp_path: Path) -> None:

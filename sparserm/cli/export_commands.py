@@ -1,0 +1,50 @@
+"""The command that puts heads into formats of other software: export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from sparserm.cli.common import AsJson, HeadArgument, app, print_facts, printed_json
+from sparserm.types import SparseRMError
+
+FORMATS = ("classifier", "head", "steering")
+
+
+@app.command()
+def export(
+    head: HeadArgument,
+    out: Annotated[Path, typer.Option(help="Folder to write to.")],
+    form: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            help="classifier, a transformers model with one label; head, the head alone; or steering, its directions.",
+        ),
+    ] = "classifier",
+    push_to_hub: Annotated[Optional[str], typer.Option(help="USER/NAME on the hub, to upload it to.")] = None,  # noqa: UP045
+    as_json: AsJson = False,
+) -> None:
+    """Write a head for other software: AutoModelForSequenceClassification, the hub, or those who steer."""
+    from sparserm.card import find_head
+
+    if form not in FORMATS:
+        raise SparseRMError(f"the format is {form!r}, expected one of {', '.join(FORMATS)}; choose one of these")
+    if out.resolve() == find_head(head).resolve():
+        raise SparseRMError(f"--out {out} is the head itself, which stays as it is; choose another folder")
+    from sparserm.integrations import hf
+    from sparserm.progress import terminal_progress
+
+    if form == "classifier":
+        with terminal_progress() as progress:
+            hf.export_classifier(head, out, progress)
+    else:
+        {"head": hf.export_head, "steering": hf.export_steering}[form](head, out)
+    files = sorted(str(path.relative_to(out)) for path in out.rglob("*") if path.is_file())
+    result = {"out": str(out), "format": form, "files": files}
+    if push_to_hub:
+        result["address"] = hf.push_to_hub(out, push_to_hub)
+    if not printed_json(as_json, result):
+        print_facts(f"{head} as {form}", result)
