@@ -85,6 +85,11 @@ class SavedHead:
     quantiles_rejected: np.ndarray
     prompt_keys: np.ndarray
 
+    @property
+    def least_reward(self) -> float:
+        """The least of the training responses: what a response without text, which a policy can give, is worth."""
+        return float(min(self.quantiles_chosen[0], self.quantiles_rejected[0]))
+
 
 def head_hash(saved: SavedHead) -> str:
     """8 hex digits of what decides a head's rewards: its tensors, bias and pooling, and what it may be used with.

@@ -58,6 +58,16 @@ def as_response(response: str | Sequence[Mapping[str, Any] | Message]) -> str:
         raise SparseRMError(f"{problem}; give a text, or one assistant message") from problem
 
 
+def as_completion(completion: Any) -> str:
+    """A response as text like :func:`as_response`, but for one without text, which a policy can give.
+
+    Raises:
+        SparseRMError: several messages, or a message that is not the assistant's.
+    """
+    content = completion[0].get("content") if isinstance(completion, list) and len(completion) == 1 else completion
+    return content if isinstance(content, str) and not content.strip() else as_response(completion)
+
+
 def prompt_text(prompt: Prompt) -> str:
     """A prompt as one text: the user's message, or all turns with who says them."""
     return prompt[0].content if len(prompt) == 1 else "\n\n".join(f"{turn.role}: {turn.content}" for turn in prompt)

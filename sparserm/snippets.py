@@ -58,6 +58,12 @@ sparserm best-of-n candidates.jsonl --head $head --out ranking.jsonl --pairs pre
 sparserm export $head --out exported
 """
 
+_SERVER = """\
+sparserm serve $head --port 8000 &
+curl http://127.0.0.1:8000/score --retry 30 --retry-connrefused -H 'Content-Type: application/json' \\
+  -d '{"prompts": "Do vaccines work?", "responses": ["Yes, as trials show.", "Nobody knows."]}'
+"""
+
 _BEST_OF_N = """\
 from sparserm import SparseRM
 
@@ -144,10 +150,16 @@ def snippets(head: str) -> tuple[Snippet, ...]:
         Snippet("Python", "Score, compare and explain.", "python", Template(_PYTHON).substitute(python)),
         Snippet(
             "Command line",
-            "Every command takes --json. pairs.jsonl holds rows with prompt, chosen and rejected; candidates.jsonl rows with "
+            "Each command takes --json. pairs.jsonl holds rows with prompt, chosen and rejected; candidates.jsonl rows with "
             "prompt and responses.",
             "bash",
             Template(_SHELL).substitute(shell),
+        ),
+        Snippet(
+            "Server",
+            "OpenRLHF, and clients of vLLM and Text Embeddings Inference, find their paths there too; /docs describes all.",
+            "bash",
+            Template(_SERVER).substitute(shell),
         ),
         Snippet("Best of N", "The candidate with the largest reward.", "python", Template(_BEST_OF_N).substitute(python)),
         Snippet(

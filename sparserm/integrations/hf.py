@@ -195,7 +195,7 @@ def _classifier(saved: SavedHead, source: Backbone) -> SparseRMForSequenceClassi
         pooling=saved.head.pooling,
         response_start=opening,
         response_end=closing,
-        empty_reward=float(min(saved.quantiles_chosen[0], saved.quantiles_rejected[0])),
+        empty_reward=saved.least_reward,
         pad_token_id=source.chat.tokenizer.pad_token_id,
     )
     model = SparseRMForSequenceClassification(config)

@@ -16,7 +16,8 @@ import numpy as np
 from sparserm.best_of_n import Candidates, CandidateSet, RankedSet, rank
 from sparserm.head import contributions
 from sparserm.model import SparseRM
-from sparserm.pairs import as_prompt, as_response
+from sparserm.pairs import as_prompt
+from sparserm.pairs_messages import as_completion
 from sparserm.types import SparseRMError, Text
 
 if TYPE_CHECKING:
@@ -42,8 +43,6 @@ class SparseRMReward:
         self.__name__ = f"sparserm_{card.name}"  # what TRL logs the rewards under
         features = self.model.head.features.tolist()
         self._metrics = [f"{self.__name__}/{feature} {labels.get(feature, '')}".rstrip() for feature in features]
-        saved = self.model.saved
-        self._least = float(min(saved.quantiles_chosen[0], saved.quantiles_rejected[0]))
 
     def __call__(
         self,
@@ -63,9 +62,9 @@ class SparseRMReward:
         """
         from sparserm.representations import represent
 
-        texts = [Text(as_prompt(p), _completion(c)) for p, c in zip(prompts, completions, strict=True)]
+        texts = [Text(as_prompt(p), as_completion(c)) for p, c in zip(prompts, completions, strict=True)]
         said = [i for i, text in enumerate(texts) if text.response.strip()]
-        rewards = np.full(len(texts), self._least)
+        rewards = np.full(len(texts), self.model.saved.least_reward)
         if said:
             model, hook = self.model, self.model.card.hook_point
             h = represent([texts[i] for i in said], model.backbone, {hook: None}, model.head.pooling)[hook].h
@@ -134,12 +133,6 @@ def _load(head: SparseRM | str | Path) -> SparseRM:
     return head if isinstance(head, SparseRM) else SparseRM.from_pretrained(head)
 
 
-def _completion(completion: Any) -> str:
-    """As text; an empty one, which a head could not score, is let through."""
-    content = completion[0].get("content") if isinstance(completion, list) and len(completion) == 1 else completion
-    return content if isinstance(content, str) and not content.strip() else as_response(completion)
-
-
 def _ranked(head: SparseRM | str | Path, prompts: Sequence[Any], samples: Sequence[Sequence[Any]]) -> tuple[RankedSet, ...]:
     """The samples of every prompt with their rewards; a set's ``rows`` tell the number of its prompt."""
     if len(prompts) != len(samples) or not all(samples):
@@ -151,7 +144,7 @@ def _ranked(head: SparseRM | str | Path, prompts: Sequence[Any], samples: Sequen
         raise SparseRMError("some prompts are texts and some are messages; expected all in one form, as a dataset has them")
     sets = []
     for number, (prompt, own) in enumerate(zip(prompts, samples, strict=True), 1):
-        said = [text for text in map(_completion, own) if text.strip()]
+        said = [text for text in map(as_completion, own) if text.strip()]
         if said:
             sets.append(CandidateSet(as_prompt(prompt), tuple(said), (number,) * len(said)))
     return rank(_load(head), Candidates("samples", tuple(sets)))

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
+import signal
+import socket
+import subprocess
 import sys
 from pathlib import Path
 
@@ -69,6 +73,23 @@ def test_command_lines_run_as_they_are(folder: Path, line: str, monkeypatch: pyt
     assert ended.value.code == 0
 
 
+def test_the_server_answers_as_the_snippet_asks(folder: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        code = _snippet("Server").code.replace("8000", str(free.getsockname()[1]))
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    shell = subprocess.Popen(
+        ["bash", "-c", code], stdout=subprocess.PIPE, start_new_session=True, env={**os.environ, "PATH": path}
+    )
+    try:
+        found = json.loads(os.read(shell.stdout.fileno(), 1 << 16))
+    finally:
+        os.killpg(shell.pid, signal.SIGTERM)
+    responses = ["Yes, as trials show.", "Nobody knows."]
+    expected = SparseRM.from_pretrained("truthfulness").score(["Do vaccines work?"] * 2, responses)
+    assert found["rewards"] == pytest.approx(expected.tolist(), abs=1e-3)
+
+
 @pytest.mark.parametrize("name", ["it's", 'a "head"', "$HOME; rm -rf"])
 def test_a_name_with_signs_of_a_language_stays_one_name(name: str) -> None:
     for one in snippets(name):
@@ -76,4 +97,4 @@ def test_a_name_with_signs_of_a_language_stays_one_name(name: str) -> None:
             compile(one.code, one.title, "exec")
             assert repr(name) in one.code
         else:
-            assert name in shlex.split(one.code.splitlines()[2])
+            assert name in shlex.split(one.code.splitlines()[0])

@@ -1,0 +1,56 @@
+"""The command that puts heads behind HTTP: serve."""
+
+from __future__ import annotations
+
+from typing import Annotated, Optional
+
+import typer
+
+from sparserm.cli.common import app
+from sparserm.types import SparseRMError
+
+#: Seconds that requests have to end after SIGTERM.
+GRACE_S = 60
+
+
+@app.command()
+def serve(
+    heads: Annotated[list[str], typer.Argument(help="Heads of one backbone, folders or names; the first is the default.")],
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
+    api_key: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(envvar="SPARSERM_API_KEY", help="Ask for Authorization: Bearer KEY. Rather give it by SPARSERM_API_KEY."),
+    ] = None,
+    max_waiting: Annotated[
+        int, typer.Option(help="Texts that may wait; what comes beyond is answered with 429.", min=1)
+    ] = 2048,
+    max_texts: Annotated[int, typer.Option(help="Texts of one request.", min=1)] = 512,
+    log_texts: Annotated[bool, typer.Option(help="Log prompts, responses and rewards; else no text is logged.")] = False,
+) -> None:
+    """Serve heads to OpenRLHF (/get_reward), to clients of vLLM and TEI (/classify, /pooling, /predict, /rerank), and to others
+    (/score, /compare, /explain)."""
+    try:
+        import uvicorn
+
+        from sparserm.integrations.server.app import create_app
+        from sparserm.integrations.server.service import Limits
+    except ImportError as error:
+        raise SparseRMError(
+            f'serving needs fastapi and uvicorn ({error}); install them with `pip install "sparserm[serve]"`'
+        ) from error
+    import logging
+
+    from sparserm.card import find_head
+    from sparserm.model import SparseRM
+
+    models = {find_head(head).name: SparseRM.from_pretrained(head) for head in heads}
+    if len(models) < len(heads):
+        raise SparseRMError(f"of the heads {', '.join(heads)} two have one name; expected different ones; rename a folder")
+    served = create_app(models, limits=Limits(texts=max_texts, waiting=max_waiting), api_key=api_key, log_texts=log_texts)
+    if log_texts:
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    typer.echo(f"{', '.join(models)} on http://{host}:{port}, described at /docs; ends with Ctrl+C", err=True)
+    uvicorn.run(
+        served, host=host, port=port, log_level="warning", access_log=False, timeout_graceful_shutdown=GRACE_S, lifespan="on"
+    )

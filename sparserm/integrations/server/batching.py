@@ -1,0 +1,159 @@
+"""Many requests, one language model: work that waits is done together, and what cannot wait is refused at once."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections import deque
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sparserm.types import Text
+
+#: Results of some texts, one for each.
+Compute = Callable[[Sequence[Text]], Sequence[Any]]
+
+
+class OverloadedError(Exception):
+    """More waits than may."""
+
+
+class ClosedError(Exception):
+    """The server is shutting down."""
+
+
+@dataclass(eq=False)
+class _Work:
+    kind: Hashable
+    texts: Sequence[Text]
+    loop: asyncio.AbstractEventLoop
+    future: asyncio.Future[Sequence[Any]]
+    given_up: threading.Event = field(default_factory=threading.Event)
+
+    def finish(self, results: Sequence[Any] | None, error: Exception | None = None) -> None:
+        def tell() -> None:
+            if self.future.done():
+                return
+            if error is not None:
+                self.future.set_exception(error)
+            else:
+                self.future.set_result(results or [])
+
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            self.loop.call_soon_threadsafe(tell)
+
+
+class Batcher:
+    """A thread that computes; while it does, what comes in gathers to the next batch.
+
+    Args:
+        compute: for each kind of work how it is done.
+        max_waiting: texts that may wait; a request beyond is refused.
+        max_batch: texts of one batch, unless a single request has more.
+        on_batch: told of every batch's number of texts.
+    """
+
+    def __init__(
+        self,
+        compute: dict[Hashable, Compute],
+        *,
+        max_waiting: int,
+        max_batch: int,
+        on_batch: Callable[[int], None] = lambda n: None,
+    ) -> None:
+        self._compute = compute
+        self._max_waiting, self._max_batch, self._on_batch = max_waiting, max_batch, on_batch
+        self._waiting: deque[_Work] = deque()
+        self._changed = threading.Condition()
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name="sparserm-batcher", daemon=True)
+        self._thread.start()
+
+    @property
+    def waiting(self) -> int:
+        """Texts that wait."""
+        with self._changed:
+            return self._count()
+
+    @property
+    def alive(self) -> bool:
+        """Whether work is being done."""
+        return self._thread.is_alive()
+
+    async def run(self, kind: Hashable, texts: Sequence[Text]) -> Sequence[Any]:
+        """Results of the texts, in their order; work whose caller has gone before it is begun is not done.
+
+        Raises:
+            OverloadedError: too much waits already.
+            ClosedError: the batcher is closed.
+        """
+        if not texts:
+            return []
+        loop = asyncio.get_running_loop()
+        work = _Work(kind, texts, loop, loop.create_future())
+        with self._changed:
+            if self._closed:
+                raise ClosedError
+            waiting = self._count()
+            if waiting and waiting + len(texts) > self._max_waiting:
+                raise OverloadedError
+            self._waiting.append(work)
+            self._changed.notify()
+        try:
+            return await work.future
+        finally:
+            work.given_up.set()
+
+    def close(self) -> None:
+        """Take nothing more, and end when all that waits is done."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+        self._thread.join()
+
+    def _count(self) -> int:
+        return sum(len(work.texts) for work in self._waiting if not work.given_up.is_set())
+
+    def _run(self) -> None:
+        while batch := self._next():
+            self._on_batch(sum(len(work.texts) for work in batch))
+            self._do(batch)
+
+    def _next(self) -> list[_Work]:
+        """The oldest work, and all of its kind that fits beside it; none at the end."""
+        with self._changed:
+            while True:
+                self._waiting = deque(work for work in self._waiting if not work.given_up.is_set())
+                if self._waiting:
+                    break
+                if self._closed:
+                    return []
+                self._changed.wait()
+            first = self._waiting.popleft()
+            batch, rest, n = [first], deque[_Work](), len(first.texts)
+            for work in self._waiting:
+                if work.kind == first.kind and n + len(work.texts) <= self._max_batch:
+                    batch.append(work)
+                    n += len(work.texts)
+                else:
+                    rest.append(work)
+            self._waiting = rest
+            return batch
+
+    def _do(self, batch: Sequence[_Work]) -> None:
+        texts = [text for work in batch for text in work.texts]
+        try:
+            results = self._compute[batch[0].kind](texts)
+        except Exception as error:
+            if len(batch) == 1:
+                batch[0].finish(None, error)
+                return
+            for work in batch:  # the fault is of one of them: the others shall not suffer for it
+                self._do([work])
+            return
+        start = 0
+        for work in batch:
+            work.finish(results[start : start + len(work.texts)])
+            start += len(work.texts)
