@@ -36,12 +36,16 @@ def latency() -> list[str]:
     """One response beside transformers' forward pass of the same tokens through the same layers."""
     one = read_results("latency")
     lines = [
-        "| one response of 150 tokens, warm | median | beyond the forward pass of the same round, median |",
+        "| one response of 150 tokens, warm | median | beyond the forward pass of the same round: median (95 % interval) |",
         "|" + "---|" * 3,
     ]
     lines.append(f"| transformers' forward pass through the head's layer | {one['median_s']['forward']:.3f} s | |")
     for name in ("score", "explain"):
-        lines.append(f"| `model.{name}` | {one['median_s'][name]:.3f} s | {1000 * one['beyond_forward_s'][name]:+.0f} ms |")
+        more = {key: 1000 * value for key, value in one["beyond_forward_s"][name].items()}
+        lines.append(
+            f"| `model.{name}` | {one['median_s'][name]:.3f} s "
+            f"| {more['median']:+.0f} ms ({more['low']:+.0f} to {more['high']:+.0f}) |"
+        )
     return lines
 
 

@@ -231,6 +231,7 @@ def main() -> None:
 
 def measure_task(task: str, n: int, rounds: int) -> dict[str, Any]:
     """Medians over rounds of one task's pairs."""
+    rounds = min(rounds, n)
     parts = [task_pairs(task, "test").pairs[:n][start::rounds] for start in range(rounds)]
     backbone = Backbone.load(DEFAULT_BACKBONE, through_layer=DEFAULT_LAYER, device="cpu")
     texts = [_texts(backbone.chat, part) for part in parts]

@@ -328,4 +328,6 @@ def _stacked_latents(first: Latents | None, second: Latents | None) -> Latents |
         case LatentSummary(), LatentSummary():
             indptr = np.concatenate([first.indptr, second.indptr[1:] + first.indptr[-1]])
             return LatentSummary(indptr, np.concatenate([first.fired, second.fired]), first.d_sae)
-    return None
+        case None, None:
+            return None
+    raise TypeError(f"the latents are {type(first).__name__} and {type(second).__name__}; expected one kind")

@@ -40,7 +40,7 @@ def make_labels(
     """The same, one after the other, and nothing is kept."""
     sae = model.load_sae()
     model.load_backbone(progress)
-    pairs = model.represent(data, sae=sae, progress=progress)
+    pairs = model.represent(data, sae=sae, strengths=True, progress=progress)
     features = model.head.features.tolist()
     return label_features(features, data, pairs, labeller, lens=_lens(model, data, sae), progress=progress)
 

@@ -227,19 +227,25 @@ class SparseRM:
         return InspectedInput(self.backbone.chat.texts(text.ids), tuple(i in read for i in range(n)), text.n_truncated)
 
     def represent(
-        self, data: PreferenceData, *, sae: SparseAutoencoder | None = None, progress: Progress | None = None
+        self,
+        data: PreferenceData,
+        *,
+        sae: SparseAutoencoder | None = None,
+        strengths: bool = False,
+        progress: Progress | None = None,
     ) -> PairRepresentations:
         """The pooled representations that the head reads, from the store where they are there.
 
         Args:
-            sae: the head's, where it is needed how strongly its latents fired.
+            sae: the head's, where it is needed in which responses its latents are active.
+            strengths: and how strongly they fire.
         """
         from sparserm.representations import represent_pairs
 
         hook = self.card.hook_point
         with stored() as store:
             found = represent_pairs(
-                data.pairs, self.backbone, {hook: sae}, self.head.pooling, strengths=True, store=store, progress=progress
+                data.pairs, self.backbone, {hook: sae}, self.head.pooling, strengths=strengths, store=store, progress=progress
             )
         return found[hook]
 

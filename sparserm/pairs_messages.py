@@ -58,14 +58,21 @@ def as_response(response: str | Sequence[Mapping[str, Any] | Message]) -> str:
         raise SparseRMError(f"{problem}; give a text, or one assistant message") from problem
 
 
-def as_completion(completion: Any) -> str:
-    """A response as text like :func:`as_response`, but for one without text, which a policy can give.
+def as_completion(completion: str | Sequence[Mapping[str, Any] | Message]) -> str:
+    """A response as text like :func:`as_response`, but one without text, which a policy can give, is an empty string.
 
     Raises:
         SparseRMError: several messages, or a message that is not the assistant's.
     """
-    content = completion[0].get("content") if isinstance(completion, list) and len(completion) == 1 else completion
-    return content if isinstance(content, str) and not content.strip() else as_response(completion)
+    if isinstance(completion, str):
+        return as_response(completion) if completion.strip() else ""
+    turns = [vars(turn) if isinstance(turn, Message) else turn for turn in completion]
+    if len(turns) == 1 and isinstance(turns[0], Mapping):
+        role, content = (turns[0].get(key, turns[0].get(other)) for key, other in (("role", "from"), ("content", "value")))
+        silent = content is None or (isinstance(content, str) and not content.strip()) or content == []
+        if silent and isinstance(role, str) and _ROLES.get(role.strip().lower()) == "assistant":
+            return ""
+    return as_response(turns)
 
 
 def prompt_text(prompt: Prompt) -> str:

@@ -60,7 +60,7 @@ sparserm export $head --out exported
 
 _SERVER = """\
 sparserm serve $head --port 8000 &
-curl http://127.0.0.1:8000/score --retry 30 --retry-connrefused -H 'Content-Type: application/json' \\
+curl http://127.0.0.1:8000/score --retry 60 --retry-delay 1 --retry-connrefused -H 'Content-Type: application/json' \\
   -d '{"prompts": "Do vaccines work?", "responses": ["Yes, as trials show.", "Nobody knows."]}'
 """
 

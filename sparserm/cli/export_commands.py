@@ -25,6 +25,7 @@ def export(
         ),
     ] = "classifier",
     push_to_hub: Annotated[Optional[str], typer.Option(help="USER/NAME on the hub, to upload it to.")] = None,  # noqa: UP045
+    private: Annotated[bool, typer.Option(help="Make a new repository there private; else it is public.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Write a head for other software: AutoModelForSequenceClassification, the hub, or those who steer."""
@@ -32,8 +33,9 @@ def export(
 
     if form not in FORMATS:
         raise SparseRMError(f"the format is {form!r}, expected one of {', '.join(FORMATS)}; choose one of these")
-    if out.resolve() == find_head(head).resolve():
-        raise SparseRMError(f"--out {out} is the head itself, which stays as it is; choose another folder")
+    find_head(head)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise SparseRMError(f"--out {out} is not empty; expected a new folder, all of which is the export; choose another")
     from sparserm.integrations import hf
     from sparserm.progress import terminal_progress
 
@@ -45,6 +47,6 @@ def export(
     files = sorted(str(path.relative_to(out)) for path in out.rglob("*") if path.is_file())
     result = {"out": str(out), "format": form, "files": files}
     if push_to_hub:
-        result["address"] = hf.push_to_hub(out, push_to_hub)
+        result["address"] = hf.push_to_hub(out, push_to_hub, private=private)
     if not printed_json(as_json, result):
         print_facts(f"{head} as {form}", result)

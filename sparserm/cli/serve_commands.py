@@ -44,7 +44,7 @@ def serve(
     from sparserm.card import find_head
     from sparserm.model import SparseRM
 
-    models = {find_head(head).name: SparseRM.from_pretrained(head) for head in heads}
+    models = {find_head(head).resolve().name: SparseRM.from_pretrained(head) for head in heads}
     if len(models) < len(heads):
         raise SparseRMError(f"of the heads {', '.join(heads)} two have one name; expected different ones; rename a folder")
     served = create_app(models, limits=Limits(texts=max_texts, waiting=max_waiting), api_key=api_key, log_texts=log_texts)

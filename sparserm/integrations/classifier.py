@@ -52,7 +52,7 @@ class SparseRMForSequenceClassification(PreTrainedModel):
 
     config_class = SparseRMClassifierConfig
     base_model_prefix = "backbone"
-    _keep_in_fp32_modules = ["score"]  # noqa: RUF012
+    _keep_in_fp32_modules_strict = ["score"]  # noqa: RUF012
 
     def __init__(self, config: SparseRMClassifierConfig) -> None:
         super().__init__(config)
@@ -104,9 +104,10 @@ class SparseRMForSequenceClassification(PreTrainedModel):
     def _response(self, ids: list[int], row: int) -> tuple[int, int]:
         """Where the last assistant turn begins and ends."""
         opening, closing = self.config.response_start, self.config.response_end
-        start = _last(ids, opening)
-        if start is None:  # white space with which a response begins may have been taken into the last token of the opening
-            start = _last(ids, opening[:-1])
+        # White space with which a response begins may have been taken into the last token of the opening.
+        start = _last(ids, opening[:-1])
+        if start is not None and ids[start : start + 1] == opening[-1:]:
+            start += 1
         if start is None:
             raise ValueError(
                 f"text {row + 1} of the batch holds no assistant turn (token ids {opening}); expected a conversation in the "

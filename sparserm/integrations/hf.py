@@ -104,8 +104,11 @@ def export_head(head: str | Path, folder: Path) -> None:
     (folder / "README.md").write_text(_model_card(saved, "sparserm", _LOAD_HEAD), encoding="utf-8")
 
 
-def push_to_hub(folder: Path, repo: str) -> str:
-    """Upload an exported folder to ``repo`` (``USER/NAME``) of the hub, which is made where it is not there; its address.
+def push_to_hub(folder: Path, repo: str, *, private: bool = False) -> str:
+    """Upload all of an exported folder to ``repo`` (``USER/NAME``) of the hub, made where it is not there; its address.
+
+    Args:
+        private: of a repository that is made.
 
     Raises:
         SparseRMError: the hub refuses.
@@ -115,7 +118,7 @@ def push_to_hub(folder: Path, repo: str) -> str:
 
     api = HfApi()
     try:
-        made = api.create_repo(repo, exist_ok=True)
+        made = api.create_repo(repo, exist_ok=True, private=private)
         api.upload_folder(repo_id=made.repo_id, folder_path=str(folder), commit_message="A reward head by SparseRM")
     except (HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OSError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -112,7 +112,7 @@ def preference_dataset(
 
 
 def best_of_n_dataset(head: SparseRM | str | Path, prompts: Sequence[Any], samples: Sequence[Sequence[Any]]) -> Dataset:
-    """For ``SFTTrainer``: each prompt with the best of its samples, columns ``prompt, completion, score``.
+    """For ``SFTTrainer``: each prompt that has a sample with text, and the best of them; columns ``prompt, completion, score``.
 
     Args:
         samples: for each prompt its responses.

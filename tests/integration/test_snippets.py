@@ -85,6 +85,7 @@ def test_the_server_answers_as_the_snippet_asks(folder: Path) -> None:
         found = json.loads(os.read(shell.stdout.fileno(), 1 << 16))
     finally:
         os.killpg(shell.pid, signal.SIGTERM)
+        shell.wait(60)
     responses = ["Yes, as trials show.", "Nobody knows."]
     expected = SparseRM.from_pretrained("truthfulness").score(["Do vaccines work?"] * 2, responses)
     assert found["rewards"] == pytest.approx(expected.tolist(), abs=1e-3)

@@ -93,8 +93,9 @@ def test_too_much_is_refused_at_once_and_room_comes_back(batcher, reader):
     assert asyncio.run(run()) == ["8"]
 
 
-def test_a_request_larger_than_a_batch_is_done_where_nothing_else_waits(batcher):
-    assert asyncio.run(batcher.run("a", texts(*"abcdefgh"))) == list("ABCDEFGH")
+def test_a_request_larger_than_a_batch_is_done_in_several(batcher, reader):
+    assert asyncio.run(batcher.run("a", texts(*"abcdefghij"))) == list("ABCDEFGHIJ")
+    assert reader.batches == [list("abcd"), list("efgh"), list("ij")]
 
 
 def test_work_whose_caller_has_gone_is_not_begun(batcher, reader):

@@ -36,9 +36,9 @@ def test_a_head_alone_is_the_same_head(run, parts, tmp_path):
     assert (tmp_path / "out" / "README.md").read_text().startswith("---\nlibrary_name: sparserm\n")
 
 
-def test_the_heads_own_folder_is_left_as_it_is(run, parts):
+def test_a_folder_that_holds_something_is_left_as_it_is(run, parts):
     before = json.loads((parts.head / "config.json").read_text())
-    assert "is the head itself" in run("export", parts.head, "--out", parts.head).error
+    assert "is not empty; expected a new folder" in run("export", parts.head, "--out", parts.head).error
     assert json.loads((parts.head / "config.json").read_text()) == before
 
 
@@ -53,7 +53,8 @@ class FakeHub:
 
     uploads: list[dict] = []  # noqa: RUF012
 
-    def create_repo(self, repo, *, exist_ok):
+    def create_repo(self, repo, *, exist_ok, private):
+        assert private
         if repo != "me/head":
             raise huggingface_hub.errors.HFValidationError("Repo id must be in the form 'namespace/repo_name'")
         return huggingface_hub.RepoUrl(f"https://huggingface.co/{repo}")
@@ -64,10 +65,10 @@ class FakeHub:
 
 def test_what_was_written_is_uploaded(run, parts, tmp_path, monkeypatch):
     monkeypatch.setattr(huggingface_hub, "HfApi", FakeHub)
-    options = ("--out", tmp_path / "out", "--format", "head", "--push-to-hub")
-    found = run("export", parts.head, *options, "me/head", "--json").json
+    options = ("--format", "head", "--private", "--push-to-hub")
+    found = run("export", parts.head, "--out", tmp_path / "out", *options, "me/head", "--json").json
     assert found["address"] == "https://huggingface.co/me/head"
     assert [(one["repo_id"], one["folder_path"]) for one in FakeHub.uploads] == [("me/head", str(tmp_path / "out"))]
-    error = run("export", parts.head, *options, "nonsense").error
+    error = run("export", parts.head, "--out", tmp_path / "other", *options, "nonsense").error
     assert "could not be written to on the hub" in error and "can be uploaded by hand" in error
-    assert (tmp_path / "out" / "head.safetensors").is_file()
+    assert (tmp_path / "other" / "head.safetensors").is_file()

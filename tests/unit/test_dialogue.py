@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 
 from sparserm.integrations.server.dialogue import read_query
@@ -55,3 +57,46 @@ def test_without_marks_the_prompt_tells_where_the_response_begins():
     for prompt in (None, "", "Another"):
         with pytest.raises(SparseRMError, match="send the prompts too"):
             read_query("Once upon a time there was.", prompt)
+
+
+CHATML = "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
+HI = (Message("user", "Hi"),)
+
+
+def test_with_its_prompt_no_mark_in_a_response_is_a_turn():
+    said = "Bad.<|im_end|>\n<|im_start|>user\nok<|im_end|>\n<|im_start|>assistant\nLovely."
+    assert read_query(CHATML + said + "<|im_end|>", CHATML) == (HI, said)
+    assert read_query("[INST] Hi [/INST] a [INST] b [/INST] c", "[INST] Hi [/INST]") == (HI, "a [INST] b [/INST] c")
+    begun = CHATML + "Once upon"
+    assert read_query(begun + " a time.<|im_end|>", begun) == (HI, "Once upon a time.")
+
+
+def test_the_template_is_the_one_whose_mark_stands_first():
+    prompt = "<|start_header_id|>user<|end_header_id|>\n\nWhat is <|im_start|>user\n?<|eot_id|>"
+    text = prompt + "<|start_header_id|>assistant<|end_header_id|>\n\nA mark.<|eot_id|>"
+    assert read_query(text) == ((Message("user", "What is <|im_start|>user\n?"),), "A mark.")
+
+
+def test_llama_2_puts_the_systems_message_into_the_first_turn():
+    text = "<s>[INST] <<SYS>>\nBe kind.\n<</SYS>>\n\nHi\nthere [/INST] Yes. </s>"
+    assert read_query(text) == (ASKED, "Yes.")
+
+
+def test_what_closes_a_turn_of_zephyr_may_be_said_in_it():
+    assert read_query("<|user|>\nHi</s>\n<|assistant|>\nUse <s>x</s> in HTML.</s>") == (HI, "Use <s>x</s> in HTML.")
+
+
+def test_phi_4_parts_role_and_content_by_a_mark():
+    text = "<|im_start|>user<|im_sep|>Hi<|im_end|><|im_start|>assistant<|im_sep|>Yes.<|im_end|>"
+    assert read_query(text) == (HI, "Yes.")
+
+
+@pytest.mark.parametrize(
+    "unit", [" ", "</s>", "[INST]", "<|im_start|>", "<|im_start|>user\n", "<|user|>\n", "<|pad|> ", "\n</s>"]
+)
+def test_long_nonsense_takes_no_longer_than_its_length(unit):
+    """In quadratic time this would take minutes."""
+    for text in (CHATML + unit * 100_000 + "x", unit * 100_000 + "x"):
+        read_query(text + "y", text)
+        with contextlib.suppress(SparseRMError):
+            read_query(text)

@@ -114,6 +114,25 @@ def test_a_text_that_was_cut_before_its_end_is_read_to_where_it_was_cut(exported
     assert classifier(input_ids=ids).logits.item() == pytest.approx(model.score(PROMPTS[0], RESPONSES[0])[0], abs=1e-4)
 
 
+def test_in_bfloat16_the_head_stays_in_single_precision(exported):
+    model, folder = exported
+    classifier = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.bfloat16)
+    assert next(classifier.backbone.parameters()).dtype == torch.bfloat16
+    assert classifier.score.weight.dtype == torch.float32
+    np.testing.assert_allclose(classifier.score.weight[0].detach().numpy(), fold(model.head)[0], rtol=1e-5, atol=1e-7)
+
+
+def test_a_response_whose_white_space_merged_with_the_opening_is_found_behind_earlier_turns(exported):
+    _, folder = exported
+    classifier = AutoModelForSequenceClassification.from_pretrained(folder)
+    opening, closing = classifier.config.response_start, classifier.config.response_end
+    merged = [*opening[:-1], 250]  # one token of the opening's last character and the response's first
+    ids = [7, *opening, 8, 9, *closing, 7, *merged, 10, *closing]
+    start, end = classifier._response(ids, 0)
+    assert ids[start:end] == [250, 10]
+    assert classifier._response([7, *opening, 8, 9, *closing], 0) == (1 + len(opening), 3 + len(opening))
+
+
 def test_one_direction_gives_the_sum_over_directions(exported):
     model, _ = exported
     h = np.random.default_rng(0).normal(size=(5, len(model.head.center)))

@@ -10,7 +10,7 @@ from sparserm.integrations.trl import SparseRMReward, best_of_n_dataset, prefere
 from sparserm.model import SparseRM
 from sparserm.pairs import parse_pairs
 from sparserm.store import stored
-from sparserm.types import SparseRMError
+from sparserm.types import Message, SparseRMError
 
 PROMPTS = ["How do I boil an egg?", "And two?"]
 SAMPLES = [["please boil it", "go away", "never"], ["of course, gladly", "shut up"]]
@@ -71,6 +71,18 @@ def test_what_a_policy_says_is_not_stored(model):
 def test_unusable_completions_say_what_was_expected(model):
     with pytest.raises(SparseRMError, match="give a text, or one assistant message"):
         SparseRMReward(model)(prompts=PROMPTS[:1], completions=[user("I am the user")])
+
+
+@pytest.mark.parametrize(
+    "silent", [[{"role": "assistant", "content": None}], [{"from": "gpt", "value": ""}], [Message("assistant", " ")]]
+)
+def test_a_message_without_text_is_an_empty_completion(model, silent):
+    assert SparseRMReward(model)(prompts=PROMPTS[:1], completions=[silent]) == [model.saved.least_reward]
+
+
+def test_a_silent_user_is_no_completion(model):
+    with pytest.raises(SparseRMError):
+        SparseRMReward(model)(prompts=PROMPTS[:1], completions=[[{"role": "user", "content": ""}]])
 
 
 @pytest.mark.parametrize("form", ["texts", "messages"])

@@ -17,6 +17,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from scipy.special import expit
+from starlette.exceptions import HTTPException
 
 from sparserm import __version__
 from sparserm.card import head_hash
@@ -28,7 +29,7 @@ from sparserm.integrations.server.service import Limits, Scored, Service, TooLar
 from sparserm.model import SparseRM
 from sparserm.pairs import as_prompt
 from sparserm.pairs_messages import as_completion
-from sparserm.types import SparseRMError, Text
+from sparserm.types import Message, SparseRMError, Text
 
 _T = TypeVar("_T")
 _log = logging.getLogger("sparserm.server")
@@ -49,7 +50,6 @@ class Metrics:
             buckets=(0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100),
         )  # fmt: skip
         self.texts = Counter("sparserm_texts", "Responses that were scored.", registry=self.registry)
-        self.tokens = Counter("sparserm_tokens", "Their tokens.", registry=self.registry)
         self.batch = Histogram(
             "sparserm_batch_texts",
             "Texts read together.",
@@ -124,6 +124,14 @@ def _add_failures(app: FastAPI) -> None:
     for kind, answer in kinds.items():
         app.add_exception_handler(kind, handler(*answer))
 
+    @app.exception_handler(HTTPException)
+    async def _(_: Request, error: HTTPException) -> Response:
+        return JSONResponse({"error": f"{error.detail}; see /docs", "error_type": "http"}, error.status_code, error.headers)
+
+    @app.exception_handler(Exception)
+    async def _(_: Request, error: Exception) -> Response:  # its message may quote a text: it is in the log's traceback only
+        return JSONResponse({"error": f"{type(error).__name__}: the log has the traceback", "error_type": "backend"}, 500)
+
     @app.exception_handler(RequestValidationError)
     async def _(_: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
@@ -169,8 +177,8 @@ class _Endpoints:
     async def score(self, asked: schemas.ScoreRequest, request: Request) -> dict[str, Any]:
         """Rewards, and what each feature gives."""
         model = self.service.head(asked.head)
-        prompts = asked.prompts if _is_list_of_prompts(asked.prompts) else [asked.prompts] * len(asked.responses)
-        texts = _texts(prompts, asked.responses)
+        self.service.check_number(len(asked.responses))
+        texts = _texts(asked.prompts, asked.responses)
         found = await self._scored(model, texts, request)
         features = model.head.features.tolist()
         return {
@@ -181,8 +189,10 @@ class _Endpoints:
     async def compare(self, asked: schemas.CompareRequest, request: Request) -> dict[str, Any]:
         """Responses ranked, and the margin taken apart."""
         model = self.service.head(asked.head)
-        texts = _texts([asked.prompt] * len(asked.responses), asked.responses)
+        self.service.check_number(len(asked.responses))
+        texts = _texts(asked.prompt, asked.responses)
         found = await _unless_gone(request, self.service.compare(model, texts))
+        self._told(model, texts, found.rewards)
         return {
             "rewards": found.rewards, "ranking": found.ranking, "margin": found.margin,
             "contributions": [vars(part) for part in found.contributions], "head": model.card.name,
@@ -192,8 +202,9 @@ class _Endpoints:
         """A reward by feature and by token."""
         model = self.service.head(asked.head)
         name = next(name for name, one in self.service.models.items() if one is model)
-        (text,) = _texts([asked.prompt], [asked.response])
+        (text,) = _texts(asked.prompt, [asked.response])
         found = await _unless_gone(request, self.service.explain(model, name, text))
+        self._told(model, [text], [found.reward])
         return {
             "reward": found.reward, "bias": found.bias, "contributions": [vars(part) for part in found.contributions],
             "tokens": found.tokens, "token_contributions": found.token_contributions.sum(1).tolist(), "head": model.card.name,
@@ -205,7 +216,7 @@ class _Endpoints:
         if len(prompts) != len(asked.query):
             raise SparseRMError(f"got {len(asked.query)} queries and {len(prompts)} prompts; expected as many of each")
         model = self.service.head(None)
-        texts = [_as_text(*read_query(query, prompt)) for query, prompt in zip(asked.query, prompts, strict=True)]
+        texts = self._queries(asked.query, prompts)
         found = await self._scored(model, texts, request)
         logs = {
             f"feature_{feature}": column for feature, column in zip(model.head.features, found.parts.T.tolist(), strict=True)
@@ -235,13 +246,16 @@ class _Endpoints:
         """TEI: a label with its score for a text, a pair, or a batch of these."""
         batch = isinstance(asked.inputs, list) and (not asked.inputs or isinstance(asked.inputs[0], list))
         rows: list[Any] = list(asked.inputs) if batch else [asked.inputs]
-        found = await self._scored(self.service.head(None), [_of_row(row) for row in rows], request)
+        self.service.check_number(len(rows))
+        texts = [text for row in rows for text in self._row(row)]
+        found = await self._scored(self.service.head(None), texts, request)
         answers = [[{"score": score, "label": "reward"}] for score in _tei_scores(found, asked.raw_scores)]
         return answers if batch else answers[0]
 
     async def rerank(self, asked: schemas.RerankRequest, request: Request) -> list[dict[str, Any]]:
         """TEI: responses to a prompt, best first."""
-        texts = _texts([asked.query] * len(asked.texts), list(asked.texts))
+        self.service.check_number(len(asked.texts))
+        texts = _texts(asked.query, asked.texts)
         found = await self._scored(self.service.head(None), texts, request)
         scores = _tei_scores(found, asked.raw_scores)
         order = np.argsort(-found.rewards, kind="stable").tolist()
@@ -251,11 +265,10 @@ class _Endpoints:
         if (asked.input is None) == (asked.messages is None):
             raise SparseRMError("got neither input nor messages, or both; expected one of them")
         if asked.messages is not None:
-            texts = [_as_text(asked.messages[:-1], as_completion(asked.messages[-1:]))]
+            texts = _texts(asked.messages[:-1], [asked.messages[-1:]])
         else:
-            texts = [
-                _as_text(*read_query(one)) for one in ([asked.input] if isinstance(asked.input, str) else asked.input or [])
-            ]
+            queries = [asked.input] if isinstance(asked.input, str) else asked.input or []
+            texts = self._queries(queries, [None] * len(queries))
         return await self._scored(self.service.head(self._served(asked.model)), texts, request)
 
     def _served(self, model: str | None) -> str | None:
@@ -264,12 +277,38 @@ class _Endpoints:
 
     async def _scored(self, model: SparseRM, texts: Sequence[Text], request: Request) -> Scored:
         found = await _unless_gone(request, self.service.score(model, texts))
-        self.metrics.texts.inc(len(texts))
-        self.metrics.tokens.inc(found.n_tokens)
-        if self.log_texts:
-            for text, reward in zip(texts, found.rewards, strict=True):
-                _log.info("%s %+.4f %r %r", model.card.name, reward, [vars(turn) for turn in text.prompt], text.response)
+        self._told(model, texts, found.rewards)
         return found
+
+    def _told(self, model: SparseRM, texts: Sequence[Text], rewards: Sequence[float] | np.ndarray) -> None:
+        """Count what was scored, and log it where that is asked for."""
+        self.metrics.texts.inc(len(texts))
+        if self.log_texts:
+            for text, reward in zip(texts, rewards, strict=True):
+                _log.info("%s %+.4f %r %r", model.card.name, reward, [vars(turn) for turn in text.prompt], text.response)
+
+    def _queries(self, queries: Sequence[str], prompts: Sequence[str | None]) -> list[Text]:
+        """Templated texts as conversations with their responses."""
+        self.service.check_number(len(queries))
+        most, texts = self.service.limits.characters, []
+        for number, (query, prompt) in enumerate(zip(queries, prompts, strict=True), 1):
+            if len(query) > most:
+                raise TooLargeError(f"query {number} has {len(query):,} characters, expected {most:,} at most; shorten it")
+            try:
+                asked, response = read_query(query, prompt)
+                texts += _texts(asked, [response])
+            except SparseRMError as error:
+                raise SparseRMError(f"query {number} of {len(queries)}: {error}") from error
+        return texts
+
+    def _row(self, row: Any) -> list[Text]:
+        """TEI: one templated text, or a prompt and a response."""
+        parts = [row] if isinstance(row, str) else row
+        if len(parts) == 2:
+            return _texts(parts[0], [parts[1]])
+        if len(parts) != 1:
+            raise SparseRMError(f"an input has {len(parts)} texts; expected a templated text, or a prompt and a response")
+        return self._queries(parts, [None])
 
 
 async def _unless_gone(request: Request, work: Awaitable[_T]) -> _T:
@@ -291,30 +330,21 @@ async def _unless_gone(request: Request, work: Awaitable[_T]) -> _T:
 
 
 def _is_list_of_prompts(prompts: Any) -> bool:
-    """Messages are a list as well, but one of dictionaries."""
-    return isinstance(prompts, list) and not (prompts and isinstance(prompts[0], dict))
+    """Messages are a sequence as well, but one of dictionaries or messages."""
+    return isinstance(prompts, list) and not (prompts and isinstance(prompts[0], dict | Message))
 
 
-def _texts(prompts: Sequence[Any], responses: Sequence[Any]) -> list[Text]:
-    if len(prompts) != len(responses):
-        raise SparseRMError(
-            f"got {len(prompts)} prompts and {len(responses)} responses; expected as many, or one prompt for all"
-        )
-    return [_as_text(p, as_completion(r)) for p, r in zip(prompts, responses, strict=True)]
-
-
-def _as_text(prompt: Any, response: str) -> Text:
-    return Text(as_prompt(prompt), response)
-
-
-def _of_row(row: Any) -> Text:
-    """TEI: one templated text, or a prompt and a response."""
-    parts = [row] if isinstance(row, str) else row
-    if len(parts) == 2:
-        return _as_text(parts[0], parts[1])
-    if len(parts) != 1:
-        raise SparseRMError(f"an input has {len(parts)} texts; expected a templated text, or a prompt and a response")
-    return _as_text(*read_query(parts[0]))
+def _texts(prompts: Any, responses: Sequence[Any]) -> list[Text]:
+    """Each response with its prompt; one prompt alone is meant for all, and is read once."""
+    if _is_list_of_prompts(prompts):
+        if len(prompts) != len(responses):
+            raise SparseRMError(
+                f"got {len(prompts)} prompts and {len(responses)} responses; expected as many, or one prompt for all"
+            )
+        read = [as_prompt(prompt) for prompt in prompts]
+    else:
+        read = [as_prompt(prompts)] * len(responses) if responses else []
+    return [Text(prompt, as_completion(response)) for prompt, response in zip(read, responses, strict=True)]
 
 
 def _tei_scores(found: Scored, raw: bool) -> list[float]:

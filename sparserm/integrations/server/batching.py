@@ -51,7 +51,7 @@ class Batcher:
     Args:
         compute: for each kind of work how it is done.
         max_waiting: texts that may wait; a request beyond is refused.
-        max_batch: texts of one batch, unless a single request has more.
+        max_batch: texts of one batch; a request of more is done in several.
         on_batch: told of every batch's number of texts.
     """
 
@@ -92,22 +92,24 @@ class Batcher:
         if not texts:
             return []
         loop = asyncio.get_running_loop()
-        work = _Work(kind, texts, loop, loop.create_future())
+        slices = [texts[start : start + self._max_batch] for start in range(0, len(texts), self._max_batch)]
+        works = [_Work(kind, part, loop, loop.create_future()) for part in slices]
         with self._changed:
             if self._closed:
                 raise ClosedError
             waiting = self._count()
             if waiting and waiting + len(texts) > self._max_waiting:
                 raise OverloadedError
-            self._waiting.append(work)
+            self._waiting.extend(works)
             self._changed.notify()
         try:
-            return await work.future
+            return [result for part in await asyncio.gather(*(work.future for work in works)) for result in part]
         finally:
-            work.given_up.set()
+            for work in works:
+                work.given_up.set()
 
     def close(self) -> None:
-        """Take nothing more, and end when all that waits is done."""
+        """Take nothing more, and end when all is done that somebody waits for."""
         with self._changed:
             self._closed = True
             self._changed.notify()
@@ -151,7 +153,8 @@ class Batcher:
                 batch[0].finish(None, error)
                 return
             for work in batch:  # the fault is of one of them: the others shall not suffer for it
-                self._do([work])
+                if not work.given_up.is_set():
+                    self._do([work])
             return
         start = 0
         for work in batch:

@@ -23,14 +23,16 @@ class Limits:
     Attributes:
         body_bytes: of a request.
         texts: of a request.
-        characters: of a text.
+        characters: of a text with its prompt.
+        turns: of a prompt.
         waiting: texts that may wait to be read; what comes beyond is refused with 429.
-        batch: texts that are read together, where they come in several requests.
+        batch: texts that are read together.
     """
 
     body_bytes: int = 8 << 20
     texts: int = 512
     characters: int = 200_000
+    turns: int = 256
     waiting: int = 2048
     batch: int = 64
 
@@ -83,7 +85,7 @@ class Service:
         # The deepest first: its backbone serves all others.
         for model in sorted(models.values(), key=lambda one: -one.card.hook_point.layer):
             model.load_backbone()
-        self.backbone = next(iter(models.values())).backbone
+        self.backbone = max((model.backbone for model in models.values()), key=lambda one: one.through_layer)
         compute: dict[Any, Any] = {("explain", name): self._explainer(model) for name, model in models.items()}
         for model in models.values():
             place = (model.card.hook_point, model.head.pooling)
@@ -102,15 +104,25 @@ class Service:
             raise UnknownHeadError(f"head {name!r} is not served; expected one of {', '.join(self.models)}")
         return self.models[name]
 
-    def check(self, texts: Sequence[Text]) -> None:
-        """Whether a request is within the limits.
+    def check_number(self, n: int) -> None:
+        """Whether a request may ask for so many texts; asked before they are looked at.
 
         Raises:
-            TooLargeError: it is not.
+            TooLargeError: it may not.
         """
-        if len(texts) > self.limits.texts:
-            raise TooLargeError(f"got {len(texts):,} texts, expected {self.limits.texts:,} at most; send fewer at a time")
+        if n > self.limits.texts:
+            raise TooLargeError(f"got {n:,} texts, expected {self.limits.texts:,} at most; send fewer at a time")
+
+    def check(self, texts: Sequence[Text]) -> None:
+        """Whether the texts are within the limits.
+
+        Raises:
+            TooLargeError: they are not.
+        """
+        self.check_number(len(texts))
         for i, text in enumerate(texts):
+            if len(text.prompt) > self.limits.turns:
+                raise TooLargeError(f"prompt {i + 1} has {len(text.prompt):,} turns, expected {self.limits.turns} at most")
             length = len(text.response) + sum(len(turn.content) for turn in text.prompt)
             if length > self.limits.characters:
                 raise TooLargeError(
