@@ -319,6 +319,11 @@ def best_rows(ranked: Iterable[RankedSet]) -> list[dict[str, Any]]:
     ]
 
 
+def apart(ranked: Iterable[RankedSet], min_margin: float) -> list[RankedSet]:
+    """Those whose best is ahead of the worst, and by ``min_margin`` or more."""
+    return [one for one in ranked if one.spread > 0 and one.spread >= min_margin]
+
+
 def preference_rows(ranked: Iterable[RankedSet], min_margin: float = 0.0) -> list[dict[str, Any]]:
     """The best candidate of each prompt as chosen, the worst as rejected, in TRL's format with an explicit prompt.
 
@@ -326,9 +331,7 @@ def preference_rows(ranked: Iterable[RankedSet], min_margin: float = 0.0) -> lis
     ``score_chosen`` and ``score_rejected``, as in UltraFeedback: TRL would take a column ``margin`` into the loss.
     """
     rows = []
-    for one in ranked:
-        if one.spread <= 0 or one.spread < min_margin:
-            continue
+    for one in apart(ranked, min_margin):
         prompt = prompt_value(one.candidates.prompt)
         chosen, rejected = (one.candidates.responses[i] for i in (one.best, one.worst))
         texts: dict[str, Any] = {"chosen": chosen, "rejected": rejected}

@@ -184,7 +184,7 @@ def snippets(head: str) -> tuple[Snippet, ...]:
         Snippet(
             "Transformers",
             "A model with one label, the layers that the head needs included. What is exported loads where SparseRM is not "
-            "installed, in TRL and in the scripts of reward benchmarks.",
+            "installed, and is a reward model for TRL.",
             "python",
             Template(_TRANSFORMERS).substitute(python),
         ),

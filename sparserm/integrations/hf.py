@@ -94,7 +94,7 @@ def export_steering(head: str | Path, folder: Path) -> None:
 
 
 def export_head(head: str | Path, folder: Path) -> None:
-    """Write the head alone, a few kilobytes, with a model card: it loads against the user's own copy of the backbone.
+    """Write the head alone, tens of kilobytes, with a model card: it loads against the user's own copy of the backbone.
 
     Raises:
         SparseRMError: there is no such head.

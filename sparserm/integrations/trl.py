@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sparserm.best_of_n import Candidates, CandidateSet, RankedSet, rank
+from sparserm.best_of_n import Candidates, CandidateSet, RankedSet, apart, rank
 from sparserm.head import contributions
 from sparserm.model import SparseRM
 from sparserm.pairs import as_prompt
@@ -91,7 +91,7 @@ def preference_dataset(
     Raises:
         SparseRMError: a text cannot be scored, or no prompt gives a row.
     """
-    ranked = [one for one in _ranked(head, prompts, samples) if one.spread > 0 and one.spread >= min_margin]
+    ranked = apart(_ranked(head, prompts, samples), min_margin)
     if not ranked:
         raise SparseRMError(
             f"of {len(prompts)} prompts none has two samples whose rewards differ by {min_margin:g} or more; expected one at "

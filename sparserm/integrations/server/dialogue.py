@@ -63,13 +63,15 @@ def read_query(query: str, prompt: str | None = None) -> tuple[Prompt, str]:
 def _turns(text: str) -> list[Message]:
     """The turns, by the template whose mark stands first; none where there is no mark."""
     starts = [(found.start(), template) for template in _TEMPLATES if (found := template.opening.search(text))]
-    if _ASKED in text:
-        starts.append((text.index(_ASKED), _Template(re.compile(""))))
-    if not starts:
-        return []
-    _, template = min(starts, key=lambda one: one[0])
-    if not template.opening.pattern:
+    first = min(starts, key=lambda one: one[0], default=None)
+    asked = text.find(_ASKED)
+    if asked >= 0 and (first is None or asked < first[0]):
         return _instructions(text)
+    return _marked(text, first[1]) if first else []
+
+
+def _marked(text: str, template: _Template) -> list[Message]:
+    """Turns that each begin with a mark of their role."""
     opened = list(template.opening.finditer(text))
     ends = [*(found.start() for found in opened[1:]), len(text)]
     turns = []
