@@ -23,7 +23,7 @@ from sparserm.defaults import DEFAULT_BACKBONE, DEFAULT_LAYER, TASKS
 from sparserm.fine_tuning import FineTunedRewardModel
 from sparserm.model import SparseRM
 from sparserm.pairs import prompt_groups, prompt_key
-from sparserm.policy import sample_responses
+from sparserm.policy import Policy
 from sparserm.rankers import Material
 from sparserm.sae import load_sae
 from sparserm.score_shift import score_shift
@@ -95,8 +95,8 @@ def samples() -> Iterator[str]:
         kept = set(sorted({prompt_key(pair.prompt) for pair in pairs})[:PROMPTS])
         pairs = tuple(pair for pair in pairs if prompt_key(pair.prompt) in kept)
         prompts = list(dict.fromkeys(pair.prompt for pair in pairs))
-        answers = sample_responses(prompts, max_new_tokens=NEW_TOKENS)
-        own = [(prompt, text) for prompt, (text,) in zip(prompts, answers, strict=True) if text]
+        answers = Policy.load().sample(prompts, max_new_tokens=NEW_TOKENS)
+        own = [(prompt, answer.text) for prompt, (answer,) in zip(prompts, answers, strict=True) if answer.text]
         rewards = {
             "chosen": model.score(*_columns({(pair.prompt, pair.chosen) for pair in pairs})),
             "rejected": model.score(*_columns({(pair.prompt, pair.rejected) for pair in pairs})),

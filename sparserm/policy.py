@@ -1,76 +1,174 @@
-"""Responses sampled from a language model: what a policy would say, for heads to score."""
+"""A language model as policy: what it answers, and how far it has moved from another (Kullback-Leibler divergence)."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
-from sparserm.backbone import context_length, load_language_model, resolve
-from sparserm.defaults import DEFAULT_BACKBONE
+from sparserm.backbone import context_length, load_language_model, resolve, usable_device
+from sparserm.defaults import DEFAULT_BACKBONE, default_device
 from sparserm.tokenization import ChatTokenizer
 from sparserm.types import Progress, Prompt, SparseRMError
 
-#: Responses that are generated together.
-BATCH = 16
+#: Responses that are generated together: a step reads all weights, whoever it is for.
+BATCH = 64
+#: Tokens whose distributions over the vocabulary are compared at once.
+DIVERGENCE_TOKENS = 1024
 
 
-def sample_responses(
-    prompts: Sequence[Prompt],
-    *,
-    model: str | Path = DEFAULT_BACKBONE,
-    n: int = 1,
-    max_new_tokens: int = 128,
-    temperature: float = 1.0,
-    seed: int = 0,
-    progress: Progress | None = None,
-) -> list[tuple[str, ...]]:
-    """``n`` responses to each prompt, in the order of the prompts; the same seed gives the same ones on the same machine.
+@dataclass(frozen=True)
+class Sample:
+    """A response as a policy gave it.
 
-    A response ends with its turn or at ``max_new_tokens``; one that says nothing at all is an empty string.
-
-    Raises:
-        SparseRMError: there is no such model, or a prompt leaves no room in its context.
+    Attributes:
+        text: of the response, empty where it says nothing.
+        ids: its tokens, with the one that ended its turn.
+        finished: whether its turn ended; otherwise it was cut at the most tokens allowed.
     """
-    from transformers import AutoTokenizer
 
-    policy = load_language_model(model)
-    folder, _ = resolve(model)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    chat = ChatTokenizer(tokenizer, context_length(policy.config))
-    asked = [(chat.prompt_ids(prompt), i) for i, prompt in enumerate(prompts) for _ in range(n)]
-    longest = max((len(ids) for ids, _ in asked), default=0)
-    if longest + max_new_tokens > chat.max_length:
-        raise SparseRMError(
-            f"a prompt of {longest} tokens leaves no room for {max_new_tokens} new ones in a context of {chat.max_length}; "
-            "shorten the prompt or ask for fewer new tokens"
-        )
-    found: list[list[str]] = [[] for _ in prompts]
-    torch.manual_seed(seed)
-    asked.sort(key=lambda one: (len(one[0]), one[1]))
-    for start in range(0, len(asked), BATCH):
-        batch = asked[start : start + BATCH]
-        texts = _generate(policy, tokenizer, [ids for ids, _ in batch], max_new_tokens, temperature)
-        for (_, i), text in zip(batch, texts, strict=True):
-            found[i].append(text)
+    text: str
+    ids: tuple[int, ...]
+    finished: bool
+
+
+class Policy:
+    """A causal language model of Transformers, and ``chat``, which tokenises its conversations."""
+
+    def __init__(self, model: Any, chat: ChatTokenizer) -> None:
+        self.model = model
+        self.chat = chat
+
+    @classmethod
+    def load(cls, name: str | Path = DEFAULT_BACKBONE, progress: Progress | None = None) -> Policy:
+        """A folder or a name, as :meth:`sparserm.backbone.Backbone.load` takes them; in float32 on ``SPARSERM_DEVICE``.
+
+        Raises:
+            SparseRMError: there is no such model or no such device.
+        """
+        from transformers import AutoTokenizer
+
+        device = usable_device(default_device())
+        model: Any = load_language_model(name, progress=progress)
+        folder, _ = resolve(name)
+        return cls(model.to(device), ChatTokenizer(AutoTokenizer.from_pretrained(folder), context_length(model.config)))
+
+    def copy(self) -> Policy:
+        """The same weights once more, to be trained while these stay."""
+        return Policy(copy.deepcopy(self.model), self.chat)
+
+    def save(self, folder: Path) -> None:
+        """Write model and tokenizer as Transformers does, in float32: a round's changes are finer than bfloat16."""
+        self.model.save_pretrained(folder)
+        self.chat.tokenizer.save_pretrained(folder)
+
+    def sample(
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        n: int = 1,
+        max_new_tokens: int = 128,
+        temperature: float = 1.0,
+        seed: int = 0,
+        progress: Progress | None = None,
+    ) -> list[tuple[Sample, ...]]:
+        """``n`` responses to each prompt, in the order of the prompts; the same seed gives the same ones on the same machine.
+
+        Raises:
+            SparseRMError: a prompt leaves no room in the model's context.
+        """
+        asked = [(self.chat.prompt_ids(prompt), i) for i, prompt in enumerate(prompts) for _ in range(n)]
+        longest = max((len(ids) for ids, _ in asked), default=0)
+        if longest + max_new_tokens > self.chat.max_length:
+            raise SparseRMError(
+                f"a prompt of {longest} tokens leaves no room for {max_new_tokens} new ones in a context of "
+                f"{self.chat.max_length}; shorten the prompt or ask for fewer new tokens"
+            )
+        found: list[list[Sample]] = [[] for _ in prompts]
+        torch.manual_seed(seed)
+        asked.sort(key=lambda one: (len(one[0]), one[1]))
+        for start in range(0, len(asked), BATCH):
+            batch = asked[start : start + BATCH]
+            samples = self._generate([ids for ids, _ in batch], max_new_tokens, temperature)
+            for (_, i), sample in zip(batch, samples, strict=True):
+                found[i].append(sample)
+            if progress:
+                progress(min(start + BATCH, len(asked)), len(asked), "Sampling (responses)")
+        return [tuple(samples) for samples in found]
+
+    def _generate(self, prompts: Sequence[tuple[int, ...]], max_new_tokens: int, temperature: float) -> list[Sample]:
+        """One response to each prompt of token ids, padded on the left."""
+        tokenizer = self.chat.tokenizer
+        width = max(map(len, prompts))
+        pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+        ids = torch.tensor([[pad] * (width - len(prompt)) + list(prompt) for prompt in prompts])
+        mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+        with torch.inference_mode():
+            out = self.model.generate(
+                input_ids=ids.to(self.model.device), attention_mask=mask.to(self.model.device), do_sample=True,
+                temperature=temperature, top_k=0, top_p=1.0, max_new_tokens=max_new_tokens, pad_token_id=pad,
+                eos_token_id=self._ends or None,
+            )  # fmt: skip
+        return [self._as_sample(row[width:]) for row in out.tolist()]
+
+    @property
+    def _ends(self) -> list[int]:
+        """The tokens that end a turn; none for a model that names none."""
+        given = self.model.generation_config.eos_token_id
+        given = self.chat.tokenizer.eos_token_id if given is None else given
+        return given if isinstance(given, list) else [] if given is None else [given]
+
+    def _as_sample(self, ids: list[int]) -> Sample:
+        """What was generated, up to the end of its turn: what follows there is padding."""
+        length = next((i + 1 for i, token in enumerate(ids) if token in self._ends), None)
+        own = ids[:length]
+        text = self.chat.tokenizer.decode(own, skip_special_tokens=True).strip()
+        return Sample(text, tuple(own), length is not None)
+
+
+def divergence(
+    policy: Policy,
+    start: Policy,
+    prompts: Sequence[Prompt],
+    samples: Sequence[Sample],
+    progress: Progress | None = None,
+) -> np.ndarray:
+    """``[n]`` nats: for each of the policy's own samples the divergence KL(policy || start) along it.
+
+    It is the sum over the sample's tokens of the divergence between both next-token distributions: its mean over
+    samples estimates the divergence of whole responses, with less variance than log-ratios of the tokens drawn.
+    Samples are to be drawn at temperature 1; of those that were cut only what was drawn counts.
+    """
+    found = np.zeros(len(samples))
+    texts = [(policy.chat.prompt_ids(prompt), sample.ids) for prompt, sample in zip(prompts, samples, strict=True)]
+    order = sorted(range(len(texts)), key=lambda i: sum(map(len, texts[i])))
+    done = 0
+    while done < len(order):
+        width = len(texts[order[done]][0]) + len(texts[order[done]][1])
+        size = max(1, DIVERGENCE_TOKENS // max(1, width))
+        batch = order[done : done + size]
+        found[batch] = _divergences(policy.model, start.model, [texts[i] for i in batch])
+        done += len(batch)
         if progress:
-            progress(min(start + BATCH, len(asked)), len(asked), "Sampling (responses)")
-    return [tuple(texts) for texts in found]
+            progress(done, len(order), "Divergence (responses)")
+    return found
 
 
-def _generate(
-    policy: Any, tokenizer: Any, prompts: Sequence[tuple[int, ...]], max_new_tokens: int, temperature: float
-) -> list[str]:
-    """One response to each prompt of token ids, padded on the left."""
-    width = max(map(len, prompts))
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    ids = torch.tensor([[pad] * (width - len(prompt)) + list(prompt) for prompt in prompts])
-    mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+def _divergences(model: Any, start: Any, texts: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[float]:
+    """Prompts and responses of token ids, padded on the right, which no earlier token sees."""
+    width = max(len(prompt) + len(response) for prompt, response in texts)
+    ids = torch.tensor([[*prompt, *response, *[0] * (width - len(prompt) - len(response))] for prompt, response in texts])
+    found = []
     with torch.inference_mode():
-        out = policy.generate(
-            input_ids=ids, attention_mask=mask, do_sample=True, temperature=temperature, top_k=0, top_p=1.0,
-            max_new_tokens=max_new_tokens, pad_token_id=pad,
-        )  # fmt: skip
-    return [tokenizer.decode(row[width:], skip_special_tokens=True).strip() for row in out]
+        logits, start_logits = (one(input_ids=ids.to(one.device), use_cache=False).logits for one in (model, start))
+        for row, (prompt, response) in enumerate(texts):
+            # The state before a token is what tells it.
+            span = slice(len(prompt) - 1, len(prompt) + len(response) - 1)
+            now, before = (one[row, span].float().log_softmax(-1) for one in (logits, start_logits))
+            found.append(float((now.exp() * (now - before)).sum()))
+    return found
