@@ -148,7 +148,7 @@ def _parse(rows: Sequence[RawRow], name: str, skip_bad: bool) -> Candidates:
     found: dict[str, list[tuple[str, int]]] = {}
     for row, values in readable:
         try:
-            prompt = _read_prompt(values)
+            prompt = read_prompt(values)
             entries = _list(values, column) if several else [values.get(column)]
         except RowError as problem:
             issues.append(PairIssue(row, problem.column, problem.problem))
@@ -189,7 +189,12 @@ def _find_column(rows: Sequence[Mapping[str, Any]], name: str) -> tuple[str, boo
     return column, column in _LISTS
 
 
-def _read_prompt(values: Mapping[str, Any]) -> Prompt:
+def read_prompt(values: Mapping[str, Any]) -> Prompt:
+    """The prompt of a row's column ``prompt``: a text, a transcript that asks for the answer, or messages.
+
+    Raises:
+        RowError: it is none of these.
+    """
     value = text_or_messages(values, "prompt")
     turns = transcript(value) if isinstance(value, str) else value
     if isinstance(value, str) and (turns is None or turns[-1] != Message("assistant", "")):

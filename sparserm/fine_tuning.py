@@ -19,11 +19,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sparserm.backbone import Backbone, context_length, fast_dtype, resolve
+from sparserm.backbone import Backbone, context_length, resolve
 from sparserm.default_backbone import without_bars
 from sparserm.defaults import DEFAULT_BACKBONE
 from sparserm.tokenization import ChatTokenizer
-from sparserm.types import HookPoint, PreferencePair, Progress, SparseRMError
+from sparserm.trl_setup import import_trl, silence, trainer_arguments, trains_in_bfloat16
+from sparserm.types import HookPoint, PreferencePair, Progress, SparseRMError, Text
 
 Way = Literal["full", "lora"]
 
@@ -76,31 +77,46 @@ class FineTunedRewardModel:
         self._backbone = Backbone(model.model, chat.tokenizer, name="fine-tuned", fingerprint="")
         self.chat = chat
 
-    def margins(self, pairs: Sequence[PreferencePair], progress: Progress | None = None) -> np.ndarray:
-        """``[n]`` float64 rewards of chosen minus rejected: the classifier's logits, each prompt read once."""
-        texts = [self._backbone.tokenize(pair.prompt, response) for pair in pairs for response in (pair.chosen, pair.rejected)]
+    def rewards(self, texts: Sequence[Text], progress: Progress | None = None) -> np.ndarray:
+        """``[n]`` float64: the classifier's logits; responses to one prompt read it once."""
+        tokenized = self.chat.many(texts)
         hook = HookPoint(self._backbone.n_layers - 1)
-        rewards = np.zeros(len(texts))
-        with torch.autocast(self._backbone.device.type, torch.bfloat16, enabled=_bfloat16()):
-            for i, states in self._backbone.hidden_states(texts, [hook], progress=progress):
+        found = np.zeros(len(texts))
+        with torch.autocast(self._backbone.device.type, torch.bfloat16, enabled=trains_in_bfloat16()):
+            for i, states in self._backbone.hidden_states(tokenized, [hook], progress=progress):
                 with torch.inference_mode():
-                    rewards[i] = float(self._model.score(self._model.model.norm(states[hook][-1:])))
+                    found[i] = float(self._model.score(self._model.model.norm(states[hook][-1:])))
+        return found
+
+    def margins(self, pairs: Sequence[PreferencePair], progress: Progress | None = None) -> np.ndarray:
+        """``[n]`` float64 rewards of chosen minus rejected."""
+        texts = [Text(pair.prompt, response) for pair in pairs for response in (pair.chosen, pair.rejected)]
+        rewards = self.rewards(texts, progress)
         return rewards[0::2] - rewards[1::2]
 
     @classmethod
     def load(cls, folder: Path) -> FineTunedRewardModel:
-        """What :meth:`save` wrote.
+        """What :meth:`save`, or TRL's ``RewardTrainer``, wrote.
 
         Raises:
-            SparseRMError: there is no such folder.
+            SparseRMError: there is no such folder, or what is there is no decoder with a score head of one label.
         """
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
         if not folder.is_dir():
             raise SparseRMError(f"there is no fine-tuned model in {folder}; train and save one first")
         with without_bars():
-            model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32)
-        chat = ChatTokenizer(AutoTokenizer.from_pretrained(folder), context_length(model.config))
+            try:
+                model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32)
+                tokenizer = AutoTokenizer.from_pretrained(folder)
+            except (OSError, ValueError, KeyError) as error:
+                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+                raise SparseRMError(
+                    f"{folder} cannot be loaded as a classifier ({reason}); expected what save_pretrained writes of a reward "
+                    "model and its tokenizer"
+                ) from error
+        _check_classifier(model, str(folder))
+        chat = ChatTokenizer(tokenizer, context_length(model.config))
         return cls(model, chat, sum(weight.numel() for weight in model.parameters()))
 
     def save(self, folder: Path) -> None:
@@ -124,18 +140,14 @@ def fine_tune(
     Raises:
         SparseRMError: TRL is not installed, or the backbone is not one whose classifier can be read.
     """
-    trl = _trl()
+    trl = import_trl()
     from transformers import AutoModelForSequenceClassification, AutoTokenizer, set_seed
 
     set_seed(settings.seed)
     folder, _ = resolve(backbone)
     with trl.trainer.reward_trainer.suppress_seqcls_warning(), without_bars():
         model = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=1, dtype=torch.float32)
-    if not hasattr(model, "score") or not hasattr(getattr(model, "model", None), "norm"):
-        raise SparseRMError(
-            f"the backbone {backbone!r} makes a {type(model).__name__}, expected a decoder with a final norm and a score head, "
-            "as models of the Llama, Qwen and Gemma families have; leave fine-tuning out for this one"
-        )
+    _check_classifier(model, backbone)
     chat = ChatTokenizer(AutoTokenizer.from_pretrained(folder), context_length(model.config))
     with tempfile.TemporaryDirectory() as work, without_bars():
         rows = _rows([(chat(pair.prompt, pair.chosen).ids, chat(pair.prompt, pair.rejected).ids) for pair in pairs])
@@ -146,7 +158,7 @@ def fine_tune(
             processing_class=chat.tokenizer,
             peft_config=_lora() if settings.way == "lora" else None,
         )
-        _silence(trainer)
+        silence(trainer)
         n_parameters = sum(weight.numel() for weight in trainer.model.parameters() if weight.requires_grad)
         if after_epoch is not None:
             trainer.add_callback(_epoch_callback(chat, n_parameters, after_epoch))
@@ -154,6 +166,14 @@ def fine_tune(
         trainer.train()
         seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - processor
     return FineTunedRewardModel(_merged(trainer.model), chat, n_parameters, seconds, cpu_seconds)
+
+
+def _check_classifier(model: Any, name: str) -> None:
+    if not hasattr(model, "score") or not hasattr(getattr(model, "model", None), "norm") or model.config.num_labels != 1:
+        raise SparseRMError(
+            f"{name!r} makes a {type(model).__name__} of {model.config.num_labels} labels, expected a decoder with a final "
+            "norm and a score head of one label, as models of the Llama, Qwen and Gemma families have; leave it out"
+        )
 
 
 def train_classification_head(
@@ -170,7 +190,7 @@ def train_classification_head(
     Returns:
         ``[d]`` float64; the reward of a text is its product with the state.
     """
-    trl = _trl()
+    trl = import_trl()
     from transformers import set_seed
 
     set_seed(seed)
@@ -183,7 +203,7 @@ def train_classification_head(
             train_dataset=rows,
             processing_class=_no_tokenizer(),
         )
-        _silence(trainer)
+        silence(trainer)
         trainer.train()
     return np.asarray(model.score.weight.detach()[0].double().cpu().numpy())
 
@@ -219,46 +239,19 @@ def _no_tokenizer() -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({"pad": 0}, "pad")), pad_token="pad")
 
 
-def _silence(trainer: Any) -> None:
-    """Without progress bars Transformers prints its figures on stdout, which is not its own."""
-    from transformers import PrinterCallback
-
-    trainer.remove_callback(PrinterCallback)
-
-
-def _trl() -> Any:
-    try:
-        import trl
-    except ImportError as error:
-        raise SparseRMError(
-            f'fine-tuning needs the packages trl and peft ({error}); install them with `pip install "sparserm[trl]"`'
-        ) from error
-    return trl
-
-
 def _arguments(trl: Any, rows: Any, learning_rate: float, epochs: int, seed: int, folder: str) -> Any:
     at_once = BATCH_PAIRS
     while at_once > 1 and 2 * at_once * max(rows["length"]) > PASS_TOKENS:
         at_once //= 2
     return trl.RewardConfig(
-        output_dir=folder,
         learning_rate=learning_rate,
         num_train_epochs=epochs,
         per_device_train_batch_size=at_once,
         gradient_accumulation_steps=BATCH_PAIRS // at_once,
         seed=seed,
-        max_length=None,
-        bf16=_bfloat16(),
-        use_cpu=not torch.cuda.is_available(),
-        gradient_checkpointing=False,  # saves memory that is not short here, and costs a third more time
         train_sampling_strategy="group_by_length",  # less padding
         length_column_name="length",
-        remove_unused_columns=False,  # or the lengths would be gone before they are used
-        save_strategy="no",
-        logging_strategy="no",
-        disable_tqdm=True,
-        report_to="none",
-        dataloader_pin_memory=False,
+        **trainer_arguments(folder),
     )
 
 
@@ -294,7 +287,3 @@ def _epoch_callback(chat: ChatTokenizer, n_parameters: int, after_epoch: Callabl
             after_epoch(round(state.epoch), FineTunedRewardModel(_merged(copy.deepcopy(given["model"])), chat, n_parameters))
 
     return AfterEpoch()
-
-
-def _bfloat16() -> bool:
-    return fast_dtype("cuda" if torch.cuda.is_available() else "cpu") == torch.bfloat16

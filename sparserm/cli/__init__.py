@@ -5,7 +5,15 @@ mend it. Progress and warnings go to stderr too.
 """
 
 # Importing the modules registers their commands, in the order of the help.
-from sparserm.cli import score_commands, train_commands, evaluate_commands, head_commands, export_commands, serve_commands  # noqa: F401, I001
+from sparserm.cli import (  # noqa: F401, I001
+    score_commands,
+    train_commands,
+    evaluate_commands,
+    head_commands,
+    align_commands,
+    export_commands,
+    serve_commands,
+)
 from sparserm.cli.entry import main
 
 __all__ = ["main"]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sparserm.best_of_n import Candidates, CandidateSet, RankedSet, apart, rank
-from sparserm.head import contributions
+from sparserm.judges import head_contributions
 from sparserm.model import SparseRM
 from sparserm.pairs import as_prompt
 from sparserm.pairs_messages import as_completion
@@ -60,16 +60,12 @@ class SparseRMReward:
         Raises:
             SparseRMError: a prompt or a completion is in neither of TRL's formats.
         """
-        from sparserm.representations import represent
-
         texts = [Text(as_prompt(p), as_completion(c)) for p, c in zip(prompts, completions, strict=True)]
         said = [i for i, text in enumerate(texts) if text.response.strip()]
         rewards = np.full(len(texts), self.model.saved.least_reward)
         if said:
-            model, hook = self.model, self.model.card.hook_point
-            h = represent([texts[i] for i in said], model.backbone, {hook: None}, model.head.pooling)[hook].h
-            parts = contributions(model.head, h)
-            rewards[said] = parts.sum(1) + model.head.bias
+            parts = head_contributions(self.model, [texts[i] for i in said])
+            rewards[said] = parts.sum(1) + self.model.head.bias
             if log_metric:
                 for name, value in zip(self._metrics, parts.mean(0), strict=True):
                     log_metric(name, float(value))

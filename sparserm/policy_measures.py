@@ -1,0 +1,148 @@
+"""What a trained policy's answers to held-out prompts are worth, beside those of the policy that it came from.
+
+Judges give rewards in units of their own, so they are compared by how often the policy's answers beat the start's, and by
+the mean reward in standard deviations of the start's answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from sparserm.evaluate import accuracy_interval
+
+Verdict = Literal["prefers the policy", "sees no difference", "prefers the start"]
+
+
+@dataclass(frozen=True)
+class Answers:
+    """A policy's answers to held-out prompts: ``P`` prompts, ``n`` answers to each.
+
+    Attributes:
+        rewards: of each judge ``[P, n]``; NaN for an empty answer, which has none.
+        contributions: ``[P, n, K]`` of the ranking head's features, NaN for an empty answer; None of a classifier.
+        tokens, finished: ``[P, n]`` the length of each, and whether it ended by itself.
+        divergence: ``[P, n]`` nats from the start, along each answer.
+    """
+
+    rewards: Mapping[str, np.ndarray]
+    contributions: np.ndarray | None
+    tokens: np.ndarray
+    finished: np.ndarray
+    divergence: np.ndarray
+
+
+@dataclass(frozen=True)
+class JudgeMeasure:
+    """What one judge says of a policy's answers.
+
+    Attributes:
+        reward: mean over answers with text, in the judge's own units.
+        gain: that mean minus the start's, in standard deviations of the start's answers; ``gain_ci95``: over prompts.
+        win_rate: chance that an answer of the policy beats one of the start to the same prompt, a tie for half; an empty
+            answer loses to any other. ``win_ci95``: bootstrap over prompts.
+        verdict: what the interval of the win rate says.
+    """
+
+    reward: float
+    gain: float
+    gain_ci95: tuple[float, float]
+    win_rate: float
+    win_ci95: tuple[float, float]
+    verdict: Verdict
+
+
+@dataclass(frozen=True)
+class PolicyMeasures:
+    """A policy after a round; round 0 is the start.
+
+    Attributes:
+        judges: the ranker first, then the others.
+        tokens: mean length of an answer; ``finished``, ``empty``: shares of answers that ended by themselves, and that say
+            nothing.
+        kl: mean divergence from the start in nats an answer; ``kl_ci95``: bootstrap over prompts.
+        features: mean contribution of each of the ranking head's features, by number.
+    """
+
+    round: int
+    judges: dict[str, JudgeMeasure]
+    tokens: float
+    finished: float
+    empty: float
+    kl: float
+    kl_ci95: tuple[float, float]
+    features: dict[int, float]
+
+
+def measure_policy(number: int, answers: Answers, start: Answers, features: Sequence[int]) -> PolicyMeasures:
+    """A policy's answers beside the start's to the same prompts.
+
+    Args:
+        number: of the round.
+        features: numbers of the ranking head's features, in the order of the contributions.
+    """
+    means = [] if answers.contributions is None else np.nanmean(answers.contributions, axis=(0, 1)).tolist()
+    first = next(iter(answers.rewards.values()))
+    return PolicyMeasures(
+        round=number,
+        judges={name: measure_judge(rewards, start.rewards[name]) for name, rewards in answers.rewards.items()},
+        tokens=float(answers.tokens.mean()),
+        finished=float(answers.finished.mean()),
+        empty=float(np.isnan(first).mean()),
+        kl=float(answers.divergence.mean()),
+        kl_ci95=_over_prompts(answers.divergence.mean(1)),
+        features=dict(zip(features, means, strict=False)),
+    )
+
+
+def measure_judge(rewards: np.ndarray, start: np.ndarray) -> JudgeMeasure:
+    """Rewards ``[P, n]`` of a policy's answers beside those of the start's answers to the same prompts."""
+    spread = float(np.nanstd(start)) or 1.0
+    said = ~(np.isnan(rewards).all(1) | np.isnan(start).all(1))  # prompts to which both say something
+    gains = (np.nanmean(rewards[said], 1) - np.nanmean(start[said], 1)) / spread
+    wins = win_shares(rewards, start)
+    interval = _over_prompts(wins)
+    verdict: Verdict = "sees no difference"
+    if interval[0] > 0.5 or interval[1] < 0.5:
+        verdict = "prefers the policy" if interval[0] > 0.5 else "prefers the start"
+    return JudgeMeasure(
+        reward=float(np.nanmean(rewards)),
+        gain=float(gains.mean()),
+        gain_ci95=_over_prompts(gains),
+        win_rate=float(wins.mean()),
+        win_ci95=interval,
+        verdict=verdict,
+    )
+
+
+def win_shares(rewards: np.ndarray, start: np.ndarray) -> np.ndarray:
+    """``[P]`` for each prompt the share of its comparisons of an answer ``[P, n]`` with one of the start's that it wins."""
+    mine, theirs = (np.nan_to_num(side, nan=-np.inf) for side in (rewards, start))
+    better = mine[:, :, None] > theirs[:, None, :]
+    ties = mine[:, :, None] == theirs[:, None, :]
+    return np.asarray((better + 0.5 * ties).mean((1, 2)))
+
+
+def conclude(measures: PolicyMeasures, ranker: str) -> str:
+    """One sentence on over-optimisation: whether those that had no part in the training follow what the ranker sees."""
+    own = measures.judges[ranker]
+    others = {name: judge for name, judge in measures.judges.items() if name != ranker}
+    if own.verdict != "prefers the policy":
+        return f"The ranker {own.verdict}: the policy has not learned to please it."
+    if not others:
+        return "The ranker prefers the policy; nobody else was asked, so this may be over-optimisation."
+    against = [name for name, judge in others.items() if judge.verdict == "prefers the start"]
+    unmoved = [name for name, judge in others.items() if judge.verdict == "sees no difference"]
+    if against:
+        return f"Over-optimised: the ranker prefers the policy, but the start is preferred by {' and '.join(against)}."
+    if unmoved:
+        return f"Not confirmed: the ranker prefers the policy, but no difference is seen by {' and '.join(unmoved)}."
+    return "Confirmed: the ranker prefers the policy, and so does every judge that had no part in the training."
+
+
+def _over_prompts(values: np.ndarray) -> tuple[float, float]:
+    """Bootstrap over prompts of the mean of one value each."""
+    return accuracy_interval(values, np.arange(len(values)))

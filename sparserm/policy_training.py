@@ -1,0 +1,137 @@
+"""One round of DPO (Rafailov et al., 2023) on pairs of a policy's own samples, by TRL's ``DPOTrainer``.
+
+Pairs go in as the tokens that were drawn: a response that was cut is not taught to end where it was cut. Needs the extra
+``trl`` (``pip install "sparserm[trl]"``).
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sparserm.default_backbone import without_bars
+from sparserm.policy import Policy, Sample
+from sparserm.trl_setup import import_trl, silence, trainer_arguments
+from sparserm.types import Progress, Prompt
+
+#: Pairs a step, and pairs that go through the model at once.
+BATCH_PAIRS, AT_ONCE = 8, 4
+
+
+@dataclass(frozen=True)
+class SampledPair:
+    """Two samples to one prompt, ``chosen`` with the higher reward."""
+
+    prompt: Prompt
+    chosen: Sample
+    rejected: Sample
+
+
+@dataclass(frozen=True)
+class RoundTraining:
+    """What a round of DPO did.
+
+    Attributes:
+        pairs, steps: how many there were.
+        loss: mean over the steps, nats per pair; 0.693 for a policy that stays where it is.
+        seconds: of training.
+    """
+
+    pairs: int
+    steps: int
+    loss: float
+    seconds: float
+
+
+def train_dpo(
+    policy: Policy,
+    start: Policy,
+    pairs: Sequence[SampledPair],
+    *,
+    learning_rate: float,
+    beta: float,
+    seed: int,
+    progress: Progress | None = None,
+) -> RoundTraining:
+    """Train every weight of ``policy``, in place, for one pass over the pairs.
+
+    Args:
+        start: the reference, which stays as it is.
+        learning_rate: of AdamW, falling linearly to zero.
+        beta: how strongly the policy is kept near the reference.
+
+    Raises:
+        SparseRMError: TRL is not installed.
+    """
+    trl = import_trl()
+    rows = _rows(policy, pairs)
+    policy.model.train().requires_grad_(True)
+    with tempfile.TemporaryDirectory() as work, without_bars():
+        args = trl.DPOConfig(
+            learning_rate=learning_rate, beta=beta, seed=seed, num_train_epochs=1, per_device_train_batch_size=AT_ONCE,
+            gradient_accumulation_steps=BATCH_PAIRS // AT_ONCE, **trainer_arguments(work),
+        )  # fmt: skip
+        trainer = trl.DPOTrainer(
+            model=policy.model,
+            ref_model=start.model,
+            args=args,
+            train_dataset=rows,
+            data_collator=_collator(trl, _padding(policy.chat.tokenizer)),
+            processing_class=policy.chat.tokenizer,
+        )
+        silence(trainer)
+        if progress:
+            trainer.add_callback(_step_callback(progress))
+        started = time.perf_counter()
+        result = trainer.train()
+        seconds = time.perf_counter() - started
+    policy.model.eval().requires_grad_(False)
+    return RoundTraining(len(pairs), result.global_step, float(result.training_loss), seconds)
+
+
+def _rows(policy: Policy, pairs: Sequence[SampledPair]) -> Any:
+    """The tokens that were drawn, and texts, which the trainer wants to see."""
+    from datasets import Dataset
+
+    return Dataset.from_list(
+        [
+            {
+                "prompt": "prompt", "chosen": "chosen", "rejected": "rejected",
+                "drawn_prompt": list(policy.chat.prompt_ids(pair.prompt)), "drawn_chosen": list(pair.chosen.ids),
+                "drawn_rejected": list(pair.rejected.ids),
+            }
+            for pair in pairs
+        ]
+    )  # fmt: skip
+
+
+def _collator(trl: Any, padding: int) -> Any:
+    """TRL's collator over the tokens that were drawn, in place of those that the trainer makes from texts."""
+    from trl.trainer.dpo_trainer import DataCollatorForPreference
+
+    class Drawn(DataCollatorForPreference):
+        def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
+            names = ("prompt", "chosen", "rejected")
+            given = [{f"{name}_ids": example[f"drawn_{name}"] for name in names} for example in examples]
+            found: dict[str, Any] = super().torch_call(given)
+            return found
+
+    return Drawn(pad_token_id=padding)
+
+
+def _padding(tokenizer: Any) -> int:
+    token = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    return int(token)
+
+
+def _step_callback(progress: Progress) -> Any:
+    from transformers import TrainerCallback
+
+    class AfterStep(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+            progress(state.global_step, state.max_steps, "Training (steps)")
+
+    return AfterStep()

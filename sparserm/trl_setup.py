@@ -1,0 +1,54 @@
+"""What every training with TRL's trainers shares here: the import with its error, quiet arguments, silence."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from sparserm.backbone import fast_dtype
+from sparserm.types import SparseRMError
+
+
+def import_trl() -> Any:
+    """The package ``trl``.
+
+    Raises:
+        SparseRMError: it is not installed.
+    """
+    try:
+        import trl
+    except ImportError as error:
+        raise SparseRMError(
+            f'training with TRL needs the packages trl and peft ({error}); install them with `pip install "sparserm[trl]"`'
+        ) from error
+    return trl
+
+
+def trainer_arguments(folder: str) -> dict[str, Any]:
+    """Arguments of every trainer: nothing is saved, reported or drawn, and examples keep their own columns."""
+    return {
+        "output_dir": folder,
+        "max_length": None,
+        "bf16": trains_in_bfloat16(),
+        "use_cpu": not torch.cuda.is_available(),
+        "gradient_checkpointing": False,  # saves memory that is not short here, and costs a third more time
+        "remove_unused_columns": False,
+        "save_strategy": "no",
+        "logging_strategy": "no",
+        "disable_tqdm": True,
+        "report_to": "none",
+        "dataloader_pin_memory": False,
+    }
+
+
+def trains_in_bfloat16() -> bool:
+    """Whether passes run in bfloat16, with weights in float32."""
+    return fast_dtype("cuda" if torch.cuda.is_available() else "cpu") == torch.bfloat16
+
+
+def silence(trainer: Any) -> None:
+    """Without progress bars Transformers prints its figures on stdout, which is not its own."""
+    from transformers import PrinterCallback
+
+    trainer.remove_callback(PrinterCallback)
