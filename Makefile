@@ -39,6 +39,8 @@ bench: setup
 	$(BIN)/python -m benchmarks.quality rankers costs frozen full lora
 	$(BIN)/python -m benchmarks.shift
 	$(BIN)/python -m benchmarks.throughput
+	$(BIN)/python -m benchmarks.server
+	$(BIN)/python -m benchmarks.alignment
 	$(BIN)/python -m benchmarks.retraining
 	$(BIN)/python -m benchmarks.memory
 	$(BIN)/python -m benchmarks.growth

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from benchmarks.common import RESULTS, read_results
 from sparserm.benchmark import BUDGETS
 from sparserm.benchmark_results import Results
@@ -170,3 +172,63 @@ def _accuracy(one: Summary | None) -> str:
 
 def _with_interval(one: Summary | None) -> str:
     return f"{one.accuracy:.3f} ({one.ci95[0]:.3f} to {one.ci95[1]:.3f}; {one.seeds})" if one else MISSING
+
+
+#: What each loop is called, and what its reward models are.
+LOOPS = {"head": "a head", "fine-tuned": "a reward model fine-tuned in full"}
+JUDGES = {
+    "head-a": "head, same pairs",
+    "fine-tuned-a": "fine-tuned, same pairs",
+    "head-b": "head of another layer, other pairs",
+    "fine-tuned-b": "fine-tuned, other pairs",
+}
+
+
+def alignment() -> list[str]:
+    """Both loops, round after round: every reward model's win rate against the start; the one that ranks in bold."""
+    found = read_results("alignment")
+    lines = ["| ranked by | round | " + " | ".join(JUDGES.values()) + " | tokens | ended by itself | KL, nats an answer |"]
+    lines.append("|" + "---|" * (len(JUDGES) + 5))
+    for loop, title in LOOPS.items():
+        for one in found.get(loop, {}).get("measures", []):
+            cells = [_win_rate(one["judges"][name], name == found[loop]["ranker"]) for name in JUDGES]
+            low, high = one["kl_ci95"]
+            lines.append(
+                f"| {title} | {one['round']} | {' | '.join(cells)} | {one['tokens']:.1f} | {one['finished']:.0%} "
+                f"| {one['kl']:.2f} ({low:.2f} to {high:.2f}) |"
+            )
+    return lines
+
+
+def climbed() -> list[str]:
+    """Features of the ranking head that the policy climbed most, and what it fell in most."""
+    found = read_results("alignment").get("head")
+    lines = ["| feature | label | mean contribution at the start | after the last round | change |", "|" + "---|" * 5]
+    if not found:
+        return lines
+    first, last = (found["measures"][i]["features"] for i in (0, -1))
+    rows = sorted(found["features"], key=lambda one: first[str(one[0])] - last[str(one[0])])
+    for number, label in rows[:5] + rows[-3:]:
+        before, after = first[str(number)], last[str(number)]
+        lines.append(f"| {number} | {label or 'unlabelled'} | {before:+.3f} | {after:+.3f} | {after - before:+.3f} |")
+    return lines
+
+
+def alignment_facts() -> list[str]:
+    """How good the reward models are, how long the loops took, and what was concluded."""
+    found = read_results("alignment")
+    lines = ["| | |", "|---|---|"]
+    lines += [
+        f"| accuracy on the test pairs: {JUDGES[name]} | {value:.3f} |" for name, value in found.get("accuracy", {}).items()
+    ]
+    for loop, title in LOOPS.items():
+        if one := found.get(loop):
+            took = f"{one['seconds'] / 60:.0f} minutes; " if one["seconds"] else ""
+            lines.append(f"| the loop ranked by {title} | {took}{one['conclusion']} |")
+    return lines
+
+
+def _win_rate(one: dict[str, Any], ranks: bool) -> str:
+    low, high = one["win_ci95"]
+    value = f"{one['win_rate']:.3f}"
+    return f"**{value}** ({low:.3f} to {high:.3f})" if ranks else f"{value} ({low:.3f} to {high:.3f})"

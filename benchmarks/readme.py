@@ -122,7 +122,9 @@ TABLES: dict[str, Callable[[], list[str]]] = {
     "shift": evidence_tables.shift, "samples": evidence_tables.samples, "faithfulness": evidence_tables.faithfulness,
     "stability": evidence_tables.stability, "labels": evidence_tables.labels, "length": length,
     "throughput": speed_tables.throughput, "latency": speed_tables.latency, "retraining": speed_tables.retraining,
-    "memory": speed_tables.memory, "growth": speed_tables.growth, "billion": speed_tables.billion,
+    "alignment": evidence_tables.alignment, "alignment_facts": evidence_tables.alignment_facts,
+    "climbed": evidence_tables.climbed, "server": speed_tables.server, "memory": speed_tables.memory,
+    "growth": speed_tables.growth, "billion": speed_tables.billion,
 }  # fmt: skip
 
 PAGES = (ROOT / "README.md", ROOT / "benchmarks" / "README.md")

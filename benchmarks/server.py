@@ -1,4 +1,4 @@
-"""Load on ``sparserm serve``, and the same texts scored offline: ``python -m benchmarks.server [--requests 10000]``.
+"""Load on ``sparserm serve``, and the same texts scored offline: ``python -m benchmarks.server [TASK] [--requests N]``.
 
 Clients ask for one response at a time, each as soon as it has its answer, of the pairs of a task; nobody shares a prompt
 knowingly. Client and server share the machine. Texts are scored offline before and after, the store off.
@@ -22,11 +22,12 @@ from contextlib import contextmanager
 import httpx
 import numpy as np
 
-from benchmarks.common import memory_mb, task_pairs, write_results
+from benchmarks.common import memory_mb, read_results, task_pairs, write_results
+from sparserm.defaults import TASKS
 from sparserm.model import SparseRM
 from sparserm.types import PreferencePair
 
-HEAD, TASK, CLIENTS = "truthfulness", "safety", 32
+HEAD, CLIENTS = "truthfulness", 32
 OFFLINE = 500
 
 
@@ -93,10 +94,11 @@ def offline(model: SparseRM, pairs: Sequence[PreferencePair]) -> float:
 def main() -> None:
     """Offline, the load, offline again."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("task", nargs="?", choices=TASKS, default="truthfulness", help="whose test pairs are sent")
     parser.add_argument("--requests", type=int, default=10_000)
     given = parser.parse_args()
     os.environ["SPARSERM_STORE"] = "off"
-    pairs = task_pairs(TASK, "test").pairs
+    pairs = task_pairs(given.task, "test").pairs
     model = SparseRM.from_pretrained(HEAD)
     model.score("Hi", "Hello.")
     rates = [offline(model, pairs)]
@@ -109,11 +111,11 @@ def main() -> None:
     rates.append(offline(model, pairs))
     p50, p95, p99 = np.percentile(seconds, (50, 95, 99)).tolist()
     result = {
-        "task": TASK, "clients": CLIENTS, "requests": given.requests, "outcomes": dict(outcomes), "texts_per_s": rate,
+        "clients": CLIENTS, "requests": given.requests, "outcomes": dict(outcomes), "texts_per_s": rate,
         "offline_texts_per_s": statistics.mean(rates), "p50_s": p50, "p95_s": p95, "p99_s": p99,
         "memory_mb": {"before": before, "after": after},
     }  # fmt: skip
-    write_results("server", result)
+    write_results("server", {**read_results("server"), given.task: result})
     print(result)
 
 

@@ -102,3 +102,21 @@ def growth() -> list[str]:
         seconds = ", ".join(f"{taken:.3g}" for taken in one["seconds"].values())
         lines.append(f"| {name} | {sizes} | {seconds} | {one['exponent']:.2f} |")
     return lines
+
+
+def server() -> list[str]:
+    """`sparserm serve` under load, beside the same texts scored offline."""
+    lines = [
+        "| texts of | requests | clients | failed | texts/s | offline | of offline | p50 | p95 | p99 | memory before, after |",
+        "|" + "---|" * 11,
+    ]
+    for task, one in read_results("server").items():
+        failed = one["requests"] - one["outcomes"].get("200", 0)
+        before, after = one["memory_mb"]["before"], one["memory_mb"]["after"]
+        share = one["texts_per_s"] / one["offline_texts_per_s"]
+        lines.append(
+            f"| {task} | {one['requests']:,} | {one['clients']} | {failed} | {one['texts_per_s']:.1f} "
+            f"| {one['offline_texts_per_s']:.1f} | {share:.0%} | {one['p50_s']:.2f} s | {one['p95_s']:.2f} s "
+            f"| {one['p99_s']:.2f} s | {before:,.0f}, {after:,.0f} MB |"
+        )
+    return lines

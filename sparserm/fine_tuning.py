@@ -23,7 +23,7 @@ from sparserm.backbone import Backbone, context_length, resolve
 from sparserm.default_backbone import without_bars
 from sparserm.defaults import DEFAULT_BACKBONE
 from sparserm.tokenization import ChatTokenizer
-from sparserm.trl_setup import import_trl, silence, trainer_arguments, trains_in_bfloat16
+from sparserm.trl_setup import import_trl, quietly, silence, trainer_arguments, trains_in_bfloat16
 from sparserm.types import HookPoint, PreferencePair, Progress, SparseRMError, Text
 
 Way = Literal["full", "lora"]
@@ -121,7 +121,8 @@ class FineTunedRewardModel:
 
     def save(self, folder: Path) -> None:
         """Write the classifier as Transformers does, weights in bfloat16."""
-        copy.deepcopy(self._model).to(torch.bfloat16).save_pretrained(folder)
+        with without_bars():
+            copy.deepcopy(self._model).to(torch.bfloat16).save_pretrained(folder)
         self._backbone.chat.tokenizer.save_pretrained(folder)
 
 
@@ -149,7 +150,7 @@ def fine_tune(
         model = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=1, dtype=torch.float32)
     _check_classifier(model, backbone)
     chat = ChatTokenizer(AutoTokenizer.from_pretrained(folder), context_length(model.config))
-    with tempfile.TemporaryDirectory() as work, without_bars():
+    with tempfile.TemporaryDirectory() as work, quietly():
         rows = _rows([(chat(pair.prompt, pair.chosen).ids, chat(pair.prompt, pair.rejected).ids) for pair in pairs])
         trainer = trl.RewardTrainer(
             model=model,
@@ -195,7 +196,7 @@ def train_classification_head(
 
     set_seed(seed)
     model = _look_up_model(torch.from_numpy(np.concatenate([chosen, rejected])))
-    with tempfile.TemporaryDirectory() as work, without_bars():
+    with tempfile.TemporaryDirectory() as work, quietly():
         rows = _rows([([i + 1], [len(chosen) + i + 1]) for i in range(len(chosen))])
         trainer = trl.RewardTrainer(
             model=model,

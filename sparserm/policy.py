@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from sparserm.backbone import context_length, load_language_model, resolve, usable_device
+from sparserm.default_backbone import without_bars
 from sparserm.defaults import DEFAULT_BACKBONE, default_device
 from sparserm.tokenization import ChatTokenizer
 from sparserm.types import Progress, Prompt, SparseRMError
@@ -64,7 +65,8 @@ class Policy:
 
     def save(self, folder: Path) -> None:
         """Write model and tokenizer as Transformers does, in float32: a round's changes are finer than bfloat16."""
-        self.model.save_pretrained(folder)
+        with without_bars():
+            self.model.save_pretrained(folder)
         self.chat.tokenizer.save_pretrained(folder)
 
     def sample(

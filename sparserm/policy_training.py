@@ -12,13 +12,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sparserm.default_backbone import without_bars
 from sparserm.policy import Policy, Sample
-from sparserm.trl_setup import import_trl, silence, trainer_arguments
+from sparserm.trl_setup import import_trl, quietly, silence, trainer_arguments
 from sparserm.types import Progress, Prompt
 
-#: Pairs a step, and pairs that go through the model at once.
-BATCH_PAIRS, AT_ONCE = 8, 4
+#: Pairs a step, and of them those that go through the model at once.
+BATCH_PAIRS, AT_ONCE = 4, 4
 
 
 @dataclass(frozen=True)
@@ -69,7 +68,7 @@ def train_dpo(
     trl = import_trl()
     rows = _rows(policy, pairs)
     policy.model.train().requires_grad_(True)
-    with tempfile.TemporaryDirectory() as work, without_bars():
+    with tempfile.TemporaryDirectory() as work, quietly():
         args = trl.DPOConfig(
             learning_rate=learning_rate, beta=beta, seed=seed, num_train_epochs=1, per_device_train_batch_size=AT_ONCE,
             gradient_accumulation_steps=BATCH_PAIRS // AT_ONCE, **trainer_arguments(work),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import dataclass
+from pathlib import Path
 from string import Template
 
 
@@ -119,6 +120,10 @@ print(pairs[0]["chosen"], "is preferred to", pairs[0]["rejected"])
 # DPOTrainer(model=..., args=..., train_dataset=pairs)
 """
 
+_ALIGN = """\
+sparserm align prompts.jsonl --reward $head --judge $judge --rounds 1 --max-new-tokens 32 --out aligned
+"""
+
 _TRANSFORMERS = """\
 from pathlib import Path
 
@@ -145,7 +150,8 @@ print(reward)
 
 def snippets(head: str) -> tuple[Snippet, ...]:
     """Code that uses the head called ``head``, a name or a folder."""
-    python, shell = {"head": repr(head)}, {"head": shlex.quote(head)}
+    judge = "safety" if Path(head).name == "helpfulness" else "helpfulness"  # one that was trained on something else
+    python, shell = {"head": repr(head)}, {"head": shlex.quote(head), "judge": judge}
     return (
         Snippet("Python", "Score, compare and explain.", "python", Template(_PYTHON).substitute(python)),
         Snippet(
@@ -180,6 +186,13 @@ def snippets(head: str) -> tuple[Snippet, ...]:
             "The best sample of each prompt against the worst, where they lie far enough apart.",
             "python",
             Template(_DPO).substitute(python),
+        ),
+        Snippet(
+            "Align a policy",
+            "Rounds of sampling, ranking and DPO with rows that have a prompt; judges that had no part in it tell whether the "
+            "policy got better or has found what the head over-rewards. The policy and its figures are kept in aligned.",
+            "bash",
+            Template(_ALIGN).substitute(shell),
         ),
         Snippet(
             "Transformers",

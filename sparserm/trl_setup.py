@@ -1,12 +1,16 @@
-"""What every training with TRL's trainers shares here: the import with its error, quiet arguments, silence."""
+"""What every training with TRL's trainers shares here: the import with its error, the arguments, silence."""
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 
 from sparserm.backbone import fast_dtype
+from sparserm.default_backbone import without_bars
 from sparserm.types import SparseRMError
 
 
@@ -45,6 +49,22 @@ def trainer_arguments(folder: str) -> dict[str, Any]:
 def trains_in_bfloat16() -> bool:
     """Whether passes run in bfloat16, with weights in float32."""
     return fast_dtype("cuda" if torch.cuda.is_available() else "cpu") == torch.bfloat16
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """No bars of Transformers and datasets, whose place ours take, and no word on arguments that will have other names."""
+    import datasets
+
+    shown = not datasets.are_progress_bars_disabled()
+    with without_bars(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        datasets.disable_progress_bars()
+        try:
+            yield
+        finally:
+            if shown:
+                datasets.enable_progress_bars()
 
 
 def silence(trainer: Any) -> None:

@@ -46,14 +46,13 @@ def export_classifier(head: str | Path, folder: Path, progress: Progress | None 
     """
     saved = load_head(head)
     hook = saved.card.hook_point
-    if hook.site != "resid_post":
+    layer = hook.layer - (hook.site == "resid_pre")  # what enters a layer leaves the one below
+    if hook.site == "mlp_out" or layer < 0:
         raise SparseRMError(
-            f"head {saved.card.name} reads {hook.name}; expected resid_post, behind a layer, where a cut model ends; train a "
-            "head with an SAE of that place to export it"
+            f"head {saved.card.name} reads {hook.name}; expected the residual stream behind a layer, where a cut model ends; "
+            "train a head with an SAE of such a place to export it"
         )
-    source = Backbone.load(
-        saved.card.backbone_source, through_layer=hook.layer, dtype="float32", device="cpu", progress=progress
-    )
+    source = Backbone.load(saved.card.backbone_source, through_layer=layer, dtype="float32", device="cpu", progress=progress)
     SparseRM(saved, source)  # refuses another backbone
     _check_tokens(source.chat)
     _classifier(saved, source).save_pretrained(folder)

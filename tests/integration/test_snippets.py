@@ -16,6 +16,7 @@ import torch
 
 from sparserm import SparseRM, cli
 from sparserm.backbone import fast_dtype
+from sparserm.policy import Policy
 from sparserm.snippets import Snippet, snippets
 
 pytestmark = pytest.mark.backbone
@@ -89,6 +90,25 @@ def test_the_server_answers_as_the_snippet_asks(folder: Path) -> None:
     responses = ["Yes, as trials show.", "Nobody knows."]
     expected = SparseRM.from_pretrained("truthfulness").score(["Do vaccines work?"] * 2, responses)
     assert found["rewards"] == pytest.approx(expected.tolist(), abs=1e-3)
+
+
+def test_a_policy_is_aligned_as_the_snippet_says(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"prompt": f"Is {number} an even number?"} for number in range(6)]
+    Path("prompts.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    monkeypatch.setattr(sys, "argv", shlex.split(_snippet("Align a policy").code))
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 0
+    report = json.loads(Path("aligned/report.json").read_text())
+    assert report["conclusion"] in " ".join(capfd.readouterr().out.split())
+    start, end = report["measures"]
+    assert start["kl"] == pytest.approx(0, abs=1e-5) and end["kl"] > 0
+    assert set(end["judges"]) == {"truthfulness", "helpfulness"}
+    # The policy is a model of Transformers, and has moved.
+    policy, before = Policy.load("aligned/round_1/policy"), Policy.load()
+    assert not all(torch.equal(a, b) for a, b in zip(policy.model.parameters(), before.model.parameters(), strict=True))
 
 
 @pytest.mark.parametrize("name", ["it's", 'a "head"', "$HOME; rm -rf"])

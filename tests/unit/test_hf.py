@@ -13,7 +13,7 @@ import torch
 from safetensors.numpy import load_file
 from test_training import preference_rows, save_tiny_sae
 from tiny import save_tiny
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 from sparserm.backbone import Backbone
 from sparserm.integrations.hf import export_classifier, export_steering, fold
@@ -65,6 +65,42 @@ def test_logits_are_the_rewards_however_texts_are_padded(exported, side):
     assert logits.shape == (3, 1) and classifier.config.num_labels == 1
     np.testing.assert_allclose(logits[:, 0].numpy(), model.score(PROMPTS, RESPONSES), atol=1e-4)
     assert len(next(m for m in classifier.modules() if isinstance(m, torch.nn.ModuleList))) == model.card.hook_point.layer + 1
+
+
+def test_the_pipeline_that_reward_benchmarks_call_gives_the_rewards(exported):
+    """The calls of RewardBench's and RM-Bench's run_rm.py: a text-classification pipeline over templated texts."""
+    model, folder = exported
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
+    tokenizer.truncation_side = "left"
+    classifier = AutoModelForSequenceClassification.from_pretrained(folder, trust_remote_code=True)
+    pipe = pipeline("text-classification", model=classifier, tokenizer=tokenizer)
+    if pipe.tokenizer.pad_token_id is None:
+        pipe.model.config.pad_token_id = pipe.tokenizer.pad_token_id = pipe.tokenizer.eos_token_id
+    found = pipe(
+        _conversations(tokenizer), batch_size=2, truncation=True, padding=True, max_length=2048, function_to_apply="none",
+        return_token_type_ids=False,
+    )  # fmt: skip
+    np.testing.assert_allclose([one["score"] for one in found], model.score(PROMPTS, RESPONSES), atol=1e-4)
+
+
+@pytest.mark.parametrize(("layer", "site"), [(2, "resid_pre"), (3, "resid_pre")])
+def test_what_enters_a_layer_leaves_the_one_below(tiny_folder, tmp_path, layer, site):
+    model = _trained(tiny_folder, tmp_path, layer=layer, site=site)
+    export_classifier(tmp_path / "head", tmp_path / "out")
+    classifier = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
+    for text, prompt, response in zip(_conversations(tokenizer), PROMPTS, RESPONSES, strict=True):
+        ids = tokenizer(text, return_tensors="pt", add_special_tokens=False)["input_ids"]
+        with torch.no_grad():
+            assert classifier(ids).logits.item() == pytest.approx(model.score(prompt, response)[0], abs=1e-4)
+    assert classifier.config.backbone.num_hidden_layers == layer
+
+
+@pytest.mark.parametrize(("layer", "site"), [(2, "mlp_out"), (0, "resid_pre")])
+def test_a_place_where_no_cut_model_ends_is_refused(tiny_folder, tmp_path, layer, site):
+    _trained(tiny_folder, tmp_path, layer=layer, site=site)
+    with pytest.raises(SparseRMError, match="expected the residual stream behind a layer"):
+        export_classifier(tmp_path / "head", tmp_path / "out")
 
 
 def test_it_loads_where_sparserm_is_not_installed(exported):

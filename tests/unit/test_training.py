@@ -21,20 +21,22 @@ from sparserm.representations import represent_pairs
 from sparserm.sae import load_sae
 from sparserm.selection import feature_stats
 from sparserm.training import TrainedHead, fit_model, fit_settings, load_parts, train_head
-from sparserm.types import HookPoint, PreferenceData, SparseRMError
+from sparserm.types import HookPoint, PreferenceData, Site, SparseRMError
 
 HOOK = HookPoint(2)
 SETTINGS = {"k": 4, "selection": "effect_size", "l2": 0.1}
 
 
-def save_tiny_sae(folder: Path, *, layer: int = HOOK.layer, d_in: int = HIDDEN, d_sae: int = 64, k: int = 8) -> Path:
+def save_tiny_sae(
+    folder: Path, *, layer: int = HOOK.layer, site: Site = "resid_post", d_in: int = HIDDEN, d_sae: int = 64, k: int = 8
+) -> Path:
     """A random TopK SAE in SAELens's folder format; other test files use it too."""
     generator = torch.Generator().manual_seed(0)
     decoder = torch.randn(d_sae, d_in, generator=generator)
     weights = {"W_enc": decoder.T.contiguous(), "b_enc": torch.zeros(d_sae), "W_dec": decoder, "b_dec": torch.zeros(d_in)}
     folder.mkdir(parents=True)
     save_file(weights, folder / "sae_weights.safetensors")
-    metadata = {"model_name": "tiny", "hook_name": HookPoint(layer).name}
+    metadata = {"model_name": "tiny", "hook_name": HookPoint(layer, site).name}
     config = {"architecture": "topk", "d_in": d_in, "d_sae": d_sae, "k": k, "metadata": metadata}
     (folder / "cfg.json").write_text(json.dumps(config))
     return folder

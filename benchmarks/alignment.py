@@ -1,0 +1,128 @@
+"""A policy aligned by a head, and by a fine-tuned reward model: ``python -m benchmarks.alignment [head] [fine-tuned]``.
+
+The training prompts of truthfulness are halved. A head (layer 15) and a reward model fine-tuned in full learn from the first
+half and rank in one loop each; a head of another layer (20) and a second fine-tuned model learn from the other half and only
+look on. The default backbone is the policy, trained on the first half's prompts and measured on those of the test file.
+Runs lie under ``SPARSERM_HOME/benchmarks/alignment`` and go on where they were stopped; figures go to
+``benchmarks/results/alignment.json``.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.common import read_results, task_pairs, write_results
+from sparserm.benchmark import draw
+from sparserm.defaults import DEFAULT_BACKBONE, home
+from sparserm.fine_tuning import FineTuningSettings, fine_tune
+from sparserm.judges import Judge
+from sparserm.model import SparseRM
+from sparserm.online_dpo import AlignSettings, align
+from sparserm.pairs import content_hash, prompt_groups, prompt_key
+from sparserm.progress import terminal_progress
+from sparserm.types import PreferenceData, Prompt
+
+TASK = "truthfulness"
+#: Pairs that the fine-tuned models learn from; the heads learn from all of their half.
+BUDGET = 300
+#: Prompts to measure on.
+HELD_OUT = 64
+SETTINGS = AlignSettings(rounds=3, prompts=64, samples=4, max_new_tokens=64)
+
+
+def folder() -> Path:
+    """Where models and runs lie."""
+    return home() / "benchmarks" / "alignment"
+
+
+def halves() -> tuple[PreferenceData, PreferenceData]:
+    """The training pairs in two parts that share no prompt."""
+    data = task_pairs(TASK, "train")
+    groups = prompt_groups(data.pairs)
+    drawn = np.random.default_rng(0).permutation(groups.max() + 1) % 2
+    parts = [tuple(pair for pair, group in zip(data.pairs, groups, strict=True) if drawn[group] == half) for half in (0, 1)]
+    one, two = (PreferenceData(f"{TASK}, half {i}", part, (), len(part), content_hash(part)) for i, part in enumerate(parts, 1))
+    return one, two
+
+
+def reward_models() -> dict[str, Judge]:
+    """The four reward models, trained where they are not there yet."""
+    wanted: list[tuple[str, Callable[[Path], None]]] = []
+    for half, layer, data in zip("ab", (15, 20), halves(), strict=True):
+        wanted.append((f"head-{half}", lambda path, data=data, layer=layer: _train_head(data, layer, path)))
+        wanted.append((f"fine-tuned-{half}", lambda path, data=data: _fine_tune(data, path)))
+    for name, train in wanted:
+        if not (folder() / name / "config.json").is_file():
+            train(folder() / name)
+    return {name: Judge.load(folder() / name) for name, _ in wanted}
+
+
+def _train_head(data: PreferenceData, layer: int, path: Path) -> None:
+    SparseRM.fit(data, layer=layer, name=path.name).save_pretrained(path)
+
+
+def _fine_tune(data: PreferenceData, path: Path) -> None:
+    rows = draw(prompt_groups(data.pairs), BUDGET, 0)
+    fine_tune([data.pairs[i] for i in rows], FineTuningSettings.tuned("full")).save(path)
+
+
+def accuracies(judges: dict[str, Judge]) -> dict[str, float]:
+    """On the test pairs, which none of them has seen."""
+    from sparserm.representations import pair_texts
+
+    pairs = task_pairs(TASK, "test").pairs
+    found = {}
+    for name, judge in judges.items():
+        chosen, rejected = np.split(judge.judge(pair_texts(pairs)).rewards, 2)
+        found[name] = float((chosen > rejected).mean())
+    return found
+
+
+def distinct_prompts(data: PreferenceData) -> list[Prompt]:
+    """Each prompt once, in a random order."""
+    prompts = list({prompt_key(pair.prompt): pair.prompt for pair in data.pairs}.values())
+    return [prompts[i] for i in np.random.default_rng(1).permutation(len(prompts))]
+
+
+def loop(ranker: str, judges: dict[str, Judge]) -> dict[str, Any]:
+    """One run of the loop; its seconds are told of a run that was not stopped."""
+    path = folder() / f"by-{ranker}"
+    fresh, started = not path.exists(), time.perf_counter()
+    prompts, held_out = distinct_prompts(halves()[0]), distinct_prompts(task_pairs(TASK, "test"))[:HELD_OUT]
+    others = [judge for name, judge in judges.items() if name != ranker]
+    with terminal_progress() as progress:
+        report = align(
+            prompts, held_out, judges[ranker], others, path, policy=DEFAULT_BACKBONE, settings=SETTINGS, progress=progress
+        )
+    seconds = time.perf_counter() - started if fresh else None
+    found = {**asdict(report), "settings": asdict(SETTINGS), "held_out": len(held_out), "seconds": seconds}
+    del found["policy"]
+    return found
+
+
+def main() -> None:
+    """Run the loops named on the command line, or both."""
+    results = read_results("alignment")
+    judges = reward_models()
+    if "accuracy" not in results:
+        results["accuracy"] = accuracies(judges)
+        write_results("alignment", results)
+    for name in sys.argv[1:] or ("head", "fine-tuned"):
+        found = loop(f"{name}-a", judges)
+        kept = results.get(name)
+        if kept and found["seconds"] is None:  # the loop was there already
+            found["seconds"] = kept["seconds"]
+        results[name] = found
+        write_results("alignment", results)
+        print(f"{name}: {found['conclusion']}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
