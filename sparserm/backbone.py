@@ -265,7 +265,7 @@ def _from_folder(auto: Any, folder: Path, name: str | Path, **settings: Any) -> 
     """What a class of transformers reads from the folder, without its progress bars."""
     try:
         with default_backbone.without_bars():
-            return auto.from_pretrained(folder, **settings)
+            return auto.from_pretrained(folder, trust_remote_code=False, **settings)  # else a terminal is asked
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise SparseRMError(

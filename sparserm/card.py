@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import load, save_file
+from safetensors.numpy import load, save
 
 from sparserm.defaults import assets_dir, folder_note, home
 from sparserm.types import HookPoint, RewardHead, SparseRMError
@@ -117,7 +117,7 @@ def save_head(saved: SavedHead, folder: Path) -> None:
         tensors[name] = np.ascontiguousarray(getattr(saved, name))
     _check_tensors(folder / "head.safetensors", tensors)
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, folder / "head.safetensors.tmp")
+    (folder / "head.safetensors.tmp").write_bytes(save(tensors))  # save_file's would be readable by its owner alone
     os.replace(folder / "head.safetensors.tmp", folder / "head.safetensors")
     config = {
         "format": FORMAT,

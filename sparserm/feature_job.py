@@ -45,5 +45,5 @@ def run(spec: dict[str, Any], folder: Path, report: Report) -> None:
         report(done, len(features), "Examples (features)")
         kept.readings(feature_card(feature, data.pairs, pairs, sae, saved.head), data, backbone, sae)
     report.stage(4, 4, "Promoted tokens (latents)")
-    kept.lens(card.backbone, sae, report)
+    kept.lens(card.backbone_source, sae, report)
     (folder / "result.json").write_text(json.dumps({"features": features, "pairs": len(data.pairs)}))

@@ -244,7 +244,7 @@ def _bad_rows_message(name: str, n_bad: int, n_rows: int, issues: Sequence[PairI
     mend = (
         "mend them, or pass skip_bad=True (--skip-bad on the command line) to leave them out"
         if n_bad < n_rows
-        else "no row is left: mend them, or name the source's columns with columns={'prompt': ..., 'chosen': ..., ...}"
+        else "no row is left: mend them, or name the source's columns: columns={'prompt': ...} (--column prompt=...)"
     )
     return one_line(f"{name}: {n_bad} of {n_rows} rows cannot be used ({shown}); {mend}", 2000)
 
@@ -282,9 +282,11 @@ def find_columns(rows: Iterable[RawRow], columns: Mapping[str, str], name: str) 
     if missing:
         wanted = ", ".join(repr(theirs[ours]) for ours in missing)
         example = ", ".join(f"{ours!r}: ..." for ours in missing)
+        options = " ".join(f"--column {ours}=..." for ours in missing)
         listed = one_line(", ".join(map(repr, there)), 400)
         raise SparseRMError(
-            f"{name} has no column {wanted}: it has {listed}; say which ones to read with columns={{{example}}}"
+            f"{name} has no column {wanted}: it has {listed}; say which ones to read with columns={{{example}}} "
+            f"({options} on the command line)"
         )
     prompt = next((theirs[ours] for ours in ("prompt", "conversations") if theirs[ours] in there), None)
     category = next((name for name in _CATEGORY_COLUMNS if name in there and name not in theirs.values()), None)
@@ -454,7 +456,7 @@ def check_leakage(train: PreferenceData, test: PreferenceData) -> tuple[PairIssu
         seen.setdefault(prompt_key(pair.prompt), pair.row)
     shared = ((pair.row, seen.get(prompt_key(pair.prompt))) for pair in test.pairs)
     return tuple(
-        PairIssue(row, "prompt", f"is also the prompt of row {in_train} of the training pairs ({train.name})")
+        PairIssue(row, "prompt", f"is also the prompt of row {in_train} of the training pairs ({train.name})", "warning")
         for row, in_train in shared
         if in_train is not None
     )

@@ -40,7 +40,11 @@ _MODULE = re.compile(r"((model|transformer|gpt_neox)\.)?(layers|h)\.(?P<layer>\d
 
 @dataclass(frozen=True)
 class SAEConfig:
-    """What a configuration says of an SAE, in any format; for each field see :class:`~sparserm.sae.SparseAutoencoder`."""
+    """What a configuration says of an SAE, in any format; for each field see :class:`~sparserm.sae.SparseAutoencoder`.
+
+    ``centred_model``: it was trained on a model with centred writing weights, as TransformerLens makes them; what the weights
+    that are read make up for.
+    """
 
     architecture: str
     hook: HookPoint
@@ -50,6 +54,7 @@ class SAEConfig:
     normalize_activations: str = "none"
     apply_b_dec_to_input: bool = True
     rescale_acts_by_decoder_norm: bool = False
+    centred_model: bool = False
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -122,6 +127,7 @@ def saelens_config(cfg: Mapping[str, Any], name: str, folder: Path) -> SAEConfig
         normalize_activations=normalisation,
         apply_b_dec_to_input=bool(cfg.get("apply_b_dec_to_input", True)),
         rescale_acts_by_decoder_norm=architecture == "topk" and bool(cfg.get("rescale_acts_by_decoder_norm", False)),
+        centred_model=bool(_mapping({**cfg, **metadata}.get("model_from_pretrained_kwargs")).get("center_writing_weights")),
         metadata=metadata,
     )
 
@@ -136,7 +142,34 @@ def saelens_weights(tensors: Mapping[str, Tensor], config: SAEConfig, name: str)
     if scale is not None and torch.allclose(scale, torch.ones_like(scale)):
         tensors = {key: tensor for key, tensor in tensors.items() if key != "scaling_factor"}
     _check_weights(tensors, _REQUIRED[config.architecture], config.d_sae, name)
+    if config.centred_model and config.normalize_activations != "layer_norm":  # which centres by itself
+        return _folded_centring(dict(tensors), config, name)
     return dict(tensors)
+
+
+def _folded_centring(tensors: dict[str, Tensor], config: SAEConfig, name: str) -> dict[str, Tensor]:
+    """The same latents from an input whose mean over ``d`` is still in it.
+
+    TransformerLens's ``center_writing_weights`` takes the mean over ``d`` off everything that is written into the residual
+    stream, which no layer norm sees; transformers does not. The encoder's columns without their means do it here.
+
+    Raises:
+        SparseRMError: the input's norm, which the mean is part of, decides how it is scaled.
+    """
+    if config.normalize_activations != "none":
+        raise SparseRMError(
+            f"SAE {name} was trained on a model with centred writing weights and has normalize_activations "
+            f"{config.normalize_activations!r}, which would be read wrongly; expected none or layer_norm; choose another SAE"
+        )
+    W_enc = tensors["W_enc"] - tensors["W_enc"].mean(0, keepdim=True)
+    if config.apply_b_dec_to_input:  # the mean of b_dec stays where it was
+        shift = tensors["b_dec"] @ (W_enc - tensors["W_enc"])
+        if config.architecture == "gated":
+            tensors["b_gate"] = tensors["b_gate"] + shift
+            tensors["b_mag"] = tensors["b_mag"] + shift * tensors["r_mag"].exp()
+        else:
+            tensors["b_enc"] = tensors["b_enc"] + shift
+    return {**tensors, "W_enc": W_enc}
 
 
 def sparsify_config(cfg: Mapping[str, Any], name: str, folder: Path) -> SAEConfig:

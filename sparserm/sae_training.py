@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from sparserm.activations import CONTEXT_SIZE, ActivationCache
 from sparserm.types import HookPoint, Progress, SparseRMError
@@ -251,7 +251,7 @@ def _store_as_half(folder: Path) -> None:
     weights = {name: tensor.half().contiguous() for name, tensor in load_file(folder / "sae_weights.safetensors").items()}
     if not all(torch.isfinite(tensor).all() for tensor in weights.values()):
         raise SparseRMError("the trained weights do not fit float16 or are not finite; train with a lower lr")
-    save_file(weights, folder / "sae_weights.safetensors")
+    (folder / "sae_weights.safetensors").write_bytes(save(weights))  # save_file's would be readable by its owner alone
     config = json.loads((folder / "cfg.json").read_text())
     config["dtype"] = "float16"
     (folder / "cfg.json").write_text(json.dumps(config, indent=1))

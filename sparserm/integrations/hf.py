@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 from transformers import AutoModelForSequenceClassification
 
 from sparserm.backbone import Backbone, decoder_layers
@@ -73,7 +73,7 @@ def export_steering(head: str | Path, folder: Path) -> None:
     saved = load_head(head)
     folder.mkdir(parents=True, exist_ok=True)
     reward = fold(saved.head)[0].astype(np.float32)
-    save_file({"directions": saved.head.directions, "reward": reward}, folder / "steering.safetensors")
+    (folder / "steering.safetensors").write_bytes(save({"directions": saved.head.directions, "reward": reward}))
     features = [
         {
             "feature": int(feature),

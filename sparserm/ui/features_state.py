@@ -183,7 +183,7 @@ def _known_lens(store: FeatureStore, changed: int) -> LogitLens | None:
 
 @st.cache_resource(show_spinner="Looking up the tokens it promotes…", max_entries=256)
 def _lens_of(backbone: str, sae: str, feature: int, *, _context: Context) -> LogitLens:
-    return logit_lens(_context.sae(), load_unembedding(_context.card.backbone), np.array([feature]))
+    return logit_lens(_context.sae(), load_unembedding(_context.card.backbone_source), np.array([feature]))
 
 
 def lens_of(context: Context, feature: int, every: LogitLens | None) -> LogitLens:

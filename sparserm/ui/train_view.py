@@ -176,7 +176,7 @@ def specification(found: Validation, context: Context) -> TrainSpec:
             help=f"A sample by prompt. All {n:,} can take hours without a GPU; the job shows the time left.",
         )  # fmt: skip
     name = st.text_input("Name of the head", free_name(f"my-{Path(found.name).stem}"), key=f"name for {found.source.name}")
-    return TrainSpec(found.source, saes, settings, share / 100, most, backbone=context.card.backbone, name=name.strip())
+    return TrainSpec(found.source, saes, settings, share / 100, most, backbone=context.card.backbone_source, name=name.strip())
 
 
 @dataclass(frozen=True)

@@ -107,6 +107,31 @@ def test_what_is_read_computes_what_saelens_computes(kind: str, normalisation: s
     assert (ours.hook, ours.model_name) == (HookPoint(3), "tiny")
 
 
+@pytest.mark.parametrize("apply_b_dec", [True, False])
+@pytest.mark.parametrize("normalisation", ["none", "layer_norm"])
+@pytest.mark.parametrize("kind", INFERENCE)
+def test_an_sae_of_a_centred_model_sees_what_it_saw_in_training(
+    kind: str, normalisation: str, apply_b_dec: bool, tmp_path: Path
+) -> None:
+    _saved(tmp_path, kind, normalize_activations=normalisation, apply_b_dec_to_input=apply_b_dec)
+    theirs = SAE.load_from_disk(tmp_path)
+    metadata = json.loads((tmp_path / "cfg.json").read_text())["metadata"]
+    centred = {"model_from_pretrained_kwargs": {"center_writing_weights": True}}
+    for changes in ({"metadata": metadata | centred}, {"metadata": metadata, **centred}):  # version 6, and before
+        _edit_cfg(tmp_path, **changes)
+        x = _inputs()
+        with torch.no_grad():
+            expected = theirs.encode(x - x.mean(-1, keepdim=True))
+        torch.testing.assert_close(load_sae(tmp_path).encode(x), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_centred_model_whose_norm_is_scaled_by_is_refused(tmp_path: Path) -> None:
+    _saved(tmp_path, normalize_activations="constant_norm_rescale")
+    _edit_cfg(tmp_path, model_from_pretrained_kwargs={"center_writing_weights": True})
+    with pytest.raises(SparseRMError, match="centred writing weights"):
+        load_sae(tmp_path)
+
+
 def test_the_settings_matter_so_that_parity_says_something(tmp_path: Path) -> None:
     settings = itertools.product(NORMALISATIONS, [True, False])
     loaded = [

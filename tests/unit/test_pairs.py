@@ -479,7 +479,7 @@ def test_leakage_names_the_rows_of_the_test_data():
     train = parse_pairs([GOOD, {**GOOD, "prompt": "Else?"}], "my-train")
     test = parse_pairs([{**GOOD, "prompt": "New?"}, {**GOOD, "prompt": "Else? ", "chosen": "Other."}])
     (issue,) = check_leakage(train, test)
-    assert (issue.row, issue.column, issue.severity) == (2, "prompt", "error")
+    assert (issue.row, issue.column, issue.severity) == (2, "prompt", "warning")  # named, and still counted
     assert "row 2 of the training pairs (my-train)" in issue.problem
     assert check_leakage(train, parse_pairs([{**GOOD, "prompt": "New?"}])) == ()
 

@@ -139,6 +139,12 @@ def _add_failures(app: FastAPI) -> None:
         return JSONResponse({"error": f"{where}: {first['msg']}; see /docs", "error_type": "validation"}, 422)
 
 
+class _FiguresResponse(Response):
+    """Prometheus's text format."""
+
+    media_type = CONTENT_TYPE_LATEST
+
+
 class _Endpoints:
     """All paths; each reads its request, asks the service, and answers."""
 
@@ -147,9 +153,9 @@ class _Endpoints:
 
     def add_to(self, app: FastAPI) -> None:
         """Make them known."""
-        app.get("/health", summary="Whether work is being done.")(self.health)
+        app.get("/health", summary="Whether work is being done.", response_class=PlainTextResponse)(self.health)
         app.get("/info", summary="What is served, and the limits.")(self.info)
-        app.get("/metrics", summary="Figures for Prometheus.")(self.figures)
+        app.get("/metrics", summary="Figures for Prometheus.", response_class=_FiguresResponse)(self.figures)
         for path in ("score", "compare", "explain", "get_reward", "classify", "pooling", "predict", "rerank"):
             app.post(f"/{path}", summary=getattr(self, path).__doc__)(getattr(self, path))
 
@@ -172,7 +178,7 @@ class _Endpoints:
 
     async def figures(self) -> Response:
         """Figures for Prometheus."""
-        return Response(generate_latest(self.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+        return _FiguresResponse(generate_latest(self.metrics.registry))
 
     async def score(self, asked: schemas.ScoreRequest, request: Request) -> dict[str, Any]:
         """Rewards, and what each feature gives."""
