@@ -9,6 +9,7 @@ Runs lie under ``SPARSERM_HOME/benchmarks/alignment`` and go on where they were 
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -59,8 +60,11 @@ def reward_models() -> dict[str, Judge]:
         wanted.append((f"head-{half}", lambda path, data=data, layer=layer: _train_head(data, layer, path)))
         wanted.append((f"fine-tuned-{half}", lambda path, data=data: _fine_tune(data, path)))
     for name, train in wanted:
-        if not (folder() / name / "config.json").is_file():
-            train(folder() / name)
+        if not (folder() / name).is_dir():
+            unfinished = folder() / "unfinished" / name
+            shutil.rmtree(unfinished, ignore_errors=True)
+            train(unfinished)
+            unfinished.rename(folder() / name)
     return {name: Judge.load(folder() / name) for name, _ in wanted}
 
 

@@ -261,6 +261,17 @@ def load_language_model(name: str | Path, *, progress: Progress | None = None) -
     return model.eval().requires_grad_(False)
 
 
+def load_tokenizer(name: str | Path) -> Any:
+    """The tokenizer of a model.
+
+    Raises:
+        SparseRMError: there is no such model, or no tokenizer with it.
+    """
+    from transformers import AutoTokenizer
+
+    return _from_folder(AutoTokenizer, resolve(name)[0], name)
+
+
 def _from_folder(auto: Any, folder: Path, name: str | Path, **settings: Any) -> Any:
     """What a class of transformers reads from the folder, without its progress bars."""
     try:

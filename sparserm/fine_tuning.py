@@ -19,11 +19,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sparserm.backbone import Backbone, context_length, resolve
+from sparserm.backbone import Backbone, context_length, fast_dtype, resolve, usable_device
 from sparserm.default_backbone import without_bars
-from sparserm.defaults import DEFAULT_BACKBONE
+from sparserm.defaults import DEFAULT_BACKBONE, default_device
 from sparserm.tokenization import ChatTokenizer
-from sparserm.trl_setup import import_trl, quietly, silence, trainer_arguments, trains_in_bfloat16
+from sparserm.trl_setup import import_trl, quietly, silence, trainer_arguments
 from sparserm.types import HookPoint, PreferencePair, Progress, SparseRMError, Text
 
 Way = Literal["full", "lora"]
@@ -82,7 +82,8 @@ class FineTunedRewardModel:
         tokenized = self.chat.many(texts)
         hook = HookPoint(self._backbone.n_layers - 1)
         found = np.zeros(len(texts))
-        with torch.autocast(self._backbone.device.type, torch.bfloat16, enabled=trains_in_bfloat16()):
+        device = self._backbone.device.type
+        with torch.autocast(device, torch.bfloat16, enabled=fast_dtype(device) == torch.bfloat16):
             for i, states in self._backbone.hidden_states(tokenized, [hook], progress=progress):
                 with torch.inference_mode():
                     found[i] = float(self._model.score(self._model.model.norm(states[hook][-1:])))
@@ -117,6 +118,7 @@ class FineTunedRewardModel:
                 ) from error
         _check_classifier(model, str(folder))
         chat = ChatTokenizer(tokenizer, context_length(model.config))
+        model.to(usable_device(default_device()))
         return cls(model, chat, sum(weight.numel() for weight in model.parameters()))
 
     def save(self, folder: Path) -> None:

@@ -52,6 +52,11 @@ class Judge:
 
         folder = Path(source).expanduser()
         if folder.is_dir() and not (folder / "head.safetensors").is_file():
+            if (folder / "adapter_config.json").is_file():
+                raise SparseRMError(
+                    f"{folder} holds adapters without the model that they belong to; expected a whole reward model; merge them "
+                    "(merge_and_unload) and save what comes of it"
+                )
             if not (folder / "config.json").is_file():
                 raise SparseRMError(
                     f"{folder} holds neither a head (config.json and head.safetensors) nor a reward model (config.json and "

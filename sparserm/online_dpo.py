@@ -34,6 +34,7 @@ from sparserm.pairs import prompt_key
 from sparserm.policy import Policy, Sample, divergence
 from sparserm.policy_measures import Answers, PolicyMeasures, conclude, measure_policy
 from sparserm.policy_training import RoundTraining, SampledPair, train_dpo
+from sparserm.trl_setup import import_trl
 from sparserm.types import Progress, Prompt, SparseRMError, Text
 
 #: Answers of each policy to each held-out prompt.
@@ -86,8 +87,11 @@ class AlignReport:
     conclusion: str
 
     def climbed(self) -> list[tuple[int, str, float, float]]:
-        """Number, label, mean contribution at the start and at the end of each feature, what rose most first."""
+        """Number, label, mean contribution at the start and at the end of each feature, what rose most first; none where one
+        of both says nothing at all, or the ranker has no features."""
         first, last = self.measures[0].features, self.measures[-1].features
+        if not first or not last:
+            return []
         rows = [(number, label, first[number], last[number]) for number, label in self.features]
         return sorted(rows, key=lambda row: row[2] - row[3])
 
@@ -114,10 +118,12 @@ def align(
 
     Raises:
         SparseRMError: TRL is not installed, the folder holds another run, prompts are in both parts or in none, two judges
-            have one name, or a round gives no pair.
+            are one or have one name, a prompt is too long, or a round gives no pair.
     """
     _check(prompts, held_out, [ranker, *judges], settings)
+    import_trl()  # now, and not after the first round's samples
     run = _Run(folder, policy, prompts, held_out, ranker, [ranker, *judges], settings, progress)
+    run.start.check_room([*prompts, *held_out], settings.max_new_tokens)
     run.claim()
     answers = [run.held_out_answers(0)]
     training = []
@@ -146,6 +152,11 @@ def _check(prompts: Sequence[Prompt], held_out: Sequence[Prompt], judges: Sequen
         raise SparseRMError(
             f"the ranker and the judges are called {', '.join(names)}; expected different names; rename a folder"
         )
+    if len({judge.fingerprint for judge in judges}) < len(judges):
+        raise SparseRMError(
+            f"of the ranker and the judges {', '.join(names)} two are the same under different names; expected judges that had "
+            "no part in the training; leave the copy out"
+        )
     if settings.rounds < 1 or settings.samples < 2:
         raise SparseRMError(
             f"there are {settings.rounds} rounds of {settings.samples} samples; expected one round and two samples at least"
@@ -169,8 +180,8 @@ class _Run:
         self.folder, self.settings = folder, settings
         self._start_name, self._prompts, self._held_out = start, prompts, held_out
         self._ranker, self._judges, self._progress = ranker, judges, progress
-        self._start = Policy.load(start, progress)
-        self._held: tuple[int, Policy] = (0, self._start)
+        self.start = Policy.load(start, progress)
+        self._held: tuple[int, Policy] = (0, self.start)
 
     def claim(self) -> None:
         """Take an empty folder, or one that this very run was begun in.
@@ -182,12 +193,13 @@ class _Run:
             "policy": folder_fingerprint(resolve(self._start_name)[0]),
             "prompts": _digest(self._prompts),
             "held_out": _digest(self._held_out),
+            "ranker": self._ranker.name,
             "judges": {judge.name: judge.fingerprint for judge in self._judges},
             **asdict(self.settings),
         }
         path = self.folder / "settings.json"
         if path.is_file():
-            there = json.loads(path.read_text())
+            there = json.loads(path.read_text(encoding="utf-8"))
             # More rounds go on from the last one.
             differ = [name for name in wanted if name != "rounds" and there.get(name) != wanted[name]]
             if differ:
@@ -195,7 +207,7 @@ class _Run:
                     f"{self.folder} holds a run with other {', '.join(differ)}; expected the same ones to go on with it; give "
                     "another folder"
                 )
-        elif self.folder.is_dir() and any(self.folder.iterdir()):
+        elif self.folder.is_dir() and any(one.name != "settings.json.tmp" for one in self.folder.iterdir()):
             raise SparseRMError(f"{self.folder} is not empty and holds no run of this kind; give another folder")
         _write_json(path, wanted)
 
@@ -206,20 +218,20 @@ class _Run:
     def policy(self, number: int) -> Policy:
         """The policy after a round, 0 being the start."""
         if self._held[0] != number:
-            self._held = (number, self._start if number == 0 else Policy.load(self.round(number) / "policy"))
+            self._held = (number, self.start if number == 0 else Policy.load(self.round(number) / "policy"))
         return self._held[1]
 
     def train(self, number: int) -> RoundTraining:
         """The round's policy, from the one before."""
         done = self.round(number) / "training.json"
         if done.is_file():
-            return RoundTraining(**json.loads(done.read_text()))
+            return RoundTraining(**json.loads(done.read_text(encoding="utf-8")))
         pairs = self._pairs(number)
         policy = self.policy(number - 1)
         policy = policy.copy() if number == 1 else policy
         self._held = (-1, policy)  # while it is trained it is no round's
         training = train_dpo(
-            policy, self._start, pairs, learning_rate=self.settings.learning_rate, beta=self.settings.beta,
+            policy, self.start, pairs, learning_rate=self.settings.learning_rate, beta=self.settings.beta,
             seed=self.settings.seed + number, progress=self._told(number),
         )  # fmt: skip
         shutil.rmtree(self.round(number) / "policy", ignore_errors=True)  # of a run that was stopped while it wrote
@@ -244,7 +256,8 @@ class _Run:
         if not kept:
             raise SparseRMError(
                 f"round {number}: of {len(prompts)} prompts none has two samples whose rewards differ by "
-                f"{self.settings.min_margin:g} or more; expected one at least; take more samples or a smaller margin"
+                f"{self.settings.min_margin:g} or more; expected one at least; take more samples or a smaller margin, and "
+                "another folder"
             )
         _write(self.round(number) / "pairs.jsonl", to_jsonl(preference_rows(kept)))
         return [
@@ -256,7 +269,7 @@ class _Run:
         """The samples of prompt after prompt with the ranker's rewards, NaN for an empty one."""
         path = self.round(number) / "samples.jsonl"
         if not path.is_file():
-            drawn = self._draw(number - 1, prompts, self.settings.samples, number)
+            drawn = self._draw(number - 1, prompts, self.settings.samples, 2 * number - 1)
             rewards = self._judge(self._ranker, prompts, drawn, number)[0]
             rows = (
                 {"prompt": prompt_value(prompt), **_as_row(sample), "reward": _or_none(reward)}
@@ -267,11 +280,12 @@ class _Run:
         kept = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
         return [(_as_sample(row), float("nan") if row["reward"] is None else row["reward"]) for row in kept]
 
-    def _draw(self, number: int, prompts: Sequence[Prompt], n: int, stage: int) -> list[tuple[Sample, ...]]:
-        seed = 1000 * self.settings.seed + number
+    def _draw(self, number: int, prompts: Sequence[Prompt], n: int, draw: int) -> list[tuple[Sample, ...]]:
+        """Answers of the policy after a round; ``draw`` is another for every set of samples of the run."""
         return self.policy(number).sample(
-            prompts, n=n, max_new_tokens=self.settings.max_new_tokens, seed=seed, progress=self._told(stage)
-        )
+            prompts, n=n, max_new_tokens=self.settings.max_new_tokens, seed=1000 * self.settings.seed + draw,
+            progress=self._told((draw + 1) // 2),
+        )  # fmt: skip
 
     def _judge(
         self, judge: Judge, prompts: Sequence[Prompt], drawn: Sequence[Sequence[Sample]], stage: int
@@ -300,12 +314,12 @@ class _Run:
         return Answers({name: np.array(one, float) for name, one in kept["rewards"].items()}, parts, **array)
 
     def _answer(self, number: int) -> dict[str, Any]:
-        drawn = self._draw(number, self._held_out, HELD_OUT_SAMPLES, number)
+        drawn = self._draw(number, self._held_out, HELD_OUT_SAMPLES, 2 * number)
         judged = {judge.name: self._judge(judge, self._held_out, drawn, number) for judge in self._judges}
         parts = judged[self._ranker.name][1]
         flat = [sample for own in drawn for sample in own]
         repeated = [prompt for prompt in self._held_out for _ in range(HELD_OUT_SAMPLES)]
-        moved = divergence(self.policy(number), self._start, repeated, flat, self._told(number))
+        moved = divergence(self.policy(number), self.start, repeated, flat, self._told(number))
         return {
             "prompts": [prompt_value(prompt) for prompt in self._held_out],
             "responses": [[sample.text for sample in own] for own in drawn],

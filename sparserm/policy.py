@@ -11,14 +11,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from sparserm.backbone import context_length, load_language_model, resolve, usable_device
+from sparserm.backbone import context_length, load_language_model, load_tokenizer, usable_device
 from sparserm.default_backbone import without_bars
 from sparserm.defaults import DEFAULT_BACKBONE, default_device
+from sparserm.pairs_formats import one_line
+from sparserm.pairs_messages import prompt_text
 from sparserm.tokenization import ChatTokenizer
 from sparserm.types import Progress, Prompt, SparseRMError
 
-#: Responses that are generated together: a step reads all weights, whoever it is for.
-BATCH = 64
+#: Responses that are generated together, since a step reads all weights whoever it is for; and their tokens, prompts
+#: included, which are kept while it lasts.
+BATCH, BATCH_TOKENS = 64, 32_768
 #: Tokens whose distributions over the vocabulary are compared at once.
 DIVERGENCE_TOKENS = 1024
 
@@ -39,25 +42,42 @@ class Sample:
 
 
 class Policy:
-    """A causal language model of Transformers, and ``chat``, which tokenises its conversations."""
+    """A causal language model of Transformers, and ``chat``, which tokenises its conversations.
+
+    It samples from its own distribution: whatever else its generation configuration says, such as a repetition penalty, is
+    put aside. A turn ends with any token that the configuration or the tokenizer says ends one, or the chat template.
+    """
 
     def __init__(self, model: Any, chat: ChatTokenizer) -> None:
+        from transformers import GenerationConfig
+
         self.model = model
         self.chat = chat
+        given = model.generation_config
+        self._ends = _ends_of_a_turn(given.eos_token_id, chat)
+        pad = chat.tokenizer.pad_token_id
+        self._pad = int(pad if pad is not None else next(iter(self._ends), 0))  # masked, so that any token does
+        model.generation_config = GenerationConfig(
+            do_sample=True, top_k=0, top_p=1.0, bos_token_id=given.bos_token_id, eos_token_id=self._ends or None,
+            pad_token_id=self._pad,
+        )  # fmt: skip
 
     @classmethod
     def load(cls, name: str | Path = DEFAULT_BACKBONE, progress: Progress | None = None) -> Policy:
         """A folder or a name, as :meth:`sparserm.backbone.Backbone.load` takes them; in float32 on ``SPARSERM_DEVICE``.
 
         Raises:
-            SparseRMError: there is no such model or no such device.
+            SparseRMError: there is no such model or no such device, or its tokenizer names no token that ends a text.
         """
-        from transformers import AutoTokenizer
-
         device = usable_device(default_device())
         model: Any = load_language_model(name, progress=progress)
-        folder, _ = resolve(name)
-        return cls(model.to(device), ChatTokenizer(AutoTokenizer.from_pretrained(folder), context_length(model.config)))
+        tokenizer = load_tokenizer(name)
+        if tokenizer.eos_token is None:
+            raise SparseRMError(
+                f"the tokenizer of {str(name)!r} names no eos_token; expected one, which training puts behind a text; name one "
+                "in its tokenizer_config.json"
+            )
+        return cls(model.to(device), ChatTokenizer(tokenizer, context_length(model.config)))
 
     def copy(self) -> Policy:
         """The same weights once more, to be trained while these stay."""
@@ -84,46 +104,49 @@ class Policy:
         Raises:
             SparseRMError: a prompt leaves no room in the model's context.
         """
+        self.check_room(prompts, max_new_tokens)
         asked = [(self.chat.prompt_ids(prompt), i) for i, prompt in enumerate(prompts) for _ in range(n)]
-        longest = max((len(ids) for ids, _ in asked), default=0)
-        if longest + max_new_tokens > self.chat.max_length:
-            raise SparseRMError(
-                f"a prompt of {longest} tokens leaves no room for {max_new_tokens} new ones in a context of "
-                f"{self.chat.max_length}; shorten the prompt or ask for fewer new tokens"
-            )
+        asked.sort(key=lambda one: (-len(one[0]), one[1]))
         found: list[list[Sample]] = [[] for _ in prompts]
         torch.manual_seed(seed)
-        asked.sort(key=lambda one: (len(one[0]), one[1]))
-        for start in range(0, len(asked), BATCH):
-            batch = asked[start : start + BATCH]
+        done = 0
+        while done < len(asked):
+            size = max(1, min(BATCH, BATCH_TOKENS // (len(asked[done][0]) + max_new_tokens)))
+            batch = asked[done : done + size]
             samples = self._generate([ids for ids, _ in batch], max_new_tokens, temperature)
             for (_, i), sample in zip(batch, samples, strict=True):
                 found[i].append(sample)
+            done += len(batch)
             if progress:
-                progress(min(start + BATCH, len(asked)), len(asked), "Sampling (responses)")
+                progress(done, len(asked), "Sampling (responses)")
         return [tuple(samples) for samples in found]
+
+    def check_room(self, prompts: Sequence[Prompt], max_new_tokens: int) -> None:
+        """Whether every prompt leaves room for a response.
+
+        Raises:
+            SparseRMError: one does not.
+        """
+        for number, prompt in enumerate(prompts, 1):
+            length = len(self.chat.prompt_ids(prompt))
+            if length + max_new_tokens > self.chat.max_length:
+                said = one_line(prompt_text(prompt), 60)
+                raise SparseRMError(
+                    f"prompt {number} of {len(prompts)} ({said!r}) has {length} tokens and leaves no room for {max_new_tokens} "
+                    f"new ones in a context of {self.chat.max_length}; leave it out, shorten it, or ask for fewer new tokens"
+                )
 
     def _generate(self, prompts: Sequence[tuple[int, ...]], max_new_tokens: int, temperature: float) -> list[Sample]:
         """One response to each prompt of token ids, padded on the left."""
-        tokenizer = self.chat.tokenizer
         width = max(map(len, prompts))
-        pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-        ids = torch.tensor([[pad] * (width - len(prompt)) + list(prompt) for prompt in prompts])
+        ids = torch.tensor([[self._pad] * (width - len(prompt)) + list(prompt) for prompt in prompts])
         mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
         with torch.inference_mode():
             out = self.model.generate(
-                input_ids=ids.to(self.model.device), attention_mask=mask.to(self.model.device), do_sample=True,
-                temperature=temperature, top_k=0, top_p=1.0, max_new_tokens=max_new_tokens, pad_token_id=pad,
-                eos_token_id=self._ends or None,
+                input_ids=ids.to(self.model.device), attention_mask=mask.to(self.model.device), temperature=temperature,
+                max_new_tokens=max_new_tokens,
             )  # fmt: skip
         return [self._as_sample(row[width:]) for row in out.tolist()]
-
-    @property
-    def _ends(self) -> list[int]:
-        """The tokens that end a turn; none for a model that names none."""
-        given = self.model.generation_config.eos_token_id
-        given = self.chat.tokenizer.eos_token_id if given is None else given
-        return given if isinstance(given, list) else [] if given is None else [given]
 
     def _as_sample(self, ids: list[int]) -> Sample:
         """What was generated, up to the end of its turn: what follows there is padding."""
@@ -131,6 +154,16 @@ class Policy:
         own = ids[:length]
         text = self.chat.tokenizer.decode(own, skip_special_tokens=True).strip()
         return Sample(text, tuple(own), length is not None)
+
+
+def _ends_of_a_turn(configured: int | list[int] | None, chat: ChatTokenizer) -> list[int]:
+    tokenizer = chat.tokenizer
+    ends = set(configured if isinstance(configured, list) else [configured]) | {tokenizer.eos_token_id}
+    closing = chat.frame(("user",))[-1][:1]  # the template's own token behind a response, where it is a control token
+    ends |= {
+        token for token in closing if token in tokenizer.added_tokens_decoder and tokenizer.added_tokens_decoder[token].special
+    }
+    return sorted(ends - {None})
 
 
 def divergence(
@@ -148,12 +181,11 @@ def divergence(
     """
     found = np.zeros(len(samples))
     texts = [(policy.chat.prompt_ids(prompt), sample.ids) for prompt, sample in zip(prompts, samples, strict=True)]
-    order = sorted(range(len(texts)), key=lambda i: sum(map(len, texts[i])))
+    order = sorted(range(len(texts)), key=lambda i: -sum(map(len, texts[i])))
     done = 0
     while done < len(order):
-        width = len(texts[order[done]][0]) + len(texts[order[done]][1])
-        size = max(1, DIVERGENCE_TOKENS // max(1, width))
-        batch = order[done : done + size]
+        longest = sum(map(len, texts[order[done]]))
+        batch = order[done : done + max(1, DIVERGENCE_TOKENS // longest)]
         found[batch] = _divergences(policy.model, start.model, [texts[i] for i in batch])
         done += len(batch)
         if progress:

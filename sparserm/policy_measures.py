@@ -12,8 +12,6 @@ from typing import Literal
 
 import numpy as np
 
-from sparserm.evaluate import accuracy_interval
-
 Verdict = Literal["prefers the policy", "sees no difference", "prefers the start"]
 
 
@@ -40,16 +38,19 @@ class JudgeMeasure:
     """What one judge says of a policy's answers.
 
     Attributes:
-        reward: mean over answers with text, in the judge's own units.
-        gain: that mean minus the start's, in standard deviations of the start's answers; ``gain_ci95``: over prompts.
+        reward: mean over answers with text, in the judge's own units; None where there is none.
+        gain: mean over prompts of what the policy's answers are worth beyond the start's, in standard deviations of the
+            start's answers; empty answers are left out, and so are prompts to which either says nothing. None where none
+            is left.
         win_rate: chance that an answer of the policy beats one of the start to the same prompt, a tie for half; an empty
-            answer loses to any other. ``win_ci95``: bootstrap over prompts.
+            answer loses to any other.
+        gain_ci95, win_ci95: over prompts.
         verdict: what the interval of the win rate says.
     """
 
-    reward: float
-    gain: float
-    gain_ci95: tuple[float, float]
+    reward: float | None
+    gain: float | None
+    gain_ci95: tuple[float, float] | None
     win_rate: float
     win_ci95: tuple[float, float]
     verdict: Verdict
@@ -63,8 +64,8 @@ class PolicyMeasures:
         judges: the ranker first, then the others.
         tokens: mean length of an answer; ``finished``, ``empty``: shares of answers that ended by themselves, and that say
             nothing.
-        kl: mean divergence from the start in nats an answer; ``kl_ci95``: bootstrap over prompts.
-        features: mean contribution of each of the ranking head's features, by number.
+        kl: mean divergence from the start in nats an answer; ``kl_ci95``: over prompts.
+        features: by number what each of the ranking head's features gives an answer with text, on average.
     """
 
     round: int
@@ -82,36 +83,41 @@ def measure_policy(number: int, answers: Answers, start: Answers, features: Sequ
 
     Args:
         number: of the round.
-        features: numbers of the ranking head's features, in the order of the contributions.
+        features: numbers of the ranking head's features, in the order of the contributions; none of a classifier.
     """
-    means = [] if answers.contributions is None else np.nanmean(answers.contributions, axis=(0, 1)).tolist()
     first = next(iter(answers.rewards.values()))
+    silent = np.isnan(first)
+    means: list[float] = []
+    if answers.contributions is not None and not silent.all():
+        means = answers.contributions[~silent].mean(0).tolist()
+    moved = answers.divergence.mean(1)
     return PolicyMeasures(
         round=number,
         judges={name: measure_judge(rewards, start.rewards[name]) for name, rewards in answers.rewards.items()},
         tokens=float(answers.tokens.mean()),
         finished=float(answers.finished.mean()),
-        empty=float(np.isnan(first).mean()),
-        kl=float(answers.divergence.mean()),
-        kl_ci95=_over_prompts(answers.divergence.mean(1)),
-        features=dict(zip(features, means, strict=False)),
+        empty=float(silent.mean()),
+        kl=float(moved.mean()),
+        kl_ci95=_interval(moved),
+        features=dict(zip(features, means, strict=True)) if means else {},
     )
 
 
 def measure_judge(rewards: np.ndarray, start: np.ndarray) -> JudgeMeasure:
     """Rewards ``[P, n]`` of a policy's answers beside those of the start's answers to the same prompts."""
-    spread = float(np.nanstd(start)) or 1.0
-    said = ~(np.isnan(rewards).all(1) | np.isnan(start).all(1))  # prompts to which both say something
-    gains = (np.nanmean(rewards[said], 1) - np.nanmean(start[said], 1)) / spread
+    both = ~(np.isnan(rewards).all(1) | np.isnan(start).all(1))
+    gains = np.nanmean(rewards[both], 1) - np.nanmean(start[both], 1)
+    spread = float(np.nanstd(start[both])) if both.any() else 0.0
+    gains = gains / spread if spread > 0 else gains
     wins = win_shares(rewards, start)
-    interval = _over_prompts(wins)
+    interval = _interval(np.array([*wins, 0.0, 1.0]))
     verdict: Verdict = "sees no difference"
     if interval[0] > 0.5 or interval[1] < 0.5:
         verdict = "prefers the policy" if interval[0] > 0.5 else "prefers the start"
     return JudgeMeasure(
-        reward=float(np.nanmean(rewards)),
-        gain=float(gains.mean()),
-        gain_ci95=_over_prompts(gains),
+        reward=None if np.isnan(rewards).all() else float(np.nanmean(rewards)),
+        gain=float(gains.mean()) if len(gains) else None,
+        gain_ci95=_interval(gains) if len(gains) > 1 else None,
         win_rate=float(wins.mean()),
         win_ci95=interval,
         verdict=verdict,
@@ -143,6 +149,13 @@ def conclude(measures: PolicyMeasures, ranker: str) -> str:
     return "Confirmed: the ranker prefers the policy, and so does every judge that had no part in the training."
 
 
-def _over_prompts(values: np.ndarray) -> tuple[float, float]:
-    """Bootstrap over prompts of the mean of one value each."""
-    return accuracy_interval(values, np.arange(len(values)))
+def _interval(values: np.ndarray) -> tuple[float, float]:
+    """95 % t interval of the mean of one value for each prompt.
+
+    Prompts can be few. Of win shares, which few prompts may agree on by chance, the caller adds one that is lost and one that
+    is won, as Agresti and Coull (1998) do for shares.
+    """
+    from scipy.stats import t
+
+    half = float(t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5)
+    return float(values.mean()) - half, float(values.mean()) + half

@@ -6,6 +6,7 @@ Pairs go in as the tokens that were drawn: a response that was cut is not taught
 
 from __future__ import annotations
 
+import copy
 import tempfile
 import time
 from collections.abc import Sequence
@@ -16,8 +17,9 @@ from sparserm.policy import Policy, Sample
 from sparserm.trl_setup import import_trl, quietly, silence, trainer_arguments
 from sparserm.types import Progress, Prompt
 
-#: Pairs a step, and of them those that go through the model at once.
-BATCH_PAIRS, AT_ONCE = 4, 4
+#: Pairs a step, and tokens that go through the model at once: a step of long pairs is made of several passes.
+BATCH_PAIRS = 4
+PASS_TOKENS = 6000
 
 
 @dataclass(frozen=True)
@@ -67,18 +69,15 @@ def train_dpo(
     """
     trl = import_trl()
     rows = _rows(policy, pairs)
-    policy.model.train().requires_grad_(True)
+    # Trainers wrap what they train, and their reference, for good: theirs are copies.
+    trained, reference = copy.deepcopy(policy.model).requires_grad_(True), copy.deepcopy(start.model)
     with tempfile.TemporaryDirectory() as work, quietly():
-        args = trl.DPOConfig(
-            learning_rate=learning_rate, beta=beta, seed=seed, num_train_epochs=1, per_device_train_batch_size=AT_ONCE,
-            gradient_accumulation_steps=BATCH_PAIRS // AT_ONCE, **trainer_arguments(work),
-        )  # fmt: skip
         trainer = trl.DPOTrainer(
-            model=policy.model,
-            ref_model=start.model,
-            args=args,
+            model=trained,
+            ref_model=reference,
+            args=_arguments(trl, rows, learning_rate, beta, seed, work),
             train_dataset=rows,
-            data_collator=_collator(trl, _padding(policy.chat.tokenizer)),
+            data_collator=_collator(trl, policy.chat.tokenizer.pad_token_id or 0),
             processing_class=policy.chat.tokenizer,
         )
         silence(trainer)
@@ -87,24 +86,36 @@ def train_dpo(
         started = time.perf_counter()
         result = trainer.train()
         seconds = time.perf_counter() - started
-    policy.model.eval().requires_grad_(False)
+    policy.model.load_state_dict(trained.state_dict())
     return RoundTraining(len(pairs), result.global_step, float(result.training_loss), seconds)
+
+
+def _arguments(trl: Any, rows: Any, learning_rate: float, beta: float, seed: int, folder: str) -> Any:
+    at_once, longest = BATCH_PAIRS, max(rows["length"])
+    while at_once > 1 and 2 * at_once * longest > PASS_TOKENS:
+        at_once //= 2
+    return trl.DPOConfig(
+        learning_rate=learning_rate,
+        beta=beta,
+        seed=seed,
+        num_train_epochs=1,
+        per_device_train_batch_size=at_once,
+        gradient_accumulation_steps=BATCH_PAIRS // at_once,
+        **trainer_arguments(folder),
+    )
 
 
 def _rows(policy: Policy, pairs: Sequence[SampledPair]) -> Any:
     """The tokens that were drawn, and texts, which the trainer wants to see."""
     from datasets import Dataset
 
-    return Dataset.from_list(
-        [
-            {
-                "prompt": "prompt", "chosen": "chosen", "rejected": "rejected",
-                "drawn_prompt": list(policy.chat.prompt_ids(pair.prompt)), "drawn_chosen": list(pair.chosen.ids),
-                "drawn_rejected": list(pair.rejected.ids),
-            }
-            for pair in pairs
-        ]
-    )  # fmt: skip
+    rows = []
+    for pair in pairs:
+        prompt, chosen, rejected = policy.chat.prompt_ids(pair.prompt), pair.chosen.ids, pair.rejected.ids
+        drawn = {"drawn_prompt": list(prompt), "drawn_chosen": list(chosen), "drawn_rejected": list(rejected)}
+        length = len(prompt) + max(len(chosen), len(rejected))
+        rows.append({"prompt": "prompt", "chosen": "chosen", "rejected": "rejected", **drawn, "length": length})
+    return Dataset.from_list(rows)
 
 
 def _collator(trl: Any, padding: int) -> Any:
@@ -119,11 +130,6 @@ def _collator(trl: Any, padding: int) -> Any:
             return found
 
     return Drawn(pad_token_id=padding)
-
-
-def _padding(tokenizer: Any) -> int:
-    token = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    return int(token)
 
 
 def _step_callback(progress: Progress) -> Any:

@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 
-from sparserm.backbone import fast_dtype
+from sparserm.backbone import fast_dtype, usable_device
 from sparserm.default_backbone import without_bars
+from sparserm.defaults import default_device
 from sparserm.types import SparseRMError
 
 
@@ -30,12 +31,23 @@ def import_trl() -> Any:
 
 
 def trainer_arguments(folder: str) -> dict[str, Any]:
-    """Arguments of every trainer: nothing is saved, reported or drawn, and examples keep their own columns."""
+    """Arguments of every trainer: it runs where backbones do, nothing is saved, reported or drawn, and examples keep their own
+    columns.
+
+    Raises:
+        SparseRMError: the device is one of several GPUs, over which trainers would spread a model.
+    """
+    device = usable_device(default_device())
+    if device != "cpu" and torch.cuda.device_count() > 1:
+        raise SparseRMError(
+            f"training on {device} sees {torch.cuda.device_count()} GPUs; expected one; choose it with CUDA_VISIBLE_DEVICES, "
+            "and set SPARSERM_DEVICE to cuda"
+        )
     return {
         "output_dir": folder,
         "max_length": None,
         "bf16": trains_in_bfloat16(),
-        "use_cpu": not torch.cuda.is_available(),
+        "use_cpu": device == "cpu",
         "gradient_checkpointing": False,  # saves memory that is not short here, and costs a third more time
         "remove_unused_columns": False,
         "save_strategy": "no",
@@ -48,7 +60,7 @@ def trainer_arguments(folder: str) -> dict[str, Any]:
 
 def trains_in_bfloat16() -> bool:
     """Whether passes run in bfloat16, with weights in float32."""
-    return fast_dtype("cuda" if torch.cuda.is_available() else "cpu") == torch.bfloat16
+    return fast_dtype(default_device()) == torch.bfloat16
 
 
 @contextmanager

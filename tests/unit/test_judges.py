@@ -53,5 +53,9 @@ def test_what_is_neither_is_refused(tmp_path, tiny_folder) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(SparseRMError, match="holds neither a head"):
         Judge.load(tmp_path / "empty")
+    (tmp_path / "adapters").mkdir()
+    (tmp_path / "adapters" / "adapter_config.json").write_text("{}")
+    with pytest.raises(SparseRMError, match="merge them"):
+        Judge.load(tmp_path / "adapters")
     with pytest.raises(SparseRMError, match="2 labels, expected a decoder"):  # a language model as it came
         Judge.load(tiny_folder)

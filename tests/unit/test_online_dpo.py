@@ -105,6 +105,27 @@ def test_another_run_is_kept_out_of_the_folder(run, change, said) -> None:
         run(replace(SETTINGS, **change))
 
 
+def test_another_ranker_among_the_same_judges_is_another_run(run) -> None:
+    one, two = Stub("one", 1, "a"), Stub("two", -1, "b")
+    run(replace(SETTINGS, rounds=1), ranker=one, judges=[two])
+    with pytest.raises(SparseRMError, match="other ranker;"):
+        run(ranker=two, judges=[one])
+
+
+def test_a_round_that_was_not_noted_as_trained_is_trained_again(run, tmp_path) -> None:
+    whole = run(replace(SETTINGS, rounds=1))
+    for name in ("training.json", "held_out.json"):
+        (tmp_path / "run" / "round_1" / name).unlink()
+    (tmp_path / "run" / "round_1" / "policy" / "model.safetensors").write_bytes(b"half of it")
+    assert run(replace(SETTINGS, rounds=1)).measures == whole.measures
+
+
+def test_a_run_that_was_killed_at_its_first_write_begins_anew(run, tmp_path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "settings.json.tmp").write_text("{")
+    assert len(run(replace(SETTINGS, rounds=1)).measures) == 2
+
+
 def test_a_folder_with_something_else_in_it_is_left_alone(run, tmp_path) -> None:
     (tmp_path / "thesis.tex").touch()
     with pytest.raises(SparseRMError, match="not empty"):
@@ -114,6 +135,11 @@ def test_a_folder_with_something_else_in_it_is_left_alone(run, tmp_path) -> None
 def test_what_cannot_be_run_is_refused(run, tiny_folder, tmp_path) -> None:
     with pytest.raises(SparseRMError, match="ranker, ranker; expected different names"):
         run(judges=[Stub("ranker", 2, "c")])
+    with pytest.raises(SparseRMError, match="the same under different names"):
+        run(judges=[Stub("copy", 1, "a")])
+    with pytest.raises(SparseRMError, match="leaves no room"):
+        run(replace(SETTINGS, max_new_tokens=500))
+    assert not (tmp_path / "run").exists()
     with pytest.raises(SparseRMError, match="2 of them in both"):
         align(PROMPTS, PROMPTS[4:], Stub("r", 1, "a"), (), tmp_path / "x", policy=tiny_folder, settings=SETTINGS)
     with pytest.raises(SparseRMError, match="two samples at least"):

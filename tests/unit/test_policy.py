@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from sparserm.backbone import load_language_model
 from sparserm.policy import Policy, Sample, divergence
 from sparserm.types import Message, SparseRMError
 
@@ -33,8 +34,8 @@ def test_company_and_padding_do_not_reach_a_prompts_own_responses(policy) -> Non
 
 
 def test_a_prompt_without_room_is_refused(policy) -> None:
-    with pytest.raises(SparseRMError, match="leaves no room"):
-        policy.sample([(Message("user", "word " * 600),)])
+    with pytest.raises(SparseRMError, match=r"prompt 2 of 2 \('word .* leaves no room"):
+        policy.sample([PROMPTS[0], (Message("user", "word " * 600),)])
 
 
 def test_a_sample_ends_with_its_turn_and_says_whether_it_did(policy) -> None:
@@ -43,6 +44,45 @@ def test_a_sample_ends_with_its_turn_and_says_whether_it_did(policy) -> None:
     assert policy._as_sample([*word, end, end, end]) == Sample("word", (*word, end), True)
     assert policy._as_sample(word) == Sample("word", tuple(word), False)
     assert policy._as_sample([end, end]) == Sample("", (end,), True)
+
+
+def test_it_samples_from_its_own_distribution_whatever_else_is_configured(policy, tiny_folder) -> None:
+    other = load_language_model(tiny_folder)
+    other.generation_config.update(repetition_penalty=5.0, no_repeat_ngram_size=1, temperature=0.1, top_p=0.3)
+    assert Policy(other, policy.chat).sample(PROMPTS, n=2, max_new_tokens=8) == policy.sample(PROMPTS, n=2, max_new_tokens=8)
+
+
+def test_a_turn_ends_with_whatever_ends_one(policy, tiny_folder, tmp_path) -> None:
+    """The configuration's token, the tokenizer's and the template's; the same before and after training."""
+    other = load_language_model(tiny_folder)
+    other.generation_config.eos_token_id = [7]
+    made = Policy(other, policy.chat)
+    tokenizer = policy.chat.tokenizer
+    ends = {7, tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids("<|im_end|>")}
+    assert set(made.model.generation_config.eos_token_id) == ends
+    made.save(tmp_path)
+    assert set(Policy.load(tmp_path).model.generation_config.eos_token_id) == ends == set(made.copy()._ends)
+
+
+def test_memory_is_bounded_by_tokens_and_not_by_texts(policy, monkeypatch) -> None:
+    sizes, generate = [], policy._generate
+    monkeypatch.setattr(policy, "_generate", lambda ids, *given: sizes.append(len(ids)) or generate(ids, *given))
+    monkeypatch.setattr("sparserm.policy.BATCH_TOKENS", 100)
+    widths = [len(policy.chat.prompt_ids(prompt)) + 4 for prompt in PROMPTS]
+    policy.sample(PROMPTS, n=4, max_new_tokens=4)
+    assert sum(sizes) == 12 and sizes[0] == max(1, 100 // max(widths))
+
+
+def test_a_tokenizer_without_an_end_is_refused(tmp_path) -> None:
+    from tiny import save_tiny
+    from transformers import AutoTokenizer
+
+    folder = save_tiny(tmp_path / "endless")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.eos_token = None
+    tokenizer.save_pretrained(folder)
+    with pytest.raises(SparseRMError, match="names no eos_token"):
+        Policy.load(folder)
 
 
 def test_a_policy_has_not_moved_from_itself(policy) -> None:

@@ -35,6 +35,35 @@ def test_gains_are_in_deviations_of_the_start_and_verdicts_follow_the_interval()
     assert noise.win_ci95[0] < 0.5 < noise.win_ci95[1] and noise.verdict == "sees no difference"
 
 
+def test_few_prompts_that_agree_are_no_proof() -> None:
+    start = np.zeros((2, 2))
+    assert measure_judge(np.array([[1.0, 0.0], [1.0, 0.0]]), start).verdict == "sees no difference"
+    assert measure_judge(np.ones((2, 2)), start).verdict == "sees no difference"
+    assert measure_judge(np.ones((20, 2)), np.zeros((20, 2))).verdict == "prefers the policy"
+
+
+def test_verdicts_on_nothing_are_rare() -> None:
+    rng = np.random.default_rng(0)
+    for prompts in (3, 8, 48):
+        found = [measure_judge(*rng.normal(size=(2, prompts, 2))).verdict for _ in range(400)]
+        assert np.mean([verdict != "sees no difference" for verdict in found]) < 0.09
+
+
+def test_a_policy_that_says_nothing_loses() -> None:
+    start = answers(np.arange(12.0).reshape(6, 2), np.ones((6, 2, 3)))
+    silent = answers(np.full((6, 2), NAN), np.full((6, 2, 3), NAN))
+    found = measure_policy(1, silent, start, [7, 8, 9])
+    assert found.empty == 1 and found.features == {}
+    judged = found.judges["head"]
+    assert (judged.reward, judged.gain, judged.gain_ci95, judged.win_rate) == (None, None, None, 0)
+    assert judged.verdict == "prefers the start"
+    back = measure_policy(1, start, silent, [7, 8, 9]).judges["head"]
+    assert back.win_rate == 1 and back.gain is None
+    half = silent.rewards["head"].copy()
+    half[0, 1] = 3
+    assert measure_judge(half, start.rewards["head"]).gain_ci95 is None
+
+
 def answers(rewards: np.ndarray, parts: np.ndarray | None = None) -> Answers:
     ones = np.ones(rewards.shape)
     return Answers({"head": rewards, "other": rewards}, parts, 3 * ones, ones > 0, 2 * ones)
@@ -46,6 +75,7 @@ def test_features_that_rise_add_up_to_the_rewards_rise() -> None:
     after[0, 0] = NAN  # an empty answer
     start, end = answers(before.sum(2), before), answers(after.sum(2), after)
     found = measure_policy(2, end, start, [7, 8, 9])
+    assert found.kl_ci95 == (2, 2)
     assert found.empty == 0.1 and found.tokens == 3 and found.kl == 2 and found.finished == 1
     risen = np.subtract(
         *(list(measure_policy(i, one, start, [7, 8, 9]).features.values()) for i, one in ((2, end), (0, start)))

@@ -51,7 +51,7 @@ def test_preferred_samples_become_likelier_and_the_start_stays(start) -> None:
         progress=lambda *step: steps.append(step[:2]),
     )  # fmt: skip
     assert log_prob(policy, chosen) - log_prob(policy, rejected) > before + 1
-    assert (done.pairs, done.steps) == (40, 5) and steps[-1] == (5, 5)
+    assert (done.pairs, done.steps) == (40, 10) and steps[-1] == (10, 10)
     assert done.loss < 0.69
     assert all(torch.equal(a, b) for a, b in zip(weights, start.model.parameters(), strict=True))
     assert not policy.model.training
@@ -62,3 +62,28 @@ def test_the_first_steps_loss_is_that_of_a_coin(start) -> None:
     pairs = [SampledPair(PROMPT, sample(start, "a good answer"), sample(start, "bad"))] * 8
     done = train_dpo(start.copy(), start, pairs, learning_rate=0.0, beta=3.0, seed=0)
     assert done.loss == pytest.approx(0.6931, abs=1e-4)
+
+
+def test_policy_and_start_stay_as_they_were_made(start, monkeypatch) -> None:
+    """Trainers wrap models for good: the next samples would be drawn in another precision than the first ones."""
+    monkeypatch.setattr("sparserm.trl_setup.trains_in_bfloat16", lambda: True)
+    policy = start.copy()
+    pairs = [SampledPair(PROMPT, sample(start, "a good answer"), sample(start, "bad"))] * 4
+    prompts = [PROMPT, (Message("user", "Tell me"),)]
+    before = start.sample(prompts, max_new_tokens=4)
+    train_dpo(policy, start, pairs, learning_rate=1e-3, beta=0.1, seed=0)
+    for one in (policy, start):
+        assert "forward" not in vars(one.model)
+        assert all(weight.dtype == torch.float32 and not weight.requires_grad for weight in one.model.parameters())
+    assert start.sample(prompts, max_new_tokens=4) == before
+    assert not all(torch.equal(a, b) for a, b in zip(policy.model.parameters(), start.model.parameters(), strict=True))
+
+
+def test_long_pairs_are_read_in_several_passes_to_the_same_end(start, monkeypatch) -> None:
+    pairs = [SampledPair(PROMPT, sample(start, f"a good answer {i}"), sample(start, "bad")) for i in range(4)]
+    whole, parts = start.copy(), start.copy()
+    train_dpo(whole, start, pairs, learning_rate=1e-3, beta=0.1, seed=0)
+    monkeypatch.setattr("sparserm.policy_training.PASS_TOKENS", 1)
+    train_dpo(parts, start, pairs, learning_rate=1e-3, beta=0.1, seed=0)
+    for a, b in zip(whole.model.parameters(), parts.model.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=2e-4)
