@@ -158,12 +158,10 @@ class Policy:
 
 def _ends_of_a_turn(configured: int | list[int] | None, chat: ChatTokenizer) -> list[int]:
     tokenizer = chat.tokenizer
-    ends = set(configured if isinstance(configured, list) else [configured]) | {tokenizer.eos_token_id}
     closing = chat.frame(("user",))[-1][:1]  # the template's own token behind a response, where it is a control token
-    ends |= {
-        token for token in closing if token in tokenizer.added_tokens_decoder and tokenizer.added_tokens_decoder[token].special
-    }
-    return sorted(ends - {None})
+    control = [token for token in closing if getattr(tokenizer.added_tokens_decoder.get(token), "special", False)]
+    ends = [*(configured if isinstance(configured, list) else [configured]), tokenizer.eos_token_id, *control]
+    return sorted({int(token) for token in ends if token is not None})
 
 
 def divergence(
