@@ -35,7 +35,7 @@ TASK = "truthfulness"
 BUDGET = 300
 #: Prompts to measure on.
 HELD_OUT = 64
-SETTINGS = AlignSettings(rounds=3, prompts=64, samples=4, max_new_tokens=64)
+SETTINGS = AlignSettings(rounds=2, prompts=64, samples=4, max_new_tokens=64)
 
 
 def folder() -> Path:

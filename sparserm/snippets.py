@@ -121,7 +121,7 @@ print(pairs[0]["chosen"], "is preferred to", pairs[0]["rejected"])
 """
 
 _ALIGN = """\
-sparserm align prompts.jsonl --reward $head --judge $judge --rounds 1 --max-new-tokens 32 --out aligned
+sparserm align prompts.jsonl --reward $head --judge $judge --rounds 1 --out aligned
 """
 
 _TRANSFORMERS = """\
