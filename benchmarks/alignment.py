@@ -25,7 +25,8 @@ from sparserm.defaults import DEFAULT_BACKBONE, home
 from sparserm.fine_tuning import FineTuningSettings, fine_tune
 from sparserm.judges import Judge
 from sparserm.model import SparseRM
-from sparserm.online_dpo import AlignSettings, align
+from sparserm.online_dpo import align
+from sparserm.online_dpo_run import AlignSettings
 from sparserm.pairs import content_hash, prompt_groups, prompt_key
 from sparserm.progress import terminal_progress
 from sparserm.types import PreferenceData, Prompt

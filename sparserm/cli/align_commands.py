@@ -41,7 +41,8 @@ def align(
 ) -> None:
     """Train a policy by online DPO on a head's ranking of its samples, and see whether independent judges follow."""
     from sparserm.judges import Judge
-    from sparserm.online_dpo import AlignSettings, align
+    from sparserm.online_dpo import align
+    from sparserm.online_dpo_run import AlignSettings
     from sparserm.progress import terminal_progress
     from sparserm.prompts import load_prompts, split_prompts
 

@@ -12,7 +12,8 @@ from test_training import preference_rows, save_tiny_sae
 
 from sparserm.judges import Judge, Judgement
 from sparserm.model import SparseRM
-from sparserm.online_dpo import AlignSettings, align
+from sparserm.online_dpo import align
+from sparserm.online_dpo_run import AlignSettings
 from sparserm.pairs import parse_pairs
 from sparserm.policy import Policy
 from sparserm.types import Message, SparseRMError
