@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sparserm.backbone import Backbone, context_length, fast_dtype, resolve, usable_device
+from sparserm.backbone import Backbone, context_length, fast_dtype, load_tokenizer, resolve, usable_device
 from sparserm.default_backbone import without_bars
 from sparserm.defaults import DEFAULT_BACKBONE, default_device
 from sparserm.tokenization import ChatTokenizer
@@ -144,14 +144,14 @@ def fine_tune(
         SparseRMError: TRL is not installed, or the backbone is not one whose classifier can be read.
     """
     trl = import_trl()
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer, set_seed
+    from transformers import AutoModelForSequenceClassification, set_seed
 
     set_seed(settings.seed)
     folder, _ = resolve(backbone)
     with trl.trainer.reward_trainer.suppress_seqcls_warning(), without_bars():
         model = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=1, dtype=torch.float32)
     _check_classifier(model, backbone)
-    chat = ChatTokenizer(AutoTokenizer.from_pretrained(folder), context_length(model.config))
+    chat = ChatTokenizer(load_tokenizer(backbone), context_length(model.config))
     with tempfile.TemporaryDirectory() as work, quietly():
         rows = _rows([(chat(pair.prompt, pair.chosen).ids, chat(pair.prompt, pair.rejected).ids) for pair in pairs])
         trainer = trl.RewardTrainer(
