@@ -4,7 +4,8 @@ The pairs are dealt out to rounds. In each the ways take turns on its pairs, eac
 with as many threads as there are cores; ratios are medians over rounds. All but the classifier give the mean representation
 of every response, which is compared, and how often each latent fired. The floor is the arithmetic that cannot be left out
 (each distinct token once through the layers up to the hook) at the rate at which this machine multiplies matrices in the same
-round.
+round. With ``--device cuda`` all of it runs on a GPU, but for the text by text of the tutorials; its figures have a file of
+their own.
 """
 
 from __future__ import annotations
@@ -22,12 +23,12 @@ import numpy as np
 import torch
 
 from benchmarks.common import memory_mb, read_results, task_pairs, write_results
-from sparserm.backbone import CPU_BATCH_TOKENS, Backbone, decoder_layers, fast_dtype, resolve
+from sparserm.backbone import CPU_BATCH_TOKENS, GPU_BATCH_TOKENS, Backbone, decoder_layers, fast_dtype, resolve
 from sparserm.defaults import DEFAULT_BACKBONE, DEFAULT_LAYER
 from sparserm.packing import Row, batches, pack
 from sparserm.representations import represent_pairs
 from sparserm.sae import find_saes, load_sae
-from sparserm.types import PreferencePair, TokenizedText
+from sparserm.types import PreferencePair, Text, TokenizedText
 
 #: Pairs of each task: responses of ordinary length, and short ones behind long prompts that both share.
 PAIRS = {"safety": 500, "redteam": 300}
@@ -68,14 +69,14 @@ def tutorial() -> Way:
     return run
 
 
-def output_hidden_states(dtype: torch.dtype) -> Way:
+def output_hidden_states(dtype: torch.dtype, device: str) -> Way:
     """(b) As most scripts do: padded batches in the order of the file, ``output_hidden_states=True``, SAELens' encode."""
     import sae_lens
     from transformers import AutoModelForCausalLM
 
     folder, _ = resolve(DEFAULT_BACKBONE)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
-    sae = sae_lens.SAE.load_from_disk(str(find_saes()[SAE]))
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval().to(device)
+    sae = sae_lens.SAE.load_from_disk(str(find_saes()[SAE]), device=device)
     chat = Backbone.load(DEFAULT_BACKBONE, through_layer=0).chat
 
     def run(pairs: Sequence[PreferencePair]) -> np.ndarray:
@@ -84,41 +85,41 @@ def output_hidden_states(dtype: torch.dtype) -> Way:
         for start in range(0, len(texts), PADDED_BATCH):
             group = texts[start : start + PADDED_BATCH]
             with torch.no_grad():
-                found = model(**_padded(group), output_hidden_states=True).hidden_states[DEFAULT_LAYER + 1]
+                found = model(**_padded(group, device), output_hidden_states=True).hidden_states[DEFAULT_LAYER + 1]
                 for states, text in zip(found, group, strict=True):
                     own = states[text.start : text.end].float()
-                    (sae.encode(own) > 0).float().mean(0)
-                    means.append(own.mean(0).numpy())
+                    (sae.encode(own) > 0).float().mean(0).cpu()
+                    means.append(own.mean(0).cpu().numpy())
         return np.array(means)
 
     return run
 
 
-def classifier(dtype: torch.dtype) -> Way:
+def classifier(dtype: torch.dtype, device: str) -> Way:
     """(c) A reward model of the same backbone, as TRL and RewardBench run one: all layers, with batches cut as ours are."""
     from transformers import AutoModelForSequenceClassification
 
     folder, _ = resolve(DEFAULT_BACKBONE)
-    model = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=1, dtype=dtype).eval()
+    model = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=1, dtype=dtype).eval().to(device)
     model.config.pad_token_id = 0
     chat = Backbone.load(DEFAULT_BACKBONE, through_layer=0).chat
 
     def run(pairs: Sequence[PreferencePair]) -> np.ndarray:
         texts = _texts(chat, pairs)
         rewards = np.zeros(len(texts))
-        for batch in batches(pack(texts, share_prompts=False), CPU_BATCH_TOKENS):
+        for batch in batches(pack(texts, share_prompts=False), batch_tokens(device)):
             members = [row.spans[0][0] for row in batch.rows]
             with torch.no_grad():
-                rewards[members] = model(**_padded([texts[i] for i in members])).logits[:, 0].float().numpy()
+                rewards[members] = model(**_padded([texts[i] for i in members], device)).logits[:, 0].float().cpu().numpy()
         return rewards
 
     return run
 
 
-def ours() -> Way:
+def ours(device: str) -> Way:
     """(d) ``represent_pairs`` with the SAE, the store off."""
-    backbone = Backbone.load(DEFAULT_BACKBONE, through_layer=DEFAULT_LAYER, device="cpu")
-    sae = load_sae(SAE)
+    backbone = Backbone.load(DEFAULT_BACKBONE, through_layer=DEFAULT_LAYER, device=device)
+    sae = load_sae(SAE).to(backbone.device)
 
     def run(pairs: Sequence[PreferencePair]) -> np.ndarray:
         found = represent_pairs(pairs, backbone, {sae.hook: sae}, "mean")[sae.hook]
@@ -128,16 +129,22 @@ def ours() -> Way:
 
 
 def _texts(chat: Any, pairs: Sequence[PreferencePair]) -> list[TokenizedText]:
-    return [chat(pair.prompt, response) for pair in pairs for response in (pair.chosen, pair.rejected)]
+    texts: list[TokenizedText] = chat.many([Text(pair.prompt, one) for pair in pairs for one in (pair.chosen, pair.rejected)])
+    return texts
 
 
-def _padded(texts: Sequence[TokenizedText]) -> dict[str, torch.Tensor]:
+def _padded(texts: Sequence[TokenizedText], device: str) -> dict[str, torch.Tensor]:
     width = max(len(text.ids) for text in texts)
     ids, mask = torch.zeros(2, len(texts), width, dtype=torch.long)
     for row, text in enumerate(texts):
         ids[row, : len(text.ids)] = torch.tensor(text.ids)
         mask[row, : len(text.ids)] = 1
-    return {"input_ids": ids, "attention_mask": mask}
+    return {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
+
+
+def batch_tokens(device: str) -> int:
+    """Tokens in one of our passes."""
+    return CPU_BATCH_TOKENS if device == "cpu" else GPU_BATCH_TOKENS
 
 
 # ------------------------------------------------------------------------------------------------------------ the floor
@@ -159,50 +166,55 @@ def multiply_adds(rows: Sequence[Row], model: Any) -> float:
     return float(weights * tokens + len(layers) * 2 * width * seen)
 
 
-def matrix_rate(dtype: torch.dtype, seconds: float = 1.0) -> float:
+def matrix_rate(dtype: torch.dtype, device: str, seconds: float = 1.0) -> float:
     """Multiply-adds a second of a product as large as those of a batch."""
-    a, b = torch.randn(CPU_BATCH_TOKENS, 576, dtype=dtype), torch.randn(576, 1536, dtype=dtype)
+    a, b = torch.randn(batch_tokens(device), 576), torch.randn(576, 1536)
+    a, b = a.to(device, dtype), b.to(device, dtype)
     started, done = time.perf_counter(), 0
     while time.perf_counter() - started < seconds:
         a @ b
         done += 1
+        if device != "cpu" and done % 100 == 0:
+            torch.cuda.synchronize()
     return done * a.shape[0] * a.shape[1] * b.shape[1] / (time.perf_counter() - started)
 
 
 # ----------------------------------------------------------------------------------------------------------- the rounds
 
 
-def ways() -> dict[str, Callable[[], Any]]:
+def ways(device: str) -> dict[str, Callable[[], Any]]:
     """By name: how each is loaded, in the process that runs it."""
-    fast = fast_dtype("cpu")
-    found: dict[str, Callable[[], Any]] = {"tutorial": tutorial}
+    fast = fast_dtype(device)
+    found: dict[str, Callable[[], Any]] = {"tutorial": tutorial} if device == "cpu" else {}
     for dtype in dict.fromkeys((torch.float32, fast)):
-        found[f"output_hidden_states, {str(dtype).removeprefix('torch.')}"] = partial(output_hidden_states, dtype)
-    return {**found, "classifier": partial(classifier, fast), "ours": ours}
+        found[f"output_hidden_states, {str(dtype).removeprefix('torch.')}"] = partial(output_hidden_states, dtype, device)
+    return {**found, "classifier": partial(classifier, fast, device), "ours": partial(ours, device)}
 
 
 def _serve(load: Callable[[], Way], pipe: Any) -> None:
-    """Answer batches of pairs with seconds, what was found and the peak memory of this process in MB."""
+    """Answer batches of pairs with seconds, what was found and the peak memory in MB: of the GPU, or else of this process."""
     way = load()
     pipe.send("loaded")
     while (pairs := pipe.recv()) is not None:
         started = time.perf_counter()
         found = way(pairs)
-        pipe.send((time.perf_counter() - started, found, memory_mb()))
+        seconds = time.perf_counter() - started
+        on_gpu = torch.cuda.max_memory_allocated() / (1 << 20) if torch.cuda.is_available() else 0.0
+        pipe.send((seconds, found, on_gpu or memory_mb()))
 
 
-def measure(rounds: Sequence[Sequence[PreferencePair]]) -> Iterator[tuple[str, int, float, np.ndarray, float]]:
-    """Way, round, seconds, what it found and its memory; each way once in every round, after two pairs not counted."""
+def measure(rounds: Sequence[Sequence[PreferencePair]], device: str) -> Iterator[tuple[str, int, float, np.ndarray, float]]:
+    """Way, round, seconds, what it found and its memory; each way once in every round, after some pairs not counted."""
     context = multiprocessing.get_context("spawn")
     pipes = {}
     processes = []
-    for name, load in ways().items():
+    for name, load in ways(device).items():
         mine, its = context.Pipe()
         process = context.Process(target=_serve, args=(load, its), daemon=True)
         process.start()
         its.close()  # so that a process that ends early is noticed
         mine.recv()
-        mine.send(rounds[0][:2])
+        mine.send(rounds[0][:2] if device == "cpu" else rounds[0])
         mine.recv()
         pipes[name] = mine
         processes.append(process)
@@ -222,18 +234,21 @@ def main() -> None:
     parser.add_argument("tasks", nargs="*", metavar="TASK", help=", ".join(PAIRS))
     parser.add_argument("--share", type=float, default=1.0, help="of the pairs, for a machine in a hurry")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
     given = parser.parse_args()
-    os.environ["SPARSERM_STORE"] = "off"
+    os.environ |= {"SPARSERM_STORE": "off", "SPARSERM_DEVICE": given.device}
+    name = "throughput" if given.device == "cpu" else "throughput_gpu"
     for task in given.tasks or PAIRS:
-        found = {**read_results("throughput"), task: measure_task(task, round(PAIRS[task] * given.share), given.rounds)}
-        write_results("throughput", found)
+        measured = measure_task(task, round(PAIRS[task] * given.share), given.rounds, given.device)
+        write_results(name, {**read_results(name), task: measured})
 
 
-def measure_task(task: str, n: int, rounds: int) -> dict[str, Any]:
-    """Medians over rounds of one task's pairs."""
+def measure_task(task: str, n: int, rounds: int, device: str) -> dict[str, Any]:
+    """Medians over rounds of one task's pairs; on a GPU all of its pairs in every round, since it is soon done with them."""
+    pairs = task_pairs(task, "test").pairs[:n]
     rounds = min(rounds, n)
-    parts = [task_pairs(task, "test").pairs[:n][start::rounds] for start in range(rounds)]
-    backbone = Backbone.load(DEFAULT_BACKBONE, through_layer=DEFAULT_LAYER, device="cpu")
+    parts = [pairs[start::rounds] for start in range(rounds)] if device == "cpu" else [pairs] * rounds
+    backbone = Backbone.load(DEFAULT_BACKBONE, through_layer=DEFAULT_LAYER, device=device)
     texts = [_texts(backbone.chat, part) for part in parts]
     tokens = [sum(len(text.ids) for text in part) for part in texts]
     rows = [pack(part, share_prompts=True) for part in texts]
@@ -242,12 +257,12 @@ def measure_task(task: str, n: int, rounds: int) -> dict[str, Any]:
     found: dict[str, list[np.ndarray]] = {}
     memory: dict[str, float] = {}
     floors = []
-    for name, number, taken, result, memory[name] in measure(parts):
+    for name, number, taken, result, memory[name] in measure(parts, device):
         seconds.setdefault(name, []).append(taken)
         found.setdefault(name, []).append(result)
         print(f"{task} round {number + 1}: {name} {taken:.1f} s, {tokens[number] / taken:,.0f} tokens/s", flush=True)
         if name == "ours":
-            floors.append(work[number] / matrix_rate(backbone.dtype))
+            floors.append(work[number] / matrix_rate(backbone.dtype, device))
 
     def median(numerators: Iterable[float], denominators: Iterable[float]) -> float:
         return statistics.median(a / b for a, b in zip(numerators, denominators, strict=True))
@@ -263,8 +278,8 @@ def measure_task(task: str, n: int, rounds: int) -> dict[str, Any]:
             row["largest_difference"] = max(float(np.abs(a - b).max()) for a, b in both)
         figures.append(row)
     return {
-        "n_pairs": n, "tokens": sum(tokens), "distinct_tokens": sum(len(row.ids) for part in rows for row in part),
-        "rounds": rounds, "dtype": str(backbone.dtype), "multiply_adds": sum(work),
+        "n_pairs": sum(map(len, parts)), "tokens": sum(tokens), "rounds": rounds, "dtype": str(backbone.dtype),
+        "distinct_tokens": sum(len(row.ids) for part in rows for row in part), "multiply_adds": sum(work),
         "share_of_floor": median(floors, seconds["ours"]), "ways": figures,
     }  # fmt: skip
 

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from filelock import FileLock
 
+from sparserm.defaults import default_device
 from sparserm.pairs import prompt_groups
 from sparserm.types import PreferenceData, SparseRMError
 
@@ -212,7 +213,7 @@ class Results:
 
 
 def environment() -> tuple[str, dict[str, Any]]:
-    """What figures were computed with, and a short name for it."""
+    """What figures were computed with, the device of ``SPARSERM_DEVICE`` among it, and a short name for it."""
     packages = ("sparserm", "torch", "transformers", "trl", "peft", "numpy", "scipy", "scikit-learn")
     found = {
         "processor": _processor(),
@@ -220,6 +221,10 @@ def environment() -> tuple[str, dict[str, Any]]:
         "python": platform.python_version(),
         "versions": {package: _version(package) for package in packages},
     }
+    if default_device().startswith("cuda"):
+        import torch
+
+        found["accelerator"] = torch.cuda.get_device_name(default_device())
     return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:8], found
 
 

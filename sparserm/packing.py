@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from sparserm.transfers import to_device
 from sparserm.types import TokenizedText
 
 #: A row grows no longer than this by sharing a prompt: attention costs its square.
@@ -41,14 +43,36 @@ class Batch:
         rows: the rows, ``B`` of them.
         input_ids: ``[B, T]``, padded with 0 on the right.
         position_ids: ``[B, T]``; every response continues the prompt's positions.
-        mask: ``[B, 1, T, T]`` bool, True where a query (row) attends to a key (column); None where every row holds one
-            response, since causal attention never sees padding on the right.
+        segments: ``[B, T]``, 0 in the prompt and 1, 2, ... in the row's responses, padding counted to the last; None where
+            every row holds one response.
     """
 
     rows: tuple[Row, ...]
     input_ids: Tensor
     position_ids: Tensor
-    mask: Tensor | None
+    segments: Tensor | None
+
+    @property
+    def mask(self) -> Tensor | None:
+        """``[B, 1, T, T]`` bool, True where a query (row) attends to a key (column): in the prompt and in its own response;
+        None where every row holds one response, since causal attention never sees padding on the right."""
+        if self.segments is None:
+            return None
+        queries, keys = self.segments[:, :, None], self.segments[:, None, :]
+        width = self.segments.shape[1]
+        causal = torch.ones(width, width, dtype=torch.bool, device=self.segments.device).tril()
+        return (causal & ((keys == 0) | (keys == queries)))[:, None]
+
+    def to(self, device: torch.device) -> Batch:
+        """The same on a device; from pinned memory, so that the host goes on while a GPU takes it."""
+        moved = [None if one is None else to_device(one, device) for one in (self.input_ids, self.position_ids, self.segments)]
+        return Batch(self.rows, *moved)  # type: ignore[arg-type]
+
+    def positions(self) -> Tensor:
+        """``[N]`` where in ``[B * T]`` the tokens of the texts' spans lie, text after text."""
+        width = self.input_ids.shape[1]
+        runs = [np.arange(r * width + start, r * width + end) for r, row in enumerate(self.rows) for _, start, end in row.spans]
+        return torch.from_numpy(np.concatenate(runs))
 
 
 def pack(texts: Sequence[TokenizedText], *, share_prompts: bool, row_tokens: int = ROW_TOKENS) -> list[Row]:
@@ -105,9 +129,5 @@ def _batch(rows: Sequence[Row]) -> Batch:
         for segment, (_, start, _end) in enumerate(row.spans, 1):
             position_ids[r, start:] = torch.arange(row.prefix, row.prefix + width - start)
             segments[r, start:] = segment
-    mask = None
-    if any(len(row.spans) > 1 for row in rows):
-        queries, keys = segments[:, :, None], segments[:, None, :]
-        causal = torch.ones(width, width, dtype=torch.bool).tril()
-        mask = (causal & ((keys == 0) | (keys == queries)))[:, None]
-    return Batch(tuple(rows), input_ids, position_ids, mask)
+    shared = any(len(row.spans) > 1 for row in rows)
+    return Batch(tuple(rows), input_ids, position_ids, segments if shared else None)

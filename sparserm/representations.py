@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from sparserm.backbone import Backbone
+from sparserm.backbone import Backbone, Pass
 from sparserm.pairs import prompt_groups
 from sparserm.sae import SparseAutoencoder
 from sparserm.store import Store
+from sparserm.transfers import OnHost, to_device
 from sparserm.types import (
     ACTIVITIES,
     FIRED,
@@ -34,6 +36,11 @@ from sparserm.types import (
 
 #: Responses computed between two writes to the store: what an interruption can cost.
 FLUSH_EVERY = 64
+#: Activations of latents held at once: by many tokens at a time each weight of the SAE is read less often. Whole passes of the
+#: default backbone instead of text by text took 0.80 of the time for ``truthfulness``, 0.90 for ``safety`` and ``redteam``.
+CPU_ACTIVATIONS, GPU_ACTIVATIONS = 1 << 22, 1 << 28
+
+_T = TypeVar("_T")
 
 
 def represent(
@@ -149,54 +156,110 @@ def _compute(
     """Run the backbone and yield finished blobs by key, some texts at a time."""
     tokenized = backbone.chat.many(texts)
     near = {hook: sae.to(backbone.device) if sae else None for hook, sae in saes.items()}
-    pooled: dict[int, dict[HookPoint, list[Tensor]]] = {}
-    for i, states in backbone.hidden_states(tokenized, list(saes), progress=progress):
-        n = tokenized[i].end - tokenized[i].start
-        pooled[i] = {hook: _pool(state, n, near[hook]) for hook, state in states.items()}
-        if len(pooled) == FLUSH_EVERY:
-            yield _blobs(texts, tokenized, pooled, backbone, saes)
-            pooled = {}
-    if pooled:
-        yield _blobs(texts, tokenized, pooled, backbone, saes)
+
+    def pooled() -> Iterator[tuple[Pass, dict[HookPoint, OnHost]]]:
+        for one in backbone.passes(tokenized, list(saes), progress=progress):
+            own = tuple(tokenized[i].end - tokenized[i].start for i in one.texts)
+            yield one, {hook: OnHost(_pool(state, one.lengths, own, near[hook])) for hook, state in one.states.items()}
+
+    places: list[int] = []
+    arrays: list[dict[HookPoint, list[np.ndarray]]] = []
+    computed = pooled() if backbone.device.type == "cpu" else _one_behind(pooled())
+    for one, found in computed:
+        arrays.append({hook: host.arrays() for hook, host in found.items()})
+        places += one.texts
+        if len(places) >= FLUSH_EVERY:
+            yield _blobs(texts, tokenized, places, arrays, backbone, saes)
+            places, arrays = [], []
+    if places:
+        yield _blobs(texts, tokenized, places, arrays, backbone, saes)
 
 
-def _pool(state: Tensor, n: int, sae: SparseAutoencoder | None) -> list[Tensor]:
-    """What is kept of ``state [T, d]``, whose first ``n`` tokens are the response, still on its device: the last state and
-    the mean ``[d]``, and of an SAE's latents the share of tokens in which each fires and its peak ``[d_sae]``."""
-    response = state[:n]
-    kept = [state[-1].clone(), response.mean(0)]  # a view would keep the whole pass in memory
+def _one_behind(items: Iterable[_T]) -> Iterator[_T]:
+    """Each item when the next has been begun, so that a GPU is busy with that one while the host is with this one."""
+    waiting: list[_T] = []
+    for item in items:
+        yield from waiting
+        waiting = [item]
+    yield from waiting
+
+
+def _pool(states: Tensor, lengths: Sequence[int], own: Sequence[int], sae: SparseAutoencoder | None) -> list[Tensor]:
+    """What is kept of ``n`` texts, still on their device: the last state and the mean ``[n, d]``, and of an SAE's latents the
+    share of tokens in which each fires and its peak ``[n, d_sae]``.
+
+    Args:
+        states: ``[sum(lengths), d]``; ``own``: how many of each text's tokens, its first, are the response.
+    """
+    ends = np.cumsum(lengths)
+    starts = ends - lengths
+    of_response = np.concatenate([np.arange(start, start + n) for start, n in zip(starts, own, strict=True)])
+    response = states[to_device(torch.from_numpy(of_response), states.device)].float()
+    kept = [states[to_device(torch.from_numpy(ends - 1), states.device)].float(), _over_texts("mean", response, own)]
     if sae:
-        z = sae.encode(response)
-        kept += [(z > 0).float().mean(0), z.amax(0)]
+        tokens = (GPU_ACTIVATIONS if response.is_cuda else CPU_ACTIVATIONS) // sae.d_sae
+        rates, peaks = [], []
+        for texts in _runs(own, tokens):
+            start, ends_at = sum(own[: texts.start]), sum(own[: texts.stop])
+            z = sae.encode(response[start:ends_at])
+            rates.append(_over_texts("mean", (z > 0).float(), own[texts]))
+            peaks.append(_over_texts("max", z, own[texts]))
+        kept += [torch.cat(rates), torch.cat(peaks)]
     return kept
+
+
+def _runs(lengths: Sequence[int], tokens: int) -> Iterator[slice]:
+    """Neighbouring texts of together no more than so many tokens, or one alone."""
+    start, held = 0, 0
+    for i, length in enumerate(lengths):
+        if held and held + length > tokens:
+            yield slice(start, i)
+            start, held = i, 0
+        held += length
+    yield slice(start, len(lengths))
+
+
+def _over_texts(what: Literal["mean", "max"], values: Tensor, lengths: Sequence[int]) -> Tensor:
+    """``[n, d]`` from ``[sum(lengths), d]``, text after text."""
+    if values.is_cuda:
+        return torch.segment_reduce(values, what, lengths=to_device(torch.tensor(lengths), values.device), unsafe=True)
+    parts = values.split(list(lengths))  # on a processor segment_reduce takes two to three times as long
+    return torch.stack([part.mean(0) if what == "mean" else part.amax(0) for part in parts])
 
 
 def _blobs(
     texts: Sequence[Text],
     tokenized: Sequence[TokenizedText],
-    pooled: Mapping[int, Mapping[HookPoint, Sequence[Tensor]]],
+    places: Sequence[int],
+    arrays: Sequence[Mapping[HookPoint, Sequence[np.ndarray]]],
     backbone: Backbone,
     saes: Mapping[HookPoint, SparseAutoencoder | None],
 ) -> dict[bytes, bytes]:
-    """What the store keeps of some texts, by key; it leaves the device together."""
-    contents = dict(zip(pooled, _contents([texts[i] for i in pooled], backbone), strict=True))
+    """What the store keeps of the texts at some places, by key; ``arrays`` is what :func:`_pool` gave of their passes."""
+    contents = _contents([texts[i] for i in places], backbone)
     counts = _place(backbone, None, "tokens")
     blobs = {}
-    for i, content in contents.items():
+    for i, content in zip(places, contents, strict=True):
         text = tokenized[i]
         blobs[counts + content] = np.array([text.end - text.start, text.n_truncated], np.int32).tobytes()
     for hook, sae in saes.items():
-        columns = zip(*(one[hook] for one in pooled.values()), strict=True)
-        last, mean, *firing = (torch.stack(column).cpu().numpy() for column in columns)
+        last, mean, *firing = (np.concatenate(column) for column in zip(*(one[hook] for one in arrays), strict=True))
+        if not np.isfinite(last).all() or not np.isfinite(mean).all():
+            for i, *own in zip(places, last, mean, strict=True):
+                backbone.check_finite(i, len(texts), {hook: torch.from_numpy(np.stack(own))})
         for pooling, states in (("last", last), ("mean", mean)):
             place = _place(backbone, hook, pooling)
-            blobs |= {place + content: state.tobytes() for content, state in zip(contents.values(), states, strict=True)}
+            blobs |= {place + content: state.tobytes() for content, state in zip(contents, states, strict=True)}
         if sae:
+            rate, peak = firing
             active, strong = (_place(backbone, hook, what(sae)) for what in (_activity, _strengths))
-            for content, rate, peak in zip(contents.values(), *firing, strict=True):
-                latents = np.flatnonzero(rate)
-                blobs[active + content] = ActiveLatents.pack(rate).tobytes()
-                blobs[strong + content] = firings(latents, rate[latents], peak[latents]).tobytes()
+            bits = ActiveLatents.pack(rate)
+            rows, latents = np.nonzero(rate > 0)  # of booleans: several times as fast
+            fired = firings(latents, rate[rows, latents], peak[rows, latents])
+            ends = np.cumsum(np.bincount(rows, minlength=len(places)))
+            for row, (content, end) in enumerate(zip(contents, ends, strict=True)):
+                blobs[active + content] = bits[row].tobytes()
+                blobs[strong + content] = fired[ends[row - 1] if row else 0 : end].tobytes()
     return blobs
 
 

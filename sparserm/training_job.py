@@ -252,7 +252,7 @@ class _NotRun:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._backbone, name)
 
-    def hidden_states(self, texts: Sequence[TokenizedText], hooks: Sequence[HookPoint], **_: Any) -> Iterator[Any]:
+    def passes(self, texts: Sequence[TokenizedText], hooks: Sequence[HookPoint], **_: Any) -> Iterator[Any]:
         if texts:
             raise SparseRMError(
                 f"{len(texts):,} responses at {hooks[0].name} are not in the store, or no longer; train again with these "

@@ -218,8 +218,8 @@ class ActiveLatents:
 
     @staticmethod
     def pack(rate: np.ndarray) -> np.ndarray:
-        """``[2, ceil(d_sae / 8)]`` uint8: the bits of one response, from the share of its tokens at which each latent fires."""
-        return np.packbits(np.stack([is_active(rate, activity) for activity in ACTIVITIES]), axis=1)
+        """``[n, 2, ceil(d_sae / 8)]`` uint8, from ``[n, d_sae]`` shares of responses' tokens at which each latent fires."""
+        return np.packbits(np.stack([is_active(rate, activity) for activity in ACTIVITIES], axis=1), axis=2)
 
     def take(self, rows: np.ndarray) -> ActiveLatents:
         """The responses ``rows``, in that order; neighbours share this one's memory, and cannot be written to."""

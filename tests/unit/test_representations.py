@@ -5,28 +5,18 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from tiny import HIDDEN
+from tiny import D_SAE, HIDDEN, firing_sae
 
 from sparserm.backbone import Backbone
 from sparserm.representations import FLUSH_EVERY, _compute, count_missing, pair_texts, represent, represent_pairs
-from sparserm.sae import SparseAutoencoder
 from sparserm.store import Store
 from sparserm.types import HookPoint, Message, PreferencePair, Representations, SparseRMError, Text
 
 HOOK, OTHER = HookPoint(2), HookPoint(1, "mlp_out")
-D_SAE = 48
 
 
 def user(text):
     return (Message("user", text),)
-
-
-def make_sae(hook=HOOK, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    shapes = {"W_enc": (HIDDEN, D_SAE), "W_dec": (D_SAE, HIDDEN), "b_enc": (D_SAE,), "b_dec": (HIDDEN,)}
-    weights = {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
-    weights["b_enc"] -= 15  # some latents fire at some tokens
-    return SparseAutoencoder("tiny", "standard", hook, "tiny", weights)
 
 
 @pytest.fixture
@@ -99,7 +89,7 @@ def test_tokens_are_counted(tiny_folder, tokenized):
 
 @pytest.mark.parametrize("pooling", ["last", "mean"])
 def test_a_latents_rate_and_peak_are_over_the_responses_own_tokens(tiny_backbone, texts, tokenized, states, pooling):
-    sae = make_sae()
+    sae = firing_sae(HOOK)
     latents = represent(texts, tiny_backbone, {HOOK: sae}, pooling, strengths=True)[HOOK].strengths
     dense, peaks = np.zeros((2, len(texts), D_SAE), np.float32)
     for row, (start, end) in enumerate(zip(latents.indptr, latents.indptr[1:], strict=False)):
@@ -117,7 +107,7 @@ def test_a_latents_rate_and_peak_are_over_the_responses_own_tokens(tiny_backbone
 
 
 def test_a_latent_that_never_fires_leaves_empty_rows(tiny_backbone, texts):
-    sae = make_sae()
+    sae = firing_sae(HOOK)
     sae.weights["b_enc"].fill_(-1e6)
     latents = represent(texts, tiny_backbone, {HOOK: sae}, "mean", strengths=True)[HOOK].strengths
     assert latents.indptr.tolist() == [0] * (len(texts) + 1)
@@ -125,7 +115,7 @@ def test_a_latent_that_never_fires_leaves_empty_rows(tiny_backbone, texts):
 
 
 def test_several_hook_points_take_one_pass_each_with_its_own_sae(tiny_backbone, texts, rows):
-    saes = {HOOK: make_sae(), OTHER: make_sae(OTHER, seed=1), HookPoint(0): None}
+    saes = {HOOK: firing_sae(HOOK), OTHER: firing_sae(OTHER, seed=1), HookPoint(0): None}
     together = represent(texts, tiny_backbone, saes, "mean")
     passes = len(rows)
     assert together[HookPoint(0)].latents is None
@@ -135,26 +125,26 @@ def test_several_hook_points_take_one_pass_each_with_its_own_sae(tiny_backbone, 
 
 
 def test_a_second_call_with_the_store_never_runs_the_backbone(tiny_backbone, texts, store, rows):
-    first = represent(texts, tiny_backbone, {HOOK: make_sae()}, "mean", store=store)[HOOK]
+    first = represent(texts, tiny_backbone, {HOOK: firing_sae(HOOK)}, "mean", store=store)[HOOK]
     assert rows
     rows.clear()
-    second = represent(texts[::-1], tiny_backbone, {HOOK: make_sae()}, "mean", store=store)[HOOK]
+    second = represent(texts[::-1], tiny_backbone, {HOOK: firing_sae(HOOK)}, "mean", store=store)[HOOK]
     assert not rows
     assert_same(second.take(np.arange(len(texts))[::-1]), first)
 
 
 def test_both_poolings_are_stored_whichever_is_asked_for(tiny_backbone, texts, store, rows):
-    represent(texts, tiny_backbone, {HOOK: make_sae()}, "mean", store=store)
+    represent(texts, tiny_backbone, {HOOK: firing_sae(HOOK)}, "mean", store=store)
     rows.clear()
-    last = represent(texts, tiny_backbone, {HOOK: make_sae()}, "last", store=store)[HOOK]
+    last = represent(texts, tiny_backbone, {HOOK: firing_sae(HOOK)}, "last", store=store)[HOOK]
     assert not rows
-    assert_same(last, represent(texts, tiny_backbone, {HOOK: make_sae()}, "last")[HOOK])
+    assert_same(last, represent(texts, tiny_backbone, {HOOK: firing_sae(HOOK)}, "last")[HOOK])
 
 
 def test_strengths_are_stored_beside_where_latents_are_active(tiny_backbone, texts, store, rows):
-    active = represent(texts, tiny_backbone, {HOOK: make_sae()}, "mean", store=store)[HOOK]
+    active = represent(texts, tiny_backbone, {HOOK: firing_sae(HOOK)}, "mean", store=store)[HOOK]
     rows.clear()
-    strong = represent(texts, tiny_backbone, {HOOK: make_sae()}, "mean", strengths=True, store=store)[HOOK]
+    strong = represent(texts, tiny_backbone, {HOOK: firing_sae(HOOK)}, "mean", strengths=True, store=store)[HOOK]
     assert not rows
     for activity in ("any", "most"):
         frequency = active.latents.frequency(activity)
@@ -165,10 +155,10 @@ def test_strengths_are_stored_beside_where_latents_are_active(tiny_backbone, tex
 
 
 def test_the_store_serves_another_process_of_the_same_model(tiny_backbone, tiny_folder, texts, store, rows):
-    represent(texts, tiny_backbone, {HOOK: make_sae()}, "mean", store=store)
+    represent(texts, tiny_backbone, {HOOK: firing_sae(HOOK)}, "mean", store=store)
     rows.clear()
     again = Backbone.load(tiny_folder, dtype="float32", through_layer=2)
-    represent(texts, again, {HOOK: make_sae()}, "mean", store=Store(store.path))
+    represent(texts, again, {HOOK: firing_sae(HOOK)}, "mean", store=Store(store.path))
     assert not rows
 
 
@@ -214,7 +204,7 @@ def test_only_texts_that_the_store_lacks_are_computed(tiny_backbone, texts, stor
 
 
 def test_another_model_dtype_hook_or_sae_is_computed_anew(tiny_backbone, tiny_folder, texts, store, rows):
-    represent(texts, tiny_backbone, {HOOK: make_sae()}, "mean", store=store)
+    represent(texts, tiny_backbone, {HOOK: firing_sae(HOOK)}, "mean", store=store)
     other_dtype = Backbone.load(tiny_folder, dtype="bfloat16")
     other_model = Backbone.load(tiny_folder, dtype="float32")
     other_model.fingerprint = "another"
@@ -222,7 +212,7 @@ def test_another_model_dtype_hook_or_sae_is_computed_anew(tiny_backbone, tiny_fo
         (other_dtype, {HOOK: None}),
         (other_model, {HOOK: None}),
         (tiny_backbone, {OTHER: None}),
-        (tiny_backbone, {HOOK: make_sae(seed=1)}),
+        (tiny_backbone, {HOOK: firing_sae(HOOK, seed=1)}),
     ):
         rows.clear()
         represent(texts, backbone, saes, "mean", store=store)
@@ -232,7 +222,7 @@ def test_another_model_dtype_hook_or_sae_is_computed_anew(tiny_backbone, tiny_fo
 @pytest.mark.parametrize("kept", [True, False])
 def test_a_text_that_occurs_twice_is_computed_once(tiny_backbone, texts, store, rows, kept):
     twice = [texts[0], texts[1], texts[0], texts[0]]
-    got = represent(twice, tiny_backbone, {HOOK: make_sae()}, "mean", store=store if kept else None)[HOOK]
+    got = represent(twice, tiny_backbone, {HOOK: firing_sae(HOOK)}, "mean", store=store if kept else None)[HOOK]
     assert sum(len(row.spans) for row in rows) == 2
     for i in (2, 3):
         assert_same(got.take(np.array([i])), got.take(np.array([0])))
@@ -259,10 +249,10 @@ def test_pairs_keep_their_order_and_sides(tiny_backbone):
     pairs = [
         PreferencePair(user(p), c, r) for p, c, r in [("Hi", "Yes.", "No!"), ("Why?", "Because.", "the"), ("Hi", "A", "B")]
     ]
-    got = represent_pairs(pairs, tiny_backbone, {HOOK: make_sae()}, "last")[HOOK]
+    got = represent_pairs(pairs, tiny_backbone, {HOOK: firing_sae(HOOK)}, "last")[HOOK]
     for i, pair in enumerate(pairs):
         for side, response in ((got.chosen, pair.chosen), (got.rejected, pair.rejected)):
-            alone = represent([Text(pair.prompt, response)], tiny_backbone, {HOOK: make_sae()}, "last")[HOOK]
+            alone = represent([Text(pair.prompt, response)], tiny_backbone, {HOOK: firing_sae(HOOK)}, "last")[HOOK]
             np.testing.assert_allclose(side.h[i], alone.h[0], atol=1e-4)
             assert np.array_equal(side.take(np.array([i])).latents.bits, alone.latents.bits)
     np.testing.assert_array_equal(got.differences, got.chosen.h - got.rejected.h)
@@ -298,14 +288,14 @@ def test_a_stored_nan_is_refused_and_says_what_to_delete(tiny_backbone, texts, s
 
 def test_no_texts_have_representations_of_no_rows(tiny_backbone):
     assert represent([], tiny_backbone, {HOOK: None}, "mean")[HOOK].h.shape == (0, HIDDEN)
-    assert represent([], tiny_backbone, {HOOK: make_sae()}, "mean")[HOOK].latents.frequency("any").tolist() == [0] * D_SAE
-    latents = represent([], tiny_backbone, {HOOK: make_sae()}, "mean", strengths=True)[HOOK].strengths
+    assert represent([], tiny_backbone, {HOOK: firing_sae(HOOK)}, "mean")[HOOK].latents.frequency("any").tolist() == [0] * D_SAE
+    latents = represent([], tiny_backbone, {HOOK: firing_sae(HOOK)}, "mean", strengths=True)[HOOK].strengths
     assert (latents.indptr.tolist(), latents.indices.size, latents.rate.size) == ([0], 0, 0)
 
 
 def test_what_is_missing_is_what_would_be_run(tiny_backbone, store, rows):
     pairs = [PreferencePair(user("Hi"), "Yes.", "No!"), PreferencePair(user("Why?"), "Because.", "Yes.")]
-    saes = {HOOK: make_sae()}
+    saes = {HOOK: firing_sae(HOOK)}
     responses, tokens = count_missing(pair_texts(pairs), tiny_backbone, saes, "mean", store)
     assert (responses, count_missing(pair_texts(pairs), tiny_backbone, saes, "mean", None)) == (4, (4, tokens))
     represent_pairs(pairs[:1], tiny_backbone, {HOOK: None}, "mean", store=store)
@@ -319,7 +309,7 @@ def test_what_is_missing_is_what_would_be_run(tiny_backbone, store, rows):
 
 
 def test_an_sae_goes_to_a_device_whole_and_stays_itself_where_it_is():
-    sae = make_sae()
+    sae = firing_sae(HOOK)
     assert sae.to(torch.device("cpu")) is sae
     elsewhere = sae.to(torch.device("meta"))
     assert {weight.device.type for weight in elsewhere.weights.values()} == {"meta"}

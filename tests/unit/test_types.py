@@ -31,7 +31,7 @@ def test_rows_hold_what_they_held(rows):
 def test_bits_tell_the_frequencies_that_rates_tell(rates, data):
     rate = np.array(rates, np.float32)
     rows = np.array(data.draw(st.lists(st.integers(0, len(rate) - 1))), np.int64)
-    active = ActiveLatents(np.stack([ActiveLatents.pack(row) for row in rate]), 11).take(rows)
+    active = ActiveLatents(ActiveLatents.pack(rate), 11).take(rows)
     for activity, least in zip(ACTIVITIES, (0.01, 0.5), strict=True):
         expected = (rate[rows] >= least).mean(0) if len(rows) else np.zeros(11)
         np.testing.assert_allclose(active.frequency(activity), expected)
@@ -42,7 +42,7 @@ def test_bits_tell_the_frequencies_that_rates_tell(rates, data):
 
 
 def test_frequencies_of_more_responses_than_are_unpacked_at_a_time():
-    bits = np.stack([ActiveLatents.pack(np.array([1.0, 0.25, 0.0]))] * 1500 + [ActiveLatents.pack(np.zeros(3))] * 1500)
+    bits = ActiveLatents.pack(np.array([[1.0, 0.25, 0.0]] * 1500 + [[0.0] * 3] * 1500))
     assert ActiveLatents(bits, 3).frequency("any").tolist() == [0.5, 0.5, 0]
     assert ActiveLatents(bits, 3).frequency("most").tolist() == [0.5, 0, 0]
 

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import torch
 
+from sparserm.sae import SparseAutoencoder
+
 FAMILIES = ("llama", "qwen2", "gemma", "gemma2", "gpt2", "gpt_neox")
-HIDDEN, LAYERS, CONTEXT = 32, 4, 512
+HIDDEN, LAYERS, CONTEXT, D_SAE = 32, 4, 512, 48
 CHATML = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -74,3 +76,12 @@ def save_tiny(
     tiny_model(family, seed=seed, **settings).save_pretrained(folder)
     tiny_tokenizer(chat_template).save_pretrained(folder)
     return Path(folder)
+
+
+def firing_sae(hook, seed: int = 0) -> SparseAutoencoder:
+    """Random weights; some latents fire at some tokens."""
+    generator = torch.Generator().manual_seed(seed)
+    shapes = {"W_enc": (HIDDEN, D_SAE), "W_dec": (D_SAE, HIDDEN), "b_enc": (D_SAE,), "b_dec": (HIDDEN,)}
+    weights = {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+    weights["b_enc"] -= 15
+    return SparseAutoencoder("tiny", "standard", hook, "tiny", weights)
