@@ -22,15 +22,10 @@ from sparserm.sae import load_sae
 
 SAE = f"{DEFAULT_BACKBONE}/layer_{DEFAULT_LAYER}"
 
-#: Task, pairs and seed of fully fine-tuned models, what says most first: two cores take hours for them.
-FULL = (
-    [(task, budget, 0) for budget in (100, 300) for task in TASKS]
-    + [(task, budget, 1) for budget in (100, 300) for task in ("truthfulness", "safety")]
-    + [("truthfulness", 1000, 0)]
-    + [(task, budget, 2) for budget in (100, 300) for task in ("truthfulness", "safety")]
-    + [("safety", 1000, 0)]
-)
-LORA = [(task, 300, 0) for task in TASKS]
+#: Task, pairs and seed of fine-tuned models: two cores take minutes to hours for each, a GPU (``SPARSERM_DEVICE``) a minute.
+FULL = [(task, budget, seed) for budget in (100, 300) for seed in range(3) for task in TASKS]
+FULL += [(task, 1000, seed) for seed in range(3) for task in TASKS]
+LORA = [(task, 300, seed) for seed in range(3) for task in TASKS]
 COSTS = [(task, budget) for budget in (100, 300) for task in TASKS] + [("truthfulness", 1000), ("safety", 1000)]
 
 

@@ -124,6 +124,10 @@ class Results:
         """All that are there."""
         return [Cost(**row) for row in self._read()["costs"]]
 
+    def environments(self) -> dict[str, dict[str, Any]]:
+        """What cells were computed with, by the name that they give."""
+        return dict(self._read()["environments"])
+
     def read(self) -> Record:
         """Cells and prompts in one reading.
 
