@@ -4,8 +4,8 @@ The work of the host: a file of pairs is scored on one thread exactly as ``spars
 which gives zeros. That leaves reading, templates, tokens, packing, pooling, rewards and Parquet, and looking for what is not
 finite and means over tokens, though a device would do these two. In processor time, since that has to be bought.
 
-The work of the accelerator: the multiply-adds of these pairs, as ``benchmarks.throughput`` counts them. How much of an
-accelerator's rate is reached is not measured here; the table says what it takes for granted.
+The work of the accelerator: the multiply-adds of these pairs, as ``benchmarks.throughput`` counts them, which with ``--device
+cuda`` measures how fast they are done.
 """
 
 from __future__ import annotations

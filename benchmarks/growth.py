@@ -25,7 +25,7 @@ from sparserm.head import rewards
 from sparserm.representations import represent_pairs
 from sparserm.sae import SparseAutoencoder, load_sae
 from sparserm.store import stored
-from sparserm.types import PairRepresentations, PreferencePair, Representations, firings
+from sparserm.types import ActiveLatents, PairRepresentations, PreferencePair, Representations
 
 SAE = f"{DEFAULT_BACKBONE}/layer_{DEFAULT_LAYER}"
 PAIRS, LENGTHS = (15, 30, 60, 120), (64, 128, 256, 512)
@@ -86,17 +86,18 @@ def represented(backbone: Backbone, sae: SparseAutoencoder) -> PairRepresentatio
     """Real pairs, from the store where they are there."""
     with stored() as store:
         pairs = task_pairs("truthfulness", "train").pairs[:DRAWN_FROM]
-        return represent_pairs(pairs, backbone, {sae.hook: sae}, "mean", strengths=True, store=store)[sae.hook]
+        return represent_pairs(pairs, backbone, {sae.hook: sae}, "mean", store=store)[sae.hook]
 
 
 def drawn(known: PairRepresentations, n: int, width: int) -> PairRepresentations:
-    """``n`` pairs, and their latents as if they were of an SAE of another width, in which some would fire twice or never."""
+    """``n`` pairs, and their latents as if they were those of :func:`of_width`."""
     found = known.take(np.random.default_rng(n).integers(len(known.groups), size=n))
 
     def resized(side: Representations) -> Representations:
-        latents = side.strengths
-        fired = firings(latents.indices * width // latents.d_sae, latents.rate, latents.peak)
-        return replace(side, latents=replace(latents, fired=fired, d_sae=width))
+        assert isinstance(side.latents, ActiveLatents)
+        d_sae = side.latents.d_sae
+        active = np.unpackbits(side.latents.bits, axis=-1, count=d_sae)[..., np.arange(width) * d_sae // width]
+        return replace(side, latents=ActiveLatents(np.packbits(active, axis=-1), width))
 
     return replace(found, chosen=resized(found.chosen), rejected=resized(found.rejected))
 

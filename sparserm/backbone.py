@@ -160,17 +160,21 @@ class Backbone:
         row_tokens = min(ROW_TOKENS, self.chat.max_length)
         rows = pack(texts, share_prompts=self.shares_prompts, row_tokens=row_tokens)
         for batch in batches(rows, batch_tokens or self.batch_tokens):
-            states = self.run(batch, hooks)
-            used = to_device(batch.positions(), self.device)
-            spans = [span for row in batch.rows for span in row.spans]
-            yield Pass(
-                tuple(i for i, _, _ in spans),
-                tuple(end - start for _, start, end in spans),
-                {hook: state.flatten(0, 1)[used] for hook, state in states.items()},
-            )
-            done += len(spans)
+            yield self._pass(batch, hooks)
+            done += sum(len(row.spans) for row in batch.rows)
             if progress:
                 progress(done, len(texts), "Representations (responses)")
+
+    def _pass(self, batch: Batch, hooks: Sequence[HookPoint]) -> Pass:
+        """Of all that went through only what is the texts' own, so that no more is kept in memory."""
+        states = self.run(batch, hooks)
+        used = to_device(batch.positions(), self.device)
+        spans = [span for row in batch.rows for span in row.spans]
+        return Pass(
+            tuple(i for i, _, _ in spans),
+            tuple(end - start for _, start, end in spans),
+            {hook: state.flatten(0, 1)[used] for hook, state in states.items()},
+        )
 
     def hidden_states(
         self,

@@ -7,7 +7,7 @@ itself, at the positions that it would have alone. Rows of like length share a b
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -64,9 +64,11 @@ class Batch:
         return (causal & ((keys == 0) | (keys == queries)))[:, None]
 
     def to(self, device: torch.device) -> Batch:
-        """The same on a device; from pinned memory, so that the host goes on while a GPU takes it."""
-        moved = [None if one is None else to_device(one, device) for one in (self.input_ids, self.position_ids, self.segments)]
-        return Batch(self.rows, *moved)  # type: ignore[arg-type]
+        """What a forward pass takes, on a device: positions only where there are segments."""
+        moved = replace(self, input_ids=to_device(self.input_ids, device))
+        if self.segments is None:
+            return moved
+        return replace(moved, position_ids=to_device(self.position_ids, device), segments=to_device(self.segments, device))
 
     def positions(self) -> Tensor:
         """``[N]`` where in ``[B * T]`` the tokens of the texts' spans lie, text after text."""

@@ -34,11 +34,13 @@ from sparserm.types import (
     firings,
 )
 
-#: Responses computed between two writes to the store: what an interruption can cost.
+#: Responses computed between two writes to the store, more where a pass holds more: what an interruption can cost, and on a GPU
+#: the pass before as well.
 FLUSH_EVERY = 64
-#: Activations of latents held at once: by many tokens at a time each weight of the SAE is read less often. Whole passes of the
-#: default backbone instead of text by text took 0.80 of the time for ``truthfulness``, 0.90 for ``safety`` and ``redteam``.
-CPU_ACTIVATIONS, GPU_ACTIVATIONS = 1 << 22, 1 << 28
+#: Activations of latents held at once, with some four times as many numbers on the way to them: by many tokens at a time each
+#: weight of the SAE is read less often. Whole passes of the default backbone instead of text by text took 0.80 of the time for
+#: ``truthfulness``, 0.90 for ``safety`` and ``redteam`` (two cores).
+CPU_ACTIVATIONS, GPU_ACTIVATIONS = 1 << 22, 1 << 26
 
 _T = TypeVar("_T")
 
@@ -81,7 +83,7 @@ def represent(
     with_sae = [hook for hook, sae in saes.items() if sae]
     for column, (hook, sae) in enumerate(saes.items(), 1):
         h = np.frombuffer(b"".join(known[keys[column]] for keys in wanted), np.float32).reshape(len(texts), backbone.d_model)
-        if not np.isfinite(h).all():  # the backbone refuses to give such states: an earlier version or damage left them
+        if not np.isfinite(h).all():  # none such are written: an earlier version or damage left them
             first = int(np.argmin(np.isfinite(h).all(1)))
             raise SparseRMError(
                 f"the stored {hook.name} of text {first + 1} of {len(texts)} is NaN or infinite; "
@@ -157,17 +159,17 @@ def _compute(
     tokenized = backbone.chat.many(texts)
     near = {hook: sae.to(backbone.device) if sae else None for hook, sae in saes.items()}
 
-    def pooled() -> Iterator[tuple[Pass, dict[HookPoint, OnHost]]]:
+    def pooled() -> Iterator[tuple[tuple[int, ...], dict[HookPoint, OnHost]]]:
         for one in backbone.passes(tokenized, list(saes), progress=progress):
             own = tuple(tokenized[i].end - tokenized[i].start for i in one.texts)
-            yield one, {hook: OnHost(_pool(state, one.lengths, own, near[hook])) for hook, state in one.states.items()}
+            yield one.texts, {hook: OnHost(found) for hook, found in _pool(one, own, near).items()}
 
     places: list[int] = []
     arrays: list[dict[HookPoint, list[np.ndarray]]] = []
     computed = pooled() if backbone.device.type == "cpu" else _one_behind(pooled())
-    for one, found in computed:
+    for some, found in computed:
         arrays.append({hook: host.arrays() for hook, host in found.items()})
-        places += one.texts
+        places += some
         if len(places) >= FLUSH_EVERY:
             yield _blobs(texts, tokenized, places, arrays, backbone, saes)
             places, arrays = [], []
@@ -184,28 +186,38 @@ def _one_behind(items: Iterable[_T]) -> Iterator[_T]:
     yield from waiting
 
 
-def _pool(states: Tensor, lengths: Sequence[int], own: Sequence[int], sae: SparseAutoencoder | None) -> list[Tensor]:
-    """What is kept of ``n`` texts, still on their device: the last state and the mean ``[n, d]``, and of an SAE's latents the
-    share of tokens in which each fires and its peak ``[n, d_sae]``.
+def _pool(one: Pass, own: Sequence[int], saes: Mapping[HookPoint, SparseAutoencoder | None]) -> dict[HookPoint, list[Tensor]]:
+    """What is kept of ``n`` texts at each hook point, still on their device: the last state and the mean ``[n, d]``, and of an
+    SAE's latents the share of tokens in which each fires and its peak ``[n, d_sae]``.
 
     Args:
-        states: ``[sum(lengths), d]``; ``own``: how many of each text's tokens, its first, are the response.
+        own: how many of each text's tokens, its first, are the response.
     """
-    ends = np.cumsum(lengths)
-    starts = ends - lengths
-    of_response = np.concatenate([np.arange(start, start + n) for start, n in zip(starts, own, strict=True)])
-    response = states[to_device(torch.from_numpy(of_response), states.device)].float()
-    kept = [states[to_device(torch.from_numpy(ends - 1), states.device)].float(), _over_texts("mean", response, own)]
-    if sae:
-        tokens = (GPU_ACTIVATIONS if response.is_cuda else CPU_ACTIVATIONS) // sae.d_sae
-        rates, peaks = [], []
-        for texts in _runs(own, tokens):
-            start, ends_at = sum(own[: texts.start]), sum(own[: texts.stop])
-            z = sae.encode(response[start:ends_at])
-            rates.append(_over_texts("mean", (z > 0).float(), own[texts]))
-            peaks.append(_over_texts("max", z, own[texts]))
-        kept += [torch.cat(rates), torch.cat(peaks)]
-    return kept
+    ends = np.cumsum(one.lengths)
+    of_response = np.concatenate(
+        [np.arange(end - length, end - length + n) for end, length, n in zip(ends, one.lengths, own, strict=True)]
+    )
+    device = next(iter(one.states.values())).device
+    last, tokens = (to_device(torch.from_numpy(places), device) for places in (ends - 1, of_response))
+    found = {}
+    for hook, states in one.states.items():
+        response = states[tokens].float()
+        found[hook] = [states[last].float(), _over_texts("mean", response, own)]
+        if sae := saes[hook]:
+            found[hook] += _firing(response, own, sae)
+    return found
+
+
+def _firing(response: Tensor, own: Sequence[int], sae: SparseAutoencoder) -> list[Tensor]:
+    """``[n, d_sae]`` share of tokens in which each latent fires, and its peak; of some texts at a time."""
+    at_once = (GPU_ACTIVATIONS if response.is_cuda else CPU_ACTIVATIONS) // sae.d_sae
+    ends = np.cumsum([0, *own])
+    rates, peaks = [], []
+    for texts in _runs(own, at_once):
+        z = sae.encode(response[ends[texts.start] : ends[texts.stop]])
+        rates.append(_over_texts("mean", (z > 0).float(), own[texts]))
+        peaks.append(_over_texts("max", z, own[texts]))
+    return [torch.cat(rates), torch.cat(peaks)]
 
 
 def _runs(lengths: Sequence[int], tokens: int) -> Iterator[slice]:
@@ -223,7 +235,7 @@ def _over_texts(what: Literal["mean", "max"], values: Tensor, lengths: Sequence[
     """``[n, d]`` from ``[sum(lengths), d]``, text after text."""
     if values.is_cuda:
         return torch.segment_reduce(values, what, lengths=to_device(torch.tensor(lengths), values.device), unsafe=True)
-    parts = values.split(list(lengths))  # on a processor segment_reduce takes two to three times as long
+    parts = values.split(tuple(lengths))  # on a processor segment_reduce takes two to three times as long
     return torch.stack([part.mean(0) if what == "mean" else part.amax(0) for part in parts])
 
 
@@ -278,7 +290,7 @@ def _place(backbone: Backbone, hook: HookPoint | None, what: str) -> bytes:
     latents. It is the first half, so that what is read together lies together.
 
     The backbone's fingerprint covers its tokenizer. The dtype is part of it, since bfloat16 and float32 differ in the third
-    digit; the device is not: how far two differ is not measured.
+    digit; the device is not: in float32 a GPU gives the processor's numbers to 1e-4, in bfloat16 that is not measured.
     """
     where = hook.name if hook else ""
     return _half(f"{backbone.fingerprint}|{backbone.dtype}|{backbone.chat.max_length}|{where}|{what}|")

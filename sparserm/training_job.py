@@ -244,7 +244,7 @@ def read_prepared(split: Split, backbone: Backbone, sae: SparseAutoencoder, pool
 
 
 class _NotRun:
-    """A backbone that tokenises and refuses to run: what is asked of it has to be stored."""
+    """A backbone that tokenises and refuses texts to be represented: what is asked of it has to be stored."""
 
     def __init__(self, backbone: Backbone) -> None:
         self._backbone = backbone

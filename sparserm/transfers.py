@@ -18,10 +18,10 @@ class OnHost:
     """Tensors of one device on their way to the host's memory."""
 
     def __init__(self, tensors: Sequence[Tensor]) -> None:
-        self._tensors = [tensor.to("cpu", non_blocking=True) for tensor in tensors]
-        self._arrived = torch.cuda.Event() if tensors[0].is_cuda else None
-        if self._arrived:
-            self._arrived.record()
+        on_gpu = tensors[0].is_cuda
+        self._tensors = [tensor.to("cpu", non_blocking=on_gpu) for tensor in tensors]
+        # Of the tensors' own device, which need not be the one that PyTorch takes where none is named.
+        self._arrived = torch.cuda.current_stream(tensors[0].device).record_event() if on_gpu else None
 
     def arrays(self) -> list[np.ndarray]:
         """The tensors, once they are all there."""

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from sparserm.bulk_scoring import Scoring
+from sparserm.defaults import default_device
 from sparserm.model import SparseRM
 from sparserm.parts import Part
 from sparserm.types import SparseRMError
@@ -53,7 +54,8 @@ class _Scorer:
 class RayEngine:
     """An engine for :func:`~sparserm.bulk_scoring.score_file`.
 
-    Rows of a source that is not a JSONL or Parquet file are in memory, and are copied to every worker.
+    Rows of a source that is not a JSONL or Parquet file are in memory, and are copied to every worker. Each worker has a GPU to
+    itself where ``SPARSERM_DEVICE`` is ``cuda``.
 
     Attributes:
         workers: actors.
@@ -68,20 +70,22 @@ class RayEngine:
         machine.
 
         Raises:
-            SparseRMError: Ray is not installed, the cluster cannot be reached, workers die again and again, or a part cannot
-                be scored.
+            SparseRMError: Ray is not installed, the cluster cannot be reached or has fewer GPUs than workers that want one,
+                workers die again and again, or a part cannot be scored.
         """
         if not parts:
             return
         ray = _ray()
+        workers = min(self.workers, len(parts))
         with _connected(ray):
             indices = ray.data.from_items([{"part": part.index} for part in parts], override_num_blocks=len(parts))
             done = indices.map_batches(
                 _Scorer,
                 fn_constructor_kwargs={"scoring": scoring},
                 batch_size=1,
-                compute=ray.data.ActorPoolStrategy(size=min(self.workers, len(parts))),
+                compute=ray.data.ActorPoolStrategy(size=workers),
                 num_cpus=self.cpus,
+                **_gpu_each(ray, workers),
                 max_restarts=RESTARTS,
                 max_task_retries=RETRIES,
             )
@@ -97,6 +101,20 @@ class RayEngine:
                     f"Ray gave up ({type(error).__name__}: {last}); check that workers have the memory for the backbone and "
                     "see the folder and the source; the same command goes on with what is missing"
                 ) from error
+
+
+def _gpu_each(ray: Any, workers: int) -> dict[str, Any]:
+    """What to ask Ray for beside processors; it would wait for GPUs that are not there, and say nothing."""
+    if not default_device().startswith("cuda"):
+        return {}
+    there = int(ray.cluster_resources().get("GPU", 0))
+    if there < workers:
+        raise SparseRMError(
+            f"{workers} workers on SPARSERM_DEVICE={default_device()} want a GPU each and the Ray cluster has {there}; ask for "
+            "fewer workers, or unset SPARSERM_DEVICE to use processors"
+        )
+    # Ray shows each worker its own GPU alone, which is then the first.
+    return {"num_gpus": 1, "runtime_env": {"env_vars": {"SPARSERM_DEVICE": "cuda"}}}
 
 
 @contextmanager

@@ -24,7 +24,9 @@ def texts() -> list[Text]:
     return [Text(prompt, sentence(int(n))) for prompt in prompts for n in rng.integers(1, 60, 20)]
 
 
-def test_representations_and_latents_are_those_of_the_processor(tiny_folder, tiny_backbone) -> None:
+@pytest.mark.parametrize("batch_tokens", [600, 16_384])
+def test_representations_and_latents_are_those_of_the_processor(tiny_folder, tiny_backbone, monkeypatch, batch_tokens) -> None:
+    monkeypatch.setattr("sparserm.backbone.GPU_BATCH_TOKENS", batch_tokens)  # in many passes, and in one
     sae = firing_sae(HOOK)
     near = Backbone.load(tiny_folder, dtype="float32", device="cuda")
     for pooling in ("last", "mean"):
@@ -37,7 +39,14 @@ def test_representations_and_latents_are_those_of_the_processor(tiny_folder, tin
         assert np.allclose(here.strengths.peak, there.strengths.peak, atol=1e-4)
 
 
-def test_one_text_or_many_and_small_passes_or_large_make_no_difference(tiny_folder) -> None:
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="one GPU")
+def test_the_second_gpu_is_waited_for(tiny_folder, tiny_backbone) -> None:
+    second = Backbone.load(tiny_folder, dtype="float32", device="cuda:1")
+    got, want = (represent(texts(), one, {HOOK: firing_sae(HOOK)}, "mean")[HOOK] for one in (second, tiny_backbone))
+    assert np.allclose(got.h, want.h, atol=1e-4)
+
+
+def test_small_passes_or_large_make_no_difference(tiny_folder) -> None:
     near = Backbone.load(tiny_folder, dtype="float32", device="cuda")
     tokenized = near.chat.many(texts())
     large = dict(near.hidden_states(tokenized, [HOOK]))

@@ -8,7 +8,7 @@ import torch
 from tiny import D_SAE, HIDDEN, firing_sae
 
 from sparserm.backbone import Backbone
-from sparserm.representations import FLUSH_EVERY, _compute, count_missing, pair_texts, represent, represent_pairs
+from sparserm.representations import FLUSH_EVERY, _compute, _one_behind, count_missing, pair_texts, represent, represent_pairs
 from sparserm.store import Store
 from sparserm.types import HookPoint, Message, PreferencePair, Representations, SparseRMError, Text
 
@@ -284,6 +284,48 @@ def test_a_stored_nan_is_refused_and_says_what_to_delete(tiny_backbone, texts, s
         store.put_many({key: bad if len(blob) == len(bad) else blob for key, blob in blobs.items()})
     with pytest.raises(SparseRMError, match=rf"text 1 of {len(texts)} is NaN or infinite; .*delete .*store.sqlite"):
         represent(texts, tiny_backbone, {HOOK: None}, "mean", store=store)
+
+
+def test_passes_and_runs_of_any_size_give_what_each_text_gives_alone(tiny_backbone, monkeypatch):
+    saes = {HOOK: firing_sae(HOOK), OTHER: firing_sae(OTHER, seed=1)}
+    many = [Text(user("Hi" * (i % 5)), "the bird " * (1 + i % 7)) for i in range(FLUSH_EVERY + 9)]
+    alone = [represent([text], tiny_backbone, saes, "mean", strengths=True) for text in many]
+    for at_once in (1, 30, 10**6):  # tokens whose latents are computed together
+        monkeypatch.setattr("sparserm.representations.CPU_ACTIVATIONS", at_once * D_SAE)
+        monkeypatch.setattr("sparserm.backbone.CPU_BATCH_TOKENS", 150)
+        together = represent(many, tiny_backbone, saes, "mean", strengths=True)
+        for hook, got in together.items():
+            for i, want in enumerate(alone):
+                one = got.take(np.array([i]))
+                np.testing.assert_allclose(one.h, want[hook].h, atol=1e-5)
+                assert np.array_equal(one.strengths.indices, want[hook].strengths.indices)
+                np.testing.assert_allclose(one.strengths.peak, want[hook].strengths.peak, atol=1e-4)
+                np.testing.assert_allclose(one.strengths.rate, want[hook].strengths.rate, atol=1e-6)
+
+
+def test_a_computed_nan_is_refused_naming_the_text_and_not_stored(tiny_folder, store):
+    backbone = Backbone.load(tiny_folder, dtype="float32")
+    texts = [Text(user("Hi"), "Yes."), Text(user("Why?"), "Because the 🙂")]
+    first, second = (set(backbone.tokenize(text.prompt, text.response).ids) for text in texts)
+    backbone.model.embed_tokens.weight[min(second - first)] = float("nan")
+    with pytest.raises(SparseRMError, match=r"is NaN or infinite for text 2 of 2 .*check its weights"):
+        represent(texts, backbone, {HOOK: None}, "mean", store=store)
+    assert store.count() == 0
+
+
+def test_one_is_given_when_the_next_has_been_begun():
+    said = []
+
+    def items(n):
+        for i in range(n):
+            said.append(f"begin {i}")
+            yield i
+
+    assert [list(_one_behind(items(n))) for n in range(3)] == [[], [0], [0, 1]]
+    said.clear()
+    for i in _one_behind(items(3)):
+        said.append(f"take {i}")
+    assert said == ["begin 0", "begin 1", "take 0", "begin 2", "take 1", "take 2"]
 
 
 def test_no_texts_have_representations_of_no_rows(tiny_backbone):
