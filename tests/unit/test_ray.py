@@ -91,12 +91,11 @@ def test_what_a_user_can_mend_is_said_in_one_line(head, tmp_path, monkeypatch):
         score_file(path, head, tmp_path / "out", engine=changed)
 
 
-def test_workers_want_a_gpu_each_and_do_not_wait_for_what_is_not_there(head, tmp_path, monkeypatch):
-    path = tmp_path / "pairs.jsonl"
-    path.write_text("\n".join(json.dumps(row) for row in preference_rows(8)))
+def test_workers_want_a_gpu_each_and_do_not_wait_for_what_is_not_there(cluster, monkeypatch):
+    assert _gpu_each(ray, 2) == {}
     monkeypatch.setenv("SPARSERM_DEVICE", "cuda:1")
     with pytest.raises(SparseRMError, match=r"2 workers on SPARSERM_DEVICE=cuda:1 want a GPU each and the Ray cluster has 0"):
-        score_file(path, head, tmp_path / "ray", engine=RayEngine(workers=2))
+        _gpu_each(ray, 2)
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"GPU": 2.0})
     assert _gpu_each(ray, 2) == {"num_gpus": 1, "runtime_env": {"env_vars": {"SPARSERM_DEVICE": "cuda"}}}
 
