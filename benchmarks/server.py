@@ -1,7 +1,8 @@
 """Load on ``sparserm serve``, and the same texts scored offline: ``python -m benchmarks.server [TASK] [--requests N]``.
 
-Clients ask for one response at a time, each as soon as it has its answer, of the pairs of a task; nobody shares a prompt
-knowingly. Client and server share the machine. Texts are scored offline before and after, the store off.
+Clients ask for one response at a time, each as soon as it has its answer. Texts are of one pair for each prompt of a task: a prompt
+that several responses share is read once where all are handed over together, and clients do not hand over together. Client and server
+share the machine. Texts are scored offline before and after, the store off.
 """
 
 from __future__ import annotations
@@ -25,10 +26,10 @@ import numpy as np
 from benchmarks.common import memory_mb, read_results, task_pairs, write_results
 from sparserm.defaults import TASKS
 from sparserm.model import SparseRM
+from sparserm.pairs import prompt_key
 from sparserm.types import PreferencePair
 
 HEAD, CLIENTS = "truthfulness", 32
-OFFLINE = 500
 
 
 @contextmanager
@@ -85,10 +86,10 @@ async def load(address: str, requests: int, clients: int, pairs: Sequence[Prefer
 
 def offline(model: SparseRM, pairs: Sequence[PreferencePair]) -> float:
     """Texts a second, all handed over at once."""
-    asked = list(itertools.islice(bodies(pairs), OFFLINE))
+    asked = list(itertools.islice(bodies(pairs), len(pairs)))
     started = time.perf_counter()
     model.score([body["prompts"][0] for body in asked], [body["responses"][0] for body in asked])
-    return OFFLINE / (time.perf_counter() - started)
+    return len(asked) / (time.perf_counter() - started)
 
 
 def main() -> None:
@@ -98,7 +99,7 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=10_000)
     given = parser.parse_args()
     os.environ["SPARSERM_STORE"] = "off"
-    pairs = task_pairs(given.task, "test").pairs
+    pairs = list({prompt_key(pair.prompt): pair for pair in task_pairs(given.task, "test").pairs}.values())
     model = SparseRM.from_pretrained(HEAD)
     model.score("Hi", "Hello.")
     rates = [offline(model, pairs)]

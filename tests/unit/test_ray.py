@@ -54,11 +54,9 @@ def _workers() -> list[int]:
     return [int(pid) for pid, parent, arguments in rows if "ray::MapWorker" in arguments and parent in ours]
 
 
-@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
-def test_the_rows_and_rewards_are_those_of_the_local_engine_though_a_worker_is_killed(head, tmp_path, kind):
-    path = tmp_path / f"pairs.{kind}"
-    frame = pd.DataFrame(preference_rows(400, 100, seed=3))
-    frame.to_parquet(path) if kind == "parquet" else frame.to_json(path, orient="records", lines=True)
+def test_the_rows_and_rewards_are_those_of_the_local_engine_though_a_worker_is_killed(head, tmp_path):
+    path = tmp_path / "pairs.jsonl"
+    pd.DataFrame(preference_rows(400, 100, seed=3)).to_json(path, orient="records", lines=True)
     local = score_file(path, head, tmp_path / "local")
     killed: list[tuple[int, int]] = []
 
@@ -101,8 +99,8 @@ def test_workers_want_a_gpu_each_and_do_not_wait_for_what_is_not_there(cluster, 
 
 
 def test_either_engine_goes_on_where_the_other_was_stopped(head, tmp_path):
-    path = tmp_path / "pairs.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in preference_rows(40, 10, seed=4)))
+    path = tmp_path / "pairs.parquet"
+    pd.DataFrame(preference_rows(40, 10, seed=4)).to_parquet(path)
     score_file(path, head, tmp_path / "out")
     whole = pd.read_parquet(tmp_path / "out")
     for file in sorted((tmp_path / "out").glob("part-*"))[3:]:
