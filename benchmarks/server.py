@@ -1,8 +1,8 @@
 """Load on ``sparserm serve``, and the same texts scored offline: ``python -m benchmarks.server [TASK] [--requests N]``.
 
-Clients ask for one response at a time, each as soon as it has its answer. Texts are of one pair for each prompt of a task: a prompt
-that several responses share is read once where all are handed over together, and clients do not hand over together. Client and server
-share the machine. Texts are scored offline before and after, the store off.
+Clients ask for one response at a time, each as soon as it has its answer. Texts are of one pair for each prompt of a task: a
+prompt that several responses share is read once where all are handed over together, and clients do not hand over together.
+Client and server share the machine. Texts are scored offline before and after, the store off.
 """
 
 from __future__ import annotations
