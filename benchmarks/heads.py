@@ -19,6 +19,7 @@ import numpy as np
 
 from benchmarks.common import FILES, ROOT, read_results, task_pairs, write_results
 from sparserm.backbone import Backbone
+from sparserm.bradley_terry import bradley_terry_loss
 from sparserm.card import save_head
 from sparserm.defaults import DEFAULT_BACKBONE, DEFAULT_LAYERS, MAX_FEATURES, TASKS
 from sparserm.evaluate import (
@@ -29,7 +30,6 @@ from sparserm.evaluate import (
     random_directions_accuracy,
 )
 from sparserm.fitting import FitSettings, fit_head
-from sparserm.head import bradley_terry_loss
 from sparserm.representations import represent_pairs
 from sparserm.sae import SparseAutoencoder, load_sae
 from sparserm.store import stored

@@ -27,7 +27,8 @@ from sparserm.pairs import load_pairs
 from sparserm.representations import represent_pairs
 from sparserm.sae import load_sae
 from sparserm.store import Store, stored
-from sparserm.types import ActiveLatents, PreferencePair
+from sparserm.threads import in_threads
+from sparserm.types import ActiveLatents, Evaluation, PreferencePair
 
 SAES = tuple(f"{DEFAULT_BACKBONE}/layer_{layer}" for layer in (10, 15, 20))
 TEST_SHARE = 5  # one pair in so many is held out
@@ -80,10 +81,13 @@ def retrain(path: Path, backbone: Backbone, saes: dict[Any, Any]) -> dict[str, f
         found = represent_pairs(data.pairs, backbone, saes, "mean", store=store)
     times.append(time.perf_counter())
     held_out = np.arange(len(data.pairs)) % TEST_SHARE == 0
-    for hook, sae in saes.items():
+
+    def at_layer(hook: Any) -> Evaluation:
         pairs = found[hook]
-        head = fit_head(pairs.take(np.flatnonzero(~held_out)), sae, FitSettings()).head
-        evaluate_head(head, pairs.take(np.flatnonzero(held_out)))
+        head = fit_head(pairs.take(np.flatnonzero(~held_out)), saes[hook], FitSettings()).head
+        return evaluate_head(head, pairs.take(np.flatnonzero(held_out)))
+
+    list(in_threads(at_layer, saes))
     times.append(time.perf_counter())
     steps = dict(zip(("pairs", "representations", "heads"), np.diff(times).tolist(), strict=True))
     return {**steps, "all": times[-1] - times[0]}

@@ -16,9 +16,9 @@ import numpy as np
 from benchmarks.common import read_results, task_pairs, write_results
 from sparserm.backbone import Backbone
 from sparserm.benchmark import final_states
+from sparserm.bradley_terry import bradley_terry_loss
 from sparserm.defaults import DEFAULT_BACKBONE
 from sparserm.fine_tuning import FineTunedRewardModel, FineTuningSettings, fine_tune, train_classification_head
-from sparserm.head import bradley_terry_loss
 from sparserm.pairs import prompt_key
 from sparserm.types import PreferencePair
 

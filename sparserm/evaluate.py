@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
 from sparserm.fitting import FitSettings, fit_head
 from sparserm.head import fit_probe, prompt_folds, rewards
 from sparserm.sae import SparseAutoencoder
+from sparserm.threads import in_threads, one_thread
 from sparserm.types import Evaluation, PairRepresentations, RewardHead, SparseRMError
 
 BOOTSTRAP_SAMPLES = 2000
@@ -104,7 +105,7 @@ def dense_probe_margins(train: PairRepresentations, test: PairRepresentations, l
     Returns:
         ``[n_test]`` margins.
     """
-    with threadpool_limits(1):
+    with one_thread():
         return test.differences @ fit_probe(train.differences, train.groups, l2).weights
 
 
@@ -117,8 +118,8 @@ def random_directions_accuracy(
     train: PairRepresentations, test: PairRepresentations, sae: SparseAutoencoder, settings: FitSettings
 ) -> float:
     """Mean accuracy of heads of the same size over latents drawn at random: what selection has to beat."""
-    drawn = [evaluate_head(fit_head(train, sae, one).head, test).accuracy for one in random_settings(settings)]
-    return float(np.mean(drawn))
+    heads = in_threads(lambda one: fit_head(train, sae, one).head, random_settings(settings))
+    return float(np.mean([evaluate_head(head, test).accuracy for head in heads]))
 
 
 def cross_validate(pairs: PairRepresentations, sae: SparseAutoencoder, settings: FitSettings) -> Evaluation:
@@ -137,21 +138,31 @@ def cross_validated_margins(pairs: PairRepresentations, sae: SparseAutoencoder, 
         SparseRMError: a single pair, of which nothing can be held out.
     """
     _check_enough(pairs)
-    margins = np.zeros(len(pairs.groups))
-    for train, held_out in prompt_folds(pairs.groups):
-        head = fit_head(pairs.take(train), sae, settings).head
-        rest = pairs.take(held_out)
-        margins[held_out] = rewards(head, rest.chosen.h) - rewards(head, rest.rejected.h)
-    return margins
+
+    def fold(rows: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+        head, rest = fit_head(pairs.take(rows[0]), sae, settings).head, pairs.take(rows[1])
+        return rewards(head, rest.chosen.h) - rewards(head, rest.rejected.h)
+
+    return _over_folds(pairs, fold)
 
 
 def cross_validate_dense(pairs: PairRepresentations, l2: float | None = None) -> Evaluation:
     """The same for the dense probe."""
     _check_enough(pairs)
+
+    def fold(rows: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+        return dense_probe_margins(pairs.take(rows[0]), pairs.take(rows[1]), l2)
+
+    return evaluate_margins(_over_folds(pairs, fold), pairs)
+
+
+def _over_folds(pairs: PairRepresentations, work: Callable[[tuple[np.ndarray, np.ndarray]], np.ndarray]) -> np.ndarray:
+    """``[n]`` from what each fold, its training and its held-out rows, says of the held-out ones."""
+    folds = prompt_folds(pairs.groups)
     margins = np.zeros(len(pairs.groups))
-    for train, held_out in prompt_folds(pairs.groups):
-        margins[held_out] = dense_probe_margins(pairs.take(train), pairs.take(held_out), l2)
-    return evaluate_margins(margins, pairs)
+    for (_, held_out), found in zip(folds, in_threads(work, folds), strict=True):
+        margins[held_out] = found
+    return margins
 
 
 def _check_enough(pairs: PairRepresentations) -> None:

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.special import expit
 
+from sparserm.bradley_terry import bradley_terry_loss
 from sparserm.card import SavedHead
 from sparserm.evaluate import evaluate_margins, share_interval
 from sparserm.explain import compare_responses
-from sparserm.head import bradley_terry_loss, rewards
+from sparserm.head import rewards
 from sparserm.labels import labels_of
 from sparserm.length import LengthBalanced, LengthCorrelation, length_balanced, length_correlation
 from sparserm.pairs import prompt_text, short_key

@@ -19,6 +19,7 @@ from sparserm.head import rewards
 from sparserm.length import rank_correlations
 from sparserm.sae import SparseAutoencoder
 from sparserm.sweep import Cell, Step, counter
+from sparserm.threads import in_threads
 from sparserm.types import (
     ActiveLatents,
     Latents,
@@ -166,12 +167,16 @@ def baselines(
     step: Step = lambda: None,
 ) -> tuple[Measured, ...]:
     """The head, and what it has to be better than, or close to, or far from, on the same test pairs."""
+
+    def fit(pairs: PairRepresentations, chosen: FitSettings = settings) -> RewardHead:
+        return fit_head(pairs, sae, chosen).head
+
     return (
         measure("head", [fitted.head], test, step),
         longer_baseline(test),
         dense_baseline(train, test, step),
-        measure("random", (fit_head(train, sae, one).head for one in random_settings(settings)), test, step),
-        measure("shuffled", (fit_head(_shuffled(train, s), sae, settings).head for s in range(SHUFFLES)), test, step),
+        measure("random", in_threads(lambda one: fit(train, one), random_settings(settings)), test, step),
+        measure("shuffled", in_threads(lambda seed: fit(_shuffled(train, seed)), range(SHUFFLES)), test, step),
     )
 
 
@@ -219,7 +224,8 @@ def learning_curve(
     for size in _sizes(len(prompts))[:-1]:
         parts = [_part(train, prompts, size, seed) for seed in range(CURVE_SEEDS)]
         try:
-            measured = measure("part", (fit_head(train.take(rows), sae, settings).head for rows in parts), test, step)
+            heads = in_threads(lambda rows: fit_head(train.take(rows), sae, settings).head, parts)
+            measured = measure("part", heads, test, step)
         except SparseRMError:  # fewer latents fire in so few pairs than the head has features
             continue
         n_pairs = round(float(np.mean([len(rows) for rows in parts])))
@@ -241,12 +247,16 @@ def selection_stability(
     same = np.zeros(len(features))
     nearest = np.zeros(len(features))
     overlaps = []
-    for seed in range(RESAMPLES):
-        drawn = train.take(resample(train.groups, seed))
-        step()
+
+    def drawn_anew(seed: int) -> RewardHead | None:
         try:
-            other = fit_head(drawn, sae, replace(settings, l2=fitted.l2)).head
+            return fit_head(train.take(resample(train.groups, seed)), sae, replace(settings, l2=fitted.l2)).head
         except SparseRMError:  # fewer latents fire in these prompts than the head has features
+            return None
+
+    for other in in_threads(drawn_anew, range(RESAMPLES)):
+        step()
+        if other is None:
             overlaps.append(0.0)
             continue
         both, ours, theirs = np.intersect1d(features, other.features, return_indices=True)

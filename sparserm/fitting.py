@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
-from sparserm.alignment import ScoreMoments, score_moments
+from sparserm.alignment import ScoreMoments, projected_moments, second_moments
 from sparserm.head import L2Choice, build_head, rewards
 from sparserm.sae import SparseAutoencoder
 from sparserm.selection import SELECTORS, Evidence, feature_stats
+from sparserm.threads import one_thread
 from sparserm.types import Activity, FeatureStats, PairRepresentations, Pooling, RewardHead, SparseRMError
 
 
@@ -63,12 +63,20 @@ class FittedHead:
 
 def gather_evidence(pairs: PairRepresentations, sae: SparseAutoencoder, settings: FitSettings) -> Evidence:
     """What selectors look at."""
+    chosen, rejected = pairs.chosen.h, pairs.rejected.h
+    differences = chosen - rejected
+    second = second_moments(differences)
+    mean = (chosen.mean(0, dtype=np.float64) + rejected.mean(0, dtype=np.float64)) / 2
+    # Of both responses, c and r: cc' + rr' is half of (c - r)(c - r)' and (c + r)(c + r)', of which one is known.
+    total = chosen + rejected
+    total -= (2 * mean).astype(total.dtype)
+    covariance = (second_moments(total) + second) / 4
     directions = sae.directions().cpu().numpy()
-    center = sae.b_dec.cpu().numpy()
     return Evidence(
-        differences=pairs.differences,
+        differences=differences,
+        second=second,
         directions=directions,
-        moments=score_moments(pairs.stacked, directions, center),
+        moments=projected_moments(mean, covariance, directions, sae.b_dec.cpu().numpy()),
         groups=pairs.groups,
         stats=feature_stats(pairs, settings.activity),
         seed=settings.seed,
@@ -91,8 +99,7 @@ def fit_head(pairs: PairRepresentations, sae: SparseAutoencoder, settings: FitSe
         raise SparseRMError(f"l2 is {settings.l2}, expected a number above 0; leave it out to have it chosen")
     if len(pairs.groups) == 0:
         raise SparseRMError("there are no pairs to fit a head to; give at least one, better some hundreds")
-    # One thread: matrices this small only make threads wait for one another, and the sums come out the same on any machine.
-    with threadpool_limits(1):
+    with one_thread():
         return _fit(pairs, sae, settings)
 
 
@@ -133,6 +140,5 @@ def fit_selected(
     probe = evidence.probe
     weights = np.linalg.lstsq(evidence.candidates(features).T, evidence.target, rcond=None)[0]
     head = build_head(features, directions, center, moments, weights, pairs.pooling)
-    both = rewards(head, pairs.stacked)
-    n = len(pairs.groups)
-    return FittedHead(head, evidence.stats, probe.l2, probe.choice, both[:n], both[n:])
+    both = (rewards(head, side.h) for side in (pairs.chosen, pairs.rejected))
+    return FittedHead(head, evidence.stats, probe.l2, probe.choice, *both)

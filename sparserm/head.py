@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import expit
 
 from sparserm.alignment import ScoreMoments, alignment_scores
+from sparserm.bradley_terry import ROUGH, Spectrum, bradley_terry_loss, fit_bradley_terry, fit_many
 from sparserm.types import Pooling, RewardHead
 
 #: L2 strengths tried by cross-validation.
@@ -42,69 +42,62 @@ class DenseProbe:
     choice: L2Choice | None
 
 
-def bradley_terry_loss(margins: np.ndarray) -> float:
-    """Mean ``-log sigmoid(margin)`` in nats (Bradley and Terry, 1952)."""
-    return float(np.logaddexp(0, -margins).mean())
-
-
-def fit_bradley_terry(differences: np.ndarray, l2: float, *, rough: bool = False) -> np.ndarray:
-    """Weights that minimise ``mean(-log sigmoid(X w)) + l2/2 |w|^2``: convex, so there is one answer.
-
-    Args:
-        differences: ``[n, K]`` chosen minus rejected.
-        l2: strength of the ridge penalty, above zero.
-        rough: compute in single precision, which has half as much to read, and stop where the loss is right to some four
-            digits: enough to compare penalties by.
-
-    Returns:
-        ``[K]`` float64.
-    """
-    from scipy.optimize import minimize  # slow to import, and not needed to score
-
-    x = np.ascontiguousarray(differences, np.float32 if rough else np.float64)
-
-    def objective(w: np.ndarray) -> tuple[float, np.ndarray]:
-        margins = (x @ w.astype(x.dtype)).astype(np.float64)
-        loss = bradley_terry_loss(margins) + 0.5 * l2 * float(w @ w)
-        return loss, -(expit(-margins).astype(x.dtype) @ x) / len(x) + l2 * w
-
-    result = minimize(
-        objective,
-        np.zeros(x.shape[1]),
-        jac=True,
-        method="L-BFGS-B",
-        options={"maxiter": 5000, "ftol": 1e-7 if rough else 1e-15, "gtol": 1e-4 if rough else 1e-9, "maxcor": 30},
-    )
-    return np.asarray(result.x)
-
-
-def choose_l2(differences: np.ndarray, groups: np.ndarray, strengths: Sequence[float] = L2_GRID) -> L2Choice:
+def choose_l2(
+    differences: np.ndarray, groups: np.ndarray, strengths: Sequence[float] = L2_GRID, spectrum: Spectrum | None = None
+) -> L2Choice:
     """L2 by cross-validation over prompts: no prompt is in both parts of a fold.
+
+    All folds and strengths are fitted at once, in single precision, which is enough to compare penalties by.
 
     Args:
         differences: ``[n, K]``.
         groups: ``[n]`` the prompt of each pair.
+        spectrum: of the differences, where it is known.
     """
-    losses = [float(np.mean(losses)) for losses in _fold_losses(differences, groups, strengths)]
+    if len(differences) < 2:
+        return L2Choice(float(strengths[0]), tuple(strengths), (0.0,) * len(strengths))
+    x, folds = np.ascontiguousarray(differences, np.float32), prompt_folds(groups)
+    shares = np.zeros((len(x), len(folds)), np.float32)
+    for fold, (train, _) in enumerate(folds):
+        shares[train, fold] = 1 / len(train)
+    l2 = np.repeat(np.asarray(strengths, np.float64), len(folds))
+    weights = fit_many(x, np.tile(shares, len(strengths)), l2, spectrum or Spectrum.of(x), ROUGH)
+    margins = (x @ weights).reshape(len(x), len(strengths), len(folds))
+    losses = [
+        float(np.mean([bradley_terry_loss(margins[out, place, fold]) for fold, (_, out) in enumerate(folds)]))
+        for place in range(len(strengths))
+    ]
     return L2Choice(float(strengths[int(np.argmin(losses))]), tuple(strengths), tuple(losses))
 
 
-def fit_probe(differences: np.ndarray, groups: np.ndarray, l2: float | None = None) -> DenseProbe:
+def fit_probe(
+    differences: np.ndarray, groups: np.ndarray, l2: float | None = None, second: np.ndarray | None = None
+) -> DenseProbe:
     """The dense probe: ridge Bradley-Terry on every dimension of the representation, each scaled to a spread of one.
 
     Args:
         differences: ``[n, d]`` chosen minus rejected.
         groups: ``[n]`` the prompt of each pair.
         l2: the ridge penalty; chosen by cross-validation over prompts where it is not given.
+        second: ``[d, d]`` their second moments, where they are known.
     """
-    x = differences.astype(np.float64)
-    spread = x.std(0)
-    spread[spread == 0] = 1.0
-    x /= spread
-    choice = choose_l2(x, groups, PROBE_L2) if l2 is None else None
+    spread = _spread(differences)
+    rough = differences.astype(np.float32, copy=False) / spread.astype(np.float32)
+    if second is not None and len(differences) >= len(spread):
+        spectrum = Spectrum.of_moments(second / np.multiply.outer(spread, spread))
+    else:
+        spectrum = Spectrum.of(rough)
+    choice = choose_l2(rough, groups, PROBE_L2, spectrum) if l2 is None else None
     strength = l2 if choice is None else choice.best
     assert strength is not None
-    return DenseProbe(fit_bradley_terry(x, strength) / spread, strength, choice)
+    return DenseProbe(fit_bradley_terry(differences / spread, strength, spectrum) / spread, strength, choice)
+
+
+def _spread(x: np.ndarray) -> np.ndarray:
+    """``[d]`` standard deviations, 1 where there is none, without a float64 copy of ``x [n, d]``."""
+    squares = np.einsum("nd,nd->d", x, x, dtype=np.float64) / len(x)
+    variance = squares - np.square(x.mean(0, dtype=np.float64))
+    return np.sqrt(np.where(variance > 1e-12 * squares, variance, 1.0))
 
 
 def prompt_folds(groups: np.ndarray, seed: int | None = None) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -122,18 +115,6 @@ def prompt_folds(groups: np.ndarray, seed: int | None = None) -> list[tuple[np.n
     n_splits = max(2, min(FOLDS, n_groups))
     splitter = GroupKFold(n_splits) if seed is None else GroupKFold(n_splits, shuffle=True, random_state=seed)
     return list(splitter.split(np.zeros(len(groups)), groups=groups))
-
-
-def _fold_losses(differences: np.ndarray, groups: np.ndarray, strengths: Sequence[float]) -> list[list[float]]:
-    """For each strength its loss in every fold."""
-    if len(differences) < 2:
-        return [[0.0] for _ in strengths]
-    losses: list[list[float]] = [[] for _ in strengths]
-    for train, out in prompt_folds(groups):
-        fitted_to, judged_on = differences[train].astype(np.float32), differences[out]  # copied once, not for every strength
-        for own, l2 in zip(losses, strengths, strict=True):
-            own.append(bradley_terry_loss(judged_on @ fit_bradley_terry(fitted_to, l2, rough=True)))
-    return losses
 
 
 def build_head(

@@ -11,13 +11,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from threadpoolctl import threadpool_limits
 
 from sparserm.defaults import MAX_FEATURES
 from sparserm.evaluate import evaluate_margins
 from sparserm.fitting import FitSettings, fit_head
 from sparserm.head import fit_probe, rewards
 from sparserm.sae import SparseAutoencoder
+from sparserm.threads import one_thread
 from sparserm.types import Evaluation, LatentSummary, PairRepresentations, Pooling
 
 
@@ -121,7 +121,7 @@ def rank_few_latents(material: Material, seed: int) -> Ranking:
     train, test = (_peak_differences(pairs) for pairs in material.pairs)
     groups = material.pairs[0].groups
     live = np.flatnonzero(np.abs(train).max(0) > 0)
-    with threadpool_limits(1):
+    with one_thread():
         weights = fit_probe(train[:, live], groups).weights
     kept = live[np.argsort(-np.abs(weights) * train[:, live].std(0), kind="stable")[:MAX_FEATURES]]
     return _probe(train[:, kept], test[:, kept], groups)
@@ -172,6 +172,6 @@ def _on_live(train: np.ndarray, test: np.ndarray, groups: np.ndarray) -> Ranking
 
 
 def _probe(train: np.ndarray, test: np.ndarray, groups: np.ndarray) -> Ranking:
-    with threadpool_limits(1):
+    with one_thread():
         probe = fit_probe(train, groups)
     return Ranking(test @ probe.weights, train.shape[1])

@@ -11,10 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
+from sparserm.bradley_terry import fit_bradley_terry
 from sparserm.evaluate import share_interval
-from sparserm.head import choose_l2, fit_bradley_terry, prompt_folds
+from sparserm.head import choose_l2, prompt_folds
+from sparserm.threads import one_thread
 from sparserm.types import PreferencePair
 
 
@@ -110,7 +111,7 @@ def surface(pairs: Sequence[PreferencePair], groups: np.ndarray) -> Surface:
     logs = np.log1p(chosen), np.log1p(rejected)
     deviation = np.concatenate(logs).std(0)
     x = (logs[0] - logs[1]) / np.where(deviation > 0, deviation, 1)
-    with threadpool_limits(1):  # matrices this small only make threads wait for one another
+    with one_thread():
         l2 = choose_l2(x, groups).best
         weights = fit_bradley_terry(x, l2)
         won = _held_out_wins(x, groups, l2)

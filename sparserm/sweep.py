@@ -7,12 +7,13 @@ cell uses the training pairs up and no test pairs; the accuracy of the best of m
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
 from sparserm.defaults import MAX_FEATURES
 from sparserm.evaluate import evaluate_margins
@@ -20,6 +21,7 @@ from sparserm.fitting import FitSettings, fit_to_evidence, gather_evidence
 from sparserm.head import prompt_folds, rewards
 from sparserm.sae import SparseAutoencoder
 from sparserm.selection import SELECTORS
+from sparserm.threads import in_threads
 from sparserm.types import PairRepresentations, Progress, SparseRMError
 
 if TYPE_CHECKING:
@@ -124,21 +126,38 @@ def sweep_margins(
     """
     if len(pairs.groups) < 2:
         return {}
-    margins = {one: np.zeros(len(pairs.groups)) for one in wanted}
-    with threadpool_limits(1):
-        for part, held_out in prompt_folds(pairs.groups, seed):
-            train, rest = pairs.take(part), pairs.take(held_out)
-            evidence = gather_evidence(train, sae, settings)
-            for method, k in wanted:
-                if method == DENSE:
-                    margins[method, k][held_out] = rest.differences @ evidence.probe.weights
-                elif (method, k) in margins:
-                    try:
-                        head = fit_to_evidence(train, evidence, sae, replace(settings, selection=method, k=k)).head
-                        margins[method, k][held_out] = rewards(head, rest.chosen.h) - rewards(head, rest.rejected.h)
-                    except SparseRMError:
-                        del margins[method, k]
-                step()
+    folds = prompt_folds(pairs.groups, seed)
+
+    def of_fold(rows: tuple[np.ndarray, np.ndarray]) -> dict[tuple[str, int], np.ndarray]:
+        return _fold_margins(pairs.take(rows[0]), pairs.take(rows[1]), sae, settings, wanted, step)
+
+    found = list(in_threads(of_fold, folds))
+    margins = {one: np.zeros(len(pairs.groups)) for one in wanted if all(one in fold for fold in found)}
+    for one, whole in margins.items():
+        for (_, held_out), fold in zip(folds, found, strict=True):
+            whole[held_out] = fold[one]
+    return margins
+
+
+def _fold_margins(
+    train: PairRepresentations,
+    rest: PairRepresentations,
+    sae: SparseAutoencoder,
+    settings: FitSettings,
+    wanted: Sequence[tuple[str, int]],
+    step: Step,
+) -> dict[tuple[str, int], np.ndarray]:
+    """Margins of the rest for each method and size that can be."""
+    evidence = gather_evidence(train, sae, settings)
+    margins = {}
+    for method, k in wanted:
+        if method == DENSE:
+            margins[method, k] = rest.differences @ evidence.probe.weights
+        else:
+            with suppress(SparseRMError):
+                head = fit_to_evidence(train, evidence, sae, replace(settings, selection=method, k=k)).head
+                margins[method, k] = rewards(head, rest.chosen.h) - rewards(head, rest.rejected.h)
+        step()
     return margins
 
 
@@ -169,13 +188,15 @@ def cells_table(cells: Sequence[Cell]) -> pd.DataFrame:
 
 
 def counter(total: int, progress: Progress | None, what: str) -> Step:
-    """A step that reports how many there have been."""
+    """A step that reports how many there have been, from whichever thread it is taken."""
     done = 0
+    one_at_a_time = threading.Lock()
 
     def step() -> None:
         nonlocal done
-        done += 1
-        if progress is not None:
-            progress(min(done, total), total, what)
+        with one_at_a_time:
+            done += 1
+            if progress is not None:
+                progress(min(done, total), total, what)
 
     return step

@@ -27,6 +27,7 @@ from sparserm.sae import SparseAutoencoder, check_compatible, load_sae
 from sparserm.sources import DataSource
 from sparserm.store import stored
 from sparserm.sweep import SIZES, sweep
+from sparserm.threads import in_threads
 from sparserm.training import fit_settings, make_saved_head
 from sparserm.types import (
     HookPoint,
@@ -273,7 +274,7 @@ def fit_again(prepared: Prepared, settings: FitSettings) -> tuple[FittedHead, Me
 
 def measure_random(prepared: Prepared, settings: FitSettings) -> Measured:
     """Heads of the same size over latents drawn at random."""
-    heads = (fit_head(prepared.train, prepared.sae, one).head for one in random_settings(settings))
+    heads = in_threads(lambda one: fit_head(prepared.train, prepared.sae, one).head, random_settings(settings))
     return measure("random", heads, prepared.test)
 
 
