@@ -10,8 +10,8 @@ from scipy.special import expit
 from sparserm.alignment import second_moments
 
 #: Squared Newton decrements, about twice the nats per pair still to be gained, at which a fit ends: the answer to some nine
-#: digits, and enough of it to compare penalties by.
-EXACT, ROUGH = 1e-18, 1e-8
+#: digits, to the six that single precision has, and to as many as it takes to compare penalties by.
+EXACT, SINGLE, ROUGH = 1e-18, 1e-12, 1e-8
 
 #: Steps at most. Fits of the default backbone's representations take 20 to 50, rough ones 5 to 20.
 _STEPS = 1000
@@ -52,20 +52,18 @@ def bradley_terry_loss(margins: np.ndarray) -> float:
     return float(np.logaddexp(0, -margins).mean())
 
 
-def fit_bradley_terry(differences: np.ndarray, l2: float, spectrum: Spectrum | None = None) -> np.ndarray:
+def fit_bradley_terry(differences: np.ndarray, l2: float) -> np.ndarray:
     """Weights that minimise ``mean(-log sigmoid(X w)) + l2/2 |w|^2``: convex, so there is one answer.
 
     Args:
         differences: ``[n, K]`` chosen minus rejected.
         l2: strength of the ridge penalty, above zero.
-        spectrum: of the differences, where it is known.
 
     Returns:
         ``[K]`` float64.
     """
     x = np.ascontiguousarray(differences, np.float64)
-    shares = np.full((len(x), 1), 1 / len(x))
-    return fit_many(x, shares, np.array([l2]), spectrum or Spectrum.of(x), EXACT)[:, 0]
+    return fit_many(x, np.full((len(x), 1), 1 / len(x)), np.array([l2]), Spectrum.of(x), EXACT)[:, 0]
 
 
 def fit_many(x: np.ndarray, shares: np.ndarray, l2: np.ndarray, spectrum: Spectrum, tolerance: float) -> np.ndarray:

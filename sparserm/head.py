@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sparserm.alignment import ScoreMoments, alignment_scores
-from sparserm.bradley_terry import ROUGH, Spectrum, bradley_terry_loss, fit_bradley_terry, fit_many
+from sparserm.bradley_terry import ROUGH, SINGLE, Spectrum, bradley_terry_loss, fit_bradley_terry, fit_many
 from sparserm.types import Pooling, RewardHead
 
 #: L2 strengths tried by cross-validation.
@@ -75,6 +75,8 @@ def fit_probe(
 ) -> DenseProbe:
     """The dense probe: ridge Bradley-Terry on every dimension of the representation, each scaled to a spread of one.
 
+    With the penalties that are tried single precision gives some six digits of it, and with weaker ones fewer.
+
     Args:
         differences: ``[n, d]`` chosen minus rejected.
         groups: ``[n]`` the prompt of each pair.
@@ -82,15 +84,19 @@ def fit_probe(
         second: ``[d, d]`` their second moments, where they are known.
     """
     spread = _spread(differences)
-    rough = differences.astype(np.float32, copy=False) / spread.astype(np.float32)
+    x = differences.astype(np.float32, copy=False) / spread.astype(np.float32)
     if second is not None and len(differences) >= len(spread):
         spectrum = Spectrum.of_moments(second / np.multiply.outer(spread, spread))
     else:
-        spectrum = Spectrum.of(rough)
-    choice = choose_l2(rough, groups, PROBE_L2, spectrum) if l2 is None else None
+        spectrum = Spectrum.of(x)
+    choice = choose_l2(x, groups, PROBE_L2, spectrum) if l2 is None else None
     strength = l2 if choice is None else choice.best
     assert strength is not None
-    return DenseProbe(fit_bradley_terry(differences / spread, strength, spectrum) / spread, strength, choice)
+    if strength < min(PROBE_L2):
+        weights = fit_bradley_terry(x, strength)
+    else:
+        weights = fit_many(x, np.full((len(x), 1), 1 / len(x)), np.array([strength]), spectrum, SINGLE)[:, 0]
+    return DenseProbe(weights / spread, strength, choice)
 
 
 def _spread(x: np.ndarray) -> np.ndarray:

@@ -203,23 +203,47 @@ def _exchange(candidates: np.ndarray, target: np.ndarray, usable: np.ndarray, ch
     norms, products = _squares(candidates), _products(candidates, target)
     floor = np.maximum(_COPY * norms, 1e-300)
     shared = _products(candidates, candidates[chosen].T)  # brought up to date column by column
+    beside = _Beside(norms, products, shared, chosen)
     for _ in range(_SWEEPS):
         before = list(chosen)
         for place in range(len(chosen)):
-            rest = chosen[:place] + chosen[place + 1 :]
-            others = np.delete(shared, place, axis=1)
-            solved = others @ np.linalg.pinv(others[rest], rcond=1e-9, hermitian=True)
-            left = products - solved @ products[rest]
-            own = norms - np.einsum("jk,jk->j", solved, others)
+            left, own = beside.others(place)
             gain = np.where(usable, left**2 / np.maximum(own, floor), -1.0)
-            gain[rest] = -1.0
+            gain[chosen[:place] + chosen[place + 1 :]] = -1.0
             best = int(np.argmax(gain))
             if gain[best] > gain[chosen[place]] * (1 + 1e-6):
                 chosen[place] = best
                 shared[:, place] = _products(candidates, candidates[best])
+                beside = _Beside(norms, products, shared, chosen)
         if chosen == before:
             break
     return np.array(chosen)
+
+
+class _Beside:
+    """What candidates have to themselves beside the chosen ones, and beside all but any one of these.
+
+    Args:
+        norms, products: ``[d_sae]`` the candidates' squared norms, and their products with the target.
+        shared: ``[d_sae, k]`` their products with the chosen ones.
+    """
+
+    def __init__(self, norms: np.ndarray, products: np.ndarray, shared: np.ndarray, chosen: list[int]) -> None:
+        inverse = np.linalg.pinv(shared[chosen], rcond=1e-9, hermitian=True)
+        self._solved = shared @ inverse
+        self._weights = inverse @ products[chosen]
+        pivots = inverse.diagonal()
+        self._pivots = np.where(pivots > 1e-12 * pivots.max(), pivots, np.inf)  # a row without a norm has taken nothing
+        self._left = products - shared @ self._weights
+        self._own = norms - np.einsum("jk,jk->j", self._solved, shared)
+
+    def others(self, place: int) -> tuple[np.ndarray, np.ndarray]:
+        """``[d_sae]`` products with the target, and squared norms, of what is left of the candidates beside all but one.
+
+        Given back is what the one at ``place`` took: the inverse of a part follows from that of the whole.
+        """
+        taken = self._solved[:, place] / self._pivots[place]
+        return self._left + taken * self._weights[place], self._own + taken * self._solved[:, place]
 
 
 #: By name, as the command line and the app offer them.
