@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from sparserm.backbone import Backbone, Pass
+from sparserm.columns import ArrayColumn, BlobColumn, Column
 from sparserm.pairs import prompt_groups
 from sparserm.sae import SparseAutoencoder
 from sparserm.store import Store
@@ -42,6 +43,9 @@ FLUSH_EVERY = 64
 #: ``truthfulness``, 0.87 for ``safety`` and 0.86 for ``redteam`` (two cores, medians of three rounds).
 CPU_ACTIVATIONS, GPU_ACTIVATIONS = 1 << 22, 1 << 26
 
+#: Bytes of half a key.
+_HALF = 16
+
 _T = TypeVar("_T")
 
 
@@ -68,33 +72,30 @@ def represent(
         strengths: give a :class:`~sparserm.types.LatentSummary` of the latents, which tells how strongly they fired; it is
             twelve times as large as the :class:`~sparserm.types.ActiveLatents` that fitting a head takes.
     """
-    wanted = _wanted(texts, backbone, saes, pooling, strengths)
-    known = store.get_many([key for keys in wanted for key in keys]) if store is not None else {}
-    # The keys of one text stand for it: a text that occurs twice is computed once.
-    todo = {keys[0]: text for keys, text in zip(wanted, texts, strict=True) if not all(key in known for key in keys)}
+    contents = _contents(texts, backbone)
+    kept = _Kept(contents, backbone, saes, pooling, strengths)
+    if store is not None:
+        for column in kept.columns:
+            column.fill(store.get_many(column.keys))
+    # A text that occurs twice is computed once.
+    todo = {content: text for content, text, there in zip(contents, texts, kept.there, strict=True) if not there}
     if todo:
+        computed: dict[bytes, bytes] = {}
         for blobs in _compute(list(todo.values()), backbone, saes, progress):
             if store is not None:
                 store.put_many(blobs)
-            known |= blobs
+            computed |= blobs
+        for column in kept.columns:
+            column.fill(computed)
 
-    counts = np.frombuffer(b"".join(known[keys[0]] for keys in wanted), np.int32).reshape(len(texts), 2)
-    result = {}
-    with_sae = [hook for hook, sae in saes.items() if sae]
-    for column, (hook, sae) in enumerate(saes.items(), 1):
-        h = np.frombuffer(b"".join(known[keys[column]] for keys in wanted), np.float32).reshape(len(texts), backbone.d_model)
-        if not np.isfinite(h).all():  # none such are written: an earlier version or damage left them
-            first = int(np.argmin(np.isfinite(h).all(1)))
+    result = {hook: kept.at(hook) for hook in saes}
+    for hook, one in result.items():
+        if not np.isfinite(one.h).all():  # none such are written: an earlier version or damage left them
+            first = int(np.argmin(np.isfinite(one.h).all(1)))
             raise SparseRMError(
                 f"the stored {hook.name} of text {first + 1} of {len(texts)} is NaN or infinite; "
                 f"expected finite numbers; delete {store.path if store else 'the store'} to compute them again"
             )
-        latents: Latents | None = None
-        if sae:
-            place = 1 + len(saes) + with_sae.index(hook)
-            kept = [known[keys[place]] for keys in wanted]
-            latents = _summary(kept, sae.d_sae) if strengths else _active(kept, sae.d_sae)
-        result[hook] = Representations(pooling, h, counts[:, 0], counts[:, 1], latents)
     return result
 
 
@@ -108,9 +109,12 @@ def count_missing(
     strengths: bool = False,
 ) -> tuple[int, int]:
     """Texts, and their tokens with their prompts', that :func:`represent` would have to run the backbone for."""
-    wanted = _wanted(texts, backbone, saes, pooling, strengths)
-    missing = store.missing([key for keys in wanted for key in keys]) if store is not None else None
-    todo = {keys[0]: text for keys, text in zip(wanted, texts, strict=True) if missing is None or not missing.isdisjoint(keys)}
+    contents = _contents(texts, backbone)
+    todo = dict(zip(contents, texts, strict=True))
+    if store is not None:
+        keys = [place + content for place in _places(backbone, saes, pooling, strengths) for content in todo]
+        missing = {key[_HALF:] for key in store.missing(keys)}
+        todo = {content: text for content, text in todo.items() if content in missing}
     return len(todo), sum(len(text.ids) for text in backbone.chat.many(list(todo.values())))
 
 
@@ -136,17 +140,60 @@ def pair_texts(pairs: Sequence[PreferencePair]) -> list[Text]:
     return [Text(pair.prompt, pair.chosen) for pair in pairs] + [Text(pair.prompt, pair.rejected) for pair in pairs]
 
 
-def _wanted(
-    texts: Sequence[Text],
-    backbone: Backbone,
-    saes: Mapping[HookPoint, SparseAutoencoder | None],
-    pooling: Pooling,
-    strengths: bool,
-) -> list[list[bytes]]:
-    """For each text the keys of its counts, of its representations, one for each hook point, then of the SAEs' latents."""
-    places = [_place(backbone, None, "tokens"), *(_place(backbone, hook, pooling) for hook in saes)]
-    places += [_place(backbone, hook, _strengths(sae) if strengths else _activity(sae)) for hook, sae in saes.items() if sae]
-    return [[place + content for place in places] for content in _contents(texts, backbone)]
+class _Kept:
+    """What is kept of ``n`` texts.
+
+    Attributes:
+        columns: of their counts, of their representations at each hook point, then of the SAEs' latents.
+    """
+
+    def __init__(
+        self,
+        contents: Sequence[bytes],
+        backbone: Backbone,
+        saes: Mapping[HookPoint, SparseAutoencoder | None],
+        pooling: Pooling,
+        strengths: bool,
+    ) -> None:
+        keys = ([place + content for content in contents] for place in _places(backbone, saes, pooling, strengths))
+        self._pooling = pooling
+        self._d_sae = {hook: sae.d_sae for hook, sae in saes.items() if sae}
+        self._counts = ArrayColumn(next(keys), (2,), np.int32)
+        self._states = {hook: ArrayColumn(next(keys), (backbone.d_model,), np.float32) for hook in saes}
+        self._latents: dict[HookPoint, ArrayColumn | BlobColumn] = {
+            hook: BlobColumn(next(keys)) if strengths else ArrayColumn(next(keys), ActiveLatents.row_shape(d_sae), np.uint8)
+            for hook, d_sae in self._d_sae.items()
+        }
+        self.columns: list[Column] = [self._counts, *self._states.values(), *self._latents.values()]
+
+    @property
+    def there(self) -> np.ndarray:
+        """``[n]`` bool, of which texts nothing is missing."""
+        return np.logical_and.reduce([column.there for column in self.columns])
+
+    def at(self, hook: HookPoint) -> Representations:
+        """At one hook point, of all texts."""
+        latents: Latents | None = None
+        match self._latents.get(hook):
+            case ArrayColumn(array=bits):
+                latents = ActiveLatents(bits, self._d_sae[hook])
+            case BlobColumn(blobs=blobs):
+                indptr = np.cumsum([0, *(len(blob) // FIRED.itemsize for blob in blobs)], dtype=np.int64)
+                latents = LatentSummary(indptr, np.frombuffer(b"".join(blobs), FIRED), self._d_sae[hook])
+        n_tokens, n_truncated = self._counts.array.T
+        return Representations(self._pooling, self._states[hook].array, n_tokens, n_truncated, latents)
+
+
+def _places(
+    backbone: Backbone, saes: Mapping[HookPoint, SparseAutoencoder | None], pooling: Pooling, strengths: bool
+) -> list[bytes]:
+    """Halves of keys: of counts, of representations at each hook point, then of the SAEs' latents."""
+    latents = _strengths if strengths else _activity
+    return [
+        _place(backbone, None, "tokens"),
+        *(_place(backbone, hook, pooling) for hook in saes),
+        *(_place(backbone, hook, latents(sae)) for hook, sae in saes.items() if sae),
+    ]
 
 
 def _compute(
@@ -309,14 +356,4 @@ def _contents(texts: Sequence[Text], backbone: Backbone) -> list[bytes]:
 
 def _half(what: str) -> bytes:
     """Half of a key."""
-    return hashlib.sha256(what.encode("utf-8", "surrogatepass")).digest()[:16]
-
-
-def _summary(blobs: Sequence[bytes], d_sae: int) -> LatentSummary:
-    counts = [len(blob) // FIRED.itemsize for blob in blobs]
-    return LatentSummary(np.cumsum([0, *counts], dtype=np.int64), np.frombuffer(b"".join(blobs), FIRED), d_sae)
-
-
-def _active(blobs: Sequence[bytes], d_sae: int) -> ActiveLatents:
-    bits = np.frombuffer(b"".join(blobs), np.uint8)
-    return ActiveLatents(bits.reshape(len(blobs), len(ACTIVITIES), -(-d_sae // 8)), d_sae)
+    return hashlib.sha256(what.encode("utf-8", "surrogatepass")).digest()[:_HALF]

@@ -221,6 +221,11 @@ class ActiveLatents:
         """``[n, 2, ceil(d_sae / 8)]`` uint8, from ``[n, d_sae]`` shares of responses' tokens at which each latent fires."""
         return np.packbits(np.stack([is_active(rate, activity) for activity in ACTIVITIES], axis=1), axis=2)
 
+    @staticmethod
+    def row_shape(d_sae: int) -> tuple[int, int]:
+        """Of one response's bits."""
+        return len(ACTIVITIES), -(-d_sae // 8)
+
     def take(self, rows: np.ndarray) -> ActiveLatents:
         """The responses ``rows``, in that order; neighbours share this one's memory, and cannot be written to."""
         run = _run(rows)
