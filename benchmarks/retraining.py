@@ -2,7 +2,7 @@
 
 The pairs of all tasks, represented at three layers with their SAEs; the first time that takes as long as reading them takes,
 and how much of it the store costs is measured on the first of them. Then, in every round: read the pairs' file, load all
-representations, select, fit and evaluate a head at each layer.
+representations, select, fit and evaluate a head at each layer, the layers side by side in threads, as a sweep has its folds.
 """
 
 from __future__ import annotations

@@ -33,7 +33,8 @@ CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 512, 16_384
 
 
 # The layers are not compiled: ``torch.compile`` took 0.92 of the time on two cores with AVX2, after 38 s of compiling and with
-# a C++ compiler at hand, so that it pays for jobs of ten minutes and more, and little.
+# a C++ compiler at hand, so that it pays for jobs of ten minutes and more, and little. On an H100 it took 0.93 of the time for
+# ``safety`` and 0.85 for ``redteam``, after 10 s, and moved states by 2 % (medians of five rounds).
 
 
 class _StopForwardError(Exception):

@@ -31,13 +31,13 @@ class Spectrum:
 
     @classmethod
     def of(cls, x: np.ndarray) -> Spectrum:
-        """Of all differences; to fits it matters little how exact it is."""
+        """Of all differences, those that are none to the thirteenth digit left out."""
         n, d = x.shape
         if n >= d:
             return cls.of_moments(second_moments(x))
         few = x.astype(np.float64)
         values, mixtures = np.linalg.eigh(few @ few.T / n)
-        real = values > 1e-9 * values.max(initial=0)
+        real = values > 1e-13 * values.max(initial=0)
         return cls(few.T @ (mixtures[:, real] / np.sqrt(n * values[real])), values[real])
 
     @classmethod
@@ -78,8 +78,8 @@ def fit_many(x: np.ndarray, shares: np.ndarray, l2: np.ndarray, spectrum: Spectr
         x: ``[n, d]`` differences; their precision is that of the fit.
         shares: ``[n, p]`` how much each pair counts in each fit; a column adds up to one.
         l2: ``[p]`` ridge penalties.
-        spectrum: of ``x``.
-        tolerance: the squared Newton decrement to be reached, see :data:`EXACT`.
+        spectrum: of ``x``, or of other differences that span what these do.
+        tolerance: the squared Newton decrement to be reached, see :data:`EXACT`; as a share of the first where that is below 1.
 
     Returns:
         ``[d, p]`` weights.
@@ -87,7 +87,8 @@ def fit_many(x: np.ndarray, shares: np.ndarray, l2: np.ndarray, spectrum: Spectr
     shares, l2, axes, values = (part.astype(x.dtype, copy=False) for part in (shares, l2, spectrum.axes, spectrum.values))
     weights, margins = np.zeros((x.shape[1], len(l2)), x.dtype), np.zeros(shares.shape, x.dtype)
     direction = gradient = np.zeros_like(weights)
-    gain = np.ones_like(l2)
+    gain, goal = np.ones_like(l2), None
+    counted = shares > 0
     tiny = np.finfo(x.dtype).tiny
     for _ in range(_STEPS):
         wrong = expit(-margins)
@@ -95,15 +96,18 @@ def fit_many(x: np.ndarray, shares: np.ndarray, l2: np.ndarray, spectrum: Spectr
         curvature = pull * (1 - wrong)
         gradient, before = x.T @ pull - l2 * weights, gradient
         damping = np.multiply.outer(values, curvature.sum(0))
-        ahead = (gradient - axes @ ((damping / (damping + l2)) * (axes.T @ gradient))) / l2
-        gain, gain_before = (gradient * ahead).sum(0), gain
-        if gain.max() <= tolerance:
+        inside = axes.T @ gradient
+        ahead = axes @ (inside / (damping + l2))
+        gain, gain_before = (inside * (inside / (damping + l2))).sum(0), gain
+        if goal is None:
+            goal = tolerance * np.minimum(gain, 1)
+        if (gain <= goal).all():
             break
         kept = np.maximum(((gradient - before) * ahead).sum(0) / np.maximum(gain_before, tiny), 0) * direction
         direction = ahead + np.where((kept * gradient).sum(0) > -0.9 * gain, kept, 0)
 
         along, slope, ridge = x @ direction, (direction * gradient).sum(0), l2 * (direction * direction).sum(0)
-        squares, widest = along * along, np.maximum(np.abs(along).max(0), tiny)
+        squares, widest = along * along, np.maximum((np.abs(along) * counted).max(0), tiny)
         bounded = slope / np.maximum((shares * squares).sum(0) / 4 + ridge, tiny)
         newton = slope / np.maximum((curvature * squares).sum(0) + ridge, tiny)
         length = np.maximum(bounded, np.log1p(widest * newton) / widest)

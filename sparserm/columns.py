@@ -1,4 +1,4 @@
-"""What is kept of many texts, place by place: as it is read it goes where it stays, and is never held twice."""
+"""What is kept of many texts, place by place: what is read goes where it stays, so that one place at most is held twice."""
 
 from __future__ import annotations
 

@@ -63,8 +63,7 @@ class FittedHead:
 
 def gather_evidence(pairs: PairRepresentations, sae: SparseAutoencoder, settings: FitSettings) -> Evidence:
     """What selectors look at."""
-    chosen, rejected = pairs.chosen.h, pairs.rejected.h
-    differences = chosen - rejected
+    chosen, rejected, differences = pairs.chosen.h, pairs.rejected.h, pairs.differences
     second = second_moments(differences)
     mean = (chosen.mean(0, dtype=np.float64) + rejected.mean(0, dtype=np.float64)) / 2
     # Of both responses, c and r: cc' + rr' is half of (c - r)(c - r)' and (c + r)(c + r)', of which one is known.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sparserm.alignment import ScoreMoments, alignment_scores
-from sparserm.bradley_terry import ROUGH, SINGLE, Spectrum, bradley_terry_loss, fit_bradley_terry, fit_many
+from sparserm.bradley_terry import EXACT, ROUGH, SINGLE, Spectrum, bradley_terry_loss, fit_many
 from sparserm.types import Pooling, RewardHead
 
 #: L2 strengths tried by cross-validation.
@@ -75,7 +75,7 @@ def fit_probe(
 ) -> DenseProbe:
     """The dense probe: ridge Bradley-Terry on every dimension of the representation, each scaled to a spread of one.
 
-    With the penalties that are tried single precision gives some six digits of it, and with weaker ones fewer.
+    With the penalties that are tried single precision gives some six digits of it; with others it is fitted in double.
 
     Args:
         differences: ``[n, d]`` chosen minus rejected.
@@ -92,10 +92,11 @@ def fit_probe(
     choice = choose_l2(x, groups, PROBE_L2, spectrum) if l2 is None else None
     strength = l2 if choice is None else choice.best
     assert strength is not None
-    if strength < min(PROBE_L2):
-        weights = fit_bradley_terry(x, strength)
+    if min(PROBE_L2) <= strength <= max(PROBE_L2):
+        tolerance = SINGLE
     else:
-        weights = fit_many(x, np.full((len(x), 1), 1 / len(x)), np.array([strength]), spectrum, SINGLE)[:, 0]
+        x, tolerance = x.astype(np.float64), EXACT
+    weights = fit_many(x, np.full((len(x), 1), 1 / len(x)), np.array([strength]), spectrum, tolerance)[:, 0]
     return DenseProbe(weights / spread, strength, choice)
 
 

@@ -8,12 +8,10 @@ nothing is dropped silently.
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sparserm import pairs_formats
-from sparserm.pairs_formats import STARTER_SETS, RawRow, list_data_files, one_line
+from sparserm.pairs_formats import STARTER_SETS, RawRow, list_data_files, one_line, uncollected
 from sparserm.pairs_messages import (
     RowError,
     answer,
@@ -148,21 +146,6 @@ def parse_pairs(
     return parse_rows(pairs_formats.rows_of(rows), name, columns=columns, skip_bad=skip_bad)
 
 
-@contextmanager
-def _uncollected() -> Iterator[None]:
-    """Without looking for garbage among the many small objects that are made here, and the many that libraries hold, whenever
-    there are some more: that took a third of the time in which 10,000 pairs are read.
-    """
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
-
-
-@_uncollected()
 def read_source(source: str | Path, split: str = "train") -> tuple[str, list[RawRow]]:
     """The name and the rows, as they were found, of a source that `load_pairs` takes.
 
@@ -227,7 +210,7 @@ def _read_named_dataset(name: str, split: str) -> list[RawRow]:
 # ------------------------------------------------------------------------------------------------ rows into pairs
 
 
-@_uncollected()
+@uncollected()
 def parse_rows(rows: Sequence[RawRow], name: str, *, columns: Mapping[str, str] | None, skip_bad: bool) -> PreferenceData:
     """Pairs from rows as `read_source` gives them; otherwise as `load_pairs`.
 

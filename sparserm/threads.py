@@ -19,28 +19,48 @@ _Result = TypeVar("_Result")
 
 
 class _OneThread:
-    """The libraries' limit is one for the whole process: the first to come sets it, and the last to leave lifts it."""
+    """The libraries' limit is one for the whole process, and whichever thread has set it has it to itself while it lives: a
+    thread of its own sets it when the first comes and lifts it when the last leaves.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._inside = 0
-        self._limits: threadpool_limits | None = None
+        self._over = threading.Event()
+        self._keeper = threading.Thread()
 
     def enter(self) -> None:
         with self._lock:
             if self._inside == 0:
-                self._limits = threadpool_limits(1, user_api="blas")
+                limited, self._over = threading.Event(), threading.Event()
+                self._keeper = threading.Thread(target=_keep_limit, args=(limited, self._over), daemon=True)
+                self._keeper.start()
+                limited.wait()
             self._inside += 1
 
     def leave(self) -> None:
         with self._lock:
             self._inside -= 1
-            if self._inside == 0 and self._limits is not None:
-                self._limits.restore_original_limits()
+            if self._inside == 0:
+                self._over.set()
+                self._keeper.join()
+
+
+def _keep_limit(limited: threading.Event, over: threading.Event) -> None:
+    try:
+        with threadpool_limits(1, user_api="blas"):
+            limited.set()
+            over.wait()
+    finally:
+        limited.set()
 
 
 _one_thread = _OneThread()
 _worker = threading.local()
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager
@@ -65,7 +85,7 @@ def in_threads(work: Callable[[_Item], _Result], items: Iterable[_Item]) -> Iter
         if getattr(_worker, "busy", False):
             yield from map(work, items)
             return
-        pool = ThreadPoolExecutor(min(MOST, os.cpu_count() or 1), initializer=lambda: setattr(_worker, "busy", True))
+        pool = ThreadPoolExecutor(min(MOST, _cores()), initializer=lambda: setattr(_worker, "busy", True))
         try:
             yield from pool.map(work, items)
         finally:

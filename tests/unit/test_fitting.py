@@ -164,3 +164,18 @@ def test_no_pairs_are_refused() -> None:
 def test_a_penalty_that_is_not_above_zero_is_refused(l2: float) -> None:
     with pytest.raises(SparseRMError, match="expected a number above 0"):
         fit_head(TRAIN, SAE, FitSettings(k=2, l2=l2))
+
+
+@pytest.mark.parametrize("l2", [1e-6, 1e3, 1e14, 1e39])
+def test_any_penalty_above_zero_gives_a_head_that_ranks(l2: float) -> None:
+    fitted = fit_head(TRAIN, SAE, FitSettings(k=3, l2=l2))
+    assert np.isfinite(fitted.head.weights).all() and _accuracy(fitted.head, TEST) > 0.7
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_one_pair_of_huge_states_is_ranked(seed: int) -> None:
+    one = _pairs(seed).take(np.array([0]))
+    huge = replace(
+        one, chosen=replace(one.chosen, h=3000 * one.chosen.h), rejected=replace(one.rejected, h=3000 * one.rejected.h)
+    )
+    assert fit_head(huge, SAE, FitSettings(k=3)).accuracy == 1.0

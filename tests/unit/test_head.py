@@ -1,27 +1,14 @@
-"""The Bradley-Terry head: one optimum, found to the bit; folds over prompts; rewards that are sums."""
+"""The head and the probe behind it: folds over prompts, a penalty that held-out pairs choose, rewards that are sums."""
 
 from __future__ import annotations
-
-import math
-from itertools import pairwise
 
 import numpy as np
 import pytest
 from scipy.special import expit
 
-from sparserm.alignment import ScoreMoments
-from sparserm.head import (
-    L2_GRID,
-    PROBE_L2,
-    bradley_terry_loss,
-    build_head,
-    choose_l2,
-    contributions,
-    fit_bradley_terry,
-    fit_probe,
-    prompt_folds,
-    rewards,
-)
+from sparserm.alignment import ScoreMoments, second_moments
+from sparserm.bradley_terry import bradley_terry_loss, fit_bradley_terry
+from sparserm.head import L2_GRID, PROBE_L2, build_head, choose_l2, contributions, fit_probe, prompt_folds, rewards
 from sparserm.types import RewardHead
 
 
@@ -38,59 +25,6 @@ def _head(bias: float = 0.0) -> RewardHead:
     moments = ScoreMoments(np.array([1.0, 3.0]), np.array([0.5, 2.0]))
     built = build_head(np.array([4, 9]), np.eye(2), np.array([1.0, 0.0]), moments, np.array([2.0, -1.0]), "mean")
     return RewardHead(**{**vars(built), "bias": bias})
-
-
-def test_loss_of_known_margins() -> None:
-    assert bradley_terry_loss(np.zeros(3)) == pytest.approx(math.log(2))
-    assert bradley_terry_loss(np.array([math.log(3), -math.log(3)])) == pytest.approx((math.log(4 / 3) + math.log(4)) / 2)
-    assert bradley_terry_loss(np.array([1000.0])) == 0.0
-    assert bradley_terry_loss(np.array([-1000.0])) == 1000.0
-
-
-def test_one_feature_fit_solves_its_equation_by_hand() -> None:
-    # mean over one pair with difference 1: -sigmoid(-w) + l2 w = 0; w = ln 3 has sigmoid(-w) = 1/4.
-    w = fit_bradley_terry(np.array([[1.0]]), l2=0.25 / math.log(3))
-    assert w[0] == pytest.approx(math.log(3), abs=1e-6)
-
-
-def test_fit_is_deterministic_to_the_bit() -> None:
-    x = _differences()
-    assert fit_bradley_terry(x, 0.01).tobytes() == fit_bradley_terry(x.copy(), 0.01).tobytes()
-
-
-@pytest.mark.parametrize("l2", [1e-4, 1e-2, 1.0])
-def test_gradient_vanishes_at_the_optimum(l2: float) -> None:
-    x = _differences()
-    w = fit_bradley_terry(x, l2)
-    gradient = -(expit(-x @ w) @ x) / len(x) + l2 * w
-    assert np.abs(gradient).max() < 1e-6
-
-
-def test_larger_l2_gives_smaller_weights() -> None:
-    x = _differences()
-    norms = [float(np.linalg.norm(fit_bradley_terry(x, l2))) for l2 in L2_GRID]
-    assert all(a > b for a, b in pairwise(norms))
-
-
-def test_separable_pairs_still_have_finite_weights() -> None:
-    w = fit_bradley_terry(np.abs(_differences()), L2_GRID[0])
-    assert np.isfinite(w).all() and (w > 0).all()
-
-
-def test_swapping_chosen_and_rejected_flips_the_weights() -> None:
-    x = _differences()
-    np.testing.assert_allclose(fit_bradley_terry(-x, 0.01), -fit_bradley_terry(x, 0.01), atol=1e-6)
-
-
-def test_pairs_in_both_orders_cancel_to_zero() -> None:
-    x = _differences()
-    np.testing.assert_allclose(fit_bradley_terry(np.concatenate([x, -x]), 0.01), 0, atol=1e-9)
-
-
-def test_the_order_of_pairs_does_not_matter() -> None:
-    x = _differences()
-    shuffled = x[np.random.default_rng(1).permutation(len(x))]
-    np.testing.assert_allclose(fit_bradley_terry(shuffled, 0.01), fit_bradley_terry(x, 0.01), atol=1e-6)
 
 
 @pytest.mark.parametrize("n_prompts", [2, 3, 7, 40])
@@ -165,3 +99,23 @@ def test_the_probe_is_the_bradley_terry_fit_on_scaled_dimensions() -> None:
 def test_a_dimension_that_never_varies_has_a_finite_weight() -> None:
     x = np.array([[1.0, 0.0], [2.0, 0.0], [0.5, 0.0]])
     assert np.isfinite(fit_probe(x, np.arange(3), 0.1).weights).all()
+
+
+def test_a_dimension_in_which_all_pairs_differ_alike_has_a_finite_weight() -> None:
+    x = np.array([[1.0, 5.1], [2.0, 5.1], [0.5, 5.1]], np.float32)
+    weights = fit_probe(x, np.arange(3), 0.1).weights
+    assert np.abs(weights).max() < 10
+
+
+def test_a_weaker_penalty_than_those_tried_is_fitted_as_well() -> None:
+    x = _differences(k=40)
+    probe = fit_probe(x, np.arange(len(x)), 1e-4)
+    np.testing.assert_allclose(probe.weights, fit_bradley_terry(x / x.std(0), 1e-4) / x.std(0), rtol=1e-4)
+
+
+@pytest.mark.parametrize("n", [20, 120])  # fewer pairs than dimensions, and more
+def test_known_second_moments_make_no_difference_to_the_probe(n: int) -> None:
+    x, groups = _differences(n=n, k=40).astype(np.float32), np.arange(n)
+    probe, known = fit_probe(x, groups), fit_probe(x, groups, second=second_moments(x))
+    assert probe.l2 == known.l2
+    np.testing.assert_allclose(known.weights, probe.weights, rtol=1e-4, atol=1e-6)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gc
 import gzip
 import io
 import json
@@ -608,3 +609,20 @@ def test_a_row_of_several_responses_is_good_or_bad_as_a_whole() -> None:
 def test_a_file_of_another_kind_is_called_what_it_is(beginning: bytes, kind: str) -> None:
     with pytest.raises(SparseRMError, match=rf"pairs\.csv is .*{kind}.*: expected a table of preference pairs"):
         read_upload(beginning + bytes(range(256)), "pairs.csv")
+
+
+def test_reading_pairs_leaves_the_garbage_collector_as_it_was(monkeypatch):
+    seen = []
+    monkeypatch.setattr("sparserm.pairs.content_hash", lambda pairs: seen.append(gc.isenabled()) or "")
+    assert gc.isenabled()
+    parse_pairs(ROWS, "rows")
+    assert gc.isenabled() and seen == [False]
+    with pytest.raises(SparseRMError):
+        parse_pairs([{}], "rows")
+    assert gc.isenabled()
+    gc.disable()
+    try:
+        parse_pairs(ROWS, "rows")
+        assert not gc.isenabled()
+    finally:
+        gc.enable()

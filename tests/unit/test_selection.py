@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -201,6 +202,31 @@ def test_exchanges_never_leave_more_of_the_target(seed: int) -> None:
     exchanged = _exchange(candidates, target, usable, forward)
     assert left(exchanged) <= left(np.array(forward)) + 1e-9
     assert len(set(exchanged)) == 5 and usable[exchanged].all()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_no_single_exchange_is_left_that_would_be_better(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    candidates, target = rng.normal(size=(30, 12)), rng.normal(size=12)
+
+    def left(chosen: list[int]) -> float:
+        weights = np.linalg.lstsq(candidates[chosen].T, target, rcond=None)[0]
+        return float(((target - candidates[chosen].T @ weights) ** 2).sum())
+
+    chosen = _exchange(candidates, target, np.ones(30, bool), _forward(candidates, target, np.ones(30, bool), 4)).tolist()
+    others = [one for one in range(30) if one not in chosen]
+    tried = [[*chosen[:place], one, *chosen[place + 1 :]] for place in range(4) for one in others]
+    assert left(chosen) <= min(map(left, tried)) + 1e-9
+
+
+def test_more_latents_than_dimensions_are_exchanged_without_a_warning() -> None:
+    rng = np.random.default_rng(0)
+    candidates, target, usable = rng.normal(size=(20, 3)), rng.normal(size=3), np.ones(20, bool)
+    candidates[4] = 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        chosen = _exchange(candidates, target, usable, _forward(candidates, target, usable, 12))
+    assert len(set(chosen)) == 12
 
 
 @pytest.mark.parametrize("k", [1, 7, 24])
