@@ -100,7 +100,7 @@ def fit_many(x: np.ndarray, shares: np.ndarray, l2: np.ndarray, spectrum: Spectr
         ahead = axes @ (inside / (damping + l2))
         gain, gain_before = (inside * (inside / (damping + l2))).sum(0), gain
         if goal is None:
-            goal = tolerance * np.minimum(gain, 1)
+            goal = np.maximum(tolerance * np.minimum(gain, 1), _rounding(x.dtype, values, l2))
         if (gain <= goal).all():
             break
         kept = np.maximum(((gradient - before) * ahead).sum(0) / np.maximum(gain_before, tiny), 0) * direction
@@ -114,3 +114,10 @@ def fit_many(x: np.ndarray, shares: np.ndarray, l2: np.ndarray, spectrum: Spectr
         weights = weights + length * direction
         margins = margins + length * along
     return weights
+
+
+def _rounding(dtype: np.dtype, values: np.ndarray, l2: np.ndarray) -> np.ndarray:
+    """``[p]`` squared Newton decrements that rounding alone may leave where pairs pull in all directions alike and cancel out:
+    a pull is 1/2 at most, of which single products are off by the precision.
+    """
+    return np.finfo(dtype).eps ** 2 / 4 * (values[:, None] / (values[:, None] / 4 + l2)).sum(0)

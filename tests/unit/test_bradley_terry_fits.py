@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from scipy.special import expit
 
+from sparserm import bradley_terry
 from sparserm.bradley_terry import EXACT, ROUGH, SINGLE, Spectrum, bradley_terry_loss, fit_bradley_terry, fit_many
 from sparserm.head import L2_GRID
 
@@ -146,3 +147,17 @@ def test_an_enormous_penalty_still_leaves_a_direction(l2: float) -> None:
     x = _differences()
     weights = fit_bradley_terry(x, l2)
     np.testing.assert_allclose(weights * l2, x.mean(0) / 2, rtol=1e-5)  # the gradient where there are no weights
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("what", ["in both orders", "of mean zero"])
+def test_pairs_that_pull_in_all_directions_alike_are_soon_done_with(monkeypatch, dtype, what: str) -> None:
+    steps = []
+    monkeypatch.setattr(bradley_terry, "expit", lambda margins: steps.append(1) or expit(margins))
+    x = np.random.default_rng(0).normal(size=(600, 300)) * np.linspace(0.1, 10, 300)
+    x = (np.concatenate([x, -x]) if what == "in both orders" else x - x.mean(0)).astype(dtype)
+    shares, tolerance = np.full((len(x), 1), 1 / len(x)), EXACT if dtype == np.float64 else SINGLE
+    for l2 in (0.1, 3.0):
+        weights = fit_many(x, shares, np.array([l2]), Spectrum.of(x), tolerance)
+        np.testing.assert_allclose(weights, 0, atol=1e-5)
+    assert len(steps) < 20
