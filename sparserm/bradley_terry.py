@@ -72,7 +72,8 @@ def fit_many(x: np.ndarray, shares: np.ndarray, l2: np.ndarray, spectrum: Spectr
 
     Conjugate gradients (Polak and Ribiere), preconditioned with the Hessian of pairs of equal curvature. No step is searched
     for: it is the longer one of two that cannot overshoot, the curvature of a pair being 1/4 at most (Boehning and Lindsay,
-    1988), and changing no faster than its margin (Bach, 2010, proposition 1).
+    1988), and changing no faster than its margin (Bach, 2010, proposition 1). SciPy's L-BFGS, one fit after another, took twice
+    to three times as long to choose a penalty on 8,000 pairs of 576 dimensions.
 
     Args:
         x: ``[n, d]`` differences; their precision is that of the fit.
