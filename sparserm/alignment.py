@@ -61,8 +61,9 @@ def projected_moments(mean: np.ndarray, covariance: np.ndarray, directions: np.n
         covariance: ``[d, d]``.
     """
     mu = directions.astype(np.float64) @ (mean - center)
-    variance = np.einsum("kd,kd->k", directions @ covariance.astype(np.float32), directions).astype(np.float64)
+    single = covariance.astype(np.float32)
+    variance = np.einsum("kd,kd->k", directions @ single, directions).astype(np.float64)
     # A direction without variance says nothing; rounding can make its variance a small number of either sign, small beside
     # what the variances of single dimensions would add up to.
-    flat = variance <= 1e-6 * (directions**2 @ covariance.diagonal())
+    flat = variance <= 1e-6 * (directions**2 @ single.diagonal())
     return ScoreMoments(mu, np.where(flat, 1.0, np.sqrt(np.maximum(variance, 0))))

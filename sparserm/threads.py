@@ -78,8 +78,8 @@ def one_thread() -> Iterator[None]:
 def in_threads(work: Callable[[_Item], _Result], items: Iterable[_Item]) -> Iterator[_Result]:
     """The results in the order of the items, several worked at a time: NumPy lets others go on while it multiplies.
 
-    What a piece of work raises is raised in its place; then, or when nobody asks for more, those not begun never are. Inside a
-    piece of work the items come one after another.
+    What a piece of work raises is raised in its place; then, or when the results are closed, those not begun never are. Inside
+    a piece of work the items come one after another.
     """
     with one_thread():
         if getattr(_worker, "busy", False):

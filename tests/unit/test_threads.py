@@ -73,7 +73,7 @@ def test_an_error_comes_in_its_place_and_stops_what_was_not_begun() -> None:
     assert len(begun) <= 2 + CORES
 
 
-def test_what_nobody_asks_for_is_not_begun() -> None:
+def test_when_the_results_are_closed_no_more_is_begun() -> None:
     begun = []
     gate = threading.Event()
 
