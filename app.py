@@ -2,8 +2,8 @@
 
 import streamlit as st
 
-from sparserm.defaults import bundle_dir
-from sparserm.ui.context import draw_sidebar
+from sparserm.support.defaults import bundle_dir
+from sparserm.ui.shared.context import draw_sidebar
 
 st.set_page_config(page_title="SparseRM", page_icon=":material/balance:", layout="wide")
 

@@ -20,15 +20,15 @@ from typing import Any
 import numpy as np
 
 from benchmarks.common import read_results, task_pairs, write_results
-from sparserm.benchmark import draw
-from sparserm.defaults import DEFAULT_BACKBONE, home
-from sparserm.fine_tuning import FineTuningSettings, fine_tune
-from sparserm.judges import Judge
+from sparserm.benchmark.run import draw
+from sparserm.finetuning.reward_model import FineTuningSettings, fine_tune
 from sparserm.model import SparseRM
-from sparserm.online_dpo import align
-from sparserm.online_dpo_run import AlignSettings
-from sparserm.pairs import content_hash, prompt_groups, prompt_key
-from sparserm.progress import terminal_progress
+from sparserm.pairs.split import content_hash, prompt_groups, prompt_key
+from sparserm.policy.judges import Judge
+from sparserm.policy.online_dpo import align
+from sparserm.policy.rounds import AlignSettings
+from sparserm.support.defaults import DEFAULT_BACKBONE, home
+from sparserm.support.progress import terminal_progress
 from sparserm.types import PreferenceData, Prompt
 
 TASK = "truthfulness"
@@ -80,7 +80,7 @@ def _fine_tune(data: PreferenceData, path: Path) -> None:
 
 def accuracies(judges: dict[str, Judge]) -> dict[str, float]:
     """On the test pairs, which none of them has seen."""
-    from sparserm.representations import pair_texts
+    from sparserm.representations.represent import pair_texts
 
     pairs = task_pairs(TASK, "test").pairs
     found = {}

@@ -22,7 +22,7 @@ from typing import Any
 from benchmarks.common import data_folder, memory_mb, write_results
 from benchmarks.latency import warm_scores
 from sparserm import jobs
-from sparserm.sources import DataSource
+from sparserm.pairs.sources import DataSource
 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 REPEATS = 9

@@ -23,12 +23,12 @@ from torch import Tensor
 from benchmarks.common import task_pairs, write_results
 from benchmarks.retraining import write_pairs
 from benchmarks.throughput import multiply_adds
-from sparserm.backbone import Backbone
-from sparserm.bulk_scoring import Scoring, score_file
-from sparserm.defaults import DEFAULT_BACKBONE, DEFAULT_LAYER, TASKS
-from sparserm.packing import Batch, pack
-from sparserm.parts import Part
-from sparserm.representations import pair_texts
+from sparserm.backbone.model import Backbone
+from sparserm.backbone.packing import Batch, pack
+from sparserm.pairs.parts import Part
+from sparserm.representations.represent import pair_texts
+from sparserm.scoring.bulk import Scoring, score_file
+from sparserm.support.defaults import DEFAULT_BACKBONE, DEFAULT_LAYER, TASKS
 from sparserm.types import HookPoint
 
 #: One that reads the default layer; which one makes no difference to the work.
@@ -36,7 +36,7 @@ HEAD = "truthfulness"
 
 
 class HostOnly:
-    """An engine for :func:`~sparserm.bulk_scoring.score_file` that times all but the forward pass."""
+    """An engine for :func:`~sparserm.scoring.bulk.score_file` that times all but the forward pass."""
 
     seconds = 0.0
 

@@ -7,8 +7,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from sparserm.benchmark_results import environment
-from sparserm.pairs import load_pairs
+from sparserm.benchmark.results import environment
+from sparserm.pairs.load import load_pairs
 from sparserm.types import PreferenceData
 
 ROOT = Path(__file__).parent.parent

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from benchmarks.common import RESULTS, read_results
-from sparserm.benchmark import BUDGETS
-from sparserm.benchmark_results import Results
-from sparserm.benchmark_tables import Summary, difference, summarise, ways_of
-from sparserm.defaults import TASKS
+from sparserm.benchmark.results import Record, Results
+from sparserm.benchmark.run import BUDGETS
+from sparserm.benchmark.tables import Summary, difference, summarise
+from sparserm.support.defaults import TASKS
 
 #: Ways in the order of the tables, and what they are called there.
 WAYS = {
@@ -236,3 +237,9 @@ def _win_rate(one: dict[str, Any], ranks: bool) -> str:
     low, high = one["win_ci95"]
     value = f"{one['win_rate']:.3f}"
     return f"**{value}** ({low:.3f} to {high:.3f})" if ranks else f"{value} ({low:.3f} to {high:.3f})"
+
+
+def ways_of(record: Record, known: Sequence[str]) -> list[str]:
+    """Ways that have cells: those of ``known`` in that order, then others."""
+    there = dict.fromkeys(cell.way for cell in record.cells)
+    return [way for way in known if way in there] + [way for way in there if way not in known]

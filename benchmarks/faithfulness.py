@@ -10,21 +10,37 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 
 import numpy as np
 
 from benchmarks.common import read_results, task_pairs, write_results
-from sparserm.agreement import HeadAgreement, head_agreement
-from sparserm.defaults import TASKS, home
-from sparserm.evidence import resample
-from sparserm.faithfulness import measure_faithfulness
-from sparserm.fitting import FitSettings, fit_head
+from sparserm.explain.faithfulness import measure_faithfulness
+from sparserm.heads.fitting import FitSettings, fit_head
+from sparserm.heads.reward import RewardHead, rewards
 from sparserm.model import SparseRM
-from sparserm.representations import represent_pairs
-from sparserm.sae import SparseAutoencoder, load_sae
-from sparserm.store import stored
-from sparserm.types import PairRepresentations, RewardHead
+from sparserm.representations.represent import represent_pairs
+from sparserm.representations.store import stored
+from sparserm.representations.values import PairRepresentations
+from sparserm.sae.autoencoder import SparseAutoencoder, load_sae
+from sparserm.support.defaults import TASKS, home
+from sparserm.training.evidence import resample
+
+
+@dataclass(frozen=True)
+class HeadAgreement:
+    """Of two heads.
+
+    Attributes:
+        jaccard: features of both by features of either; None where their SAEs differ, whose numbers say nothing.
+        nearest: mean over the first head's features of the largest absolute cosine with a direction of the second.
+        correlation: of their rewards for the same texts (Pearson).
+    """
+
+    jaccard: float | None
+    nearest: float
+    correlation: float
+
 
 #: Responses that are explained, features that the backbone is steered along, and draws of the training prompts.
 TEXTS, FEATURES, DRAWS = 100, 4, 10
@@ -108,6 +124,16 @@ def main() -> None:
         parser.error(f"there is no stage {', '.join(sorted(unknown))}; expected some of {', '.join(STAGES)}")
     for stage in given.stages:
         STAGES[stage](given.tasks)
+
+
+def head_agreement(head: RewardHead, other: RewardHead, h: np.ndarray, *, same_sae: bool = True) -> HeadAgreement:
+    """Compare on representations ``h [n, d]``, best of texts that neither was trained on."""
+    both = len(np.intersect1d(head.features, other.features))
+    return HeadAgreement(
+        jaccard=both / len(np.union1d(head.features, other.features)) if same_sae else None,
+        nearest=float(np.abs(head.directions @ other.directions.T).max(1).mean()),
+        correlation=float(np.corrcoef(rewards(head, h), rewards(other, h))[0, 1]),
+    )
 
 
 if __name__ == "__main__":

@@ -18,14 +18,15 @@ from typing import Any
 import numpy as np
 
 from benchmarks.common import ROOT, task_pairs, write_results
-from sparserm.backbone import Backbone
-from sparserm.defaults import DEFAULT_BACKBONE, DEFAULT_LAYER
-from sparserm.fitting import FitSettings, fit_head
-from sparserm.head import rewards
-from sparserm.representations import represent_pairs
-from sparserm.sae import SparseAutoencoder, load_sae
-from sparserm.store import stored
-from sparserm.types import ActiveLatents, PairRepresentations, PreferencePair, Representations
+from sparserm.backbone.model import Backbone
+from sparserm.heads.fitting import FitSettings, fit_head
+from sparserm.heads.reward import rewards
+from sparserm.representations.represent import represent_pairs
+from sparserm.representations.store import stored
+from sparserm.representations.values import ActiveLatents, PairRepresentations, Representations
+from sparserm.sae.autoencoder import SparseAutoencoder, load_sae
+from sparserm.support.defaults import DEFAULT_BACKBONE, DEFAULT_LAYER
+from sparserm.types import PreferencePair
 
 SAE = f"{DEFAULT_BACKBONE}/layer_{DEFAULT_LAYER}"
 PAIRS, LENGTHS = (15, 30, 60, 120), (64, 128, 256, 512)

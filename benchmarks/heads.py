@@ -18,24 +18,24 @@ from typing import Any
 import numpy as np
 
 from benchmarks.common import FILES, ROOT, read_results, task_pairs, write_results
-from sparserm.backbone import Backbone
-from sparserm.bradley_terry import bradley_terry_loss
-from sparserm.card import save_head
-from sparserm.defaults import DEFAULT_BACKBONE, DEFAULT_LAYERS, MAX_FEATURES, TASKS
-from sparserm.evaluate import (
+from sparserm.backbone.model import Backbone
+from sparserm.evaluation.accuracy import (
     cross_validate_dense,
     dense_probe_margins,
     evaluate_head,
     evaluate_margins,
     random_directions_accuracy,
 )
-from sparserm.fitting import FitSettings, fit_head
-from sparserm.representations import represent_pairs
-from sparserm.sae import SparseAutoencoder, load_sae
-from sparserm.store import stored
-from sparserm.sweep import sweep_margins
-from sparserm.training import make_saved_head
-from sparserm.types import PairRepresentations, Pooling, PreferenceData
+from sparserm.heads.bradley_terry import bradley_terry_loss
+from sparserm.heads.fitting import FitSettings, fit_head, make_saved_head
+from sparserm.heads.saved import save_head
+from sparserm.representations.represent import represent_pairs
+from sparserm.representations.store import stored
+from sparserm.representations.values import PairRepresentations
+from sparserm.sae.autoencoder import SparseAutoencoder, load_sae
+from sparserm.support.defaults import DEFAULT_BACKBONE, DEFAULT_LAYERS, MAX_FEATURES, TASKS
+from sparserm.training.sweep import sweep_margins
+from sparserm.types import Pooling, PreferenceData
 
 POOLINGS: tuple[Pooling, ...] = ("mean", "last")
 SIZES = (8, 16, 24, MAX_FEATURES)

@@ -13,13 +13,11 @@ from collections.abc import Iterable
 import numpy as np
 
 from benchmarks.common import ROOT, task_pairs, write_results
-from sparserm.auto_labels import Rule
-from sparserm.card import list_heads
-from sparserm.defaults import TASKS
-from sparserm.label_job import make_labels
-from sparserm.labels import shipped_labels, write_auto_labels
+from sparserm.features.auto_labels import Rule, make_labels
+from sparserm.heads.labels import AutoLabel, Detection, shipped_labels, write_auto_labels
+from sparserm.heads.saved import list_heads
 from sparserm.model import SparseRM
-from sparserm.types import AutoLabel, Detection
+from sparserm.support.defaults import TASKS
 
 
 def strength(label: AutoLabel) -> tuple[bool, float]:

@@ -15,20 +15,21 @@ from typing import Any
 import numpy as np
 
 from benchmarks.common import task_pairs, write_results
-from sparserm.backbone import Backbone
-from sparserm.card import SavedHead, load_head
-from sparserm.defaults import DEFAULT_BACKBONE, DEFAULT_LAYERS, TASKS
-from sparserm.editing import HeadEdits, edit_head
-from sparserm.evaluate import accuracy_interval, cross_validated_margins, evaluate_margins
-from sparserm.evaluation_report import MATCHED, slices
-from sparserm.fitting import fit_head
-from sparserm.head import rewards
-from sparserm.length import TRACKS, feature_length_correlation, length_balanced, length_correlation
-from sparserm.representations import represent_pairs
-from sparserm.sae import load_sae
-from sparserm.store import stored
-from sparserm.training import fit_settings
-from sparserm.types import PairRepresentations, PreferenceData, RewardHead
+from sparserm.backbone.model import Backbone
+from sparserm.evaluation.accuracy import cross_validated_margins, evaluate_margins
+from sparserm.evaluation.intervals import accuracy_interval, rank_correlations
+from sparserm.evaluation.length import TRACKS, length_balanced, length_correlation
+from sparserm.evaluation.report import MATCHED, slices
+from sparserm.heads.fitting import fit_head, fit_settings
+from sparserm.heads.reward import RewardHead, alignment_scores, rewards
+from sparserm.heads.saved import SavedHead, load_head
+from sparserm.representations.represent import represent_pairs
+from sparserm.representations.store import stored
+from sparserm.representations.values import PairRepresentations
+from sparserm.sae.autoencoder import load_sae
+from sparserm.support.defaults import DEFAULT_BACKBONE, DEFAULT_LAYERS, TASKS
+from sparserm.training.editing import HeadEdits, edit_head
+from sparserm.types import PreferenceData
 
 
 def margin_figures(margins: np.ndarray, pairs: PairRepresentations) -> dict[str, Any]:
@@ -96,6 +97,14 @@ def main() -> None:
         results[task] = measure(saved, train, test)
         print(task, json.dumps(results[task]), flush=True)
     write_results("length", results)
+
+
+def feature_length_correlation(head: RewardHead, train: PairRepresentations) -> np.ndarray:
+    """``[K]`` Spearman correlation of each feature's alignment score with length over the training responses.
+
+    NaN for a score that does not vary; ``abs(...) >= TRACKS`` says which features track length.
+    """
+    return rank_correlations(alignment_scores(train.stacked, head.directions, head.center), train.log_lengths)
 
 
 if __name__ == "__main__":

@@ -21,9 +21,9 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from benchmarks.common import memory_mb, task_pairs, write_results
-from sparserm.card import load_head, save_head
-from sparserm.defaults import TASKS
-from sparserm.parts import PART_ROWS
+from sparserm.heads.saved import load_head, save_head
+from sparserm.pairs.parts import PART_ROWS
+from sparserm.support.defaults import TASKS
 
 WORDS = 6
 _SCORE = "from benchmarks.common import memory_mb\nfrom sparserm.cli import main\ntry: main()\nfinally: print(memory_mb())"

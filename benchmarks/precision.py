@@ -10,11 +10,11 @@ import os
 import numpy as np
 
 from benchmarks.common import write_results
-from sparserm.backbone import Backbone
-from sparserm.card import load_head
-from sparserm.defaults import DEFAULT_BACKBONE
+from sparserm.backbone.model import Backbone
+from sparserm.heads.saved import load_head
 from sparserm.model import SparseRM
-from sparserm.pairs import load_pairs
+from sparserm.pairs.load import load_pairs
+from sparserm.support.defaults import DEFAULT_BACKBONE
 
 PAIRS = 20
 

@@ -9,16 +9,21 @@ Nothing is chosen here: layer, pooling and K are the package's defaults, learnin
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from benchmarks.common import RESULTS, task_pairs
-from sparserm.backbone import Backbone
-from sparserm.benchmark import fine_tune_cell, frozen_cells, measure_cost, rank_cells, represent_material
-from sparserm.benchmark_results import Cell, Cost, Results, Task
-from sparserm.defaults import DEFAULT_BACKBONE, DEFAULT_LAYER, TASKS, home
-from sparserm.fine_tuning import FineTuningSettings
-from sparserm.sae import load_sae
+from benchmarks.frozen import frozen_cells
+from sparserm.backbone.model import Backbone
+from sparserm.benchmark.results import Cell, Cost, Results, Task
+from sparserm.benchmark.run import _alone, draw, fine_tune_cell, rank_cells, represent_material
+from sparserm.finetuning.reward_model import FineTuningSettings
+from sparserm.heads.fitting import FitSettings, fit_head
+from sparserm.pairs.split import prompt_groups
+from sparserm.representations.represent import represent_pairs
+from sparserm.sae.autoencoder import load_sae
+from sparserm.support.defaults import DEFAULT_BACKBONE, DEFAULT_LAYER, TASKS, home
 
 SAE = f"{DEFAULT_BACKBONE}/layer_{DEFAULT_LAYER}"
 
@@ -99,6 +104,43 @@ def main() -> None:
     for stage in sys.argv[1:] or STAGES:
         for row in STAGES[stage]():
             print(" ".join(f"{name}={value}" for name, value in vars(row).items() if name != "correct"), flush=True)
+
+
+def measure_cost(
+    results: Results,
+    task: Task,
+    sae: str,
+    budget: int | None,
+    backbone: str = DEFAULT_BACKBONE,
+    settings: FitSettings = FitSettings(),  # noqa: B008  (frozen)
+) -> Cost | None:
+    """Measure and keep what a head costs, unless that is known."""
+    if any((cost.task, cost.budget) == (task.name, budget) for cost in results.costs()):
+        return None
+    cost = _alone(_measure_cost, task, sae, budget, backbone, settings)
+    results.add(cost)
+    return cost
+
+
+def _measure_cost(task: Task, sae: str, budget: int | None, backbone: str, settings: FitSettings) -> Cost:
+    import resource
+
+    import sklearn.model_selection  # noqa: F401  (the figure is of the fit, not of an import)
+
+    pairs = [task.train.pairs[i] for i in draw(prompt_groups(task.train.pairs), budget, 0)]
+    dictionary = load_sae(sae)
+    model = Backbone.load(backbone, through_layer=dictionary.hook.layer)
+    processor, started = time.process_time(), time.perf_counter()
+    represented = represent_pairs(pairs, model, {dictionary.hook: dictionary}, settings.pooling)[dictionary.hook]
+    read = time.perf_counter()
+    fit_head(represented, dictionary, settings)
+    done = time.perf_counter()
+    return Cost(
+        task.name, budget, len(pairs),
+        sum(len(model.tokenize(pair.prompt, text).ids) for pair in pairs for text in (pair.chosen, pair.rejected)),
+        read - started, done - read, time.process_time() - processor,
+        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from benchmarks import evidence_tables, speed_tables
 from benchmarks.common import FILES, ROOT, read_results
-from sparserm.defaults import DEFAULT_BACKBONE, DEFAULT_LAYERS, TASKS, assets_dir
+from sparserm.support.defaults import DEFAULT_BACKBONE, DEFAULT_LAYERS, TASKS, assets_dir
 
 
 def heads() -> list[str]:

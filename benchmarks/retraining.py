@@ -19,16 +19,17 @@ from typing import Any
 import numpy as np
 
 from benchmarks.common import task_pairs, write_results
-from sparserm.backbone import Backbone
-from sparserm.defaults import DEFAULT_BACKBONE, TASKS, home
-from sparserm.evaluate import evaluate_head
-from sparserm.fitting import FitSettings, fit_head
-from sparserm.pairs import load_pairs
-from sparserm.representations import represent_pairs
-from sparserm.sae import load_sae
-from sparserm.store import Store, stored
-from sparserm.threads import in_threads
-from sparserm.types import ActiveLatents, Evaluation, PreferencePair
+from sparserm.backbone.model import Backbone
+from sparserm.evaluation.accuracy import Evaluation, evaluate_head
+from sparserm.heads.fitting import FitSettings, fit_head
+from sparserm.pairs.load import load_pairs
+from sparserm.representations.represent import represent_pairs
+from sparserm.representations.store import Store, stored
+from sparserm.representations.values import ActiveLatents
+from sparserm.sae.autoencoder import load_sae
+from sparserm.support.defaults import DEFAULT_BACKBONE, TASKS, home
+from sparserm.support.threads import in_threads
+from sparserm.types import PreferencePair
 
 SAES = tuple(f"{DEFAULT_BACKBONE}/layer_{layer}" for layer in (10, 15, 20))
 TEST_SHARE = 5  # one pair in so many is held out

@@ -24,9 +24,9 @@ import httpx
 import numpy as np
 
 from benchmarks.common import memory_mb, read_results, task_pairs, write_results
-from sparserm.defaults import TASKS
 from sparserm.model import SparseRM
-from sparserm.pairs import prompt_key
+from sparserm.pairs.split import prompt_key
+from sparserm.support.defaults import TASKS
 from sparserm.types import PreferencePair
 
 HEAD, CLIENTS = "truthfulness", 32

@@ -23,11 +23,12 @@ import numpy as np
 import torch
 
 from benchmarks.common import memory_mb, read_results, task_pairs, write_results
-from sparserm.backbone import CPU_BATCH_TOKENS, GPU_BATCH_TOKENS, Backbone, decoder_layers, fast_dtype, resolve
-from sparserm.defaults import DEFAULT_BACKBONE, DEFAULT_LAYER
-from sparserm.packing import Row, batches, pack
-from sparserm.representations import represent_pairs
-from sparserm.sae import find_saes, load_sae
+from sparserm.backbone.device import fast_dtype
+from sparserm.backbone.model import CPU_BATCH_TOKENS, GPU_BATCH_TOKENS, Backbone, decoder_layers, resolve
+from sparserm.backbone.packing import Row, batches, pack
+from sparserm.representations.represent import represent_pairs
+from sparserm.sae.autoencoder import find_saes, load_sae
+from sparserm.support.defaults import DEFAULT_BACKBONE, DEFAULT_LAYER
 from sparserm.types import PreferencePair, Text, TokenizedText
 
 #: Pairs of each task: responses of ordinary length, and short ones behind long prompts that both share.

@@ -1,8 +1,8 @@
 """Learning rate and epochs of fine-tuning, on validation pairs: ``python -m benchmarks.tuning [full|lora|frozen ...]``.
 
 300 training pairs of truthfulness and 300 of other prompts of the same training file; every rate is judged at the end of
-every epoch. What is best there stands in :data:`sparserm.fine_tuning.TUNED` and holds for all tasks, budgets and seeds.
-Rates that are in ``benchmarks/results/tuning.json`` are not tried again.
+every epoch. What is best there stands in :data:`~sparserm.finetuning.reward_model.TUNED` and holds for all tasks, budgets and
+seeds. Rates that are in ``benchmarks/results/tuning.json`` are not tried again.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 
 from benchmarks.common import read_results, task_pairs, write_results
-from sparserm.backbone import Backbone
-from sparserm.benchmark import final_states
-from sparserm.bradley_terry import bradley_terry_loss
-from sparserm.defaults import DEFAULT_BACKBONE
-from sparserm.fine_tuning import FineTunedRewardModel, FineTuningSettings, fine_tune, train_classification_head
-from sparserm.pairs import prompt_key
+from benchmarks.frozen import final_states, train_classification_head
+from sparserm.backbone.model import Backbone
+from sparserm.finetuning.reward_model import FineTunedRewardModel, FineTuningSettings, fine_tune
+from sparserm.heads.bradley_terry import bradley_terry_loss
+from sparserm.pairs.split import prompt_key
+from sparserm.support.defaults import DEFAULT_BACKBONE
 from sparserm.types import PreferencePair
 
 TASK, PAIRS, SEED = "truthfulness", 300, 1000

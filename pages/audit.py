@@ -2,8 +2,9 @@
 
 import streamlit as st
 
-from sparserm.ui import audit_view, data
-from sparserm.ui.context import current
+from sparserm.ui.audit import view
+from sparserm.ui.shared import pairs_picker
+from sparserm.ui.shared.context import current
 
 st.title("Audit the data", anchor=False)
 st.caption(
@@ -13,14 +14,14 @@ st.caption(
 context = current()
 left, right = st.columns(2, gap="large")
 with left:
-    source = data.pick_source("pairs")
+    source = pairs_picker.pick_source("pairs")
 with right:
-    other = audit_view.pick_other(source)
-pairs = data.load_or_stop(source)
-found = audit_view.audited(source, pairs, other)
-audit_view.headline(found)
+    other = view.pick_other(source)
+pairs = pairs_picker.load_or_stop(source)
+found = view.audited(source, pairs, other)
+view.headline(found)
 place = st.container()  # drawn last: until the pairs have been read by the language model, that part ends the page
-audit_view.other_flags(found, pairs.pairs)
-audit_view.surface(found)
+view.other_flags(found, pairs.pairs)
+view.surface(found)
 with place:
-    audit_view.opposed(context, source, found.surface.accuracy)
+    view.opposed(context, source, found.surface.accuracy)

@@ -3,8 +3,12 @@
 import streamlit as st
 
 from sparserm.types import SparseRMError
-from sparserm.ui import best_of_n_view, compare_inputs, compare_view, session
-from sparserm.ui.context import current
+from sparserm.ui.compare import best_of_n
+from sparserm.ui.compare import inputs as compare_inputs
+from sparserm.ui.compare import view as compare_view
+from sparserm.ui.shared.components import progress_bar
+from sparserm.ui.shared.context import current
+from sparserm.ui.shared.text import sentence
 
 context = current()
 st.title("Compare responses", anchor=False)
@@ -13,7 +17,7 @@ view = st.segmented_control(
     "View", views, default=views[0], required=True, key="compare_mode", bind="query-params", label_visibility="collapsed"
 )
 if view == compare_inputs.BEST_OF_N:
-    best_of_n_view.draw(context)
+    best_of_n.draw(context)
     st.stop()
 
 st.caption("Which response would be preferred, how likely, and which features and tokens make the difference.")
@@ -27,12 +31,12 @@ with st.container(horizontal=True, vertical_alignment="center"):
         st.caption(":material/link_off: These texts are too long for a link; it leads to this page without them.")
 
 if pressed or at_once:
-    progress, done = session.progress_bar()
+    progress, done = progress_bar()
     try:
         with st.spinner("Reading the responses…"):
             st.session_state.compared = compare_view.compare(context, inputs, progress)
     except SparseRMError as error:
-        st.error(session.sentence(error))
+        st.error(sentence(error))
     done()
 
 compared: compare_view.Compared | None = st.session_state.get("compared")

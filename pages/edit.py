@@ -2,8 +2,9 @@
 
 import streamlit as st
 
-from sparserm.ui import data, edit_view
-from sparserm.ui.context import current
+from sparserm.ui.edit import view
+from sparserm.ui.shared import pairs_picker
+from sparserm.ui.shared.context import current
 
 st.title("Edit the head", anchor=False)
 st.caption(
@@ -11,10 +12,10 @@ st.caption(
     "A reward is a sum, so that no edit needs the language model."
 )
 context = current()
-edit_view.saved_notice()
+view.saved_notice()
 with st.container(horizontal=True):
-    source = data.pick_source("pairs", "Held-out pairs")
-found = data.represented(source)
-evidence = edit_view.evidence(context, found)
-edit_view.what_is_held_out(evidence)
-edit_view.live(context, evidence, edit_view.unedited(evidence), found.data)
+    source = pairs_picker.pick_source("pairs", "Held-out pairs")
+found = pairs_picker.represented(source)
+evidence = view.evidence(context, found)
+view.what_is_held_out(evidence)
+view.live(context, evidence, view.unedited(evidence), found.data)

@@ -2,19 +2,20 @@
 
 import streamlit as st
 
-from sparserm.ui import data, evaluate_view
-from sparserm.ui.context import current
+from sparserm.ui.evaluate import view
+from sparserm.ui.shared import pairs_picker
+from sparserm.ui.shared.context import current
 
 st.title("Evaluate the head", anchor=False)
 st.caption("How well this head ranks preference pairs, how far its chances can be believed, and where and why it fails.")
 context = current()
-found = data.represented(data.pick_source("pairs"))
-report = evaluate_view.measured(context, found)
-evaluate_view.what_was_seen(report)
-evaluate_view.figures(report)
-evaluate_view.benchmark(report, found)
-evaluate_view.distributions(report)
+found = pairs_picker.represented(pairs_picker.pick_source("pairs"))
+report = view.measured(context, found)
+view.what_was_seen(report)
+view.figures(report)
+view.benchmark(report, found)
+view.distributions(report)
 st.subheader("Slices", anchor=False)
-evaluate_view.slices(report)
+view.slices(report)
 st.subheader("Mistakes", anchor=False)
-evaluate_view.mistakes(report, context, found)
+view.mistakes(report, context, found)

@@ -2,17 +2,18 @@
 
 import streamlit as st
 
-from sparserm.feature_list import SORTS, filter_features, list_features
+from sparserm.features.listing import SORTS, filter_features, list_features
 from sparserm.types import SparseRMError
-from sparserm.ui import data, features_state, session
-from sparserm.ui import feature_card_view as card_view
-from sparserm.ui import features_view as view
-from sparserm.ui.components import download_table
-from sparserm.ui.context import current
+from sparserm.ui.features import card_view, state
+from sparserm.ui.features import list_view as view
+from sparserm.ui.shared import pairs_picker
+from sparserm.ui.shared.components import download_table
+from sparserm.ui.shared.context import current
+from sparserm.ui.shared.text import sentence
 
 context = current()
 head, card = context.saved.head, context.card
-feature = features_state.begin(context)
+feature = state.begin(context)
 
 st.title("Features", anchor=False)
 st.caption(
@@ -20,14 +21,14 @@ st.caption(
     "fires on. The head weighs some of them; see what they stand for, and where they mislead."
 )
 with st.expander("Preference pairs that the figures and examples come from", icon=":material/table_rows:"):
-    source = data.pick_source("pairs", "Pairs")
+    source = pairs_picker.pick_source("pairs", "Pairs")
 try:
     found, table = view.measured(source, context)
 except SparseRMError as error:
-    st.error(session.sentence(error))
+    st.error(sentence(error))
     st.stop()
 assert source is not None
-labels, lens = features_state.listed_labels(context), features_state.known_lens(found, context)
+labels, lens = state.listed_labels(context), state.known_lens(found, context)
 
 # ------------------------------------------------------------------------------------------------------------- the list
 which, query, sort = st.columns([4, 3, 2], vertical_alignment="bottom")
@@ -44,16 +45,16 @@ order = sort.selectbox(
     "correlations by size, whatever their sign.",
 )  # fmt: skip
 searching = listed == view.TEXT
-prompt, text = view.text_fields() if searching else features_state.own_text()
+prompt, text = view.text_fields() if searching else state.own_text()
 try:
-    firing = features_state.fire(context, prompt, text)
+    firing = state.fire(context, prompt, text)
 except SparseRMError as error:
-    st.error(session.sentence(error))
+    st.error(sentence(error))
     firing = None
 lit_text = st.container()  # filled in below: it is lit by the feature of the card
 token = view.token_choice(firing) if searching else None
 rows = list_features(
-    table, head, labels, detected=features_state.detected(context), lens=lens, firing=firing if searching else None,
+    table, head, labels, detected=state.detected(context), lens=lens, firing=firing if searching else None,
     token=token, only_head=listed == view.HEAD,
 )  # fmt: skip
 hide_dense, hide_begin = view.filters(listed)
@@ -63,9 +64,9 @@ view.feature_table(shown, feature)
 left, right = st.columns([4, 1], vertical_alignment="bottom")
 with left:
     download_table(shown.rows, "Features", f"features-{context.key}.csv")
-st.session_state[features_state.NUMBER] = feature
+st.session_state[state.NUMBER] = feature
 right.number_input(
-    "Go to feature", 0, card.d_sae - 1, key=features_state.NUMBER, on_change=features_state.choose_typed,
+    "Go to feature", 0, card.d_sae - 1, key=state.NUMBER, on_change=state.choose_typed,
     label_visibility="collapsed", help="A feature's number",
 )  # fmt: skip
 view.offer_job(source, context, lens)
@@ -77,14 +78,14 @@ card_view.header(context, feature, [int(one) for one in shown.rows["feature"]])
 weight = card_view.weight_of(head, feature)
 leaning = card_view.lean(table, feature, weight)
 card_view.evidence(table, feature, weight)
-one = features_state.card(found, context, feature)
+one = state.card(found, context, feature)
 figure, tokens = st.columns(2, gap="large")
 with figure:
     card_view.density(one, context, firing, [pair.row for pair in found.data.pairs])
 with tokens:
     card_view.logits(context, feature, lens)
     card_view.similar(one, table, labels)
-read = features_state.examples(found, context, one)
+read = state.examples(found, context, one)
 card_view.example_lists(one, read, leaning)
 if not searching:
     st.subheader("On your own text", anchor=False)

@@ -4,15 +4,19 @@ import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
 from sparserm.types import Message, SparseRMError
-from sparserm.ui import components, score_view, session, tables
-from sparserm.ui.charts import score as charts
-from sparserm.ui.charts.style import CONFIG
-from sparserm.ui.context import current
+from sparserm.ui.score import charts, tables, view
+from sparserm.ui.score.scoring import Scored, ScoreRequest, score
+from sparserm.ui.score.view import result_metrics
+from sparserm.ui.shared import components, starter_examples
+from sparserm.ui.shared.components import progress_bar
+from sparserm.ui.shared.context import current
+from sparserm.ui.shared.style import CONFIG
+from sparserm.ui.shared.text import sentence
 
 SHOWN = 10  # bars before the smaller ones are put together
 
 context = current()
-offered = session.examples(context.card.name)
+offered = starter_examples.examples(context.card.name)
 
 
 def fill_in() -> None:
@@ -44,27 +48,27 @@ def fields_and_result() -> None:
     """What is scored on the left, and what came out on the right."""
     left, right = st.columns([2, 3], gap="large")
     prompt = (*st.session_state.get("earlier", ()), Message("user", st.session_state.prompt))
-    request = session.ScoreRequest(context.key, context.hash, prompt, st.session_state.response)
+    request = ScoreRequest(context.key, context.hash, prompt, st.session_state.response)
     notes = right.container()  # always there: what follows keeps its place, and is not built anew by the browser
     with notes:  # scored before anything is drawn: the browser's work would take the processor from the language model
         if st.session_state.get("score") or st.session_state.get("score_against"):
-            score(request, keep_original=bool(st.session_state.get("score_against")))
+            score_fields(request, keep_original=bool(st.session_state.get("score_against")))
     with left:
         fields()
     with right:
         result(request, notes)
 
 
-def score(request: session.ScoreRequest, *, keep_original: bool) -> None:
+def score_fields(request: ScoreRequest, *, keep_original: bool) -> None:
     """Score what stands in the fields; what was scored before may stay as the original to compare with."""
-    progress, done = session.progress_bar()
-    before: session.Scored | None = st.session_state.get("scored")
+    progress, done = progress_bar()
+    before: Scored | None = st.session_state.get("scored")
     try:
         with st.spinner("Reading the response…"):
-            st.session_state.scored = session.score(context, request, progress)
+            st.session_state.scored = score(context, request, progress)
             st.session_state.original = before if keep_original else None
     except SparseRMError as error:
-        st.error(session.sentence(error))
+        st.error(sentence(error))
     done()
 
 
@@ -86,9 +90,9 @@ def fields() -> None:
         )  # fmt: skip
 
 
-def result(request: session.ScoreRequest, notes: DeltaGenerator) -> None:
+def result(request: ScoreRequest, notes: DeltaGenerator) -> None:
     """The scored response, taken apart; where the fields say something else by now, ``notes`` say that."""
-    scored: session.Scored | None = st.session_state.get("scored")
+    scored: Scored | None = st.session_state.get("scored")
     if scored is None:
         notes.info("Press **Score** to see the reward of this response and what it is made of.", icon=":material/speed:")
         return
@@ -99,10 +103,10 @@ def result(request: session.ScoreRequest, notes: DeltaGenerator) -> None:
     if (scored.request.head, scored.request.hash) != (context.key, context.hash):
         return  # what is below would be drawn with another head's yardstick
     explanation = scored.explanation
-    components.result_metrics(scored, context.saved)
-    original: session.Scored | None = st.session_state.get("original")
+    result_metrics(scored, context.saved)
+    original: Scored | None = st.session_state.get("original")
     if original is not None and (original.request.head, original.request.hash) == (context.key, context.hash):
-        score_view.edit_against_original(scored, original)
+        view.edit_against_original(scored, original)
     st.plotly_chart(
         charts.yardstick_figure(context.saved.quantiles_chosen, context.saved.quantiles_rejected, explanation.reward),
         config=CONFIG, key="yardstick",
@@ -110,15 +114,15 @@ def result(request: session.ScoreRequest, notes: DeltaGenerator) -> None:
     st.subheader("Token by token", anchor=False)
     place = st.container()  # the bars below say by which feature these tokens are coloured
     st.subheader("What the reward is made of", anchor=False)
-    feature = score_view.waterfall(explanation, SHOWN)
+    feature = view.waterfall(explanation, SHOWN)
     with place:
-        score_view.token_view(scored, context, feature)
+        view.token_view(scored, context, feature)
     st.caption(tables.sum_check(explanation))
     with st.container(horizontal=True):
         components.download_table(tables.contributions_table(explanation), "Contributions", "contributions.csv")
         components.download_table(tables.tokens_table(explanation), "Tokens", "tokens.csv")
         components.download_table(tables.yardstick_table(context.saved), "Yardstick", "yardstick.csv")
-    score_view.inspector(scored)
+    view.inspector(scored)
 
 
 begin()

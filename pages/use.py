@@ -2,16 +2,16 @@
 
 import streamlit as st
 
-from sparserm.ui import use_view
-from sparserm.ui.context import current
+from sparserm.ui.shared.context import current
+from sparserm.ui.use import view
 
 context = current()
 st.title("Use it", anchor=False)
 st.caption("Take the head away: its files, code that works with it, and what must be known of it.")
-use_view.downloads(context)
+view.downloads(context)
 st.subheader("Code", anchor=False)
-use_view.code(context)
+view.code(context)
 st.subheader("When not to trust it", anchor=False)
-use_view.limits(context.saved)
+view.limits(context.saved)
 st.subheader("Facts", anchor=False)
-use_view.facts(context.saved)
+view.facts(context.saved)

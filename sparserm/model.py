@@ -10,30 +10,31 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.special import expit
 
-from sparserm.card import SavedHead, load_head, save_head
-from sparserm.comparison import SideBySide, check_number
-from sparserm.defaults import DEFAULT_BACKBONE, default_device
-from sparserm.explain import InspectedInput, compare_responses, explain_response, label_of
-from sparserm.head import rewards
-from sparserm.labels import labels_of
-from sparserm.pairs import as_prompt, as_response, load_pairs, short_key
-from sparserm.store import stored
-from sparserm.types import (
+from sparserm.explain.comparison import SideBySide, check_number
+from sparserm.explain.contributions import (
     Comparison,
-    Evaluation,
     Explanation,
-    PairIssue,
-    PairRepresentations,
-    PreferenceData,
-    Progress,
-    Prompt,
-    SparseRMError,
-    Text,
+    InspectedInput,
+    compare_responses,
+    explain_response,
+    label_of,
 )
+from sparserm.heads.labels import labels_of
+from sparserm.heads.reward import rewards
+from sparserm.heads.saved import SavedHead, load_head, save_head
+from sparserm.pairs.load import load_pairs
+from sparserm.pairs.messages import as_prompt, as_response
+from sparserm.pairs.split import short_key
+from sparserm.representations.store import stored
+from sparserm.representations.values import PairRepresentations
+from sparserm.support.defaults import DEFAULT_BACKBONE, default_device
+from sparserm.types import PairIssue, PreferenceData, Progress, Prompt, SparseRMError, Text
 
 if TYPE_CHECKING:
-    from sparserm.backbone import Backbone
-    from sparserm.sae import SparseAutoencoder
+    from sparserm.backbone.model import Backbone
+    from sparserm.evaluation.accuracy import Evaluation
+    from sparserm.sae.autoencoder import SparseAutoencoder
+
 
 _load_lock = threading.Lock()
 
@@ -44,7 +45,7 @@ _loaded: dict[str, Backbone] = {}
 
 def shared_backbone(name: str, through_layer: int, progress: Progress | None = None) -> Backbone:
     """One copy in memory for all heads of one backbone, deep enough for each, also when several threads ask at once."""
-    from sparserm.backbone import Backbone, resolve
+    from sparserm.backbone.model import Backbone, resolve
 
     with _load_lock:
         folder, _ = resolve(name, progress)  # a first use's download, here where it can be told of
@@ -101,21 +102,25 @@ class SparseRM:
         """Train a head on preference pairs.
 
         Args:
-            pairs: validated pairs, or anything :func:`~sparserm.pairs.load_pairs` reads.
+            pairs: validated pairs, or anything :func:`~sparserm.pairs.load.load_pairs` reads.
             backbone: the language model, or its name.
             sae: the SAE, its folder or its name; the shipped SAE of ``layer`` where it is not given.
             layer: of the shipped SAE; the measured default where it is not given.
             name: of the head.
             progress: told of downloads and of representations computed.
-            settings: ``k``, ``pooling``, ``selection``, ``l2``: see :class:`~sparserm.fitting.FitSettings`.
+            settings: ``k``, ``pooling``, ``selection``, ``l2``: see :class:`~sparserm.heads.fitting.FitSettings`.
 
         Raises:
             SparseRMError: the pairs, the SAE and the backbone do not go together.
         """
-        from sparserm.training import fit_model
+        from sparserm.heads.fitting import fit_head, fit_settings, make_saved_head
+        from sparserm.heads.inputs import load_parts, represent_for_fit
 
         data = pairs if isinstance(pairs, PreferenceData) else load_pairs(pairs)
-        return fit_model(data, backbone=backbone, sae=sae, layer=layer, name=name, progress=progress, **settings)
+        chosen = fit_settings(**settings)
+        dictionary, model = load_parts(backbone, sae, layer, progress)
+        fitted = fit_head(represent_for_fit(data, model, dictionary, chosen, progress), dictionary, chosen)
+        return cls(make_saved_head(fitted, data, model, dictionary, chosen, name=name or data.name), model)
 
     @property
     def labels(self) -> Mapping[int, str]:
@@ -145,7 +150,7 @@ class SparseRM:
         Raises:
             SparseRMError: it is not there, or is not the one that the head was trained with.
         """
-        from sparserm.sae import load_sae
+        from sparserm.sae.autoencoder import load_sae
 
         sae = load_sae(self.card.sae)
         if sae.fingerprint != self.card.sae_fingerprint:
@@ -240,7 +245,7 @@ class SparseRM:
             sae: the head's, where it is needed in which responses its latents are active.
             strengths: and how strongly they fire.
         """
-        from sparserm.representations import represent_pairs
+        from sparserm.representations.represent import represent_pairs
 
         hook = self.card.hook_point
         with stored() as store:
@@ -251,7 +256,7 @@ class SparseRM:
 
     def evaluate(self, data: PreferenceData, *, progress: Progress | None = None) -> Evaluation:
         """Accuracy on pairs that the head was not trained on, with its interval and the longer-is-better baseline."""
-        from sparserm.evaluate import evaluate_head
+        from sparserm.evaluation.accuracy import evaluate_head
 
         return evaluate_head(self.head, self.represent(data, progress=progress))
 
@@ -300,7 +305,7 @@ class SparseRM:
         return tuple(found[i] for i in range(len(texts)))
 
     def _pooled(self, prompts: list[Prompt], responses: list[str], progress: Progress | None = None) -> np.ndarray:
-        from sparserm.representations import represent
+        from sparserm.representations.represent import represent
 
         texts = [Text(prompt, response) for prompt, response in zip(prompts, responses, strict=True)]
         hook = self.card.hook_point

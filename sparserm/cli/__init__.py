@@ -5,15 +5,16 @@ mend it. Progress and warnings go to stderr too.
 """
 
 # Importing the modules registers their commands, in the order of the help.
-from sparserm.cli import (  # noqa: F401, I001
-    score_commands,
-    train_commands,
-    evaluate_commands,
-    head_commands,
-    align_commands,
-    export_commands,
-    serve_commands,
-)
+# isort: off
+from sparserm.cli import score_commands as score_commands
+from sparserm.cli import train_commands as train_commands
+from sparserm.cli import evaluate_commands as evaluate_commands
+from sparserm.cli import head_commands as head_commands
+from sparserm.cli import align_commands as align_commands
+from sparserm.cli import export_commands as export_commands
+from sparserm.cli import serve_commands as serve_commands
+
+# isort: on
 from sparserm.cli.entry import main
 
 __all__ = ["main"]

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 
 from sparserm.cli.common import AsJson, app, print_table, printed_json
-from sparserm.defaults import DEFAULT_BACKBONE
+from sparserm.support.defaults import DEFAULT_BACKBONE
 
 if TYPE_CHECKING:
-    from sparserm.online_dpo import AlignReport
+    from sparserm.policy.online_dpo import AlignReport
 
 #: Features that are shown of those that rose and of those that fell.
 SHOWN = 5
@@ -40,11 +40,11 @@ def align(
     as_json: AsJson = False,
 ) -> None:
     """Train a policy by online DPO on a head's ranking of its samples, and see whether independent judges follow."""
-    from sparserm.judges import Judge
-    from sparserm.online_dpo import align
-    from sparserm.online_dpo_run import AlignSettings
-    from sparserm.progress import terminal_progress
-    from sparserm.prompts import load_prompts, split_prompts
+    from sparserm.pairs.load import load_prompts, split_prompts
+    from sparserm.policy.judges import Judge
+    from sparserm.policy.online_dpo import align
+    from sparserm.policy.rounds import AlignSettings
+    from sparserm.support.progress import terminal_progress
 
     split = split_prompts(load_prompts(prompts), held_out, seed)
     ranker, judges = Judge.load(reward), [Judge.load(one) for one in judge or ()]

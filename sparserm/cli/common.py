@@ -12,7 +12,7 @@ from typing import Annotated, Any, Optional, TypeVar
 import typer
 
 from sparserm import __version__
-from sparserm.defaults import DEFAULT_BACKBONE, DEFAULT_LAYER
+from sparserm.support.defaults import DEFAULT_BACKBONE, DEFAULT_LAYER
 from sparserm.types import PairIssue, PreferenceData, SparseRMError
 
 app = typer.Typer(
@@ -56,7 +56,7 @@ def numbers(option: str, text: str, example: str) -> list[int]:
 
 
 def load(source: str, columns: Sequence[str] | None, skip_bad: bool) -> PreferenceData:
-    from sparserm.pairs import load_pairs
+    from sparserm.pairs.load import load_pairs
 
     data = load_pairs(source, columns=column_names(columns), skip_bad=skip_bad)
     warn(data.issues, data.name)
@@ -75,7 +75,7 @@ def column_names(entries: Sequence[str] | None) -> dict[str, str]:
 
 
 def load_backbone(model: Any) -> None:
-    from sparserm.progress import terminal_progress
+    from sparserm.support.progress import terminal_progress
 
     with terminal_progress() as progress:
         model.load_backbone(progress)

@@ -10,7 +10,7 @@ import typer
 from typer.exceptions import TyperException
 
 from sparserm.cli.common import app
-from sparserm.defaults import bundle_dir
+from sparserm.support.defaults import bundle_dir
 from sparserm.types import SparseRMError
 
 #: Exit code after Ctrl-C.

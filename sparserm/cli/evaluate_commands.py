@@ -31,10 +31,10 @@ def evaluate(
     head: HeadArgument, pairs: PairsArgument, column: Columns = None, skip_bad: SkipBad = False, as_json: AsJson = False
 ) -> None:
     """A head on preference pairs: accuracy, calibration, slices, worst mistakes; reward benchmarks by their own rules."""
-    from sparserm.evaluation_report import evaluation_report, summary
+    from sparserm.evaluation.report import evaluation_report, summary
+    from sparserm.evaluation.reward_benchmarks import score_benchmark
     from sparserm.model import SparseRM
-    from sparserm.progress import terminal_progress
-    from sparserm.reward_benchmarks import score_benchmark
+    from sparserm.support.progress import terminal_progress
 
     data = load(pairs, column, skip_bad)
     model = SparseRM.from_pretrained(head)
@@ -74,7 +74,7 @@ def audit(
     as_json: AsJson = False,
 ) -> None:
     """Rows of preference data that deserve a second look, and how far the surface of the responses alone goes."""
-    from sparserm import audit as engine
+    from sparserm.audit import flags as engine
 
     data = load(pairs, column, skip_bad)
     other = load(against, column, skip_bad) if against else None
@@ -98,9 +98,9 @@ def audit(
 
 
 def _held_out_margins(head: str, data: PreferenceData) -> Any:
-    from sparserm.audit import held_out_margins
+    from sparserm.audit.flags import held_out_margins
     from sparserm.model import SparseRM
-    from sparserm.progress import terminal_progress
+    from sparserm.support.progress import terminal_progress
 
     model = SparseRM.from_pretrained(head)
     sae = model.load_sae()

@@ -29,7 +29,7 @@ def export(
     as_json: AsJson = False,
 ) -> None:
     """Write a head for other software: AutoModelForSequenceClassification, the hub, or those who steer."""
-    from sparserm.card import find_head
+    from sparserm.heads.saved import find_head
 
     if form not in FORMATS:
         raise SparseRMError(f"the format is {form!r}, expected one of {', '.join(FORMATS)}; choose one of these")
@@ -37,7 +37,7 @@ def export(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise SparseRMError(f"--out {out} is not empty; expected a new folder, all of which is the export; choose another")
     from sparserm.integrations import hf
-    from sparserm.progress import terminal_progress
+    from sparserm.support.progress import terminal_progress
 
     if form == "classifier":
         with terminal_progress() as progress:

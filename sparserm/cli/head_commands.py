@@ -50,11 +50,10 @@ def label(
 
     A local rule does it, unless an endpoint is given: then texts of the pairs are sent there.
     """
-    from sparserm.auto_labels import Rule
-    from sparserm.label_endpoint import EndpointLabeller, configured_endpoint
-    from sparserm.label_job import label_head
+    from sparserm.features.auto_labels import Rule, label_head
+    from sparserm.features.llm_labels import EndpointLabeller, configured_endpoint
     from sparserm.model import SparseRM
-    from sparserm.progress import terminal_progress
+    from sparserm.support.progress import terminal_progress
 
     asked = configured_endpoint(endpoint, model)
     data, scorer = load(pairs, column, skip_bad), SparseRM.from_pretrained(head)
@@ -90,10 +89,10 @@ def edit(
     as_json: AsJson = False,
 ) -> None:
     """Switch off, flip or rescale features, measure that on held-out pairs, and save the result as a new head."""
-    from sparserm.card import find_head, head_hash
-    from sparserm.editing import gather_edit_evidence, make_edited_head, read_factors, summarise_edits
+    from sparserm.heads.saved import find_head, head_hash
     from sparserm.model import SparseRM
-    from sparserm.progress import terminal_progress
+    from sparserm.support.progress import terminal_progress
+    from sparserm.training.editing import gather_edit_evidence, make_edited_head, read_factors, summarise_edits
 
     edits = read_factors(off or (), flip or (), scale or ())
     model, name = SparseRM.from_pretrained(head), find_head(head).name
@@ -119,7 +118,7 @@ def edit(
 @app.command()
 def heads(as_json: AsJson = False) -> None:
     """The heads that can be used by name."""
-    from sparserm.card import list_heads, load_head
+    from sparserm.heads.saved import list_heads, load_head
 
     rows = []
     for name, folder, saved in readable(list_heads(), lambda _, folder: load_head(folder)):
@@ -137,7 +136,7 @@ def heads(as_json: AsJson = False) -> None:
 @app.command()
 def saes(as_json: AsJson = False) -> None:
     """The SAEs that can be used by name."""
-    from sparserm.sae import describe_sae, find_saes
+    from sparserm.sae.autoencoder import describe_sae, find_saes
 
     rows = [
         {"name": name, "hook": one.hook, "layer": one.layer, "d_sae": one.d_sae, "architecture": one.architecture,

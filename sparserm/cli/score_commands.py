@@ -22,6 +22,8 @@ from sparserm.cli.common import (
     warn,
     warn_truncated,
 )
+from sparserm.pairs.candidates import load_candidates
+from sparserm.support.files import to_csv, to_jsonl
 from sparserm.types import SparseRMError
 
 
@@ -56,8 +58,8 @@ def score(
 
 
 def _score_file(pairs: str, head: str, out: Path, columns: list[str] | None, engine: str, workers: int, as_json: bool) -> None:
-    from sparserm.bulk_scoring import score_file, score_here
-    from sparserm.progress import terminal_progress
+    from sparserm.scoring.bulk import score_file, score_here
+    from sparserm.support.progress import terminal_progress
 
     if engine == "ray":
         from sparserm.integrations.ray import RayEngine
@@ -155,23 +157,23 @@ def best_of_n_command(
     as_json: AsJson = False,
 ) -> None:
     """Rank many candidates for each of many prompts, and make preference pairs of the best and the worst."""
-    from sparserm import best_of_n
     from sparserm.model import SparseRM
-    from sparserm.progress import terminal_progress
+    from sparserm.scoring import best_of_n
+    from sparserm.support.progress import terminal_progress
 
     if out.suffix not in (".jsonl", ".csv"):
         raise SparseRMError(f"--out is {out}; expected a name that ends in .jsonl or .csv")
-    found = best_of_n.load_candidates(candidates, skip_bad=skip_bad)
+    found = load_candidates(candidates, skip_bad=skip_bad)
     warn(found.issues, found.name)
     model = SparseRM.from_pretrained(head)
     with terminal_progress() as progress:
         model.load_backbone(progress)
         ranked = best_of_n.rank(model, found, progress=progress)
     rows = best_of_n.ranking_rows(ranked)
-    out.write_text(best_of_n.to_jsonl(rows) if out.suffix == ".jsonl" else best_of_n.to_csv(rows), encoding="utf-8")
+    out.write_text(to_jsonl(rows) if out.suffix == ".jsonl" else to_csv(rows), encoding="utf-8")
     made = best_of_n.preference_rows(ranked, min_margin)
     if pairs is not None:
-        pairs.write_text(best_of_n.to_jsonl(made), encoding="utf-8")
+        pairs.write_text(to_jsonl(made), encoding="utf-8")
     result = {
         "out": str(out), "n_prompts": len(ranked), "n_responses": found.n_responses,
         "pairs": str(pairs) if pairs else None, "n_pairs": len(made), "min_margin": min_margin,

@@ -41,7 +41,7 @@ def serve(
         ) from error
     import logging
 
-    from sparserm.card import find_head
+    from sparserm.heads.saved import find_head
     from sparserm.model import SparseRM
 
     models = {find_head(head).resolve().name: SparseRM.from_pretrained(head) for head in heads}

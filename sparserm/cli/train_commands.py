@@ -23,7 +23,7 @@ from sparserm.cli.common import (
     warn,
     warn_truncated,
 )
-from sparserm.defaults import DEFAULT_BACKBONE, DEFAULT_LAYERS
+from sparserm.support.defaults import DEFAULT_BACKBONE, DEFAULT_LAYERS
 from sparserm.types import SparseRMError
 
 
@@ -45,9 +45,9 @@ def train(
     as_json: AsJson = False,
 ) -> None:
     """Train a head on preference pairs."""
-    from sparserm.pairs import check_leakage
-    from sparserm.progress import terminal_progress
-    from sparserm.training import train_head
+    from sparserm.pairs.split import check_leakage
+    from sparserm.support.progress import terminal_progress
+    from sparserm.training.train import train_head
 
     data = load(pairs, column, skip_bad)
     test_data = load(test, column, skip_bad) if test else None
@@ -81,11 +81,11 @@ def sweep(
     as_json: AsJson = False,
 ) -> None:
     """Layers, numbers of features and methods beside each other, cross-validated over prompts."""
-    from sparserm import sweep as engine
-    from sparserm.backbone import Backbone
-    from sparserm.progress import terminal_progress
-    from sparserm.training import fit_settings
-    from sparserm.training_job import load_saes, represent_layers
+    from sparserm.backbone.model import Backbone
+    from sparserm.heads.fitting import fit_settings
+    from sparserm.heads.inputs import load_saes, represent_layers
+    from sparserm.support.progress import terminal_progress
+    from sparserm.training import sweep as engine
 
     sizes = numbers("--k", k, "8,16,32") if k else list(engine.SIZES)
     settings = [fit_settings(k=size, pooling=pooling) for size in sizes][-1]  # each size is checked
@@ -127,7 +127,7 @@ def _layer_saes(layers: str | None, backbone: str) -> tuple[str, ...]:
     Raises:
         SparseRMError: it has none.
     """
-    from sparserm.sae import list_saes
+    from sparserm.sae.autoencoder import list_saes
 
     if layers:
         return tuple(f"{backbone}/layer_{layer}" for layer in numbers("--layers", layers, "10,15,20"))
@@ -154,10 +154,11 @@ def benchmark(
     as_json: AsJson = False,
 ) -> None:
     """Which way of learning is best on these pairs: heads, probes, baselines and fine-tuning at several label budgets."""
-    from sparserm.benchmark import Results, Task, read_budgets, run_benchmark
-    from sparserm.benchmark_tables import table
-    from sparserm.pairs import check_leakage, split_by_prompt
-    from sparserm.progress import terminal_progress
+    from sparserm.benchmark.results import Results, Task
+    from sparserm.benchmark.run import read_budgets, run_benchmark
+    from sparserm.benchmark.tables import table
+    from sparserm.pairs.split import check_leakage, split_by_prompt
+    from sparserm.support.progress import terminal_progress
 
     wanted = read_budgets(budgets)
     data = load(pairs, column, skip_bad)
@@ -216,9 +217,8 @@ def train_sae_command(
     as_json: AsJson = False,
 ) -> None:
     """Train TopK SAEs at several layers on activations from one pass over a corpus, and measure them on held-out text."""
-    from sparserm.progress import terminal_progress
-    from sparserm.sae_pipeline import train_saes
-    from sparserm.sae_training import SAERecipe
+    from sparserm.sae.training import SAERecipe, train_saes
+    from sparserm.support.progress import terminal_progress
 
     wanted = numbers("--layers", layers, "10,15,20")
     given = {"d_sae": d_sae, "k": k, "epochs": epochs, "seed": seed}

@@ -15,13 +15,14 @@ import torch
 from safetensors.numpy import save
 from transformers import AutoModelForSequenceClassification
 
-from sparserm.backbone import Backbone, decoder_layers
-from sparserm.card import SavedHead, load_head, save_head
-from sparserm.facts import card_markdown
+from sparserm.backbone.model import Backbone, decoder_layers
+from sparserm.backbone.tokenization import ChatTokenizer
+from sparserm.heads.model_card import card_markdown
+from sparserm.heads.reward import RewardHead
+from sparserm.heads.saved import SavedHead, load_head, save_head
 from sparserm.integrations.classifier import SparseRMClassifierConfig, SparseRMForSequenceClassification
 from sparserm.model import SparseRM
-from sparserm.tokenization import ChatTokenizer
-from sparserm.types import Message, Progress, RewardHead, SparseRMError
+from sparserm.types import Message, Progress, SparseRMError
 
 AutoModelForSequenceClassification.register(SparseRMClassifierConfig, SparseRMForSequenceClassification, exist_ok=True)
 

@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from sparserm.bulk_scoring import Scoring
-from sparserm.defaults import default_device
 from sparserm.model import SparseRM
-from sparserm.parts import Part
+from sparserm.pairs.parts import Part
+from sparserm.scoring.bulk import Scoring
+from sparserm.support.defaults import default_device
 from sparserm.types import SparseRMError
 
 #: How often an actor is started again, and a part handed to another, before the work is given up.
@@ -52,7 +52,7 @@ class _Scorer:
 
 @dataclass(frozen=True)
 class RayEngine:
-    """An engine for :func:`~sparserm.bulk_scoring.score_file`.
+    """An engine for :func:`~sparserm.scoring.bulk.score_file`.
 
     Rows of a source that is not a JSONL or Parquet file are in memory, and are copied to every worker. Each worker has a GPU to
     itself where ``SPARSERM_DEVICE`` is ``cuda``.

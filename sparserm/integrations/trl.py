@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sparserm.best_of_n import Candidates, CandidateSet, RankedSet, apart, rank
-from sparserm.judges import head_contributions
 from sparserm.model import SparseRM
-from sparserm.pairs import as_prompt
-from sparserm.pairs_messages import as_completion
+from sparserm.pairs.candidates import Candidates, CandidateSet
+from sparserm.pairs.messages import as_completion, as_prompt
+from sparserm.policy.judges import head_contributions
+from sparserm.scoring.best_of_n import RankedSet, apart, rank
 from sparserm.types import SparseRMError, Text
 
 if TYPE_CHECKING:

@@ -20,4 +20,4 @@ def _with_the_frame(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(autouse=True)
 def no_shipped_labels(monkeypatch, tmp_path):
     """What the shipped heads' features are called is no concern of these tests."""
-    monkeypatch.setattr("sparserm.labels.shipped_labels", lambda fingerprint: tmp_path / "none")
+    monkeypatch.setattr("sparserm.heads.labels.shipped_labels", lambda fingerprint: tmp_path / "none")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from sparserm import jobs
+from sparserm.jobs.worker import work
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.backbone
@@ -24,7 +24,7 @@ ROWS = [
 @pytest.fixture
 def open_page(monkeypatch, tmp_path):
     """Open the page on rows that a user has, as a file."""
-    monkeypatch.setattr("sparserm.ui.data.INLINE_TOKENS", 10**6)  # computed on the page, without a job
+    monkeypatch.setattr("sparserm.ui.shared.pairs_picker.INLINE_TOKENS", 10**6)  # computed on the page, without a job
     monkeypatch.setenv("SPARSERM_DATA", str(tmp_path))
 
     def open_(rows: list[dict] | None = None, against: list[dict] | None = None) -> AppTest:
@@ -74,7 +74,7 @@ def test_sound_pairs_are_said_to_be_sound(open_page) -> None:
 
 def test_what_needs_the_language_model_comes_last_and_takes_nothing_else_away(open_page, monkeypatch) -> None:
     page = open_page(ROWS)
-    monkeypatch.setattr("sparserm.ui.data.INLINE_TOKENS", 0)
+    monkeypatch.setattr("sparserm.ui.shared.pairs_picker.INLINE_TOKENS", 0)
     rows = [{**row, "prompt": "Not read before?"} for row in ROWS]
     page = open_page(rows)
     assert any("have not been read by the language model" in one.value for one in page.info)
@@ -85,15 +85,15 @@ def test_what_needs_the_language_model_comes_last_and_takes_nothing_else_away(op
 def test_large_data_is_looked_through_by_a_job(open_page, monkeypatch, tmp_path) -> None:
     started = []
     monkeypatch.setenv("SPARSERM_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr("sparserm.ui.audit_view.AT_ONCE", 3)
-    monkeypatch.setattr("sparserm.ui.audit_view.opposed", lambda *_: None)
-    monkeypatch.setattr("sparserm.jobs._spawn", started.append)
+    monkeypatch.setattr("sparserm.ui.audit.view.AT_ONCE", 3)
+    monkeypatch.setattr("sparserm.ui.audit.view.opposed", lambda *_: None)
+    monkeypatch.setattr("sparserm.jobs.queue._spawn", started.append)
     monkeypatch.setattr("os.nice", lambda n: 0)
     page = open_page(ROWS)
     assert any("4 pairs takes about a minute" in one.value for one in page.info)
     next(button for button in page.button if button.label == "Look through them").click().run()
     assert not page.exception and len(started) == 1
-    jobs.work(started[0])
+    work(started[0])
     page.run()
     assert not page.exception
     assert _reasons(page) == ["2 reversed", "1 duplicate"]

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from sparserm.card import SavedHead, head_hash, load_head
-from sparserm.editing import HeadEdits, edit_head
-from sparserm.ui.edit_view import History
+from sparserm.heads.saved import SavedHead, head_hash, load_head
+from sparserm.training.editing import HeadEdits, edit_head
+from sparserm.ui.edit.view import History
 
 ROOT = Path(__file__).parents[2]
 PAIRS = "truthfulness (starter pairs)"
@@ -22,7 +22,7 @@ def parent() -> SavedHead:
 
 
 def _open(monkeypatch: pytest.MonkeyPatch, edits: str = "") -> AppTest:
-    monkeypatch.setattr("sparserm.ui.data.INLINE_TOKENS", 10**6)  # computed on the page, without a job
+    monkeypatch.setattr("sparserm.ui.shared.pairs_picker.INLINE_TOKENS", 10**6)  # computed on the page, without a job
     page = AppTest.from_file(str(ROOT / "app.py"), default_timeout=300)
     page.query_params["head"], page.query_params["pairs"] = "truthfulness", PAIRS
     page.run()
@@ -88,7 +88,7 @@ def test_a_link_with_edits_of_something_else_says_so_and_edits_nothing(monkeypat
 
 @pytest.mark.backbone
 def test_an_edited_head_is_saved_under_a_name_with_its_lineage_and_opened(monkeypatch, parent, tmp_path) -> None:
-    monkeypatch.setattr("sparserm.library.heads_dir", lambda: tmp_path)
+    monkeypatch.setattr("sparserm.heads.library.heads_dir", lambda: tmp_path)
     feature = int(parent.head.features[0])
     page = _open(monkeypatch, f"{feature}:0")
     page.text_input[0].set_value("truthfulness")

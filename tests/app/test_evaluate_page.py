@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from sparserm.card import load_head
+from sparserm.heads.saved import load_head
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.backbone
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.backbone
 @pytest.fixture
 def open_page(monkeypatch, tmp_path):
     """Open the page on rows that a user has, as a file."""
-    monkeypatch.setattr("sparserm.ui.data.INLINE_TOKENS", 10**6)  # computed on the page, without a job
+    monkeypatch.setattr("sparserm.ui.shared.pairs_picker.INLINE_TOKENS", 10**6)  # computed on the page, without a job
     monkeypatch.setenv("SPARSERM_DATA", str(tmp_path))
 
     def open_(rows: list[dict] | None = None, **link: str) -> AppTest:
@@ -71,7 +71,7 @@ def test_one_pair_is_enough(open_page) -> None:
 
 def test_pairs_that_the_head_was_trained_on_are_no_test_of_it(open_page, monkeypatch) -> None:
     known = int(load_head("truthfulness").prompt_keys[0])
-    monkeypatch.setattr("sparserm.evaluation_report.short_key", lambda prompt: known)
+    monkeypatch.setattr("sparserm.evaluation.report.short_key", lambda prompt: known)
     page = open_page(_rows("a", "b"))
     assert any("trained on the prompts of all 2 pairs" in warning.value for warning in page.warning)
 

@@ -10,14 +10,14 @@ from types import SimpleNamespace
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from sparserm import jobs
-from sparserm.card import load_head
-from sparserm.label_endpoint import MODEL, URL
-from sparserm.labels import save_auto_label, save_label, user_labels
-from sparserm.representations import represent_pairs
-from sparserm.sources import list_sources
-from sparserm.store import stored
-from sparserm.types import AutoLabel, Detection, Message
+from sparserm.features.llm_labels import MODEL, URL
+from sparserm.heads.labels import AutoLabel, Detection, save_auto_label, save_label, user_labels
+from sparserm.heads.saved import load_head
+from sparserm.jobs import queue
+from sparserm.pairs.sources import list_sources
+from sparserm.representations.represent import represent_pairs
+from sparserm.representations.store import stored
+from sparserm.types import Message
 
 ROOT = Path(__file__).parents[2]
 HEAD = "safety"
@@ -27,7 +27,7 @@ PAIRS = f"{HEAD} (starter pairs)"
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory):
     """A data folder of the module's own, with the default backbone of the user's."""
-    from sparserm.default_backbone import ensure_default_backbone
+    from sparserm.backbone.smollm2 import ensure_default_backbone
 
     folder = ensure_default_backbone()
     own = tmp_path_factory.mktemp("home")
@@ -43,7 +43,7 @@ def home(tmp_path_factory: pytest.TempPathFactory):
 def read(home: Path) -> None:
     """The starter pairs have been read by the language model."""
     from sparserm.model import shared_backbone
-    from sparserm.sae import load_sae
+    from sparserm.sae.autoencoder import load_sae
 
     card = load_head(HEAD).card
     sae = load_sae(card.sae)
@@ -188,14 +188,14 @@ class TestWithPairs:
         assert "mend the file" in page.error[0].value
 
     def test_the_job_is_offered_and_started_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(jobs, "_spawn", lambda folder: None)
-        monkeypatch.setattr(jobs, "_is_alive", lambda found: True)
+        monkeypatch.setattr(queue, "_spawn", lambda folder: None)
+        monkeypatch.setattr(queue, "_is_alive", lambda found: True)
         page = _page()
         page.button(key="prepare").click().run()
-        (job,) = (one for one in jobs.list_jobs() if one.kind == "features")
-        assert jobs.spec(job.id)["head"] == HEAD
+        (job,) = (one for one in queue.list_jobs() if one.kind == "features")
+        assert queue.spec(job.id)["head"] == HEAD
         assert not any(button.key == "prepare" for button in page.button)
-        jobs.cancel(job.id)
+        queue.cancel(job.id)
 
     def test_automatic_labels_say_so_and_what_they_detect(self, home: Path) -> None:
         card, listed = load_head(HEAD).card, _listed(_page())
@@ -221,17 +221,17 @@ class TestWithPairs:
         shutil.rmtree(home / "labels")
 
     def test_labelling_is_a_job_and_asks_nobody_unless_told_to(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(jobs, "_spawn", lambda folder: None)
-        monkeypatch.setattr(jobs, "_is_alive", lambda found: True)
+        monkeypatch.setattr(queue, "_spawn", lambda folder: None)
+        monkeypatch.setattr(queue, "_is_alive", lambda found: True)
         for name in (URL, MODEL):
             monkeypatch.delenv(name, raising=False)
         page = _page()
         assert not any(box.key == "ask endpoint" for box in page.checkbox)
         page.button(key="label features").click().run()
-        (job,) = (one for one in jobs.list_jobs() if one.kind == "labels")
-        assert (jobs.spec(job.id)["head"], jobs.spec(job.id)["endpoint"]) == (HEAD, False)
+        (job,) = (one for one in queue.list_jobs() if one.kind == "labels")
+        assert (queue.spec(job.id)["head"], queue.spec(job.id)["endpoint"]) == (HEAD, False)
         assert page.button(key="label features").disabled
-        jobs.cancel(job.id)
+        queue.cancel(job.id)
         monkeypatch.setenv(URL, "http://localhost:1/v1")
         monkeypatch.setenv(MODEL, "tiny-llm")
         page = _page()
@@ -239,6 +239,6 @@ class TestWithPairs:
         assert not page.checkbox(key="ask endpoint").value
         page.checkbox(key="ask endpoint").check().run()
         page.button(key="label features").click().run()
-        job = next(one for one in jobs.list_jobs() if one.kind == "labels" and one.id != job.id)
-        assert jobs.spec(job.id)["endpoint"] is True
-        jobs.cancel(job.id)
+        job = next(one for one in queue.list_jobs() if one.kind == "labels" and one.id != job.id)
+        assert queue.spec(job.id)["endpoint"] is True
+        queue.cancel(job.id)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from sparserm.ui.context import heads_by_name, read_head
+from sparserm.ui.shared.context import heads_by_name, read_head
 
 ROOT = Path(__file__).parents[2]
 

@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from sparserm import jobs
-from sparserm.card import SavedHead, load_head, save_head
-from sparserm.evidence import CurvePoint, FeatureStability, HeadEvidence, Measured, Stability
-from sparserm.fitting import FitSettings
-from sparserm.library import keep_head, own_heads, pack_head
-from sparserm.pairs import STARTER_SETS
-from sparserm.sources import DataSource, list_sources
-from sparserm.sweep import Cell
-from sparserm.training_job import TrainSpec
+from sparserm.heads.fitting import FitSettings
+from sparserm.heads.library import keep_head, own_heads, pack_head
+from sparserm.heads.saved import SavedHead, load_head, save_head
+from sparserm.jobs import queue
+from sparserm.pairs.files import STARTER_SETS
+from sparserm.pairs.sources import DataSource, list_sources
+from sparserm.training.evidence import CurvePoint, FeatureStability, HeadEvidence, Measured, Stability
+from sparserm.training.sweep import Cell
+from sparserm.training.train import TrainSpec
 
 ROOT = Path(__file__).parents[2]
 
@@ -123,7 +123,7 @@ def test_what_cannot_be_trained_on_is_told_in_a_sentence_and_stays_picked(data: 
 
 
 def test_a_file_too_large_for_a_page_is_told_where_to_go_and_nothing_else_changes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sparserm.ui.data.MAX_UPLOAD_MB", 0)
+    monkeypatch.setattr("sparserm.ui.shared.pairs_picker.MAX_UPLOAD_MB", 0)
     page = _uploaded(_lines(_row(1)), "huge.jsonl")
     assert "huge.jsonl has 0 MB" in _texts(page) and "SPARSERM" in _texts(page)
     assert page.selectbox(key="pairs").value == "truthfulness (starter pairs)"
@@ -157,20 +157,20 @@ def test_an_sae_folder_without_its_configuration_is_refused_before_a_job_is_made
     page.slider(key="train k").set_value(7).run()
     _button(page, "Start training").click().run()
     assert not page.exception and "cfg.json" in _texts(page)
-    assert jobs.list_jobs() == []
+    assert queue.list_jobs() == []
     assert page.slider(key="train k").value == 7
 
 
 def test_starting_makes_a_job_that_other_sessions_see(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jobs, "_spawn", lambda folder: None)
-    monkeypatch.setattr(jobs, "_is_alive", lambda found: True)
+    monkeypatch.setattr(queue, "_spawn", lambda folder: None)
+    monkeypatch.setattr(queue, "_is_alive", lambda found: True)
     page = _page()
     page.slider(key="train k").set_value(5).run()
     page.checkbox(key="train length").check().run()
     _button(page, "Start training").click().run()
     assert not page.exception
-    (job,) = jobs.list_jobs()
-    settings = TrainSpec.from_dict(jobs.spec(job.id)).settings
+    (job,) = queue.list_jobs()
+    settings = TrainSpec.from_dict(queue.spec(job.id)).settings
     assert (settings.k, settings.avoid_length) == (5, True)
     assert "avoids length" in job.title
     assert (_linked(page, "job"), _linked(page, "view")) == (job.id, "Results")
@@ -180,18 +180,18 @@ def test_starting_makes_a_job_that_other_sessions_see(monkeypatch: pytest.Monkey
 
 
 def test_two_sessions_train_at_once_and_lose_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jobs, "_spawn", lambda folder: None)
+    monkeypatch.setattr(queue, "_spawn", lambda folder: None)
     first, second = _page(), _page()
     for page in (first, second):
         _button(page, "Start training").click().run()
         assert not page.exception
-    assert len(jobs.list_jobs()) == 2
+    assert len(queue.list_jobs()) == 2
 
 
 # ---------------------------------------------------------------------------------------------------------- results
 
 
-def _done_job(saved: SavedHead | None = None) -> jobs.JobStatus:
+def _done_job(saved: SavedHead | None = None) -> queue.JobStatus:
     """A job as it lies on disk when it has ended, with made-up evidence."""
     saved = saved or load_head("safety")
     settings, own = saved.card.training["settings"], saved.card.hook_point.layer
@@ -211,14 +211,14 @@ def _done_job(saved: SavedHead | None = None) -> jobs.JobStatus:
         Stability((FeatureStability(1, 0.5, 0.5, 1.0, 0.9),), 0.5, 0.01, 20),
     )  # fmt: skip
     identity = "20260101-000000-abcdef"
-    folder = jobs._root() / identity
+    folder = queue._root() / identity
     folder.mkdir(parents=True)
     (folder / "spec.json").write_text(json.dumps(spec.to_dict()))
     result = {"sae": saved.card.sae, "n_train": 100, "n_test": 40, **evidence.to_dict()}
     (folder / "evidence.json").write_text(json.dumps(result))
     save_head(saved, folder / "head")
-    status = jobs.JobStatus(identity, "train", "made-up", folder, 0.0, "done")
-    jobs._write(status)
+    status = queue.JobStatus(identity, "train", "made-up", folder, 0.0, "done")
+    queue._write(status)
     return status
 
 
@@ -279,7 +279,7 @@ def test_a_deleted_job_is_gone_and_saved_heads_stay() -> None:
     _button(page, "Save").click().run()
     _button(page, "Delete the job").click().run()
     assert not page.exception
-    assert jobs.list_jobs() == [] and list(own_heads()) == ["made-up"]
+    assert queue.list_jobs() == [] and list(own_heads()) == ["made-up"]
 
 
 # ------------------------------------------------------------------------------------------------------------ heads

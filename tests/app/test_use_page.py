@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from sparserm.card import head_hash, load_head
-from sparserm.editing import HeadEdits, make_edited_head
-from sparserm.facts import head_facts, head_limits
-from sparserm.library import keep_head
-from sparserm.snippets import snippets
-from sparserm.ui.text import plain
+from sparserm.heads.library import keep_head
+from sparserm.heads.model_card import head_facts, head_limits
+from sparserm.heads.saved import head_hash, load_head
+from sparserm.training.editing import HeadEdits, make_edited_head
+from sparserm.ui.shared.text import plain
+from sparserm.ui.use.snippets import snippets
 
 ROOT = Path(__file__).parents[2]
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from sparserm.library import delete_head, free_name
+from sparserm.heads.library import delete_head, free_name
 from sparserm.types import SparseRMError
 
 if TYPE_CHECKING:

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from sparserm import jobs
-from sparserm.defaults import assets_dir
-from sparserm.library import delete_head, free_name
-from sparserm.sources import DataSource, forget_upload, uploads_dir
+from sparserm.heads.library import delete_head, free_name
+from sparserm.jobs import queue
+from sparserm.pairs.sources import DataSource, forget_upload, uploads_dir
+from sparserm.support.defaults import assets_dir
 from sparserm.types import SparseRMError
 
 if TYPE_CHECKING:
@@ -34,12 +34,12 @@ def pairs(tmp_path: Path) -> Iterator[Path]:
         writer.writerow(["question", "answer_good", "answer_bad"])
         writer.writerows([row["prompt"], row["chosen"], row["rejected"]] for row in map(json.loads, lines))
         writer.writerow(["An answer is missing?", "", "So it is."])
-    before = {job.id for job in jobs.list_jobs()}
+    before = {job.id for job in queue.list_jobs()}
     yield path
-    for job in jobs.list_jobs():
+    for job in queue.list_jobs():
         if job.id not in before:
             with suppress(SparseRMError):
-                jobs.delete(job.id)
+                queue.delete(job.id)
     for kept in uploads_dir().glob("chromium*.csv"):
         forget_upload(DataSource(str(kept)))
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sparserm.backbone import Backbone
-from sparserm.card import list_heads
+from sparserm.backbone.model import Backbone
+from sparserm.heads.saved import list_heads
 from sparserm.model import SparseRM
-from sparserm.pairs import load_pairs
+from sparserm.pairs.load import load_pairs
 
 pytestmark = pytest.mark.backbone
 ROOT = Path(__file__).parents[2]

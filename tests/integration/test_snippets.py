@@ -15,9 +15,9 @@ import pytest
 import torch
 
 from sparserm import SparseRM, cli
-from sparserm.backbone import fast_dtype
-from sparserm.policy import Policy
-from sparserm.snippets import Snippet, snippets
+from sparserm.backbone.device import fast_dtype
+from sparserm.policy.language_model import Policy
+from sparserm.ui.use.snippets import Snippet, snippets
 
 pytestmark = pytest.mark.backbone
 

@@ -10,12 +10,12 @@ import torch
 from datasets import Dataset
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from sparserm.backbone import Backbone, resolve
-from sparserm.defaults import DEFAULT_BACKBONE, assets_dir
+from sparserm.backbone.model import Backbone, resolve
 from sparserm.integrations.hf import export_classifier
 from sparserm.integrations.trl import SparseRMReward, preference_dataset
 from sparserm.model import SparseRM
-from sparserm.pairs import load_pairs
+from sparserm.pairs.load import load_pairs
+from sparserm.support.defaults import DEFAULT_BACKBONE, assets_dir
 
 pytestmark = pytest.mark.backbone
 

@@ -8,7 +8,7 @@ from scipy.optimize import minimize
 from scipy.special import expit, log_expit
 from sklearn.linear_model import LogisticRegression
 
-from sparserm.bradley_terry import fit_bradley_terry
+from sparserm.heads.bradley_terry import fit_bradley_terry
 
 
 def _differences(seed: int, n: int = 200, k: int = 6) -> np.ndarray:

@@ -23,8 +23,8 @@ from sae_lens.saes.topk_sae import TopKSAE, TopKSAEConfig, TopKTrainingSAE, TopK
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from sparserm.sae import SparseAutoencoder, check_compatible, list_saes, load_sae
-from sparserm.sae_formats import NORMALISATIONS
+from sparserm.sae.autoencoder import SparseAutoencoder, check_compatible, list_saes, load_sae
+from sparserm.sae.formats import NORMALISATIONS
 from sparserm.types import HookPoint, SparseRMError
 
 D_IN, D_SAE, K = 12, 40, 6
@@ -205,7 +205,7 @@ def test_the_fingerprint_is_of_the_contents_and_not_of_the_name(tmp_path: Path) 
 def test_loading_a_folder_does_not_import_saelens(tmp_path: Path) -> None:
     _saved(tmp_path)
     program = (
-        "import sys; from sparserm.sae import load_sae; load_sae(sys.argv[1]).fingerprint; "
+        "import sys; from sparserm.sae.autoencoder import load_sae; load_sae(sys.argv[1]).fingerprint; "
         "assert not {'sae_lens', 'transformer_lens', 'transformers'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=True, timeout=120)

@@ -25,7 +25,7 @@ def sparserm_home(tmp_path_factory, monkeypatch):
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory):
     """A tiny llama as ``save_pretrained`` writes it; read only."""
-    from tiny import save_tiny
+    from tests.unit.tiny import save_tiny
 
     return save_tiny(tmp_path_factory.mktemp("models") / "tiny-llama")
 
@@ -33,6 +33,6 @@ def tiny_folder(tmp_path_factory):
 @pytest.fixture(scope="session")
 def tiny_backbone(tiny_folder):
     """The tiny llama as a float32 backbone; read only."""
-    from sparserm.backbone import Backbone
+    from sparserm.backbone.model import Backbone
 
     return Backbone.load(tiny_folder, dtype="float32")

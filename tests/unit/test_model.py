@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 import torch
 from scipy.special import expit
-from test_training import preference_rows, save_tiny_sae
-from tiny import CONTEXT, save_tiny
 
 from sparserm import model as model_module
-from sparserm.backbone import Backbone
+from sparserm.backbone.model import Backbone
 from sparserm.model import SparseRM, shared_backbone
-from sparserm.pairs import parse_pairs
+from sparserm.pairs.parsing import parse_pairs
 from sparserm.types import Message, SparseRMError
+from tests.unit.tiny import CONTEXT, save_tiny
+from tests.unit.training.test_train import preference_rows, save_tiny_sae
 
 TRAIN, TEST = parse_pairs(preference_rows(), "train"), parse_pairs(preference_rows(12, 6, seed=1), "test")
 PROMPT = "How do I boil an egg?"
@@ -49,7 +49,7 @@ def no_loading(monkeypatch) -> None:
 @pytest.fixture
 def fresh_cache(monkeypatch):
     """No backbone is shared with other tests, and one that is loaded here is float32 on any machine."""
-    monkeypatch.setattr("sparserm.backbone.fast_dtype", lambda device: torch.float32)
+    monkeypatch.setattr("sparserm.backbone.device.fast_dtype", lambda device: torch.float32)
     model_module._loaded.clear()
     yield
     model_module._loaded.clear()

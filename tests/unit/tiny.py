@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from sparserm.sae import SparseAutoencoder
+from sparserm.sae.autoencoder import SparseAutoencoder
 
 FAMILIES = ("llama", "qwen2", "gemma", "gemma2", "gpt2", "gpt_neox")
 HIDDEN, LAYERS, CONTEXT, D_SAE = 32, 4, 512, 48
@@ -72,7 +72,7 @@ def tiny_model(family: str = "llama", *, seed: int = 0, context: int = CONTEXT, 
 def save_tiny(
     folder: str | Path, family: str = "llama", *, seed: int = 0, chat_template: str | None = CHATML, **settings
 ) -> Path:
-    """Save a tiny model and tokenizer in ``folder``, as :meth:`sparserm.backbone.Backbone.load` reads them."""
+    """Save a tiny model and tokenizer in ``folder``, as :meth:`sparserm.backbone.model.Backbone.load` reads them."""
     tiny_model(family, seed=seed, **settings).save_pretrained(folder)
     tiny_tokenizer(chat_template).save_pretrained(folder)
     return Path(folder)

@@ -20,15 +20,14 @@ from scipy.special import expit
 from starlette.exceptions import HTTPException
 
 from sparserm import __version__
-from sparserm.card import head_hash
+from sparserm.heads.saved import head_hash
 from sparserm.integrations.server import schemas
 from sparserm.integrations.server.batching import ClosedError, OverloadedError
 from sparserm.integrations.server.dialogue import read_query
 from sparserm.integrations.server.gate import Gate
 from sparserm.integrations.server.service import Limits, Scored, Service, TooLargeError, UnknownHeadError
 from sparserm.model import SparseRM
-from sparserm.pairs import as_prompt
-from sparserm.pairs_messages import as_completion
+from sparserm.pairs.messages import as_completion, as_prompt
 from sparserm.types import Message, SparseRMError, Text
 
 _T = TypeVar("_T")

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from sparserm.explain import compare_responses
-from sparserm.head import contributions
+from sparserm.explain.contributions import Comparison, Explanation, compare_responses
+from sparserm.heads.reward import contributions
 from sparserm.integrations.server.batching import Batcher
 from sparserm.model import SparseRM
-from sparserm.representations import represent
-from sparserm.types import Comparison, Explanation, HookPoint, Pooling, SparseRMError, Text
+from sparserm.representations.represent import represent
+from sparserm.types import HookPoint, Pooling, SparseRMError, Text
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Checks of preference data: duplicates, conflicting labels, surface shortcuts."""

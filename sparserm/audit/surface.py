@@ -1,0 +1,154 @@
+"""What separates chosen from rejected responses apart from content: length, refusals, lists, punctuation and the like.
+
+A reward model can learn any of it instead of the preference. Each mark is counted with a regular expression (the words are
+English ones), tried as a rule of its own, "prefer more of it", and all of them together in one Bradley-Terry model.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from sparserm.evaluation.intervals import share_interval
+from sparserm.heads.bradley_terry import choose_l2, fit_bradley_terry, prompt_folds
+from sparserm.support.threads import one_thread
+from sparserm.types import PreferencePair
+
+
+@dataclass(frozen=True)
+class Mark:
+    """Something that can be counted in a response without understanding it."""
+
+    name: str
+    what: str
+    pattern: re.Pattern[str]
+
+
+def _mark(name: str, what: str, pattern: str) -> Mark:
+    return Mark(name, what, re.compile(pattern, re.IGNORECASE | re.MULTILINE))
+
+
+_DECLINES = r"can(?:no|')t|can not|won't|will not|(?:not able|unable) to|must decline"
+_EXPERTS = r"professional|doctor|lawyer|therapist|expert|authorities"
+_HEDGES = "may|might|could|perhaps|possibly|probably|likely|generally|usually|often|sometimes|seems?"
+MARKS = (
+    _mark("words", "how long it is", r"\w+"),
+    _mark(
+        "refusals",
+        "“I can't …”, “I'm sorry, but”",
+        rf"\bI(?:'m| am)? ?(?:{_DECLINES})\b|\bI(?:'m| am) (?:very )?sorry,? but\b",
+    ),
+    _mark(
+        "disclaimers",
+        "“as an AI”, “see a doctor”",
+        rf"\bas an? (?:AI|language model)|\b(?:consult|seek|see)\b[^.\n]{{0,40}}\b(?:{_EXPERTS})",
+    ),
+    _mark("hedges", "“may”, “perhaps”, “often”", rf"\b(?:{_HEDGES})\b"),
+    _mark("negations", "“not”, “no”, “never”", r"\b(?:no|not|never|none|nothing|nobody|cannot)\b|n't\b"),
+    _mark("first person", "“I”, “my”, “we”", r"\b(?:I|me|my|mine|we|us|our)\b"),
+    _mark("second person", "“you”, “your”", r"\b(?:you|your|yours|yourself)\b"),
+    _mark("politeness", "“please”, “thank you”, “sorry”", r"\b(?:please|thanks?|sorry|apologi[sz]e)\b"),
+    _mark("list items", "lines that begin with -, * or 1.", r"^[ \t]*(?:[-*•]|\d+[.)])[ \t]"),
+    _mark("markdown", "headings, bold, code", r"^#{1,6} |\*\*[^*\n]+\*\*|`+"),
+    _mark("line breaks", "", r"\n"),
+    _mark("question marks", "", r"[?？]"),
+    _mark("exclamation marks", "", r"[!！]"),
+    _mark("commas", "", r"[,，、]"),
+    _mark("numbers", "", r"\d+(?:[.,]\d+)*"),
+    _mark("quotations", "", r"[“\"«][^“”\"«»\n]+[”\"»]"),
+)
+
+
+@dataclass(frozen=True)
+class SurfaceRule:
+    """One mark, and how far it goes as a rule.
+
+    Attributes:
+        mean_chosen, mean_rejected: how often it occurs in a response.
+        n_differ: pairs in which one response has more of it; the rule says nothing about the others.
+        accuracy, ci95: of "prefer more of it" on those pairs; below one half, fewer is preferred.
+        weight: in the model of all marks together, per standard deviation of ``log(1 + count)``.
+    """
+
+    name: str
+    what: str
+    mean_chosen: float
+    mean_rejected: float
+    n_differ: int
+    accuracy: float
+    ci95: tuple[float, float]
+    weight: float
+
+
+@dataclass(frozen=True)
+class Surface:
+    """How far the surface alone goes.
+
+    Attributes:
+        rules: one for each mark that occurs, the one furthest from a coin first.
+        accuracy, ci95: of all marks together, cross-validated over prompts; a tie counts half.
+        n: pairs.
+    """
+
+    rules: tuple[SurfaceRule, ...]
+    accuracy: float
+    ci95: tuple[float, float]
+    n: int
+
+
+def surface(pairs: Sequence[PreferencePair], groups: np.ndarray) -> Surface:
+    """Measure every mark on preference pairs.
+
+    Args:
+        pairs: ``n`` of them, at least one.
+        groups: ``[n]`` the prompt of each.
+    """
+    chosen, rejected = count_marks([pair.chosen for pair in pairs]), count_marks([pair.rejected for pair in pairs])
+    logs = np.log1p(chosen), np.log1p(rejected)
+    deviation = np.concatenate(logs).std(0)
+    x = (logs[0] - logs[1]) / np.where(deviation > 0, deviation, 1)
+    with one_thread():
+        l2 = choose_l2(x, groups).best
+        weights = fit_bradley_terry(x, l2)
+        won = _held_out_wins(x, groups, l2)
+    rules = [
+        _rule(mark, chosen[:, j], rejected[:, j], groups, weights[j])
+        for j, mark in enumerate(MARKS)
+        if (chosen[:, j] != rejected[:, j]).any()
+    ]
+    rules.sort(key=lambda rule: -abs(rule.accuracy - 0.5) * rule.n_differ)
+    return Surface(tuple(rules), float(won.mean()), share_interval(won, groups), len(pairs))
+
+
+def count_marks(texts: Sequence[str]) -> np.ndarray:
+    """``[n, marks]`` how often each mark occurs in each text."""
+    straight = (text.replace("’", "'") for text in texts)
+    return np.array([[sum(1 for _ in mark.pattern.finditer(text)) for mark in MARKS] for text in straight], float)
+
+
+def _rule(mark: Mark, chosen: np.ndarray, rejected: np.ndarray, groups: np.ndarray, weight: float) -> SurfaceRule:
+    differ = chosen != rejected
+    more = (chosen > rejected)[differ]
+    return SurfaceRule(
+        name=mark.name,
+        what=mark.what,
+        mean_chosen=float(chosen.mean()),
+        mean_rejected=float(rejected.mean()),
+        n_differ=int(differ.sum()),
+        accuracy=float(more.mean()),
+        ci95=share_interval(more, groups[differ]),
+        weight=float(weight),
+    )
+
+
+def _held_out_wins(x: np.ndarray, groups: np.ndarray, l2: float) -> np.ndarray:
+    """``[n]`` 1 where the marks of other prompts' pairs rank a pair as labelled, one half for a tie."""
+    if len(x) < 2:
+        return np.full(len(x), 0.5)
+    margins = np.zeros(len(x))
+    for train, held_out in prompt_folds(groups):
+        margins[held_out] = x[held_out] @ fit_bradley_terry(x[train], l2)
+    return np.where(margins == 0, 0.5, margins > 0)

@@ -1,0 +1,442 @@
+"""The frozen language model, run only as far as the hook: tokenised texts in, hidden states of the response out."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import os
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from sparserm.backbone import smollm2
+from sparserm.backbone.device import fast_dtype, to_device, usable_device
+from sparserm.backbone.packing import ROW_TOKENS, Batch, batches, pack
+from sparserm.backbone.tokenization import ChatTokenizer
+from sparserm.support.defaults import DEFAULT_BACKBONE, default_device, folder_note, home
+from sparserm.support.quiet import without_bars
+from sparserm.types import HookPoint, Progress, Prompt, SparseRMError, TokenizedText
+
+#: Tokens per forward pass, padding included. In small passes texts are of more equal length, and on a processor what lies
+#: between two layers stays in its cache: with 512 tokens instead of 4,096, 50 pairs of ``safety`` took 0.85 of the time and 30
+#: of ``redteam`` 0.76 (two cores with AVX2). A GPU needs more to be busy: 1,092 pairs of ``safety`` took an H100 .33, .22, .20
+#: and .23 s in passes of 8, 16, 32 and 64 thousand tokens, 530 of ``redteam`` .28, .18, .20 and .23 s.
+CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 512, 16_384
+
+
+# The layers are not compiled: ``torch.compile`` took 0.92 of the time on two cores with AVX2, after 38 s of compiling and with
+# a C++ compiler at hand, so that it pays for jobs of ten minutes and more, and little. On an H100 it took 0.93 of the time for
+# ``safety`` and 0.85 for ``redteam``, after 10 s, and moved states by 2 % (medians of five rounds).
+
+
+class _StopForwardError(Exception):
+    """Raised by the deepest hook: nothing above it is wanted."""
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What one forward pass gives.
+
+    Attributes:
+        texts: indices of the texts that went through, ``n`` of them.
+        lengths: ``n`` numbers of tokens, of the response and of what closes its turn.
+        states: for each hook point ``[sum(lengths), d]``, text after text, on the backbone's device and in its dtype.
+    """
+
+    texts: tuple[int, ...]
+    lengths: tuple[int, ...]
+    states: Mapping[HookPoint, Tensor]
+
+
+class Backbone:
+    """A causal language model of transformers, cut above the highest layer that is read.
+
+    Attributes:
+        name: as the user gave it, or ``smollm2-135m-instruct`` for the default.
+        fingerprint: identifies weights, tokenizer and chat template; the same for every dtype and device.
+        n_layers: layers of the whole model; ``d_model``: width of its residual stream.
+        chat: tokenises (prompt, response).
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, *, name: str, fingerprint: str, through_layer: int | None = None) -> None:
+        config = model.config.get_text_config()
+        self.name = name
+        self.fingerprint = fingerprint
+        self.n_layers: int = config.num_hidden_layers
+        self.d_model: int = config.hidden_size
+        self.chat = ChatTokenizer(tokenizer, context_length(config))
+        self.model = model.eval().requires_grad_(False)
+        self._lock = threading.RLock()  # hooks sit on the shared model: one forward pass at a time
+        self.shares_prompts = can_share_rows(model, config)
+        layers = decoder_layers(model)
+        if through_layer is not None:
+            del layers[through_layer + 1 :]
+        self.through_layer = len(layers) - 1
+
+    @classmethod
+    def load(
+        cls,
+        name: str | Path = DEFAULT_BACKBONE,
+        *,
+        through_layer: int | None = None,
+        dtype: torch.dtype | str = "auto",
+        device: str | None = None,
+        progress: Progress | None = None,
+    ) -> Backbone:
+        """Load the default backbone, a folder, or a model of the hub by name.
+
+        Args:
+            name: ``smollm2`` (the default), a folder written by ``save_pretrained``, or a hub name.
+            through_layer: the highest layer that will be read; those above are dropped from memory.
+            dtype: ``auto`` takes bfloat16 where the processor is fast at it and float32 elsewhere.
+            device: where the model runs, as PyTorch names it; ``SPARSERM_DEVICE`` where it is not given, or ``cpu``.
+            progress: told of the first use's download.
+
+        Raises:
+            SparseRMError: there is no such model or no such device, or it is not one whose layers can be found.
+        """
+        from transformers import AutoModel, AutoTokenizer
+
+        device = usable_device(device or default_device())
+        folder, display = resolve(name, progress)
+        chosen = fast_dtype(device) if dtype == "auto" else getattr(torch, dtype) if isinstance(dtype, str) else dtype
+        tokenizer = _from_folder(AutoTokenizer, folder, name)
+        model = _from_folder(AutoModel, folder, name, dtype=chosen, use_safetensors=True)
+        fingerprint = folder_fingerprint(folder)
+        if Path(name).expanduser().is_dir():
+            _note_folder(folder.resolve(), fingerprint)
+        backbone = cls(model, tokenizer, name=display, fingerprint=fingerprint, through_layer=through_layer)
+        backbone.model.to(device)
+        return backbone
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the weights."""
+        return next(self.model.parameters()).dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model runs."""
+        return next(self.model.parameters()).device
+
+    @property
+    def batch_tokens(self) -> int:
+        """Tokens per forward pass on the device that the model is on."""
+        return CPU_BATCH_TOKENS if self.device.type == "cpu" else GPU_BATCH_TOKENS
+
+    def tokenize(self, prompt: Prompt, response: str) -> TokenizedText:
+        """Template and tokenise; see :class:`~sparserm.backbone.tokenization.ChatTokenizer`."""
+        return self.chat(prompt, response)
+
+    def passes(
+        self,
+        texts: Sequence[TokenizedText],
+        hooks: Sequence[HookPoint],
+        *,
+        batch_tokens: int | None = None,
+        progress: Progress | None = None,
+    ) -> Iterator[Pass]:
+        """Run the texts, in whatever order is fastest; on a GPU a pass may not be finished when it is given.
+
+        Responses to one prompt share its pass and texts of like length share a batch; a text gets the same states
+        alone and in any company (see :mod:`sparserm.backbone.packing`).
+
+        Args:
+            batch_tokens: :attr:`batch_tokens` where it is not given.
+
+        Raises:
+            SparseRMError: a hook lies above the layers that this backbone has kept.
+        """
+        self._check_hooks(hooks)
+        done = 0
+        # A row beyond the context would need positions that the model does not have, if only for padding.
+        row_tokens = min(ROW_TOKENS, self.chat.max_length)
+        rows = pack(texts, share_prompts=self.shares_prompts, row_tokens=row_tokens)
+        for batch in batches(rows, batch_tokens or self.batch_tokens):
+            yield self._pass(batch, hooks)
+            done += sum(len(row.spans) for row in batch.rows)
+            if progress:
+                progress(done, len(texts), "Representations (responses)")
+
+    def _pass(self, batch: Batch, hooks: Sequence[HookPoint]) -> Pass:
+        """Of all that went through only what is the texts' own, so that no more is kept in memory."""
+        states = self.run(batch, hooks)
+        used = to_device(batch.positions(), self.device)
+        spans = [span for row in batch.rows for span in row.spans]
+        return Pass(
+            tuple(i for i, _, _ in spans),
+            tuple(end - start for _, start, end in spans),
+            {hook: state.flatten(0, 1)[used] for hook, state in states.items()},
+        )
+
+    def hidden_states(
+        self,
+        texts: Sequence[TokenizedText],
+        hooks: Sequence[HookPoint],
+        *,
+        batch_tokens: int | None = None,
+        progress: Progress | None = None,
+    ) -> Iterator[tuple[int, dict[HookPoint, Tensor]]]:
+        """Yield ``(i, {hook: [T, d] float32})`` for each text, as :meth:`passes` gives them.
+
+        ``T`` counts the response's tokens and those that close its turn.
+
+        Raises:
+            SparseRMError: a hook lies above the layers that this backbone has kept, or a state is NaN or infinite.
+        """
+        for one in self.passes(texts, hooks, batch_tokens=batch_tokens, progress=progress):
+            # One look at all of them: on a GPU each look waits until everything before it is computed.
+            finite = not one.states or bool(torch.stack([torch.isfinite(state).all() for state in one.states.values()]).all())
+            parts = {hook: state.split(one.lengths) for hook, state in one.states.items()}
+            for place, i in enumerate(one.texts):
+                own = {hook: part[place].float() for hook, part in parts.items()}
+                if not finite:
+                    self.check_finite(i, len(texts), own)
+                yield i, own
+
+    def run(self, batch: Batch, hooks: Sequence[HookPoint]) -> dict[HookPoint, Tensor]:
+        """One forward pass, stopped at the deepest hook: ``{hook: [B, T, d]}``."""
+        batch = batch.to(self.device)
+        inputs: dict[str, Tensor] = {"input_ids": batch.input_ids}
+        if (mask := batch.mask) is not None:
+            if self.model.config._attn_implementation == "eager":  # adds the mask to the scores instead of choosing by it
+                mask = torch.zeros_like(mask, dtype=self.dtype).masked_fill_(~mask, torch.finfo(self.dtype).min)
+            inputs |= {"attention_mask": mask, "position_ids": batch.position_ids}
+        states: dict[HookPoint, Tensor] = {}
+        with self._lock, torch.inference_mode():
+            handles = [self._register(hook, states, len(set(hooks))) for hook in set(hooks)]
+            try:
+                self.model(**inputs, use_cache=False)
+            except _StopForwardError:
+                pass
+            finally:
+                for handle in handles:
+                    handle.remove()
+        return states
+
+    @contextmanager
+    def steering(self, hook: HookPoint, vector: Tensor) -> Iterator[None]:
+        """While this is open ``vector [d]`` is added to what leaves ``hook``, at every token; other threads wait.
+
+        Raises:
+            SparseRMError: the hook lies above the layers that this backbone has kept.
+        """
+        self._check_hooks([hook])
+
+        def steer(_module: Any, _inputs: Any, output: Any) -> Any:
+            if isinstance(output, tuple):
+                return (output[0] + vector.to(output[0]), *output[1:])
+            return output + vector.to(output)
+
+        def steer_input(_module: Any, inputs: tuple[Any, ...], named: dict[str, Any]) -> Any:
+            if inputs:
+                return (inputs[0] + vector.to(inputs[0]), *inputs[1:]), named
+            return inputs, {**named, "hidden_states": named["hidden_states"] + vector.to(named["hidden_states"])}
+
+        with self._lock:
+            module = self._module(hook)
+            handle = (
+                module.register_forward_pre_hook(steer_input, with_kwargs=True)
+                if hook.site == "resid_pre"
+                else module.register_forward_hook(steer)
+            )
+            try:
+                yield
+            finally:
+                handle.remove()
+
+    def _module(self, hook: HookPoint) -> Any:
+        """The module whose output, or input for ``resid_pre``, the hook reads."""
+        layer: Any = decoder_layers(self.model)[hook.layer]
+        # Gemma 2 and 3 normalise the MLP's output before adding it; what is added is TransformerLens's hook_mlp_out.
+        return getattr(layer, "post_feedforward_layernorm", layer.mlp) if hook.site == "mlp_out" else layer
+
+    def _register(self, hook: HookPoint, states: dict[HookPoint, Tensor], wanted: int) -> Any:
+        """Attach a reader that stops the forward pass once every wanted state is there."""
+
+        def keep(value: Any) -> None:
+            states[hook] = value[0] if isinstance(value, tuple) else value
+            if len(states) == wanted:
+                raise _StopForwardError
+
+        module = self._module(hook)
+        if hook.site == "resid_pre":
+            return module.register_forward_pre_hook(
+                lambda _module, inputs, named: keep(inputs[0] if inputs else named["hidden_states"]), with_kwargs=True
+            )
+        return module.register_forward_hook(lambda _module, _inputs, output: keep(output))
+
+    def _check_hooks(self, hooks: Sequence[HookPoint]) -> None:
+        for hook in hooks:
+            if hook.layer > self.through_layer:
+                raise SparseRMError(
+                    f"{hook.name} was asked of backbone {self.name}, which has {self.n_layers} layers and was loaded "
+                    f"through layer {self.through_layer}; choose a lower layer or load it with a higher through_layer"
+                )
+
+    def check_finite(self, i: int, n: int, states: Mapping[HookPoint, Tensor]) -> None:
+        """Refuse what was computed of text ``i`` of ``n`` where it is not finite.
+
+        Raises:
+            SparseRMError: it is NaN or infinite.
+        """
+        for hook, state in states.items():
+            if not bool(torch.isfinite(state).all()):
+                # A masked NaN times zero is NaN still, so it may have come from another response in the row.
+                mend = "check its weights" if self.dtype == torch.float32 else "load it with dtype='float32'"
+                raise SparseRMError(
+                    f"{hook.name} of backbone {self.name} is NaN or infinite for text {i + 1} of {n} or another response to "
+                    f"its prompt; expected finite numbers; {mend}"
+                )
+
+
+def load_language_model(name: str | Path, *, progress: Progress | None = None) -> nn.Module:
+    """The whole model with its unembedding, float32: what measuring a loss needs and scoring does not.
+
+    Raises:
+        SparseRMError: as for :meth:`Backbone.load`.
+    """
+    from transformers import AutoModelForCausalLM
+
+    folder, _ = resolve(name, progress)
+    model: nn.Module = _from_folder(AutoModelForCausalLM, folder, name, dtype=torch.float32, use_safetensors=True)
+    return model.eval().requires_grad_(False)
+
+
+def load_tokenizer(name: str | Path) -> Any:
+    """The tokenizer of a model.
+
+    Raises:
+        SparseRMError: there is no such model, or no tokenizer with it.
+    """
+    from transformers import AutoTokenizer
+
+    return _from_folder(AutoTokenizer, resolve(name)[0], name)
+
+
+def _from_folder(auto: Any, folder: Path, name: str | Path, **settings: Any) -> Any:
+    """What a class of transformers reads from the folder, without its progress bars."""
+    try:
+        with without_bars():
+            return auto.from_pretrained(folder, trust_remote_code=False, **settings)  # else a terminal is asked
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise SparseRMError(
+            f"the backbone {str(name)!r} cannot be loaded from {folder} ({reason}); expected "
+            "config.json, tokenizer files and safetensors weights as save_pretrained writes them"
+        ) from error
+
+
+def decoder_layers(model: Any) -> nn.ModuleList:
+    """The list of transformer layers, whatever the family calls it (``layers``, ``h``).
+
+    Raises:
+        SparseRMError: the model holds no list of ``num_hidden_layers`` modules.
+    """
+    if isinstance(kept := getattr(model, "_sparserm_layers", None), nn.ModuleList):
+        return kept
+    expected = model.config.get_text_config().num_hidden_layers
+    for module in model.modules():
+        if isinstance(module, nn.ModuleList) and len(module) == expected:
+            # Outside the module tree, and found again after the list has been cut.
+            object.__setattr__(model, "_sparserm_layers", module)
+            return module
+    raise SparseRMError(
+        f"no list of {expected} layers was found in a {type(model).__name__}; expected a decoder-only language model of "
+        "transformers such as Llama, Qwen, Gemma, GPT-2 or NeoX"
+    )
+
+
+def can_share_rows(model: Any, config: Any) -> bool:
+    """Whether our mask and positions alone keep the responses of one row apart; otherwise each text has its own row.
+
+    A sliding window or a chunk is part of the model's own mask, which ours would replace and see too far. A convolution
+    or a recurrence has a state that no mask stops, ALiBi takes its distances from the mask, and kernels other than
+    PyTorch's own take no such mask.
+    """
+    limited = any(getattr(config, name, None) for name in ("sliding_window", "window_size", "attention_chunk_size", "alibi"))
+    only_attention = set(getattr(config, "layer_types", None) or ()) <= {"full_attention"}
+    stateful = getattr(model, "_is_stateful", False)
+    takes_positions = "position_ids" in inspect.signature(model.forward).parameters
+    takes_mask = model.config._attn_implementation in ("sdpa", "eager")
+    return not limited and only_attention and not stateful and takes_positions and takes_mask
+
+
+def context_length(config: Any) -> int:
+    """The model's context in tokens."""
+    for name in ("max_position_embeddings", "n_positions", "max_seq_len"):
+        if isinstance(value := getattr(config, name, None), int):
+            return value
+    return 2048
+
+
+def resolve(name: str | Path, progress: Progress | None = None) -> tuple[Path, str]:
+    """The folder with the model's files, and the name to show.
+
+    Raises:
+        SparseRMError: the name is neither the default, nor a folder, nor to be had from the hub.
+    """
+    if str(name) in (DEFAULT_BACKBONE, smollm2.NAME):
+        return smollm2.ensure_default_backbone(progress), smollm2.NAME
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder, folder.resolve().name
+    if str(name).startswith((".", "/", "~")) or str(name).count("/") > 1:
+        raise SparseRMError(f"no folder {folder}: expected a folder written by save_pretrained; check the path")
+    from huggingface_hub import snapshot_download
+
+    patterns = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]
+    try:
+        return Path(snapshot_download(str(name), allow_patterns=patterns)), str(name)
+    except Exception as error:  # the hub's client raises many kinds; to a user they mean one thing
+        raise SparseRMError(
+            f"backbone {str(name)!r} was not found: not {DEFAULT_BACKBONE!r}, not a folder, and the hub answered "
+            f"{type(error).__name__}; give one of these, and check the network if it is a hub name"
+        ) from error
+
+
+def folder_fingerprint(folder: Path) -> str:
+    """SHA-256 over weights, tokenizer, template and configuration (16 hex digits); computed once per state of the files."""
+    if folder.name == smollm2.NAME and folder.parent == home() / "backbones":
+        return smollm2.FINGERPRINT
+    suffixes, unread = (".safetensors", ".json", ".jinja", ".model"), ("generation_config.json", "README.md")
+    files = sorted(path for path in folder.iterdir() if path.suffix in suffixes and path.name not in unread)
+    state = [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files]
+    key = hashlib.sha256(json.dumps([str(folder.resolve()), state]).encode()).hexdigest()[:32]
+    known = home() / "fingerprints" / key
+    if known.is_file():
+        return known.read_text()
+    digest = hashlib.sha256()
+    for path in files:
+        digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
+        with path.open("rb") as file:
+            while chunk := file.read(1 << 20):
+                digest.update(chunk)
+    fingerprint = digest.hexdigest()[:16]
+    _write(known, fingerprint)
+    return fingerprint
+
+
+def _note_folder(folder: Path, fingerprint: str) -> None:
+    """Heads name a backbone that was given as a folder by the last part of its path; here the whole path stays known."""
+    note = folder_note(fingerprint)
+    if not note.is_file() or note.read_text() != str(folder):
+        _write(note, str(folder))
+
+
+def _write(path: Path, text: str) -> None:
+    """All of it or nothing, whoever else writes it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_suffix(".lock")):
+        temporary = path.with_suffix(f".{os.getpid()}")
+        temporary.write_text(text)
+        os.replace(temporary, path)

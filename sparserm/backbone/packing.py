@@ -1,0 +1,135 @@
+"""Which tokens go through the backbone together.
+
+Responses to one prompt are packed into one row behind a single copy of the prompt: each response sees the prompt and
+itself, at the positions that it would have alone. Rows of like length share a batch, padded on the right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sparserm.backbone.device import to_device
+from sparserm.types import TokenizedText
+
+#: A row grows no longer than this by sharing a prompt: attention costs its square.
+ROW_TOKENS = 1024
+
+
+@dataclass(frozen=True)
+class Row:
+    """A prompt and one or more responses to it.
+
+    Attributes:
+        ids: token ids of the prompt, then of each response.
+        prefix: tokens of the prompt.
+        spans: ``(text, start, end)``: the text's index and where in the row its response lies, with what closes its turn.
+    """
+
+    ids: tuple[int, ...]
+    prefix: int
+    spans: tuple[tuple[int, int, int], ...]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows as tensors.
+
+    Attributes:
+        rows: the rows, ``B`` of them.
+        input_ids: ``[B, T]``, padded with 0 on the right.
+        position_ids: ``[B, T]``; every response continues the prompt's positions.
+        segments: ``[B, T]``, 0 in the prompt and 1, 2, ... in the row's responses, padding counted to the last; None where
+            every row holds one response.
+    """
+
+    rows: tuple[Row, ...]
+    input_ids: Tensor
+    position_ids: Tensor
+    segments: Tensor | None
+
+    @property
+    def mask(self) -> Tensor | None:
+        """``[B, 1, T, T]`` bool, True where a query (row) attends to a key (column): in the prompt and in its own response;
+        None where every row holds one response, since causal attention never sees padding on the right."""
+        if self.segments is None:
+            return None
+        queries, keys = self.segments[:, :, None], self.segments[:, None, :]
+        width = self.segments.shape[1]
+        causal = torch.ones(width, width, dtype=torch.bool, device=self.segments.device).tril()
+        return (causal & ((keys == 0) | (keys == queries)))[:, None]
+
+    def to(self, device: torch.device) -> Batch:
+        """What a forward pass takes, on a device: positions only where there are segments."""
+        moved = replace(self, input_ids=to_device(self.input_ids, device))
+        if self.segments is None:
+            return moved
+        return replace(moved, position_ids=to_device(self.position_ids, device), segments=to_device(self.segments, device))
+
+    def positions(self) -> Tensor:
+        """``[N]`` where in ``[B * T]`` the tokens of the texts' spans lie, text after text."""
+        width = self.input_ids.shape[1]
+        runs = [np.arange(r * width + start, r * width + end) for r, row in enumerate(self.rows) for _, start, end in row.spans]
+        return torch.from_numpy(np.concatenate(runs))
+
+
+def pack(texts: Sequence[TokenizedText], *, share_prompts: bool, row_tokens: int = ROW_TOKENS) -> list[Row]:
+    """Rows for all texts, shortest first."""
+    by_prompt: dict[tuple[int, ...] | int, list[int]] = {}
+    for i, text in enumerate(texts):
+        by_prompt.setdefault(text.ids[: text.start] if share_prompts and text.start else i, []).append(i)
+    rows = []
+    for members in by_prompt.values():
+        row: list[int] = []
+        length = 0
+        for i in members:
+            own = len(texts[i].ids) - texts[i].start
+            if row and length + own > row_tokens:
+                rows.append(_row(texts, row))
+                row, length = [], 0
+            length += own if row else len(texts[i].ids)
+            row.append(i)
+        rows.append(_row(texts, row))
+    return sorted(rows, key=lambda row: len(row.ids))
+
+
+def batches(rows: Sequence[Row], batch_tokens: int) -> Iterator[Batch]:
+    """Cut rows, given by ascending length, into batches of at most ``batch_tokens`` padded tokens (one row at least)."""
+    group: list[Row] = []
+    for row in rows:
+        if group and (len(group) + 1) * len(row.ids) > batch_tokens:
+            yield _batch(group)
+            group = []
+        group.append(row)
+    if group:
+        yield _batch(group)
+
+
+def _row(texts: Sequence[TokenizedText], members: Sequence[int]) -> Row:
+    first = texts[members[0]]
+    ids = list(first.ids[: first.start])
+    spans = []
+    for i in members:
+        text = texts[i]
+        spans.append((i, len(ids), len(ids) + len(text.ids) - text.start))
+        ids += text.ids[text.start :]
+    return Row(tuple(ids), first.start, tuple(spans))
+
+
+def _batch(rows: Sequence[Row]) -> Batch:
+    width = len(rows[-1].ids)
+    input_ids = torch.zeros(len(rows), width, dtype=torch.long)
+    position_ids = torch.arange(width).repeat(len(rows), 1)
+    # Segment 0 is the prompt, which all of the row's responses see; padding counts to the last response.
+    segments = torch.zeros(len(rows), width, dtype=torch.long)
+    for r, row in enumerate(rows):
+        input_ids[r, : len(row.ids)] = torch.as_tensor(row.ids)
+        for segment, (_, start, _end) in enumerate(row.spans, 1):
+            position_ids[r, start:] = torch.arange(row.prefix, row.prefix + width - start)
+            segments[r, start:] = segment
+    shared = any(len(row.spans) > 1 for row in rows)
+    return Batch(tuple(rows), input_ids, position_ids, segments if shared else None)

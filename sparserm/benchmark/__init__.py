@@ -1,0 +1,1 @@
+"""The benchmark of reward models trained on the same pairs."""

@@ -1,0 +1,278 @@
+"""How good ways to learn from the same few pairs are: cells of task, way, budget and seed, kept as they end.
+
+A run that was stopped goes on where it was: a cell that is in the results is not computed again.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar, cast, get_args
+
+import numpy as np
+
+from sparserm.backbone.model import Backbone
+from sparserm.benchmark.rankers import RANKERS, Material
+from sparserm.benchmark.results import Cell, Results, Task
+from sparserm.evaluation.intervals import share_interval
+from sparserm.evaluation.length import LengthBalanced, LengthCorrelation, length_balanced, length_correlation
+from sparserm.explain.faithfulness import Faithfulness, measure_faithfulness
+from sparserm.finetuning.reward_model import FineTunedRewardModel, FineTuningSettings, Way, fine_tune
+from sparserm.heads.fitting import FitSettings, fit_head, gather_evidence
+from sparserm.heads.inputs import load_parts
+from sparserm.heads.reward import rewards
+from sparserm.pairs.split import prompt_groups
+from sparserm.representations.represent import represent_pairs
+from sparserm.representations.store import stored
+from sparserm.representations.values import PairRepresentations
+from sparserm.sae.autoencoder import SparseAutoencoder
+from sparserm.support.defaults import DEFAULT_BACKBONE
+from sparserm.training.evidence import selection_stability
+from sparserm.types import Pooling, PreferencePair, Progress, SparseRMError
+
+#: Test pairs that are explained, and features that the backbone is steered along: each costs a pass over these pairs.
+PAIRS, STEERED = 25, 2
+
+
+@dataclass(frozen=True)
+class HeadFacts:
+    """Of a head trained on all training pairs.
+
+    Attributes:
+        k: its features.
+        length: of rewards and margins on the test pairs; ``balanced``: accuracy where length says nothing, None where the
+            responses of all pairs are of one length.
+        faithfulness: on the first test pairs.
+        jaccard: overlap of its features with those from training prompts drawn anew, and by ``chance``.
+    """
+
+    k: int
+    length: LengthCorrelation
+    balanced: LengthBalanced | None
+    faithfulness: Faithfulness
+    jaccard: float
+    chance: float
+
+
+#: Label budgets in pairs; None takes all.
+BUDGETS: tuple[int | None, ...] = (100, 300, 1000, None)
+SEEDS = 5
+_T = TypeVar("_T")
+
+
+def draw(groups: np.ndarray, budget: int | None, seed: int) -> np.ndarray:
+    """Rows of ``budget`` pairs: prompts in the seed's order, with all their pairs, the last one's cut."""
+    prompts, numbers = np.unique(groups, return_inverse=True)
+    place = np.empty(len(prompts), np.int64)
+    place[np.random.default_rng(seed).permutation(len(prompts))] = np.arange(len(prompts))
+    return np.argsort(place[numbers], kind="stable")[:budget]
+
+
+def read_budgets(text: str) -> tuple[int | None, ...]:
+    """``100,300,all`` as budgets.
+
+    Raises:
+        SparseRMError: it is something else.
+    """
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part == "all" or (part.isdecimal() and int(part) >= 2) for part in parts):
+        raise SparseRMError(f"the budgets are {text!r}; expected numbers of pairs from 2 up, or all, e.g. 100,300,all")
+    return tuple(dict.fromkeys(None if part == "all" else int(part) for part in parts))
+
+
+def run_benchmark(
+    results: Results,
+    task: Task,
+    *,
+    sae: str,
+    backbone: str = DEFAULT_BACKBONE,
+    budgets: Sequence[int | None] = BUDGETS,
+    seeds: int = SEEDS,
+    fine_tuned: Sequence[str] = (),
+    progress: Progress | None = None,
+) -> None:
+    """Every ranker on a user's pairs, what else there is to know of the head trained on all of them, and fine-tuning where it
+    is wanted: one seed, the rates of :data:`TUNED`.
+
+    Raises:
+        SparseRMError: SAE and backbone do not go together, or a way of fine-tuning is unknown.
+    """
+    if unknown := [way for way in fine_tuned if way not in get_args(Way)]:
+        raise SparseRMError(f"fine-tuning {unknown[0]!r} is unknown; expected one of {', '.join(get_args(Way))}")
+    dictionary, model = load_parts(backbone, sae, None, progress)
+    results.describe(task, backbone=model.fingerprint, sae=dictionary.fingerprint, hook=dictionary.hook.name)
+    material = represent_material(task, model, dictionary, progress)
+    total = len(RANKERS) * seeds * len(fitting_budgets(budgets, len(task.train.pairs)))
+    for done, _ in enumerate(rank_cells(results, task.name, material, budgets=budgets, seeds=seeds), 1):
+        if progress:
+            progress(done, total, "Benchmark (cells)")
+    settings = FitSettings(pooling=material.pooling)
+    # Where fewer latents fire than a head has features there is none, and its cells are missing too.
+    usable = gather_evidence(material.pairs[0], dictionary, settings).usable.sum()
+    if results.head(task.name) is None and usable >= settings.k:
+        facts = head_facts(*material.pairs, task.test.pairs, dictionary, model, settings, progress)
+        results.add_head(task.name, {**asdict(facts), "length": facts.length.to_dict()})
+    for way in fine_tuned:
+        for budget in fitting_budgets(budgets, len(task.train.pairs)):
+            fine_tune_cell(results, task, FineTuningSettings.tuned(cast("Way", way)), budget, backbone=backbone)
+
+
+def represent_material(task: Task, backbone: Backbone, sae: SparseAutoencoder, progress: Progress | None = None) -> Material:
+    """Representations of a task's pairs, both poolings; from the store where they are there."""
+
+    def represent(pairs: Sequence[PreferencePair]) -> dict[Pooling, PairRepresentations]:
+        with stored() as store:
+            return {
+                pooling: represent_pairs(
+                    pairs, backbone, {sae.hook: sae}, pooling, strengths=True, store=store, progress=progress
+                )[sae.hook]
+                for pooling in get_args(Pooling)
+            }
+
+    return Material(represent(task.train.pairs), represent(task.test.pairs), sae)
+
+
+def rank_cells(
+    results: Results,
+    task: str,
+    material: Material,
+    *,
+    ways: Sequence[str] = tuple(RANKERS),
+    budgets: Sequence[int | None] = BUDGETS,
+    seeds: int = SEEDS,
+) -> Iterator[Cell]:
+    """Compute and keep the cells of rankers that are not there yet, and yield them."""
+    n = len(material.pairs[0].groups)
+    done = {cell.key for cell in results.cells()}
+    for budget in fitting_budgets(budgets, n):
+        for seed in range(seeds):
+            for way in ways:
+                needless = budget is None and seed > 0 and not way.startswith("random")  # nothing is drawn
+                if (task, way, budget, seed) in done or needless:
+                    continue
+                if cell := _rank_cell(task, material, way, budget, seed):
+                    results.add(cell)
+                    yield cell
+
+
+def _rank_cell(task: str, material: Material, way: str, budget: int | None, seed: int) -> Cell | None:
+    rows = draw(material.pairs[0].groups, budget, seed)
+    part = material.take(rows)
+    started, processor = time.perf_counter(), time.process_time()
+    try:
+        ranking = RANKERS[way](part, seed)
+    except SparseRMError:  # fewer latents fire in so few pairs than the head would have features
+        return None
+    seconds, cpu = time.perf_counter() - started, time.process_time() - processor
+    groups = material.pairs[1].groups
+    return _cell(task, way, budget, seed, ranking.margins, groups, len(rows), ranking.n_parameters, seconds, cpu)
+
+
+def fine_tune_cell(
+    results: Results,
+    task: Task,
+    settings: FineTuningSettings,
+    budget: int | None,
+    *,
+    keep: Path | None = None,
+    backbone: str = DEFAULT_BACKBONE,
+) -> Cell | None:
+    """Compute and keep one cell of fine-tuning in a process of its own, unless it is there.
+
+    Args:
+        keep: folder to save the trained model to.
+    """
+    if (task.name, settings.way, budget, settings.seed) in {cell.key for cell in results.cells()}:
+        return None
+    cell = _alone(_fine_tune_cell, task, settings, budget, keep, backbone)
+    results.add(cell)
+    return cell
+
+
+def _alone(work: Callable[..., _T], *given: Any) -> _T:
+    """In a process of its own, so that its memory is its own."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
+        return process.submit(work, *given).result()
+
+
+def fitting_budgets(budgets: Sequence[int | None], n: int) -> list[int | None]:
+    """Those that there are pairs enough for; all pairs where a budget would take them all."""
+    return [budget for budget in budgets if budget is None or budget < n]
+
+
+def _fine_tune_cell(task: Task, settings: FineTuningSettings, budget: int | None, keep: Path | None, backbone: str) -> Cell:
+    import resource
+
+    rows = draw(prompt_groups(task.train.pairs), budget, settings.seed)
+    model = fine_tune([task.train.pairs[i] for i in rows], settings, backbone)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    if keep is not None:
+        model.save(keep)
+    found = score_cell(task, settings.way, model, budget, settings.seed, len(rows))
+    return replace(found, peak_mb=peak, settings=asdict(settings))
+
+
+def score_cell(
+    task: Task, way: str, model: FineTunedRewardModel, budget: int | None, seed: int, n_train: int | None = None
+) -> Cell:
+    """The cell of a trained model; ``n_train`` is the budget where it is not given."""
+    margins, groups = model.margins(task.test.pairs), prompt_groups(task.test.pairs)
+    taken = n_train or budget or len(task.train.pairs)
+    return _cell(task.name, way, budget, seed, margins, groups, taken, model.n_parameters, model.seconds, model.cpu_seconds)
+
+
+def _cell(
+    task: str,
+    way: str,
+    budget: int | None,
+    seed: int,
+    margins: np.ndarray,
+    groups: np.ndarray,
+    n_train: int,
+    n_parameters: int,
+    seconds: float,
+    cpu_seconds: float,
+) -> Cell:
+    correct = margins > 0
+    return Cell(
+        task, way, budget, seed, float(correct.mean()), share_interval(correct, groups), n_train, len(correct),
+        n_parameters, seconds, cpu_seconds, np.packbits(correct).tobytes().hex(),
+    )  # fmt: skip
+
+
+def head_facts(
+    train: PairRepresentations,
+    test: PairRepresentations,
+    texts: Sequence[PreferencePair],
+    sae: SparseAutoencoder,
+    backbone: Backbone,
+    settings: FitSettings,
+    progress: Progress | None = None,
+) -> HeadFacts:
+    """Fit a head and measure it.
+
+    Args:
+        texts: the pairs behind ``test``.
+
+    Raises:
+        SparseRMError: the pairs are too few for the head's features.
+    """
+    fitted = fit_head(train, sae, settings)
+    both = rewards(fitted.head, test.stacked)
+    margins = both[: len(texts)] - both[len(texts) :]
+    explained = [backbone.tokenize(pair.prompt, text) for pair in texts[:PAIRS] for text in (pair.chosen, pair.rejected)]
+    stability = selection_stability(fitted, train, sae, settings)
+    return HeadFacts(
+        k=settings.k,
+        length=length_correlation(both, margins, test.log_lengths, test.length_gaps),
+        balanced=length_balanced(margins, test.length_gaps, np.asarray(test.groups)),
+        faithfulness=measure_faithfulness(
+            fitted.head, sae.hook, explained, backbone, features=min(STEERED, settings.k), progress=progress
+        ),
+        jaccard=stability.jaccard,
+        chance=stability.chance,
+    )

@@ -1,0 +1,101 @@
+"""What the cells of a benchmark say together: means over draws of pairs, and paired differences between two ways."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from sparserm.benchmark.results import Cell, Record
+from sparserm.evaluation.intervals import mean_interval
+from sparserm.types import SparseRMError
+
+
+@dataclass(frozen=True)
+class Summary:
+    """All seeds of one way at one budget.
+
+    Attributes:
+        accuracy: mean over seeds; ``lowest`` and ``highest`` among them.
+        ci95: bootstrap over the test prompts, wider by what the draw of training pairs adds.
+        seeds: how many.
+        n_train, n_parameters, seconds, cpu_seconds: medians over seeds; ``peak_mb``: the largest, where it was measured.
+    """
+
+    task: str
+    way: str
+    budget: int | None
+    accuracy: float
+    ci95: tuple[float, float]
+    seeds: int
+    lowest: float
+    highest: float
+    n_train: int
+    n_parameters: int
+    seconds: float
+    cpu_seconds: float
+    peak_mb: float | None
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Accuracy of one way minus another's, on the same training and test pairs.
+
+    ``mean`` over the seeds that both have; ``ci95``: bootstrap over the test prompts, wider by what the draw adds.
+    """
+
+    task: str
+    budget: int | None
+    mean: float
+    ci95: tuple[float, float]
+    seeds: int
+
+
+def summarise(record: Record, task: str, way: str, budget: int | None) -> Summary | None:
+    """One row of a table; None where there is no cell of it."""
+    cells = _cells(record, task, way, budget)
+    if not cells:
+        return None
+    low, high = mean_interval(np.stack([cell.bits for cell in cells]), _checked_groups(record, task, cells[0].n_test))
+    each = [cell.accuracy for cell in cells]
+    peaks = [cell.peak_mb for cell in cells if cell.peak_mb is not None]
+
+    def median(name: str) -> float:
+        return float(np.median([getattr(cell, name) for cell in cells]))
+
+    return Summary(
+        task, way, budget, float(np.mean(each)), (max(0.0, low), min(1.0, high)), len(cells), min(each), max(each),
+        round(median("n_train")), round(median("n_parameters")), median("seconds"), median("cpu_seconds"),
+        max(peaks, default=None),
+    )  # fmt: skip
+
+
+def difference(record: Record, task: str, budget: int | None, way: str, other: str) -> Difference | None:
+    """``way`` minus ``other``; None where they have no seed in common."""
+    ours, theirs = ({cell.seed: cell for cell in _cells(record, task, name, budget)} for name in (way, other))
+    seeds = sorted(ours.keys() & theirs.keys())
+    if not seeds:
+        return None
+    rows = np.stack([ours[seed].bits.astype(np.int8) - theirs[seed].bits.astype(np.int8) for seed in seeds])
+    interval = mean_interval(rows, _checked_groups(record, task, rows.shape[1]))
+    return Difference(task, budget, float(rows.mean()), interval, len(seeds))
+
+
+def table(record: Record, task: str) -> list[Summary]:
+    """Every way at every budget, in the order in which they were computed."""
+    return [
+        found
+        for way, budget in dict.fromkeys((cell.way, cell.budget) for cell in record.cells if cell.task == task)
+        if (found := summarise(record, task, way, budget))
+    ]
+
+
+def _cells(record: Record, task: str, way: str, budget: int | None) -> list[Cell]:
+    return [cell for cell in record.cells if (cell.task, cell.way, cell.budget) == (task, way, budget)]
+
+
+def _checked_groups(record: Record, task: str, n_test: int) -> np.ndarray:
+    groups = record.groups[task]
+    if len(groups) != n_test:
+        raise SparseRMError(f"the cells of {task} are of {n_test} test pairs, the file names {len(groups)}; delete the file")
+    return groups

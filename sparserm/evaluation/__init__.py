@@ -1,0 +1,1 @@
+"""Accuracy of heads, confidence intervals, length checks and reward benchmarks."""

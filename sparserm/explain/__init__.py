@@ -1,0 +1,1 @@
+"""Explanations: what a reward or a margin is made of, and whether steering confirms it."""

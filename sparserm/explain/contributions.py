@@ -1,0 +1,176 @@
+"""A reward taken apart: by feature, by token, and between responses (design, step 6). Every margin adds up."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from sparserm.heads.reward import RewardHead, alignment_scores, contributions
+
+
+@dataclass(frozen=True)
+class Contribution:
+    """One feature's part in one reward: ``contribution = weight * (score - mu) / sigma``."""
+
+    feature: int
+    label: str
+    score: float
+    weight: float
+    contribution: float
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """A reward and what it is made of: ``reward == sum(contributions) + bias``.
+
+    Attributes:
+        contributions: largest absolute contribution first.
+        tokens: ``[T]`` the response's tokens as text; joined they give the response.
+        token_contributions: ``[T, K]`` float64 in the head's feature order. Mean pooling: each token's share, so that the
+            columns sum to the contributions and everything plus ``bias`` to the reward. Last pooling: the contributions
+            read at that token instead of at the end of the turn.
+        running_reward: ``[T]`` the reward of the response up to and with that token; with last pooling read at the token
+            itself, so that the reward, read where the turn is closed, is close to its last value but not the same.
+        features: ``[K]`` latent ids, the columns of ``token_contributions``.
+        n_truncated: tokens cut from the left of the prompt.
+        token_scores: ``[T, K]`` float64 alignment scores at each token.
+        token_activations: ``[T, K]`` float32 activations of the features' latents, where an SAE was given.
+    """
+
+    reward: float
+    bias: float
+    contributions: tuple[Contribution, ...]
+    tokens: tuple[str, ...]
+    token_contributions: np.ndarray
+    running_reward: np.ndarray
+    features: np.ndarray
+    n_truncated: int = 0
+    token_scores: np.ndarray | None = None
+    token_activations: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class FeatureDifference:
+    """One feature's part in a margin ``r(A) - r(B)``: ``contribution = weight * (score_a - score_b) / sigma``."""
+
+    feature: int
+    label: str
+    score_a: float
+    score_b: float
+    weight: float
+    contribution: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Rewards of several responses to one prompt; ``margin`` and ``contributions`` compare the best with the next best,
+    or the first with the second where there are two."""
+
+    rewards: tuple[float, ...]
+    ranking: tuple[int, ...]
+    margin: float
+    contributions: tuple[FeatureDifference, ...]
+
+
+@dataclass(frozen=True)
+class InspectedInput:
+    """What the language model reads for one response.
+
+    Attributes:
+        tokens: ``[N]`` every token of the templated text; joined they give the text.
+        scored: ``[N]`` whether the head reads the representation at that token: the response's own tokens with mean pooling,
+            the last token of the text with last pooling.
+        n_truncated: tokens cut from the left.
+    """
+
+    tokens: tuple[str, ...]
+    scored: tuple[bool, ...]
+    n_truncated: int
+
+
+def label_of(labels: Mapping[int, str], feature: int) -> str:
+    """The feature's label, or its number where it has none."""
+    return labels.get(feature) or f"feature {feature}"
+
+
+def explain_response(
+    head: RewardHead,
+    h: np.ndarray,
+    tokens: Sequence[str],
+    labels: Mapping[int, str],
+    n_truncated: int = 0,
+    activations: np.ndarray | None = None,
+) -> Explanation:
+    """Take the reward of one response apart.
+
+    Args:
+        h: ``[T + c, d]`` representation at every response token and at the ``c`` tokens that close its turn.
+        tokens: ``[T]`` texts of the response tokens.
+        activations: ``[T, K]`` of the head's latents, where they are wanted.
+    """
+    n = len(tokens)
+    per_token = contributions(head, h[:n])
+    token_scores = alignment_scores(h[:n], head.directions, head.center)
+    if head.pooling == "mean":
+        running = per_token.cumsum(0).sum(1) / np.arange(1, n + 1) + head.bias
+        token_contributions = per_token / n
+        total = token_contributions.sum(0)
+        scores = token_scores.mean(0)
+    else:
+        running = per_token.sum(1) + head.bias
+        token_contributions = per_token
+        total = contributions(head, h[-1])
+        scores = alignment_scores(h[-1], head.directions, head.center)
+    parts = [
+        Contribution(int(f), label_of(labels, int(f)), float(s), float(w), float(c))
+        for f, s, w, c in zip(head.features, scores, head.weights, total, strict=True)
+    ]
+    return Explanation(
+        reward=float(total.sum() + head.bias),
+        bias=head.bias,
+        contributions=tuple(sorted(parts, key=lambda part: -abs(part.contribution))),
+        tokens=tuple(tokens),
+        token_contributions=token_contributions,
+        running_reward=running,
+        features=head.features,
+        n_truncated=n_truncated,
+        token_scores=token_scores,
+        token_activations=activations,
+    )
+
+
+def explain_difference(a: Explanation, b: Explanation) -> tuple[FeatureDifference, ...]:
+    """``r(a) - r(b)`` feature by feature, largest first, for two explanations by one head; the parts add up to the margin."""
+    others = {part.feature: part for part in b.contributions}
+    parts = [
+        FeatureDifference(
+            part.feature, part.label, part.score, others[part.feature].score, part.weight,
+            part.contribution - others[part.feature].contribution,
+        )
+        for part in a.contributions
+    ]  # fmt: skip
+    return tuple(sorted(parts, key=lambda part: -abs(part.contribution)))
+
+
+def compare_responses(head: RewardHead, h: np.ndarray, labels: Mapping[int, str]) -> Comparison:
+    """Rank responses and take a margin apart: the first minus the second of two, the best minus the next of more.
+
+    Args:
+        h: ``[n, d]`` pooled representations, ``n`` at least 2.
+    """
+    scores = alignment_scores(h, head.directions, head.center)
+    totals = contributions(head, h).sum(1) + head.bias
+    ranking = tuple(int(i) for i in np.argsort(-totals, kind="stable"))
+    a, b = (0, 1) if len(h) == 2 else ranking[:2]
+    parts = [
+        FeatureDifference(int(f), label_of(labels, int(f)), float(sa), float(sb), float(w), float(w * (sa - sb) / sigma))
+        for f, sa, sb, w, sigma in zip(head.features, scores[a], scores[b], head.weights, head.sigma, strict=True)
+    ]
+    return Comparison(
+        rewards=tuple(float(r) for r in totals),
+        ranking=ranking,
+        margin=float(totals[a] - totals[b]),
+        contributions=tuple(sorted(parts, key=lambda part: -abs(part.contribution))),
+    )

@@ -1,0 +1,1 @@
+"""SAE features on preference data: statistics, cards, logit lens, detection and labels."""

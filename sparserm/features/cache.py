@@ -1,0 +1,145 @@
+"""What feature pages need of the language model, computed once and kept: openings, readings of examples, promoted tokens.
+
+Kept under ``SPARSERM_HOME/features`` by content: what belongs to pairs under their hash with the SAE's and the backbone's
+fingerprints, what belongs to an SAE alone under these. No text is kept, only numbers and the vocabulary's own tokens.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from sparserm.features.cards import SIDES, FeatureCard, Reading, Side, read_examples
+from sparserm.features.logit_lens import LogitLens, load_unembedding, logit_lens
+from sparserm.features.table import measure_openings
+from sparserm.representations.values import PairRepresentations
+from sparserm.support.defaults import home
+from sparserm.types import PreferenceData, Progress
+
+if TYPE_CHECKING:
+    from sparserm.backbone.model import Backbone
+    from sparserm.sae.autoencoder import SparseAutoencoder
+
+Readings = dict[tuple[int, Side], Reading]
+
+
+@dataclass(frozen=True)
+class FeatureStore:
+    """Results for one SAE on one backbone, and for one source of pairs.
+
+    Attributes:
+        data: the pairs' content hash.
+        sae, backbone: fingerprints.
+    """
+
+    data: str
+    sae: str
+    backbone: str
+
+    @property
+    def of_sae(self) -> Path:
+        """The folder of what does not depend on the pairs."""
+        return home() / "features" / f"{self.sae}-{self.backbone}"
+
+    @property
+    def of_pairs(self) -> Path:
+        """The folder of what does."""
+        return self.of_sae / self.data[:16]
+
+    def known_openings(self) -> np.ndarray | None:
+        """``[d_sae]``, where they have been measured."""
+        found = _load(self.of_pairs / "openings.npz")
+        return found["opening"] if found else None
+
+    def openings(
+        self,
+        data: PreferenceData,
+        pairs: PairRepresentations,
+        backbone: Backbone,
+        sae: SparseAutoencoder,
+        progress: Progress | None = None,
+    ) -> np.ndarray:
+        """See :func:`~sparserm.features.table.measure_openings`; measured once."""
+        if (known := self.known_openings()) is not None:
+            return known
+        opening = measure_openings(data.pairs, pairs, backbone, sae, progress=progress)
+        _save(self.of_pairs / "openings.npz", {"opening": opening})
+        return opening
+
+    def known_lens(self) -> LogitLens | None:
+        """The lens of every latent, where it has been computed."""
+        found = _load(self.of_sae / "lens.npz")
+        return LogitLens(**found) if found else None
+
+    def lens(self, name: str, sae: SparseAutoencoder, progress: Progress | None = None) -> LogitLens:
+        """See :func:`~sparserm.features.logit_lens.logit_lens`, for every latent; computed once.
+
+        Args:
+            name: of the backbone.
+        """
+        if (known := self.known_lens()) is not None:
+            return known
+        found = logit_lens(sae, load_unembedding(name), np.arange(sae.d_sae), progress)
+        _save(self.of_sae / "lens.npz", vars(found))
+        return found
+
+    def readings(
+        self,
+        card: FeatureCard,
+        data: PreferenceData,
+        backbone: Backbone,
+        sae: SparseAutoencoder,
+        progress: Progress | None = None,
+    ) -> Readings:
+        """See :func:`~sparserm.features.cards.read_examples`, for the examples of a card; what is kept is not read again."""
+        kept = self.known_readings(card.feature)
+        if missing := [one for one in card.examples if (one.pair, one.side) not in kept]:
+            kept |= read_examples(card.feature, missing, data.pairs, backbone, sae, progress=progress)
+            _save(self.of_pairs / f"{card.feature}-readings.npz", _pack(kept))
+        return kept
+
+    def known_readings(self, feature: int) -> Readings:
+        """What has been read of a latent's examples."""
+        found = _load(self.of_pairs / f"{feature}-readings.npz")
+        return _unpack(found) if found else {}
+
+
+def _pack(readings: Readings) -> dict[str, np.ndarray]:
+    none = np.zeros(0, np.float32)
+    return {
+        "pair": np.array([pair for pair, _ in readings], np.int64),
+        "side": np.array([SIDES.index(side) for _, side in readings], np.int8),
+        "length": np.array([len(one.scores) for one in readings.values()], np.int64),
+        "activations": np.concatenate([none, *(one.activations for one in readings.values())]),
+        "scores": np.concatenate([none, *(one.scores for one in readings.values())]),
+    }
+
+
+def _unpack(packed: Mapping[str, np.ndarray]) -> Readings:
+    ends = np.cumsum(packed["length"])[:-1]
+    parts = zip(np.split(packed["activations"], ends), np.split(packed["scores"], ends), strict=True)
+    keys = zip(packed["pair"].tolist(), packed["side"].tolist(), strict=True)
+    return {(pair, SIDES[side]): Reading(*part) for (pair, side), part in zip(keys, parts, strict=True)}
+
+
+def _load(path: Path) -> dict[str, np.ndarray] | None:
+    """The arrays of a file; nothing where there is none, or it is damaged and to be computed again."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return dict(file)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+        return None
+
+
+def _save(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.stem}.{os.getpid()}-{threading.get_ident()}.tmp.npz")
+    np.savez_compressed(temporary, **arrays)  # type: ignore[arg-type]
+    os.replace(temporary, path)

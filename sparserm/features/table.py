@@ -1,0 +1,280 @@
+"""Every latent of an SAE over preference pairs: how often it fires on either side, whether that is chance, what it follows.
+
+All latents at once: the sparse summaries are counted with matrix products, so that thousands of latents over thousands of
+pairs take a moment. Pairs of one prompt are not independent (they often share a response); every interval and test here
+respects that, and comes to the textbook one where each prompt has a single pair.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sparserm.backbone.model import Backbone
+from sparserm.evaluation.intervals import wilson_interval
+from sparserm.heads.reward import score_moments
+from sparserm.representations.values import LatentSummary, PairRepresentations, Representations, is_active
+from sparserm.types import Activity, PreferencePair, Progress, SparseRMError, TokenizedText
+
+if TYPE_CHECKING:
+    from sparserm.sae.autoencoder import SparseAutoencoder
+
+#: Responses that are looked at; spread evenly over the pairs.
+SAMPLE = 200
+
+
+#: Firings in the sample below which nothing is said of a latent: one of two would prove little.
+MIN_FIRINGS = 5
+
+
+#: A latent is dense when it fires at more than this share of the response tokens (Sun et al., 2025, "Dense SAE Latents Are
+#: Features, Not Bugs", take the same tenth).
+DENSE_RATE = 0.1
+
+#: A latent is a begin-of-text one when at least this share of its firings lies in a response's opening (see ``openings``).
+OPENING_SHARE = 0.5
+
+
+@dataclass(frozen=True)
+class FeatureTable:
+    """What pairs say of every latent; all arrays are ``[d_sae]``.
+
+    Attributes:
+        n_pairs, n_prompts: what it was computed from.
+        f_chosen, f_rejected: share of chosen / rejected responses in which the latent is active.
+        chosen_low, chosen_high, rejected_low, rejected_high: their 95 % Wilson intervals.
+        p: of the gap's paired test; ``q``: corrected for the number of latents that fire (Benjamini and Hochberg, 1995).
+        score_gap: mean alignment score of chosen minus rejected, in standard deviations of the score: what a head's weight
+            multiplies. It may differ in sign from the gap of firing.
+        length_correlation: Pearson's, of the alignment score with the log of the response's length in tokens.
+        share: share of all responses in which the latent fires at all; ``rate``: share of all response tokens.
+        mean_peak: its largest activation in a response, mean over the responses in which it fires.
+        opening: share of its firings in the opening of a response, nan where that was not measured.
+    """
+
+    n_pairs: int
+    n_prompts: int
+    f_chosen: np.ndarray
+    f_rejected: np.ndarray
+    chosen_low: np.ndarray
+    chosen_high: np.ndarray
+    rejected_low: np.ndarray
+    rejected_high: np.ndarray
+    p: np.ndarray
+    q: np.ndarray
+    score_gap: np.ndarray
+    length_correlation: np.ndarray
+    share: np.ndarray
+    rate: np.ndarray
+    mean_peak: np.ndarray
+    opening: np.ndarray
+
+    @property
+    def gap(self) -> np.ndarray:
+        """``f_chosen - f_rejected``."""
+        return self.f_chosen - self.f_rejected
+
+    @property
+    def dense(self) -> np.ndarray:
+        """Fires at more than :data:`DENSE_RATE` of the response tokens."""
+        return self.rate > DENSE_RATE
+
+    @property
+    def dead(self) -> np.ndarray:
+        """Fires in none of the responses."""
+        return self.share == 0
+
+    @property
+    def begin_of_text(self) -> np.ndarray:
+        """At least :data:`OPENING_SHARE` of its firings lie in a response's opening; False where that was not measured."""
+        return np.nan_to_num(self.opening) >= OPENING_SHARE
+
+
+def feature_table(
+    pairs: PairRepresentations, sae: SparseAutoencoder, *, activity: Activity = "any", opening: np.ndarray | None = None
+) -> FeatureTable:
+    """Statistics of every latent of ``sae`` over ``pairs``.
+
+    The gap's test is McNemar's with the mid-p correction (Fagerland et al., 2013), over prompts: a prompt counts for the
+    side on which the latent is active in more of its responses. With one pair for each prompt that is the usual test;
+    with several it stays valid, which a test that takes the pairs for independent does not, and loses some power.
+
+    Args:
+        opening: ``[d_sae]`` from :func:`sparserm.features.table.measure_openings`.
+
+    Raises:
+        SparseRMError: there are no pairs, or the representations were computed without this SAE.
+    """
+    chosen, rejected = _latents(pairs.chosen, sae), _latents(pairs.rejected, sae)
+    n = len(pairs.groups)
+    if n == 0:
+        raise SparseRMError("there are no pairs to describe features by; give at least one")
+    prompts = _prompt_matrix(pairs.groups)
+    active = [_active(latents, activity) for latents in (chosen, rejected)]
+    f_chosen, f_rejected = (np.asarray(side.sum(0)).ravel() / n for side in active)
+    bounds = [_clustered_wilson(f, prompts @ side, prompts) for f, side in zip((f_chosen, f_rejected), active, strict=True)]
+    p = _mid_p_mcnemar(prompts @ (active[0] - active[1]), sae.d_sae)
+    counts = np.bincount(chosen.indices, minlength=sae.d_sae) + np.bincount(rejected.indices, minlength=sae.d_sae)
+    peaks = sum(np.bincount(one.indices, weights=one.peak, minlength=sae.d_sae) for one in (chosen, rejected))
+    return FeatureTable(
+        n_pairs=n,
+        n_prompts=prompts.shape[0],
+        f_chosen=f_chosen,
+        f_rejected=f_rejected,
+        chosen_low=bounds[0][0],
+        chosen_high=bounds[0][1],
+        rejected_low=bounds[1][0],
+        rejected_high=bounds[1][1],
+        p=p,
+        q=_false_discovery(p, counts > 0),
+        **_of_scores(pairs, sae),
+        share=counts / (2 * n),
+        rate=_token_rate(pairs, sae.d_sae),
+        mean_peak=peaks / np.maximum(counts, 1),
+        opening=np.full(sae.d_sae, np.nan) if opening is None else opening,
+    )
+
+
+def _latents(side: Representations, sae: SparseAutoencoder) -> LatentSummary:
+    latents = side.strengths
+    if latents.d_sae != sae.d_sae:
+        raise SparseRMError(
+            f"these representations hold {latents.d_sae} latents, expected the {sae.d_sae} of SAE {sae.name}; represent the "
+            "pairs with it"
+        )
+    return latents
+
+
+def _active(latents: LatentSummary, activity: Activity) -> Any:
+    """``[n, d_sae]`` sparse, 1 where the latent counts as active in the response."""
+    from scipy.sparse import csr_matrix
+
+    values = is_active(latents.rate, activity).astype(np.int32)
+    shape = (len(latents.indptr) - 1, latents.d_sae)
+    matrix = csr_matrix((values, latents.indices, latents.indptr), shape=shape, copy=True)  # changed in place below
+    matrix.eliminate_zeros()
+    return matrix
+
+
+def _prompt_matrix(groups: np.ndarray) -> Any:
+    """``[prompts, n]`` sparse, 1 where the pair is of the prompt: a product with it sums over each prompt's pairs."""
+    from scipy.sparse import csr_matrix
+
+    _, numbers = np.unique(groups, return_inverse=True)
+    rows = np.arange(len(groups))
+    return csr_matrix((np.ones(len(groups), np.int32), (numbers, rows)), shape=(numbers.max() + 1, len(groups)))
+
+
+def _clustered_wilson(f: np.ndarray, sums: Any, prompts: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Wilson's interval with the number of independent responses in place of their number.
+
+    That is ``n`` over the design effect (Kish, 1965), the variance of ``f`` between prompts over that of as many
+    independent responses; where no response differs, and it cannot be estimated, responses to a prompt count as copies.
+
+    Args:
+        f: ``[d_sae]`` share of responses.
+        sums: ``[prompts, d_sae]`` sparse, active responses of each prompt.
+    """
+    sizes = np.asarray(prompts.sum(1)).ravel().astype(np.float64)
+    n = sizes.sum()
+    squares = np.asarray(sums.multiply(sums).sum(0)).ravel()
+    products = sums.T @ sizes
+    between = squares - 2 * f * products + f**2 * (sizes**2).sum()  # sum over prompts of (sum - f size)^2
+    independent = n * f * (1 - f)
+    copies = (sizes**2).sum() / n
+    effect = np.divide(between, independent, out=np.full(len(f), copies), where=independent > 1e-9)
+    return wilson_interval(f, n / np.clip(effect, 1.0, copies))
+
+
+def _mid_p_mcnemar(net: Any, d_sae: int) -> np.ndarray:
+    """``[d_sae]`` two-sided mid-p values from ``net [prompts, d_sae]``, active chosen minus active rejected responses."""
+    from scipy.stats import binom
+
+    net = net.tocsr()
+    net.eliminate_zeros()
+    up = np.bincount(net.indices[net.data > 0], minlength=d_sae)
+    down = np.bincount(net.indices[net.data < 0], minlength=d_sae)
+    fewer, both = np.minimum(up, down), up + down
+    return np.minimum(2 * binom.cdf(fewer, both, 0.5) - binom.pmf(fewer, both, 0.5), 1.0)
+
+
+def _false_discovery(p: np.ndarray, alive: np.ndarray) -> np.ndarray:
+    """q-values among the latents that fire; a dead one is no hypothesis."""
+    from scipy.stats import false_discovery_control
+
+    q = np.ones(len(p))
+    if alive.any():
+        q[alive] = false_discovery_control(p[alive])
+    return q
+
+
+def _of_scores(pairs: PairRepresentations, sae: SparseAutoencoder) -> dict[str, np.ndarray]:
+    """What needs only moments of ``h``: the scores of all latents, ``[2n, d_sae]``, are never formed."""
+    directions = sae.directions().cpu().numpy()
+    stacked = pairs.stacked
+    sigma = score_moments(stacked, directions, sae.b_dec.cpu().numpy()).sigma
+    length = pairs.log_lengths - pairs.log_lengths.mean()
+    covariance = (stacked - stacked.mean(0, dtype=np.float64)).T @ length / len(length)
+    return {
+        "score_gap": directions @ pairs.differences.mean(0, dtype=np.float64) / sigma,
+        "length_correlation": np.clip(directions @ covariance / (sigma * max(float(length.std()), 1e-12)), -1, 1),
+    }
+
+
+def _token_rate(pairs: PairRepresentations, d_sae: int) -> np.ndarray:
+    """Share of all response tokens at which each latent fires."""
+    fired, tokens = np.zeros(d_sae), 0
+    for side in (pairs.chosen, pairs.rejected):
+        latents = side.strengths
+        lengths = np.repeat(side.n_tokens, np.diff(latents.indptr))
+        fired += np.bincount(latents.indices, weights=latents.rate * lengths, minlength=d_sae)
+        tokens += int(side.n_tokens.sum())
+    return fired / max(tokens, 1)
+
+
+def measure_openings(
+    texts: Sequence[PreferencePair],
+    pairs: PairRepresentations,
+    backbone: Backbone,
+    sae: SparseAutoencoder,
+    *,
+    progress: Progress | None = None,
+) -> np.ndarray:
+    """``[d_sae]`` share of each latent's firings that fall on the first token of a response, over a sample of responses.
+
+    All firings are known from the summaries; the backbone reads the sampled texts only up to their first response token,
+    which is little work, and less where responses to a prompt begin alike. A latent that
+    fires fewer than :data:`MIN_FIRINGS` times in the sample gets 0.
+
+    Raises:
+        SparseRMError: the representations are not of these pairs, or do not hold how strongly latents fired.
+    """
+    sides = [pairs.chosen, pairs.rejected]
+    if len(texts) != len(pairs.groups):
+        raise SparseRMError(
+            f"got {len(texts)} pairs and representations of {len(pairs.groups)}; expected as many of each; represent "
+            "these pairs"
+        )
+    rows = np.unique(np.linspace(0, len(texts) - 1, min(len(texts), SAMPLE // 2)).round().astype(int))
+    counts: dict[TokenizedText, int] = {}
+    everywhere = np.zeros(sae.d_sae)
+    for name, side in zip(("chosen", "rejected"), sides, strict=True):
+        part = side.take(rows)
+        latents = part.strengths
+        lengths = np.repeat(part.n_tokens, np.diff(latents.indptr))
+        everywhere += np.bincount(latents.indices, weights=latents.rate * lengths, minlength=sae.d_sae)
+        for row in rows:
+            whole = backbone.tokenize(texts[row].prompt, getattr(texts[row], name))
+            first = TokenizedText(whole.ids[: whole.start + 1], whole.start, whole.start + 1, whole.n_truncated)
+            counts[first] = counts.get(first, 0) + 1
+    at_first = np.zeros(sae.d_sae)
+    beginnings = list(counts)
+    near = sae.to(backbone.device)
+    for i, states in backbone.hidden_states(beginnings, [sae.hook], progress=progress):
+        z = near.encode(states[sae.hook][0])
+        at_first += counts[beginnings[i]] * (z > 0).cpu().numpy()
+    everywhere = everywhere.round()  # back from rates in single precision
+    return np.divide(at_first, everywhere, out=np.zeros(sae.d_sae), where=everywhere >= MIN_FIRINGS)

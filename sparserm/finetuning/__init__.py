@@ -1,0 +1,1 @@
+"""Reward models fine-tuned with TRL, as baselines."""

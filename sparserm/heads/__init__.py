@@ -1,0 +1,1 @@
+"""Reward heads: feature selection, fitting, saving, and the library of saved heads."""

@@ -1,0 +1,228 @@
+"""From represented pairs to a fitted head: frequencies, selection, moments, L2, weights. Never runs the language model."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, fields, replace
+from importlib.metadata import version
+from numbers import Integral, Real
+from typing import Any, get_args
+
+import numpy as np
+
+from sparserm.backbone.model import Backbone
+from sparserm.heads.bradley_terry import L2Choice
+from sparserm.heads.reward import RewardHead, ScoreMoments, build_head, projected_moments, rewards, second_moments
+from sparserm.heads.saved import HeadCard, SavedHead
+from sparserm.heads.selection import SELECTORS, Evidence, FeatureStats, feature_stats
+from sparserm.pairs.split import short_key
+from sparserm.representations.values import ACTIVITIES, PairRepresentations
+from sparserm.sae.autoencoder import SparseAutoencoder
+from sparserm.support.defaults import MAX_FEATURES
+from sparserm.support.threads import one_thread
+from sparserm.types import Activity, Pooling, PreferenceData, SparseRMError
+
+#: The values that a setting can have.
+_CHOICES = {"pooling": get_args(Pooling), "selection": tuple(SELECTORS), "activity": ACTIVITIES}
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """How a head is fitted; the defaults are the choices measured on validation splits.
+
+    Attributes:
+        k: features of the head.
+        pooling: how ``h`` is pooled over the response, ``last`` or ``mean``.
+        selection: name of a selector, see :data:`~sparserm.heads.selection.SELECTORS`.
+        l2: strength of the Bradley-Terry fit's ridge penalty; None chooses it by cross-validation over prompts.
+        activity: when a latent counts as active in a response.
+        seed: for selectors that draw at random.
+        avoid_length: keep margins from following the length of responses, see :attr:`Evidence.length_axis`.
+    """
+
+    k: int = 32
+    pooling: Pooling = "mean"
+    selection: str = "sparse"
+    l2: float | None = None
+    activity: Activity = "any"
+    seed: int = 0
+    avoid_length: bool = False
+
+
+@dataclass(frozen=True)
+class FittedHead:
+    """A head and what its fit has shown.
+
+    Attributes:
+        head: the reward head.
+        stats: activation frequencies of every latent over the training pairs.
+        l2: the strength used, and how it was chosen where it was.
+        rewards_chosen, rewards_rejected: ``[n]`` rewards of the training responses.
+    """
+
+    head: RewardHead
+    stats: FeatureStats
+    l2: float
+    l2_choice: L2Choice | None
+    rewards_chosen: np.ndarray
+    rewards_rejected: np.ndarray
+
+    @property
+    def accuracy(self) -> float:
+        """Share of training pairs ranked as they should be; a tie counts as wrong."""
+        return float((self.rewards_chosen > self.rewards_rejected).mean())
+
+
+def gather_evidence(pairs: PairRepresentations, sae: SparseAutoencoder, settings: FitSettings) -> Evidence:
+    """What selectors look at."""
+    chosen, rejected, differences = pairs.chosen.h, pairs.rejected.h, pairs.differences
+    second = second_moments(differences)
+    mean = (chosen.mean(0, dtype=np.float64) + rejected.mean(0, dtype=np.float64)) / 2
+    # Of both responses, c and r: cc' + rr' is half of (c - r)(c - r)' and (c + r)(c + r)', of which one is known.
+    total = chosen + rejected
+    total -= (2 * mean).astype(total.dtype)
+    covariance = (second_moments(total) + second) / 4
+    directions = sae.directions().cpu().numpy()
+    return Evidence(
+        differences=differences,
+        second=second,
+        directions=directions,
+        moments=projected_moments(mean, covariance, directions, sae.b_dec.cpu().numpy()),
+        groups=pairs.groups,
+        stats=feature_stats(pairs, settings.activity),
+        seed=settings.seed,
+        l2=settings.l2,
+        avoided=pairs.length_gaps if settings.avoid_length else None,
+    )
+
+
+def fit_head(pairs: PairRepresentations, sae: SparseAutoencoder, settings: FitSettings) -> FittedHead:
+    """Select features and fit their weights. Deterministic: the same pairs give the same head, to the bit.
+
+    Raises:
+        SparseRMError: unknown selector, no pairs, fewer usable latents than ``k``, or a penalty that is not above zero.
+    """
+    if settings.pooling != pairs.pooling:
+        raise SparseRMError(f"the pairs are pooled by {pairs.pooling}, expected {settings.pooling}; represent them anew")
+    if settings.selection not in SELECTORS:
+        raise SparseRMError(f"selection method {settings.selection!r} is unknown; expected one of {', '.join(SELECTORS)}")
+    if settings.l2 is not None and not 0 < settings.l2 < np.inf:
+        raise SparseRMError(f"l2 is {settings.l2}, expected a number above 0; leave it out to have it chosen")
+    if len(pairs.groups) == 0:
+        raise SparseRMError("there are no pairs to fit a head to; give at least one, better some hundreds")
+    with one_thread():
+        return _fit(pairs, sae, settings)
+
+
+def _fit(pairs: PairRepresentations, sae: SparseAutoencoder, settings: FitSettings) -> FittedHead:
+    return fit_to_evidence(pairs, gather_evidence(pairs, sae, settings), sae, settings)
+
+
+def fit_to_evidence(
+    pairs: PairRepresentations, evidence: Evidence, sae: SparseAutoencoder, settings: FitSettings
+) -> FittedHead:
+    """:func:`fit_head` with the evidence at hand, which is the same for every ``k`` and selector.
+
+    Raises:
+        SparseRMError: fewer usable latents than ``k``.
+    """
+    n_usable = int(evidence.usable.sum())
+    if not 1 <= settings.k <= n_usable:
+        raise SparseRMError(
+            f"k = {settings.k} features from {len(pairs.groups)} pairs in which {n_usable} latents fire; expected 1 to "
+            f"{n_usable} features; choose a smaller --k or give more pairs"
+        )
+    features = np.sort(SELECTORS[settings.selection](evidence, settings.k))
+    return fit_selected(pairs, evidence, features, sae.b_dec.cpu().numpy(), settings)
+
+
+def fit_selected(
+    pairs: PairRepresentations, evidence: Evidence, features: np.ndarray, center: np.ndarray, settings: FitSettings
+) -> FittedHead:
+    """Weights for features that have been chosen: those whose margins come closest to a dense probe's (:attr:`Evidence.root`).
+
+    The probe is the Bradley-Terry fit; the head is its least-squares image in the space of K features. Fitted to the labels
+    anew in that space, with a penalty of its own, heads were no more accurate on held-out prompts, and their loss was 0.01 to
+    0.03 nats larger where whole categories of TruthfulQA's training questions were held out: the features were chosen with
+    these labels in view, which the probe's penalty accounts for and a second one does not.
+    """
+    directions = evidence.directions[features]
+    moments = ScoreMoments(evidence.moments.mu[features], evidence.moments.sigma[features])
+    probe = evidence.probe
+    weights = np.linalg.lstsq(evidence.candidates(features).T, evidence.target, rcond=None)[0]
+    head = build_head(features, directions, center, moments, weights, pairs.pooling)
+    both = (rewards(head, side.h) for side in (pairs.chosen, pairs.rejected))
+    return FittedHead(head, evidence.stats, probe.l2, probe.choice, *both)
+
+
+def fit_settings(**settings: Any) -> FitSettings:
+    """Settings from the values that are not None.
+
+    Raises:
+        SparseRMError: an unknown setting, or one that is out of its range.
+    """
+    known = [field.name for field in fields(FitSettings)]
+    if unknown := [name for name in settings if name not in known]:
+        raise SparseRMError(f"unknown setting {unknown[0]!r}; expected one of {', '.join(known)}")
+    chosen = FitSettings(**{name: value for name, value in settings.items() if value is not None})
+    for name, options in _CHOICES.items():
+        if (value := getattr(chosen, name)) not in options:
+            raise SparseRMError(f"{name} is {value!r}, expected one of {', '.join(options)}; choose one of these")
+    if not isinstance(chosen.k, Integral) or not 1 <= chosen.k <= MAX_FEATURES:
+        raise SparseRMError(
+            f"k is {chosen.k!r}, expected a whole number from 1 to {MAX_FEATURES}; choose one of these: with more features "
+            "random directions do as well"
+        )
+    if not isinstance(chosen.avoid_length, bool):
+        raise SparseRMError(f"avoid_length is {chosen.avoid_length!r}, expected True or False")
+    if chosen.l2 is not None and not (isinstance(chosen.l2, Real) and 0 < chosen.l2 < math.inf):
+        raise SparseRMError(f"l2 is {chosen.l2!r}, expected a number above 0; leave it out to have it chosen")
+    # Plain numbers, also of NumPy's: they are written to the head's configuration.
+    return replace(chosen, k=int(chosen.k), l2=None if chosen.l2 is None else float(chosen.l2))
+
+
+def make_saved_head(
+    fitted: FittedHead,
+    data: PreferenceData,
+    model: Backbone,
+    sae: SparseAutoencoder,
+    settings: FitSettings,
+    *,
+    name: str,
+    metrics: dict[str, Any] | None = None,
+    licence: str = "",
+) -> SavedHead:
+    """A fitted head with all that must travel with it."""
+    percent = np.linspace(0, 100, 101)
+    features = fitted.head.features
+    prompts = sorted({short_key(pair.prompt) for pair in data.pairs})
+    card = HeadCard(
+        name=name,
+        backbone=model.name,
+        backbone_fingerprint=model.fingerprint,
+        hook=sae.hook.name,
+        sae=sae.name,
+        sae_fingerprint=sae.fingerprint,
+        d_sae=sae.d_sae,
+        training={
+            "data": data.name,
+            "data_hash": data.content_hash,
+            "licence": licence,
+            "n_pairs": len(data.pairs),
+            "n_prompts": len(prompts),
+            "n_skipped": data.n_skipped,
+            "accuracy": fitted.accuracy,
+            "settings": {**asdict(settings), "l2": fitted.l2},
+        },
+        metrics=metrics or {},
+        versions={package: version(package) for package in ("sparserm", "torch", "transformers")},
+    )
+    return SavedHead(
+        head=fitted.head,
+        card=card,
+        f_chosen=fitted.stats.f_chosen[features],
+        f_rejected=fitted.stats.f_rejected[features],
+        quantiles_chosen=np.percentile(fitted.rewards_chosen, percent),
+        quantiles_rejected=np.percentile(fitted.rewards_rejected, percent),
+        prompt_keys=np.array(prompts, np.int64),
+    )

@@ -1,0 +1,96 @@
+"""What a fit reads: the SAE and backbone that go together, and the representations of the training pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from sparserm.backbone.model import Backbone
+from sparserm.heads.fitting import FitSettings
+from sparserm.representations.represent import represent_pairs
+from sparserm.representations.store import stored
+from sparserm.representations.values import PairRepresentations
+from sparserm.sae.autoencoder import SparseAutoencoder, check_compatible, load_sae
+from sparserm.support.defaults import DEFAULT_BACKBONE, DEFAULT_LAYER
+from sparserm.types import Pooling, PreferenceData, PreferencePair, Progress, SparseRMError
+
+
+def load_parts(
+    backbone: Backbone | str | Path,
+    sae: SparseAutoencoder | str | Path | None,
+    layer: int | None,
+    progress: Progress | None = None,
+) -> tuple[SparseAutoencoder, Backbone]:
+    """An SAE and a backbone that go together; the shipped SAE of ``layer`` where none is given.
+
+    Raises:
+        SparseRMError: they do not: another width, too few layers, or a layer that is not the SAE's.
+    """
+    if sae is None and str(backbone) != DEFAULT_BACKBONE and not isinstance(backbone, Backbone):
+        raise SparseRMError(f"backbone {str(backbone)!r} has no shipped SAE; give one with --sae (a folder or release:sae_id)")
+    dictionary = (
+        sae
+        if isinstance(sae, SparseAutoencoder)
+        else load_sae(sae or f"{DEFAULT_BACKBONE}/layer_{DEFAULT_LAYER if layer is None else layer}")
+    )
+    if layer is not None and dictionary.hook.layer != layer:
+        raise SparseRMError(
+            f"SAE {dictionary.name} was trained at {dictionary.hook.name}, but layer {layer} was asked for; leave the layer "
+            "out, or choose an SAE of that layer (`sparserm saes`)"
+        )
+    model = (
+        backbone
+        if isinstance(backbone, Backbone)
+        else Backbone.load(backbone, through_layer=dictionary.hook.layer, progress=progress)
+    )
+    check_compatible(dictionary, model_name=model.name, d_model=model.d_model, n_layers=model.n_layers)
+    return dictionary, model
+
+
+def represent_for_fit(
+    data: PreferenceData,
+    model: Backbone,
+    sae: SparseAutoencoder,
+    settings: FitSettings,
+    progress: Progress | None,
+    *,
+    latents: bool = True,
+) -> PairRepresentations:
+    saes = {sae.hook: sae if latents else None}
+    with stored() as store:
+        return represent_pairs(data.pairs, model, saes, settings.pooling, store=store, progress=progress)[sae.hook]
+
+
+def load_saes(names: tuple[str, ...]) -> dict[str, SparseAutoencoder]:
+    """The SAEs by name.
+
+    Raises:
+        SparseRMError: none is named, one cannot be loaded, or two are of one place.
+    """
+    if not names:
+        raise SparseRMError("no layer was chosen; expected one SAE or more, each of a layer of its own")
+    saes = {name: load_sae(name) for name in names}
+    for name, sae in saes.items():
+        if same := [other for other, its in saes.items() if other != name and its.hook == sae.hook]:
+            raise SparseRMError(f"SAEs {name} and {same[0]} both read {sae.hook.name}; choose one of them for each layer")
+    return saes
+
+
+def represent_layers(
+    pairs: Sequence[PreferencePair],
+    backbone: Backbone,
+    saes: Mapping[str, SparseAutoencoder],
+    pooling: Pooling,
+    progress: Progress | None = None,
+) -> dict[str, PairRepresentations]:
+    """Representations at every SAE's layer, from one pass of the backbone, by the SAE's name.
+
+    Raises:
+        SparseRMError: an SAE is not one of this backbone.
+    """
+    for sae in saes.values():
+        check_compatible(sae, model_name=backbone.name, d_model=backbone.d_model, n_layers=backbone.n_layers)
+    with stored() as store:
+        hooks = {sae.hook: sae for sae in saes.values()}
+        found = represent_pairs(pairs, backbone, hooks, pooling, store=store, progress=progress)
+    return {name: found[sae.hook] for name, sae in saes.items()}

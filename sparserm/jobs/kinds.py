@@ -1,0 +1,182 @@
+"""What each kind of job does: a function per kind, run by the worker process (``python -m sparserm.jobs FOLDER``)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sparserm.audit.flags import _RESULT, audit
+from sparserm.backbone.model import Backbone
+from sparserm.features.auto_labels import Labeller, Rule, label_head
+from sparserm.features.cache import FeatureStore
+from sparserm.features.cards import feature_card
+from sparserm.features.llm_labels import EndpointLabeller, configured_endpoint
+from sparserm.heads.fitting import fit_head
+from sparserm.heads.inputs import load_saes
+from sparserm.heads.saved import load_head, save_head
+from sparserm.jobs.queue import Report
+from sparserm.model import SparseRM
+from sparserm.pairs.candidates import kept_candidates
+from sparserm.pairs.sources import DataSource
+from sparserm.pairs.split import Split
+from sparserm.representations.represent import represent_pairs
+from sparserm.representations.store import stored
+from sparserm.sae.autoencoder import load_sae
+from sparserm.scoring.best_of_n import rank
+from sparserm.training.evidence import gather_head_evidence
+from sparserm.training.sweep import SIZES, sweep
+from sparserm.training.train import EVIDENCE_FILE, TrainSpec, finish_head, represent_split, split_pairs
+from sparserm.types import Progress
+
+
+def represent_job(spec: dict[str, Any], folder: Path, report: Report) -> None:
+    """Represent ``spec["source"]`` for the head ``spec["head"]``, with the latents of its SAE.
+
+    Everything goes into the store, where the pages find it; interrupted work goes on from there.
+
+    Raises:
+        SparseRMError: the pairs, the head, its SAE or its backbone cannot be used.
+    """
+    report.stage(1, 2, "Pairs")
+    data = DataSource.from_dict(spec["source"]).load()
+    card = load_head(spec["head"]).card
+    report.stage(2, 2, "Language model")
+    backbone = Backbone.load(card.backbone_source, through_layer=card.hook_point.layer, progress=report)
+    saes = {card.hook_point: load_sae(card.sae)}
+    with stored() as store:
+        represent_pairs(data.pairs, backbone, saes, "mean", strengths=True, store=store, progress=report)
+
+
+def audit_job(spec: dict[str, Any], folder: Path, report: Report) -> None:
+    """Audit ``spec["source"]``, against ``spec["against"]`` where that is not None.
+
+    Raises:
+        SparseRMError: the pairs cannot be used.
+    """
+    report.stage(1, 2, "Pairs")
+    data = DataSource.from_dict(spec["source"]).load()
+    against = DataSource.from_dict(spec["against"]).load() if spec["against"] else None
+    report.stage(2, 2, f"Looking through {len(data.pairs):,} pairs")
+    found = audit(data, against=against)
+    result = {"n": found.n, "flags": [asdict(flag) for flag in found.flags], "surface": asdict(found.surface)}
+    (folder / _RESULT).write_text(json.dumps(result))
+
+
+def best_of_n_job(spec: dict[str, Any], folder: Path, report: Report) -> None:
+    """Score the kept candidates ``spec["candidates"]`` with the head ``spec["head"]``: ``rewards.npy``, prompt after prompt.
+
+    Interrupted work goes on from the store.
+
+    Raises:
+        SparseRMError: the candidates, the head or its backbone cannot be used.
+    """
+    report.stage(1, 2, "Candidates")
+    candidates = kept_candidates(spec["candidates"])
+    model = SparseRM.from_pretrained(spec["head"])
+    model.load_backbone(report)
+    report.stage(2, 2, "Representations (responses)")
+    ranked = rank(model, candidates, progress=report)
+    np.save(folder / "rewards.npy", np.array([reward for one in ranked for reward in one.rewards]))
+
+
+def features_job(spec: dict[str, Any], folder: Path, report: Report) -> None:
+    """Represent ``spec["source"]`` for the head ``spec["head"]``, measure openings, read the examples of the head's features,
+    and look up the tokens that every latent promotes.
+
+    Everything is kept where the pages find it; interrupted work goes on from there.
+
+    Raises:
+        SparseRMError: the pairs, the head, its SAE or its backbone cannot be used.
+    """
+    report.stage(1, 4, "Representations (responses)")
+    data = DataSource.from_dict(spec["source"]).load()
+    saved = load_head(spec["head"])
+    card, sae = saved.card, load_sae(saved.card.sae)
+    backbone = Backbone.load(card.backbone_source, through_layer=sae.hook.layer, progress=report)
+    with stored() as store:
+        both = represent_pairs(
+            data.pairs, backbone, {sae.hook: sae}, saved.head.pooling, strengths=True, store=store, progress=report
+        )
+    pairs = both[sae.hook]
+    kept = FeatureStore(data.content_hash, sae.fingerprint, backbone.fingerprint)
+    report.stage(2, 4, "Openings (responses)")
+    kept.openings(data, pairs, backbone, sae, report)
+    report.stage(3, 4, "Examples (features)")
+    features = saved.head.features.tolist()
+    for done, feature in enumerate(features):
+        report(done, len(features), "Examples (features)")
+        kept.readings(feature_card(feature, data.pairs, pairs, sae, saved.head), data, backbone, sae)
+    report.stage(4, 4, "Promoted tokens (latents)")
+    kept.lens(card.backbone_source, sae, report)
+    (folder / "result.json").write_text(json.dumps({"features": features, "pairs": len(data.pairs)}))
+
+
+def labels_job(spec: dict[str, Any], folder: Path, report: Report) -> None:
+    """Label the features of the head ``spec["head"]`` from ``spec["source"]``, with the endpoint of the environment where
+    ``spec["endpoint"]`` is true.
+
+    Raises:
+        SparseRMError: the pairs, the head, its SAE, its backbone or the endpoint cannot be used.
+    """
+    report.stage(1, 1, "Labels (features)")
+    endpoint = configured_endpoint() if spec["endpoint"] else None
+    labeller: Labeller = EndpointLabeller(endpoint) if endpoint else Rule()
+    labels = label_head(SparseRM.from_pretrained(spec["head"]), DataSource.from_dict(spec["source"]).load(), labeller, report)
+    named = sum(label.text is not None for label in labels.values())
+    (folder / "result.json").write_text(json.dumps({"features": len(labels), "labelled": named}))
+
+
+def train_job(spec: dict[str, Any], folder: Path, report: Report) -> None:
+    """Train the head ``spec`` asks for, into ``folder``.
+
+    Raises:
+        SparseRMError: the pairs, the SAEs, the backbone and the settings do not go together.
+    """
+    wanted = TrainSpec.from_dict(spec)
+    report.stage(1, 4, "Pairs")
+    split = split_pairs(wanted.source.load(), wanted)
+    saes = load_saes(wanted.saes)
+    report.stage(2, 4, "Representations")
+    through = max(sae.hook.layer for sae in saes.values())
+    backbone = Backbone.load(wanted.backbone, through_layer=through, progress=report)
+    prepared = represent_split(split, backbone, saes, wanted.settings.pooling, count_in_pairs(split, report))
+    report.stage(3, 4, "Head")
+    train = {name: one.train for name, one in prepared.items()}
+    cells = sweep(train, saes, wanted.settings, {*SIZES, wanted.settings.k}, progress=report)
+    own = (wanted.settings.selection, wanted.settings.k)
+    at_k = {cell.sae: cell.accuracy for cell in cells if (cell.method, cell.k) == own}
+    best = max(saes, key=lambda name: at_k.get(name, 0.0))
+    fitted = fit_head(prepared[best].train, saes[best], wanted.settings)
+    report.stage(4, 4, "Evidence")
+    one = prepared[best]
+    evidence = gather_head_evidence(fitted, one.train, one.test, one.sae, wanted.settings, cells, report)
+    random = next(found for found in evidence.baselines if found.name == "random")
+    save_head(finish_head(fitted, one, backbone, wanted.settings, random, wanted.name), folder / "head")
+    result = {"sae": best, "n_train": len(split.train.pairs), "n_test": len(split.test.pairs), **evidence.to_dict()}
+    (folder / EVIDENCE_FILE).write_text(json.dumps(result))
+
+
+def count_in_pairs(split: Split, report: Progress) -> Progress:
+    """Responses counted as pairs, those included that were stored before: an interrupted job begins where it was."""
+    n = len(split.train.pairs) + len(split.test.pairs)
+
+    def progress(done: int, total: int, what: str) -> None:
+        report(n - min(n, -(-(total - done) // 2)), n, "Representations (pairs)")
+
+    return progress
+
+
+#: For each kind of job the function ``job(spec, folder, report)`` that does it and writes its results into ``folder``.
+JOBS: dict[str, Callable[[dict[str, Any], Path, Report], None]] = {
+    "represent": represent_job,
+    "train": train_job,
+    "features": features_job,
+    "labels": labels_job,
+    "best_of_n": best_of_n_job,
+    "audit": audit_job,
+}

@@ -1,0 +1,269 @@
+"""Long work in processes of its own: it outlives a closed tab and a restart of the app, is seen from everywhere, can be
+cancelled, and goes on where it was.
+
+Each job has a folder ``SPARSERM_HOME/jobs/<id>`` with its specification, its state and its results. The worker holds a
+lock while it lives, so that a job whose process was killed is known to be interrupted. One job works at a time, the
+others wait.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from filelock import FileLock, Timeout
+
+from sparserm.support.defaults import home
+from sparserm.types import SparseRMError
+
+#: The kinds of job; ``sparserm.jobs.kinds`` has the function that does each.
+KINDS = ("represent", "train", "features", "labels", "best_of_n", "audit")
+
+State = Literal["queued", "running", "done", "failed", "cancelled", "interrupted"]
+_WRITE_EVERY_S = 0.25
+_workers: list[subprocess.Popen[bytes]] = []
+
+
+class JobCancelled(Exception):  # noqa: N818  (not an error: somebody asked for it)
+    """Raised inside a job when its cancellation was asked for."""
+
+
+@dataclass(frozen=True)
+class JobStatus:
+    """Where a job stands.
+
+    Attributes:
+        id: its folder's name.
+        kind, title: what it is, for machines and for people.
+        state: ``interrupted``: its process ended without a word.
+        stage, stages: the 1-based number of the stage at work, 0 before the first, and how many there are.
+        what: what is being counted, e.g. ``representations (responses)``.
+        done, total: of what is being counted.
+        eta_s: seconds left in this stage at the rate so far, where it can be told.
+        error: why it failed.
+        created: seconds since the epoch.
+        folder: where its results lie.
+    """
+
+    id: str
+    kind: str
+    title: str
+    folder: Path
+    created: float
+    state: State = "queued"
+    stage: int = 0
+    stages: int = 0
+    what: str = ""
+    done: int = 0
+    total: int = 0
+    eta_s: float | None = None
+    error: str = ""
+
+    @property
+    def active(self) -> bool:
+        """Whether it works or waits."""
+        return self.state in ("queued", "running")
+
+    @property
+    def share(self) -> float:
+        """Share of the stage that is done, 0 to 1."""
+        return min(1.0, self.done / self.total) if self.total else 0.0
+
+    @property
+    def text(self) -> str:
+        """E.g. ``2 of 4: representations, 312 of 1,000 responses, about 3 min left``."""
+        if self.state == "queued":
+            return "waiting for its turn"
+        if self.state == "failed":
+            return self.error
+        if self.state != "running" or not self.stage:
+            return {"running": "starting"}.get(self.state, self.state)
+        name, _, unit = self.what.partition(" (")
+        parts = [f"{self.stage} of {self.stages}: {name.lower()}"]
+        if self.total:
+            parts.append(f"{self.done:,} of {self.total:,} {unit.rstrip(')')}".rstrip())
+        if self.eta_s is not None:
+            parts.append(f"about {_duration(self.eta_s)} left")
+        return ", ".join(parts)
+
+
+class Report:
+    """What a job tells of itself; every call also looks whether the job was cancelled."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._status = read_status(folder)
+        self._written = 0.0
+        self._since: tuple[float, int] = (time.monotonic(), 0)
+
+    def stage(self, number: int, of: int, what: str) -> None:
+        """A new stage begins.
+
+        Raises:
+            JobCancelled: somebody asked for it.
+        """
+        self._status = replace(self._status, state="running", stage=number, stages=of, what=what, done=0, total=0, eta_s=None)
+        self._since = (time.monotonic(), 0)
+        self._write()
+        self._check()
+
+    def __call__(self, done: int, total: int, what: str) -> None:
+        """Progress within the stage; a :data:`~sparserm.types.Progress`.
+
+        Raises:
+            JobCancelled: somebody asked for it.
+        """
+        self._check()
+        now = time.monotonic()
+        if done < self._status.done or what != self._status.what:
+            self._since = (now, done)
+        seconds, advanced = now - self._since[0], done - self._since[1]
+        eta = seconds / advanced * (total - done) if advanced > 0 and seconds > 2 else None
+        self._status = replace(self._status, what=what, done=done, total=total, eta_s=eta)
+        if now - self._written > _WRITE_EVERY_S or done == total:
+            self._write()
+
+    def _check(self) -> None:
+        if (self._folder / "cancel").exists():
+            raise JobCancelled
+
+    def _write(self) -> None:
+        self._written = time.monotonic()
+        write_status(self._status)
+
+
+def start(kind: str, spec: Mapping[str, Any], title: str) -> str:
+    """Begin a job in a process of its own, and return its id.
+
+    Raises:
+        SparseRMError: there is no such kind.
+    """
+    if kind not in KINDS:
+        raise SparseRMError(f"there is no job of kind {kind!r}; expected one of {', '.join(KINDS)}")
+    identity = f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}"
+    folder = jobs_dir() / identity
+    folder.mkdir(parents=True)
+    (folder / "spec.json").write_text(json.dumps(dict(spec)))
+    write_status(JobStatus(identity, kind, title, folder, time.time()))
+    _spawn(folder)
+    return identity
+
+
+def status(job: str) -> JobStatus:
+    """Where a job stands.
+
+    Raises:
+        SparseRMError: there is no such job.
+    """
+    found = read_status(_folder(job))
+    if found.active and not _is_alive(found):
+        found = read_status(found.folder)  # it may have ended between the two looks
+        if found.active:
+            found = replace(found, state="interrupted", eta_s=None)
+    return found
+
+
+def list_jobs() -> list[JobStatus]:
+    """All jobs, the newest first; folders that hold no readable job are left out."""
+    found = []
+    for folder in sorted(jobs_dir().glob("*/status.json"), reverse=True) if jobs_dir().is_dir() else ():
+        try:
+            found.append(status(folder.parent.name))
+        except SparseRMError:
+            continue
+    return found
+
+
+def spec(job: str) -> dict[str, Any]:
+    """What the job was asked to do."""
+    value: dict[str, Any] = json.loads((_folder(job) / "spec.json").read_text())
+    return value
+
+
+def cancel(job: str) -> None:
+    """Ask a job to stop; it does so at its next report. What it has computed is kept."""
+    folder = _folder(job)
+    (folder / "cancel").touch()
+    if not status(job).active:
+        write_status(replace(read_status(folder), state="cancelled", eta_s=None))
+
+
+def resume(job: str) -> None:
+    """Go on with a job that was cancelled, interrupted or has failed."""
+    found = status(job)
+    if found.active or found.state == "done":
+        return
+    (found.folder / "cancel").unlink(missing_ok=True)
+    write_status(replace(found, state="queued", error="", eta_s=None))
+    _spawn(found.folder)
+
+
+def delete(job: str) -> None:
+    """Remove a job that has ended, with its results.
+
+    Raises:
+        SparseRMError: it is still at work.
+    """
+    if status(job).active:
+        raise SparseRMError(f"job {job} is still at work; cancel it first")
+    shutil.rmtree(_folder(job))
+
+
+def _spawn(folder: Path) -> None:
+    with (folder / "log.txt").open("ab") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "sparserm.jobs", str(folder)],
+            stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+        )  # fmt: skip
+    _workers[:] = [worker for worker in _workers if worker.poll() is None]  # ended ones are let go
+    _workers.append(process)
+
+
+def _is_alive(found: JobStatus) -> bool:
+    """Whether a worker holds the job's lock, or was started a moment ago and has not come so far."""
+    if any(str(found.folder) in worker.args and worker.poll() is None for worker in _workers):  # type: ignore[operator]
+        return True
+    try:
+        with FileLock(found.folder / "worker.lock", timeout=0):
+            return False
+    except Timeout:
+        return True
+
+
+def jobs_dir() -> Path:
+    return home() / "jobs"
+
+
+def _folder(job: str) -> Path:
+    if not re.fullmatch(r"[\w-]+", job) or not (jobs_dir() / job / "status.json").is_file():
+        raise SparseRMError(f"there is no job {job!r}; it may have been deleted")
+    return jobs_dir() / job
+
+
+def read_status(folder: Path) -> JobStatus:
+    try:
+        value = json.loads((folder / "status.json").read_text())
+        return JobStatus(**{**value, "folder": folder})
+    except (OSError, ValueError, TypeError) as error:
+        raise SparseRMError(f"the job in {folder} cannot be read ({error}); delete the folder") from error
+
+
+def write_status(found: JobStatus) -> None:
+    value = {name: entry for name, entry in asdict(found).items() if name != "folder"}
+    temporary = found.folder / f"status.{os.getpid()}.tmp"
+    temporary.write_text(json.dumps(value))
+    os.replace(temporary, found.folder / "status.json")
+
+
+def _duration(seconds: float) -> str:
+    return f"{max(1, round(seconds))} s" if seconds < 90 else f"{round(seconds / 60)} min"

@@ -1,0 +1,58 @@
+"""The worker process of a job: waits for its turn, does the work and records how it ended."""
+
+from __future__ import annotations
+
+import json
+import os
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from sparserm.jobs.queue import JobCancelled, Report, State, jobs_dir, read_status, write_status
+from sparserm.types import SparseRMError
+
+
+def work(folder: Path) -> None:
+    """Do the job in ``folder`` with the function of its kind, and record how it ended."""
+    if hasattr(os, "nice"):
+        os.nice(10)  # the page that watches it comes first
+    with FileLock(folder / "worker.lock", timeout=30):
+        try:
+            with _turn(folder):
+                from sparserm.jobs.kinds import JOBS  # here, so that an import that fails is recorded as the job's failure
+
+                JOBS[read_status(folder).kind](json.loads((folder / "spec.json").read_text()), folder, Report(folder))
+            _end(folder, "done")
+        except JobCancelled:
+            _end(folder, "cancelled")
+        except SparseRMError as error:
+            _end(folder, "failed", str(error))
+        except Exception as error:  # whatever it is, the page must be able to say it
+            traceback.print_exc()
+            _end(folder, "failed", f"{type(error).__name__}: {error} (the whole story is in {folder / 'log.txt'})")
+
+
+@contextmanager
+def _turn(folder: Path) -> Iterator[None]:
+    """The one place at work, waited for as long as the job is not cancelled."""
+    lock = FileLock(jobs_dir() / "turn.lock")
+    while True:
+        if (folder / "cancel").exists():
+            raise JobCancelled
+        try:
+            lock.acquire(timeout=0.5)
+            break
+        except Timeout:
+            continue
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _end(folder: Path, state: State, error: str = "") -> None:
+    write_status(replace(read_status(folder), state=state, error=error, eta_s=None))

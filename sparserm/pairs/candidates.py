@@ -1,0 +1,200 @@
+"""Candidate responses for best-of-N: reading them from files and pasted text."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sparserm.pairs.files import RawRow, read_bytes, read_path
+from sparserm.pairs.messages import RowError, answer, as_prompt, plain, prompt_value, read_prompt, text_or_messages
+from sparserm.pairs.parsing import PairsError
+from sparserm.pairs.split import prompt_key
+from sparserm.support.defaults import home
+from sparserm.support.files import one_line, to_jsonl
+from sparserm.types import PairIssue, Prompt, SparseRMError
+
+#: Between the parts of one prompt's block, and between blocks, in text that people paste.
+PART, BLOCK = "---", "==="
+
+
+_LISTS = ("responses", "completions", "candidates")
+
+
+_SINGLES = ("response", "completion", "candidate")
+
+
+@dataclass(frozen=True)
+class CandidateSet:
+    """The candidates of one prompt; ``rows`` are the 1-based rows of the source that they came from, one for each."""
+
+    prompt: Prompt
+    responses: tuple[str, ...]
+    rows: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """What one source holds; nothing is dropped without an entry in ``issues``."""
+
+    name: str
+    sets: tuple[CandidateSet, ...]
+    issues: tuple[PairIssue, ...] = ()
+
+    @property
+    def n_responses(self) -> int:
+        """Candidates of all prompts."""
+        return sum(len(one.responses) for one in self.sets)
+
+
+# ------------------------------------------------------------------------------------------------------------ reading
+
+
+def load_candidates(path: str | Path, *, skip_bad: bool = False) -> Candidates:
+    """Read a JSONL, JSON, CSV, TSV or Parquet file, or one of these as ``.gz``.
+
+    A row is a prompt with the list of its ``responses`` (in a CSV cell as JSON), or a prompt with one ``response``; rows of
+    one prompt belong together wherever they stand. ``completions`` and ``candidates`` are understood as well. Prompts and
+    responses are texts or messages.
+
+    Args:
+        skip_bad: leave out what cannot be used, and list it in ``.issues``, instead of raising.
+
+    Raises:
+        PairsError: rows cannot be used and ``skip_bad`` is not set, or no row can be used.
+        SparseRMError: the file as a whole cannot be used.
+    """
+    return _parse(read_path(Path(path).expanduser()), Path(path).name, skip_bad)
+
+
+def read_candidates(data: bytes, filename: str, *, skip_bad: bool = False) -> Candidates:
+    """A file's bytes and name, as a browser hands them in; otherwise as :func:`load_candidates`.
+
+    Raises:
+        PairsError, SparseRMError: as for :func:`load_candidates`.
+    """
+    return _parse(read_bytes(data, filename), filename, skip_bad)
+
+
+def parse_candidates(text: str, *, skip_bad: bool = False) -> Candidates:
+    """Pasted text: JSON lines, or blocks parted by ``===`` lines, each a prompt and its responses parted by ``---`` lines.
+
+    Raises:
+        PairsError, SparseRMError: as for :func:`load_candidates`.
+    """
+    if re.match(r"\s*[\[{]\s*[\"{}\]]", text):
+        return _parse(read_bytes(text.encode("utf-8", "surrogatepass"), "pasted.jsonl"), "pasted text", skip_bad)
+    rows = []
+    blocks = (block for block in _split(text, BLOCK) if block.strip())
+    for number, block in enumerate(blocks, 1):
+        prompt, *responses = (part.strip("\r\n") for part in _split(block, PART))
+        rows.append(RawRow(number, {"prompt": prompt, "responses": responses}))
+    return _parse(rows, "pasted text", skip_bad)
+
+
+def _split(text: str, mark: str) -> list[str]:
+    return re.split(rf"^[ \t]*{mark}[ \t]*\r?$", text, flags=re.MULTILINE)
+
+
+def _parse(rows: Sequence[RawRow], name: str, skip_bad: bool) -> Candidates:
+    if not rows:
+        raise SparseRMError(f"{name} holds nothing to rank: expected prompts, each with two or more responses")
+    issues = [row.issue for row in rows if row.issue is not None]
+    readable = [(row.row, row.values) for row in rows if row.values is not None]
+    column, several = _find_column([values for _, values in readable], name) if readable else ("response", False)
+    prompts: dict[str, Prompt] = {}
+    found: dict[str, list[tuple[str, int]]] = {}
+    for row, values in readable:
+        try:
+            prompt = read_prompt(values)
+            entries = _list(values, column) if several else [values.get(column)]
+        except RowError as problem:
+            issues.append(PairIssue(row, problem.column, problem.problem))
+            continue
+        key = prompt_key(prompt)  # white space aside, so that a prompt has one ranking
+        prompt = prompts.setdefault(key, prompt)
+        for number, entry in enumerate(entries, 1):
+            try:
+                text = answer(text_or_messages({column: entry}, column), prompt, column)
+            except RowError as problem:  # one empty candidate among many is no reason to lose the others
+                said = f"response {number} {problem.problem}" if several else problem.problem
+                issues.append(PairIssue(row, column, said))
+            else:
+                found.setdefault(key, []).append((text, row))
+    sets = tuple(CandidateSet(prompts[key], *zip(*entries, strict=True)) for key, entries in found.items())
+    if issues and not (skip_bad and sets):
+        raise PairsError(_bad_message(name, issues, bool(sets)), issues)
+    alone = "is the prompt's only response: there is nothing to rank"
+    issues += [PairIssue(one.rows[0], column, alone, "warning") for one in sets if len(one.responses) < 2]
+    return Candidates(name, sets, tuple(sorted(issues, key=lambda issue: issue.row)))
+
+
+def _bad_message(name: str, issues: Sequence[PairIssue], some_left: bool) -> str:
+    shown = "; ".join(map(str, issues[:3])) + (f"; and {len(issues) - 3} more" if len(issues) > 3 else "")
+    mend = "mend them, or leave them out (--skip-bad)" if some_left else "nothing is left to rank: mend them"
+    return one_line(f"{name}: {len(issues)} entries cannot be used ({shown}); {mend}", 2000)
+
+
+def _find_column(rows: Sequence[Mapping[str, Any]], name: str) -> tuple[str, bool]:
+    """The column with the responses, and whether each of its cells holds several."""
+    there = dict.fromkeys(key for row in rows for key in row)
+    column = next((column for column in (*_LISTS, *_SINGLES) if column in there), None)
+    if column is None or "prompt" not in there:
+        raise SparseRMError(
+            f"{name} has the columns {one_line(', '.join(map(repr, there)) or '(none)', 400)}; expected 'prompt' with "
+            "'responses' (a list) or 'response' (one a row); rename its columns"
+        )
+    return column, column in _LISTS
+
+
+def _list(values: Mapping[str, Any], column: str) -> list[Any]:
+    value = plain(values.get(column))
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            raise RowError(column, f"is the text {one_line(value, 40)!r}, expected a JSON list of texts") from None
+    if not isinstance(value, list) or not value:
+        raise RowError(column, "is empty, expected a list of texts" if not value else "is no list, expected a list of texts")
+    return value
+
+
+# ------------------------------------------------------------------------------------------------------------ keeping
+
+
+def keep_candidates(candidates: Candidates) -> str:
+    """Keep candidates in ``SPARSERM_HOME/candidates`` under their content's hash, which is returned: a job reads them there,
+    and a link leads back to them."""
+    sets = ((prompt_value(one.prompt), one.responses, one.rows) for one in candidates.sets)
+    data = to_jsonl({"prompt": prompt, "responses": responses, "rows": rows} for prompt, responses, rows in sets).encode()
+    digest = hashlib.sha256(data).hexdigest()[:16]
+    path = _kept(digest)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    temporary.write_bytes(data)
+    os.replace(temporary, path)
+    return digest
+
+
+def kept_candidates(digest: str) -> Candidates:
+    """What :func:`keep_candidates` kept.
+
+    Raises:
+        SparseRMError: nothing of that name is there.
+    """
+    if not re.fullmatch(r"[0-9a-f]{16}", digest) or not _kept(digest).is_file():
+        raise SparseRMError(
+            f"there are no candidates {one_line(digest, 40)!r} here; expected a hash of a link; upload them again"
+        )
+    rows = map(json.loads, _kept(digest).read_text(encoding="utf-8").rstrip("\n").split("\n"))
+    sets = (CandidateSet(as_prompt(row["prompt"]), tuple(row["responses"]), tuple(row["rows"])) for row in rows)
+    return Candidates(digest, tuple(sets))
+
+
+def _kept(digest: str) -> Path:
+    return home() / "candidates" / f"{digest}.jsonl"

@@ -1,0 +1,291 @@
+"""Preference pairs from files, names and memory: read, understood, validated (the first stage).
+
+Rows come in the forms people have: TRL's explicit prompt (``prompt, chosen, rejected``), TRL's implied prompt
+(``chosen, rejected``) and ShareGPT (``conversations, chosen, rejected``), with strings or message lists; or a list of
+several chosen or rejected responses, as reward benchmarks have them. Every row becomes a pair, several, or a finding;
+nothing is dropped silently.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sparserm.pairs import files
+from sparserm.pairs.files import RawRow, uncollected
+from sparserm.pairs.messages import (
+    RowError,
+    answer,
+    check_prompt,
+    plain,
+    same_turns,
+    text_or_messages,
+    transcript,
+)
+from sparserm.pairs.split import preference_data
+from sparserm.support.files import one_line
+from sparserm.types import Message, PairIssue, PreferenceData, PreferencePair, Prompt, SparseRMError
+
+_OUR_COLUMNS = ("prompt", "chosen", "rejected", "conversations")
+#: Columns that sort pairs into kinds; the first that is there is taken.
+_CATEGORY_COLUMNS = ("category", "subset", "domain")
+#: What exporters write into a cell that holds nothing.
+_MISSING_MARKS = {"nan", "NaN", "None", "null", "<NA>"}
+
+
+class PairsError(SparseRMError):
+    """Rows of a source cannot be used; ``issues`` holds every finding, warnings too, in the order of the rows."""
+
+    def __init__(self, message: str, issues: Sequence[PairIssue] = ()) -> None:
+        super().__init__(message)
+        self.issues = tuple(issues)
+
+
+@dataclass(frozen=True)
+class FoundColumns:
+    """What the source calls our columns; ``prompt`` is None where the prompt is implied, ``category`` where there is none."""
+
+    prompt: str | None
+    chosen: str
+    rejected: str
+    category: str | None = None
+
+
+def read_upload(
+    data: bytes, filename: str, *, columns: Mapping[str, str] | None = None, skip_bad: bool = False
+) -> PreferenceData:
+    """Load preference pairs from a file's bytes and name, as a browser hands them in; otherwise as `load_pairs`.
+
+    Raises:
+        PairsError, SparseRMError: as for `load_pairs`.
+    """
+    return parse_rows(files.read_bytes(data, filename), filename, columns=columns, skip_bad=skip_bad)
+
+
+def parse_pairs(
+    rows: Iterable[Mapping[str, Any]],
+    name: str = "rows",
+    *,
+    columns: Mapping[str, str] | None = None,
+    skip_bad: bool = False,
+) -> PreferenceData:
+    """Read preference pairs from rows in memory: dictionaries, or a ``datasets.Dataset``.
+
+    Raises:
+        PairsError: rows cannot be used and ``skip_bad`` is not set, or no row can be used.
+        SparseRMError: there are no rows, or columns are missing.
+    """
+    return parse_rows(files.rows_of(rows), name, columns=columns, skip_bad=skip_bad)
+
+
+# ------------------------------------------------------------------------------------------------ rows into pairs
+
+
+@uncollected()
+def parse_rows(rows: Sequence[RawRow], name: str, *, columns: Mapping[str, str] | None, skip_bad: bool) -> PreferenceData:
+    """Pairs from rows as `read_source` gives them; otherwise as `load_pairs`.
+
+    Raises:
+        PairsError, SparseRMError: as for `load_pairs`.
+    """
+    if not rows:
+        raise SparseRMError(f"{name} holds no rows: expected at least one with prompt, chosen and rejected")
+    issues = [row.issue for row in rows if row.issue is not None]
+    pairs: list[PreferencePair] = []
+    readable = [row for row in rows if row.values is not None]
+    if readable:
+        found = find_columns(readable, columns or {}, name)
+        pairs, unusable = read_rows(readable, found)
+        issues += unusable
+        issues += _warnings(pairs, found)
+        issues += _implied_text_warning(readable, pairs, found)
+    issues.sort(key=lambda issue: issue.row)
+    n_bad = len(rows) - len({pair.row for pair in pairs})
+    if n_bad and not (skip_bad and pairs):
+        raise PairsError(_bad_rows_message(name, n_bad, len(rows), issues), issues)
+    return preference_data(name, pairs, issues, len(rows))
+
+
+def _bad_rows_message(name: str, n_bad: int, n_rows: int, issues: Sequence[PairIssue]) -> str:
+    errors = [str(issue) for issue in issues if issue.severity == "error"]
+    shown = "; ".join(errors[:3]) + (f"; and {len(errors) - 3} more" if len(errors) > 3 else "")
+    mend = (
+        "mend them, or pass skip_bad=True (--skip-bad on the command line) to leave them out"
+        if n_bad < n_rows
+        else "no row is left: mend them, or name the source's columns: columns={'prompt': ...} (--column prompt=...)"
+    )
+    return one_line(f"{name}: {n_bad} of {n_rows} rows cannot be used ({shown}); {mend}", 2000)
+
+
+def read_rows(rows: Iterable[RawRow], columns: FoundColumns) -> tuple[list[PreferencePair], list[PairIssue]]:
+    """The pairs of rows, and why the others cannot be used, those that were not even read among them."""
+    pairs: list[PreferencePair] = []
+    issues = []
+    for row in rows:
+        if row.issue is not None:
+            issues.append(row.issue)
+        else:
+            try:
+                pairs += _read_row(row, columns)
+            except RowError as problem:
+                issues.append(PairIssue(row.row, problem.column, problem.problem))
+    return pairs, issues
+
+
+def find_columns(rows: Iterable[RawRow], columns: Mapping[str, str], name: str) -> FoundColumns:
+    """Which of the rows' columns hold what.
+
+    Args:
+        columns: our column names to the source's, where they are known.
+
+    Raises:
+        SparseRMError: a column that is needed is missing, or ``columns`` names none of ours.
+    """
+    unknown = [ours for ours in columns if ours not in _OUR_COLUMNS]
+    if unknown:
+        raise SparseRMError(f"columns maps {unknown!r}: expected names among {', '.join(_OUR_COLUMNS)}")
+    there = dict.fromkeys(key for row in rows for key in row.values or ())
+    theirs = {ours: columns.get(ours, ours) for ours in _OUR_COLUMNS}
+    missing = [ours for ours in _OUR_COLUMNS if theirs[ours] not in there and (ours in columns or ours in _OUR_COLUMNS[1:3])]
+    if missing:
+        wanted = ", ".join(repr(theirs[ours]) for ours in missing)
+        example = ", ".join(f"{ours!r}: ..." for ours in missing)
+        options = " ".join(f"--column {ours}=..." for ours in missing)
+        listed = one_line(", ".join(map(repr, there)), 400)
+        raise SparseRMError(
+            f"{name} has no column {wanted}: it has {listed}; say which ones to read with columns={{{example}}} "
+            f"({options} on the command line)"
+        )
+    prompt = next((theirs[ours] for ours in ("prompt", "conversations") if theirs[ours] in there), None)
+    category = next((name for name in _CATEGORY_COLUMNS if name in there and name not in theirs.values()), None)
+    return FoundColumns(prompt, theirs["chosen"], theirs["rejected"], category)
+
+
+def _read_row(row: RawRow, columns: FoundColumns) -> list[PreferencePair]:
+    """The row's pairs: every chosen response against every rejected one, the first chosen response's pairs first."""
+    values = row.values or {}
+    chosen, rejected = (_several(values.get(column)) for column in (columns.chosen, columns.rejected))
+    if not chosen or not rejected:
+        return [_read_pair(row, values, columns)]
+    one_each = ({**values, columns.chosen: a, columns.rejected: b} for a in chosen for b in rejected)
+    return [_read_pair(row, each, columns, may_be_equal=True) for each in one_each]
+
+
+def _several(value: Any) -> list[str]:
+    """The responses of a cell that holds a list of texts; none where it holds one response, as text or as messages."""
+    value = plain(value)
+    return value if isinstance(value, list) and all(isinstance(one, str) for one in value) else []
+
+
+def _read_pair(row: RawRow, values: Mapping[str, Any], columns: FoundColumns, *, may_be_equal: bool = False) -> PreferencePair:
+    chosen = text_or_messages(values, columns.chosen)
+    rejected = text_or_messages(values, columns.rejected)
+    if columns.prompt is None:
+        prompt, chosen, rejected = _implied_prompt(chosen, rejected, columns)
+        prompt_column = columns.chosen
+    else:
+        prompt, chosen, rejected = _explicit_prompt(text_or_messages(values, columns.prompt), chosen, rejected)
+        prompt_column = columns.prompt
+    check_prompt(prompt, prompt_column)
+    chosen_text = answer(chosen, prompt, columns.chosen)
+    rejected_text = answer(rejected, prompt, columns.rejected)
+    # Of several responses two may be equal: benchmarks count them, as a tie.
+    if chosen_text.strip() == rejected_text.strip() and not may_be_equal:
+        raise RowError(columns.rejected, f"equals {columns.chosen}: a pair needs two different responses")
+    category = _mark(values.get(columns.category)) if columns.category else ""
+    return PreferencePair(prompt, chosen_text, rejected_text, row.row, category, _mark(values.get("id")))
+
+
+def _mark(value: Any) -> str:
+    """A category or an id as one line of text; empty where there is none."""
+    value = plain(value)
+    return one_line(value, 80) if isinstance(value, (str, int)) else ""
+
+
+def _explicit_prompt(
+    prompt: str | Prompt, chosen: str | Prompt, rejected: str | Prompt
+) -> tuple[Prompt, str | Prompt, str | Prompt]:
+    if not isinstance(prompt, str):
+        return prompt, chosen, rejected
+    turns = transcript(prompt)
+    if turns is not None and turns[-1] == Message("assistant", ""):  # "...\n\nAssistant:" asks for the answer
+        chosen, rejected = (
+            value.removeprefix(prompt).strip() if isinstance(value, str) else value for value in (chosen, rejected)
+        )
+        return turns[:-1], chosen, rejected
+    turn = Message("user", prompt)
+    repeats = not isinstance(chosen, str) and not isinstance(rejected, str) and chosen[:-1] == rejected[:-1]
+    if repeats and same_turns(chosen[-2:-1], (turn,)):  # type: ignore[arg-type]
+        # UltraFeedback's form: the prompt as a string, and once more in the messages, there with any system turn.
+        return chosen[:-1], chosen, rejected  # type: ignore[return-value]
+    return (turn,), chosen, rejected
+
+
+def _implied_prompt(
+    chosen: str | Prompt, rejected: str | Prompt, columns: FoundColumns
+) -> tuple[Prompt, str | Prompt, str | Prompt]:
+    if isinstance(chosen, str) and isinstance(rejected, str):
+        transcripts = _both_transcripts(chosen, rejected)
+        if transcripts is None:
+            n = _common_beginning(chosen, rejected)
+            if not chosen[:n].strip():
+                raise RowError(columns.chosen, f"and {columns.rejected} begin with no words in common: add a prompt column")
+            return (Message("user", chosen[:n].rstrip()),), chosen[n:].lstrip(), rejected[n:].lstrip()
+        chosen, rejected = transcripts
+    if isinstance(chosen, str) or isinstance(rejected, str):
+        raise RowError(columns.chosen, f"and {columns.rejected} differ in form: give both as text or both as messages")
+    n = 0
+    while n < min(len(chosen), len(rejected)) - 1 and chosen[n] == rejected[n]:
+        n += 1
+    if n == 0:
+        raise RowError(columns.chosen, f"and {columns.rejected} share no first message to be the prompt: add a prompt column")
+    return chosen[:n], chosen[n:], rejected[n:]
+
+
+def _both_transcripts(chosen: str, rejected: str) -> tuple[Prompt, Prompt] | None:
+    turns_chosen, turns_rejected = transcript(chosen), transcript(rejected)
+    return None if turns_chosen is None or turns_rejected is None else (turns_chosen, turns_rejected)
+
+
+def _common_beginning(a: str, b: str) -> int:
+    """Length of the longest common beginning that ends between words: ``A cat``, ``A car`` share ``A``, no ``A ca``."""
+    n = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+    while n and not (a[n - 1].isspace() or (a[n : n + 1].isspace() and b[n : n + 1].isspace())):
+        n -= 1
+    return n
+
+
+# ---------------------------------------------------------------------------------------------------- whole sources
+
+
+def _warnings(pairs: Iterable[PreferencePair], columns: FoundColumns) -> list[PairIssue]:
+    """What is known of single rows, and of rows together, that does not stop them from being used."""
+    found = []
+    first: dict[tuple[Prompt, str, str], int] = {}
+    for pair in pairs:
+        same = first.setdefault((pair.prompt, pair.chosen, pair.rejected), pair.row)
+        reverse = first.get((pair.prompt, pair.rejected, pair.chosen))
+        if same != pair.row:
+            found.append((pair.row, columns.chosen, f"repeats row {same}: prompt, chosen and rejected are the same"))
+        if reverse is not None and pair.chosen != pair.rejected:
+            found.append((pair.row, columns.chosen, f"prefers what row {reverse} rejects: same prompt, preference reversed"))
+        if any(not turn.content.strip() for turn in pair.prompt):
+            found.append((pair.row, columns.prompt or columns.chosen, "prompt holds a message without text"))
+        for column, text in ((columns.chosen, pair.chosen), (columns.rejected, pair.rejected)):
+            if text.strip() in _MISSING_MARKS:
+                found.append((pair.row, column, f"is the text {text.strip()!r}: an answer, or a value that was missing?"))
+    return [PairIssue(*one, severity="warning") for one in found]
+
+
+def _implied_text_warning(rows: Iterable[RawRow], pairs: Sequence[PreferencePair], columns: FoundColumns) -> list[PairIssue]:
+    """Answers that begin alike lose their beginning to a prompt found this way, which a user should know; said once."""
+    if columns.prompt is not None:
+        return []
+    values = {row.row: row.values or {} for row in rows}
+    texts = ((pair.row, [values[pair.row][column] for column in (columns.chosen, columns.rejected)]) for pair in pairs)
+    guessed = [row for row, (a, b) in texts if isinstance(a, str) and isinstance(b, str) and not _both_transcripts(a, b)]
+    if not guessed:
+        return []
+    problem = f"no prompt column: the words that both responses begin with were taken as the prompt ({len(guessed)} rows)"
+    return [PairIssue(guessed[0], columns.chosen, problem, severity="warning")]

@@ -1,0 +1,1 @@
+"""Language-model policies: sampling, DPO training and the alignment loop."""

@@ -1,0 +1,107 @@
+"""What gives texts a reward: a head, or a fine-tuned reward model to stand beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from sparserm.heads.reward import contributions
+from sparserm.heads.saved import find_head, head_hash, list_heads
+from sparserm.types import Progress, SparseRMError, Text
+
+if TYPE_CHECKING:
+    from sparserm.finetuning.reward_model import FineTunedRewardModel
+    from sparserm.model import SparseRM
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """Rewards of ``n`` texts.
+
+    Attributes:
+        rewards: ``[n]`` float64, in units of the judge's own.
+        contributions: ``[n, K]`` of a head's features, which with its bias add up to the rewards; None of a classifier.
+    """
+
+    rewards: np.ndarray
+    contributions: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Judge:
+    """A reward model under a name; ``fingerprint`` changes with what decides its rewards."""
+
+    name: str
+    model: SparseRM | FineTunedRewardModel
+    fingerprint: str
+
+    @classmethod
+    def load(cls, source: str | Path) -> Judge:
+        """A head's folder or name, or a folder with a sequence classifier of one label as ``RewardTrainer`` saves it.
+
+        Raises:
+            SparseRMError: it is neither.
+        """
+        from sparserm.backbone.model import folder_fingerprint
+        from sparserm.finetuning.reward_model import FineTunedRewardModel
+        from sparserm.model import SparseRM
+
+        folder = Path(source).expanduser()
+        if folder.is_dir() and not (folder / "head.safetensors").is_file():
+            if (folder / "adapter_config.json").is_file():
+                raise SparseRMError(
+                    f"{folder} holds adapters without the model that they belong to; expected a whole reward model; merge them "
+                    "(merge_and_unload) and save what comes of it"
+                )
+            if not (folder / "config.json").is_file():
+                raise SparseRMError(
+                    f"{folder} holds neither a head (config.json and head.safetensors) nor a reward model (config.json and "
+                    "model.safetensors); give one that does, or the name of a head"
+                )
+            return cls(folder.resolve().name, FineTunedRewardModel.load(folder), folder_fingerprint(folder))
+        if not folder.is_dir() and str(source) not in list_heads():
+            raise SparseRMError(
+                f"no reward model {str(source)!r}: expected a head's folder or name ({', '.join(list_heads())}), or the "
+                "folder of a sequence classifier; `sparserm heads` lists the heads"
+            )
+        model = SparseRM.from_pretrained(source)
+        return cls(find_head(source).resolve().name, model, head_hash(model.saved))
+
+    @property
+    def features(self) -> tuple[tuple[int, str], ...]:
+        """Number and label of each of a head's features; none of a classifier."""
+        from sparserm.model import SparseRM
+
+        if not isinstance(self.model, SparseRM):
+            return ()
+        return tuple((int(feature), self.model.labels.get(int(feature), "")) for feature in self.model.head.features)
+
+    def judge(self, texts: Sequence[Text], progress: Progress | None = None) -> Judgement:
+        """Rewards of texts, which are not stored: a policy seldom says the same twice.
+
+        Raises:
+            SparseRMError: a text cannot be scored.
+        """
+        from sparserm.model import SparseRM
+
+        if not isinstance(self.model, SparseRM):
+            return Judgement(self.model.rewards(texts, progress))
+        parts = head_contributions(self.model, texts, progress)
+        return Judgement(parts.sum(1) + self.model.head.bias, parts)
+
+
+def head_contributions(model: SparseRM, texts: Sequence[Text], progress: Progress | None = None) -> np.ndarray:
+    """``[n, K]`` what each feature gives to each text's reward; nothing is stored.
+
+    Raises:
+        SparseRMError: a text cannot be scored.
+    """
+    from sparserm.representations.represent import represent
+
+    hook = model.card.hook_point
+    h = represent(texts, model.backbone, {hook: None}, model.head.pooling, progress=progress)[hook].h
+    return contributions(model.head, h)

@@ -1,0 +1,1 @@
+"""Pooled representations of responses, and the store that keeps them on disk."""

@@ -1,0 +1,220 @@
+"""Activations of a text corpus for training SAEs: several layers from one pass of the backbone, on disk, resumable."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import os
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from sparserm.backbone.model import Backbone
+from sparserm.backbone.packing import batches, pack
+from sparserm.types import HookPoint, Message, Progress, SparseRMError, TokenizedText
+
+#: Rows between two entries in the manifest: what an interruption can cost.
+CHUNK_ROWS = 256
+
+#: Longest text of the corpus in tokens; the rest of a longer one is left out.
+CONTEXT_SIZE = 512
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Conversations in a fixed random order; the first ``n_held_out`` are for measuring and never trained on."""
+
+    conversations: tuple[tuple[Message, ...], ...]
+    n_held_out: int
+    content_hash: str
+
+    @property
+    def held_out(self) -> tuple[tuple[Message, ...], ...]:
+        """The conversations kept for measurement."""
+        return self.conversations[: self.n_held_out]
+
+    @property
+    def training(self) -> tuple[tuple[Message, ...], ...]:
+        """The conversations to train on; none of them stands among the held-out ones too."""
+        kept = set(self.held_out)
+        return tuple(one for one in self.conversations[self.n_held_out :] if one not in kept)
+
+
+@dataclass(frozen=True)
+class ActivationCache:
+    """Activations on disk: one file of float16 ``[n_tokens, d_in]`` for each hook point."""
+
+    folder: Path
+    hooks: tuple[HookPoint, ...]
+    n_tokens: int
+    d_in: int
+
+    def array(self, hook: HookPoint) -> np.ndarray:
+        """``[n_tokens, d_in]`` float16, mapped from disk."""
+        return np.memmap(_file(self.folder, hook), np.float16, "r", shape=(self.n_tokens, self.d_in))
+
+
+def read_corpus(path: Path, *, n_held_out: int = 200, seed: int = 0) -> Corpus:
+    """Read JSON lines (``.jsonl``, ``.jsonl.gz``) with ``messages`` (chat) or ``text`` (one user turn) in each row.
+
+    Raises:
+        SparseRMError: a row is not of that form, or there are too few rows.
+    """
+    opener = gzip.open if path.suffix == ".gz" else open
+    conversations = []
+    digest = hashlib.sha256()
+    try:
+        with opener(path, "rt", encoding="utf-8") as file:
+            for number, line in enumerate(file, 1):
+                digest.update(line.encode())
+                conversations.append(_conversation(line, number, path))
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        raise SparseRMError(
+            f"the corpus {path} cannot be read ({error}); expected UTF-8 JSON lines, plain or gzipped"
+        ) from error
+    if len(conversations) <= n_held_out:
+        raise SparseRMError(
+            f"the corpus {path} has {len(conversations)} rows; expected more than the {n_held_out} kept for measurement; "
+            "give a larger corpus"
+        )
+    order = np.random.default_rng(seed).permutation(len(conversations))
+    return Corpus(tuple(conversations[i] for i in order), n_held_out, digest.hexdigest()[:16])
+
+
+def extract_activations(
+    backbone: Backbone,
+    corpus: Corpus,
+    hooks: Sequence[HookPoint],
+    folder: Path,
+    *,
+    n_tokens: int,
+    progress: Progress | None = None,
+) -> ActivationCache:
+    """Fill ``folder`` with activations of at least ``n_tokens`` tokens, or of the whole corpus if that is shorter.
+
+    What an earlier, interrupted run has left is kept and continued. The tokens that open every conversation (a default
+    system prompt) are left out: causal attention gives them the same activations each time, and the very first one is the
+    attention sink, whose norm is a hundred times that of all others.
+
+    Raises:
+        SparseRMError: the folder holds activations of something else, or they exceed the range of float16.
+    """
+    hooks = tuple(sorted(hooks))
+    rows = corpus.training
+    identity = {
+        "backbone": backbone.fingerprint,
+        "corpus": corpus.content_hash,
+        "n_held_out": corpus.n_held_out,
+        "context_size": CONTEXT_SIZE,
+        "hooks": [hook.name for hook in hooks],
+        "d_in": backbone.d_model,
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    manifest = _read_manifest(folder, identity)
+    with ExitStack() as stack:
+        files = {hook: stack.enter_context(_file(folder, hook).open("ab")) for hook in hooks}
+        for file in files.values():  # a killed run may have written beyond its last entry in the manifest
+            file.truncate(manifest["n_tokens"] * backbone.d_model * 2)
+        while manifest["n_tokens"] < n_tokens and manifest["n_rows"] < len(rows):
+            chunk = rows[manifest["n_rows"] : manifest["n_rows"] + CHUNK_ROWS]
+            for states in corpus_states(backbone, chunk, hooks):
+                for hook, state in states.items():
+                    files[hook].write(_half(state, hook))
+                manifest["n_tokens"] += len(next(iter(states.values())))
+                if progress:
+                    progress(min(manifest["n_tokens"], n_tokens), n_tokens, "Activations (tokens)")
+            manifest["n_rows"] += len(chunk)
+            for file in files.values():
+                file.flush()
+            _write_manifest(folder, {**identity, **manifest})
+    return ActivationCache(folder, hooks, manifest["n_tokens"], backbone.d_model)
+
+
+def corpus_states(
+    backbone: Backbone, conversations: Sequence[Sequence[Message]], hooks: Sequence[HookPoint]
+) -> Iterator[dict[HookPoint, np.ndarray]]:
+    """Yield ``{hook: [n, d] float32 array}`` for each batch of conversations, the opening tokens left out."""
+    skip = backbone.chat.shared_prefix()
+    texts = [tokenize_conversation(backbone, one) for one in conversations]
+    rows = pack([text for text in texts if text.end > skip], share_prompts=False)
+    for batch in batches(rows, backbone.batch_tokens):
+        states = backbone.run(batch, hooks)
+        spans = [(r, skip, len(row.ids)) for r, row in enumerate(batch.rows)]
+        yield {
+            hook: np.concatenate([state[r, start:end].float().cpu().numpy() for r, start, end in spans])
+            for hook, state in states.items()
+        }
+
+
+def tokenize_conversation(backbone: Backbone, conversation: Sequence[Message]) -> TokenizedText:
+    """A conversation of the corpus, cut to :data:`CONTEXT_SIZE` tokens."""
+    ids = backbone.chat.conversation(conversation)[: min(CONTEXT_SIZE, backbone.chat.max_length)]
+    return TokenizedText(ids, 0, len(ids))
+
+
+def _half(state: np.ndarray, hook: HookPoint) -> bytes:
+    half = state.astype(np.float16)
+    if not np.isfinite(half).all():
+        raise SparseRMError(
+            f"activations at {hook.name} reach {np.abs(state).max():.3g}, more than float16 holds (65,504); choose another "
+            "layer"
+        )
+    return half.tobytes()
+
+
+def _conversation(line: str, number: int, path: Path) -> tuple[Message, ...]:
+    try:
+        row = json.loads(line)
+        turns = row["messages"] if "messages" in row else [{"role": "user", "content": row["text"]}]
+        messages = tuple(Message(one["role"], one["content"]) for one in turns)
+        for message in messages:  # JSON can hold what is no text, and half a character, which no tokenizer takes
+            "".join((message.role, message.content)).encode()
+        return messages
+    except (ValueError, KeyError, TypeError) as error:
+        raise SparseRMError(
+            f"line {number} of {path}: got {line.strip()[:80]!r}; expected a JSON object with `messages` (a list of role and "
+            f"content) or `text`; mend or remove the line ({type(error).__name__})"
+        ) from error
+
+
+def _file(folder: Path, hook: HookPoint) -> Path:
+    return folder / f"{hook.name}.f16"
+
+
+def _read_manifest(folder: Path, identity: dict) -> dict:
+    path = folder / "manifest.json"
+    if not path.is_file():
+        return {"n_rows": 0, "n_tokens": 0}
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        counts = {name: int(manifest[name]) for name in ("n_rows", "n_tokens")}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SparseRMError(
+            f"{path} cannot be read ({type(error).__name__}: {error}); expected what extraction writes; remove {folder} to "
+            "compute the activations anew"
+        ) from error
+    for key, value in identity.items():
+        if manifest.get(key) != value:
+            raise SparseRMError(
+                f"{folder} holds activations with {key} {manifest.get(key)!r}, expected {value!r}; give another folder or "
+                "remove this one"
+            )
+    expected = counts["n_tokens"] * identity["d_in"] * 2
+    for hook in identity["hooks"]:
+        file = _file(folder, HookPoint.parse(hook))
+        if (size := file.stat().st_size if file.is_file() else 0) < expected:
+            raise SparseRMError(
+                f"{file} has {size:,} bytes, expected at least {expected:,}; remove {folder} to compute the activations anew"
+            )
+    return counts
+
+
+def _write_manifest(folder: Path, manifest: dict) -> None:
+    temporary = folder / "manifest.tmp"
+    temporary.write_text(json.dumps(manifest))
+    os.replace(temporary, folder / "manifest.json")

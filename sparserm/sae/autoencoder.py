@@ -1,0 +1,266 @@
+"""Sparse autoencoders: encode, decode and directions, and where an SAE is loaded from, without importing SAELens.
+
+Folders are read by :mod:`sparserm.sae.formats`; SAELens's registry is handed to SAELens. Encode and decode are held to
+SAELens's own by a parity test for every architecture read here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sparserm.sae.formats import SAEConfig, read_config, read_json, read_weights, saelens_config, saelens_weights
+from sparserm.support.defaults import assets_dir, home
+from sparserm.types import HookPoint, SparseRMError
+
+
+@dataclass(frozen=True, eq=False)
+class SparseAutoencoder:
+    """An SAE for inference; immutable and without state between calls, so threads may share it.
+
+    Attributes:
+        name: as it was asked for.
+        architecture: one of :data:`~sparserm.sae.formats.ARCHITECTURES`.
+        hook: where its input is read.
+        model_name: the language model that its metadata names.
+        weights: float32; ``W_enc [d_in, d_sae]``, ``W_dec [d_sae, d_in]``, ``b_dec [d_in]`` and, by architecture, ``b_enc``,
+            ``threshold``, ``b_gate``, ``b_mag``, ``r_mag`` (``[d_sae]`` each).
+        k: latents active per token, for ``topk``.
+        normalize_activations: how the input is normalised, and the reconstruction back; one of
+            :data:`~sparserm.sae.formats.NORMALISATIONS`.
+        apply_b_dec_to_input: whether ``b_dec`` is taken off the input first.
+        rescale_acts_by_decoder_norm: ``topk`` as if the decoder's rows had norm one.
+        metadata: what the file says of its training.
+    """
+
+    name: str
+    architecture: str
+    hook: HookPoint
+    model_name: str
+    weights: Mapping[str, Tensor]
+    k: int | None = None
+    normalize_activations: str = "none"
+    apply_b_dec_to_input: bool = True
+    rescale_acts_by_decoder_norm: bool = False
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def d_in(self) -> int:
+        """Width of the input."""
+        return self.weights["W_dec"].shape[1]
+
+    @property
+    def d_sae(self) -> int:
+        """Number of latents."""
+        return self.weights["W_dec"].shape[0]
+
+    @property
+    def b_dec(self) -> Tensor:
+        """``[d_in]``, what the decoder adds."""
+        return self.weights["b_dec"]
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over the weights and all that encode and decode depend on (16 hex digits), whatever the file is called."""
+        facts = [self.architecture, self.hook.name, self.k, self.normalize_activations, self.apply_b_dec_to_input]
+        digest = hashlib.sha256(json.dumps([*facts, self.rescale_acts_by_decoder_norm]).encode())
+        for name in sorted(self.weights):
+            digest.update(name.encode() + self.weights[name].cpu().numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    @functools.cached_property
+    def _unit_decoder(self) -> Tensor:
+        W_dec = self.weights["W_dec"]
+        return W_dec / W_dec.norm(dim=-1, keepdim=True).clamp(min=1e-12)
+
+    def directions(self) -> Tensor:
+        """``[d_sae, d_in]``: decoder rows of norm one."""
+        return self._unit_decoder
+
+    def to(self, device: torch.device) -> SparseAutoencoder:
+        """This SAE with its weights on a device; what it encodes must be on the same one."""
+        if all(weight.device == device for weight in self.weights.values()):
+            return self
+        return replace(self, weights={name: weight.to(device) for name, weight in self.weights.items()})
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Latent activations ``[..., d_sae]`` of ``x [..., d_in]``."""
+        return self._encode(self._normalise(x.float())[0])
+
+    def decode(self, z: Tensor) -> Tensor:
+        """``[..., d_in]`` from ``z [..., d_sae]``, in the space of the normalised input."""
+        if self.rescale_acts_by_decoder_norm:
+            z = z / self.weights["W_dec"].norm(dim=-1)
+        return z @ self.weights["W_dec"] + self.b_dec
+
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """``[..., d_in]``: encoded, decoded, and brought back to the scale of ``x``."""
+        x = x.float()
+        normalised, shift, scale = self._normalise(x)
+        return self.decode(self._encode(normalised)) * scale + shift
+
+    def _normalise(self, x: Tensor) -> tuple[Tensor, Tensor | float, Tensor | float]:
+        """The normalised input, and the shift and scale that undo it, as SAELens computes them."""
+        if self.normalize_activations == "layer_norm":
+            mean = x.mean(dim=-1, keepdim=True)
+            centred = x - mean
+            std = centred.std(dim=-1, keepdim=True)
+            return centred / (std + 1e-5), mean, std
+        if self.normalize_activations == "constant_norm_rescale":
+            factor = self.d_in**0.5 / x.norm(dim=-1, keepdim=True)
+            return x * factor, 0.0, 1 / factor
+        return x, 0.0, 1.0
+
+    def _encode(self, x: Tensor) -> Tensor:
+        w = self.weights
+        if self.apply_b_dec_to_input:
+            x = x - w["b_dec"]
+        if self.architecture == "gated":
+            pre = x @ w["W_enc"]
+            return ((pre + w["b_gate"]) > 0) * torch.relu(pre * w["r_mag"].exp() + w["b_mag"])
+        pre = x @ w["W_enc"] + w["b_enc"]
+        if self.architecture == "standard":
+            return torch.relu(pre)
+        if self.architecture == "jumprelu":
+            return torch.relu(pre) * (pre > w["threshold"])
+        if self.rescale_acts_by_decoder_norm:
+            pre = pre * w["W_dec"].norm(dim=-1)
+        top = pre.topk(min(self.k or 1, self.d_sae), dim=-1, sorted=False)
+        return torch.zeros_like(pre).scatter_(-1, top.indices, top.values.relu())
+
+
+@dataclass(frozen=True)
+class SAEInfo:
+    """An SAE that can be used by name, described without reading its weights."""
+
+    name: str
+    path: Path
+    hook: str
+    layer: int
+    d_sae: int
+    architecture: str
+    metrics: Mapping[str, float]
+
+
+def load_sae(source: str | Path) -> SparseAutoencoder:
+    """Load an SAE from a folder, by the name of a shipped one, or from SAELens's registry.
+
+    Args:
+        source: a folder in SAELens's or sparsify's format, a name that :func:`list_saes` gives (``smollm2/layer_15``), or
+            ``release:sae_id`` of the registry.
+
+    Raises:
+        SparseRMError: there is no such SAE, or it is of a kind that would be read wrongly.
+    """
+    folder = Path(source).expanduser()
+    if folder.suffix in (".pt", ".pth", ".bin", ".pkl", ".npz"):
+        raise SparseRMError(
+            f"{folder} is a pickle or an archive; expected a folder with cfg.json and safetensors; save the SAE with "
+            "SAELens's save_model first"
+        )
+    if folder.is_dir():
+        return _load_folder(folder, str(source))
+    known = find_saes()
+    if str(source) in known:
+        return _load_folder(known[str(source)], str(source))
+    if ":" in str(source):
+        release, sae_id = str(source).split(":", 1)
+        return _load_registry(release, sae_id)
+    raise SparseRMError(
+        f"no SAE {str(source)!r}: expected a folder, one of {', '.join(known) or '(none shipped)'}, or release:sae_id of "
+        "SAELens's registry"
+    )
+
+
+def find_saes() -> dict[str, Path]:
+    """Folders of the SAEs that have a name: shipped ones, then those in ``SPARSERM_HOME/saes``; none of them is read."""
+    found: dict[str, Path] = {}
+    for root in (assets_dir() / "saes", home() / "saes"):
+        for path in sorted(root.glob("*/*/cfg.json")):
+            found.setdefault(f"{path.parent.parent.name}/{path.parent.name}", path.parent)
+    return found
+
+
+def describe_sae(name: str, folder: Path) -> SAEInfo:
+    """What can be said of an SAE without reading its weights.
+
+    Raises:
+        SparseRMError: it cannot be used.
+    """
+    config = read_config(folder, name)
+    metrics: dict[str, Any] = {}
+    with contextlib.suppress(SparseRMError):  # an SAE is as usable without them
+        metrics = read_json(folder / "metrics.json")
+    figures = {key: value for key, value in metrics.items() if isinstance(value, (int, float)) and math.isfinite(value)}
+    return SAEInfo(name, folder, config.hook.name, config.hook.layer, config.d_sae, config.architecture, figures)
+
+
+def list_saes() -> list[SAEInfo]:
+    """The SAEs that can be used by name; one that cannot is left out, and :func:`load_sae` says what is wrong with it."""
+    usable = []
+    for name, folder in find_saes().items():
+        with contextlib.suppress(SparseRMError):
+            usable.append(describe_sae(name, folder))
+    return usable
+
+
+def check_compatible(sae: SparseAutoencoder, *, model_name: str, d_model: int, n_layers: int) -> None:
+    """Refuse an SAE that cannot have been trained on this backbone.
+
+    Raises:
+        SparseRMError: the width or the layer does not fit; names both.
+    """
+    if sae.d_in != d_model or sae.hook.layer >= n_layers:
+        raise SparseRMError(
+            f"SAE {sae.name} was trained on {sae.model_name or 'a model'} at {sae.hook.name} with width {sae.d_in}; backbone "
+            f"{model_name} has {n_layers} layers of width {d_model}; choose an SAE of this backbone (`sparserm saes`)"
+        )
+
+
+def _load_folder(folder: Path, name: str) -> SparseAutoencoder:
+    config = read_config(folder, name)
+    return _assembled(name, config, read_weights(folder, config, name))
+
+
+def _load_registry(release: str, sae_id: str) -> SparseAutoencoder:
+    """SAELens knows how each release is stored, downloads it and folds in what must be folded."""
+    import sae_lens
+
+    try:
+        theirs = sae_lens.SAE.from_pretrained(release, sae_id, device="cpu", dtype="float32")
+    except Exception as error:  # unknown names, network, formats: to a user they mean one thing
+        first = (str(error).splitlines() or [""])[0]
+        raise SparseRMError(
+            f"SAELens could not load {release}:{sae_id} ({type(error).__name__}: {first}); expected a release and id of its "
+            "registry; check both names and the network"
+        ) from error
+    cfg = {**theirs.cfg.to_dict(), "architecture": theirs.cfg.architecture(), "metadata": dict(theirs.cfg.metadata.items())}
+    tensors = {key: tensor.detach().float().cpu().contiguous() for key, tensor in theirs.state_dict().items()}
+    name = f"{release}:{sae_id}"
+    config = saelens_config(cfg, name, Path(release))
+    return _assembled(name, config, saelens_weights(tensors, config, name))
+
+
+def _assembled(name: str, config: SAEConfig, weights: Mapping[str, Tensor]) -> SparseAutoencoder:
+    return SparseAutoencoder(
+        name=name,
+        architecture=config.architecture,
+        hook=config.hook,
+        model_name=config.model_name,
+        weights=weights,
+        k=config.k,
+        normalize_activations=config.normalize_activations,
+        apply_b_dec_to_input=config.apply_b_dec_to_input,
+        rescale_acts_by_decoder_norm=config.rescale_acts_by_decoder_norm,
+        metadata=config.metadata,
+    )

@@ -1,0 +1,277 @@
+"""Folders that hold an SAE: ``cfg.json`` and safetensors, in SAELens's format and in EleutherAI's sparsify format.
+
+What a configuration says is checked without reading weights, so that SAEs can be listed; whatever would be read wrongly is
+refused.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from sparserm.types import HookPoint, SparseRMError
+
+ARCHITECTURES = ("standard", "jumprelu", "topk", "gated")
+NORMALISATIONS = ("none", "layer_norm", "constant_norm_rescale")
+
+SAELENS_WEIGHTS = "sae_weights.safetensors"
+SPARSIFY_WEIGHTS = "sae.safetensors"
+
+_REQUIRED = {
+    "standard": ("W_enc", "b_enc", "W_dec", "b_dec"),
+    "jumprelu": ("W_enc", "b_enc", "W_dec", "b_dec", "threshold"),
+    "topk": ("W_enc", "b_enc", "W_dec", "b_dec"),
+    "gated": ("W_enc", "b_gate", "r_mag", "b_mag", "W_dec", "b_dec"),
+}
+#: What sparsify calls the tensors of a topk SAE.
+_SPARSIFY = {"encoder.weight": "W_enc", "encoder.bias": "b_enc", "W_dec": "W_dec", "b_dec": "b_dec"}
+#: Modules whose output is a hook point, as the families of transformers call them; sparsify names its folders so.
+_MODULE = re.compile(r"((model|transformer|gpt_neox)\.)?(layers|h)\.(?P<layer>\d+)(?P<mlp>\.mlp)?")
+
+
+@dataclass(frozen=True)
+class SAEConfig:
+    """What a configuration says of an SAE, in any format; for each field see
+    :class:`~sparserm.sae.autoencoder.SparseAutoencoder`.
+
+    ``centred_model``: it was trained on a model with centred writing weights, as TransformerLens makes them; what the weights
+    that are read make up for.
+    """
+
+    architecture: str
+    hook: HookPoint
+    d_sae: int
+    model_name: str = ""
+    k: int | None = None
+    normalize_activations: str = "none"
+    apply_b_dec_to_input: bool = True
+    rescale_acts_by_decoder_norm: bool = False
+    centred_model: bool = False
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+def read_config(folder: Path, name: str) -> SAEConfig:
+    """What ``cfg.json`` says of the SAE in ``folder``.
+
+    Raises:
+        SparseRMError: there is none, it cannot be read, or the SAE is of a kind that would be read wrongly.
+    """
+    if not (folder / "cfg.json").is_file():
+        raise SparseRMError(
+            f"{folder} has no cfg.json; expected a folder with cfg.json and {SAELENS_WEIGHTS} (SAELens) or "
+            f"{SPARSIFY_WEIGHTS} (sparsify)"
+        )
+    read = {SAELENS_WEIGHTS: saelens_config, SPARSIFY_WEIGHTS: sparsify_config}[_weights_file(folder)]
+    return read(read_json(folder / "cfg.json"), name, folder)
+
+
+def read_weights(folder: Path, config: SAEConfig, name: str) -> dict[str, Tensor]:
+    """The weights of the SAE in ``folder``, float32, by SAELens's names.
+
+    Raises:
+        SparseRMError: they are damaged, or not those of such an SAE.
+    """
+    file = _weights_file(folder)
+    try:
+        tensors = {key: tensor.float().contiguous() for key, tensor in load_file(folder / file).items()}
+    except (OSError, SafetensorError) as error:
+        raise SparseRMError(f"{folder / file} cannot be read as safetensors ({error}); fetch it anew") from error
+    if file == SAELENS_WEIGHTS:
+        return saelens_weights(tensors, config, name)
+    _check_weights(tensors, tuple(_SPARSIFY), config.d_sae, name)
+    tensors["encoder.weight"] = tensors["encoder.weight"].T.contiguous()
+    return {ours: tensors[theirs] for theirs, ours in _SPARSIFY.items()}
+
+
+def saelens_config(cfg: Mapping[str, Any], name: str, folder: Path) -> SAEConfig:
+    """What a configuration of SAELens says.
+
+    Raises:
+        SparseRMError: the SAE is of a kind that would be read wrongly.
+    """
+    cfg = _since_version_6(cfg)
+    architecture = cfg.get("architecture", "standard")
+    normalisation = cfg.get("normalize_activations") or "none"
+    activation = cfg.get("activation_fn", "relu")
+    if architecture not in ARCHITECTURES:
+        raise SparseRMError(
+            f"SAE {name} is of architecture {architecture!r}; expected one of {', '.join(ARCHITECTURES)} (BatchTopK and "
+            "Matryoshka SAEs are saved as jumprelu); choose another SAE"
+        )
+    if normalisation not in NORMALISATIONS:
+        raise SparseRMError(
+            f"SAE {name} has normalize_activations {normalisation!r}, whose statistics are not stored with it, so that it "
+            f"would be read wrongly; expected one of {', '.join(NORMALISATIONS)}; load it under a release name of SAELens's "
+            "registry, which folds in those it knows, or fold them into the weights before saving"
+        )
+    if cfg.get("reshape_activations", "none") != "none" or activation not in ("relu", "topk"):
+        raise SparseRMError(
+            f"SAE {name} reshapes its input or has activation {activation!r}; expected an SAE on the residual "
+            "stream or the MLP output with its architecture's own activation; choose another SAE"
+        )
+    metadata = _mapping(cfg.get("metadata"))
+    return SAEConfig(
+        architecture=architecture,
+        hook=_hook_of(cfg, folder),
+        d_sae=_count(cfg.get("d_sae"), "d_sae", name),
+        model_name=str({**cfg, **metadata}.get("model_name") or ""),
+        k=_count(cfg.get("k"), "k", name) if architecture == "topk" else None,
+        normalize_activations=normalisation,
+        apply_b_dec_to_input=bool(cfg.get("apply_b_dec_to_input", True)),
+        rescale_acts_by_decoder_norm=architecture == "topk" and bool(cfg.get("rescale_acts_by_decoder_norm", False)),
+        centred_model=bool(_mapping({**cfg, **metadata}.get("model_from_pretrained_kwargs")).get("center_writing_weights")),
+        metadata=metadata,
+    )
+
+
+def saelens_weights(tensors: Mapping[str, Tensor], config: SAEConfig, name: str) -> dict[str, Tensor]:
+    """The tensors that an SAE of SAELens computes with.
+
+    Raises:
+        SparseRMError: they are not those of its architecture.
+    """
+    scale = tensors.get("scaling_factor")  # versions of SAELens wrote ones where nothing was finetuned
+    if scale is not None and torch.allclose(scale, torch.ones_like(scale)):
+        tensors = {key: tensor for key, tensor in tensors.items() if key != "scaling_factor"}
+    _check_weights(tensors, _REQUIRED[config.architecture], config.d_sae, name)
+    if config.centred_model and config.normalize_activations != "layer_norm":  # which centres by itself
+        return _folded_centring(dict(tensors), config, name)
+    return dict(tensors)
+
+
+def _folded_centring(tensors: dict[str, Tensor], config: SAEConfig, name: str) -> dict[str, Tensor]:
+    """The same latents from an input whose mean over ``d`` is still in it.
+
+    TransformerLens's ``center_writing_weights`` takes the mean over ``d`` off everything that is written into the residual
+    stream, which no layer norm sees; transformers does not. The encoder's columns without their means do it here.
+
+    Raises:
+        SparseRMError: the input's norm, which the mean is part of, decides how it is scaled.
+    """
+    if config.normalize_activations != "none":
+        raise SparseRMError(
+            f"SAE {name} was trained on a model with centred writing weights and has normalize_activations "
+            f"{config.normalize_activations!r}, which would be read wrongly; expected none or layer_norm; choose another SAE"
+        )
+    W_enc = tensors["W_enc"] - tensors["W_enc"].mean(0, keepdim=True)
+    if config.apply_b_dec_to_input:  # the mean of b_dec stays where it was
+        shift = tensors["b_dec"] @ (W_enc - tensors["W_enc"])
+        if config.architecture == "gated":
+            tensors["b_gate"] = tensors["b_gate"] + shift
+            tensors["b_mag"] = tensors["b_mag"] + shift * tensors["r_mag"].exp()
+        else:
+            tensors["b_enc"] = tensors["b_enc"] + shift
+    return {**tensors, "W_enc": W_enc}
+
+
+def sparsify_config(cfg: Mapping[str, Any], name: str, folder: Path) -> SAEConfig:
+    """EleutherAI sparsify: ``topk(relu(encoder(x - b_dec)))``; the folder is named after the hooked module.
+
+    Raises:
+        SparseRMError: the SAE is of a kind that would be read wrongly.
+    """
+    unlike = [key for key in ("transcode", "skip_connection", "signed") if cfg.get(key)]
+    if unlike or cfg.get("activation", "topk") != "topk":
+        raise SparseRMError(
+            f"SAE {name} of sparsify has {', '.join(unlike) or 'activation ' + repr(cfg['activation'])}; expected a plain topk "
+            "SAE; choose another SAE"
+        )
+    d_sae = cfg.get("num_latents")
+    if not d_sae:  # as sparsify itself takes it
+        d_sae = _count(cfg.get("d_in"), "d_in", name) * _count(cfg.get("expansion_factor"), "expansion_factor", name)
+    k, d_sae = _count(cfg.get("k"), "k", name), _count(d_sae, "num_latents", name)
+    return SAEConfig("topk", _hook_of(cfg, folder), d_sae, k=k, metadata=cfg)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file.
+
+    Raises:
+        SparseRMError: it holds none.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise SparseRMError(f"{path} cannot be read ({error}); expected a JSON object; fetch it anew") from error
+    if not isinstance(value, dict):
+        raise SparseRMError(f"{path} holds a {type(value).__name__}; expected a JSON object; fetch it anew")
+    return value
+
+
+def _since_version_6(cfg: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration as SAELens has written it since version 6 (its ``handle_pre_6_0_config``)."""
+    renamed = {"hook_point": "hook_name", "activation_fn_str": "activation_fn"}
+    cfg = {renamed.get(key, key): value for key, value in cfg.items()}
+    if cfg.get("activation_fn") == "topk":
+        cfg = {**cfg, "architecture": "topk", "k": _mapping(cfg.get("activation_fn_kwargs")).get("k", cfg.get("k"))}
+    return cfg
+
+
+def _weights_file(folder: Path) -> str:
+    for file in (SAELENS_WEIGHTS, SPARSIFY_WEIGHTS):
+        if (folder / file).is_file():
+            return file
+    raise SparseRMError(
+        f"{folder} has cfg.json but neither {SAELENS_WEIGHTS} (SAELens) nor {SPARSIFY_WEIGHTS} (sparsify); other weight "
+        "files such as .pt are pickles and are not read; save the SAE as safetensors"
+    )
+
+
+def _hook_of(cfg: Mapping[str, Any], folder: Path) -> HookPoint:
+    """The hook point from the metadata, or, as sparsify has it, from the folder's name (``layers.15``, ``layers.15.mlp``)."""
+    if hook_name := _mapping(cfg.get("metadata")).get("hook_name") or cfg.get("hook_name"):
+        return HookPoint.parse(str(hook_name))
+    if match := _MODULE.fullmatch(folder.resolve().name):
+        return HookPoint(int(match["layer"]), "mlp_out" if match["mlp"] else "resid_post")
+    raise SparseRMError(
+        f"the SAE in {folder} names no hook point that can be read; expected metadata.hook_name in cfg.json "
+        "(blocks.15.hook_resid_post) or a folder named after a layer or its MLP (layers.15, layers.15.mlp); add it, or choose "
+        "an SAE of such a place"
+    )
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _count(value: Any, what: str, name: str) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise SparseRMError(
+            f"SAE {name} has {what} {value!r} in its configuration; expected a whole number above 0; add it or fetch it anew"
+        )
+    return value
+
+
+def _check_weights(weights: Mapping[str, Tensor], required: tuple[str, ...], d_sae: int, name: str) -> None:
+    """Refuse tensors that are missing, not finite, of another shape, or that would change what is computed and are not read."""
+    if missing := [key for key in required if key not in weights]:
+        raise SparseRMError(
+            f"SAE {name} lacks the tensors {', '.join(missing)}; found {', '.join(sorted(weights))}; fetch it anew"
+        )
+    if more := sorted(set(weights) - set(required)):
+        raise SparseRMError(
+            f"SAE {name} has the tensors {', '.join(more)}, without which it would be read wrongly; expected "
+            f"{', '.join(required)} alone; fold them into these before saving, or choose another SAE"
+        )
+    for key in required:
+        if not torch.isfinite(weights[key]).all():
+            raise SparseRMError(f"SAE {name}: {key} holds values that are not finite; fetch it anew or train it again")
+    if weights["W_dec"].ndim != 2:
+        raise SparseRMError(
+            f"SAE {name}: W_dec has shape {tuple(weights['W_dec'].shape)}, expected a matrix [d_sae, d_in]; fetch it anew"
+        )
+    d_in = weights["W_dec"].shape[1]
+    shapes = {"W_enc": (d_in, d_sae), "encoder.weight": (d_sae, d_in), "W_dec": (d_sae, d_in), "b_dec": (d_in,)}
+    for key in required:
+        shape = shapes.get(key, (d_sae,))
+        if tuple(weights[key].shape) != shape:
+            raise SparseRMError(f"SAE {name}: {key} has shape {tuple(weights[key].shape)}, expected {shape}; fetch it anew")

@@ -1,0 +1,333 @@
+"""Training SAEs with SAELens's trainer on cached activations, one hook point after the other, resumable.
+
+TopK SAEs (Gao et al., 2024): an auxiliary loss keeps latents from dying, the input is scaled to norm sqrt(d_in) during
+training and the scale folded into the weights afterwards, the decoder's bias starts at the activations' mean, and the
+learning rate decays to zero.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import math
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save
+
+from sparserm.backbone.model import Backbone, load_language_model
+from sparserm.sae.activations import CONTEXT_SIZE, ActivationCache, Corpus, extract_activations, read_corpus
+from sparserm.sae.autoencoder import load_sae
+from sparserm.sae.evaluation import SAEQuality, evaluate_sae
+from sparserm.sae.formats import read_json
+from sparserm.types import HookPoint, Progress, SparseRMError
+
+
+@dataclass(frozen=True)
+class SAERecipe:
+    """What an SAE is trained with; the values are measured choices for the default backbone.
+
+    Attributes:
+        d_sae: latents.
+        k: latents active per token (L0).
+        epochs: passes over the cached activations.
+        lr: Adam's learning rate after warm-up; it decays linearly to zero over the last half.
+        batch_size: tokens per step.
+        dead_after_steps: steps without firing after which the auxiliary loss takes a latent for dead.
+        seed: of initialisation and shuffling.
+
+    Raises:
+        SparseRMError: nothing could be trained with these values.
+    """
+
+    d_sae: int = 4608
+    k: int = 64
+    epochs: int = 4
+    lr: float = 8e-4
+    batch_size: int = 512
+    dead_after_steps: int = 100
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("d_sae", "k", "epochs", "batch_size", "dead_after_steps"):
+            if (value := getattr(self, name)) < 1:
+                raise SparseRMError(f"{name} of the SAE is {value}, expected 1 or more; choose a larger number")
+        if self.k > self.d_sae:
+            raise SparseRMError(
+                f"k of the SAE is {self.k} active latents of {self.d_sae}, expected {self.d_sae} or fewer; choose a smaller k "
+                "or a larger d_sae"
+            )
+        if not 0 < self.lr < math.inf:
+            raise SparseRMError(f"lr of the SAE is {self.lr}, expected a number above 0; the default is {SAERecipe.lr}")
+
+
+def train_sae(
+    cache: ActivationCache,
+    hook: HookPoint,
+    recipe: SAERecipe,
+    out: Path,
+    *,
+    model_name: str,
+    progress: Progress | None = None,
+    checkpoints: int = 8,
+) -> Path:
+    """Train one SAE and write it to ``out`` in SAELens's folder format, float16.
+
+    An interrupted run continues from its last checkpoint in ``out/checkpoint``, which is removed at the end.
+
+    Returns:
+        ``out``, with ``cfg.json`` and ``sae_weights.safetensors``.
+
+    Raises:
+        SparseRMError: ``out`` holds a checkpoint of another recipe, or there are fewer activations than one batch.
+    """
+    total = cache.n_tokens * recipe.epochs // recipe.batch_size * recipe.batch_size
+    if total == 0:
+        raise SparseRMError(
+            f"{cache.n_tokens} tokens of activations are fewer than one batch of {recipe.batch_size}; give a larger corpus"
+        )
+    folder = out / "checkpoint"
+    note = {**asdict(recipe), "n_tokens": cache.n_tokens}
+    _check_recipe(folder, note)
+    data = _Batches(cache.array(hook), recipe, f"SAE of layer {hook.layer} (tokens)", total, progress)
+    trainer = _trainer(cache, hook, recipe, total, folder, data, checkpoints)
+    _write_recipe(folder, note)
+    _resume(trainer, folder, data)
+    with contextlib.redirect_stderr(io.StringIO()):  # its own progress bar would fight with ours
+        sae = trainer.fit()
+    sae.cfg.metadata.model_name = model_name
+    sae.cfg.metadata.hook_name = hook.name
+    sae.cfg.metadata.context_size = CONTEXT_SIZE
+    sae.cfg.metadata.prepend_bos = False
+    sae.cfg.metadata.training_tokens = total
+    sae.cfg.metadata.recipe = asdict(recipe)
+    # Written aside and renamed, so that a killed run leaves no half of an SAE.
+    work = out / "writing"
+    sae.save_inference_model(work)
+    _store_as_half(work)
+    for name in ("sae_weights.safetensors", "cfg.json"):
+        os.replace(work / name, out / name)
+    shutil.rmtree(work)
+    shutil.rmtree(folder, ignore_errors=True)
+    return out
+
+
+class _Batches(Iterator[torch.Tensor]):
+    """Shuffled batches, the same order for the same seed, from wherever training stands."""
+
+    def __init__(self, activations: np.ndarray, recipe: SAERecipe, what: str, total: int, progress: Progress | None) -> None:
+        self.activations = activations
+        self.recipe = recipe
+        self.what = what
+        self.total = total
+        self.progress = progress
+        self.position = 0
+        self._epoch = -1
+        self._order = np.zeros(0, np.int64)
+
+    def __next__(self) -> torch.Tensor:
+        if self.progress:
+            self.progress(min(self.position, self.total), self.total, self.what)
+        rows: list[np.ndarray] = []
+        needed = self.recipe.batch_size
+        while needed:
+            epoch, offset = divmod(self.position, len(self.activations))
+            if epoch != self._epoch:
+                self._epoch = epoch
+                self._order = np.random.default_rng([self.recipe.seed, epoch]).permutation(len(self.activations))
+            taken = self._order[offset : offset + needed]
+            rows.append(self.activations[np.sort(taken)])  # sorted: the disk is read in one direction
+            self.position += len(taken)
+            needed -= len(taken)
+        return torch.from_numpy(np.concatenate(rows)).float()
+
+
+def _trainer(
+    cache: ActivationCache,
+    hook: HookPoint,
+    recipe: SAERecipe,
+    total: int,
+    folder: Path,
+    data: _Batches,
+    checkpoints: int,
+) -> Any:
+    from sae_lens import TopKTrainingSAE, TopKTrainingSAEConfig
+    from sae_lens.config import SAETrainerConfig
+    from sae_lens.training.sae_trainer import SAETrainer
+
+    steps = total // recipe.batch_size
+    torch.manual_seed(recipe.seed)
+    sae = TopKTrainingSAE(
+        TopKTrainingSAEConfig(
+            d_in=cache.d_in,
+            d_sae=recipe.d_sae,
+            k=recipe.k,
+            normalize_activations="expected_average_only_in",
+            decoder_init_norm=0.1,
+        )
+    )
+    config = SAETrainerConfig(
+        total_training_samples=total,
+        train_batch_size_samples=recipe.batch_size,
+        lr=recipe.lr,
+        lr_end=0.0,
+        lr_warm_up_steps=min(100, steps // 10),
+        lr_decay_steps=steps // 2,
+        dead_feature_window=recipe.dead_after_steps,
+        n_checkpoints=checkpoints,
+        checkpoint_path=str(folder),
+    )
+    trainer: Any = SAETrainer(
+        cfg=config,
+        sae=sae,
+        data_provider=data,
+        save_checkpoint_fn=lambda checkpoint_path: _only_latest(folder, checkpoint_path),
+    )
+    scale, mean = _input_statistics(cache.array(hook), recipe.seed)
+    trainer.activation_scaler.scaling_factor = scale
+    # The mean holds half of the squared norm; learned from zero it would take a thousand steps.
+    sae.b_dec.data = torch.from_numpy(mean * scale)
+    return trainer
+
+
+def _input_statistics(activations: np.ndarray, seed: int) -> tuple[float, np.ndarray]:
+    """The factor that brings the mean norm to sqrt(d_in) (as SAELens estimates it), and the mean ``[d_in]``."""
+    n = min(len(activations), 50_000)
+    rows = np.sort(np.random.default_rng(seed).choice(len(activations), n, replace=False))
+    sample = activations[rows].astype(np.float32)
+    return float(np.sqrt(sample.shape[1]) / np.linalg.norm(sample, axis=1).mean()), sample.mean(0)
+
+
+def _check_recipe(folder: Path, now: dict[str, Any]) -> None:
+    """Refuse to continue something else."""
+    path = folder / "recipe.json"
+    if not path.is_file():
+        return
+    try:
+        before = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise SparseRMError(
+            f"{path} cannot be read ({error}); expected the recipe of an interrupted training; remove {folder} to begin anew"
+        ) from error
+    if before != now:
+        raise SparseRMError(
+            f"{folder} holds a checkpoint trained with {before}, expected {now}; repeat that command, or remove the folder"
+        )
+
+
+def _write_recipe(folder: Path, now: dict[str, Any]) -> None:
+    """Note what is being trained."""
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = folder / "recipe.tmp"
+    temporary.write_text(json.dumps(now))
+    os.replace(temporary, folder / "recipe.json")
+
+
+def _resume(trainer: Any, folder: Path, data: _Batches) -> None:
+    saved = [path for path in folder.iterdir() if path.is_dir() and (path / "complete").is_file()]
+    if not saved:
+        return
+    latest = max(saved, key=lambda path: int(path.name))
+    trainer.load_trainer_state(latest)
+    trainer.sae.load_weights_from_checkpoint(latest)
+    trainer.n_training_steps = trainer.n_training_samples // trainer.cfg.train_batch_size_samples
+    trainer.checkpoint_thresholds = [at for at in trainer.checkpoint_thresholds if at >= trainer.n_training_samples]
+    data.position = trainer.n_training_samples
+
+
+def _only_latest(folder: Path, checkpoint: Path) -> None:
+    """Mark a checkpoint as whole, then drop the older ones."""
+    (checkpoint / "complete").touch()
+    for path in folder.iterdir():
+        if path.is_dir() and path != checkpoint:
+            shutil.rmtree(path)
+
+
+def _store_as_half(folder: Path) -> None:
+    """Half the size on disk; what is lost is measured, since quality is measured on the reloaded SAE."""
+    weights = {name: tensor.half().contiguous() for name, tensor in load_file(folder / "sae_weights.safetensors").items()}
+    if not all(torch.isfinite(tensor).all() for tensor in weights.values()):
+        raise SparseRMError("the trained weights do not fit float16 or are not finite; train with a lower lr")
+    (folder / "sae_weights.safetensors").write_bytes(save(weights))  # save_file's would be readable by its owner alone
+    config = json.loads((folder / "cfg.json").read_text())
+    config["dtype"] = "float16"
+    (folder / "cfg.json").write_text(json.dumps(config, indent=1))
+
+
+def train_saes(
+    corpus_path: Path,
+    out: Path,
+    *,
+    layers: Sequence[int],
+    backbone: str,
+    n_tokens: int,
+    recipe: SAERecipe,
+    progress: Progress | None = None,
+) -> dict[int, SAEQuality]:
+    """Write ``out/layer_<l>`` with ``cfg.json``, ``sae_weights.safetensors`` and ``metrics.json`` for every layer.
+
+    Interrupted work goes on where it was when this is called again with the same arguments: activations lie in
+    ``out/activations`` until the last SAE is finished, and a layer that has its metrics is finished.
+
+    Raises:
+        SparseRMError: no such layer, an unusable corpus, or ``out`` holds work begun with other arguments.
+    """
+    corpus = read_corpus(corpus_path)
+    model = Backbone.load(backbone, through_layer=max(layers), progress=progress)
+    for layer in layers:
+        if not 0 <= layer < model.n_layers:
+            raise SparseRMError(
+                f"layer {layer} was asked for, but {model.name} has layers 0 to {model.n_layers - 1}; choose one of these"
+            )
+    hooks = [HookPoint(layer) for layer in layers]
+    for layer in layers:
+        _check_trained(out / f"layer_{layer}", recipe, model.name)
+    unfinished = [hook for hook in hooks if not _metrics(out, hook).is_file()]
+    if unfinished:
+        cache = extract_activations(model, corpus, hooks, out / "activations", n_tokens=n_tokens, progress=progress)
+        for hook in unfinished:
+            folder = out / f"layer_{hook.layer}"
+            if not (folder / "cfg.json").is_file() or (folder / "checkpoint").is_dir():
+                train_sae(cache, hook, recipe, folder, model_name=model.name, progress=progress)
+            measure_sae(folder, model, backbone, corpus, progress)
+    shutil.rmtree(out / "activations", ignore_errors=True)
+    return {hook.layer: SAEQuality(**json.loads(_metrics(out, hook).read_text())) for hook in hooks}
+
+
+def measure_sae(folder: Path, model: Backbone, backbone: str, corpus: Corpus, progress: Progress | None) -> None:
+    """Measure an SAE as it lies on disk, on the corpus's held-out text, and write its ``metrics.json``."""
+    # The same text may stand among both parts of a corpus; then it is no test.
+    seen = set(corpus.training)
+    held_out = [one for one in corpus.held_out if one not in seen]
+    language_model = load_language_model(backbone, progress=progress)
+    quality = evaluate_sae(load_sae(folder), model, language_model, held_out, progress=progress)
+    temporary = folder / "metrics.tmp"  # renamed when it is whole: its being there says that the layer is finished
+    temporary.write_text(json.dumps(quality.to_dict(), indent=1) + "\n")
+    os.replace(temporary, folder / "metrics.json")
+
+
+def _check_trained(folder: Path, recipe: SAERecipe, model_name: str) -> None:
+    """Refuse to take an SAE that was trained otherwise for one of this recipe."""
+    if not (folder / "cfg.json").is_file():
+        return
+    cfg = read_json(folder / "cfg.json")
+    metadata = cfg.get("metadata") or {}
+    before = {"d_sae": cfg.get("d_sae"), "k": cfg.get("k"), "model_name": metadata.get("model_name")}
+    before |= metadata.get("recipe") or {}  # which earlier versions did not write
+    now = {**asdict(recipe), "model_name": model_name}
+    if other := [name for name in before if before[name] != now.get(name)]:
+        raise SparseRMError(
+            f"{folder} holds an SAE trained with {', '.join(f'{name} {before[name]}' for name in other)}, expected "
+            f"{', '.join(f'{name} {now.get(name)}' for name in other)}; give another folder, or remove this one"
+        )
+
+
+def _metrics(out: Path, hook: HookPoint) -> Path:
+    return out / f"layer_{hook.layer}" / "metrics.json"

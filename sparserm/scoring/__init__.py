@@ -1,0 +1,1 @@
+"""Scoring many responses: best-of-N and whole files."""

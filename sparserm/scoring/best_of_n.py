@@ -1,0 +1,147 @@
+"""Best of N: many candidates for each of many prompts, ranked by a head, and what training wants of that ranking.
+
+There is no best-of-N sampler in TRL: policies are sampled elsewhere, and the candidates come here as a file. What leaves is
+the ranking, and preference pairs of the best against the worst candidate of each prompt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy.special import expit
+
+from sparserm.pairs.candidates import Candidates, CandidateSet
+from sparserm.pairs.messages import prompt_value
+from sparserm.representations.store import stored
+from sparserm.types import Progress, Text
+
+if TYPE_CHECKING:
+    from sparserm.model import SparseRM
+
+
+@dataclass(frozen=True)
+class RankedSet:
+    """The candidates of one prompt with their rewards; ``ranking`` are their indices from the best to the worst."""
+
+    candidates: CandidateSet
+    rewards: tuple[float, ...]
+    ranking: tuple[int, ...]
+
+    @property
+    def best(self) -> int:
+        """Index of the best candidate."""
+        return self.ranking[0]
+
+    @property
+    def worst(self) -> int:
+        """Index of the worst candidate."""
+        return self.ranking[-1]
+
+    @property
+    def spread(self) -> float:
+        """Reward of the best minus that of the worst."""
+        return self.rewards[self.best] - self.rewards[self.worst]
+
+    @property
+    def p_best_beats_next(self) -> float | None:
+        """Bradley-Terry chance of the best against the next; None where there is one candidate only."""
+        if len(self.ranking) < 2:
+            return None
+        return float(expit(self.rewards[self.best] - self.rewards[self.ranking[1]]))
+
+
+# ------------------------------------------------------------------------------------------------------------ ranking
+
+
+def rank(model: SparseRM, candidates: Candidates, *, progress: Progress | None = None) -> tuple[RankedSet, ...]:
+    """Score all candidates in one go and rank those of each prompt; equal rewards keep their order.
+
+    Raises:
+        SparseRMError: a text cannot be scored.
+    """
+    prompts = [one.prompt for one in candidates.sets for _ in one.responses]
+    responses = [response for one in candidates.sets for response in one.responses]
+    return rank_by(candidates, model.score(prompts, responses, progress=progress))
+
+
+def count_missing_tokens(model: SparseRM, candidates: Candidates) -> int:
+    """Tokens that :func:`rank` would have to run the backbone for; the rest is in the store."""
+    from sparserm.representations.represent import count_missing
+
+    texts = [Text(one.prompt, response) for one in candidates.sets for response in one.responses]
+    with stored() as store:
+        return count_missing(texts, model.backbone, {model.card.hook_point: None}, model.head.pooling, store)[1]
+
+
+def rank_by(candidates: Candidates, rewards: np.ndarray) -> tuple[RankedSet, ...]:
+    """Rank by rewards ``[n]`` of all candidates, prompt after prompt."""
+    ranked, start = [], 0
+    for one in candidates.sets:
+        own = rewards[start : start + len(one.responses)]
+        start += len(one.responses)
+        ranking = tuple(int(i) for i in np.argsort(-own, kind="stable"))
+        ranked.append(RankedSet(one, tuple(float(reward) for reward in own), ranking))
+    return tuple(ranked)
+
+
+def ranking_rows(ranked: Iterable[RankedSet]) -> list[dict[str, Any]]:
+    """One row for each candidate, best first within its prompt: what the ranking is exported as.
+
+    ``beats_best`` is its Bradley-Terry chance against the prompt's best candidate, 0.5 for that one itself.
+    """
+    return [
+        {
+            "prompt_number": number,
+            "prompt": prompt_value(one.candidates.prompt),
+            "rank": position,
+            "response": one.candidates.responses[i],
+            "reward": one.rewards[i],
+            "beats_best": float(expit(one.rewards[i] - one.rewards[one.best])),
+            "row": one.candidates.rows[i],
+        }
+        for number, one in enumerate(ranked, 1)
+        for position, i in enumerate(one.ranking, 1)
+    ]
+
+
+def best_rows(ranked: Iterable[RankedSet]) -> list[dict[str, Any]]:
+    """One row for each prompt: its best candidate, and how far that is ahead of the next and of the worst."""
+    return [
+        {
+            "prompt_number": number,
+            "prompt": prompt_value(one.candidates.prompt),
+            "n": len(one.rewards),
+            "best": one.candidates.responses[one.best],
+            "beats_next": one.p_best_beats_next,
+            "spread": one.spread,
+            "reward": one.rewards[one.best],
+        }
+        for number, one in enumerate(ranked, 1)
+    ]
+
+
+def apart(ranked: Iterable[RankedSet], min_margin: float) -> list[RankedSet]:
+    """Those whose best is ahead of the worst, and by ``min_margin`` or more."""
+    return [one for one in ranked if one.spread > 0 and one.spread >= min_margin]
+
+
+def preference_rows(ranked: Iterable[RankedSet], min_margin: float = 0.0) -> list[dict[str, Any]]:
+    """The best candidate of each prompt as chosen, the worst as rejected, in TRL's format with an explicit prompt.
+
+    Prompts whose best is not ahead of the worst, or by less than ``min_margin``, give no pair. The rewards stand in
+    ``score_chosen`` and ``score_rejected``, as in UltraFeedback: TRL would take a column ``margin`` into the loss.
+    """
+    rows = []
+    for one in apart(ranked, min_margin):
+        prompt = prompt_value(one.candidates.prompt)
+        chosen, rejected = (one.candidates.responses[i] for i in (one.best, one.worst))
+        texts: dict[str, Any] = {"chosen": chosen, "rejected": rejected}
+        if not isinstance(prompt, str):
+            texts = {side: [{"role": "assistant", "content": text}] for side, text in texts.items()}
+        rows.append(
+            {"prompt": prompt, **texts, "score_chosen": one.rewards[one.best], "score_rejected": one.rewards[one.worst]}
+        )
+    return rows

@@ -1,0 +1,1 @@
+"""Helpers that know nothing of reward models: defaults, files, progress, quiet imports, threads."""

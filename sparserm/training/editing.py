@@ -1,0 +1,363 @@
+"""A head changed by hand: features switched off, flipped or rescaled, and what that does to pairs it was not trained on.
+
+A reward is linear in the weights, so that all figures follow from alignment scores computed once: trying an edit is one
+matrix-vector product and never runs the language model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from sparserm.evaluation.accuracy import Evaluation, evaluate_margins
+from sparserm.evaluation.intervals import accuracy_interval, rank_correlations
+from sparserm.evaluation.length import LengthCorrelation, length_correlation
+from sparserm.heads.reward import RewardHead, alignment_scores
+from sparserm.heads.saved import SavedHead, head_hash
+from sparserm.pairs.split import short_key
+from sparserm.representations.values import PairRepresentations
+from sparserm.types import PreferenceData, SparseRMError
+
+#: Switching a feature off is suggested where that brings the length correlation this much nearer to zero.
+LENGTH_GAIN = 0.01
+
+
+@dataclass(frozen=True)
+class HeadEdits:
+    """What the weights of a head are multiplied by: 0 switches a feature off, -1 flips it, any other number rescales it.
+
+    Attributes:
+        factors: ``(feature, factor)`` by feature; a feature that keeps its weight is not named, so that equal edits are
+            equal values.
+    """
+
+    factors: tuple[tuple[int, float], ...] = ()
+
+    @classmethod
+    def of(cls, factors: Mapping[int, float]) -> HeadEdits:
+        """From factors by feature.
+
+        Raises:
+            SparseRMError: a factor is not finite.
+        """
+        for feature, factor in factors.items():
+            if not np.isfinite(factor):
+                raise SparseRMError(f"the factor of feature {feature} is {factor}; expected a finite number, such as 0 or -1")
+        return cls(tuple(sorted((int(f), float(x) + 0.0) for f, x in factors.items() if x != 1)))
+
+    @classmethod
+    def parse(cls, text: str) -> HeadEdits:
+        """Read what ``str`` wrote, e.g. ``12:0,88:-1,7:0.5``.
+
+        Raises:
+            SparseRMError: it is something else.
+        """
+        try:
+            parts = [part.split(":") for part in text.split(",") if part.strip()]
+            return cls.of({int(feature): float(factor) for feature, factor in parts})
+        except ValueError as error:
+            if isinstance(error, SparseRMError):
+                raise
+            raise SparseRMError(
+                f"edits {text!r} cannot be read; expected feature:factor and commas, e.g. 12:0,88:-1"
+            ) from error
+
+    def __str__(self) -> str:
+        return ",".join(f"{feature}:{factor:.10g}" for feature, factor in self.factors)
+
+    def change(self, feature: int, factor: float) -> HeadEdits:
+        """The same edits with another factor for one feature."""
+        return HeadEdits.of({**dict(self.factors), feature: factor})
+
+    def vector(self, features: np.ndarray) -> np.ndarray:
+        """``[K]`` float64, a factor for each of a head's features.
+
+        Raises:
+            SparseRMError: a feature is named that the head does not have.
+        """
+        known = {int(feature): j for j, feature in enumerate(features)}
+        factors = np.ones(len(features))
+        for feature, factor in self.factors:
+            if feature not in known:
+                raise SparseRMError(
+                    f"feature {feature} is none of the head's; expected one of {', '.join(map(str, sorted(known)))}"
+                )
+            factors[known[feature]] = factor
+        return factors
+
+
+@dataclass(frozen=True)
+class EditEvidence:
+    """Held-out pairs as a head sees them: computed once for a head and a source of pairs.
+
+    Attributes:
+        head: before any edit.
+        data: name of the source.
+        rows: ``[n]`` int64, which of the source's pairs these are; the others share a prompt with the training pairs.
+        n_seen: the number of those others.
+        pairs: the representations of the ``n`` pairs, without latents.
+        chosen, rejected: ``[n, K]`` float64 standardised alignment scores.
+        differences: ``[n, K]`` float64, chosen minus rejected, exactly zero for equal responses.
+        lengths, gaps: ``[2n]`` and ``[n]`` float64, log lengths of all chosen, then all rejected responses; their gaps.
+    """
+
+    head: RewardHead
+    data: str
+    rows: np.ndarray
+    n_seen: int
+    pairs: PairRepresentations
+    chosen: np.ndarray
+    rejected: np.ndarray
+    differences: np.ndarray
+    lengths: np.ndarray
+    gaps: np.ndarray
+
+
+@dataclass(frozen=True)
+class EditOutcome:
+    """What an edited head does on the held-out pairs.
+
+    Attributes:
+        margins: ``[n]`` float64, reward of chosen minus reward of rejected.
+    """
+
+    evaluation: Evaluation
+    length: LengthCorrelation
+    margins: np.ndarray
+
+
+@dataclass(frozen=True)
+class EditEffect:
+    """An edited head beside the one it was made from.
+
+    Attributes:
+        accuracy_change, ci95: after minus before, with a paired 95 % bootstrap interval over prompts.
+        broken, mended: rows of the evidence that the edit turned from right to wrong, and from wrong to right, the largest
+            change of margin first.
+    """
+
+    accuracy_change: float
+    ci95: tuple[float, float]
+    broken: np.ndarray
+    mended: np.ndarray
+
+
+@dataclass(frozen=True)
+class FeatureWorth:
+    """What the features of an edited head are worth to it, arrays ``[K]`` in the head's order.
+
+    Attributes:
+        accuracy_change: of switching this feature off as well; negative where the head needs it.
+        length_correlation: Spearman of the feature's part in margins with gaps in length; positive: it favours long ones.
+        length_without: the head's margin_spearman with this feature off as well.
+    """
+
+    features: np.ndarray
+    accuracy_change: np.ndarray
+    length_correlation: np.ndarray
+    length_without: np.ndarray
+
+
+def read_factors(off: Sequence[str], flip: Sequence[str], scale: Sequence[str]) -> HeadEdits:
+    """Edits as a command line has them: ``off`` and ``flip`` hold ``12,88``, ``scale`` holds ``9=0.5,12=2``.
+
+    Raises:
+        SparseRMError: one cannot be read, or a feature is named twice.
+    """
+    factors: dict[int, float] = {}
+    given = [("--off", text, "0") for text in off] + [("--flip", text, "-1") for text in flip]
+    for option, text, factor in [*given, *(("--scale", text, "") for text in scale)]:
+        for part in text.split(","):
+            feature, _, value = part.partition("=")
+            try:
+                number, times = int(feature), float(factor or value)
+            except ValueError:
+                number, times = -1, np.nan
+            if (value and factor) or not np.isfinite(times):
+                example = "9=0.5,12=2" if option == "--scale" else "12,88"
+                raise SparseRMError(f"{option} {text!r} cannot be read at {part!r}; expected e.g. {option} {example}")
+            if number in factors:
+                raise SparseRMError(f"feature {number} is named twice; give it once, in --off, --flip or --scale")
+            factors[number] = times
+    return HeadEdits.of(factors)
+
+
+def edit_head(head: RewardHead, edits: HeadEdits) -> RewardHead:
+    """The head with its weights multiplied; a feature that is off stays in it with weight zero, for all to see.
+
+    Raises:
+        SparseRMError: a feature is named that the head does not have.
+    """
+    return replace(head, weights=head.weights * edits.vector(head.features) + 0.0)  # + 0.0: no negative zeros
+
+
+def gather_edit_evidence(saved: SavedHead, data: PreferenceData, pairs: PairRepresentations) -> EditEvidence:
+    """Alignment scores of the pairs whose prompts the head was not trained on.
+
+    Args:
+        pairs: the representations of ``data.pairs``, in their order.
+
+    Raises:
+        SparseRMError: no pair is held out.
+    """
+    seen = np.isin([short_key(pair.prompt) for pair in data.pairs], saved.prompt_keys)
+    rows = np.flatnonzero(~seen)
+    if len(rows) == 0:
+        raise SparseRMError(
+            f"all {len(data.pairs):,} pairs of {data.name} have prompts that the head was trained on, which say nothing about "
+            "an edit; pick pairs of other prompts"
+        )
+    head = saved.head
+    held_out = pairs.take(rows)
+    held_out = replace(
+        held_out, chosen=replace(held_out.chosen, latents=None), rejected=replace(held_out.rejected, latents=None)
+    )
+    chosen, rejected = held_out.chosen, held_out.rejected
+    scores = [(alignment_scores(side.h, head.directions, head.center) - head.mu) / head.sigma for side in (chosen, rejected)]
+    gap = chosen.h.astype(np.float64) - rejected.h
+    return EditEvidence(
+        head=head,
+        data=data.name,
+        rows=rows,
+        n_seen=int(seen.sum()),
+        pairs=held_out,
+        chosen=scores[0],
+        rejected=scores[1],
+        differences=(gap @ head.directions.astype(np.float64).T) / head.sigma,
+        lengths=held_out.log_lengths,
+        gaps=held_out.length_gaps,
+    )
+
+
+def measure_edits(evidence: EditEvidence, edits: HeadEdits) -> EditOutcome:
+    """Held-out accuracy, mean margin and length correlation of the edited head."""
+    weights = edit_head(evidence.head, edits).weights
+    margins = evidence.differences @ weights
+    rewards = np.concatenate([evidence.chosen @ weights, evidence.rejected @ weights])
+    length = length_correlation(rewards, margins, evidence.lengths, evidence.gaps)
+    return EditOutcome(evaluate_margins(margins, evidence.pairs), length, margins)
+
+
+def compare_edits(evidence: EditEvidence, before: EditOutcome, after: EditOutcome) -> EditEffect:
+    """How much better or worse, and which pairs changed sides; a tie counts as wrong."""
+    was, now = before.margins > 0, after.margins > 0
+    change = now.astype(np.float64) - was
+    groups = evidence.pairs.groups
+    enough = len(np.unique(groups)) > 1  # a single prompt says nothing about others
+    order = np.argsort(-np.abs(after.margins - before.margins), kind="stable")
+    return EditEffect(
+        accuracy_change=float(change.mean()),
+        ci95=accuracy_interval(change, groups) if enough else (-1.0, 1.0),
+        broken=order[(was & ~now)[order]],
+        mended=order[(~was & now)[order]],
+    )
+
+
+def feature_worth(evidence: EditEvidence, edits: HeadEdits) -> FeatureWorth:
+    """Leave one out, for all features at once."""
+    parts = evidence.differences * edit_head(evidence.head, edits).weights
+    margins = parts.sum(1)
+    without = margins[:, None] - parts
+    return FeatureWorth(
+        features=evidence.head.features,
+        accuracy_change=(without > 0).mean(0) - float((margins > 0).mean()),
+        length_correlation=rank_correlations(parts, evidence.gaps),
+        length_without=rank_correlations(without, evidence.gaps),
+    )
+
+
+def length_suggestions(worth: FeatureWorth, outcome: EditOutcome, limit: int = 3) -> np.ndarray:
+    """Features without which the margins follow length less, the most helpful first: indices into the head's features.
+
+    None where the margins do not follow length further than chance would have it (two standard errors of no correlation).
+    """
+    if not abs(outcome.length.margin_spearman) > 2 / np.sqrt(max(1, len(outcome.margins) - 1)):
+        return np.zeros(0, np.int64)
+    gain = np.abs(outcome.length.margin_spearman) - np.abs(worth.length_without)
+    order = np.argsort(-np.nan_to_num(gain, nan=-1.0), kind="stable")[:limit]
+    return order[np.nan_to_num(gain[order], nan=-1.0) >= LENGTH_GAIN]
+
+
+def summarise_edits(evidence: EditEvidence, edits: HeadEdits, data: PreferenceData) -> dict[str, Any]:
+    """Plain values for the command line; a correlation that is not defined is None, pairs are named by their rows."""
+    before, after = measure_edits(evidence, HeadEdits()), measure_edits(evidence, edits)
+    effect = compare_edits(evidence, before, after)
+
+    def rows(which: np.ndarray) -> list[int]:
+        return [data.pairs[i].row for i in evidence.rows[which]]
+
+    return {
+        "data": evidence.data,
+        "n": after.evaluation.n,
+        "n_prompts": after.evaluation.n_prompts,
+        "n_seen_in_training": evidence.n_seen,
+        "accuracy": after.evaluation.accuracy,
+        "ci95": list(after.evaluation.ci95),
+        "parent_accuracy": before.evaluation.accuracy,
+        "accuracy_change": effect.accuracy_change,
+        "accuracy_change_ci95": list(effect.ci95),
+        "mean_margin": after.evaluation.mean_margin,
+        "length_baseline": after.evaluation.length_baseline,
+        "length_correlation": after.length.to_dict(),
+        "parent_length_correlation": before.length.to_dict(),
+        "broken": rows(effect.broken),
+        "mended": rows(effect.mended),
+    }
+
+
+def make_edited_head(
+    parent: SavedHead, parent_name: str, edits: HeadEdits, name: str, evidence: EditEvidence | None
+) -> SavedHead:
+    """The edited head with its lineage, ready to be saved; the parent stays as it is.
+
+    The rewards of the training responses are not kept in a head, so that the percentiles are those of the held-out pairs,
+    which the card says. Without evidence nothing is measured and the percentiles stay the parent's, which it says too.
+
+    Raises:
+        SparseRMError: nothing is edited, nothing is left, or a feature is named that the head does not have.
+    """
+    head = edit_head(parent.head, edits)
+    if not edits.factors:
+        raise SparseRMError("no feature is edited; switch one off, flip it or rescale it before saving a new head")
+    if not head.weights.any():
+        raise SparseRMError("every feature is off, and every response would get the same reward; leave one on at least")
+    # The accuracy on training pairs and its baselines are those of the parent.
+    training = {key: value for key, value in parent.card.training.items() if key != "accuracy"}
+    training["lineage"] = _lineage(parent, parent_name, edits)
+    training["yardstick"] = "the parent's training responses, before the edits"
+    edited = replace(parent, head=head, card=replace(parent.card, name=name, training=training, metrics={}))
+    if evidence is None:
+        return edited
+    training["yardstick"] = f"responses of {evidence.data}, {len(evidence.rows):,} held-out pairs"
+    percent = np.linspace(0, 100, 101)
+    return replace(
+        edited,
+        card=replace(edited.card, metrics=_metrics(evidence, edits)),
+        quantiles_chosen=np.percentile(evidence.chosen @ head.weights + head.bias, percent),
+        quantiles_rejected=np.percentile(evidence.rejected @ head.weights + head.bias, percent),
+    )
+
+
+def _lineage(parent: SavedHead, parent_name: str, edits: HeadEdits) -> dict[str, Any]:
+    lineage: dict[str, Any] = {
+        "parent": parent_name,
+        "parent_hash": head_hash(parent),
+        "edits": {str(feature): factor for feature, factor in edits.factors},
+    }
+    earlier = parent.card.training.get("lineage")
+    return {**lineage, "parent_lineage": earlier} if earlier else lineage
+
+
+def _metrics(evidence: EditEvidence, edits: HeadEdits) -> dict[str, Any]:
+    found = measure_edits(evidence, edits).evaluation
+    return {
+        "accuracy": found.accuracy,
+        "ci95": list(found.ci95),
+        "n": found.n,
+        "measured_on": f"{evidence.data}, by which it was edited",
+        "length_baseline": found.length_baseline,
+        "parent_accuracy": measure_edits(evidence, HeadEdits()).evaluation.accuracy,
+    }

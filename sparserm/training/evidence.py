@@ -1,0 +1,335 @@
+"""What stands beside a trained head, so that one can tell whether to trust it: baselines, learning curve, sweep, stability.
+
+All of it is computed from representations, with the one way to fit (``fitting``) and to measure (``evaluate``), and is the
+same every time. Accuracies are on test pairs of prompts that training has not seen; only the sweep is cross-validated over
+the training prompts, so that choosing a cell does not use the test pairs up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from sparserm.evaluation.accuracy import dense_probe_margins, evaluate_margins, random_settings
+from sparserm.evaluation.intervals import mean_interval, rank_correlations
+from sparserm.heads.fitting import FitSettings, FittedHead, fit_head
+from sparserm.heads.reward import RewardHead, rewards
+from sparserm.representations.values import ActiveLatents, Latents, LatentSummary, PairRepresentations, Representations
+from sparserm.sae.autoencoder import SparseAutoencoder
+from sparserm.support.threads import in_threads
+from sparserm.training.sweep import Cell, Step, counter
+from sparserm.types import Progress, SparseRMError
+
+#: Shares of the training prompts in the learning curve.
+SHARES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1)
+CURVE_SEEDS = 3
+SHUFFLES = 10
+RESAMPLES = 20
+
+
+@dataclass(frozen=True)
+class Measured:
+    """An accuracy on the test pairs.
+
+    Attributes:
+        name: ``head``, ``longer`` (prefers the longer response), ``dense`` (Bradley-Terry on the whole representation),
+            ``random`` (as many latents drawn at random) or ``shuffled`` (trained on shuffled labels).
+        accuracy: of one head, or the mean over several.
+        ci95: percentile bootstrap over the test prompts; of a mean over several heads wider by what their draw adds.
+        heads: how many were fitted and averaged.
+        lowest, highest: accuracy among them.
+        length_correlation: Spearman of margins with gaps in length, mean over heads; None where one of the two does not
+            vary, and in results of before it was measured.
+    """
+
+    name: str
+    accuracy: float
+    ci95: tuple[float, float]
+    heads: int
+    lowest: float
+    highest: float
+    length_correlation: float | None = None
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """Test accuracy of heads trained on a part of the training prompts; smaller parts lie inside larger ones."""
+
+    n_prompts: int
+    n_pairs: int
+    accuracy: float
+    ci95: tuple[float, float]
+    heads: int
+
+
+@dataclass(frozen=True)
+class FeatureStability:
+    """What becomes of a feature of the head when the training prompts are drawn anew.
+
+    Attributes:
+        selected: share of resamples in which it is selected again.
+        same_sign: share of those in which its weight has the same sign.
+        nearest: mean over resamples of the largest absolute cosine between its direction and a selected one: near 1 where
+            a near-copy takes its place.
+    """
+
+    feature: int
+    weight: float
+    selected: float
+    same_sign: float
+    nearest: float
+
+
+@dataclass(frozen=True)
+class Stability:
+    """Selection repeated on prompts drawn with replacement.
+
+    Attributes:
+        features: the head's, the most stable first.
+        jaccard: mean overlap of the head's features with those of a resample, |both| / |either|.
+        chance: that overlap for features drawn at random.
+        resamples: how many.
+    """
+
+    features: tuple[FeatureStability, ...]
+    jaccard: float
+    chance: float
+    resamples: int
+
+
+@dataclass(frozen=True)
+class HeadEvidence:
+    """Everything that stands beside one head."""
+
+    baselines: tuple[Measured, ...]
+    curve: tuple[CurvePoint, ...]
+    cells: tuple[Cell, ...]
+    stability: Stability
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON; :meth:`from_dict` reads it back."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> HeadEvidence:
+        """What :meth:`to_dict` wrote."""
+
+        def row(kind: Any, entry: Mapping[str, Any]) -> Any:
+            return kind(**{**entry, "ci95": tuple(entry["ci95"])})
+
+        stability = value["stability"]
+        return cls(
+            baselines=tuple(row(Measured, entry) for entry in value["baselines"]),
+            curve=tuple(row(CurvePoint, entry) for entry in value["curve"]),
+            cells=tuple(row(Cell, entry) for entry in value["cells"]),
+            stability=Stability(**{**stability, "features": tuple(FeatureStability(**one) for one in stability["features"])}),
+        )
+
+
+def gather_head_evidence(
+    fitted: FittedHead,
+    train: PairRepresentations,
+    test: PairRepresentations,
+    sae: SparseAutoencoder,
+    settings: FitSettings,
+    cells: tuple[Cell, ...] = (),
+    progress: Progress | None = None,
+) -> HeadEvidence:
+    """Everything about one head; ``cells`` come from :func:`~sparserm.training.sweep.sweep`, which is not of one layer."""
+    n_prompts = len(np.unique(train.groups))
+    total = 2 + len(random_settings(settings)) + SHUFFLES + CURVE_SEEDS * (len(_sizes(n_prompts)) - 1) + RESAMPLES
+    step = counter(total, progress, "Evidence (heads)")
+    return HeadEvidence(
+        baselines=baselines(fitted, train, test, sae, settings, step),
+        curve=learning_curve(fitted, train, test, sae, settings, step),
+        cells=cells,
+        stability=selection_stability(fitted, train, sae, settings, step),
+    )
+
+
+def baselines(
+    fitted: FittedHead,
+    train: PairRepresentations,
+    test: PairRepresentations,
+    sae: SparseAutoencoder,
+    settings: FitSettings,
+    step: Step = lambda: None,
+) -> tuple[Measured, ...]:
+    """The head, and what it has to be better than, or close to, or far from, on the same test pairs."""
+
+    def fit(pairs: PairRepresentations, chosen: FitSettings = settings) -> RewardHead:
+        return fit_head(pairs, sae, chosen).head
+
+    return (
+        measure("head", [fitted.head], test, step),
+        longer_baseline(test),
+        dense_baseline(train, test, step),
+        measure("random", in_threads(lambda one: fit(train, one), random_settings(settings)), test, step),
+        measure("shuffled", in_threads(lambda seed: fit(_shuffled(train, seed)), range(SHUFFLES)), test, step),
+    )
+
+
+def measure(name: str, heads: Iterable[RewardHead], test: PairRepresentations, step: Step = lambda: None) -> Measured:
+    """Mean accuracy of one head or several on the test pairs; a tie counts as wrong."""
+    rows = []
+    for head in heads:
+        rows.append(rewards(head, test.chosen.h) - rewards(head, test.rejected.h))
+        step()
+    margins = np.stack(rows)
+    correct = margins > 0
+    each = correct.mean(1)
+    mean = float(each.mean())
+    low, high = mean_interval(correct, test.groups)
+    interval = max(0.0, low), min(1.0, high)
+    return Measured(name, mean, interval, len(each), float(each.min()), float(each.max()), _length_correlation(margins, test))
+
+
+def longer_baseline(test: PairRepresentations) -> Measured:
+    """Prefers the longer response, in tokens."""
+    return _of_margins("longer", (test.chosen.n_tokens - test.rejected.n_tokens).astype(np.float64), test)
+
+
+def dense_baseline(train: PairRepresentations, test: PairRepresentations, step: Step = lambda: None) -> Measured:
+    """Knows the whole representation: what a head of few features can at best hope for."""
+    measured = _of_margins("dense", dense_probe_margins(train, test), test)
+    step()
+    return measured
+
+
+def learning_curve(
+    fitted: FittedHead,
+    train: PairRepresentations,
+    test: PairRepresentations,
+    sae: SparseAutoencoder,
+    settings: FitSettings,
+    step: Step = lambda: None,
+) -> tuple[CurvePoint, ...]:
+    """Test accuracy over the number of training prompts, averaged over draws of them; the last point is the head itself.
+
+    A part too small for ``k`` features has no point.
+    """
+    prompts = np.unique(train.groups)
+    points = []
+    for size in _sizes(len(prompts))[:-1]:
+        parts = [_part(train, prompts, size, seed) for seed in range(CURVE_SEEDS)]
+        try:
+            heads = in_threads(lambda rows: fit_head(train.take(rows), sae, settings).head, parts)
+            measured = measure("part", heads, test, step)
+        except SparseRMError:  # fewer latents fire in so few pairs than the head has features
+            continue
+        n_pairs = round(float(np.mean([len(rows) for rows in parts])))
+        points.append(CurvePoint(size, n_pairs, measured.accuracy, measured.ci95, measured.heads))
+    whole = measure("whole", [fitted.head], test)
+    return (*points, CurvePoint(len(prompts), len(train.groups), whole.accuracy, whole.ci95, whole.heads))
+
+
+def selection_stability(
+    fitted: FittedHead,
+    train: PairRepresentations,
+    sae: SparseAutoencoder,
+    settings: FitSettings,
+    step: Step = lambda: None,
+) -> Stability:
+    """How much of the head is selected again when the training prompts are drawn anew, with replacement."""
+    features = fitted.head.features
+    again = np.zeros(len(features))
+    same = np.zeros(len(features))
+    nearest = np.zeros(len(features))
+    overlaps = []
+
+    def drawn_anew(seed: int) -> RewardHead | None:
+        try:
+            return fit_head(train.take(resample(train.groups, seed)), sae, replace(settings, l2=fitted.l2)).head
+        except SparseRMError:  # fewer latents fire in these prompts than the head has features
+            return None
+
+    for other in in_threads(drawn_anew, range(RESAMPLES)):
+        step()
+        if other is None:
+            overlaps.append(0.0)
+            continue
+        both, ours, theirs = np.intersect1d(features, other.features, return_indices=True)
+        again[ours] += 1
+        same[ours] += np.sign(fitted.head.weights[ours]) == np.sign(other.weights[theirs])
+        nearest += np.abs(fitted.head.directions @ other.directions.T).max(1)
+        overlaps.append(len(both) / len(np.union1d(features, other.features)))
+    order = np.argsort(-again, kind="stable")
+    n_usable = int(((fitted.stats.f_chosen + fitted.stats.f_rejected) > 0).sum())
+    return Stability(
+        features=tuple(
+            FeatureStability(
+                feature=int(features[j]),
+                weight=float(fitted.head.weights[j]),
+                selected=float(again[j] / RESAMPLES),
+                same_sign=float(same[j] / max(1, again[j])),
+                nearest=float(nearest[j] / RESAMPLES),
+            )
+            for j in order
+        ),
+        jaccard=float(np.mean(overlaps)),
+        # Two sets of k out of m share k^2 / m on average.
+        chance=len(features) / (2 * n_usable - len(features)),
+        resamples=RESAMPLES,
+    )
+
+
+def _of_margins(name: str, margins: np.ndarray, test: PairRepresentations) -> Measured:
+    found = evaluate_margins(margins, test)
+    length = _length_correlation(margins[None], test)
+    return Measured(name, found.accuracy, found.ci95, 1, found.accuracy, found.accuracy, length)
+
+
+def _length_correlation(margins: np.ndarray, test: PairRepresentations) -> float | None:
+    """Of ``margins [heads, n]``, mean over heads."""
+    mean = float(rank_correlations(margins.T, test.length_gaps).mean())
+    return None if np.isnan(mean) else mean
+
+
+def _sizes(n_prompts: int) -> list[int]:
+    """Numbers of prompts in the learning curve; two are the fewest that can say anything."""
+    return sorted({n_prompts, *(size for share in SHARES if (size := round(share * n_prompts)) >= 2)})
+
+
+def _part(train: PairRepresentations, prompts: np.ndarray, size: int, seed: int) -> np.ndarray:
+    """Rows of the first ``size`` prompts in the seed's order."""
+    return np.flatnonzero(np.isin(train.groups, np.random.default_rng(seed).permutation(prompts)[:size]))
+
+
+def resample(groups: np.ndarray, seed: int) -> np.ndarray:
+    """Rows of as many prompts as there are, drawn with replacement."""
+    prompts, numbers = np.unique(groups, return_inverse=True)
+    rows = np.split(np.argsort(numbers, kind="stable"), np.cumsum(np.bincount(numbers))[:-1])
+    return np.concatenate([rows[i] for i in np.random.default_rng(seed).integers(len(prompts), size=len(prompts))])
+
+
+def _shuffled(pairs: PairRepresentations, seed: int) -> PairRepresentations:
+    """Every pair's chosen and rejected swapped or not, by a coin."""
+    n = len(pairs.groups)
+    swap = np.random.default_rng(seed).random(n) < 0.5
+    both = _stacked(pairs.chosen, pairs.rejected)
+    rows = np.arange(n)
+    return PairRepresentations(both.take(rows + n * swap), both.take(rows + n * ~swap), pairs.groups)
+
+
+def _stacked(first: Representations, second: Representations) -> Representations:
+    def join(of: Callable[[Representations], np.ndarray]) -> np.ndarray:
+        return np.concatenate([of(first), of(second)])
+
+    latents = _stacked_latents(first.latents, second.latents)
+    n_tokens, n_truncated = join(lambda one: one.n_tokens), join(lambda one: one.n_truncated)
+    return Representations(first.pooling, join(lambda one: one.h), n_tokens, n_truncated, latents)
+
+
+def _stacked_latents(first: Latents | None, second: Latents | None) -> Latents | None:
+    match first, second:
+        case ActiveLatents(), ActiveLatents():
+            return ActiveLatents(np.concatenate([first.bits, second.bits]), first.d_sae)
+        case LatentSummary(), LatentSummary():
+            indptr = np.concatenate([first.indptr, second.indptr[1:] + first.indptr[-1]])
+            return LatentSummary(indptr, np.concatenate([first.fired, second.fired]), first.d_sae)
+        case None, None:
+            return None
+    raise TypeError(f"the latents are {type(first).__name__} and {type(second).__name__}; expected one kind")

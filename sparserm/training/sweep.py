@@ -1,0 +1,204 @@
+"""Layers, numbers of features and methods beside each other, cross-validated over the training prompts.
+
+A cell is what ``cross_validate`` says of its settings. What a fold and layer have in common, the dense probe above all, is
+computed once and serves every size and method, so that a sweep costs little more than its cells of one size would. Choosing a
+cell uses the training pairs up and no test pairs; the accuracy of the best of many cells is a little too good all the same.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from sparserm.evaluation.accuracy import evaluate_margins
+from sparserm.heads.bradley_terry import prompt_folds
+from sparserm.heads.fitting import FitSettings, fit_to_evidence, gather_evidence
+from sparserm.heads.reward import rewards
+from sparserm.heads.selection import SELECTORS
+from sparserm.representations.values import PairRepresentations
+from sparserm.sae.autoencoder import SparseAutoencoder
+from sparserm.support.defaults import MAX_FEATURES
+from sparserm.support.threads import in_threads
+from sparserm.types import Progress, SparseRMError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+#: Called after every fit.
+Step = Callable[[], None]
+
+#: Sizes that are looked at where none are named.
+SIZES = (4, 8, 16, 24, MAX_FEATURES)
+#: Bradley-Terry on the whole representation: it has no features, and its ``k`` is 0.
+DENSE = "dense"
+METHODS = (*SELECTORS, DENSE)
+#: They stand beside the others and are not chosen.
+BASELINES = ("random", DENSE)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Accuracy of ``k`` features of one SAE found by one method, cross-validated over the training prompts.
+
+    Attributes:
+        k: 0 for the dense probe.
+        ci95: bootstrap over prompts.
+    """
+
+    sae: str
+    layer: int
+    k: int
+    accuracy: float
+    ci95: tuple[float, float]
+    method: str
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a sweep comes to.
+
+    Attributes:
+        best: of the highest accuracy; baselines are left out.
+        simplest: of the fewest features, and of these of the highest accuracy, inside the interval of the best.
+    """
+
+    best: Cell
+    simplest: Cell
+
+
+def sweep(
+    train: Mapping[str, PairRepresentations],
+    saes: Mapping[str, SparseAutoencoder],
+    settings: FitSettings,
+    sizes: Collection[int] = SIZES,
+    methods: Sequence[str] = METHODS,
+    progress: Progress | None = None,
+) -> tuple[Cell, ...]:
+    """One cell for each SAE (its layer), method and size; a cell that cannot be has none.
+
+    Args:
+        train: representations of the training pairs by the SAE's name.
+        settings: all but ``k`` and ``selection``, which the cells have of their own.
+
+    Raises:
+        SparseRMError: a method is unknown.
+    """
+    wanted = [(method, k) for method in check_methods(methods) for k in ((0,) if method == DENSE else sorted(set(sizes)))]
+    n_folds = sum(len(prompt_folds(pairs.groups)) for pairs in train.values() if len(pairs.groups) > 1)
+    step = counter(n_folds * len(wanted), progress, "Head (layers, sizes and methods)")
+    cells = []
+    for name, pairs in train.items():
+        for (method, k), margins in sweep_margins(pairs, saes[name], settings, wanted, step=step).items():
+            found = evaluate_margins(margins, pairs)
+            cells.append(Cell(name, saes[name].hook.layer, k, found.accuracy, found.ci95, method))
+    return tuple(cells)
+
+
+def check_methods(methods: Sequence[str]) -> tuple[str, ...]:
+    """The methods, each once.
+
+    Raises:
+        SparseRMError: one is unknown.
+    """
+    if unknown := [method for method in methods if method not in METHODS]:
+        raise SparseRMError(f"method {unknown[0]!r} is unknown; expected some of {', '.join(METHODS)}")
+    return tuple(dict.fromkeys(methods))
+
+
+def sweep_margins(
+    pairs: PairRepresentations,
+    sae: SparseAutoencoder,
+    settings: FitSettings,
+    wanted: Sequence[tuple[str, int]],
+    seed: int | None = None,
+    step: Step = lambda: None,
+) -> dict[tuple[str, int], np.ndarray]:
+    """``[n]`` margins for each method and size, each from a head that has not seen the pair's prompt.
+
+    Args:
+        seed: of the folds; None takes those of :func:`~sparserm.evaluation.accuracy.cross_validate`.
+
+    Returns:
+        Nothing for a size with more features than fire in one of the folds, and nothing at all for a single pair.
+    """
+    if len(pairs.groups) < 2:
+        return {}
+    folds = prompt_folds(pairs.groups, seed)
+
+    def of_fold(rows: tuple[np.ndarray, np.ndarray]) -> dict[tuple[str, int], np.ndarray]:
+        return _fold_margins(pairs.take(rows[0]), pairs.take(rows[1]), sae, settings, wanted, step)
+
+    found = list(in_threads(of_fold, folds))
+    margins = {one: np.zeros(len(pairs.groups)) for one in wanted if all(one in fold for fold in found)}
+    for one, whole in margins.items():
+        for (_, held_out), fold in zip(folds, found, strict=True):
+            whole[held_out] = fold[one]
+    return margins
+
+
+def _fold_margins(
+    train: PairRepresentations,
+    rest: PairRepresentations,
+    sae: SparseAutoencoder,
+    settings: FitSettings,
+    wanted: Sequence[tuple[str, int]],
+    step: Step,
+) -> dict[tuple[str, int], np.ndarray]:
+    """Margins of the rest for each method and size that can be."""
+    evidence = gather_evidence(train, sae, settings)
+    margins = {}
+    for method, k in wanted:
+        if method == DENSE:
+            margins[method, k] = rest.differences @ evidence.probe.weights
+        else:
+            with suppress(SparseRMError):
+                head = fit_to_evidence(train, evidence, sae, replace(settings, selection=method, k=k)).head
+                margins[method, k] = rewards(head, rest.chosen.h) - rewards(head, rest.rejected.h)
+        step()
+    return margins
+
+
+def choose(cells: Sequence[Cell]) -> Choice | None:
+    """The best cell and the simplest one that it cannot be told from; None where there are only baselines."""
+    selected = [cell for cell in cells if cell.method not in BASELINES]
+    if not selected:
+        return None
+    best = max(selected, key=lambda cell: cell.accuracy)
+    near = [cell for cell in selected if cell.accuracy >= best.ci95[0]]
+    return Choice(best, min(near, key=lambda cell: (cell.k, -cell.accuracy)))
+
+
+def describe(cell: Cell) -> str:
+    """E.g. ``sparse, layer 15, K = 16: 83.1% (81.2% to 85.0%)``."""
+    low, high = cell.ci95
+    size = f", K = {cell.k}" if cell.k else ""
+    return f"{cell.method}, layer {cell.layer}{size}: {cell.accuracy:.1%} ({low:.1%} to {high:.1%})"
+
+
+def cells_table(cells: Sequence[Cell]) -> pd.DataFrame:
+    """One row for each cell."""
+    import pandas as pd
+
+    columns = ["sae", "layer", "method", "k", "accuracy", "ci95_low", "ci95_high"]
+    rows = [{**vars(cell), "ci95_low": cell.ci95[0], "ci95_high": cell.ci95[1]} for cell in cells]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def counter(total: int, progress: Progress | None, what: str) -> Step:
+    """A step that reports how many there have been, from whichever thread it is taken."""
+    done = 0
+    one_at_a_time = threading.Lock()
+
+    def step() -> None:
+        nonlocal done
+        with one_at_a_time:
+            done += 1
+            if progress is not None:
+                progress(min(done, total), total, what)
+
+    return step

@@ -1,0 +1,203 @@
+"""The fields of the Compare page: a prompt and two to eight responses, filled from a starter pair, a link, or by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from urllib.parse import urlencode
+
+import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
+
+from sparserm.explain.comparison import MOST
+from sparserm.types import Message, Prompt
+from sparserm.ui.shared import starter_examples
+from sparserm.ui.shared.context import Context
+
+#: Characters that texts may add to a link; longer ones are left out of it, and the page says so.
+LINK_LENGTH = 1_800
+
+#: The two halves of the page.
+SIDE_BY_SIDE, BEST_OF_N = "Side by side", "Best of N"
+
+_FIELDS, _EARLIER, _PROMPT, _PAIR = "compare_fields", "compare_earlier", "compare_prompt", "compare_pair"
+_FILLED = "compare_filled"  # the pair that was filled in last, whatever became of it
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What stands in the fields."""
+
+    prompt: Prompt
+    responses: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class StarterPair:
+    """A starter pair to begin with."""
+
+    title: str
+    prompt: Prompt
+    responses: tuple[str, ...]
+
+
+def starter_pairs(task: str) -> tuple[StarterPair, ...]:
+    """The starter pairs of a task, the chosen response first."""
+    offered = starter_examples.examples(task)
+    return tuple(
+        StarterPair(chosen.title.removesuffix(" (chosen)"), chosen.prompt, (chosen.response, rejected.response))
+        for chosen, rejected in zip(offered[::2], offered[1::2], strict=True)
+    )
+
+
+def put(prompt: Prompt, responses: Sequence[str]) -> None:
+    """Fill the fields from elsewhere; the page compares them when it is run next."""
+    _fill(prompt, responses)
+    st.session_state[_PAIR] = st.session_state[_FILLED] = None
+    st.session_state.compare_now, st.session_state.compare_pinned = True, False
+
+
+def offer(prompt: Prompt, responses: Sequence[str]) -> None:
+    """A link to the Compare page that fills the fields when it is followed, however long the texts are."""
+    # Not a button with st.switch_page: that would clear the link, which Streamlit forbids while widgets are bound to it.
+    st.session_state["compare_offered"] = prompt, tuple(responses)
+    st.page_link("pages/compare.py", label="Open in Compare", icon=":material/compare_arrows:", query_params={"offered": "1"})
+
+
+def _fill(prompt: Prompt, responses: Sequence[str]) -> None:
+    fields = list(range(len(responses)))
+    st.session_state[_FIELDS] = fields
+    st.session_state[_EARLIER], st.session_state[_PROMPT] = prompt[:-1], prompt[-1].content
+    for field, response in zip(fields, responses, strict=True):
+        st.session_state[_key(field)] = response
+
+
+def begin(context: Context) -> bool:
+    """Fill the fields on the first visit, from the link or with a starter pair; another head brings its own pair while one
+    stands untouched. Returns whether a comparison should be there without a click, as a link promises."""
+    offered = st.session_state.pop("compare_offered", None)
+    if offered is not None and "offered" in st.query_params:
+        del st.query_params["offered"]
+        put(*offered)
+    pairs = starter_pairs(context.card.name)
+    if _FIELDS not in st.session_state:
+        return _begin_from_link(pairs)
+    filled: StarterPair | None = st.session_state[_FILLED]
+    if filled is not None and filled not in pairs and number_of([filled], read()):
+        st.session_state[_PAIR] = pairs[0]
+        _fill_in()
+    return bool(st.session_state.pop("compare_now", False))
+
+
+def _begin_from_link(pairs: Sequence[StarterPair]) -> bool:
+    """``pair`` is the number of a starter pair, ``p`` a prompt and each ``r`` a response; what is missing is a pair's."""
+    link = st.query_params
+    asked, responses = link.get("pair", ""), link.get_all("r")[:MOST]
+    number = int(asked) if asked.isascii() and asked.isdigit() else 0
+    pair = pairs[number - 1] if 1 <= number <= len(pairs) else pairs[0]
+    earlier = pair.prompt[:-1] if asked or not responses else ()
+    prompt = link.get("p", "" if responses and not asked else pair.prompt[-1].content)
+    both = responses if len(responses) > 1 else [*responses, ""] if responses else pair.responses
+    _fill((*earlier, Message("user", prompt)), both)
+    st.session_state[_PAIR] = pair if number_of([pair], read()) else None
+    st.session_state[_FILLED] = pair if asked or not responses else None
+    return bool(asked or responses)
+
+
+def read() -> Inputs:
+    """What stands in the fields now."""
+    prompt = (*st.session_state[_EARLIER], Message("user", st.session_state[_PROMPT]))
+    return Inputs(prompt, tuple(st.session_state[_key(field)] for field in st.session_state[_FIELDS]))
+
+
+def draw(context: Context) -> Inputs:
+    """The fields, responses side by side, with buttons to add and remove them."""
+    left, right = st.columns(2, gap="medium")
+    left.selectbox(
+        "Starter pair", starter_pairs(context.card.name), key=_PAIR, index=None, on_change=_fill_in, persist_state="session",
+        format_func=lambda pair: pair.title, placeholder="Pick one, or write your own",
+        help="Pairs that come with the app, the better response first.",
+    )  # fmt: skip
+    with right:
+        for turn in st.session_state[_EARLIER]:
+            st.text(f"{turn.role}: {turn.content}")
+        st.text_area("Prompt", key=_PROMPT, height=90, placeholder="What the user said", persist_state="session")
+    fields = st.session_state[_FIELDS]
+    columns = st.columns(_ACROSS[len(fields)], gap="medium")
+    for number, field in enumerate(fields, 1):
+        _field(columns[(number - 1) % len(columns)], number, field, removable=len(fields) > 2)
+    return read()
+
+
+def add_button() -> None:
+    """A further field."""
+    full = len(st.session_state[_FIELDS]) >= MOST
+    st.button(
+        "Add a response", icon=":material/add:", key="compare add", on_click=_add, disabled=full,
+        help=f"Up to {MOST} stand side by side; for more, see Best of N." if full else None,
+    )  # fmt: skip
+
+
+#: For each number of fields how many stand beside each other.
+_ACROSS = {2: 2, 3: 3, 4: 2, 5: 3, 6: 3, 7: 4, 8: 4}
+
+
+def _field(place: DeltaGenerator, number: int, field: int, removable: bool) -> None:
+    place.text_area(
+        f"Response {number}", key=_key(field), height=130, placeholder="One answer to the prompt", persist_state="session"
+    )
+    if removable:
+        place.button(
+            f"Remove response {number}", key=f"compare remove {field}", type="tertiary", icon=":material/close:",
+            on_click=_remove, args=(field,),
+        )  # fmt: skip
+
+
+def keep_link(context: Context, inputs: Inputs) -> bool:
+    """Put what stands in the fields into the link where it is short enough; returns whether it was."""
+    pairs = starter_pairs(context.card.name)
+    number, filled = number_of(pairs, inputs), st.session_state[_FILLED]
+    wanted: dict[str, list[str]] = {}
+    if number:
+        wanted["pair"] = [str(number)]
+    else:
+        if len(inputs.prompt) > 1 and filled in pairs:  # its earlier turns are found again through the pair
+            wanted["pair"] = [str(pairs.index(filled) + 1)]
+        wanted |= {"p": [inputs.prompt[-1].content], "r": list(inputs.responses)}
+    fits = len(urlencode(wanted, doseq=True)) <= LINK_LENGTH
+    for name in ("pair", "p", "r"):
+        values = wanted.get(name, []) if fits else []
+        if st.query_params.get_all(name) == values:
+            continue
+        if values:
+            st.query_params[name] = values
+        else:
+            del st.query_params[name]
+    return fits
+
+
+def number_of(pairs: Sequence[StarterPair], inputs: Inputs) -> int:
+    """The 1-based number of the pair that stands in the fields unchanged, 0 for none."""
+    return next((n for n, pair in enumerate(pairs, 1) if (pair.prompt, pair.responses) == (inputs.prompt, inputs.responses)), 0)
+
+
+def _key(field: int) -> str:
+    return f"compare_response_{field}"
+
+
+def _fill_in() -> None:
+    pair = st.session_state[_PAIR]
+    if pair is not None:
+        st.session_state[_FILLED] = pair
+        _fill(pair.prompt, pair.responses)
+
+
+def _add() -> None:
+    fields = st.session_state[_FIELDS]
+    new = max(fields) + 1
+    st.session_state[_key(new)] = ""
+    st.session_state[_FIELDS] = [*fields, new]
+
+
+def _remove(field: int) -> None:
+    st.session_state[_FIELDS] = [one for one in st.session_state[_FIELDS] if one != field]

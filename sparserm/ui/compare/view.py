@@ -1,0 +1,190 @@
+"""Parts of the Compare page: the comparison, its ranking, and two pinned responses taken apart."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+import streamlit as st
+
+from sparserm.explain.comparison import SideBySide, check_number, word_diff
+from sparserm.types import Progress, SparseRMError
+from sparserm.ui.compare import charts, tables
+from sparserm.ui.compare.component import diff_text, linked_texts
+from sparserm.ui.compare.inputs import Inputs
+from sparserm.ui.score.charts import difference_figure
+from sparserm.ui.shared.components import yardstick
+from sparserm.ui.shared.context import Context, feature_card_link
+from sparserm.ui.shared.style import CONFIG
+from sparserm.ui.shared.tables import differences_table
+from sparserm.ui.shared.text import counted
+
+SHOWN = 10  # bars before the smaller ones are put together
+_A, _B = "compare_a", "compare_b"
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What was compared, by which version of which head, and what came of it."""
+
+    head: str
+    hash: str
+    inputs: Inputs
+    found: SideBySide
+
+
+def compare(context: Context, inputs: Inputs, progress: Progress) -> Compared:
+    """One pass of the backbone over all responses.
+
+    Raises:
+        SparseRMError: a field is empty, or the head or the backbone cannot be used.
+    """
+    check_number(len(inputs.responses))
+    for number, response in enumerate(inputs.responses, 1):
+        if not response.strip():
+            raise SparseRMError(f"response {number} is empty; write it, or remove its field")
+    found = context.model(progress).side_by_side(inputs.prompt, inputs.responses)
+    linked = _A not in st.session_state and _linked_pins(len(inputs.responses)) is not None
+    if not linked and not st.session_state.get("compare_pinned"):
+        pin_best(found)
+    return Compared(context.key, context.hash, inputs, found)
+
+
+def ranking(compared: Compared, context: Context) -> None:
+    """Who wins, how likely, and where that leaves everyone against the training responses."""
+    found, saved = compared.found, context.saved
+    best, following = found.ranking[:2]
+    table = tables.ranking_table(found, compared.inputs.responses)
+    chance = f"{found.win_probability[best, following]:.0%}"
+    st.subheader(
+        f"Response {best + 1} wins: {chance} against response {following + 1}", anchor=False,
+        help="Bradley-Terry win probability: the sigmoid of the difference of the two rewards.",
+    )  # fmt: skip
+    left, right = st.columns([3, 2], gap="large", vertical_alignment="center")
+    left.dataframe(
+        tables.shown_ranking(table), hide_index=True, key="compare_ranking",
+        column_config={
+            "rank": st.column_config.NumberColumn("Rank", width=50),
+            "response": st.column_config.NumberColumn("Response", width=70),
+            "beats_best": st.column_config.TextColumn("Beats the best", width=95, alignment="right"),
+            "behind_best": st.column_config.TextColumn("Margin to it", width=85, alignment="right"),
+            "reward": st.column_config.NumberColumn("Reward", format="%+.2f", width=70, help=yardstick(saved)),
+            "text": st.column_config.TextColumn("Text", width="medium"),
+        },
+    )  # fmt: skip
+    names = [f"response {i + 1}" for i in found.ranking]
+    typical = float(saved.quantiles_chosen[50]), float(saved.quantiles_rejected[50])
+    right.plotly_chart(
+        charts.rewards_figure(names, [float(found.rewards[i]) for i in found.ranking], *typical), config=CONFIG,
+        key="compare_rewards",
+    )  # fmt: skip
+    _every_pair(found)
+    if any(explanation.n_truncated for explanation in found.explanations):
+        most = max(explanation.n_truncated for explanation in found.explanations)
+        st.warning(f"Up to {most:,} tokens of the prompt were cut from the left: the text exceeds the context.")
+
+
+def pins(found: SideBySide) -> tuple[int, int]:
+    """The two responses that are taken apart, A and B; both are kept in the link."""
+    numbers = list(range(1, len(found.rewards) + 1))
+    linked = _linked_pins(len(numbers))
+    if _A not in st.session_state and linked:
+        st.session_state[_A], st.session_state[_B] = linked
+        st.session_state.compare_pinned = True
+    held = {st.session_state.get(_A), st.session_state.get(_B)}
+    if len(held) < 2 or not held <= set(numbers):
+        pin_best(found)
+    left, right = st.columns(2)
+    a = left.segmented_control(
+        "A, pinned", numbers, key=_A, required=True, on_change=_pinned, args=(numbers,), persist_state="session"
+    )
+    others = [number for number in numbers if number != a]
+    b = right.segmented_control("B, against it", others, key=_B, required=True, on_change=_pinned, persist_state="session")
+    assert a is not None and b is not None
+    if linked != (a, b):
+        st.query_params["a"], st.query_params["b"] = str(a), str(b)
+    return a - 1, b - 1
+
+
+def _linked_pins(n: int) -> tuple[int, int] | None:
+    """The pins that the link names, where they are two of ``n`` responses."""
+    a, b = (st.query_params.get(name, "") for name in ("a", "b"))
+    numbers = [str(number) for number in range(1, n + 1)]
+    return (int(a), int(b)) if a in numbers and b in numbers and a != b else None
+
+
+def taken_apart(compared: Compared, context: Context, a: int, b: int) -> None:
+    """Two responses against each other: chance, linked texts and features, waterfall, word diff."""
+    found, saved = compared.found, context.saved
+    parts, margin = found.differences(a, b), found.margin(a, b)
+    columns = st.columns(4)
+    columns[0].metric("A beats B", f"{found.win_probability[a, b]:.0%}", border=True)
+    columns[1].metric("Margin, A over B", f"{margin:+.2f}", border=True)
+    columns[2].metric("Reward of A", f"{found.rewards[a]:+.2f}", border=True, help=yardstick(saved))
+    columns[3].metric("Reward of B", f"{found.rewards[b]:+.2f}", border=True, help=yardstick(saved))
+    asked = st.query_params.get("lit", "")
+    linked_texts(
+        found, a, b, shares=saved.head.pooling == "mean", card=feature_card_link(),
+        locked=int(asked) if asked.isdigit() else None,
+        on_lock=_keep_locked, key="compare_linked",
+    )  # fmt: skip
+    left, right = st.columns([3, 2], gap="large")
+    with left:
+        st.subheader("What the margin is made of", anchor=False)
+        everything = st.toggle("All features", key="compare_all", help=f"Instead of the {SHOWN} largest and the rest together.")
+        shown = len(parts) if everything else SHOWN
+        st.plotly_chart(difference_figure(parts, margin, shown), config=CONFIG, key="compare_difference")
+        st.caption(tables.sum_check(parts, margin))
+    with right:
+        st.subheader("Word diff", anchor=False)
+        st.caption("Struck through: only in A. Underlined: only in B.")
+        diff_text(word_diff(*(compared.inputs.responses[i] for i in (a, b))), key="compare_diff")
+    _downloads(compared, a, b)
+
+
+def _downloads(compared: Compared, a: int, b: int) -> None:
+    found = compared.found
+    ready = {
+        "Ranking": tables.ranking_table(found, compared.inputs.responses),
+        "Margin by feature": differences_table(found.differences(a, b)),
+        "Scores of all responses": tables.scores_table(found),
+        "Token contributions of A and B": tables.tokens_table(found, (a, b)),
+    }
+    with st.container(horizontal=True):
+        for name, table in ready.items():
+            st.download_button(
+                f"{name} ({counted(len(table))})", partial(table.to_csv, index=False),
+                f"{name.lower().replace(' ', '-')}.csv", "text/csv",
+                icon=":material/download:", key=f"compare {name}", on_click="ignore",
+            )  # fmt: skip
+
+
+def _every_pair(found: SideBySide) -> None:
+    if len(found.rewards) < 3:
+        return
+    with st.expander("Every pair: chance that the row's response beats the column's"):
+        matrix = tables.win_matrix(found)
+        st.dataframe(matrix.map("{:.0%}".format).replace("nan%", "–"), key="compare_matrix")
+        st.download_button(
+            f"Every pair ({counted(len(matrix))})", matrix.to_csv(), "every-pair.csv", "text/csv", icon=":material/download:",
+            key="compare every pair", on_click="ignore",
+        )  # fmt: skip
+
+
+def pin_best(found: SideBySide) -> None:
+    """A becomes the best, B the next best."""
+    st.session_state[_A], st.session_state[_B] = found.ranking[0] + 1, found.ranking[1] + 1
+
+
+def _pinned(numbers: list[int] | None = None) -> None:
+    """The user has chosen; B gives way where A took its place."""
+    st.session_state.compare_pinned = True
+    if numbers and st.session_state[_A] == st.session_state[_B]:
+        st.session_state[_B] = next(number for number in numbers if number != st.session_state[_A])
+
+
+def _keep_locked(feature: int | None) -> None:
+    if feature is None:
+        st.query_params.pop("lit", None)
+    else:
+        st.query_params["lit"] = str(feature)

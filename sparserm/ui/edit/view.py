@@ -1,0 +1,353 @@
+"""Parts of the Edit page: the list of edits with undo and redo, the figures that follow them, and saving."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
+
+from sparserm.heads.labels import labels_of
+from sparserm.heads.library import free_name, keep_head
+from sparserm.training.editing import (
+    EditEffect,
+    EditEvidence,
+    EditOutcome,
+    FeatureWorth,
+    HeadEdits,
+    compare_edits,
+    feature_worth,
+    gather_edit_evidence,
+    length_suggestions,
+    make_edited_head,
+    measure_edits,
+)
+from sparserm.types import PreferenceData, SparseRMError
+from sparserm.ui.edit import charts
+from sparserm.ui.edit.sliders import weight_sliders
+from sparserm.ui.shared.components import correlation
+from sparserm.ui.shared.context import Context, feature_card_link
+from sparserm.ui.shared.pairs_picker import Represented
+from sparserm.ui.shared.style import CONFIG
+from sparserm.ui.shared.text import counted, plain, sentence
+
+#: Pairs that changed sides are listed up to this many; the file holds all.
+LISTED = 50
+
+#: The sliders' values as a file calls them.
+_COLUMNS = {
+    "chosen": "f_chosen", "rejected": "f_rejected", "length": "length_correlation", "without": "accuracy_change_without",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class History:
+    """All edits made to one head, and which of them is in force."""
+
+    steps: tuple[HeadEdits, ...] = (HeadEdits(),)
+    at: int = 0
+
+    @property
+    def now(self) -> HeadEdits:
+        """The edits in force."""
+        return self.steps[self.at]
+
+    def do(self, edits: HeadEdits) -> History:
+        """Something new: what was undone is forgotten."""
+        if edits == self.now:
+            return self
+        return History((*self.steps[: self.at + 1], edits), self.at + 1)
+
+    def move(self, by: int) -> History:
+        """Undo (-1) or redo (1), as far as there is something."""
+        return History(self.steps, min(max(self.at + by, 0), len(self.steps) - 1))
+
+
+def history(context: Context) -> History:
+    """The edits of this session to the head in view; at first those of the link.
+
+    Each head has its own, so that they are there again when it is looked at again.
+    """
+    known: dict[str, History] = st.session_state.setdefault("edit histories", {})
+    if context.hash not in known:
+        # Only a session's first head is that of the link; what stands there later is of the head before.
+        known[context.hash] = History().do(_linked(context) if not known else HeadEdits())
+    _link(known[context.hash])
+    return known[context.hash]
+
+
+def _linked(context: Context) -> HeadEdits:
+    try:
+        edits = HeadEdits.parse(st.query_params.get("edits", ""))
+        edits.vector(context.saved.head.features)
+    except SparseRMError as error:
+        st.warning(f"The edits of this link are left out: {plain(error)}", icon=":material/link_off:")
+        return HeadEdits()
+    return edits
+
+
+def _link(found: History) -> None:
+    if str(found.now) == st.query_params.get("edits", ""):
+        return
+    if found.now.factors:
+        st.query_params["edits"] = str(found.now)
+    else:
+        st.query_params.pop("edits", None)
+
+
+def _do(head: str, edits: HeadEdits) -> None:
+    known = st.session_state["edit histories"]
+    known[head] = known[head].do(edits)
+
+
+def _move(head: str, by: int) -> None:
+    known = st.session_state["edit histories"]
+    known[head] = known[head].move(by)
+
+
+def evidence(context: Context, found: Represented) -> EditEvidence:
+    """The scores of the held-out pairs; where no pair is held out, the page says so and ends."""
+    try:
+        return _evidence(context.hash, found.data.content_hash, _context=context, _found=found)
+    except SparseRMError as error:
+        st.error(sentence(error))
+        st.stop()
+
+
+@st.cache_resource(show_spinner=False, max_entries=8)
+def _evidence(head: str, content: str, *, _context: Context, _found: Represented) -> EditEvidence:
+    return gather_edit_evidence(_context.saved, _found.data, _found.pairs)
+
+
+def what_is_held_out(found: EditEvidence) -> None:
+    """How many pairs the figures are of, and which were left out."""
+    n, prompts = len(found.rows), len(np.unique(found.pairs.groups))
+    text = f"Measured on {n:,} pairs of {prompts:,} prompts that the head was not trained on."
+    if found.n_seen:
+        total = n + found.n_seen
+        st.warning(
+            f"{found.n_seen:,} of {total:,} pairs are left out: the head was trained on their prompts. {text}",
+            icon=":material/filter_alt:",
+        )
+    else:
+        st.caption(f"{text} None had to be left out.")
+
+
+def unedited(found: EditEvidence) -> EditOutcome:
+    """The figures of the head as it is."""
+    return measure_edits(found, HeadEdits())
+
+
+@st.fragment
+def live(context: Context, found: EditEvidence, before: EditOutcome, data: PreferenceData) -> None:
+    """All that follows the sliders: only this part of the page is run again, the figures first."""
+    edits = history(context).now
+    after = measure_edits(found, edits)
+    effect = compare_edits(found, before, after)
+    place = _figures(before, after, effect)
+    _toolbar(context)
+    worth = feature_worth(found, edits)
+    features = _sliders(context, edits, worth)
+    place.plotly_chart(charts.accuracy_figure(before.evaluation, after.evaluation), config=CONFIG, key="accuracy")
+    _suggestions(context.hash, worth, after, edits)
+    _flipped(found, data, before, after, effect)
+    n_flipped, figures = len(effect.broken) + len(effect.mended), figures_table(before, after)
+    _files(features, figures, n_flipped, lambda: flipped_table(found, data, before, after, effect, None))
+    with st.expander("All figures, before and after"):
+        st.dataframe(figures, hide_index=True, key="figures")
+    _save(context, edits, found)
+
+
+def _figures(before: EditOutcome, after: EditOutcome, effect: EditEffect) -> DeltaGenerator:
+    """The figures that matter most; returns where the chart of the accuracies goes."""
+    place, accuracy, length, sides = st.columns([1.7, 1.45, 1.4, 1.55])
+    low, high = after.evaluation.ci95
+    change, ends = 100 * effect.accuracy_change, [100 * end for end in effect.ci95]
+    accuracy.metric(
+        "Held-out accuracy", f"{after.evaluation.accuracy:.1%}",
+        f"{change:+.1f} points ({ends[0]:+.1f} to {ends[1]:+.1f})" if change or any(ends) else "as before", border=True,
+        delta_color="off", delta_arrow="auto" if change else "off",
+        help=f"95 % interval {low:.1%} to {high:.1%}, bootstrap over prompts. The change has an interval of its own, of the "
+        "differences pair by pair: much narrower, since both heads are measured on the same pairs.",
+    )  # fmt: skip
+    length.metric(
+        "Length correlation", correlation(after.length.margin_spearman),
+        f"{correlation(before.length.margin_spearman)} before", border=True,
+        delta_color="off", delta_arrow="off",
+        help="Spearman correlation of margins with gaps in log length over the held-out pairs: prompts that call for long "
+        "answers do not count. All correlations are in the table below.",
+    )  # fmt: skip
+    sides.metric(
+        "Pairs that changed sides", f"{len(effect.broken) + len(effect.mended):,}",
+        f"{len(effect.mended):,} now right, {len(effect.broken):,} now wrong", border=True, delta_color="off",
+        delta_arrow="off",
+    )  # fmt: skip
+    return place
+
+
+def _toolbar(context: Context) -> None:
+    done = history(context)
+    undo, redo, reset, said = st.columns([1, 1, 1, 5], vertical_alignment="center")
+    head, last = context.hash, len(done.steps) - 1
+    undo.button(
+        "Undo", icon=":material/undo:", disabled=done.at == 0, on_click=_move, args=(head, -1), width="stretch"
+    )  # fmt: skip
+    redo.button(
+        "Redo", icon=":material/redo:", disabled=done.at == last, on_click=_move, args=(head, 1), width="stretch"
+    )  # fmt: skip
+    reset.button(
+        "Reset",
+        icon=":material/restart_alt:",
+        disabled=not done.now.factors,
+        on_click=_do,
+        args=(head, HeadEdits()),
+        width="stretch",
+    )
+    n = len(done.now.factors)
+    said.caption(
+        f"{n} of {len(context.saved.head.features)} features edited."
+        if n
+        else "Nothing is edited yet: move a slider, or press **off** or **flip** in a row."
+    )
+
+
+def _sliders(context: Context, edits: HeadEdits, worth: FeatureWorth) -> pd.DataFrame:
+    saved, labels, factors = context.saved, labels_of(context.card), edits.vector(context.saved.head.features)
+    rows = [
+        {
+            "feature": int(saved.head.features[j]), "label": labels.get(int(saved.head.features[j]), ""),
+            "weight": float(saved.head.weights[j]), "factor": float(factors[j]),
+            "chosen": float(saved.f_chosen[j]), "rejected": float(saved.f_rejected[j]),
+            "length": _plain(worth.length_correlation[j]),
+            "without": float(worth.accuracy_change[j]) if factors[j] else None,
+        }
+        for j in np.argsort(-np.abs(saved.head.weights), kind="stable")
+    ]  # fmt: skip
+
+    def change(feature: int, factor: float) -> None:
+        _do(context.hash, history(context).now.change(feature, factor))
+
+    weight_sliders(rows, card=feature_card_link(), key="sliders", on_edit=change)
+    return pd.DataFrame(rows).rename(columns=_COLUMNS)
+
+
+def _plain(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
+
+
+def _suggestions(head: str, worth: FeatureWorth, outcome: EditOutcome, edits: HeadEdits) -> None:
+    found = length_suggestions(worth, outcome)
+    if len(found) == 0:
+        return
+    st.caption(
+        f"These features tie margins to length the most (now {correlation(outcome.length.margin_spearman)}). Without them:"
+    )
+    for column, j in zip(st.columns(3), found, strict=False):
+        feature, points = int(worth.features[j]), 100 * worth.accuracy_change[j]
+        column.button(
+            f"Switch off {feature}: length {correlation(worth.length_without[j])}, accuracy {points:+.1f} points",
+            key=f"suggested {feature}", on_click=_do, args=(head, edits.change(feature, 0.0)), width="stretch",
+        )  # fmt: skip
+
+
+def _flipped(found: EditEvidence, data: PreferenceData, before: EditOutcome, after: EditOutcome, effect: EditEffect) -> None:
+    st.subheader("Pairs that changed sides", anchor=False)
+    n = len(effect.broken) + len(effect.mended)
+    if n == 0:
+        st.caption("None: every held-out pair is ranked as before.")
+        return
+    st.dataframe(
+        flipped_table(found, data, before, after, effect, LISTED), hide_index=True, height=min(330, 38 + 35 * n), key="flipped",
+        column_config={
+            f"margin {when}": st.column_config.NumberColumn(when, format="%+.2f", width=70, help=f"margin {when} the edit")
+            for when in ("before", "after")
+        },
+    )  # fmt: skip
+    if n > LISTED:
+        st.caption(f"The first {LISTED} of {n:,} are listed; the file holds all.")
+
+
+def flipped_table(
+    found: EditEvidence, data: PreferenceData, before: EditOutcome, after: EditOutcome, effect: EditEffect, limit: int | None
+) -> pd.DataFrame:
+    """A row for each pair that changed sides: first those now wrong, the largest change first."""
+    order = [(i, "now wrong") for i in effect.broken] + [(i, "now right") for i in effect.mended]
+    rows: list[dict[str, Any]] = []
+    for i, what in order[:limit]:
+        pair = data.pairs[found.rows[i]]
+        rows.append({
+            "row": pair.row, "ranked": what, "margin before": before.margins[i], "margin after": after.margins[i],
+            "prompt": pair.prompt[-1].content, "chosen": pair.chosen, "rejected": pair.rejected,
+        })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def _files(features: pd.DataFrame, figures: pd.DataFrame, n_flipped: int, flipped: Callable[[], pd.DataFrame]) -> None:
+    """All that is shown, to take away; the table of pairs is made when it is asked for."""
+
+    def offer(label: str, n: int, name: str, table: Callable[[], pd.DataFrame]) -> None:
+        st.download_button(
+            f"{label} as CSV ({counted(n)})", lambda: table().to_csv(index=False), name, "text/csv", key=name,
+            icon=":material/download:", on_click="ignore", disabled=n == 0,
+        )  # fmt: skip
+
+    with st.container(horizontal=True):
+        offer("Changed pairs", n_flipped, "changed_pairs.csv", flipped)
+        offer("Features", len(features), "features.csv", lambda: features)
+        offer("Figures", len(figures), "figures.csv", lambda: figures)
+
+
+def figures_table(before: EditOutcome, after: EditOutcome) -> pd.DataFrame:
+    """Every figure before and after the edit."""
+    rows = [
+        ("accuracy", *(one.evaluation.accuracy for one in (before, after))),
+        ("95 % interval, low", *(one.evaluation.ci95[0] for one in (before, after))),
+        ("95 % interval, high", *(one.evaluation.ci95[1] for one in (before, after))),
+        ("mean margin", *(one.evaluation.mean_margin for one in (before, after))),
+        ("accuracy of picking the longer", *(one.evaluation.length_baseline for one in (before, after))),
+        ("reward with length, Pearson", before.length.reward_pearson, after.length.reward_pearson),
+        ("reward with length, Spearman", before.length.reward_spearman, after.length.reward_spearman),
+        ("margin with length gap, Pearson", before.length.margin_pearson, after.length.margin_pearson),
+        ("margin with length gap, Spearman", before.length.margin_spearman, after.length.margin_spearman),
+    ]
+    return pd.DataFrame(rows, columns=["figure", "before", "after"]).round(4)
+
+
+def _save(context: Context, edits: HeadEdits, found: EditEvidence) -> None:
+    st.subheader("Save as a new head", anchor=False)
+    st.caption(
+        f"{plain(context.key)} (version {context.hash}) stays as it is, and the new head names it as its parent. Its card will "
+        "say that its accuracy is of the pairs that it was edited by: check it on other pairs, too."
+    )
+    with st.form("save", border=False):
+        name, press = st.columns([3, 1], vertical_alignment="bottom")
+        wanted = name.text_input("Name", value=free_name(f"{context.key}-edited"), max_chars=64)
+        pressed = press.form_submit_button("Save as new head", type="primary", width="stretch", disabled=not edits.factors)
+    if pressed:
+        try:
+            keep_head(make_edited_head(context.saved, context.key, edits, wanted, found), wanted)
+        except (SparseRMError, OSError) as error:
+            st.error(sentence(error))
+        else:
+            st.session_state["edit saved"] = wanted
+            st.rerun()  # the whole page: the sidebar lists the new head
+
+
+def saved_notice() -> None:
+    """After saving: where the new head is, and a button that goes there."""
+    name = st.session_state.get("edit saved")
+    if name is None:
+        return
+    said, press = st.columns([4, 1], vertical_alignment="center")
+    said.success(f"Saved as {plain(name)}. It can be chosen in the sidebar, and on the command line by its name.")
+    press.button("Look at it", on_click=_open, args=(name,), width="stretch")
+
+
+def _open(name: str) -> None:
+    del st.session_state["edit saved"]
+    st.session_state["head"] = name
+    st.session_state.pop("layer", None)

@@ -1,0 +1,295 @@
+"""The card of one feature: its evidence, where responses lie on it, its tokens, neighbours and examples, and your own text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import streamlit as st
+
+from sparserm.explain.contributions import label_of
+from sparserm.features.cards import SIDES, FeatureCard, Side, neuronpedia_url
+from sparserm.features.listing import FiringText
+from sparserm.features.logit_lens import LogitLens
+from sparserm.features.table import FeatureTable
+from sparserm.heads.labels import AutoLabel, auto_labels, given_labels
+from sparserm.heads.reward import RewardHead, alignment_scores
+from sparserm.types import SparseRMError
+from sparserm.ui.features import state
+from sparserm.ui.features.charts import density_figure
+from sparserm.ui.features.examples import ExampleRow, LitText, show_chips, show_examples
+from sparserm.ui.features.list_view import columns
+from sparserm.ui.features.state import Example
+from sparserm.ui.shared.components import download_table, figure
+from sparserm.ui.shared.context import Context
+from sparserm.ui.shared.style import CONFIG
+from sparserm.ui.shared.text import plain, sentence
+from sparserm.ui.shared.tokens import coloured_tokens
+
+STRONGEST, QUARTERS, WRONG = "Strongest", "By quarter of activation", "Argued for the wrong side"
+_DETECTION = (
+    "Detection score: the share of responses, half of them with the feature firing strongly and half without, that are told "
+    "right by the label, or by being more like the top examples than like others; with its 95 % interval over prompts. Chance "
+    "is one half. The prompts are others than those that the label was found on, and both halves are of like length."
+)
+SCORE, ACTIVATION = "alignment score", "activation"
+
+
+@dataclass(frozen=True)
+class Lean:
+    """Which way a feature pulls, +1 or -1, and in words."""
+
+    sign: int
+    text: str
+
+
+def lean(table: FeatureTable, feature: int, weight: float | None) -> Lean:
+    """By its weight in the head, or by its mean scores where it has none there."""
+    if weight is not None:
+        return Lean(1 if weight > 0 else -1, f"a high score {'raises' if weight > 0 else 'lowers'} the reward")
+    raises = bool(table.score_gap[feature] > 0)
+    side = "chosen" if raises else "rejected"
+    return Lean(1 if raises else -1, f"not in the head, its scores are higher in {side} responses")
+
+
+def weight_of(head: RewardHead, feature: int) -> float | None:
+    """Its weight, where it is one of the head's features."""
+    place = np.flatnonzero(head.features == feature)
+    return float(head.weights[place[0]]) if len(place) else None
+
+
+def full_colour(read: Mapping[tuple[int, Side], Example]) -> float:
+    """The activation at which the colour is full: the largest one of the examples."""
+    return max((one.peak for one in read.values()), default=1.0) or 1.0
+
+
+def header(context: Context, feature: int, listed: Sequence[int]) -> None:
+    """Which feature it is, its neighbours in the list, its labels and its page elsewhere."""
+    title, before, after = st.columns([8, 2, 2], vertical_alignment="bottom")
+    title.subheader(context.feature_title(feature), anchor=False)
+    place = listed.index(feature) if feature in listed else None
+    for column, step, icon, what in ((before, -1, "chevron_left", "Previous"), (after, 1, "chevron_right", "Next")):
+        to = None if place is None or not 0 <= place + step < len(listed) else listed[place + step]
+        column.button(
+            what, key=f"{what} feature", icon=f":material/{icon}:", disabled=to is None, width="stretch",
+            help=f"{what} in the list", on_click=state.choose, args=(feature if to is None else to,),
+        )  # fmt: skip
+    name, link = st.columns([10, 2], vertical_alignment="bottom")
+    key = f"label of {context.card.sae_fingerprint} {feature}"
+    st.session_state.setdefault(key, given_labels(context.card).get(feature, ""))
+    name.text_input(
+        "Label", key=key, placeholder=f"{label_of({}, feature)}: say what it stands for, and every page will call it so",
+        on_change=state.store_label, args=(context.card.sae_fingerprint, feature, key),
+    )  # fmt: skip
+    if problem := st.session_state.pop("label problem", None) or state.label_problem(context):
+        st.error(problem)
+    if url := neuronpedia_url(context.sae(), feature):
+        link.link_button("Neuronpedia", url, icon=":material/open_in_new:", width="stretch")
+    if (label := auto_labels(context.card.sae_fingerprint).get(feature)) is not None:
+        _automatic(label)
+
+
+def _automatic(label: AutoLabel) -> None:
+    """The automatic label, or why there is none, with what it is worth and what it came from."""
+    parts = [f"Automatic label: **{plain(label.text)}**" if label.text else f"Unlabelled: {plain(label.reason)}"]
+    if label.text and label.detection:
+        parts.append(f"detects {label.detection}")
+    if label.examples:
+        parts.append(f"top examples detect {label.examples}")
+    if label.promoted:
+        parts.append(f"{plain(', '.join(label.promoted))} also promoted")
+    parts.append(f"fires in {label.n_firing:,} of {label.n_texts:,} responses of {plain(label.data)}")
+    parts.append("by the rule" if label.source == "rule" else f"by {plain(label.source)}")
+    st.caption(" · ".join(parts), help=_DETECTION)
+    if label.prompt:
+        with st.popover("What it was asked", icon=":material/chat:"):
+            st.code(label.prompt, language=None, wrap_lines=True)
+
+
+def evidence(table: FeatureTable, feature: int, weight: float | None) -> None:
+    """Firing rates with intervals, the gap with its test, and the weight."""
+    chosen, rejected, gap, in_head = st.columns(4)
+    rates = (
+        (chosen, "Fires in chosen", table.f_chosen, table.chosen_low, table.chosen_high),
+        (rejected, "Fires in rejected", table.f_rejected, table.rejected_low, table.rejected_high),
+    )
+    for place, name, rate, low, high in rates:
+        figure(
+            place, name, f"{rate[feature]:.1%}", f"{low[feature]:.1%} to {high[feature]:.1%}",
+            "Share of responses in which it fires at a token or more, with its 95 % Wilson interval; responses to one prompt "
+            "are not taken for independent.",
+        )  # fmt: skip
+    q = table.q[feature]
+    figure(
+        gap, "Gap", f"{100 * table.gap[feature]:+.1f} pts", f"q = {q:.2g}" + (", could be chance" if q > 0.05 else ""),
+        f"Chosen less rejected. q: McNemar's mid-p test over {table.n_prompts:,} prompts, corrected for all latents that fire "
+        "(Benjamini-Hochberg).",
+    )  # fmt: skip
+    figure(
+        in_head, "Weight in the head", "none" if weight is None else f"{weight:+.3f}",
+        f"scores differ by {table.score_gap[feature]:+.2f} SD",
+        "The weight multiplies the standardised alignment score; the difference is chosen less rejected, on average.",
+    )  # fmt: skip
+    notes = [f"correlation with length {table.length_correlation[feature]:+.2f}"]
+    notes.append(f"fires at {table.rate[feature]:.2%} of the tokens and in {table.share[feature]:.1%} of the responses")
+    notes.append(f"mean peak {table.mean_peak[feature]:.2f}")
+    if table.dense[feature]:
+        notes.append("**dense**")
+    if table.begin_of_text[feature]:
+        notes.append(f"**begin of text** ({table.opening[feature]:.0%} of its firings on the first token)")
+    st.caption(" · ".join(notes))
+
+
+def density(card: FeatureCard, context: Context, firing: FiringText | None, rows: Sequence[int]) -> None:
+    """Where chosen and rejected responses lie, with the text at hand marked.
+
+    Args:
+        rows: of the pairs in their source.
+    """
+    what = st.segmented_control(
+        "Density of", [SCORE, ACTIVATION], key="density", default=SCORE, required=True,
+        help="The alignment score is what the head weighs. The activation is the latent's largest one in the response; "
+        "responses in which it is silent lie at zero.",
+    )  # fmt: skip
+    scores = what == SCORE
+    chosen, rejected = (card.scores_chosen, card.scores_rejected) if scores else (card.peaks_chosen, card.peaks_rejected)
+    mark = None if firing is None else (_own_score(context, card, firing) if scores else float(firing.of(card.feature).max()))
+    drawn = density_figure(chosen, rejected, str(what), None if mark is None else (mark, "your text"))
+    st.plotly_chart(drawn, config=CONFIG, key="density figure")
+    values = pd.DataFrame({
+        "row": [*rows, *rows],
+        "side": ["chosen"] * len(rows) + ["rejected"] * len(rows),
+        "alignment_score": np.concatenate([card.scores_chosen, card.scores_rejected]),
+        "peak_activation": np.concatenate([card.peaks_chosen, card.peaks_rejected]),
+    })  # fmt: skip
+    download_table(values, "Responses", f"feature-{card.feature}-responses.csv")
+
+
+def _own_score(context: Context, card: FeatureCard, firing: FiringText) -> float:
+    sae = context.sae()
+    direction = sae.directions()[card.feature : card.feature + 1].numpy()
+    return float(alignment_scores(firing.h, direction, sae.b_dec.numpy())[0])
+
+
+def logits(context: Context, feature: int, every: LogitLens | None) -> None:
+    """The tokens that its direction promotes and suppresses."""
+    st.markdown(
+        "**Promotes and suppresses**",
+        help="Logit lens: the tokens whose logits the decoder direction raises and lowers most if it reached the unembedding "
+        "as it is. Later layers may use it otherwise.",
+    )
+    try:
+        lens = state.lens_of(context, feature, every)
+    except SparseRMError as error:
+        st.caption(sentence(error))
+        return
+    st.caption("raises the logits of")
+    show_chips(lens.promoted[0], lens.promoted_logits[0].tolist(), up=True, key="promoted")
+    st.caption("lowers the logits of")
+    show_chips(lens.suppressed[0], lens.suppressed_logits[0].tolist(), up=False, key="suppressed")
+    rows = pd.DataFrame({
+        "end": ["promoted"] * lens.promoted.shape[1] + ["suppressed"] * lens.suppressed.shape[1],
+        "token": np.concatenate([lens.promoted[0], lens.suppressed[0]]),
+        "logit": np.concatenate([lens.promoted_logits[0], lens.suppressed_logits[0]]),
+    })  # fmt: skip
+    download_table(rows, "Tokens", f"feature-{feature}-tokens.csv")
+
+
+def similar(card: FeatureCard, table: FeatureTable, labels: Mapping[int, str]) -> None:
+    """The latents of the nearest directions; a click goes there."""
+    st.markdown("**Most similar features**", help="Cosine of the decoder directions. A click on a row opens the feature.")
+    rows = pd.DataFrame([
+        {"feature": j, "cosine": cosine, "gap": 100 * table.gap[j], "label": labels.get(j, "")} for j, cosine in card.similar
+    ])  # fmt: skip
+    features = [j for j, _ in card.similar]
+    key = f"similar to {card.feature}"
+    st.dataframe(
+        rows, key=key, hide_index=True, height=213, selection_mode="single-row",
+        on_select=lambda: state.choose_row(key, features),
+        column_config={name: config for name, config in columns().items() if name in rows} | {
+            "cosine": st.column_config.NumberColumn("Cosine", format="%.3f"),
+        },
+    )  # fmt: skip
+    download_table(rows, "Similar features", f"feature-{card.feature}-similar.csv")
+
+
+def example_lists(card: FeatureCard, read: Mapping[tuple[int, Side], Example], leaning: Lean) -> None:
+    """Responses with their tokens lit: the strongest, those of each quarter, or the pairs it misjudged."""
+    st.subheader("Examples", anchor=False)
+    which = st.segmented_control(
+        "Examples", [STRONGEST, QUARTERS, WRONG], key="examples", default=STRONGEST, required=True, bind="query-params",
+        persist_state="session", label_visibility="collapsed",
+    )  # fmt: skip
+    rows = {STRONGEST: _strongest, QUARTERS: _quarters, WRONG: _misjudged}[str(which)](card, read, leaning.sign)
+    if not rows:
+        st.info("It argued for the wrong side in none of these pairs." if which == WRONG else "It fires in no response.")
+        return
+    if which == WRONG:
+        values = [np.abs(one.values) for row in rows for one in (row.chosen, row.rejected) if one is not None]
+        full, unit = float(np.quantile(np.concatenate(values), 0.98)), "score, from the mean,"
+        st.caption(
+            "Pairs in which its part in the margin, chosen less rejected, is furthest below zero. Tokens are lit by their "
+            f"alignment score from the mean, in full colour at {full:.1f}: teal speaks for a response, orange against it."
+        )
+    else:
+        full, unit = full_colour(read), "activation"
+        st.caption(f"Tokens are lit by activation, in full colour at {full:.1f}; {leaning.text}.")
+    none = "" if which == QUARTERS else "No more of them."
+    show_examples(rows, full=full, unit=unit, none=none, key=f"examples {which}")
+    download_table(state.examples_csv(read), "Examples", f"feature-{card.feature}-examples.csv")
+
+
+def _strongest(card: FeatureCard, read: Mapping[tuple[int, Side], Example], sign: int) -> list[ExampleRow]:
+    sides = [[_lit(read[one.pair, side], sign) for one in card.top if one.side == side] for side in SIDES]
+    return _side_by_side(sides[0], sides[1])
+
+
+def _quarters(card: FeatureCard, read: Mapping[tuple[int, Side], Example], sign: int) -> list[ExampleRow]:
+    rows = []
+    names = ("Highest quarter", "Third quarter", "Second quarter", "Lowest quarter")
+    for name, band in zip(names, card.bands, strict=False):
+        sides = [[_lit(read[one.pair, side], sign) for one in band.examples if one.side == side] for side in SIDES]
+        rows += _side_by_side(sides[0], sides[1], f"{name}: peaks of {band.low:.2f} to {band.high:.2f}")
+    return rows
+
+
+def _misjudged(card: FeatureCard, read: Mapping[tuple[int, Side], Example], sign: int) -> list[ExampleRow]:
+    """Lit by the score and not by activation: it argues also where it does not fire."""
+    mean = float(np.concatenate([card.scores_chosen, card.scores_rejected]).mean())
+
+    def lit(one: Example, score: float) -> LitText:
+        return LitText(f"score {score:+.2f}", one.prompt, one.tokens, sign * (one.reading.scores - mean))
+
+    return [
+        ExampleRow(
+            lit(read[one.pair, "chosen"], one.score_chosen),
+            lit(read[one.pair, "rejected"], one.score_rejected),
+            f"row {read[one.pair, 'chosen'].row:,}: {one.contribution:+.3f} of the margin",
+        )
+        for one in card.wrong
+    ]
+
+
+def _lit(one: Example, sign: int) -> LitText:
+    return LitText(f"row {one.row:,} · peak {one.peak:.2f}", one.prompt, one.tokens, sign * one.reading.activations)
+
+
+def _side_by_side(chosen: Sequence[LitText], rejected: Sequence[LitText], title: str = "") -> list[ExampleRow]:
+    n = max(len(chosen), len(rejected))
+    padded = [[*side, *[None] * (n - len(side))] for side in (chosen, rejected)]
+    return [ExampleRow(a, b, title if i == 0 else "") for i, (a, b) in enumerate(zip(*padded, strict=True))]
+
+
+def on_text(feature: int, firing: FiringText, full: float, leaning: Lean) -> None:
+    """The text at hand, lit by the feature."""
+    values = firing.of(feature)
+    lit = f"Lit by the activation of feature {feature}, in full colour at {full:.1f}."
+    st.caption(lit if values.any() else f"Feature {feature} does not fire on this text.")
+    coloured_tokens(
+        firing.tokens, (leaning.sign * values).tolist(), [f"activation {value:.2f}" for value in values.tolist()],
+        full=max(full, float(values.max())), key="text tokens",
+    )  # fmt: skip
+    rows = pd.DataFrame({"token": firing.tokens, "activation": values})
+    download_table(rows, "Tokens", f"feature-{feature}-on-text.csv")

@@ -1,0 +1,214 @@
+"""Parts of the Features page around its list: filters, table, the text that latents are looked for on, and the job."""
+
+from __future__ import annotations
+
+import textwrap
+
+import pandas as pd
+import streamlit as st
+from streamlit.elements.lib.column_types import ColumnConfig
+
+from sparserm import jobs
+from sparserm.features.auto_labels import LEAST_DETECTION
+from sparserm.features.listing import FeatureList, FiringText, visible
+from sparserm.features.llm_labels import configured_endpoint
+from sparserm.features.logit_lens import LogitLens
+from sparserm.features.table import DENSE_RATE, OPENING_SHARE, FeatureTable
+from sparserm.heads.labels import auto_labels
+from sparserm.model import SparseRM
+from sparserm.pairs.sources import DataSource
+from sparserm.types import SparseRMError
+from sparserm.ui.features import state
+from sparserm.ui.shared import job_panel, pairs_picker
+from sparserm.ui.shared.components import download_table
+from sparserm.ui.shared.context import Context
+from sparserm.ui.shared.pairs_picker import Represented
+from sparserm.ui.shared.style import sign_colour
+from sparserm.ui.shared.text import plain, sentence
+
+HEAD, ALL, TEXT = "Head's features", "All latents", "Firing on a text"
+#: A longer list is drawn without colours: they are sent cell by cell.
+COLOURED = 1_000
+_ABOUT_LABELS = (
+    "A rule looks for words and marks that responses in which the feature fires have and others of like length lack. What it "
+    "finds on half of the prompts is judged on the other half: the number after a label is the share of responses that it "
+    f"tells right, one half being chance. A label that is not surely above {LEAST_DETECTION:.1f} is not shown. Your own labels "
+    "come first."
+)
+_SHOWN = ["feature", "label", "detects", "promotes", "on_text", "at", "weight", "gap", "f_chosen", "f_rejected", "q",
+          "score_gap", "length_correlation", "token_rate", "mean_peak", "note"]  # fmt: skip
+
+
+def filters(listed: str) -> tuple[bool, bool]:
+    """Whether dense and begin-of-text latents are to be hidden; a head's own features never are, since they make its reward."""
+    if listed == HEAD:
+        return False, False
+    dense, begin = st.columns(2)
+    hide_dense = dense.toggle(
+        "Hide dense latents", value=True, key="hide_dense", bind="query-params", persist_state="session",
+        help=f"They fire at more than {DENSE_RATE:.0%} of the response tokens, and seldom stand for one thing.",
+    )  # fmt: skip
+    hide_begin = begin.toggle(
+        "Hide begin-of-text latents", value=True, key="hide_begin", bind="query-params", persist_state="session",
+        help=f"At least {OPENING_SHARE:.0%} of their firings are on the first token of a response: they tell that it begins.",
+    )  # fmt: skip
+    return hide_dense, hide_begin
+
+
+def hidden_line(shown: FeatureList, listed: str) -> str:
+    """How many there are, and how many the filters hide."""
+    kinds = f"{shown.n_dense:,} dense, {shown.n_begin:,} begin-of-text"
+    if listed == HEAD:
+        return f"{len(shown.rows):,} features, none hidden ({kinds})"
+    return f"{len(shown.rows):,} latents shown, **{shown.n_hidden:,} hidden** ({kinds})"
+
+
+def feature_table(shown: FeatureList, feature: int) -> None:
+    """The list; a click on a row chooses its feature."""
+    rows = shown.rows
+    features = [int(one) for one in rows["feature"]]
+    state.select_row(state.LIST, features, feature)
+    empty = {name for name in ("promotes", "label", "note") if not any(rows[name])}
+    names = [name for name in _SHOWN if name in rows and name not in empty and (name != "detects" or rows[name].notna().any())]
+    signed = [name for name in ("weight", "gap", "score_gap") if name in names]
+    drawn = rows[names].assign(gap=100 * rows["gap"])  # in points
+    style = drawn.style.map(_text_colour, subset=signed) if len(rows) <= COLOURED else drawn
+    st.dataframe(
+        style, key=state.LIST, hide_index=True, height=min(318, 38 + 35 * max(len(rows), 1)),
+        on_select=lambda: state.choose_row(state.LIST, features), selection_mode="single-row",
+        column_config=columns(), placeholder="–",
+    )  # fmt: skip
+
+
+def _text_colour(value: float) -> str:
+    return "" if pd.isna(value) else f"color: {sign_colour(value)}"
+
+
+def columns() -> dict[str, ColumnConfig | str | None]:
+    number, text = st.column_config.NumberColumn, st.column_config.TextColumn
+    return {
+        "feature": number("Feature", format="%d", width=70, pinned=True),
+        "label": text("Label", width="medium"),
+        "detects": number("Detects", format="%.2f", help="Share of responses that the automatic label tells right, firing from "
+                          "silent, on prompts that it was not found on. One half is chance."),
+        "promotes": text("Promotes", width="medium", help="Tokens whose logits its direction raises most (logit lens)."),
+        "on_text": number("On the text", format="%.2f", help="Its activation: the largest, or the one at the token asked for."),
+        "at": text("At token", width="small", help="Where that is: the token's number and text."),
+        "weight": number("Weight", format="%+.3f", help="In the head, on the standardised alignment score."),
+        "gap": number("Gap", format="%+.1f", help="Share of chosen responses in which it fires, less that of rejected ones, in "
+                      "points."),
+        "f_chosen": number("In chosen", format="percent", help="Share of chosen responses in which it fires."),
+        "f_rejected": number("In rejected", format="percent", help="Share of rejected responses in which it fires."),
+        "q": number("q", format="%.2g", help="McNemar's mid-p test of the gap over prompts, corrected for the number of "
+                    "latents (Benjamini-Hochberg)."),
+        "score_gap": number("Score gap", format="%+.2f", help="Mean alignment score of chosen less rejected, in standard "
+                            "deviations: what a weight multiplies."),
+        "length_correlation": number("Length r", format="%+.2f", help="Correlation of its alignment score with the log of the "
+                                     "response's length."),
+        "token_rate": number("Density", format="percent", help="Share of response tokens at which it fires."),
+        "mean_peak": number("Mean peak", format="%.2f", help="Largest activation in a response, mean where it fires."),
+        "note": text("Note", help=f"Dense: fires at more than {DENSE_RATE:.0%} of the tokens. Begin of text: at least "
+                     f"{OPENING_SHARE:.0%} of its firings are on a response's first token."),
+    }  # fmt: skip
+
+
+def text_fields() -> tuple[str, str]:
+    """The prompt and the response that features are tried on."""
+    left, right = st.columns([1, 2])
+    prompt = left.text_area("Prompt (optional)", key="text_prompt", height=110, persist_state="session", bind="query-params")
+    text = right.text_area("Text", key="text", height=110, persist_state="session", bind="query-params",
+                           placeholder="Paste a response to see which latents fire on it")  # fmt: skip
+    return prompt or "", text or ""
+
+
+def token_choice(firing: FiringText | None) -> int | None:
+    """The token at which latents are to be looked for, or None for the whole text."""
+    tokens = firing.tokens if firing else ()
+    return st.selectbox(
+        "Latents that fire at", range(len(tokens)), index=None, key="token",
+        format_func=lambda place: f"{place + 1} {visible(tokens[place])}" if place < len(tokens) else "",
+        placeholder="any token of the text; pick one to see what fires there",
+    )  # fmt: skip
+
+
+def offer_job(source: DataSource, context: Context, lens: LogitLens | None) -> None:
+    """The job that looks promoted tokens up for all latents and reads the examples of the head's features."""
+    wanted = state.job_specification(source, context)
+    if (job := state.running_job("features", wanted)) is not None:
+        job_panel.show_job(job.id)
+    elif lens is None:
+        left, right = st.columns([4, 1], vertical_alignment="center")
+        left.caption(
+            f"The tokens that each of the {context.card.d_sae:,} latents promotes have not been looked up yet, so the list and "
+            "the search do without them. A job looks them up once, and reads the examples of the head's features."
+        )
+        if right.button("Prepare", key="prepare", icon=":material/memory:", width="stretch"):
+            jobs.start("features", wanted, f"Features of {context.key}")
+            st.rerun()
+
+
+def offer_labels(source: DataSource, context: Context) -> None:
+    """How many of the head's features have an automatic label, and the job that makes them from the pairs at hand."""
+    try:
+        endpoint = configured_endpoint()
+    except SparseRMError as error:
+        st.warning(sentence(error))
+        endpoint = None
+    left, right = st.columns([4, 1], vertical_alignment="center")
+    left.caption(_labelled_line(context), help=_ABOUT_LABELS)
+    ask = endpoint is not None and left.checkbox(
+        f"Ask {plain(endpoint.model)} instead of the rule: responses of these pairs are sent to {plain(endpoint.url)}",
+        key="ask endpoint", persist_state="session",
+    )  # fmt: skip
+    wanted = state.label_specification(source, context, endpoint=ask)
+    job = state.running_job("labels", wanted)
+    pressed = right.button(
+        "Label features", key="label features", icon=":material/label:", width="stretch", disabled=job is not None,
+        help="Makes the automatic labels of the head's features, from the pairs chosen above.",
+    )  # fmt: skip
+    if job is not None:
+        job_panel.show_job(job.id)
+    elif pressed:
+        jobs.start("labels", wanted, f"Labels of {context.key}")
+        st.rerun()
+
+
+def _labelled_line(context: Context) -> str:
+    automatic = auto_labels(context.card.sae_fingerprint)
+    own = [automatic[feature] for feature in context.saved.head.features.tolist() if feature in automatic]
+    if not own:
+        return "No feature of this head has an automatic label yet."
+    named = [one for one in own if one.text is not None]
+    data = plain(textwrap.shorten(", ".join(sorted({one.data for one in own})), 80))
+    return f"**{len(named)} of {len(own)}** features have an automatic label that predicts where they fire (from {data})."
+
+
+def source_line(name: str, table: FeatureTable) -> str:
+    """What the figures come from."""
+    return f"{table.n_pairs:,} pairs of {table.n_prompts:,} prompts from {plain(textwrap.shorten(name, 80))}"
+
+
+def measured(source: DataSource | None, context: Context) -> tuple[Represented, FeatureTable]:
+    """The pairs as the head sees them and every latent over them; until that is there, the head's own figures are.
+
+    Raises:
+        SparseRMError: the backbone or the SAE cannot be used.
+    """
+    place, wanted = st.empty(), (source, context.hash)
+    if st.session_state.get("features read") != wanted:
+        with place.container():
+            _head_meanwhile(context)
+    found = pairs_picker.represented(source)
+    table = state.table(found, context)
+    st.session_state["features read"] = wanted
+    place.empty()
+    return found, table
+
+
+def _head_meanwhile(context: Context) -> None:
+    rows = pd.DataFrame(SparseRM(context.saved).features()).drop(columns=["mu", "sigma"])
+    st.subheader(f"The head's {len(rows)} features", anchor=False)
+    st.caption("As found in its training pairs. Examples and all other latents follow once the pairs have been read.")
+    drawn = rows.assign(gap=100 * rows["gap"]).style.map(_text_colour, subset=["weight", "gap"])
+    st.dataframe(drawn, hide_index=True, column_config=columns())
+    download_table(rows, "Features", f"head-{context.key}.csv")

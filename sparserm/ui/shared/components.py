@@ -1,0 +1,91 @@
+"""Parts that several pages share: the figures of a scored response and what is said of a head."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
+
+from sparserm.heads import model_card
+from sparserm.heads.saved import SavedHead
+from sparserm.types import Progress
+from sparserm.ui.shared.text import counted, plain
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def figure(place: DeltaGenerator, label: str, value: str, note: str, text: str) -> None:
+    """One measured figure with what it is held against, and its definition behind the question mark."""
+    place.metric(label, value, note, delta_color="off", delta_arrow="off", help=text, border=True, height="stretch")
+
+
+def download_table(table: pd.DataFrame, what: str, filename: str) -> None:
+    """A table to take away as CSV, written when it is asked for; the button says how many rows it has."""
+    st.download_button(
+        f"{what} as CSV ({counted(len(table))})", lambda: table.to_csv(index=False), filename, "text/csv", key=filename,
+        icon=":material/download:", on_click="ignore",
+    )  # fmt: skip
+
+
+def pairs_table(table: pd.DataFrame, columns: Sequence[str], link: str) -> int | None:
+    """Preference pairs, one a row: ``columns``, then their texts; returns the place of the one that was chosen.
+
+    Args:
+        table: with ``row``, ``id``, ``category``, ``prompt``, ``chosen``, ``rejected`` and ``columns``.
+        link: the name under which the chosen pair's row stands in the link.
+    """
+    asked = table.index[table["row"].astype(str) == st.query_params.get(link, "")].tolist()[:1]
+    marks = [name for name in ("row", "id", "category") if table[name].astype(bool).any()]
+    event: Any = st.dataframe(
+        table, hide_index=True, height=min(330, 38 + 35 * len(table)), on_select="rerun", selection_mode="single-row",
+        # Other rows are another table: a choice must not point at whatever stands in its place now.
+        key=f"{link} {hash(tuple(table['row']))}", selection_default={"selection": {"rows": asked}},
+        column_order=[*marks, *columns, "prompt", "chosen", "rejected"],
+        column_config={
+            "row": st.column_config.NumberColumn("Row", width=60),
+            "id": st.column_config.TextColumn("Id", width=80),
+            "category": st.column_config.TextColumn("Category", width=120),
+            "reason": st.column_config.TextColumn("Reason", width=120),
+            "detail": st.column_config.TextColumn("What was found", width=230),
+            "score": st.column_config.NumberColumn("Rejected wins", format="percent", width=100, help="By the head."),
+            "chance": st.column_config.NumberColumn("Chosen wins", format="percent", width=95, help="By the head."),
+            "margin": st.column_config.NumberColumn("Margin", format="%+.2f", width=75),
+            "prompt": st.column_config.TextColumn("Prompt", width="medium"),
+            "chosen": st.column_config.TextColumn("Chosen", width="medium"),
+            "rejected": st.column_config.TextColumn("Rejected", width="medium"),
+        },
+    )  # fmt: skip
+    rows: list[int] = event["selection"]["rows"]
+    if rows:
+        st.query_params[link] = str(table["row"].iloc[rows[0]])
+    else:
+        st.query_params.pop(link, None)
+    return rows[0] if rows else None
+
+
+def yardstick(saved: SavedHead) -> str:
+    """What a reward is to be held against."""
+    return plain(f"Zero is the mean of the training responses; {model_card.yardstick(saved)}.")
+
+
+def correlation(value: float) -> str:
+    """A correlation with its sign; NaN is one that is not defined."""
+    return "not defined" if math.isnan(value) else f"{value:+.2f}"
+
+
+def progress_bar() -> tuple[Progress, Callable[[], None]]:
+    """A callback that draws a bar once there is something to wait for, and how to take the bar away."""
+    place = st.empty()
+
+    def progress(n: int, total: int, what: str) -> None:
+        share = min(1.0, n / max(total, 1))
+        place.progress(share, text=f"{what.split(' (', maxsplit=1)[0]}: {share:.0%}")
+
+    def done() -> None:
+        place.empty()
+
+    return progress, done

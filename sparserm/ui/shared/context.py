@@ -1,0 +1,277 @@
+"""What is looked at on every page: backbone, layer, SAE and head, chosen once in the sidebar and kept in the link."""
+
+from __future__ import annotations
+
+import gc
+import threading
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlencode
+
+import streamlit as st
+from streamlit.runtime.pages_manager import PagesManager
+
+from sparserm.backbone.smollm2 import is_ready
+from sparserm.heads.model_card import accuracy, baselines
+from sparserm.heads.saved import HeadCard, SavedHead, head_hash, list_heads, load_head
+from sparserm.support.defaults import DEFAULT_LAYERS, TASKS
+from sparserm.types import Progress, SparseRMError
+from sparserm.ui.shared import job_panel
+from sparserm.ui.shared.text import plain
+
+if TYPE_CHECKING:  # torch is imported behind the first page
+    from sparserm.model import SparseRM
+    from sparserm.sae.autoencoder import SparseAutoencoder
+
+#: Seconds after the first visit at which the language model begins to load: what is drawn first has the interpreter to itself.
+_PAINTED = 1.5
+
+
+@dataclass(frozen=True)
+class Context:
+    """The head in view and what it reads.
+
+    Attributes:
+        key: what the head is loaded by.
+        saved: the head with its card.
+        hash: of its content, 8 hex digits; part of every link.
+    """
+
+    key: str
+    saved: SavedHead
+    hash: str
+
+    @property
+    def card(self) -> HeadCard:
+        """What the head is valid for."""
+        return self.saved.card
+
+    @property
+    def place(self) -> str:
+        """Where its features live, e.g. ``smollm2-135m-instruct · layer 15 · smollm2/layer_15``."""
+        return f"{self.card.backbone} · layer {self.card.hook_point.layer} · {self.card.sae}"
+
+    def feature_title(self, feature: int) -> str:
+        """E.g. ``feature 1203 of 4608 · smollm2-135m-instruct · layer 15``."""
+        return f"feature {feature} of {self.card.d_sae} · {self.card.backbone} · layer {self.card.hook_point.layer}"
+
+    def model(self, progress: Progress | None = None) -> SparseRM:
+        """The reward model with its language model loaded; one copy serves all sessions.
+
+        Raises:
+            SparseRMError: the backbone cannot be had, or is another one.
+        """
+        from sparserm.model import SparseRM
+
+        model = SparseRM(self.saved)
+        model.load_backbone(progress)
+        _settle(self.card.backbone_source)
+        return model
+
+    def sae(self) -> SparseAutoencoder:
+        """The SAE that the head's features come from.
+
+        Raises:
+            SparseRMError: it is not there, or is not the one that the head was trained with.
+        """
+        return _sae(self.card.sae, self.card.sae_fingerprint, self.saved)
+
+
+@st.cache_resource(max_entries=4, show_spinner=False)
+def _sae(name: str, fingerprint: str, _saved: SavedHead) -> SparseAutoencoder:
+    from sparserm.model import SparseRM
+
+    return SparseRM(_saved).load_sae()
+
+
+@st.cache_data(show_spinner=False, max_entries=64)
+def _load(folder: Path, changed: int) -> tuple[SavedHead, str]:
+    saved = load_head(folder)
+    return saved, head_hash(saved)
+
+
+def read_head(key: str) -> Context:
+    """A head as it lies on disk, read again when its files change.
+
+    Raises:
+        SparseRMError: it is not there, or is damaged.
+    """
+    heads = list_heads()
+    if key not in heads:
+        raise SparseRMError(f"there is no head {key!r}; expected one of {', '.join(heads) or '(none found)'}")
+    folder = heads[key]
+    saved, digest = _load(folder, max((folder / name).stat().st_mtime_ns for name in ("config.json", "head.safetensors")))
+    return Context(key, saved, digest)
+
+
+def heads_by_name() -> dict[str, dict[int, str]]:
+    """For each head's name the layers it is there for, and for each layer what to load it by.
+
+    The heads of one task at several layers stand under the task's name; any other head under its own. Heads that cannot be
+    read are left out here; ``sparserm heads`` says what is wrong with them.
+    """
+    found: dict[str, dict[int, str]] = {}
+    for key in sorted(list_heads(), key=_shipped_first):
+        try:
+            card = read_head(key).card
+        except (SparseRMError, OSError):
+            continue
+        layers = found.setdefault(card.name if key.startswith(card.name) else key, {})
+        if card.hook_point.layer in layers:
+            found[key] = {card.hook_point.layer: key}
+        else:
+            layers[card.hook_point.layer] = key
+    return found
+
+
+def _shipped_first(key: str) -> int:
+    """The tasks in their own order, then everything else as it comes."""
+    task = key.partition("-layer")[0]
+    return TASKS.index(task) if task in TASKS else len(TASKS)
+
+
+def default_layer(name: str, layers: Mapping[int, str]) -> int:
+    """The layer whose head bears the bare name: of the shipped heads the one that did best on validation splits."""
+    return next((layer for layer, key in layers.items() if key == name), min(layers))
+
+
+def draw_sidebar() -> None:
+    """The choice of head, what it is, and the jobs at work; ends the page where there is no head."""
+    heads = heads_by_name()
+    if not heads:
+        st.error("No head was found. Train one with `sparserm train PAIRS --out DIR`, or install the package anew.")
+        st.stop()
+    _warn_of_unknown(heads, st.query_params.get("head"))
+    with st.sidebar:
+        name = st.selectbox(
+            "Head", list(heads), key="head", bind="query-params", on_change=_forget_layer,
+            help="What the reward model was trained to prefer. Every page looks at this head.",
+        )  # fmt: skip
+        layers = sorted(heads[name])
+        _follow_link(heads[name])
+        layer = st.segmented_control(
+            "Layer", layers, default=default_layer(name, heads[name]), required=True, key="layer", bind="query-params",
+            help="Where the language model's residual stream is read; each layer has its own sparse autoencoder (SAE).",
+        )  # fmt: skip
+        context = read_head(heads[name][layer if layer in layers else default_layer(name, heads[name])])
+        _facts(context)
+        _backbone_status()
+        job_panel.active_jobs()
+    _guard_link(context)
+    st.session_state["_context"] = context
+
+
+def current() -> Context:
+    """The head in view."""
+    if "_context" not in st.session_state:
+        # A server's very first visit, by a link to a page: until st.navigation has been called once, Streamlit runs the files
+        # of pages/ without the frame. It is told not to, and the visit begins again.
+        PagesManager.uses_pages_directory = False
+        st.rerun()
+    context: Context = st.session_state["_context"]
+    return context
+
+
+def feature_card_link() -> str:
+    """The address of a feature's card with the head in view, up to the feature's number."""
+    kept = {name: st.query_params[name] for name in ("head", "layer", "hash") if name in st.query_params}
+    return f"features?{urlencode(kept)}&feature="
+
+
+def _follow_link(layers: Mapping[int, str]) -> None:
+    """A link without a layer was made where its head's own layer was looked at. Should that be another one by now, the hash
+    says which it was."""
+    asked = st.query_params.get("hash")
+    if asked and "_link_seen" not in st.session_state and "layer" not in st.query_params:
+        meant = next((layer for layer, key in layers.items() if read_head(key).hash == asked), None)
+        if meant is not None:
+            st.session_state["layer"] = meant
+
+
+def _forget_layer() -> None:
+    """Another head begins at its own best layer."""
+    st.session_state.pop("layer", None)
+
+
+def _warn_of_unknown(heads: Iterable[str], asked: str | None) -> None:
+    if asked and asked not in heads:
+        st.warning(f"This link names head {asked!r}, which is not here; another one is shown.", icon=":material/link_off:")
+
+
+def _guard_link(context: Context) -> None:
+    """Keep the head's hash in the link, and say so where a link that was opened showed another version of it."""
+    asked = st.query_params.get("hash")
+    if asked and "_link_seen" not in st.session_state and asked != context.hash:
+        st.session_state["_link_changed"] = (asked, context.key)
+    st.session_state["_link_seen"] = True
+    was, key = st.session_state.get("_link_changed", ("", ""))
+    if key == context.key:
+        st.warning(
+            f"This link was made with version {was} of head {context.key}; what is shown is version {context.hash}.",
+            icon=":material/link_off:",
+        )
+    if asked != context.hash:
+        st.query_params["hash"] = context.hash
+
+
+def _facts(context: Context) -> None:
+    card = context.card
+    st.caption(
+        f"backbone {plain(card.backbone)}  \nSAE {plain(card.sae)}, {card.d_sae:,} latents  \n{plain(card.hook)}  \n"
+        f"{len(context.saved.head.features)} features, {context.saved.head.pooling} pooling  \nversion {context.hash}"
+    )
+    beside = baselines(card, ("parent_accuracy", "random_directions", "length_baseline"))
+    said = [f"accuracy {accuracy(card)}" if accuracy(card) else "accuracy not measured", beside]
+    said.append(f"licence of the training data: {card.training.get('licence') or 'not stated'}")
+    st.caption(plain("; ".join(part for part in said if part)))
+
+
+@st.cache_resource(show_spinner=False, max_entries=8)
+def _settle(backbone: str) -> None:
+    """Take what a language model and its libraries consist of out of the garbage collector's sight.
+
+    Streamlit collects garbage after every run of a page, which takes a quarter of a second with all of that to look through.
+    """
+    gc.collect()
+    gc.freeze()
+
+
+@st.cache_resource(show_spinner=False)
+def _loading() -> threading.Thread:
+    """Loads the language model behind the first page, where its files are there already."""
+
+    def load() -> None:
+        from sparserm.model import shared_backbone
+
+        card = next(iter(_shipped_cards()))
+        shared_backbone(card.backbone_source, max(DEFAULT_LAYERS))
+        _settle(card.backbone_source)
+
+    thread = threading.Timer(_PAINTED, load)
+    thread.daemon = True
+    if is_ready():
+        thread.start()
+    return thread
+
+
+def _shipped_cards() -> Iterable[HeadCard]:
+    return (read_head(key).card for key in list_heads())
+
+
+def _backbone_status() -> None:
+    """Whether the language model is there, said until it is."""
+    thread = _loading()
+    if not is_ready():
+        st.caption(":material/cloud_download: The language model (93 MB) is fetched with the first score.")
+    elif thread.is_alive():
+        _wait_for_backbone()
+
+
+@st.fragment(run_every=1)
+def _wait_for_backbone() -> None:
+    if _loading().is_alive():
+        st.caption(":material/hourglass_top: The language model is loading; everything else works already.")
+    else:
+        st.rerun()  # the whole page, which asks no more

@@ -1,0 +1,34 @@
+"""What a session holds and what pages share: starter examples, the scored response, sentences and bars."""
+
+from __future__ import annotations
+
+import textwrap
+from dataclasses import dataclass
+
+import streamlit as st
+
+from sparserm.pairs.files import STARTER_SETS
+from sparserm.pairs.load import load_pairs
+from sparserm.support.defaults import assets_dir
+from sparserm.types import Prompt
+
+
+@dataclass(frozen=True)
+class Example:
+    """One response of a starter pair, to begin with."""
+
+    title: str
+    prompt: Prompt
+    response: str
+
+
+@st.cache_data(show_spinner=False)
+def examples(task: str) -> tuple[Example, ...]:
+    """Both responses of every starter pair of a task; those of all tasks where it has none of its own."""
+    found = []
+    for name in (task,) if task in STARTER_SETS else STARTER_SETS:
+        for number, pair in enumerate(load_pairs(assets_dir() / "pairs" / f"{name}.jsonl").pairs, 1):
+            beginning = textwrap.shorten(pair.prompt[-1].content, 60, placeholder="…")
+            found.append(Example(f"{number}. {beginning} (chosen)", pair.prompt, pair.chosen))
+            found.append(Example(f"{number}. {beginning} (rejected)", pair.prompt, pair.rejected))
+    return tuple(found)

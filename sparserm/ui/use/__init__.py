@@ -1,0 +1,1 @@
+"""The Use it page."""

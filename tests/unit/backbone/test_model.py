@@ -1,0 +1,380 @@
+"""The backbone gives the states of the ordinary model, in any company, and runs no further than it must."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import threading
+
+import pytest
+import torch
+from torch import nn
+
+from sparserm.backbone.model import Backbone, decoder_layers, load_language_model
+from sparserm.types import HookPoint, Message, SparseRMError, TokenizedText
+from tests.unit.tiny import CONTEXT, FAMILIES, LAYERS, save_tiny, tiny_model, tiny_tokenizer
+
+SITES = ("resid_post", "resid_pre", "mlp_out")
+ATOL = 1e-4
+#: The module whose output attention adds to the residual stream.
+ATTENTION = {"gpt2": "attn", "gpt_neox": "attention", "gemma2": "post_attention_layernorm"}
+SHORT, LONG = "Hi", "Tell me all about the thing that sings 🙂, and then the other one."
+
+
+def user(text):
+    return (Message("user", text),)
+
+
+def states_of(backbone, texts, hooks, **settings):
+    """The states of each text in the order of the texts."""
+    states = dict(backbone.hidden_states(texts, hooks, **settings))
+    assert sorted(states) == list(range(len(texts)))
+    return [states[i] for i in range(len(texts))]
+
+
+def state_of(backbone, text, hook):
+    return states_of(backbone, [text], [hook])[0][hook]
+
+
+def hooks_on(model):
+    return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules())
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def family(request, tmp_path_factory):
+    """The name of a family, its whole model of transformers, and the backbone of the same weights."""
+    from transformers import AutoModel
+
+    folder = save_tiny(tmp_path_factory.mktemp("families") / request.param, request.param)
+    return request.param, AutoModel.from_pretrained(folder).eval(), Backbone.load(folder, dtype="float32")
+
+
+@pytest.fixture
+def own_backbone(tiny_folder):
+    """A backbone that a test may change."""
+    return Backbone.load(tiny_folder, dtype="float32")
+
+
+@pytest.fixture
+def copied(tiny_folder, tmp_path):
+    """A copy of the tiny model's folder that a test may change."""
+    return shutil.copytree(tiny_folder, tmp_path / "copy")
+
+
+@pytest.mark.parametrize("layer", [0, 2])
+@pytest.mark.parametrize("site", SITES)
+def test_states_are_those_of_the_uncut_model(family, site, layer):
+    name, model, backbone = family
+    text = backbone.tokenize(user(LONG), "The end.")
+    added = []
+    attention = getattr(decoder_layers(model)[layer], ATTENTION.get(name, "self_attn"))
+    handle = attention.register_forward_hook(
+        lambda _module, _inputs, out: added.append(out[0] if isinstance(out, tuple) else out)
+    )
+    with torch.no_grad():
+        hidden = model(torch.tensor([text.ids]), output_hidden_states=True, use_cache=False).hidden_states
+    handle.remove()
+    expected = {
+        "resid_pre": hidden[layer],
+        "resid_post": hidden[layer + 1],
+        # What the layer adds to the stream, less what its attention adds: no norm of any family can hide from it.
+        "mlp_out": hidden[layer + 1] - hidden[layer] - added[0],
+    }[site][0, text.start :]
+    got = state_of(backbone, text, HookPoint(layer, site))
+    assert got.shape == (len(text.ids) - text.start, backbone.d_model)
+    torch.testing.assert_close(got, expected, atol=ATOL, rtol=0)
+
+
+def test_the_last_layers_state_is_what_the_final_norm_receives(family):
+    _, model, backbone = family
+    text = backbone.tokenize(user(SHORT), "The end.")
+    received = []
+    final = next(m for n, m in model.named_modules() if n in ("norm", "ln_f", "final_layer_norm"))
+    handle = final.register_forward_pre_hook(lambda _module, inputs: received.append(inputs[0]))
+    with torch.no_grad():
+        model(torch.tensor([text.ids]))
+    handle.remove()
+    got = state_of(backbone, text, HookPoint(LAYERS - 1))
+    torch.testing.assert_close(got, received[0][0, text.start :], atol=ATOL, rtol=0)
+
+
+@pytest.mark.parametrize("batch_tokens", [1, 150, 4096])
+def test_a_text_has_the_same_states_alone_and_in_any_company(family, batch_tokens):
+    _, _, backbone = family
+    hooks = [HookPoint(1, "resid_pre"), HookPoint(2, "mlp_out"), HookPoint(2)]
+    pairs = [(LONG, "No."), (SHORT, "A rather longer answer."), (LONG, "你好 🙂"), (SHORT, "No."), ("Why?", "No.")]
+    pairs += [(LONG, "the the the the the"), (LONG, "No."), (SHORT, "Yes")]
+    texts = [backbone.tokenize(user(prompt), response) for prompt, response in pairs]
+    alone = [states_of(backbone, [text], hooks)[0] for text in texts]
+    for seed in range(2):
+        order = random.Random(seed).sample(range(len(texts)), len(texts))
+        together = states_of(backbone, [texts[i] for i in order], hooks, batch_tokens=batch_tokens)
+        for i, states in zip(order, together, strict=True):
+            for hook in hooks:
+                torch.testing.assert_close(states[hook], alone[i][hook], atol=ATOL, rtol=0)
+    # The same response to another prompt has other states by far: the tolerance could not hide a mix-up.
+    assert (alone[0][hooks[2]] - alone[3][hooks[2]]).abs().max() > 1000 * ATOL
+
+
+def test_texts_cut_from_the_left_have_the_states_of_what_is_left(tiny_backbone):
+    hook = HookPoint(2)
+    cut = [TokenizedText((5, 6, 7, i), 0, 3, n_truncated=9) for i in (8, 9)]
+    for text, got in zip(cut, states_of(tiny_backbone, cut, [hook]), strict=True):
+        torch.testing.assert_close(got[hook], state_of(tiny_backbone, text, hook), atol=ATOL, rtol=0)
+        assert len(got[hook]) == 4
+
+
+@pytest.mark.parametrize("site, ran", [("resid_post", [1, 1, 0, 0]), ("mlp_out", [1, 0, 0, 0]), ("resid_pre", [1, 0, 0, 0])])
+def test_layers_above_the_hook_never_run(own_backbone, site, ran):
+    finished = [0] * LAYERS
+    for i, layer in enumerate(decoder_layers(own_backbone.model)):
+        layer.register_forward_hook(lambda *_, i=i: finished.__setitem__(i, finished[i] + 1))
+    state_of(own_backbone, own_backbone.tokenize(user(SHORT), "Yes"), HookPoint(1, site))
+    assert finished == ran
+
+
+def test_several_hooks_are_read_in_one_pass(own_backbone):
+    passes = []
+    own_backbone.model.register_forward_pre_hook(lambda *_: passes.append(1))
+    text = own_backbone.tokenize(user(SHORT), "Yes")
+    hooks = [HookPoint(layer, site) for layer in (2, 0) for site in SITES]
+    together = states_of(own_backbone, [text], hooks)[0]
+    assert len(passes) == 1
+    assert set(together) == set(hooks)
+    for hook in hooks:
+        torch.testing.assert_close(together[hook], state_of(own_backbone, text, hook))
+
+
+def test_layers_above_through_layer_are_dropped_from_memory(tiny_folder, tiny_backbone):
+    cut = Backbone.load(tiny_folder, dtype="float32", through_layer=1)
+    assert (cut.through_layer, cut.n_layers, tiny_backbone.through_layer) == (1, LAYERS, LAYERS - 1)
+    names = [name for name, _ in cut.model.named_parameters()]
+    assert any(name.startswith("layers.1.") for name in names)
+    assert not any(name.startswith(("layers.2.", "layers.3.")) for name in names)
+    text = cut.tokenize(user(SHORT), "Yes")
+    for site in SITES:
+        hook = HookPoint(1, site)
+        torch.testing.assert_close(state_of(cut, text, hook), state_of(tiny_backbone, text, hook))
+
+
+def test_a_hook_above_the_cut_is_refused_naming_both(tiny_folder):
+    cut = Backbone.load(tiny_folder, dtype="float32", through_layer=1)
+    with pytest.raises(SparseRMError, match=r"blocks\.2\.hook_resid_pre .* through layer 1; choose a lower layer"):
+        states_of(cut, [cut.tokenize(user(SHORT), "Yes")], [HookPoint(2, "resid_pre")])
+
+
+def test_a_hook_above_the_model_is_refused(tiny_backbone):
+    with pytest.raises(SparseRMError, match=r"blocks\.4\.hook_resid_post .* has 4 layers"):
+        states_of(tiny_backbone, [tiny_backbone.tokenize(user(SHORT), "Yes")], [HookPoint(4)])
+
+
+def test_no_hook_stays_on_the_model(own_backbone):
+    before = hooks_on(own_backbone.model)
+    hooks = [HookPoint(1, site) for site in SITES]
+    good, bad = own_backbone.tokenize(user(SHORT), "Yes"), TokenizedText((1, 10_000), 1, 2)
+    expected = states_of(own_backbone, [good], hooks)[0]
+    assert hooks_on(own_backbone.model) == before
+    with pytest.raises(IndexError):
+        states_of(own_backbone, [bad], hooks)
+    assert hooks_on(own_backbone.model) == before
+    assert torch.equal(states_of(own_backbone, [good], hooks)[0][hooks[0]], expected[hooks[0]])
+
+
+def test_threads_may_share_a_backbone(tiny_backbone):
+    texts = [tiny_backbone.tokenize(user(f"Question {i}"), f"Answer {i}") for i in range(4)]
+    hooks = [HookPoint(i) for i in range(4)]
+    expected = [state_of(tiny_backbone, text, hook) for text, hook in zip(texts, hooks, strict=True)]
+    wrong = []
+
+    def work(i):
+        for _ in range(10):
+            if not torch.allclose(state_of(tiny_backbone, texts[i], hooks[i]), expected[i], atol=ATOL):
+                wrong.append(i)
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_progress_counts_responses_up_to_all_of_them(tiny_backbone):
+    seen = []
+    texts = [tiny_backbone.tokenize(user(f"Question {i % 3}"), f"Answer {i}") for i in range(9)]
+    states_of(tiny_backbone, texts, [HookPoint(0)], batch_tokens=150, progress=lambda *call: seen.append(call[:2]))
+    assert len(seen) > 1
+    assert [done for done, _ in seen] == sorted({done for done, _ in seen})
+    assert seen[-1] == (9, 9)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_state_that_is_no_number_is_refused_naming_text_and_hook(own_backbone, value):
+    texts = [own_backbone.tokenize(user(prompt), "Yes.") for prompt in (SHORT, LONG)]
+    only_of_the_second = next(token for token in texts[1].ids if token not in texts[0].ids)
+    own_backbone.model.embed_tokens.weight[only_of_the_second, 0] = value
+    expected = r"blocks.1.hook_resid_post .* is NaN or infinite for text 2 of 2 or .*; expected finite numbers; "
+    with pytest.raises(SparseRMError, match=expected + "check its weights"):
+        states_of(own_backbone, texts, [HookPoint(1)])
+    own_backbone.model.to(torch.bfloat16)
+    with pytest.raises(SparseRMError, match=expected + "load it with dtype='float32'"):
+        states_of(own_backbone, texts, [HookPoint(1)])
+
+
+def test_no_texts_have_no_states(tiny_backbone):
+    assert states_of(tiny_backbone, [], [HookPoint(0)]) == []
+
+
+def test_a_backbone_knows_its_shape_and_context(tiny_backbone, tiny_folder):
+    assert (tiny_backbone.n_layers, tiny_backbone.d_model, tiny_backbone.name) == (LAYERS, 32, tiny_folder.name)
+    assert tiny_backbone.chat.max_length == CONTEXT
+    assert tiny_backbone.dtype == torch.float32
+    assert not tiny_backbone.model.training
+    assert not any(parameter.requires_grad for parameter in tiny_backbone.model.parameters())
+
+
+def test_a_backbone_runs_where_the_user_says(tiny_folder, monkeypatch):
+    assert Backbone.load(tiny_folder).device.type == "cpu"
+    monkeypatch.setenv("SPARSERM_DEVICE", "meta")  # the one device beside the CPU that every machine has
+    assert Backbone.load(tiny_folder).device.type == "meta"
+    assert Backbone.load(tiny_folder, device="cpu").device.type == "cpu"
+
+
+@pytest.mark.parametrize("device", ["banana", "cuda:99", "vulkan"])
+def test_a_device_that_is_not_there_is_refused_before_anything_is_loaded(tiny_folder, monkeypatch, device):
+    monkeypatch.setenv("SPARSERM_DEVICE", device)
+    with pytest.raises(SparseRMError, match=f"the device is '{device}'.*expected cpu, cuda.*SPARSERM_DEVICE"):
+        Backbone.load(tiny_folder)
+
+
+def test_bfloat16_agrees_with_float32_to_five_percent(tiny_folder, tiny_backbone):
+    half = Backbone.load(tiny_folder, dtype=torch.bfloat16)
+    assert half.dtype == torch.bfloat16
+    text = half.tokenize(user(LONG), "The end.")
+    for hook in (HookPoint(0), HookPoint(3), HookPoint(3, "mlp_out")):
+        exact, rough = state_of(tiny_backbone, text, hook), state_of(half, text, hook)
+        assert rough.dtype == torch.float32
+        assert not torch.equal(exact, rough)
+        assert (exact - rough).norm() < 0.05 * exact.norm()
+
+
+def test_the_same_files_have_the_same_fingerprint_wherever_they_lie(tiny_backbone, copied):
+    (copied / "generation_config.json").write_text("{}")
+    (copied / "README.md").write_text("about")
+    for settings in ({"dtype": "float32"}, {"dtype": "bfloat16"}, {"through_layer": 0}):
+        assert Backbone.load(copied, **settings).fingerprint == tiny_backbone.fingerprint
+
+
+def test_one_changed_weight_changes_the_fingerprint(tiny_backbone, copied):
+    assert Backbone.load(copied).fingerprint == tiny_backbone.fingerprint
+    weights = bytearray((copied / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (copied / "model.safetensors").write_bytes(weights)
+    changed = Backbone.load(copied).fingerprint
+    assert changed != tiny_backbone.fingerprint
+    assert Backbone.load(copied).fingerprint == changed
+
+
+def test_another_chat_template_changes_the_fingerprint(tiny_backbone, copied):
+    (copied / "chat_template.jinja").write_text("{{ messages[0]['content'] }}")
+    assert Backbone.load(copied).fingerprint != tiny_backbone.fingerprint
+
+
+@pytest.mark.parametrize("name", ["/no/such/folder", "./no-such", "~/no/such", "no/such/folder"])
+def test_a_folder_that_is_not_there_is_named(name):
+    with pytest.raises(SparseRMError, match=r"no folder .*no.*such.*save_pretrained; check the path"):
+        Backbone.load(name)
+
+
+def test_a_hub_name_that_cannot_be_had_says_what_else_to_give(monkeypatch):
+    import huggingface_hub
+
+    def offline(*_args, **_settings):
+        raise ConnectionError("no route")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
+    with pytest.raises(SparseRMError, match=r"'some/model' was not found.*ConnectionError; .*check the network"):
+        Backbone.load("some/model")
+
+
+@pytest.mark.parametrize("missing", ["config.json", "model.safetensors", "tokenizer.json"])
+def test_a_folder_without_all_files_says_which_are_expected(copied, missing):
+    (copied / missing).unlink()
+    with pytest.raises(SparseRMError, match=r"cannot be loaded from .*; expected config.json, tokenizer files and safe"):
+        Backbone.load(copied)
+
+
+def test_a_model_without_a_list_of_layers_is_refused():
+    model = nn.Linear(2, 2)
+    model.config = tiny_model().config
+    with pytest.raises(SparseRMError, match=r"no list of 4 layers was found in a Linear"):
+        decoder_layers(model)
+
+
+def test_the_language_model_is_whole_and_frozen(tiny_folder):
+    model = load_language_model(tiny_folder)
+    text = torch.arange(5)[None]
+    assert model(text).logits.shape == (1, 5, 300)
+    torch.testing.assert_close(model(text).logits, tiny_model()(text).logits, atol=ATOL, rtol=0)
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("cut", ["truncated", "empty"])
+def test_damaged_weights_are_refused_with_a_message(copied, cut):
+    weights = copied / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[: 1000 if cut == "truncated" else 0])
+    for load in (Backbone.load, load_language_model):
+        with pytest.raises(SparseRMError, match=r"^the backbone .* cannot be loaded from .*; expected config.json[^\n]*$"):
+            load(copied)
+
+
+@pytest.mark.parametrize("shown", [True, False])
+def test_loading_shows_no_bars_and_leaves_the_users_setting(tiny_folder, capfd, shown):
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+    from transformers.utils import logging
+
+    (enable_progress_bars if shown else disable_progress_bars)()
+    try:
+        for load in (Backbone.load, load_language_model):
+            load(tiny_folder)
+            assert capfd.readouterr().err == ""
+            assert (logging.is_progress_bar_enabled(), are_progress_bars_disabled()) == (True, not shown)
+    finally:
+        enable_progress_bars()
+
+
+def alone_and_packed(model):
+    backbone = Backbone(model, tiny_tokenizer(), name="x", fingerprint="x")
+    texts = [backbone.tokenize(user(SHORT), response) for response in ("Yes.", "No, never.", "the thing")]
+    packed = states_of(backbone, texts, [HookPoint(2)])
+    return [(state_of(backbone, t, HookPoint(2)), p[HookPoint(2)]) for t, p in zip(texts, packed, strict=True)]
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "gpt_neox"])
+def test_packing_holds_with_eager_attention_too(name):
+    model = tiny_model(name).base_model
+    model.set_attn_implementation("eager")
+    for alone, packed in alone_and_packed(model):
+        torch.testing.assert_close(packed, alone, atol=ATOL, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "name, settings",
+    [
+        ("lfm2", {"layer_types": ["conv", "full_attention"] * 2}),
+        ("gpt_neo", {"num_layers": LAYERS, "num_heads": 4, "attention_types": [[["global", "local"], 2]], "window_size": 8}),
+        ("bloom", {"n_layer": LAYERS, "n_head": 4}),
+        ("mamba", {}),
+    ],
+)
+def test_packing_holds_or_is_left_out_where_a_mask_does_not_keep_texts_apart(name, settings):
+    model = tiny_model(name, **settings).base_model
+    for alone, packed in alone_and_packed(model):
+        torch.testing.assert_close(packed, alone, atol=ATOL, rtol=0)
+
+
+def test_a_row_packed_beyond_the_context_does_not_stop_its_neighbours():
+    backbone = Backbone(tiny_model("gpt2", context=64).transformer, tiny_tokenizer(), name="x", fingerprint="x")
+    texts = [backbone.tokenize(user(SHORT), f"answer number {i}") for i in range(8)]
+    texts.append(backbone.tokenize(user("Why?"), "No."))
+    states_of(backbone, texts, [HookPoint(1)])

@@ -1,0 +1,116 @@
+"""Packing, on examples small enough to write the tensors down."""
+
+from __future__ import annotations
+
+import torch
+
+from sparserm.backbone.packing import Row, batches, pack
+from sparserm.types import TokenizedText
+
+
+def text(prompt, response, closing=()):
+    ids = (*prompt, *response, *closing)
+    return TokenizedText(ids, len(prompt), len(prompt) + len(response))
+
+
+def only(iterator):
+    (item,) = iterator
+    return item
+
+
+A = text([1, 2], [3, 4], [9])
+B = text([1, 2], [5], [9])
+C = text([7], [8, 8, 8])
+
+
+def test_responses_to_one_prompt_share_a_row_with_what_closes_their_turns():
+    assert pack([A, C, B], share_prompts=True) == [
+        Row((7, 8, 8, 8), 1, ((1, 1, 4),)),
+        Row((1, 2, 3, 4, 9, 5, 9), 2, ((0, 2, 5), (2, 5, 7))),
+    ]
+
+
+def test_without_sharing_every_response_has_its_own_row_shortest_first():
+    assert pack([A, C, B], share_prompts=False) == [
+        Row((7, 8, 8, 8), 1, ((1, 1, 4),)),
+        Row((1, 2, 5, 9), 2, ((2, 2, 4),)),
+        Row((1, 2, 3, 4, 9), 2, ((0, 2, 5),)),
+    ]
+
+
+def test_a_row_grows_to_row_tokens_and_no_further():
+    texts = [text([1, 2], [i, i]) for i in range(3, 7)]
+    for row_tokens, members in ((10, [4]), (9, [3, 1]), (6, [2, 2]), (5, [1] * 4), (1, [1] * 4)):
+        rows = pack(texts, share_prompts=True, row_tokens=row_tokens)
+        assert sorted(len(row.spans) for row in rows) == sorted(members), row_tokens
+        assert sorted(i for row in rows for i, _, _ in row.spans) == [0, 1, 2, 3]
+
+
+def test_texts_that_lost_their_whole_prompt_share_no_row():
+    cut = [TokenizedText((3, 4), 0, 2, n_truncated=5), TokenizedText((3, 5), 0, 2, n_truncated=7)]
+    assert [len(row.spans) for row in pack(cut, share_prompts=True)] == [1, 1]
+
+
+def test_every_span_holds_its_text_from_the_response_on():
+    texts = [A, B, C, A, text([1], [2, 3])]
+    spans = [(i, row.ids[start:end]) for row in pack(texts, share_prompts=True) for i, start, end in row.spans]
+    assert dict(spans) == {i: t.ids[t.start :] for i, t in enumerate(texts)}
+    assert len(spans) == len(texts)
+
+
+def test_no_texts_make_no_rows_and_no_batches():
+    assert pack([], share_prompts=True) == []
+    assert list(batches([], 100)) == []
+
+
+def test_one_response_alone_needs_no_mask():
+    batch = only(batches(pack([A], share_prompts=True), 100))
+    assert batch.mask is None
+    assert batch.input_ids.tolist() == [[1, 2, 3, 4, 9]]
+    assert batch.position_ids.tolist() == [[0, 1, 2, 3, 4]]
+
+
+def test_rows_of_one_response_are_padded_on_the_right_without_a_mask():
+    batch = only(batches(pack([A, C], share_prompts=True), 100))
+    assert batch.mask is None
+    assert batch.input_ids.tolist() == [[7, 8, 8, 8, 0], [1, 2, 3, 4, 9]]
+
+
+def test_packed_responses_continue_the_prompts_positions_and_do_not_see_each_other():
+    batch = only(batches(pack([A, B], share_prompts=True), 100))
+    assert batch.input_ids.tolist() == [[1, 2, 3, 4, 9, 5, 9]]
+    assert batch.position_ids.tolist() == [[0, 1, 2, 3, 4, 2, 3]]
+    expected = [
+        [1, 0, 0, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0, 0, 0],
+        [1, 1, 1, 0, 0, 0, 0],
+        [1, 1, 1, 1, 0, 0, 0],
+        [1, 1, 1, 1, 1, 0, 0],
+        [1, 1, 0, 0, 0, 1, 0],
+        [1, 1, 0, 0, 0, 1, 1],
+    ]
+    assert batch.mask.dtype == torch.bool
+    assert batch.mask.int().tolist() == [[expected]]
+
+
+def test_a_padded_row_beside_a_packed_one_is_causal_and_every_query_sees_a_key():
+    batch = only(batches(pack([A, B, C], share_prompts=True), 100))
+    assert batch.input_ids.tolist() == [[7, 8, 8, 8, 0, 0, 0], [1, 2, 3, 4, 9, 5, 9]]
+    assert batch.position_ids[0, :4].tolist() == [0, 1, 2, 3]
+    assert torch.equal(batch.mask[0, 0, :4], torch.ones(7, 7, dtype=torch.bool).tril()[:4])
+    assert batch.mask.any(-1).all()
+
+
+def test_batches_hold_at_most_batch_tokens_padding_included():
+    rows = pack([text([i], [0] * n) for i, n in enumerate((2, 2, 4, 5, 5, 9))], share_prompts=True)
+    for batch_tokens in (10, 12, 20, 60):
+        got = list(batches(rows, batch_tokens))
+        assert all(batch.input_ids.numel() <= batch_tokens for batch in got)
+        assert [row for batch in got for row in batch.rows] == rows
+    assert [len(batch.rows) for batch in batches(rows, 12)] == [2, 2, 1, 1]
+    assert [len(batch.rows) for batch in batches(rows, 60)] == [6]
+
+
+def test_a_row_longer_than_batch_tokens_is_a_batch_of_its_own():
+    rows = pack([A, C], share_prompts=True)
+    assert [len(batch.rows) for batch in batches(rows, 1)] == [1, 1]

@@ -1,0 +1,213 @@
+"""Evaluation: strict accuracy, an interval over prompts, and the baselines beside it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from sparserm.evaluation.accuracy import (
+    cross_validate,
+    cross_validate_dense,
+    dense_probe_margins,
+    evaluate_head,
+    evaluate_margins,
+    random_directions_accuracy,
+    random_settings,
+)
+from sparserm.evaluation.intervals import accuracy_interval, mean_interval
+from sparserm.heads.fitting import FitSettings, fit_head
+from sparserm.representations.values import LatentSummary, PairRepresentations, Representations, firings
+from sparserm.sae.autoencoder import SparseAutoencoder
+from sparserm.types import HookPoint, SparseRMError
+
+D = 8
+
+
+def _pairs(
+    chosen: np.ndarray,
+    rejected: np.ndarray,
+    groups: np.ndarray | None = None,
+    lengths: tuple[list[int], list[int]] | None = None,
+    truncated: tuple[list[int], list[int]] | None = None,
+) -> PairRepresentations:
+    """Every latent fires in every response."""
+    n, d_sae = len(chosen), 2 * D
+
+    def side(i: int, h: np.ndarray) -> Representations:
+        ones = np.ones(n * d_sae, np.float32)
+        latents = LatentSummary(np.arange(n + 1) * d_sae, firings(np.tile(np.arange(d_sae), n), ones, ones), d_sae)
+        tokens = np.array(lengths[i] if lengths else [1] * n, np.int32)
+        cut = np.array(truncated[i] if truncated else [0] * n, np.int32)
+        return Representations("mean", h.astype(np.float32), tokens, cut, latents)
+
+    return PairRepresentations(side(0, chosen), side(1, rejected), np.arange(n) if groups is None else groups)
+
+
+def _separable(seed: int, n: int = 120) -> PairRepresentations:
+    """Chosen and rejected differ by the sign of the first dimension; everything else is noise."""
+    rng = np.random.default_rng(seed)
+    chosen, rejected = rng.normal(size=(2, n, D))
+    chosen[:, 0], rejected[:, 0] = 0.5 + rng.random(n), -0.5 - rng.random(n)
+    return _pairs(chosen, rejected, np.arange(n) // 2)
+
+
+def _noise(seed: int, n: int = 120) -> PairRepresentations:
+    return _pairs(*np.random.default_rng(seed).normal(size=(2, n, D)), np.arange(n) // 2)
+
+
+def _sae() -> SparseAutoencoder:
+    """Latent j reads dimension j; the second half of the latents is random."""
+    decoder = torch.cat([torch.eye(D), torch.randn(D, D, generator=torch.Generator().manual_seed(0))])
+    return SparseAutoencoder("made up", "standard", HookPoint(0), "", {"W_dec": decoder, "b_dec": torch.zeros(D)})
+
+
+TRAIN, TEST, SAE = _separable(0), _separable(1), _sae()
+
+
+def test_a_tie_is_wrong() -> None:
+    found = evaluate_margins(np.array([1.0, 0.0, -1.0, 1e-12]), _pairs(*np.zeros((2, 4, D))))
+    assert found.accuracy == 0.5
+    assert found.mean_margin == pytest.approx(1e-12 / 4)
+    assert (found.n, found.n_prompts) == (4, 4)
+
+
+def test_identical_responses_are_all_ties() -> None:
+    head = fit_head(TRAIN, SAE, FitSettings(k=3)).head
+    same = _pairs(TRAIN.chosen.h, TRAIN.chosen.h)
+    assert evaluate_head(head, same).accuracy == 0.0
+
+
+def test_longer_is_better_is_strict_too() -> None:
+    pairs = _pairs(*np.zeros((2, 4, D)), lengths=([5, 5, 9, 2], [4, 5, 1, 8]))
+    assert evaluate_margins(np.ones(4), pairs).length_baseline == 0.5
+
+
+def test_a_pair_counts_as_truncated_if_either_response_is() -> None:
+    pairs = _pairs(*np.zeros((2, 4, D)), truncated=([1, 0, 3, 0], [0, 0, 2, 9]))
+    assert evaluate_margins(np.ones(4), pairs).n_truncated == 3
+
+
+def test_prompts_are_counted_once() -> None:
+    pairs = _pairs(*np.zeros((2, 4, D)), groups=np.array([7, 7, 2, 7]))
+    assert evaluate_margins(np.ones(4), pairs).n_prompts == 2
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_interval_contains_the_accuracy_and_lies_within_zero_and_one(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    correct = rng.random(90) < 0.7
+    low, high = accuracy_interval(correct, rng.integers(0, 30, 90))
+    assert 0 <= low < correct.mean() < high <= 1
+
+
+def test_the_interval_is_the_same_every_time_and_whatever_prompts_are_numbered() -> None:
+    rng = np.random.default_rng(0)  # prompts of many sizes, so that two draws of the bootstrap do not agree by chance
+    correct, groups = rng.random(500) < 0.7, np.sort(rng.integers(0, 90, 500))
+    assert accuracy_interval(correct, groups) == accuracy_interval(correct, groups)
+    assert accuracy_interval(correct, groups * 10**12 + 5) == accuracy_interval(correct, groups)
+
+
+def test_fewer_prompts_make_the_interval_wider() -> None:
+    correct = np.repeat(np.random.default_rng(0).random(20) < 0.6, 10)  # pairs of one prompt are all right or all wrong
+    low, high = accuracy_interval(correct, np.arange(200))
+    wide_low, wide_high = accuracy_interval(correct, np.arange(200) // 10)
+    assert wide_high - wide_low > 2 * (high - low)
+
+
+def test_the_interval_is_as_wide_as_the_binomial_says_where_pairs_are_independent() -> None:
+    correct = np.arange(400) % 4 > 0
+    low, high = accuracy_interval(correct, np.arange(400))
+    expected = 1.96 * np.sqrt(0.75 * 0.25 / 400)
+    assert (high - low) / 2 == pytest.approx(expected, rel=0.1)
+
+
+def test_a_single_prompt_leaves_everything_open() -> None:
+    assert accuracy_interval(np.array([True, True, False]), np.zeros(3)) == (0.0, 1.0)
+
+
+def test_all_correct_gives_a_point() -> None:
+    assert accuracy_interval(np.ones(10, bool), np.arange(10)) == (1.0, 1.0)
+
+
+def test_the_dense_probe_separates_separable_pairs() -> None:
+    assert (dense_probe_margins(TRAIN, TEST) > 0).all()
+    assert cross_validate_dense(TRAIN).accuracy == 1.0
+
+
+def test_the_dense_probe_does_not_mind_scale_or_constant_dimensions() -> None:
+    def stretched(pairs: PairRepresentations) -> PairRepresentations:
+        scale = np.array([1e3, 1, 1, 1, 1, 1, 1e-3, 0])
+        return _pairs(pairs.chosen.h * scale + 4, pairs.rejected.h * scale + 4, pairs.groups)
+
+    assert (dense_probe_margins(stretched(TRAIN), stretched(TEST)) > 0).mean() > 0.98
+
+
+def test_noise_is_ranked_no_better_than_by_chance() -> None:
+    assert 0.3 < cross_validate_dense(_noise(0)).accuracy < 0.7
+    assert 0.3 < cross_validate(_noise(0), SAE, FitSettings(k=3, l2=0.1)).accuracy < 0.7
+
+
+def test_random_settings_differ_in_their_seed_alone() -> None:
+    drawn = random_settings(FitSettings(k=4, l2=0.5), draws=3)
+    assert [(one.selection, one.seed, one.k, one.l2) for one in drawn] == [("random", s, 4, 0.5) for s in range(3)]
+
+
+def test_the_random_baseline_is_the_mean_of_five_random_heads() -> None:
+    settings = FitSettings(k=2, l2=0.1)
+    accuracies = [
+        evaluate_head(fit_head(TRAIN, SAE, FitSettings(k=2, l2=0.1, selection="random", seed=seed)).head, TEST).accuracy
+        for seed in range(5)
+    ]
+    assert random_directions_accuracy(TRAIN, TEST, SAE, settings) == pytest.approx(np.mean(accuracies))
+
+
+def test_selection_beats_the_random_baseline_where_one_latent_says_all() -> None:
+    settings = FitSettings(k=1, l2=0.1)
+    head = fit_head(TRAIN, SAE, settings).head
+    assert list(head.features) == [0]
+    assert evaluate_head(head, TEST).accuracy == 1.0 > random_directions_accuracy(TRAIN, TEST, SAE, settings)
+
+
+def test_cross_validation_holds_every_pair_out_and_chooses_anew() -> None:
+    found = cross_validate(TRAIN, SAE, FitSettings(k=1, l2=0.1))
+    assert (found.accuracy, found.n, found.n_prompts) == (1.0, 120, 60)
+
+
+def test_cross_validation_does_not_read_what_it_holds_out() -> None:
+    # Eight prompts of twelve pairs; each prompt's chosen responses point along a dimension of its own.
+    groups = np.repeat(np.arange(D), 12)
+    chosen, rejected = 0.1 * np.random.default_rng(0).normal(size=(2, len(groups), D))
+    chosen[np.arange(len(groups)), groups] += 5
+    pairs, settings = _pairs(chosen, rejected, groups), FitSettings(k=2 * D, l2=0.1)
+    assert evaluate_margins(dense_probe_margins(pairs, pairs), pairs).accuracy == 1.0
+    assert evaluate_head(fit_head(pairs, SAE, settings).head, pairs).accuracy == 1.0
+    assert cross_validate_dense(pairs).accuracy < 0.8
+    assert cross_validate(pairs, SAE, settings).accuracy < 0.8
+
+
+def test_measuring_on_no_pairs_is_refused() -> None:
+    with pytest.raises(SparseRMError, match="no pairs to measure on"):
+        evaluate_margins(np.zeros(0), TRAIN.take(np.arange(0)))
+
+
+def test_cross_validation_of_a_single_pair_is_refused() -> None:
+    with pytest.raises(SparseRMError, match="at least 2 pairs, got 1"):
+        cross_validate(TRAIN.take(np.arange(1)), SAE, FitSettings(k=1, l2=0.1))
+
+
+def test_the_interval_is_that_of_drawing_prompts_one_by_one() -> None:
+    rng = np.random.default_rng(3)
+    correct, groups = rng.random(400) < 0.65, np.sort(rng.integers(0, 120, 400))
+    prompts = [correct[groups == group] for group in np.unique(groups)]
+    draws = rng.integers(0, len(prompts), (4000, len(prompts)))
+    hits, counts = (np.array([measure(one) for one in prompts]) for measure in (np.sum, len))
+    expected = np.percentile(hits[draws].sum(1) / counts[draws].sum(1), [2.5, 97.5])
+    assert accuracy_interval(correct, groups) == pytest.approx(expected, abs=0.01)
+
+
+def test_where_all_draws_are_right_the_interval_is_not_a_point() -> None:
+    rows, groups = np.ones((3, 16), bool), np.arange(16)
+    low, high = mean_interval(rows, groups)
+    assert 0.7 < low < 0.95 and high == pytest.approx(1)
+    assert mean_interval(np.zeros((3, 16), np.int8), groups) == (0, 0)  # of a difference it is: there is none

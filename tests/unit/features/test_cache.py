@@ -1,0 +1,106 @@
+"""What feature pages need of the language model is computed once, kept, and computed again where it was damaged."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from sparserm.backbone.model import Backbone
+from sparserm.features.cache import FeatureStore
+from sparserm.features.cards import feature_card
+from sparserm.jobs import queue
+from sparserm.jobs.worker import work
+from sparserm.model import SparseRM
+from sparserm.representations.represent import represent_pairs
+from sparserm.sae.autoencoder import load_sae
+from tests.unit.training.test_train import HOOK, SETTINGS, TRAIN, preference_rows, save_tiny_sae
+
+
+@pytest.fixture(scope="module")
+def sae_folder(tmp_path_factory):
+    return save_tiny_sae(tmp_path_factory.mktemp("saes") / "sae")
+
+
+@pytest.fixture
+def parts(tiny_backbone, sae_folder):
+    """A store, an SAE and the training pairs of the other tests as it sees them."""
+    sae = load_sae(sae_folder)
+    pairs = represent_pairs(TRAIN.pairs, tiny_backbone, {HOOK: sae}, "mean", strengths=True)[HOOK]
+    return FeatureStore(TRAIN.content_hash, sae.fingerprint, tiny_backbone.fingerprint), sae, pairs
+
+
+@pytest.fixture
+def runs(monkeypatch) -> Counter[str]:
+    """Counts the passes of the language model."""
+    counted: Counter[str] = Counter()
+    run = Backbone.run
+    monkeypatch.setattr(Backbone, "run", lambda *given: (counted.update(["run"]), run(*given))[1])
+    return counted
+
+
+def test_openings_are_measured_once(parts, tiny_backbone, runs) -> None:
+    store, sae, pairs = parts
+    assert store.known_openings() is None
+    first = store.openings(TRAIN, pairs, tiny_backbone, sae)
+    before = runs["run"]
+    np.testing.assert_array_equal(store.openings(TRAIN, pairs, tiny_backbone, sae), first)
+    np.testing.assert_array_equal(store.known_openings(), first)
+    assert 0 < before == runs["run"]
+
+
+def test_examples_are_read_once_and_come_back_the_same(parts, tiny_backbone, runs) -> None:
+    store, sae, pairs = parts
+    card = feature_card(7, TRAIN.pairs, pairs, sae)
+    assert store.known_readings(7) == {}
+    first = store.readings(card, TRAIN, tiny_backbone, sae)
+    before = runs["run"]
+    again = store.readings(card, TRAIN, tiny_backbone, sae)
+    assert before == runs["run"]
+    assert again.keys() == first.keys() == {(one.pair, one.side) for one in card.examples}
+    for key, reading in first.items():
+        np.testing.assert_array_equal(again[key].activations, reading.activations)
+        np.testing.assert_array_equal(again[key].scores, reading.scores)
+
+
+def test_a_damaged_file_is_computed_again(parts, tiny_backbone) -> None:
+    store, sae, pairs = parts
+    first = store.openings(TRAIN, pairs, tiny_backbone, sae)
+    (path,) = store.of_pairs.glob("openings.npz")
+    path.write_bytes(path.read_bytes()[:40])
+    np.testing.assert_array_equal(store.openings(TRAIN, pairs, tiny_backbone, sae), first)
+
+
+def test_the_lens_is_kept_for_all_latents(parts, tiny_folder) -> None:
+    store, sae, _ = parts
+    assert store.known_lens() is None
+    found, kept = store.lens(str(tiny_folder), sae), store.known_lens()
+    assert kept is not None and len(kept.promoted) == sae.d_sae
+    for name, values in vars(found).items():
+        np.testing.assert_array_equal(getattr(kept, name), values)
+
+
+def test_other_pairs_have_results_of_their_own(parts) -> None:
+    store, _, _ = parts
+    other = FeatureStore("0" * 64, store.sae, store.backbone)
+    assert other.of_sae == store.of_sae and other.of_pairs != store.of_pairs
+
+
+def test_a_job_gets_everything_ready_that_the_page_needs(tiny_folder, tiny_backbone, sae_folder, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(queue, "_spawn", lambda folder: None)
+    monkeypatch.setattr("os.nice", lambda n: 0)
+    monkeypatch.chdir(tiny_folder.parent)  # where the card's name of the backbone is a folder
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("\n".join(json.dumps(row) for row in preference_rows()))
+    model = SparseRM.fit(TRAIN, backbone=tiny_backbone, sae=sae_folder, **SETTINGS)
+    model.save_pretrained(tmp_path / "head")
+    identity = queue.start("features", {"source": {"name": str(path)}, "head": str(tmp_path / "head")}, "Features")
+    work(queue.status(identity).folder)
+    job = queue.status(identity)
+    assert (job.state, job.stage, job.stages) == ("done", 4, 4), job.error
+    store = FeatureStore(TRAIN.content_hash, model.card.sae_fingerprint, tiny_backbone.fingerprint)
+    assert store.known_openings() is not None and store.known_lens() is not None
+    assert all(store.known_readings(int(feature)) for feature in model.head.features)
+    assert json.loads((job.folder / "result.json").read_text()) == {"features": model.head.features.tolist(), "pairs": 40}

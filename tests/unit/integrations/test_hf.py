@@ -1,0 +1,200 @@
+"""An exported head gives the rewards of its model, in transformers' own terms, and loads without SparseRM."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
+
+from sparserm.backbone.model import Backbone
+from sparserm.integrations.hf import export_classifier, export_steering, fold
+from sparserm.model import SparseRM
+from sparserm.pairs.parsing import parse_pairs
+from sparserm.types import SparseRMError
+from tests.unit.tiny import save_tiny
+from tests.unit.training.test_train import preference_rows, save_tiny_sae
+
+PROMPTS = ["How do I boil an egg?", "And two?", "Hi"]
+RESPONSES = ["please boil it for six minutes", "go away", "ünïcode 🥚 is text too\nin two lines"]
+
+
+def _trained(folder: Path, tmp: Path, pooling: str = "mean", **settings) -> SparseRM:
+    """A head on the model in ``folder``, saved in ``tmp/head``."""
+    backbone = Backbone.load(folder, dtype="float32")
+    sae = save_tiny_sae(tmp / "sae", **settings)
+    model = SparseRM.fit(
+        parse_pairs(preference_rows(), "tiny"), backbone=backbone, sae=sae, k=3, l2=0.01, pooling=pooling, name="tiny"
+    )
+    model.save_pretrained(tmp / "head")
+    return model
+
+
+@pytest.fixture(scope="module", params=[("llama", "mean"), ("llama", "last"), ("qwen2", "mean"), ("gpt2", "mean")])
+def exported(request, tmp_path_factory) -> tuple[SparseRM, Path]:
+    family, pooling = request.param
+    tmp = tmp_path_factory.mktemp(f"{family}-{pooling}")
+    model = _trained(save_tiny(tmp / "backbone", family), tmp, pooling)
+    export_classifier(tmp / "head", tmp / "out")
+    return model, tmp / "out"
+
+
+def _conversations(tokenizer, prompts=PROMPTS, responses=RESPONSES) -> list[str]:
+    return [
+        tokenizer.apply_chat_template(
+            [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}], tokenize=False
+        )
+        for prompt, response in zip(prompts, responses, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_logits_are_the_rewards_however_texts_are_padded(exported, side):
+    model, folder = exported
+    classifier = AutoModelForSequenceClassification.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder, padding_side=side, pad_token="<|endoftext|>")
+    inputs = tokenizer(_conversations(tokenizer), return_tensors="pt", padding=True, add_special_tokens=False)
+    with torch.no_grad():
+        logits = classifier(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits
+    assert logits.shape == (3, 1) and classifier.config.num_labels == 1
+    np.testing.assert_allclose(logits[:, 0].numpy(), model.score(PROMPTS, RESPONSES), atol=1e-4)
+    assert len(next(m for m in classifier.modules() if isinstance(m, torch.nn.ModuleList))) == model.card.hook_point.layer + 1
+
+
+def test_the_pipeline_that_reward_benchmarks_call_gives_the_rewards(exported):
+    """The calls of RewardBench's and RM-Bench's run_rm.py: a text-classification pipeline over templated texts."""
+    model, folder = exported
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
+    tokenizer.truncation_side = "left"
+    classifier = AutoModelForSequenceClassification.from_pretrained(folder, trust_remote_code=True)
+    pipe = pipeline("text-classification", model=classifier, tokenizer=tokenizer)
+    if pipe.tokenizer.pad_token_id is None:
+        pipe.model.config.pad_token_id = pipe.tokenizer.pad_token_id = pipe.tokenizer.eos_token_id
+    found = pipe(
+        _conversations(tokenizer), batch_size=2, truncation=True, padding=True, max_length=2048, function_to_apply="none",
+        return_token_type_ids=False,
+    )  # fmt: skip
+    np.testing.assert_allclose([one["score"] for one in found], model.score(PROMPTS, RESPONSES), atol=1e-4)
+
+
+@pytest.mark.parametrize(("layer", "site"), [(2, "resid_pre"), (3, "resid_pre")])
+def test_what_enters_a_layer_leaves_the_one_below(tiny_folder, tmp_path, layer, site):
+    model = _trained(tiny_folder, tmp_path, layer=layer, site=site)
+    export_classifier(tmp_path / "head", tmp_path / "out")
+    classifier = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
+    for text, prompt, response in zip(_conversations(tokenizer), PROMPTS, RESPONSES, strict=True):
+        ids = tokenizer(text, return_tensors="pt", add_special_tokens=False)["input_ids"]
+        with torch.no_grad():
+            assert classifier(ids).logits.item() == pytest.approx(model.score(prompt, response)[0], abs=1e-4)
+    assert classifier.config.backbone.num_hidden_layers == layer
+
+
+@pytest.mark.parametrize(("layer", "site"), [(2, "mlp_out"), (0, "resid_pre")])
+def test_a_place_where_no_cut_model_ends_is_refused(tiny_folder, tmp_path, layer, site):
+    _trained(tiny_folder, tmp_path, layer=layer, site=site)
+    with pytest.raises(SparseRMError, match="expected the residual stream behind a layer"):
+        export_classifier(tmp_path / "head", tmp_path / "out")
+
+
+def test_it_loads_where_sparserm_is_not_installed(exported):
+    model, folder = exported
+    code = (
+        "import sys; sys.modules['sparserm'] = None\n"
+        "from transformers import AutoModelForSequenceClassification, AutoTokenizer\n"
+        "model = AutoModelForSequenceClassification.from_pretrained(sys.argv[1], trust_remote_code=True)\n"
+        "tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])\n"
+        "print(model(**{k: v for k, v in tokenizer(sys.argv[2], return_tensors='pt', add_special_tokens=False).items()\n"
+        "               if k != 'token_type_ids'}).logits.item())\n"
+    )
+    text = _conversations(AutoTokenizer.from_pretrained(folder))[0]
+    run = subprocess.run([sys.executable, "-c", code, str(folder), text], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    assert float(run.stdout) == pytest.approx(model.score(PROMPTS[0], RESPONSES[0])[0], abs=1e-4)
+
+
+def test_the_head_travels_with_it_and_its_card_says_what_it_is(exported):
+    model, folder = exported
+    again = SparseRM.from_pretrained(folder / "head", backbone=model.backbone)
+    np.testing.assert_array_equal(again.head.weights, model.head.weights)
+    card = (folder / "README.md").read_text()
+    assert card.startswith("---\nlibrary_name: transformers\n") and "## Limits" in card
+    assert all(f"| {feature} |" in card for feature in model.head.features)
+
+
+def test_a_turn_that_says_nothing_gets_the_least_reward_and_none_is_an_error(exported):
+    model, folder = exported
+    classifier = AutoModelForSequenceClassification.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    least = min(model.saved.quantiles_chosen[0], model.saved.quantiles_rejected[0])
+    ids = torch.tensor([tokenizer(_conversations(tokenizer, ["Hi"], [""])[0], add_special_tokens=False)["input_ids"]])
+    assert classifier(input_ids=ids).logits.item() == pytest.approx(least)
+    with pytest.raises(ValueError, match=r"text 1 of the batch holds no assistant turn .*apply_chat_template"):
+        classifier(input_ids=torch.tensor([[5, 6, 7]]))
+
+
+def test_a_text_that_was_cut_before_its_end_is_read_to_where_it_was_cut(exported):
+    model, folder = exported
+    if model.head.pooling == "last":
+        pytest.skip("reads where the turn is closed")
+    classifier = AutoModelForSequenceClassification.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    text = _conversations(tokenizer)[0].removesuffix("<|im_end|>\n")
+    ids = torch.tensor([tokenizer(text, add_special_tokens=False)["input_ids"]])
+    assert classifier(input_ids=ids).logits.item() == pytest.approx(model.score(PROMPTS[0], RESPONSES[0])[0], abs=1e-4)
+
+
+def test_in_bfloat16_the_head_stays_in_single_precision(exported):
+    model, folder = exported
+    classifier = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.bfloat16)
+    assert next(classifier.backbone.parameters()).dtype == torch.bfloat16
+    assert classifier.score.weight.dtype == torch.float32
+    np.testing.assert_allclose(classifier.score.weight[0].detach().numpy(), fold(model.head)[0], rtol=1e-5, atol=1e-7)
+
+
+def test_a_response_whose_white_space_merged_with_the_opening_is_found_behind_earlier_turns(exported):
+    _, folder = exported
+    classifier = AutoModelForSequenceClassification.from_pretrained(folder)
+    opening, closing = classifier.config.response_start, classifier.config.response_end
+    merged = [*opening[:-1], 250]  # one token of the opening's last character and the response's first
+    ids = [7, *opening, 8, 9, *closing, 7, *merged, 10, *closing]
+    start, end = classifier._response(ids, 0)
+    assert ids[start:end] == [250, 10]
+    assert classifier._response([7, *opening, 8, 9, *closing], 0) == (1 + len(opening), 3 + len(opening))
+
+
+def test_one_direction_gives_the_sum_over_directions(exported):
+    model, _ = exported
+    h = np.random.default_rng(0).normal(size=(5, len(model.head.center)))
+    direction, offset = fold(model.head)
+    scores = (h - model.head.center) @ model.head.directions.astype(float).T
+    by_hand = ((scores - model.head.mu) / model.head.sigma) @ model.head.weights + model.head.bias
+    np.testing.assert_allclose(h @ direction + offset, by_hand, atol=1e-6)
+
+
+def test_steering_vectors_are_the_features_directions_and_their_sum(exported, tmp_path):
+    model, folder = exported
+    export_steering(folder / "head", tmp_path / "steer")
+    tensors = load_file(tmp_path / "steer" / "steering.safetensors")
+    np.testing.assert_array_equal(tensors["directions"], model.head.directions)
+    np.testing.assert_allclose(np.linalg.norm(tensors["directions"], axis=1), 1, atol=1e-5)
+    about = json.loads((tmp_path / "steer" / "steering.json").read_text())
+    assert (about["hook"], about["layer"]) == (model.card.hook, model.card.hook_point.layer)
+    combined = sum(
+        one["weight"] / one["sigma"] * direction
+        for one, direction in zip(about["features"], tensors["directions"], strict=True)
+    )
+    np.testing.assert_allclose(tensors["reward"], combined, atol=1e-5)
+
+
+def test_a_template_whose_text_is_tokenised_otherwise_is_refused(tmp_path):
+    _trained(save_tiny(tmp_path / "backbone", chat_template=None), tmp_path)  # "Assistant: " ends within a token
+    with pytest.raises(SparseRMError, match=r"tokenised as one text, .* use the head through SparseRM"):
+        export_classifier(tmp_path / "head", tmp_path / "out")
+    assert not (tmp_path / "out").exists()

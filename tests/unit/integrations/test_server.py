@@ -1,0 +1,284 @@
+"""The server speaks each client's language, gives the model's own rewards, and refuses what it cannot do in words."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from types import SimpleNamespace
+
+import httpx
+import numpy as np
+import pytest
+from fastapi.testclient import TestClient
+from scipy.special import expit
+
+from sparserm.integrations.server.app import create_app
+from sparserm.integrations.server.service import Limits
+from sparserm.model import SparseRM
+from sparserm.pairs.parsing import parse_pairs
+from sparserm.types import SparseRMError
+from tests.unit.training.test_train import preference_rows, save_tiny_sae
+
+PROMPT, RESPONSES = "How do I boil an egg?", ["please boil it", "go away", "never"]
+TEMPLATED = [f"<|im_start|>user\n{PROMPT}<|im_end|>\n<|im_start|>assistant\n{one}<|im_end|>" for one in RESPONSES]
+LIMITS = Limits(body_bytes=20_000, texts=8, characters=2_000, waiting=16, batch=4)
+
+
+@pytest.fixture(scope="module")
+def models(tiny_backbone, tmp_path_factory) -> dict[str, SparseRM]:
+    data = parse_pairs(preference_rows(), "tiny")
+    found = {}
+    for name, layer, pooling in (("mean", 2, "mean"), ("last", 1, "last")):
+        sae = save_tiny_sae(tmp_path_factory.mktemp("saes") / name, layer=layer)
+        found[name] = SparseRM.fit(data, backbone=tiny_backbone, sae=sae, k=3, l2=0.01, pooling=pooling, name=name)
+    return found
+
+
+@pytest.fixture
+def client(models):
+    with TestClient(create_app(models, limits=LIMITS)) as client:
+        yield client
+
+
+@pytest.fixture
+def expected(models):
+    return models["mean"].score([PROMPT] * 3, RESPONSES)
+
+
+def _ok(answer: httpx.Response):
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+# ----------------------------------------------------------------------------------------------------------- our paths
+
+
+def test_score_gives_the_models_rewards_and_what_they_are_made_of(client, models, expected):
+    for prompts in (PROMPT, [PROMPT] * 3, [{"role": "user", "content": PROMPT}]):
+        found = _ok(client.post("/score", json={"prompts": prompts, "responses": RESPONSES}))
+        np.testing.assert_allclose(found["rewards"], expected, atol=1e-5)
+    np.testing.assert_allclose(np.sum(found["contributions"], 1) + found["bias"], expected, atol=1e-5)
+    assert found["features"] == models["mean"].head.features.tolist() and found["head"] == "mean"
+
+
+def test_several_heads_stand_behind_one_server(client, models):
+    found = _ok(client.post("/score", json={"prompts": PROMPT, "responses": RESPONSES, "head": "last"}))
+    np.testing.assert_allclose(found["rewards"], models["last"].score([PROMPT] * 3, RESPONSES), atol=1e-5)
+    answer = client.post("/score", json={"prompts": PROMPT, "responses": RESPONSES, "head": "other"})
+    assert answer.status_code == 404 and "expected one of mean, last" in answer.json()["error"]
+
+
+def test_compare_and_explain_are_the_models(client, models):
+    found = _ok(client.post("/compare", json={"prompt": PROMPT, "responses": RESPONSES}))
+    own = models["mean"].compare(PROMPT, RESPONSES)
+    assert found["ranking"] == list(own.ranking) and found["margin"] == pytest.approx(own.margin, abs=1e-5)
+    found = _ok(client.post("/explain", json={"prompt": PROMPT, "response": RESPONSES[0], "head": "last"}))
+    own = models["last"].explain(PROMPT, RESPONSES[0])
+    assert found["reward"] == pytest.approx(own.reward, abs=1e-5) and found["tokens"] == list(own.tokens)
+    assert sum(part["contribution"] for part in found["contributions"]) + found["bias"] == pytest.approx(found["reward"])
+
+
+# ------------------------------------------------------------------------------------------------------ others' paths
+
+
+def test_openrlhf_gets_rewards_of_what_its_policy_saw(client, models, expected):
+    for query in (TEMPLATED, [f"{PROMPT} {one}</s>" for one in RESPONSES]):
+        prompts = [one[: one.index(RESPONSES[i])].rstrip(" ") for i, one in enumerate(query)]
+        found = _ok(client.post("/get_reward", json={"query": query, "prompts": prompts, "labels": [None] * 3}))
+        np.testing.assert_allclose(found["rewards"], expected, atol=1e-5)
+    assert found["scores"] == pytest.approx([models["mean"].percentile(reward) for reward in expected], abs=1e-3)
+    columns = np.array(list(found["extra_logs"].values()))
+    np.testing.assert_allclose(columns.sum(0) + models["mean"].head.bias, expected, atol=1e-5)
+    assert _ok(client.post("/get_reward", json={"query": [], "prompts": []})) == {"rewards": [], "scores": [], "extra_logs": {}}
+    assert client.post("/get_reward", json={"query": TEMPLATED, "prompts": ["x"]}).status_code == 422
+
+
+def test_vllms_clients_get_rewards(client, expected):
+    found = _ok(client.post("/pooling", json={"model": "mean", "input": TEMPLATED}))
+    assert [one["data"][0] for one in found["data"]] == pytest.approx(list(expected), abs=1e-5)
+    assert [one["index"] for one in found["data"]] == [0, 1, 2] and found["usage"]["prompt_tokens"] > 0
+    messages = [{"role": "user", "content": PROMPT}, {"role": "assistant", "content": RESPONSES[1]}]
+    found = _ok(client.post("/classify", json={"messages": messages}))
+    assert found["data"][0]["probs"] == pytest.approx([expit(expected[1])], abs=1e-5)
+    assert found["data"][0]["num_classes"] == 1
+    assert client.post("/classify", json={"model": "mean"}).status_code == 422
+    assert client.post("/pooling", json={"model": "other", "input": TEMPLATED}).status_code == 404
+    assert _ok(client.post("/pooling", json={"input": []}))["data"] == []
+
+
+def test_teis_clients_get_scores(client, expected):
+    for inputs, scores in (
+        (TEMPLATED[0], expected[0]),
+        ([PROMPT, RESPONSES[1]], expected[1]),
+    ):
+        found = _ok(client.post("/predict", json={"inputs": inputs, "raw_scores": True}))
+        assert [one["score"] for one in found] == pytest.approx([scores], abs=1e-5)
+    batch = [[PROMPT, one] for one in RESPONSES]
+    found = _ok(client.post("/predict", json={"inputs": batch}))
+    assert [one[0]["score"] for one in found] == pytest.approx(list(expit(expected)), abs=1e-5)
+    found = _ok(client.post("/rerank", json={"query": PROMPT, "texts": RESPONSES, "raw_scores": True, "return_text": True}))
+    assert [one["index"] for one in found] == np.argsort(-expected).tolist()
+    assert [one["text"] for one in found] == [RESPONSES[one["index"]] for one in found]
+    assert [one["score"] for one in found] == pytest.approx(sorted(expected, reverse=True), abs=1e-5)
+
+
+# ------------------------------------------------------------------------------------------------------------- faults
+
+
+def test_an_empty_response_has_the_least_reward_and_others_keep_theirs(client, models, expected):
+    found = _ok(client.post("/score", json={"prompts": PROMPT, "responses": ["", *RESPONSES, " \n"]}))
+    least = models["mean"].saved.least_reward
+    assert found["rewards"] == pytest.approx([least, *expected, least], abs=1e-5)
+
+
+def test_special_tokens_in_a_text_are_text(client, models):
+    text = "go <|im_end|>\n<|im_start|>user\naway"
+    found = _ok(client.post("/score", json={"prompts": PROMPT, "responses": [text]}))
+    assert found["rewards"] == pytest.approx(list(models["mean"].score(PROMPT, text)), abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "said"),
+    [
+        ("/score", b"{", 422, "see /docs"),
+        ("/score", b"[]", 422, "see /docs"),
+        ("/score", {"prompts": PROMPT}, 422, "responses"),
+        ("/score", {"prompts": [PROMPT] * 2, "responses": RESPONSES}, 422, "got 2 prompts and 3 responses"),
+        ("/score", {"prompts": "", "responses": ["x"]}, 422, "prompt"),
+        ("/score", {"prompts": PROMPT, "responses": ["\ud800"]}, 422, ""),
+        ("/score", {"prompts": PROMPT, "responses": ["x"] * 9}, 413, "expected 8 at most"),
+        ("/score", {"prompts": PROMPT, "responses": ["x" * 3000]}, 413, "expected 2,000 at most"),
+        ("/score", {"prompts": PROMPT, "responses": ["x" * 1_000_000]}, 413, "more than 20,000 bytes"),
+        ("/compare", {"prompt": PROMPT, "responses": ["x"]}, 422, "two or more"),
+        ("/predict", {"inputs": ["a", "b", "c"]}, 422, "has 3 texts"),
+        ("/get_reward", {"query": [TEMPLATED[0], "no marks at all"]}, 422, "query 2 of 2: "),
+        ("/get_reward", {"query": [PROMPT + "\ud800"], "prompts": [PROMPT]}, 422, "broken Unicode"),
+        ("/get_reward", {"query": ["x" * 3000], "prompts": ["x"]}, 413, "expected 2,000 at most"),
+        ("/get_reward", {"query": [PROMPT] * 9, "prompts": [PROMPT] * 9}, 413, "expected 8 at most"),
+        ("/predict", {"inputs": [PROMPT, "\ud800"]}, 422, "broken Unicode"),
+        ("/rerank", {"query": PROMPT, "texts": ["x"] * 9}, 413, "expected 8 at most"),
+        ("/score", {"prompts": [{"role": "user", "content": "x"}] * 300, "responses": ["x"]}, 413, "has 300 turns"),
+        ("/nowhere", {}, 404, "see /docs"),
+        ("/health", {}, 405, "see /docs"),
+    ],
+)
+def test_bad_requests_are_told_what_is_wrong(client, path, body, status, said):
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()  # ASCII: half a character is escaped
+    answer = client.post(path, content=content, headers={"content-type": "application/json"})
+    assert answer.status_code == status, answer.text
+    assert said in answer.json()["error"] and answer.json()["error_type"]
+    assert _ok(client.post("/score", json={"prompts": PROMPT, "responses": RESPONSES}))["rewards"]  # it goes on
+
+
+def test_a_key_is_asked_for_but_not_by_the_health_check(models):
+    with TestClient(create_app(models, api_key="secret")) as client:
+        for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "secret"}):
+            assert client.get("/info", headers=headers).status_code == 401
+        assert client.get("/info", headers={"Authorization": "Bearer secret"}).status_code == 200
+        assert client.get("/health").status_code == 200
+
+
+def test_it_tells_what_it_serves_and_how_it_fares(client, models):
+    client.post("/score", json={"prompts": PROMPT, "responses": RESPONSES})
+    client.get("/nowhere")
+    info = _ok(client.get("/info"))
+    assert [head["name"] for head in info["heads"]] == ["mean", "last"] and info["limits"]["texts"] == 8
+    figures = client.get("/metrics").text
+    assert 'sparserm_requests_total{path="/score",status="200"} 1.0' in figures
+    assert 'sparserm_requests_total{path="other",status="404"} 1.0' in figures
+    assert "sparserm_texts_total 3.0" in figures and "sparserm_waiting_texts 0.0" in figures
+    paths = _ok(client.get("/openapi.json"))["paths"]
+    assert {"/score", "/get_reward", "/classify", "/pooling", "/predict", "/rerank", "/health"} <= set(paths)
+
+
+def test_no_text_is_logged_unless_that_is_asked_for(models, caplog):
+    for log_texts in (False, True):
+        caplog.clear()
+        with caplog.at_level("DEBUG"), TestClient(create_app(models, log_texts=log_texts)) as client:
+            client.post("/score", json={"prompts": PROMPT, "responses": ["a secret answer"]})
+        assert ("a secret answer" in caplog.text) == log_texts
+
+
+def test_heads_of_two_backbones_are_refused(models, tiny_backbone):
+    from dataclasses import replace
+
+    saved = models["mean"].saved
+    other = SparseRM(replace(saved, card=replace(saved.card, backbone_fingerprint="another")))
+    with pytest.raises(SparseRMError, match="2 backbones"):
+        create_app({"a": models["mean"], "b": other})
+    with pytest.raises(SparseRMError, match="none"):
+        create_app({})
+
+
+# -------------------------------------------------------------------------------------------------- a server of its own
+
+
+@pytest.fixture
+def running(models, tiny_folder, tmp_path, monkeypatch):
+    """`sparserm serve` in a process, with room for few; ends with the test."""
+    for name, model in models.items():
+        model.save_pretrained(tmp_path / name)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-c", "from sparserm.cli import main; main()", "serve", tmp_path / "mean", tmp_path / "last"]
+    process = subprocess.Popen(
+        [*map(str, command), "--port", str(port), "--max-waiting", "4"],
+        cwd=tiny_folder.parent, stderr=(tmp_path / "log").open("w"), env={**os.environ, "SPARSERM_STORE": "off"},
+    )  # fmt: skip
+    address = f"http://127.0.0.1:{port}"
+    for _ in range(600):
+        if process.poll() is not None:
+            pytest.fail((tmp_path / "log").read_text())
+        try:
+            if httpx.get(f"{address}/health", timeout=5).status_code == 200:
+                break
+        except httpx.HTTPError:
+            time.sleep(0.1)
+    yield SimpleNamespace(address=address, process=process)
+    process.kill()
+    process.wait()
+
+
+def _ask(address: str, responses: list[str], timeout: float = 60) -> int:
+    return httpx.post(f"{address}/score", json={"prompts": PROMPT, "responses": responses}, timeout=timeout).status_code
+
+
+def _wait_until(address: str, figure: str) -> None:
+    """Until the server's figures say so; 30 seconds at most."""
+    for _ in range(600):
+        if f"\n{figure}\n" in httpx.get(f"{address}/metrics", timeout=30).text:
+            return
+        time.sleep(0.05)
+    pytest.fail(f"{figure} was never so")
+
+
+def test_overload_is_refused_at_once_and_sigterm_lets_what_was_begun_end(running):
+    many = ["a " * 400 + str(i) for i in range(400)]  # some seconds of work
+    found: dict[str, int] = {}
+    first = threading.Thread(target=lambda: found.update(first=_ask(running.address, many)))
+    first.start()
+    _wait_until(running.address, "sparserm_batch_texts_count 1.0")
+    assert _ask(running.address, ["one more"]) == 429
+    assert not found  # at once: the other is still at it
+    running.process.send_signal(signal.SIGTERM)
+    first.join(60)
+    assert found == {"first": 200}
+    assert running.process.wait(30) in (0, -signal.SIGTERM)
+
+
+def test_what_a_client_that_went_away_has_asked_is_not_computed(running):
+    many = ["a " * 400 + str(i) for i in range(500)]
+    with pytest.raises(httpx.TimeoutException):
+        _ask(running.address, many, timeout=0.5)
+    while _ask(running.address, ["yes"]) == 429:  # until it is noticed that it has gone
+        time.sleep(0.1)
+    figures = httpx.get(f"{running.address}/metrics", timeout=30).text
+    read = float(next(line for line in figures.splitlines() if line.startswith("sparserm_batch_texts_sum")).split()[1])
+    assert read < len(many)

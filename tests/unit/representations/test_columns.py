@@ -1,0 +1,45 @@
+"""Blobs go to their texts, whatever comes first."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from sparserm.representations import store
+from sparserm.representations.store import ArrayColumn, BlobColumn
+
+
+def blob(*values: int) -> bytes:
+    return np.array(values, np.int32).tobytes()
+
+
+KEYS = [b"a", b"b", b"a", b"c"]
+
+
+@pytest.mark.parametrize("some", [1, 3, 1000])
+def test_an_array_is_filled_in_parts(monkeypatch, some: int) -> None:
+    monkeypatch.setattr(store, "_SOME", some)
+    column = ArrayColumn(KEYS, (2,), np.int32)
+    column.fill({b"a": blob(1, 2), b"other": b"?"})
+    np.testing.assert_array_equal(column.there, [True, False, True, False])
+    column.fill({b"c": blob(5, 6), b"b": blob(3, 4)})
+    np.testing.assert_array_equal(column.array, [[1, 2], [3, 4], [1, 2], [5, 6]])
+    assert column.there.all()
+
+
+def test_blobs_of_any_size_are_kept_as_they_are() -> None:
+    column = BlobColumn(KEYS)
+    column.fill({b"a": b"", b"c": b"long"})
+    assert column.blobs == [b"", b"", b"", b"long"]
+    np.testing.assert_array_equal(column.there, [True, False, True, True])
+
+
+def test_a_blob_of_another_size_is_refused() -> None:
+    with pytest.raises(ValueError):
+        ArrayColumn(KEYS, (2,), np.int32).fill({b"a": blob(1)})
+
+
+def test_no_texts_have_no_blobs() -> None:
+    column = ArrayColumn([], (2,), np.int32)
+    column.fill({b"a": blob(1, 2)})
+    assert column.array.shape == (0, 2)

@@ -1,0 +1,248 @@
+"""Files scored part by part: the rewards of scoring one by one, every row once, whatever happens on the way."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from sparserm.backbone.model import Backbone
+from sparserm.model import SparseRM
+from sparserm.pairs.parsing import parse_pairs
+from sparserm.pairs.parts import cut
+from sparserm.scoring import bulk
+from sparserm.scoring.bulk import Scored, Scoring, score_file, score_here
+from sparserm.types import SparseRMError
+from tests.unit.training.test_train import preference_rows, save_tiny_sae
+
+ROWS = [
+    *preference_rows(8, 3, seed=1),
+    {"prompt": "no answer", "chosen": "same", "rejected": "same"},
+    {"prompt": "several", "chosen": ["please"], "rejected": ["go", "away"], "id": "x7"},
+    "not an object",
+    *preference_rows(6, 3, seed=2),
+]
+N_BAD = 2
+
+
+@pytest.fixture(scope="module")
+def head(tmp_path_factory, tiny_backbone) -> Path:
+    folder = tmp_path_factory.mktemp("bulk")
+    data = parse_pairs(preference_rows(), "train")
+    sae = save_tiny_sae(folder / "tiny-sae")
+    model = SparseRM.fit(data, backbone=tiny_backbone, sae=sae, k=4, l2=0.1, selection="effect_size")
+    model.save_pretrained(folder / "head")
+    return folder / "head"
+
+
+@pytest.fixture
+def path(tmp_path) -> Path:
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    return path
+
+
+@pytest.fixture(autouse=True)
+def small_parts(monkeypatch, tiny_folder, tiny_backbone):
+    """Parts of four rows, scored with the tiny backbone that is loaded already."""
+    monkeypatch.setattr(bulk, "cut", lambda source: cut(source, 4))
+    monkeypatch.setattr("sparserm.model.shared_backbone", lambda *given: tiny_backbone)
+
+
+def _table(folder: Path) -> pd.DataFrame:
+    return pd.read_parquet(folder)
+
+
+def test_rewards_are_those_of_scoring_each_pair_and_no_row_is_lost(head, path, tmp_path):
+    scored = score_file(path, head, tmp_path / "out")
+    table = _table(tmp_path / "out")
+    assert sorted(set(table["row"])) == list(range(1, len(ROWS) + 1))
+    usable = table[table["problem"].isna()]
+    model = SparseRM.from_pretrained(head)
+    data = parse_pairs(ROWS, skip_bad=True)
+    assert usable["row"].tolist() == [pair.row for pair in data.pairs]
+    prompts = [pair.prompt for pair in data.pairs]
+    for column, texts in (("chosen", [p.chosen for p in data.pairs]), ("rejected", [p.rejected for p in data.pairs])):
+        np.testing.assert_allclose(usable[f"reward_{column}"], model.score(prompts, texts), atol=1e-5)
+    np.testing.assert_allclose(usable["margin"], usable["reward_chosen"] - usable["reward_rejected"], atol=1e-12)
+    assert usable["id"].dropna().tolist() == ["x7", "x7"]  # one row, two pairs
+    assert scored.n_rows == len(ROWS) and scored.n_pairs == len(usable) and scored.n_unusable == N_BAD
+    assert scored.accuracy == pytest.approx((usable["margin"] > 0).mean())
+    assert scored.mean_margin == pytest.approx(usable["margin"].mean())
+
+
+def test_rows_that_cannot_be_used_say_why_and_have_no_reward(head, path, tmp_path):
+    score_file(path, head, tmp_path / "out")
+    bad = _table(tmp_path / "out").dropna(subset="problem").set_index("row")
+    n = 8
+    assert "two different responses" in bad.loc[n + 1, "problem"]
+    assert "expected an object" in bad.loc[n + 3, "problem"]
+    assert bad[["reward_chosen", "reward_rejected", "margin"]].isna().all(axis=None)
+
+
+def test_a_part_without_a_usable_row_is_kept_with_its_problems(head, tmp_path):
+    path = tmp_path / "bad.jsonl"
+    rows = [{"prompt": "p", "chosen": "a", "rejected": "a"}] * 4 + [{"prompt": "p", "chosen": "a", "rejected": "b"}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    scored = score_file(path, head, tmp_path / "out")
+    assert (scored.n_pairs, scored.n_unusable) == (1, 4)
+    only_bad = tmp_path / "only-bad.jsonl"
+    only_bad.write_text(json.dumps(rows[0]) + "\n")
+    assert score_file(only_bad, head, tmp_path / "none").accuracy is None
+
+
+@pytest.mark.parametrize("stop_after", [0, 1, 3])
+def test_interrupted_work_goes_on_and_ends_as_if_it_had_not_been(head, path, tmp_path, stop_after):
+    whole = score_file(path, head, tmp_path / "whole")
+
+    def stop(scoring, parts, finished):
+        score_here(scoring, parts[:stop_after], finished)
+        (scoring.out / ".part-000009.parquet.1").write_bytes(b"half of a part")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        score_file(path, head, tmp_path / "out", engine=stop)
+    kept = {file: file.stat().st_mtime_ns for file in (tmp_path / "out").glob("part-*")}
+    assert len(kept) == stop_after
+    again = score_file(path, head, tmp_path / "out")
+    assert {file: file.stat().st_mtime_ns for file in kept} == kept  # not scored again
+    assert again.n_done_before == 4 * stop_after
+    pd.testing.assert_frame_equal(_table(tmp_path / "out"), _table(tmp_path / "whole"))
+    assert (again.accuracy, again.n_pairs) == (whole.accuracy, whole.n_pairs)
+
+
+def test_progress_counts_rows_those_of_an_earlier_run_too(head, path, tmp_path):
+    seen: list[tuple[int, int]] = []
+    score_file(path, head, tmp_path / "out", progress=lambda done, total, what: seen.append((done, total)))
+    assert seen[-1] == (len(ROWS), len(ROWS)) and seen == sorted(seen)
+    for file in sorted((tmp_path / "out").glob("part-*"))[:1]:
+        file.unlink()
+    seen.clear()
+    score_file(path, head, tmp_path / "out", progress=lambda done, total, what: seen.append((done, total)))
+    assert seen == [(len(ROWS), len(ROWS))]
+
+
+def test_a_finished_folder_is_only_read(head, path, tmp_path, monkeypatch):
+    first = score_file(path, head, tmp_path / "out")
+    monkeypatch.setattr(Scoring, "score", lambda *given: pytest.fail("scored again"))
+    again = score_file(path, head, tmp_path / "out")
+    assert (again.accuracy, again.n_pairs, again.n_done_before) == (first.accuracy, first.n_pairs, len(ROWS))
+
+
+def test_a_folder_of_something_else_is_left_alone(head, path, tmp_path):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.txt").write_text("mine")
+    with pytest.raises(SparseRMError, match="holds no scores; expected a new folder"):
+        score_file(path, head, tmp_path / "full")
+    score_file(path, head, tmp_path / "out")
+    before = _table(tmp_path / "out")
+    path.write_text(path.read_text() + json.dumps(ROWS[0]) + "\n")
+    with pytest.raises(SparseRMError, match="holds scores of content hash"):
+        score_file(path, head, tmp_path / "out")
+    pd.testing.assert_frame_equal(_table(tmp_path / "out"), before)
+
+
+def test_a_head_with_other_weights_is_another_scoring(head, path, tmp_path, tiny_backbone):
+    score_file(path, head, tmp_path / "out")
+    folder = head.parent / "tiny-sae"
+    data = parse_pairs(preference_rows(), "train")
+    other = SparseRM.fit(data, backbone=tiny_backbone, sae=folder, k=3, l2=0.1, selection="effect_size")
+    other.save_pretrained(tmp_path / "head")
+    with pytest.raises(SparseRMError, match="head hash"):
+        score_file(path, tmp_path / "head", tmp_path / "out")
+
+
+def _scored_lines(head: Path, tmp_path: Path, *rows: object) -> tuple[Scored, pd.DataFrame]:
+    path = tmp_path / "lines.jsonl"
+    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
+    return score_file(path, head, tmp_path / "lines"), _table(tmp_path / "lines")
+
+
+GOOD = {"prompt": "p", "chosen": "yes please", "rejected": "go away"}
+
+
+def test_what_only_the_backbone_refuses_is_a_problem_of_its_row(head, tmp_path, tiny_backbone, monkeypatch):
+    refused = "turns that alternate"
+
+    def render(roles, generation=True):
+        if roles[:2] == ("user", "user"):
+            raise SparseRMError(refused)
+        return pieces(roles, generation)
+
+    pieces = tiny_backbone.chat._pieces
+    monkeypatch.setattr(tiny_backbone.chat, "_pieces", render)
+    twice = {**GOOD, "prompt": [{"role": "user", "content": "a"}, {"role": "user", "content": "b"}]}
+    scored, table = _scored_lines(head, tmp_path, GOOD, GOOD, twice, GOOD, GOOD)
+    assert (scored.n_pairs, scored.n_unusable) == (4, 1)
+    assert table.set_index("row").loc[3, "problem"] == refused
+
+
+def test_columns_are_those_of_the_whole_wherever_a_part_begins(head, tmp_path):
+    """A part whose rows lack the prompt has no implied prompt where the source has a column of prompts."""
+    without = {"chosen": "the answer is yes", "rejected": "the answer is no"}
+    other = {"question": "of another schema"}
+    scored, table = _scored_lines(head, tmp_path, *[GOOD] * 4, *[without] * 4, *[other] * 4, GOOD)
+    assert (scored.n_pairs, scored.n_unusable) == (5, 8)
+    assert table.set_index("row").loc[[5, 9], "problem"].str.contains("is missing from this row").all()
+
+
+def test_half_characters_in_ids_do_not_stop_the_work(head, tmp_path):
+    scored, table = _scored_lines(head, tmp_path, {**GOOD, "id": "a\ud800"}, GOOD)
+    assert scored.n_pairs == 2 and table["id"][0] == "a?"
+
+
+def test_a_file_without_a_readable_row_says_why(head, tmp_path):
+    with pytest.raises(SparseRMError, match=r"none of 2 rows can be read .*not valid JSON"):
+        _scored_lines(head, tmp_path, "no", "no")
+
+
+def test_a_first_try_that_scored_nothing_does_not_claim_the_folder(head, path, tmp_path):
+    with pytest.raises(SparseRMError, match="has no column"):
+        score_file(path, head, tmp_path / "out", columns={"prompt": "nothing"})
+
+    def nothing(scoring, parts, finished):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        score_file(path, head, tmp_path / "out", columns={"rejected": "chosen"}, engine=nothing)
+    assert score_file(path, head, tmp_path / "out").n_rows == len(ROWS)
+
+
+def test_parts_of_another_size_are_not_mixed(head, path, tmp_path, monkeypatch):
+    score_file(path, head, tmp_path / "out")
+    monkeypatch.setattr(bulk, "cut", lambda source: cut(source, 5))
+    with pytest.raises(SparseRMError, match="part rows 4, expected 5"):
+        score_file(path, head, tmp_path / "out")
+
+
+def test_a_damaged_part_is_named(head, path, tmp_path):
+    score_file(path, head, tmp_path / "out")
+    (tmp_path / "out" / "part-000001.parquet").write_bytes(b"")
+    with pytest.raises(SparseRMError, match=r"part-000001\.parquet cannot be read .*remove it"):
+        score_file(path, head, tmp_path / "out")
+
+
+def test_machines_that_compute_in_another_dtype_are_refused(head, path, tmp_path, tiny_folder, monkeypatch):
+    def other_machine(scoring, parts, finished):
+        monkeypatch.setattr("sparserm.model.shared_backbone", lambda *given: Backbone.load(tiny_folder, dtype="bfloat16"))
+        score_here(scoring, parts, finished)
+
+    with pytest.raises(SparseRMError, match=r"computes in torch\.bfloat16 on this machine, expected torch\.float32"):
+        score_file(path, head, tmp_path / "out", engine=other_machine)
+
+
+def test_columns_are_named_as_everywhere(head, tmp_path):
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("".join(json.dumps({"q": f"p{i}", "chosen": "yes", "rejected": "no"}) + "\n" for i in range(6)))
+    scored: Scored = score_file(path, head, tmp_path / "out", columns={"prompt": "q"})
+    assert scored.n_pairs == 6
+    with pytest.raises(SparseRMError, match="has no column 'chose'"):
+        score_file(path, head, tmp_path / "other", columns={"prompt": "q", "chosen": "chose"})
+
+
+def test_nothing_goes_into_the_store(head, path, tmp_path, sparserm_home):
+    score_file(path, head, tmp_path / "out")
+    assert not list(sparserm_home.rglob("*.sqlite"))
