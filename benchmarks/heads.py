@@ -116,8 +116,12 @@ def make_heads(task: str, backbone: Backbone, saes: list[SparseAutoencoder]) -> 
         saved = make_saved_head(fitted, train_data, backbone, sae, settings, name=task, metrics=metrics, licence=FILES[task][1])
         save_head(saved, ROOT / "assets" / "heads" / (task if layer == best else f"{task}-layer{layer}"))
         layers[layer] = {
-            "pooling": settings.pooling, "k": settings.k, "fit_seconds": seconds, "validation": validation, **metrics
-        }  # fmt: skip
+            "pooling": settings.pooling,
+            "k": settings.k,
+            "fit_seconds": seconds,
+            "validation": validation,
+            **metrics,
+        }
     return {"layer": best, "layers": layers}
 
 

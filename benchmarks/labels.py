@@ -32,10 +32,16 @@ def summary(labels: Iterable[AutoLabel]) -> dict[str, float | int | None]:
     shown = [label.detection for label in labels if label.detection and label.text is not None]
     examples = [label.examples for label in labels if label.examples]
     return {
-        "features": len(labels), "labelled": len(shown), "shown": _median(shown),
-        "proposed": len(proposed), "proposed_median": _median(proposed), "proposed_above_chance": _above_chance(proposed),
-        "examples": len(examples), "examples_median": _median(examples), "examples_above_chance": _above_chance(examples),
-    }  # fmt: skip
+        "features": len(labels),
+        "labelled": len(shown),
+        "shown": _median(shown),
+        "proposed": len(proposed),
+        "proposed_median": _median(proposed),
+        "proposed_above_chance": _above_chance(proposed),
+        "examples": len(examples),
+        "examples_median": _median(examples),
+        "examples_above_chance": _above_chance(examples),
+    }
 
 
 def _median(scores: list[Detection]) -> float | None:

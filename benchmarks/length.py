@@ -53,9 +53,11 @@ def head_figures(head: RewardHead, pairs: PairRepresentations, before: RewardHea
     was = rewards(before, pairs.chosen.h) > rewards(before, pairs.rejected.h)
     change = (margins > 0).astype(float) - was
     return {
-        **margin_figures(margins, pairs), "length_correlation": found.to_dict(),
-        "accuracy_change": float(change.mean()), "accuracy_change_ci95": list(accuracy_interval(change, pairs.groups)),
-    }  # fmt: skip
+        **margin_figures(margins, pairs),
+        "length_correlation": found.to_dict(),
+        "accuracy_change": float(change.mean()),
+        "accuracy_change_ci95": list(accuracy_interval(change, pairs.groups)),
+    }
 
 
 def measure(saved: SavedHead, train: PairRepresentations, test: PairRepresentations) -> dict[str, Any]:
@@ -71,14 +73,16 @@ def measure(saved: SavedHead, train: PairRepresentations, test: PairRepresentati
         for name, one in (("as_it_is", settings), ("avoid_length", avoiding))
     }
     return {
-        "layer": saved.card.hook_point.layer, "pooling": saved.head.pooling, "k": len(saved.head.features),
+        "layer": saved.card.hook_point.layer,
+        "pooling": saved.head.pooling,
+        "k": len(saved.head.features),
         "tracking": {str(f): float(r) for f, r in zip(saved.head.features, tracking, strict=True) if abs(r) >= TRACKS},
         "as_it_is": head_figures(saved.head, test, saved.head),
         "switched_off": head_figures(off, test, saved.head),
         "avoid_length": head_figures(avoided, test, saved.head),
         "shared_features": len(np.intersect1d(saved.head.features, avoided.features)),
         "validation": validation,
-    }  # fmt: skip
+    }
 
 
 def _represent(saved: SavedHead, backbone: Backbone, data: PreferenceData) -> PairRepresentations:

@@ -36,8 +36,11 @@ def write_pairs(n: int, path: Path) -> None:
         for i in range(n):
             pair = pairs[i % len(pairs)]
             chosen, rejected = (" ".join(text.split()[:WORDS]) for text in (pair.chosen, pair.rejected))
-            row = {"prompt": f"{i}: {' '.join(pair.prompt[-1].content.split()[:WORDS])}", "chosen": f"{chosen} a",
-                   "rejected": f"{rejected} b"}  # fmt: skip
+            row = {
+                "prompt": f"{i}: {' '.join(pair.prompt[-1].content.split()[:WORDS])}",
+                "chosen": f"{chosen} a",
+                "rejected": f"{rejected} b",
+            }
             file.write(json.dumps(row) + "\n")
 
 

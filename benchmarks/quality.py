@@ -136,11 +136,15 @@ def _measure_cost(task: Task, sae: str, budget: int | None, backbone: str, setti
     fit_head(represented, dictionary, settings)
     done = time.perf_counter()
     return Cost(
-        task.name, budget, len(pairs),
+        task.name,
+        budget,
+        len(pairs),
         sum(len(model.tokenize(pair.prompt, text).ids) for pair in pairs for text in (pair.chosen, pair.rejected)),
-        read - started, done - read, time.process_time() - processor,
+        read - started,
+        done - read,
+        time.process_time() - processor,
         resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-    )  # fmt: skip
+    )
 
 
 if __name__ == "__main__":

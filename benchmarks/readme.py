@@ -88,11 +88,7 @@ def length() -> list[str]:
 
 
 #: Names in ``length.json``, and what they are called; numbers of features that track length, and of all.
-_LENGTH = {
-    "as_it_is": "as it is",
-    "switched_off": "{} of {} features off",
-    "avoid_length": "trained with `--avoid-length`",
-}
+_LENGTH = {"as_it_is": "as it is", "switched_off": "{} of {} features off", "avoid_length": "trained with `--avoid-length`"}
 
 #: Names in ``app.json``, what they are called, and what they should be.
 _SPEEDS = {
@@ -117,16 +113,31 @@ def _baselines(one: dict) -> str:
 
 #: Each stands in a README between ``<!-- table: NAME -->`` and ``<!-- end of table -->``.
 TABLES: dict[str, Callable[[], list[str]]] = {
-    "heads": heads, "layers": layers, "saes": saes, "app": app,
-    "quality": evidence_tables.quality, "quality_full": evidence_tables.quality_full, "costs": evidence_tables.costs,
-    "shift": evidence_tables.shift, "samples": evidence_tables.samples, "faithfulness": evidence_tables.faithfulness,
-    "stability": evidence_tables.stability, "labels": evidence_tables.labels, "length": length,
-    "throughput": speed_tables.throughput, "throughput_gpu": speed_tables.throughput_gpu,
-    "latency": speed_tables.latency, "retraining": speed_tables.retraining,
-    "alignment": evidence_tables.alignment, "alignment_facts": evidence_tables.alignment_facts,
-    "climbed": evidence_tables.climbed, "server": speed_tables.server, "memory": speed_tables.memory,
-    "growth": speed_tables.growth, "billion": speed_tables.billion,
-}  # fmt: skip
+    "heads": heads,
+    "layers": layers,
+    "saes": saes,
+    "app": app,
+    "quality": evidence_tables.quality,
+    "quality_full": evidence_tables.quality_full,
+    "costs": evidence_tables.costs,
+    "shift": evidence_tables.shift,
+    "samples": evidence_tables.samples,
+    "faithfulness": evidence_tables.faithfulness,
+    "stability": evidence_tables.stability,
+    "labels": evidence_tables.labels,
+    "length": length,
+    "throughput": speed_tables.throughput,
+    "throughput_gpu": speed_tables.throughput_gpu,
+    "latency": speed_tables.latency,
+    "retraining": speed_tables.retraining,
+    "alignment": evidence_tables.alignment,
+    "alignment_facts": evidence_tables.alignment_facts,
+    "climbed": evidence_tables.climbed,
+    "server": speed_tables.server,
+    "memory": speed_tables.memory,
+    "growth": speed_tables.growth,
+    "billion": speed_tables.billion,
+}
 
 PAGES = (ROOT / "README.md", ROOT / "benchmarks" / "README.md")
 _TABLE = re.compile("(<!-- table: (\\w+) -->\n).*?(<!-- end of table -->)", re.DOTALL)

@@ -112,10 +112,16 @@ def main() -> None:
     rates.append(offline(model, pairs))
     p50, p95, p99 = np.percentile(seconds, (50, 95, 99)).tolist()
     result = {
-        "clients": CLIENTS, "requests": given.requests, "outcomes": dict(outcomes), "texts_per_s": rate,
-        "offline_texts_per_s": statistics.mean(rates), "p50_s": p50, "p95_s": p95, "p99_s": p99,
+        "clients": CLIENTS,
+        "requests": given.requests,
+        "outcomes": dict(outcomes),
+        "texts_per_s": rate,
+        "offline_texts_per_s": statistics.mean(rates),
+        "p50_s": p50,
+        "p95_s": p95,
+        "p99_s": p99,
         "memory_mb": {"before": before, "after": after},
-    }  # fmt: skip
+    }
     write_results("server", {**read_results("server"), given.task: result})
     print(result)
 

@@ -272,18 +272,26 @@ def measure_task(task: str, n: int, rounds: int, device: str) -> dict[str, Any]:
     figures = []
     for name, took in seconds.items():
         row = {
-            "way": name, "pairs_per_s": median(map(len, parts), took), "tokens_per_s": median(tokens, took),
-            "times_slower_than_ours": median(took, seconds["ours"]), "peak_mb": memory[name],
-        }  # fmt: skip
+            "way": name,
+            "pairs_per_s": median(map(len, parts), took),
+            "tokens_per_s": median(tokens, took),
+            "times_slower_than_ours": median(took, seconds["ours"]),
+            "peak_mb": memory[name],
+        }
         if found[name][0].ndim == 2:
             both = zip(found[name], found["ours"], strict=True)
             row["largest_difference"] = max(float(np.abs(a - b).max()) for a, b in both)
         figures.append(row)
     return {
-        "n_pairs": len(pairs), "tokens": sum(tokens[once]), "rounds": rounds, "dtype": str(backbone.dtype),
-        "distinct_tokens": sum(len(row.ids) for part in rows[once] for row in part), "multiply_adds": sum(work[once]),
-        "share_of_floor": median(floors, seconds["ours"]), "ways": figures,
-    }  # fmt: skip
+        "n_pairs": len(pairs),
+        "tokens": sum(tokens[once]),
+        "rounds": rounds,
+        "dtype": str(backbone.dtype),
+        "distinct_tokens": sum(len(row.ids) for part in rows[once] for row in part),
+        "multiply_adds": sum(work[once]),
+        "share_of_floor": median(floors, seconds["ours"]),
+        "ways": figures,
+    }
 
 
 if __name__ == "__main__":

@@ -32,18 +32,29 @@ labels, lens = state.listed_labels(context), state.known_lens(found, context)
 
 # ------------------------------------------------------------------------------------------------------------- the list
 which, query, sort = st.columns([4, 3, 2], vertical_alignment="bottom")
-listed = str(which.segmented_control(
-    "Show", [view.HEAD, view.ALL, view.TEXT], key="list", default=view.HEAD, required=True, bind="query-params",
-    persist_state="session",
-))  # fmt: skip
+listed = str(
+    which.segmented_control(
+        "Show",
+        [view.HEAD, view.ALL, view.TEXT],
+        key="list",
+        default=view.HEAD,
+        required=True,
+        bind="query-params",
+        persist_state="session",
+    )
+)
 asked = query.text_input(
-    "Search", key="find", type="search", placeholder="number, label or promoted token", bind="query-params", live=True,
-)  # fmt: skip
+    "Search", key="find", type="search", placeholder="number, label or promoted token", bind="query-params", live=True
+)
 order = sort.selectbox(
-    "Sort by", SORTS, key="sort", bind="query-params", persist_state="session",
+    "Sort by",
+    SORTS,
+    key="sort",
+    bind="query-params",
+    persist_state="session",
     help="Relevance: the largest weight in the head, then the most certain gap; on a text, the largest activation. Gaps and "
     "correlations by size, whatever their sign.",
-)  # fmt: skip
+)
 searching = listed == view.TEXT
 prompt, text = view.text_fields() if searching else state.own_text()
 try:
@@ -54,9 +65,15 @@ except SparseRMError as error:
 lit_text = st.container()  # filled in below: it is lit by the feature of the card
 token = view.token_choice(firing) if searching else None
 rows = list_features(
-    table, head, labels, detected=state.detected(context), lens=lens, firing=firing if searching else None,
-    token=token, only_head=listed == view.HEAD,
-)  # fmt: skip
+    table,
+    head,
+    labels,
+    detected=state.detected(context),
+    lens=lens,
+    firing=firing if searching else None,
+    token=token,
+    only_head=listed == view.HEAD,
+)
 hide_dense, hide_begin = view.filters(listed)
 shown = filter_features(rows, query=asked or "", hide_dense=hide_dense, hide_begin=hide_begin, sort=order)
 st.caption(f"{view.hidden_line(shown, listed)}. Figures from {view.source_line(found.data.name, table)}.")
@@ -66,9 +83,14 @@ with left:
     download_table(shown.rows, "Features", f"features-{context.key}.csv")
 st.session_state[state.NUMBER] = feature
 right.number_input(
-    "Go to feature", 0, card.d_sae - 1, key=state.NUMBER, on_change=state.choose_typed,
-    label_visibility="collapsed", help="A feature's number",
-)  # fmt: skip
+    "Go to feature",
+    0,
+    card.d_sae - 1,
+    key=state.NUMBER,
+    on_change=state.choose_typed,
+    label_visibility="collapsed",
+    help="A feature's number",
+)
 view.offer_job(source, context, lens)
 view.offer_labels(source, context)
 

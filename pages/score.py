@@ -75,9 +75,14 @@ def score_fields(request: ScoreRequest, *, keep_original: bool) -> None:
 def fields() -> None:
     """An example or a text of one's own, and what to press."""
     st.selectbox(
-        "Example", offered, key="example", on_change=fill_in, format_func=lambda one: one.title, index=None,
+        "Example",
+        offered,
+        key="example",
+        on_change=fill_in,
+        format_func=lambda one: one.title,
+        index=None,
         placeholder="Pick one, or write your own below",
-    )  # fmt: skip
+    )
     for turn in st.session_state.get("earlier", ()):
         st.text(f"{turn.role}: {turn.content}")
     st.text_area("Prompt", key="prompt", bind="query-params", height=110, placeholder="What the user said")
@@ -85,9 +90,11 @@ def fields() -> None:
     st.button("Score", key="score", type="primary", width="stretch")
     if st.session_state.get("scored") is not None:
         st.button(
-            "Score and compare with the scored one", key="score_against", width="stretch",
+            "Score and compare with the scored one",
+            key="score_against",
+            width="stretch",
             help="Edit the text, then see what the edit changed: the response scored before is kept as the original.",
-        )  # fmt: skip
+        )
 
 
 def result(request: ScoreRequest, notes: DeltaGenerator) -> None:
@@ -109,8 +116,9 @@ def result(request: ScoreRequest, notes: DeltaGenerator) -> None:
         view.edit_against_original(scored, original)
     st.plotly_chart(
         charts.yardstick_figure(context.saved.quantiles_chosen, context.saved.quantiles_rejected, explanation.reward),
-        config=CONFIG, key="yardstick",
-    )  # fmt: skip
+        config=CONFIG,
+        key="yardstick",
+    )
     st.subheader("Token by token", anchor=False)
     place = st.container()  # the bars below say by which feature these tokens are coloured
     st.subheader("What the reward is made of", anchor=False)

@@ -170,11 +170,7 @@ class SparseRM:
         )
 
     def score(
-        self,
-        prompts: Sequence[Any] | str,
-        responses: Sequence[Any] | str,
-        *,
-        progress: Progress | None = None,
+        self, prompts: Sequence[Any] | str, responses: Sequence[Any] | str, *, progress: Progress | None = None
     ) -> np.ndarray:
         """Rewards ``[n]`` float64 of ``n`` responses to ``n`` prompts; a prompt is a string or a list of messages.
 

@@ -37,9 +37,7 @@ _HEDGES = "may|might|could|perhaps|possibly|probably|likely|generally|usually|of
 MARKS = (
     _mark("words", "how long it is", r"\w+"),
     _mark(
-        "refusals",
-        "“I can't …”, “I'm sorry, but”",
-        rf"\bI(?:'m| am)? ?(?:{_DECLINES})\b|\bI(?:'m| am) (?:very )?sorry,? but\b",
+        "refusals", "“I can't …”, “I'm sorry, but”", rf"\bI(?:'m| am)? ?(?:{_DECLINES})\b|\bI(?:'m| am) (?:very )?sorry,? but\b"
     ),
     _mark(
         "disclaimers",

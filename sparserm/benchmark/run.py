@@ -239,9 +239,19 @@ def _cell(
 ) -> Cell:
     correct = margins > 0
     return Cell(
-        task, way, budget, seed, float(correct.mean()), share_interval(correct, groups), n_train, len(correct),
-        n_parameters, seconds, cpu_seconds, np.packbits(correct).tobytes().hex(),
-    )  # fmt: skip
+        task,
+        way,
+        budget,
+        seed,
+        float(correct.mean()),
+        share_interval(correct, groups),
+        n_train,
+        len(correct),
+        n_parameters,
+        seconds,
+        cpu_seconds,
+        np.packbits(correct).tobytes().hex(),
+    )
 
 
 def head_facts(

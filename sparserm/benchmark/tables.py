@@ -64,10 +64,20 @@ def summarise(record: Record, task: str, way: str, budget: int | None) -> Summar
         return float(np.median([getattr(cell, name) for cell in cells]))
 
     return Summary(
-        task, way, budget, float(np.mean(each)), (max(0.0, low), min(1.0, high)), len(cells), min(each), max(each),
-        round(median("n_train")), round(median("n_parameters")), median("seconds"), median("cpu_seconds"),
+        task,
+        way,
+        budget,
+        float(np.mean(each)),
+        (max(0.0, low), min(1.0, high)),
+        len(cells),
+        min(each),
+        max(each),
+        round(median("n_train")),
+        round(median("n_parameters")),
+        median("seconds"),
+        median("cpu_seconds"),
         max(peaks, default=None),
-    )  # fmt: skip
+    )
 
 
 def difference(record: Record, task: str, budget: int | None, way: str, other: str) -> Difference | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -24,8 +24,7 @@ def align(
     reward: Annotated[str, typer.Option(help="What ranks: a head, or the folder of a fine-tuned reward model.")],
     out: Annotated[Path, typer.Option(help="Folder of the run; the same command goes on where it was stopped.")],
     judge: Annotated[
-        Optional[list[str]],  # noqa: UP045
-        typer.Option(help="A head or reward model of other data, which only looks on; give several."),
+        list[str] | None, typer.Option(help="A head or reward model of other data, which only looks on; give several.")
     ] = None,
     policy: Annotated[str, typer.Option(help="What to train: a folder, a hub name, or smollm2.")] = DEFAULT_BACKBONE,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds of sampling, ranking and DPO.")] = 2,
@@ -64,13 +63,26 @@ def _print(report: AlignReport, n_held_out: int) -> None:
         if one.round
     ]
     print_table(
-        f"On {n_held_out} held-out prompts, against the start's answers", rows,
-        round="d", judge="s", win_rate=".3f", win_ci95=".3f", gain="+.2f", gain_ci95="+.2f", verdict="s",
-    )  # fmt: skip
+        f"On {n_held_out} held-out prompts, against the start's answers",
+        rows,
+        round="d",
+        judge="s",
+        win_rate=".3f",
+        win_ci95=".3f",
+        gain="+.2f",
+        gain_ci95="+.2f",
+        verdict="s",
+    )
     print_table(
-        "The policy", [asdict(one) for one in report.measures],
-        round="d", tokens=".1f", finished=".1%", empty=".1%", kl=".2f", kl_ci95=".2f",
-    )  # fmt: skip
+        "The policy",
+        [asdict(one) for one in report.measures],
+        round="d",
+        tokens=".1f",
+        finished=".1%",
+        empty=".1%",
+        kl=".2f",
+        kl_ci95=".2f",
+    )
     climbed = [
         {"feature": number, "label": label, "start": before, "end": after, "change": after - before}
         for number, label, before, after in report.climbed()

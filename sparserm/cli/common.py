@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Optional, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import typer
 
@@ -28,8 +28,7 @@ PromptOption = Annotated[str, typer.Option(help="What the user said.")]
 PairsArgument = Annotated[str, typer.Argument(help="A JSONL, CSV or Parquet file, or a dataset name.")]
 SkipBad = Annotated[bool, typer.Option(help="Leave out rows that cannot be used, and list them.")]
 Columns = Annotated[
-    Optional[list[str]],  # noqa: UP045  (typer reads this at run time, also on Python 3.10)
-    typer.Option("--column", help="Name of a column, as ours=theirs, e.g. prompt=question; can be repeated."),
+    list[str] | None, typer.Option("--column", help="Name of a column, as ours=theirs, e.g. prompt=question; can be repeated.")
 ]
 
 _T = TypeVar("_T")

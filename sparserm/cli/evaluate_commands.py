@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import typer
 
@@ -46,9 +46,13 @@ def evaluate(
     benchmark = score_benchmark(data, report.rewards_chosen, report.rewards_rejected)
     warn_truncated(report.evaluation.n_truncated)
     result = {
-        **vars(report.evaluation), "ci95": list(report.evaluation.ci95), "n_seen_in_training": len(seen),
-        "n_skipped": data.n_skipped, "head": model.card.name, "data": data.name,
-    }  # fmt: skip
+        **vars(report.evaluation),
+        "ci95": list(report.evaluation.ci95),
+        "n_seen_in_training": len(seen),
+        "n_skipped": data.n_skipped,
+        "head": model.card.name,
+        "data": data.name,
+    }
     more = summary(report, data.pairs)
     if printed_json(as_json, {**result, **more, "benchmark": asdict(benchmark) if benchmark else None}):
         return
@@ -66,9 +70,9 @@ def evaluate(
 @app.command()
 def audit(
     pairs: PairsArgument,
-    head: Annotated[Optional[str], typer.Option(help="A head that is asked which labels it contradicts.")] = None,  # noqa: UP045
-    against: Annotated[Optional[str], typer.Option(help="Pairs that should share no prompt with these.")] = None,  # noqa: UP045
-    out: Annotated[Optional[Path], typer.Option(help="CSV file to write the flagged rows to, with their texts.")] = None,  # noqa: UP045
+    head: Annotated[str | None, typer.Option(help="A head that is asked which labels it contradicts.")] = None,
+    against: Annotated[str | None, typer.Option(help="Pairs that should share no prompt with these.")] = None,
+    out: Annotated[Path | None, typer.Option(help="CSV file to write the flagged rows to, with their texts.")] = None,
     column: Columns = None,
     skip_bad: SkipBad = False,
     as_json: AsJson = False,
@@ -92,9 +96,15 @@ def audit(
         print_facts(f"Labels and {head}", asdict(found.agreement))
     low, high = found.surface.ci95
     print_table(
-        f"Surface alone ranks {found.surface.accuracy:.1%} as labelled ({low:.1%} to {high:.1%})", result["surface"]["rules"],
-        name="s", mean_chosen=".2f", mean_rejected=".2f", n_differ="d", accuracy=".3f", ci95=".3f",
-    )  # fmt: skip
+        f"Surface alone ranks {found.surface.accuracy:.1%} as labelled ({low:.1%} to {high:.1%})",
+        result["surface"]["rules"],
+        name="s",
+        mean_chosen=".2f",
+        mean_rejected=".2f",
+        n_differ="d",
+        accuracy=".3f",
+        ci95=".3f",
+    )
 
 
 def _held_out_margins(head: str, data: PreferenceData) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -24,7 +24,7 @@ def export(
             help="classifier, a transformers model with one label; head, the head alone; or steering, its directions.",
         ),
     ] = "classifier",
-    push_to_hub: Annotated[Optional[str], typer.Option(help="USER/NAME on the hub, to upload it to.")] = None,  # noqa: UP045
+    push_to_hub: Annotated[str | None, typer.Option(help="USER/NAME on the hub, to upload it to.")] = None,
     private: Annotated[bool, typer.Option(help="Make a new repository there private; else it is public.")] = False,
     as_json: AsJson = False,
 ) -> None:

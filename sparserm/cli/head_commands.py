@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -32,8 +32,16 @@ def features(head: HeadArgument, as_json: AsJson = False) -> None:
     model = SparseRM.from_pretrained(head)
     rows = model.features()
     if not printed_json(as_json, {"head": model.card.name, "hook": model.card.hook, "sae": model.card.sae, "features": rows}):
-        print_table(f"{model.card.name}, {model.card.hook}, {model.card.sae}", rows,
-               feature="d", label="s", f_chosen=".1%", f_rejected=".1%", gap="+.1%", weight="+.3f")  # fmt: skip
+        print_table(
+            f"{model.card.name}, {model.card.hook}, {model.card.sae}",
+            rows,
+            feature="d",
+            label="s",
+            f_chosen=".1%",
+            f_rejected=".1%",
+            gap="+.1%",
+            weight="+.3f",
+        )
 
 
 @app.command()
@@ -61,29 +69,42 @@ def label(
         labels = label_head(scorer, data, EndpointLabeller(asked) if asked else Rule(), progress)
     named = [one for one in labels.values() if one.text is not None]
     result = {
-        "head": scorer.card.name, "data": data.name, "source": asked.model if asked else "rule",
-        "n_features": len(labels), "n_labelled": len(named),
+        "head": scorer.card.name,
+        "data": data.name,
+        "source": asked.model if asked else "rule",
+        "n_features": len(labels),
+        "n_labelled": len(named),
         "features": [{"feature": feature, **asdict(one)} for feature, one in labels.items()],
-    }  # fmt: skip
+    }
     if printed_json(as_json, result):
         return
     rows = [
-        {"feature": feature, "label": one.text or f"unlabelled: {one.reason}", "detects": one.detection and str(one.detection),
-         "examples": one.examples and str(one.examples)}
+        {
+            "feature": feature,
+            "label": one.text or f"unlabelled: {one.reason}",
+            "detects": one.detection and str(one.detection),
+            "examples": one.examples and str(one.examples),
+        }
         for feature, one in labels.items()
-    ]  # fmt: skip
-    print_table(f"{scorer.card.name}: {len(named)} of {len(labels)} features have a label that predicts", rows,
-           feature="d", label="s", detects="s", examples="s")  # fmt: skip
+    ]
+    print_table(
+        f"{scorer.card.name}: {len(named)} of {len(labels)} features have a label that predicts",
+        rows,
+        feature="d",
+        label="s",
+        detects="s",
+        examples="s",
+    )
 
 
 @app.command()
 def edit(
     head: HeadArgument,
     out: Annotated[Path, typer.Option(help="Folder to write the edited head to; the head itself stays as it is.")],
-    off: Annotated[Optional[list[str]], typer.Option(help="Features to switch off, e.g. 12,88.")] = None,  # noqa: UP045
-    flip: Annotated[Optional[list[str]], typer.Option(help="Features whose weight changes its sign.")] = None,  # noqa: UP045
-    scale: Annotated[Optional[list[str]], typer.Option(help="Factors on weights, e.g. 9=0.5,12=2.")] = None,  # noqa: UP045
-    test: Annotated[Optional[str], typer.Option(help="Pairs to measure on, of other prompts than in training.")] = None,  # noqa: UP045
+    off: Annotated[list[str] | None, typer.Option(help="Features to switch off, e.g. 12,88.")] = None,
+    flip: Annotated[list[str] | None, typer.Option(help="Features whose weight changes its sign.")] = None,
+    scale: Annotated[list[str] | None, typer.Option(help="Factors on weights, e.g. 9=0.5,12=2.")] = None,
+    test: Annotated[str | None, typer.Option(help="Pairs to measure on, of other prompts than in training.")] = None,
     column: Columns = None,
     skip_bad: SkipBad = False,
     as_json: AsJson = False,
@@ -124,11 +145,20 @@ def heads(as_json: AsJson = False) -> None:
     for name, folder, saved in readable(list_heads(), lambda _, folder: load_head(folder)):
         card = saved.card
         metrics = card.metrics
-        rows.append({
-            "name": name, "layer": card.hook_point.layer, "hook": card.hook, "sae": card.sae, "backbone": card.backbone,
-            "accuracy": metrics.get("accuracy"), "ci95": metrics.get("ci95"), "n_test": metrics.get("n"),
-            "licence": card.training.get("licence"), "path": str(folder),
-        })  # fmt: skip
+        rows.append(
+            {
+                "name": name,
+                "layer": card.hook_point.layer,
+                "hook": card.hook,
+                "sae": card.sae,
+                "backbone": card.backbone,
+                "accuracy": metrics.get("accuracy"),
+                "ci95": metrics.get("ci95"),
+                "n_test": metrics.get("n"),
+                "licence": card.training.get("licence"),
+                "path": str(folder),
+            }
+        )
     if not printed_json(as_json, {"heads": rows}):
         print_table("Heads", rows, name="s", layer="d", accuracy=".3f", ci95="s", n_test="d", licence="s")
 
@@ -139,10 +169,27 @@ def saes(as_json: AsJson = False) -> None:
     from sparserm.sae.autoencoder import describe_sae, find_saes
 
     rows = [
-        {"name": name, "hook": one.hook, "layer": one.layer, "d_sae": one.d_sae, "architecture": one.architecture,
-         **one.metrics, "path": str(folder)}
+        {
+            "name": name,
+            "hook": one.hook,
+            "layer": one.layer,
+            "d_sae": one.d_sae,
+            "architecture": one.architecture,
+            **one.metrics,
+            "path": str(folder),
+        }
         for name, folder, one in readable(find_saes(), describe_sae)
-    ]  # fmt: skip
+    ]
     if not printed_json(as_json, {"saes": rows}):
-        print_table("Sparse autoencoders", rows, name="s", layer="d", d_sae="d", architecture="s",
-               explained_variance=".3f", l0=".1f", dead=".2%", loss_recovered=".3f")  # fmt: skip
+        print_table(
+            "Sparse autoencoders",
+            rows,
+            name="s",
+            layer="d",
+            d_sae="d",
+            architecture="s",
+            explained_variance=".3f",
+            l0=".1f",
+            dead=".2%",
+            loss_recovered=".3f",
+        )

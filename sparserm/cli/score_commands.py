@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import typer
 
@@ -30,10 +30,10 @@ from sparserm.types import SparseRMError
 @app.command()
 def score(
     head: HeadOption,
-    pairs: Annotated[Optional[str], typer.Argument(help="Score all pairs of a file instead, into the folder --out.")] = None,  # noqa: UP045
-    prompt: Annotated[Optional[str], typer.Option(help="What the user said.")] = None,  # noqa: UP045
-    response: Annotated[Optional[str], typer.Option(help="What is to be scored.")] = None,  # noqa: UP045
-    out: Annotated[Optional[Path], typer.Option(help="Folder of Parquet files; a stopped run goes on there.")] = None,  # noqa: UP045
+    pairs: Annotated[str | None, typer.Argument(help="Score all pairs of a file instead, into the folder --out.")] = None,
+    prompt: Annotated[str | None, typer.Option(help="What the user said.")] = None,
+    response: Annotated[str | None, typer.Option(help="What is to be scored.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of Parquet files; a stopped run goes on there.")] = None,
     column: Columns = None,
     engine: Annotated[
         str, typer.Option(help="local, or ray: Ray Data, on the cluster of RAY_ADDRESS or on this machine.")
@@ -141,9 +141,14 @@ def compare(
     print_table("Rewards", rows, rank="d", reward="+.3f", response="s")
     pair = "first minus second" if len(response) == 2 else "best minus next"
     print_table(
-        f"Margin {comparison.margin:+.3f} ({pair})", result["contributions"],
-        feature="d", score_a="+.2f", score_b="+.2f", weight="+.3f", contribution="+.3f",
-    )  # fmt: skip
+        f"Margin {comparison.margin:+.3f} ({pair})",
+        result["contributions"],
+        feature="d",
+        score_a="+.2f",
+        score_b="+.2f",
+        weight="+.3f",
+        contribution="+.3f",
+    )
 
 
 @app.command("best-of-n")
@@ -151,7 +156,7 @@ def best_of_n_command(
     candidates: Annotated[Path, typer.Argument(help="JSONL, CSV or Parquet: prompt with responses, or one response a row.")],
     head: HeadOption,
     out: Annotated[Path, typer.Option(help="Where the ranking goes: .jsonl or .csv.")],
-    pairs: Annotated[Optional[Path], typer.Option(help="Where best against worst goes, as JSONL for training.")] = None,  # noqa: UP045
+    pairs: Annotated[Path | None, typer.Option(help="Where best against worst goes, as JSONL for training.")] = None,
     min_margin: Annotated[float, typer.Option(help="Least difference in reward for a pair.")] = 0.0,
     skip_bad: SkipBad = False,
     as_json: AsJson = False,
@@ -175,9 +180,14 @@ def best_of_n_command(
     if pairs is not None:
         pairs.write_text(to_jsonl(made), encoding="utf-8")
     result = {
-        "out": str(out), "n_prompts": len(ranked), "n_responses": found.n_responses,
-        "pairs": str(pairs) if pairs else None, "n_pairs": len(made), "min_margin": min_margin,
-        "mean_spread": sum(one.spread for one in ranked) / len(ranked), "head": model.card.name,
-    }  # fmt: skip
+        "out": str(out),
+        "n_prompts": len(ranked),
+        "n_responses": found.n_responses,
+        "pairs": str(pairs) if pairs else None,
+        "n_pairs": len(made),
+        "min_margin": min_margin,
+        "mean_spread": sum(one.spread for one in ranked) / len(ranked),
+        "head": model.card.name,
+    }
     if not printed_json(as_json, result):
         print_facts(f"{found.name} ranked by {model.card.name}", result)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import typer
 
@@ -31,15 +31,15 @@ from sparserm.types import SparseRMError
 def train(
     pairs: PairsArgument,
     out: Annotated[Path, typer.Option(help="Folder to write the head to.")],
-    layer: Annotated[Optional[int], typer.Option(help="Layer whose shipped SAE is used.")] = None,  # noqa: UP045
-    sae: Annotated[Optional[str], typer.Option(help="SAE: a folder, a name of `sparserm saes`, or release:sae_id.")] = None,  # noqa: UP045
-    k: Annotated[Optional[int], typer.Option(help="Features of the head.")] = None,  # noqa: UP045
-    pooling: Annotated[Optional[str], typer.Option(help="last or mean.")] = None,  # noqa: UP045
-    l2: Annotated[Optional[float], typer.Option(help="Ridge penalty; cross-validated where it is not given.")] = None,  # noqa: UP045
-    selection: Annotated[Optional[str], typer.Option(help="sparse, frequency, effect_size or random.")] = None,  # noqa: UP045
+    layer: Annotated[int | None, typer.Option(help="Layer whose shipped SAE is used.")] = None,
+    sae: Annotated[str | None, typer.Option(help="SAE: a folder, a name of `sparserm saes`, or release:sae_id.")] = None,
+    k: Annotated[int | None, typer.Option(help="Features of the head.")] = None,
+    pooling: Annotated[str | None, typer.Option(help="last or mean.")] = None,
+    l2: Annotated[float | None, typer.Option(help="Ridge penalty; cross-validated where it is not given.")] = None,
+    selection: Annotated[str | None, typer.Option(help="sparse, frequency, effect_size or random.")] = None,
     avoid_length: Annotated[bool, typer.Option(help="Keep rewards from following the length of responses.")] = False,
     backbone: Annotated[str, typer.Option(help="A folder, a hub name, or smollm2.")] = DEFAULT_BACKBONE,
-    test: Annotated[Optional[str], typer.Option(help="Pairs to measure on; else cross-validated over prompts.")] = None,  # noqa: UP045
+    test: Annotated[str | None, typer.Option(help="Pairs to measure on; else cross-validated over prompts.")] = None,
     column: Columns = None,
     skip_bad: SkipBad = False,
     as_json: AsJson = False,
@@ -55,9 +55,19 @@ def train(
         warn(check_leakage(data, test_data), test_data.name)
     with terminal_progress() as progress:
         result = train_head(
-            data, backbone=backbone, sae=sae, layer=layer, test=test_data, progress=progress, name=out.name,
-            k=k, pooling=pooling, l2=l2, selection=selection, avoid_length=avoid_length,
-        )  # fmt: skip
+            data,
+            backbone=backbone,
+            sae=sae,
+            layer=layer,
+            test=test_data,
+            progress=progress,
+            name=out.name,
+            k=k,
+            pooling=pooling,
+            l2=l2,
+            selection=selection,
+            avoid_length=avoid_length,
+        )
     result.model.save_pretrained(out)
     warn_truncated(result.n_truncated)
     summary = {"out": str(out), **result.summary()}
@@ -69,13 +79,13 @@ def train(
 @app.command()
 def sweep(
     pairs: PairsArgument,
-    layers: Annotated[Optional[str], typer.Option(help="Layers, e.g. 10,15; by default all that have an SAE.")] = None,  # noqa: UP045
-    k: Annotated[Optional[str], typer.Option(help="Numbers of features, e.g. 8,16,32.")] = None,  # noqa: UP045
-    methods: Annotated[Optional[str], typer.Option(help="Selections and dense, e.g. sparse,dense; all by default.")] = None,  # noqa: UP045
-    pooling: Annotated[Optional[str], typer.Option(help="last or mean.")] = None,  # noqa: UP045
-    sae: Annotated[Optional[list[str]], typer.Option(help="SAEs instead of layers: folder, name or release:sae_id.")] = None,  # noqa: UP045
+    layers: Annotated[str | None, typer.Option(help="Layers, e.g. 10,15; by default all that have an SAE.")] = None,
+    k: Annotated[str | None, typer.Option(help="Numbers of features, e.g. 8,16,32.")] = None,
+    methods: Annotated[str | None, typer.Option(help="Selections and dense, e.g. sparse,dense; all by default.")] = None,
+    pooling: Annotated[str | None, typer.Option(help="last or mean.")] = None,
+    sae: Annotated[list[str] | None, typer.Option(help="SAEs instead of layers: folder, name or release:sae_id.")] = None,
     backbone: Annotated[str, typer.Option(help="A folder, a hub name, or smollm2.")] = DEFAULT_BACKBONE,
-    out: Annotated[Optional[Path], typer.Option(help="CSV file to write the cells to.")] = None,  # noqa: UP045
+    out: Annotated[Path | None, typer.Option(help="CSV file to write the cells to.")] = None,
     column: Columns = None,
     skip_bad: SkipBad = False,
     as_json: AsJson = False,
@@ -106,10 +116,14 @@ def sweep(
         engine.cells_table(cells).to_csv(out, index=False)
     choice, n_prompts = engine.choose(cells), len({pair.prompt for pair in data.pairs})
     result: dict[str, Any] = {
-        "data": data.name, "n": len(data.pairs), "n_prompts": n_prompts, "pooling": settings.pooling,
-        "out": str(out) if out else None, "cells": [asdict(cell) for cell in cells],
+        "data": data.name,
+        "n": len(data.pairs),
+        "n_prompts": n_prompts,
+        "pooling": settings.pooling,
+        "out": str(out) if out else None,
+        "cells": [asdict(cell) for cell in cells],
         **{name: asdict(getattr(choice, name)) if choice else None for name in ("best", "simplest")},
-    }  # fmt: skip
+    }
     if printed_json(as_json, result):
         return
     title = f"{data.name}, {settings.pooling} pooling: cross-validated over {n_prompts} prompts"
@@ -143,10 +157,10 @@ def _layer_saes(layers: str | None, backbone: str) -> tuple[str, ...]:
 def benchmark(
     pairs: PairsArgument,
     out: Annotated[Path, typer.Option(help="JSON file for the cells; the same command goes on where it was stopped.")],
-    test: Annotated[Optional[str], typer.Option(help="Pairs to judge on; else a quarter of the prompts is held out.")] = None,  # noqa: UP045
+    test: Annotated[str | None, typer.Option(help="Pairs to judge on; else a quarter of the prompts is held out.")] = None,
     budgets: Annotated[str, typer.Option(help="Label budgets in pairs.")] = "100,300,1000,all",
     seeds: Annotated[int, typer.Option(min=1, help="Draws of the training pairs.")] = 5,
-    fine_tune: Annotated[Optional[list[str]], typer.Option(help="full or lora, one seed: hours on a CPU.")] = None,  # noqa: UP045
+    fine_tune: Annotated[list[str] | None, typer.Option(help="full or lora, one seed: hours on a CPU.")] = None,
     sae: Annotated[str, typer.Option(help="SAE: a folder, a name of `sparserm saes`, or release:sae_id.")] = DEFAULT_SAE,
     backbone: Annotated[str, typer.Option(help="A folder, a hub name, or smollm2.")] = DEFAULT_BACKBONE,
     column: Columns = None,
@@ -171,9 +185,15 @@ def benchmark(
     results = Results(out)
     with terminal_progress() as progress:
         run_benchmark(
-            results, task, sae=sae, backbone=backbone, budgets=wanted, seeds=seeds,
-            fine_tuned=fine_tune or (), progress=progress,
-        )  # fmt: skip
+            results,
+            task,
+            sae=sae,
+            backbone=backbone,
+            budgets=wanted,
+            seeds=seeds,
+            fine_tuned=fine_tune or (),
+            progress=progress,
+        )
     rows = [asdict(row) for row in table(results.read(), task.name)]
     n_train, n_test = len(task.train.pairs), len(task.test.pairs)
     head = results.head(task.name)
@@ -182,25 +202,35 @@ def benchmark(
     typer.echo(f"{task.name}: {n_train} pairs to learn from, judged on {n_test} of other prompts.")
     for budget in wanted:
         shown = [
-            {"way": row["way"], "accuracy": row["accuracy"], "interval": row["ci95"], "draws": row["seeds"],
-             "learned": row["n_parameters"], "seconds": row["seconds"]}
-            for row in rows if row["budget"] == budget
-        ]  # fmt: skip
+            {
+                "way": row["way"],
+                "accuracy": row["accuracy"],
+                "interval": row["ci95"],
+                "draws": row["seeds"],
+                "learned": row["n_parameters"],
+                "seconds": row["seconds"],
+            }
+            for row in rows
+            if row["budget"] == budget
+        ]
         title = "All pairs" if budget is None else f"{budget:,} pairs"
         if shown:  # a budget of more pairs than there are has no rows
             print_table(title, shown, way="s", accuracy=".3f", interval=".3f", draws="d", learned=",d", seconds=".1f")
     typer.echo("Learned: numbers. Seconds: of the fit, representations in memory; of fine-tuning, of the whole training.")
     if head:
         faithful, balanced = head["faithfulness"], head["balanced"]
-        print_facts(f"The head of {head['k']} features from all {n_train} pairs", {
-            "margins follow length (Spearman)": head["length"]["margin_spearman"],
-            "accuracy where length says nothing": balanced and balanced["accuracy"],
-            "largest error of a sum of contributions": faithful["feature_sum"],
-            "largest error of what steering the backbone does": faithful["steer"],
-            "spread of rewards": faithful["spread"],
-            "features chosen again from other prompts (Jaccard)": head["jaccard"],
-            "the same by chance": head["chance"],
-        })  # fmt: skip
+        print_facts(
+            f"The head of {head['k']} features from all {n_train} pairs",
+            {
+                "margins follow length (Spearman)": head["length"]["margin_spearman"],
+                "accuracy where length says nothing": balanced and balanced["accuracy"],
+                "largest error of a sum of contributions": faithful["feature_sum"],
+                "largest error of what steering the backbone does": faithful["steer"],
+                "spread of rewards": faithful["spread"],
+                "features chosen again from other prompts (Jaccard)": head["jaccard"],
+                "the same by chance": head["chance"],
+            },
+        )
 
 
 @app.command("train-sae")
@@ -210,10 +240,10 @@ def train_sae_command(
     layers: Annotated[str, typer.Option(help="Layers, e.g. 10,15,20.")] = ",".join(map(str, DEFAULT_LAYERS)),
     backbone: Annotated[str, typer.Option(help="A folder, a hub name, or smollm2.")] = DEFAULT_BACKBONE,
     tokens: Annotated[int, typer.Option(help="Tokens of the corpus to train on.")] = 700_000,
-    d_sae: Annotated[Optional[int], typer.Option(help="Latents.")] = None,  # noqa: UP045
-    k: Annotated[Optional[int], typer.Option(help="Latents active per token (L0).")] = None,  # noqa: UP045
-    epochs: Annotated[Optional[int], typer.Option(help="Passes over the activations.")] = None,  # noqa: UP045
-    seed: Annotated[Optional[int], typer.Option(help="Of initialisation and shuffling: how stable are features?")] = None,  # noqa: UP045
+    d_sae: Annotated[int | None, typer.Option(help="Latents.")] = None,
+    k: Annotated[int | None, typer.Option(help="Latents active per token (L0).")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the activations.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of initialisation and shuffling: how stable are features?")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Train TopK SAEs at several layers on activations from one pass over a corpus, and measure them on held-out text."""

@@ -146,11 +146,15 @@ def explain_difference(a: Explanation, b: Explanation) -> tuple[FeatureDifferenc
     others = {part.feature: part for part in b.contributions}
     parts = [
         FeatureDifference(
-            part.feature, part.label, part.score, others[part.feature].score, part.weight,
+            part.feature,
+            part.label,
+            part.score,
+            others[part.feature].score,
+            part.weight,
             part.contribution - others[part.feature].contribution,
         )
         for part in a.contributions
-    ]  # fmt: skip
+    ]
     return tuple(sorted(parts, key=lambda part: -abs(part.contribution)))
 
 

@@ -155,9 +155,12 @@ def label_features(
 def _label(evidence: Evidence, data: PreferenceData, labeller: Labeller) -> AutoLabel:
     texts, found = evidence.texts, evidence.found
     made: dict[str, Any] = {
-        "source": labeller.source, "data": data.name, "data_hash": data.content_hash,
-        "n_firing": found.n_firing, "n_texts": len(texts.texts),
-    }  # fmt: skip
+        "source": labeller.source,
+        "data": data.name,
+        "data_hash": data.content_hash,
+        "n_firing": found.n_firing,
+        "n_texts": len(texts.texts),
+    }
     if found.too_few:
         return AutoLabel(None, _too_few(evidence), **made)
     made["examples"] = detection(example_scores(found.judge.rows, found, texts), found.judge, texts)

@@ -91,24 +91,26 @@ def list_features(
     weights = np.full(len(table.share), np.nan)
     weights[head.features] = head.weights
     features = np.arange(len(weights))
-    rows = pd.DataFrame({
-        "feature": features,
-        "label": [labels.get(feature, "") for feature in features.tolist()],
-        "detects": [(detected or {}).get(feature, np.nan) for feature in features.tolist()],
-        "promotes": [promoted_text(tokens) for tokens in lens.promoted[:, :4]] if lens else "",
-        "weight": weights,
-        "gap": table.gap,
-        "f_chosen": table.f_chosen,
-        "f_rejected": table.f_rejected,
-        "q": table.q,
-        "score_gap": table.score_gap,
-        "length_correlation": table.length_correlation,
-        "token_rate": table.rate,
-        "mean_peak": table.mean_peak,
-        "note": _notes(table),
-        "dense": table.dense,
-        "begin_of_text": table.begin_of_text,
-    })  # fmt: skip
+    rows = pd.DataFrame(
+        {
+            "feature": features,
+            "label": [labels.get(feature, "") for feature in features.tolist()],
+            "detects": [(detected or {}).get(feature, np.nan) for feature in features.tolist()],
+            "promotes": [promoted_text(tokens) for tokens in lens.promoted[:, :4]] if lens else "",
+            "weight": weights,
+            "gap": table.gap,
+            "f_chosen": table.f_chosen,
+            "f_rejected": table.f_rejected,
+            "q": table.q,
+            "score_gap": table.score_gap,
+            "length_correlation": table.length_correlation,
+            "token_rate": table.rate,
+            "mean_peak": table.mean_peak,
+            "note": _notes(table),
+            "dense": table.dense,
+            "begin_of_text": table.begin_of_text,
+        }
+    )
     if firing is not None:
         rows = _on_text(rows, firing, token)
     return rows[rows["feature"].isin(head.features)] if only_head else rows

@@ -23,9 +23,20 @@ _EVIDENCE = ("f_chosen", "f_rejected", "quantiles_chosen", "quantiles_rejected",
 _TENSORS = ("features", "directions", "center", "mu", "sigma", "weights")
 
 _CONFIG_TYPES: dict[str, type | tuple[type, ...]] = {
-    "format": int, "pooling": str, "bias": (int, float), "name": str, "backbone": str, "backbone_fingerprint": str,
-    "hook": str, "sae": str, "sae_fingerprint": str, "d_sae": int, "labels": dict, "training": dict, "metrics": dict,
-}  # fmt: skip
+    "format": int,
+    "pooling": str,
+    "bias": (int, float),
+    "name": str,
+    "backbone": str,
+    "backbone_fingerprint": str,
+    "hook": str,
+    "sae": str,
+    "sae_fingerprint": str,
+    "d_sae": int,
+    "labels": dict,
+    "training": dict,
+    "metrics": dict,
+}
 
 
 @dataclass(frozen=True)

@@ -223,8 +223,11 @@ def _spawn(folder: Path) -> None:
     with (folder / "log.txt").open("ab") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "sparserm.jobs", str(folder)],
-            stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-        )  # fmt: skip
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
     _workers[:] = [worker for worker in _workers if worker.poll() is None]  # ended ones are let go
     _workers.append(process)
 

@@ -14,15 +14,7 @@ from typing import Any
 
 from sparserm.pairs import files
 from sparserm.pairs.files import RawRow, uncollected
-from sparserm.pairs.messages import (
-    RowError,
-    answer,
-    check_prompt,
-    plain,
-    same_turns,
-    text_or_messages,
-    transcript,
-)
+from sparserm.pairs.messages import RowError, answer, check_prompt, plain, same_turns, text_or_messages, transcript
 from sparserm.pairs.split import preference_data
 from sparserm.support.files import one_line
 from sparserm.types import Message, PairIssue, PreferenceData, PreferencePair, Prompt, SparseRMError
@@ -64,11 +56,7 @@ def read_upload(
 
 
 def parse_pairs(
-    rows: Iterable[Mapping[str, Any]],
-    name: str = "rows",
-    *,
-    columns: Mapping[str, str] | None = None,
-    skip_bad: bool = False,
+    rows: Iterable[Mapping[str, Any]], name: str = "rows", *, columns: Mapping[str, str] | None = None, skip_bad: bool = False
 ) -> PreferenceData:
     """Read preference pairs from rows in memory: dictionaries, or a ``datasets.Dataset``.
 

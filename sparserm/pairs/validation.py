@@ -93,9 +93,14 @@ def validate(source: DataSource) -> Validation:
     mapping = guess if {"chosen", "rejected"} <= set(guess) else mapping
     found = Validation(
         source=replace(source, columns=tuple(mapping.items())),
-        name=name, columns=columns, guessed=bool(guess) and mapping == guess,
-        preview=_preview(rows), data=None, issues=(), n_rows=len(rows),
-    )  # fmt: skip
+        name=name,
+        columns=columns,
+        guessed=bool(guess) and mapping == guess,
+        preview=_preview(rows),
+        data=None,
+        issues=(),
+        n_rows=len(rows),
+    )
     try:
         data = parse_rows(rows, name, columns=mapping, skip_bad=True)
     except PairsError as error:

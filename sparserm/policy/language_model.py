@@ -59,9 +59,13 @@ class Policy:
         pad = chat.tokenizer.pad_token_id
         self._pad = int(pad if pad is not None else next(iter(self._ends), 0))  # masked, so that any token does
         model.generation_config = GenerationConfig(
-            do_sample=True, top_k=0, top_p=1.0, bos_token_id=given.bos_token_id, eos_token_id=self._ends or None,
+            do_sample=True,
+            top_k=0,
+            top_p=1.0,
+            bos_token_id=given.bos_token_id,
+            eos_token_id=self._ends or None,
             pad_token_id=self._pad,
-        )  # fmt: skip
+        )
 
     @classmethod
     def load(cls, name: str | Path = DEFAULT_BACKBONE, progress: Progress | None = None) -> Policy:
@@ -144,9 +148,11 @@ class Policy:
         mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
         with torch.inference_mode():
             out = self.model.generate(
-                input_ids=ids.to(self.model.device), attention_mask=mask.to(self.model.device), temperature=temperature,
+                input_ids=ids.to(self.model.device),
+                attention_mask=mask.to(self.model.device),
+                temperature=temperature,
                 max_new_tokens=max_new_tokens,
-            )  # fmt: skip
+            )
         return [self._as_sample(row[width:]) for row in out.tolist()]
 
     def _as_sample(self, ids: list[int]) -> Sample:
@@ -166,11 +172,7 @@ def _ends_of_a_turn(configured: int | list[int] | None, chat: ChatTokenizer) -> 
 
 
 def divergence(
-    policy: Policy,
-    start: Policy,
-    prompts: Sequence[Prompt],
-    samples: Sequence[Sample],
-    progress: Progress | None = None,
+    policy: Policy, start: Policy, prompts: Sequence[Prompt], samples: Sequence[Sample], progress: Progress | None = None
 ) -> np.ndarray:
     """``[n]`` nats: for each of the policy's own samples the divergence KL(policy || start) along it.
 

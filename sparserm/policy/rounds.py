@@ -133,9 +133,14 @@ class Run:
         policy = policy.copy() if number == 1 else policy
         self._held = (-1, policy)  # while it is trained it is no round's
         training = train_dpo(
-            policy, self.start, pairs, learning_rate=self.settings.learning_rate, beta=self.settings.beta,
-            seed=self.settings.seed + number, progress=self._told(number),
-        )  # fmt: skip
+            policy,
+            self.start,
+            pairs,
+            learning_rate=self.settings.learning_rate,
+            beta=self.settings.beta,
+            seed=self.settings.seed + number,
+            progress=self._told(number),
+        )
         shutil.rmtree(self.round(number) / "policy", ignore_errors=True)  # of a run that was stopped while it wrote
         policy.save(self.round(number) / "policy")
         write_json(done, asdict(training))
@@ -185,9 +190,12 @@ class Run:
     def _draw(self, number: int, prompts: Sequence[Prompt], n: int, draw: int) -> list[tuple[Sample, ...]]:
         """Answers of the policy after a round; ``draw`` is another for every set of samples of the run."""
         return self.policy(number).sample(
-            prompts, n=n, max_new_tokens=self.settings.max_new_tokens, seed=1000 * self.settings.seed + draw,
+            prompts,
+            n=n,
+            max_new_tokens=self.settings.max_new_tokens,
+            seed=1000 * self.settings.seed + draw,
             progress=self._told((draw + 1) // 2),
-        )  # fmt: skip
+        )
 
     def _judge(
         self, judge: Judge, prompts: Sequence[Prompt], drawn: Sequence[Sequence[Sample]], stage: int

@@ -190,10 +190,7 @@ def _places(
 
 
 def _compute(
-    texts: Sequence[Text],
-    backbone: Backbone,
-    saes: Mapping[HookPoint, SparseAutoencoder | None],
-    progress: Progress | None,
+    texts: Sequence[Text], backbone: Backbone, saes: Mapping[HookPoint, SparseAutoencoder | None], progress: Progress | None
 ) -> Iterator[dict[bytes, bytes]]:
     """Run the backbone and yield finished blobs by key, some texts at a time."""
     tokenized = backbone.chat.many(texts)

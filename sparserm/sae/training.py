@@ -150,13 +150,7 @@ class _Batches(Iterator[torch.Tensor]):
 
 
 def _trainer(
-    cache: ActivationCache,
-    hook: HookPoint,
-    recipe: SAERecipe,
-    total: int,
-    folder: Path,
-    data: _Batches,
-    checkpoints: int,
+    cache: ActivationCache, hook: HookPoint, recipe: SAERecipe, total: int, folder: Path, data: _Batches, checkpoints: int
 ) -> Any:
     from sae_lens import TopKTrainingSAE, TopKTrainingSAEConfig
     from sae_lens.config import SAETrainerConfig

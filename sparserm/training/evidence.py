@@ -227,11 +227,7 @@ def learning_curve(
 
 
 def selection_stability(
-    fitted: FittedHead,
-    train: PairRepresentations,
-    sae: SparseAutoencoder,
-    settings: FitSettings,
-    step: Step = lambda: None,
+    fitted: FittedHead, train: PairRepresentations, sae: SparseAutoencoder, settings: FitSettings, step: Step = lambda: None
 ) -> Stability:
     """How much of the head is selected again when the training prompts are drawn anew, with replacement."""
     features = fitted.head.features

@@ -193,9 +193,13 @@ def train_head(
         drawn = [cross_validate(train, dictionary, one).accuracy for one in random_settings(chosen)]
         random_accuracy = float(np.mean(drawn))
     metrics = {
-        "accuracy": evaluation.accuracy, "ci95": list(evaluation.ci95), "n": evaluation.n, "measured_on": measured_on,
-        "random_directions": random_accuracy, "length_baseline": evaluation.length_baseline,
-    }  # fmt: skip
+        "accuracy": evaluation.accuracy,
+        "ci95": list(evaluation.ci95),
+        "n": evaluation.n,
+        "measured_on": measured_on,
+        "random_directions": random_accuracy,
+        "length_baseline": evaluation.length_baseline,
+    }
     saved = make_saved_head(fitted, data, model, dictionary, chosen, name=name or data.name, metrics=metrics, licence=licence)
     truncated = (train.chosen.n_truncated > 0) | (train.rejected.n_truncated > 0)
     return TrainedHead(SparseRM(saved, model), evaluation, measured_on, random_accuracy, fit_seconds, int(truncated.sum()))
@@ -212,9 +216,13 @@ def read_result(spec: Mapping[str, Any], folder: Path) -> TrainResult:
         for cell in found["cells"]:
             cell.setdefault("method", wanted.settings.selection)  # jobs of before knew no other
         return TrainResult(
-            spec=wanted, sae=found["sae"], saved=load_head(folder / "head"),
-            evidence=HeadEvidence.from_dict(found), n_train=found["n_train"], n_test=found["n_test"],
-        )  # fmt: skip
+            spec=wanted,
+            sae=found["sae"],
+            saved=load_head(folder / "head"),
+            evidence=HeadEvidence.from_dict(found),
+            n_train=found["n_train"],
+            n_test=found["n_test"],
+        )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise SparseRMError(f"the results in {folder} cannot be read ({error}); delete this job and train again") from error
 
@@ -246,11 +254,7 @@ def split_pairs(data: PreferenceData, spec: TrainSpec) -> Split:
 
 
 def represent_split(
-    split: Split,
-    backbone: Backbone,
-    saes: Mapping[str, SparseAutoencoder],
-    pooling: Pooling,
-    progress: Progress | None = None,
+    split: Split, backbone: Backbone, saes: Mapping[str, SparseAutoencoder], pooling: Pooling, progress: Progress | None = None
 ) -> dict[str, Prepared]:
     """Representations of both parts at every SAE's layer, from one pass of the backbone, by the SAE's name.
 
@@ -294,7 +298,11 @@ def finish_head(
     """The head with its card: trained on the training part, measured on the test part."""
     found = evaluate_head(fitted.head, prepared.test)
     metrics = {
-        "accuracy": found.accuracy, "ci95": list(found.ci95), "n": found.n, "measured_on": prepared.split.test.name,
-        "random_directions": random.accuracy, "length_baseline": found.length_baseline,
-    }  # fmt: skip
+        "accuracy": found.accuracy,
+        "ci95": list(found.ci95),
+        "n": found.n,
+        "measured_on": prepared.split.test.name,
+        "random_directions": random.accuracy,
+        "length_baseline": found.length_baseline,
+    }
     return make_saved_head(fitted, prepared.split.train, backbone, prepared.sae, settings, name=name, metrics=metrics)

@@ -98,7 +98,9 @@ def test_an_edited_head_is_saved_under_a_name_with_its_lineage_and_opened(monkey
     assert "Saved as mine" in page.success[0].value
     saved = load_head(tmp_path / "mine")
     assert saved.card.training["lineage"] == {
-        "parent": "truthfulness", "parent_hash": head_hash(parent), "edits": {str(feature): 0.0},
-    }  # fmt: skip
+        "parent": "truthfulness",
+        "parent_hash": head_hash(parent),
+        "edits": {str(feature): 0.0},
+    }
     np.testing.assert_array_equal(saved.head.weights, edit_head(parent.head, HeadEdits.of({feature: 0})).weights)
     assert head_hash(load_head("truthfulness")) == head_hash(parent)

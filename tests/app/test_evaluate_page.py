@@ -45,8 +45,13 @@ def _rows(*subsets: str) -> list[dict]:
 def test_the_first_visit_needs_no_typing(open_page) -> None:
     page = open_page()
     assert [metric.label for metric in page.metric] == [
-        "Accuracy", "AUROC", "Calibration error", "Longer is better", "Length-matched", "Length correlation"
-    ]  # fmt: skip
+        "Accuracy",
+        "AUROC",
+        "Calibration error",
+        "Longer is better",
+        "Length-matched",
+        "Length correlation",
+    ]
     assert {"Margins", "Calibration", "Slices", "Mistakes"} <= {one.value for one in page.subheader}
     assert any("rows)" in button.label for button in page.get("download_button"))
 

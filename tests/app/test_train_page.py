@@ -196,9 +196,11 @@ def _done_job(saved: SavedHead | None = None) -> queue.JobStatus:
     saved = saved or load_head("safety")
     settings, own = saved.card.training["settings"], saved.card.hook_point.layer
     spec = TrainSpec(
-        DataSource(str(ROOT / "assets" / "pairs" / "safety.jsonl")), ("smollm2/layer_10", saved.card.sae),
-        FitSettings(k=settings["k"], pooling=settings["pooling"]), name="made-up",
-    )  # fmt: skip
+        DataSource(str(ROOT / "assets" / "pairs" / "safety.jsonl")),
+        ("smollm2/layer_10", saved.card.sae),
+        FitSettings(k=settings["k"], pooling=settings["pooling"]),
+        name="made-up",
+    )
     evidence = HeadEvidence(
         tuple(Measured(name, 0.7, (0.6, 0.8), 1, 0.7, 0.7) for name in ("head", "longer", "dense", "random", "shuffled")),
         (CurvePoint(5, 10, 0.6, (0.5, 0.7), 3), CurvePoint(50, 100, 0.7, (0.6, 0.8), 1)),
@@ -209,7 +211,7 @@ def _done_job(saved: SavedHead | None = None) -> queue.JobStatus:
             for k in (4, settings["k"])
         ),
         Stability((FeatureStability(1, 0.5, 0.5, 1.0, 0.9),), 0.5, 0.01, 20),
-    )  # fmt: skip
+    )
     identity = "20260101-000000-abcdef"
     folder = queue._root() / identity
     folder.mkdir(parents=True)

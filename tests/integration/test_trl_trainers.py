@@ -21,9 +21,16 @@ pytestmark = pytest.mark.backbone
 
 PROMPTS = [[{"role": "user", "content": f"Is {number} an even number?"}] for number in (3, 8)]
 FOR_A_TEST = {
-    "max_steps": 2, "per_device_train_batch_size": 2, "use_cpu": True, "bf16": False, "report_to": "none", "logging_steps": 1,
-    "save_strategy": "no", "disable_tqdm": True, "gradient_checkpointing": False,
-}  # fmt: skip
+    "max_steps": 2,
+    "per_device_train_batch_size": 2,
+    "use_cpu": True,
+    "bf16": False,
+    "report_to": "none",
+    "logging_steps": 1,
+    "save_strategy": "no",
+    "disable_tqdm": True,
+    "gradient_checkpointing": False,
+}
 
 
 @pytest.mark.parametrize("algorithm", ["GRPO", "RLOO"])
@@ -66,9 +73,11 @@ def test_an_exported_head_gives_the_same_rewards_and_is_trls_reward_model(head: 
     folder, _ = resolve(DEFAULT_BACKBONE)
     config = trl.GRPOConfig(output_dir=str(tmp_path / "run"), num_generations=2, max_completion_length=8, **FOR_A_TEST)
     trainer = trl.GRPOTrainer(
-        model=str(folder), reward_funcs=str(tmp_path / "exported"), args=config,
+        model=str(folder),
+        reward_funcs=str(tmp_path / "exported"),
+        args=config,
         train_dataset=Dataset.from_dict({"prompt": PROMPTS}),
-    )  # fmt: skip
+    )
     trainer.train()
     assert all(math.isfinite(entry["reward"]) for entry in trainer.state.log_history if "reward" in entry)
 

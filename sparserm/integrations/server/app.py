@@ -45,9 +45,12 @@ class Metrics:
         self.registry = CollectorRegistry()
         self.requests = Counter("sparserm_requests", "Requests by path and status.", ["path", "status"], registry=self.registry)
         self.seconds = Histogram(
-            "sparserm_request_seconds", "Time to an answer.", ["path"], registry=self.registry,
+            "sparserm_request_seconds",
+            "Time to an answer.",
+            ["path"],
+            registry=self.registry,
             buckets=(0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100),
-        )  # fmt: skip
+        )
         self.texts = Counter("sparserm_texts", "Responses that were scored.", registry=self.registry)
         self.batch = Histogram(
             "sparserm_batch_texts",
@@ -82,9 +85,12 @@ def create_app(
         await asyncio.to_thread(service.batcher.close)  # what waits is done first
 
     app = FastAPI(
-        title="SparseRM", version=__version__, lifespan=lifespan, summary="Rewards that are sums one can read.",
+        title="SparseRM",
+        version=__version__,
+        lifespan=lifespan,
+        summary="Rewards that are sums one can read.",
         responses={status: {"model": schemas.Failure} for status in (401, 404, 413, 422, 429, 503)},
-    )  # fmt: skip
+    )
     _add_failures(app)
     endpoints = _Endpoints(service, metrics, log_texts)
     endpoints.add_to(app)
@@ -165,15 +171,24 @@ class _Endpoints:
     async def info(self) -> dict[str, Any]:
         """What is served."""
         heads = [
-            {"name": name, "hash": head_hash(model.saved), "hook": model.card.hook, "pooling": model.head.pooling,
-             "features": len(model.head.features)}
+            {
+                "name": name,
+                "hash": head_hash(model.saved),
+                "hook": model.card.hook,
+                "pooling": model.head.pooling,
+                "features": len(model.head.features),
+            }
             for name, model in self.service.models.items()
-        ]  # fmt: skip
+        ]
         backbone = self.service.backbone
         return {
-            "version": __version__, "backbone": backbone.name, "fingerprint": backbone.fingerprint,
-            "max_input_tokens": backbone.chat.max_length, "heads": heads, "limits": asdict(self.service.limits),
-        }  # fmt: skip
+            "version": __version__,
+            "backbone": backbone.name,
+            "fingerprint": backbone.fingerprint,
+            "max_input_tokens": backbone.chat.max_length,
+            "heads": heads,
+            "limits": asdict(self.service.limits),
+        }
 
     async def figures(self) -> Response:
         """Figures for Prometheus."""
@@ -187,9 +202,12 @@ class _Endpoints:
         found = await self._scored(model, texts, request)
         features = model.head.features.tolist()
         return {
-            "rewards": found.rewards.tolist(), "features": features, "contributions": found.parts.tolist(),
-            "bias": model.head.bias, "head": model.card.name,
-        }  # fmt: skip
+            "rewards": found.rewards.tolist(),
+            "features": features,
+            "contributions": found.parts.tolist(),
+            "bias": model.head.bias,
+            "head": model.card.name,
+        }
 
     async def compare(self, asked: schemas.CompareRequest, request: Request) -> dict[str, Any]:
         """Responses ranked, and the margin taken apart."""
@@ -199,9 +217,12 @@ class _Endpoints:
         found = await _unless_gone(request, self.service.compare(model, texts))
         self._told(model, texts, found.rewards)
         return {
-            "rewards": found.rewards, "ranking": found.ranking, "margin": found.margin,
-            "contributions": [vars(part) for part in found.contributions], "head": model.card.name,
-        }  # fmt: skip
+            "rewards": found.rewards,
+            "ranking": found.ranking,
+            "margin": found.margin,
+            "contributions": [vars(part) for part in found.contributions],
+            "head": model.card.name,
+        }
 
     async def explain(self, asked: schemas.ExplainRequest, request: Request) -> dict[str, Any]:
         """A reward by feature and by token."""
@@ -211,9 +232,13 @@ class _Endpoints:
         found = await _unless_gone(request, self.service.explain(model, name, text))
         self._told(model, [text], [found.reward])
         return {
-            "reward": found.reward, "bias": found.bias, "contributions": [vars(part) for part in found.contributions],
-            "tokens": found.tokens, "token_contributions": found.token_contributions.sum(1).tolist(), "head": model.card.name,
-        }  # fmt: skip
+            "reward": found.reward,
+            "bias": found.bias,
+            "contributions": [vars(part) for part in found.contributions],
+            "tokens": found.tokens,
+            "token_contributions": found.token_contributions.sum(1).tolist(),
+            "head": model.card.name,
+        }
 
     async def get_reward(self, asked: schemas.GetRewardRequest, request: Request) -> dict[str, Any]:
         """OpenRLHF: rewards of templated texts; scores are the shares of training responses that are worth less."""
@@ -358,6 +383,10 @@ def _tei_scores(found: Scored, raw: bool) -> list[float]:
 
 def _vllm_answer(kind: str, asked: schemas.VllmRequest, data: list[dict[str, Any]], found: Scored) -> dict[str, Any]:
     return {
-        "id": f"{kind}-{secrets.token_hex(8)}", "object": "list", "created": int(time.time()), "model": asked.model or "",
-        "data": data, "usage": {"prompt_tokens": found.n_tokens, "total_tokens": found.n_tokens, "completion_tokens": 0},
-    }  # fmt: skip
+        "id": f"{kind}-{secrets.token_hex(8)}",
+        "object": "list",
+        "created": int(time.time()),
+        "model": asked.model or "",
+        "data": data,
+        "usage": {"prompt_tokens": found.n_tokens, "total_tokens": found.n_tokens, "completion_tokens": 0},
+    }

@@ -30,9 +30,7 @@ _TEMPLATES = (
     _Template(re.compile(r"<\|(system|user|assistant)\|>\n")),  # Zephyr, Phi-3: what closes a turn may also be said in it
 )
 _ASKED, _ANSWERED = "[INST]", "[/INST]"  # Mistral, Llama 2
-_ENDS = (
-    "</s>", "<|im_end|>", "<|eot_id|>", "<|end|>", "<|endoftext|>", "<|end_of_text|>", "<end_of_turn>", "<eos>", "<pad>",
-)  # fmt: skip
+_ENDS = ("</s>", "<|im_end|>", "<|eot_id|>", "<|end|>", "<|endoftext|>", "<|end_of_text|>", "<end_of_turn>", "<eos>", "<pad>")
 
 
 def read_query(query: str, prompt: str | None = None) -> tuple[Prompt, str]:

@@ -42,10 +42,14 @@ def pick_other(source: DataSource | None) -> DataSource | None:
     """The data that should share no prompt with the pairs, if any."""
     others = {label: one for label, one in list_sources().items() if one != source}
     picked = st.selectbox(
-        "Should share no prompt with", list(others), index=None, key="against", bind="query-params",
+        "Should share no prompt with",
+        list(others),
+        index=None,
+        key="against",
+        bind="query-params",
         placeholder="Optional: the training pairs of a test set, or the other way round",
         help="Prompts that are in both, or nearly, are flagged as leakage.",
-    )  # fmt: skip
+    )
     return others[picked] if picked else None
 
 
@@ -59,9 +63,10 @@ def audited(source: DataSource, pairs: PreferenceData, other: DataSource | None)
 
 def _by_job(source: DataSource, pairs: PreferenceData, other: DataSource | None) -> Audit:
     specification = {
-        "source": source.to_dict(), "against": other.to_dict() if other else None,
+        "source": source.to_dict(),
+        "against": other.to_dict() if other else None,
         "versions": [one.version() for one in (source, other) if one],
-    }  # fmt: skip
+    }
     job = next((one for one in jobs.list_jobs() if one.kind == "audit" and jobs.spec(one.id) == specification), None)
     if job is None:
         st.info(f"Looking through {len(pairs.pairs):,} pairs takes about a minute; you may close the tab meanwhile.")
@@ -88,27 +93,37 @@ def _held_out(key: str, digest: str, content: str, *, _context: Context, _found:
 def opposed(context: Context, source: DataSource | None, surface_alone: float) -> None:
     """Labels that the head contradicts with confidence: candidates for mislabels."""
     st.subheader(
-        "Labels that the head contradicts", anchor=False,
+        "Labels that the head contradicts",
+        anchor=False,
         help="The head gives the rejected response a high chance: the label may be wrong, or the head. Rows whose prompt it "
         "was trained on are judged by heads of the same settings trained without that prompt.",
-    )  # fmt: skip
+    )
     found = pairs_picker.represented(source)
     held_out = _held_out(context.key, context.hash, found.data.content_hash, _context=context, _found=found)
     one = agreement(held_out)
     ranked, sure, against, expected = st.columns(4)
     figure(
-        ranked, "Ranked as labelled", f"{one.accuracy:.1%}", f"surface alone {surface_alone:.1%}",
+        ranked,
+        "Ranked as labelled",
+        f"{one.accuracy:.1%}",
+        f"surface alone {surface_alone:.1%}",
         "Accuracy of the head on these pairs, beside that of length, lists, punctuation and the like (see below).",
-    )  # fmt: skip
+    )
     figure(sure, f"At least {SURE:.0%} sure of", f"{one.n_sure:,}", f"of {len(held_out.margins):,} pairs", "Either way.")
     figure(
-        against, "Label says otherwise", f"{one.n_contradicted:,}",
-        f"{one.n_contradicted / max(one.n_sure, 1):.1%} of those", "Candidates for wrong labels, the surest first below.",
-    )  # fmt: skip
+        against,
+        "Label says otherwise",
+        f"{one.n_contradicted:,}",
+        f"{one.n_contradicted / max(one.n_sure, 1):.1%} of those",
+        "Candidates for wrong labels, the surest first below.",
+    )
     figure(
-        expected, "Expected", f"{one.n_expected:.0f}", "if its chances were right",
+        expected,
+        "Expected",
+        f"{one.n_expected:.0f}",
+        "if its chances were right",
         "How many a calibrated head would contradict. Many more: wrong labels, or a head too sure of itself (see Evaluate).",
-    )  # fmt: skip
+    )
     if one.n_trained_on:
         st.caption(
             f":material/school: {one.n_trained_on:,} of these pairs have prompts that the head was trained on; each was "
@@ -157,10 +172,11 @@ def surface(found: Audit) -> None:
     """What separates chosen from rejected responses apart from content."""
     one = found.surface
     st.subheader(
-        f"The surface alone ranks {one.accuracy:.1%} as labelled", anchor=False,
+        f"The surface alone ranks {one.accuracy:.1%} as labelled",
+        anchor=False,
         help="Length, refusals, lists, punctuation and the like, counted and put into one Bradley-Terry model, cross-validated "
         "over prompts. The words looked for are English.",
-    )  # fmt: skip
+    )
     st.caption(
         f"95 % interval {one.ci95[0]:.1%} to {one.ci95[1]:.1%}; 50 % is a coin. A head that does no better may have learned "
         "nothing but this. Each line is one mark as a rule, with the share of pairs in which the two responses differ in it; "

@@ -77,10 +77,12 @@ def _inputs(context: Context) -> Callable[[], Candidates]:
     way = st.segmented_control("Candidates", [PASTE, UPLOAD], default=PASTE, required=True, key="best_of_n_way")
     if way == UPLOAD:
         file = st.file_uploader(
-            "Candidates as a file", type=["jsonl", "json", "csv", "tsv", "parquet", "gz"], key=_FILE,
+            "Candidates as a file",
+            type=["jsonl", "json", "csv", "tsv", "parquet", "gz"],
+            key=_FILE,
             max_upload_size=pairs_picker.MAX_UPLOAD_MB,
             help="A row is a prompt with the list of its responses, or with one response; rows of a prompt belong together.",
-        )  # fmt: skip
+        )
         if file is None:
             st.caption("Columns: `prompt` and `responses` (a list; in CSV as JSON), or `prompt` and `response`, one a row.")
             return _nothing
@@ -88,9 +90,12 @@ def _inputs(context: Context) -> Callable[[], Candidates]:
     if _TEXT not in st.session_state:
         st.session_state[_TEXT] = _example(context)
     text = st.text_area(
-        "Prompts and candidates", key=_TEXT, height=260, persist_state="session",
+        "Prompts and candidates",
+        key=_TEXT,
+        height=260,
+        persist_state="session",
         help=f"Parts of a prompt's block are parted by lines of {PART}, blocks by lines of {BLOCK}. JSON lines are read too.",
-    )  # fmt: skip
+    )
     st.caption(
         "A prompt, then its candidates, with a line of three dashes between them; a line of three equals signs ends them."
     )
@@ -183,13 +188,17 @@ def _results(ranking: Ranking, context: Context) -> None:
     columns[0].metric("Prompts", f"{len(best):,}", border=True)
     columns[1].metric("Candidates", f"{len(ranking.full):,}", border=True)
     columns[2].metric(
-        "Best beats next", "–" if best["beats_next"].isna().all() else f"{best['beats_next'].median():.0%}", border=True,
+        "Best beats next",
+        "–" if best["beats_next"].isna().all() else f"{best['beats_next'].median():.0%}",
+        border=True,
         help="Bradley-Terry win probability of the best candidate against the next, the median over the prompts.",
-    )  # fmt: skip
+    )
     columns[3].metric(
-        "Best over worst", f"{best['spread'].median():+.2f}", border=True,
+        "Best over worst",
+        f"{best['spread'].median():+.2f}",
+        border=True,
         help="Reward of a prompt's best candidate minus that of its worst, the median over the prompts.",
-    )  # fmt: skip
+    )
     by_prompt, everything, pairs = st.tabs(["Best of each prompt", "Full ranking", "Training pairs"])
     with by_prompt:
         _best(ranking)
@@ -216,18 +225,26 @@ _COLUMNS = {
 def _best(ranking: Ranking) -> None:
     best = ranking.best
     event = st.dataframe(
-        best.assign(beats_next=100 * best["beats_next"].astype(float), prompt=best["prompt"].map(_as_text)), hide_index=True,
-        key="best_of_n_best", column_config=_COLUMNS, on_select="rerun", selection_mode="single-row",
+        best.assign(beats_next=100 * best["beats_next"].astype(float), prompt=best["prompt"].map(_as_text)),
+        hide_index=True,
+        key="best_of_n_best",
+        column_config=_COLUMNS,
+        on_select="rerun",
+        selection_mode="single-row",
         column_order=["prompt_number", "prompt", "n", "best", "beats_next", "spread", "reward"],
-    )  # fmt: skip
+    )
     rows = event["selection"]["rows"]
     picked = ranking.ranked[rows[0]] if rows else None
     with st.container(horizontal=True):
         st.button(
-            "Compare side by side", icon=":material/compare_arrows:", key="best_of_n_open", on_click=_open, args=(picked,),
+            "Compare side by side",
+            icon=":material/compare_arrows:",
+            key="best_of_n_open",
+            on_click=_open,
+            args=(picked,),
             disabled=picked is None or len(picked.ranking) < 2,
             help=f"The candidates of the row that is picked in the table, the best {MOST} where there are more.",
-        )  # fmt: skip
+        )
         _download("Best of each prompt", lambda: to_csv(_records(best)), len(best), "best.csv", "text/csv")
 
 
@@ -241,10 +258,12 @@ def _open(one: RankedSet | None) -> None:
 def _ranking(table: pd.DataFrame) -> None:
     against_best = (100 * table["beats_best"]).where(table["rank"] > 1)  # the best is held against nothing
     st.dataframe(
-        table.assign(beats_best=against_best, prompt=table["prompt"].map(_as_text)), hide_index=True,
-        key="best_of_n_ranking", column_config=_COLUMNS,
+        table.assign(beats_best=against_best, prompt=table["prompt"].map(_as_text)),
+        hide_index=True,
+        key="best_of_n_ranking",
+        column_config=_COLUMNS,
         column_order=["prompt_number", "rank", "response", "beats_best", "reward", "prompt"],
-    )  # fmt: skip
+    )
     with st.container(horizontal=True):
         _download("Ranking as CSV", lambda: to_csv(_records(table)), len(table), "ranking.csv", "text/csv")
         _download("Ranking as JSONL", lambda: to_jsonl(_records(table)), len(table), "ranking.jsonl", "application/jsonl")
@@ -258,9 +277,14 @@ def _pairs(ranked: tuple[RankedSet, ...], context: Context) -> None:
     st.caption("The best candidate of each prompt as chosen, the worst as rejected, in TRL's format with an explicit prompt.")
     left, right = st.columns([1, 2], gap="large", vertical_alignment="center")
     least = left.number_input(
-        "Minimum margin", min_value=0.0, value=0.0, step=0.25, key="best_of_n_margin", bind="query-params",
+        "Minimum margin",
+        min_value=0.0,
+        value=0.0,
+        step=0.25,
+        key="best_of_n_margin",
+        bind="query-params",
         help="Least difference in reward between best and worst. At 1 the best is preferred with a chance of 73 %.",
-    )  # fmt: skip
+    )
     made = preference_rows(ranked, least)
     left.metric(f"Pairs from {len(ranked):,} prompts", f"{len(made):,}", border=True)
     right.plotly_chart(charts.spreads_figure([one.spread for one in ranked], least), config=CONFIG, key="best_of_n_spreads")
@@ -274,6 +298,12 @@ def _as_text(prompt: str | list[dict[str, str]]) -> str:
 
 def _download(name: str, content: Callable[[], str], rows: int, filename: str, mime: str) -> None:
     st.download_button(
-        f"{name} ({counted(rows)})", content, filename, mime, key=f"best_of_n {filename.split('-', maxsplit=1)[0]} {mime}",
-        icon=":material/download:", on_click="ignore", disabled=not rows,
-    )  # fmt: skip
+        f"{name} ({counted(rows)})",
+        content,
+        filename,
+        mime,
+        key=f"best_of_n {filename.split('-', maxsplit=1)[0]} {mime}",
+        icon=":material/download:",
+        on_click="ignore",
+        disabled=not rows,
+    )

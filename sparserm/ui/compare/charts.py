@@ -16,17 +16,29 @@ def rewards_figure(names: Sequence[str], rewards: Sequence[float], typical_chose
     room = max(high - low, 1e-6)
     figure = go.Figure(
         go.Scatter(
-            x=list(rewards), y=list(names), mode="markers+text", marker={"color": NEUTRAL, "size": 13},
-            text=[f"{reward:+.2f}" for reward in rewards], textposition="middle right", cliponaxis=False,
+            x=list(rewards),
+            y=list(names),
+            mode="markers+text",
+            marker={"color": NEUTRAL, "size": 13},
+            text=[f"{reward:+.2f}" for reward in rewards],
+            textposition="middle right",
+            cliponaxis=False,
             hovertemplate="%{y}: reward %{text}<extra></extra>",
         )
-    )  # fmt: skip
+    )
     for name, value, colour, up in (("chosen", typical_chosen, UP, 15), ("rejected", typical_rejected, DOWN, 0)):
         figure.add_vline(x=value, line={"color": colour, "width": 1.5, "dash": "dash"})
         figure.add_annotation(  # one above the other, and leaning inwards: they never overlap and are never cut off
-            x=value, y=1, yref="paper", yanchor="bottom", yshift=up, showarrow=False, font={"color": colour},
-            xanchor="left" if value < (low + high) / 2 else "right", text=f"typical {name} {value:+.2f}",
-        )  # fmt: skip
+            x=value,
+            y=1,
+            yref="paper",
+            yanchor="bottom",
+            yshift=up,
+            showarrow=False,
+            font={"color": colour},
+            xanchor="left" if value < (low + high) / 2 else "right",
+            text=f"typical {name} {value:+.2f}",
+        )
     figure.update_layout(
         height=32 * len(names) + 90,
         margin={"l": 0, "r": 0, "t": 40, "b": 0},
@@ -42,11 +54,14 @@ def spreads_figure(spreads: Sequence[float], least: float) -> go.Figure:
     counts, edges = np.histogram(spreads, bins=30)
     figure = go.Figure(
         go.Bar(
-            x=(edges[1:] + edges[:-1]) / 2, y=counts, width=np.diff(edges), marker={"color": NEUTRAL},
+            x=(edges[1:] + edges[:-1]) / 2,
+            y=counts,
+            width=np.diff(edges),
+            marker={"color": NEUTRAL},
             customdata=np.stack([edges[:-1], edges[1:]], axis=1),
             hovertemplate="%{customdata[0]:.2f} to %{customdata[1]:.2f}: %{y} prompts<extra></extra>",
         )
-    )  # fmt: skip
+    )
     figure.add_vline(x=least, line={"color": UP, "width": 2, "dash": "dash"})
     axis = {"title": {"text": "reward of the best minus that of the worst", "standoff": 8}, "rangemode": "tozero"}
     count = {"title": {"text": "prompts"}, "dtick": max(1, int(np.ceil(counts.max() / 4)))}

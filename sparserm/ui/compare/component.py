@@ -377,11 +377,16 @@ def linked_data(found: SideBySide, a: int, b: int, *, shares: bool) -> dict[str,
     ]
     features = [
         [
-            part.feature, "" if part.label == f"feature {part.feature}" else part.label, part.score_a, part.score_b,
-            part.weight, part.contribution, *(one[part.feature].contribution for one in own),
+            part.feature,
+            "" if part.label == f"feature {part.feature}" else part.label,
+            part.score_a,
+            part.score_b,
+            part.weight,
+            part.contribution,
+            *(one[part.feature].contribution for one in own),
         ]
         for part in differences
-    ]  # fmt: skip
+    ]
     data: dict[str, Any] = {"texts": texts, "features": features, "shares": shares, "up": UP, "down": DOWN}
     return {**data, "id": hashlib.sha256(json.dumps(data).encode()).hexdigest()[:16]}
 

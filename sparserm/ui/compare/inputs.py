@@ -114,10 +114,16 @@ def draw(context: Context) -> Inputs:
     """The fields, responses side by side, with buttons to add and remove them."""
     left, right = st.columns(2, gap="medium")
     left.selectbox(
-        "Starter pair", starter_pairs(context.card.name), key=_PAIR, index=None, on_change=_fill_in, persist_state="session",
-        format_func=lambda pair: pair.title, placeholder="Pick one, or write your own",
+        "Starter pair",
+        starter_pairs(context.card.name),
+        key=_PAIR,
+        index=None,
+        on_change=_fill_in,
+        persist_state="session",
+        format_func=lambda pair: pair.title,
+        placeholder="Pick one, or write your own",
         help="Pairs that come with the app, the better response first.",
-    )  # fmt: skip
+    )
     with right:
         for turn in st.session_state[_EARLIER]:
             st.text(f"{turn.role}: {turn.content}")
@@ -133,9 +139,13 @@ def add_button() -> None:
     """A further field."""
     full = len(st.session_state[_FIELDS]) >= MOST
     st.button(
-        "Add a response", icon=":material/add:", key="compare add", on_click=_add, disabled=full,
+        "Add a response",
+        icon=":material/add:",
+        key="compare add",
+        on_click=_add,
+        disabled=full,
         help=f"Up to {MOST} stand side by side; for more, see Best of N." if full else None,
-    )  # fmt: skip
+    )
 
 
 #: For each number of fields how many stand beside each other.
@@ -148,9 +158,13 @@ def _field(place: DeltaGenerator, number: int, field: int, removable: bool) -> N
     )
     if removable:
         place.button(
-            f"Remove response {number}", key=f"compare remove {field}", type="tertiary", icon=":material/close:",
-            on_click=_remove, args=(field,),
-        )  # fmt: skip
+            f"Remove response {number}",
+            key=f"compare remove {field}",
+            type="tertiary",
+            icon=":material/close:",
+            on_click=_remove,
+            args=(field,),
+        )
 
 
 def keep_link(context: Context, inputs: Inputs) -> bool:

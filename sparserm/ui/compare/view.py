@@ -57,12 +57,15 @@ def ranking(compared: Compared, context: Context) -> None:
     table = tables.ranking_table(found, compared.inputs.responses)
     chance = f"{found.win_probability[best, following]:.0%}"
     st.subheader(
-        f"Response {best + 1} wins: {chance} against response {following + 1}", anchor=False,
+        f"Response {best + 1} wins: {chance} against response {following + 1}",
+        anchor=False,
         help="Bradley-Terry win probability: the sigmoid of the difference of the two rewards.",
-    )  # fmt: skip
+    )
     left, right = st.columns([3, 2], gap="large", vertical_alignment="center")
     left.dataframe(
-        tables.shown_ranking(table), hide_index=True, key="compare_ranking",
+        tables.shown_ranking(table),
+        hide_index=True,
+        key="compare_ranking",
         column_config={
             "rank": st.column_config.NumberColumn("Rank", width=50),
             "response": st.column_config.NumberColumn("Response", width=70),
@@ -71,13 +74,14 @@ def ranking(compared: Compared, context: Context) -> None:
             "reward": st.column_config.NumberColumn("Reward", format="%+.2f", width=70, help=yardstick(saved)),
             "text": st.column_config.TextColumn("Text", width="medium"),
         },
-    )  # fmt: skip
+    )
     names = [f"response {i + 1}" for i in found.ranking]
     typical = float(saved.quantiles_chosen[50]), float(saved.quantiles_rejected[50])
     right.plotly_chart(
-        charts.rewards_figure(names, [float(found.rewards[i]) for i in found.ranking], *typical), config=CONFIG,
+        charts.rewards_figure(names, [float(found.rewards[i]) for i in found.ranking], *typical),
+        config=CONFIG,
         key="compare_rewards",
-    )  # fmt: skip
+    )
     _every_pair(found)
     if any(explanation.n_truncated for explanation in found.explanations):
         most = max(explanation.n_truncated for explanation in found.explanations)
@@ -124,10 +128,15 @@ def taken_apart(compared: Compared, context: Context, a: int, b: int) -> None:
     columns[3].metric("Reward of B", f"{found.rewards[b]:+.2f}", border=True, help=yardstick(saved))
     asked = st.query_params.get("lit", "")
     linked_texts(
-        found, a, b, shares=saved.head.pooling == "mean", card=feature_card_link(),
+        found,
+        a,
+        b,
+        shares=saved.head.pooling == "mean",
+        card=feature_card_link(),
         locked=int(asked) if asked.isdigit() else None,
-        on_lock=_keep_locked, key="compare_linked",
-    )  # fmt: skip
+        on_lock=_keep_locked,
+        key="compare_linked",
+    )
     left, right = st.columns([3, 2], gap="large")
     with left:
         st.subheader("What the margin is made of", anchor=False)
@@ -153,10 +162,14 @@ def _downloads(compared: Compared, a: int, b: int) -> None:
     with st.container(horizontal=True):
         for name, table in ready.items():
             st.download_button(
-                f"{name} ({counted(len(table))})", partial(table.to_csv, index=False),
-                f"{name.lower().replace(' ', '-')}.csv", "text/csv",
-                icon=":material/download:", key=f"compare {name}", on_click="ignore",
-            )  # fmt: skip
+                f"{name} ({counted(len(table))})",
+                partial(table.to_csv, index=False),
+                f"{name.lower().replace(' ', '-')}.csv",
+                "text/csv",
+                icon=":material/download:",
+                key=f"compare {name}",
+                on_click="ignore",
+            )
 
 
 def _every_pair(found: SideBySide) -> None:
@@ -166,9 +179,14 @@ def _every_pair(found: SideBySide) -> None:
         matrix = tables.win_matrix(found)
         st.dataframe(matrix.map("{:.0%}".format).replace("nan%", "–"), key="compare_matrix")
         st.download_button(
-            f"Every pair ({counted(len(matrix))})", matrix.to_csv(), "every-pair.csv", "text/csv", icon=":material/download:",
-            key="compare every pair", on_click="ignore",
-        )  # fmt: skip
+            f"Every pair ({counted(len(matrix))})",
+            matrix.to_csv(),
+            "every-pair.csv",
+            "text/csv",
+            icon=":material/download:",
+            key="compare every pair",
+            on_click="ignore",
+        )
 
 
 def pin_best(found: SideBySide) -> None:

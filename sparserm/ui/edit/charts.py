@@ -16,11 +16,16 @@ def accuracy_figure(before: Evaluation, after: Evaluation) -> go.Figure:
     for name, found, hue in (("before", before, NEUTRAL), ("after", after, colour)):
         low, high = found.ci95
         figure.add_scatter(
-            x=[found.accuracy], y=[name], mode="markers+text", marker={"color": hue, "size": 11},
-            text=[f"{found.accuracy:.1%}"], textposition="top center", cliponaxis=False,
+            x=[found.accuracy],
+            y=[name],
+            mode="markers+text",
+            marker={"color": hue, "size": 11},
+            text=[f"{found.accuracy:.1%}"],
+            textposition="top center",
+            cliponaxis=False,
             error_x={"type": "data", "array": [high - found.accuracy], "arrayminus": [found.accuracy - low], "color": hue},
             hovertemplate=f"{name}: %{{x:.1%}}, 95 % interval {low:.1%} to {high:.1%}<extra></extra>",
-        )  # fmt: skip
+        )
     figure.add_vline(x=before.length_baseline, line={"color": NEUTRAL, "width": 1, "dash": "dot"})
     figure.add_annotation(
         x=before.length_baseline, y=1, yref="paper", yanchor="bottom", text="longer", showarrow=False, font={"color": NEUTRAL}
@@ -28,10 +33,11 @@ def accuracy_figure(before: Evaluation, after: Evaluation) -> go.Figure:
     ends = [before.length_baseline, *before.ci95, *after.ci95]
     room = 0.06 * max(max(ends) - min(ends), 0.05)
     compact(
-        figure, 136,
+        figure,
+        136,
         showlegend=False,
         xaxis={"tickformat": ".0%", "range": [min(ends) - room, max(ends) + room]},
         yaxis={"categoryorder": "array", "categoryarray": ["after", "before"], "range": [-0.6, 1.9]},
-    )  # fmt: skip
+    )
     figure.update_layout(margin_t=18)  # the name of the dotted line stands above it
     return figure

@@ -195,6 +195,13 @@ def weight_sliders(rows: Sequence[Mapping[str, Any]], *, card: str, key: str, on
 
     full = max((abs(row["weight"]) * max(1.0, abs(row["factor"])) for row in rows), default=1.0) or 1.0
     data = {
-        "rows": list(rows), "card": card, "full": full, "low": LOWEST, "high": HIGHEST, "step": STEP, "up": UP, "down": DOWN,
-    }  # fmt: skip
+        "rows": list(rows),
+        "card": card,
+        "full": full,
+        "low": LOWEST,
+        "high": HIGHEST,
+        "step": STEP,
+        "up": UP,
+        "down": DOWN,
+    }
     _SLIDERS(data=data, key=key, on_edit_change=edited)

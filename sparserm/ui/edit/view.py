@@ -40,8 +40,11 @@ LISTED = 50
 
 #: The sliders' values as a file calls them.
 _COLUMNS = {
-    "chosen": "f_chosen", "rejected": "f_rejected", "length": "length_correlation", "without": "accuracy_change_without",
-}  # fmt: skip
+    "chosen": "f_chosen",
+    "rejected": "f_rejected",
+    "length": "length_correlation",
+    "without": "accuracy_change_without",
+}
 
 
 @dataclass(frozen=True)
@@ -168,24 +171,33 @@ def _figures(before: EditOutcome, after: EditOutcome, effect: EditEffect) -> Del
     low, high = after.evaluation.ci95
     change, ends = 100 * effect.accuracy_change, [100 * end for end in effect.ci95]
     accuracy.metric(
-        "Held-out accuracy", f"{after.evaluation.accuracy:.1%}",
-        f"{change:+.1f} points ({ends[0]:+.1f} to {ends[1]:+.1f})" if change or any(ends) else "as before", border=True,
-        delta_color="off", delta_arrow="auto" if change else "off",
+        "Held-out accuracy",
+        f"{after.evaluation.accuracy:.1%}",
+        f"{change:+.1f} points ({ends[0]:+.1f} to {ends[1]:+.1f})" if change or any(ends) else "as before",
+        border=True,
+        delta_color="off",
+        delta_arrow="auto" if change else "off",
         help=f"95 % interval {low:.1%} to {high:.1%}, bootstrap over prompts. The change has an interval of its own, of the "
         "differences pair by pair: much narrower, since both heads are measured on the same pairs.",
-    )  # fmt: skip
+    )
     length.metric(
-        "Length correlation", correlation(after.length.margin_spearman),
-        f"{correlation(before.length.margin_spearman)} before", border=True,
-        delta_color="off", delta_arrow="off",
+        "Length correlation",
+        correlation(after.length.margin_spearman),
+        f"{correlation(before.length.margin_spearman)} before",
+        border=True,
+        delta_color="off",
+        delta_arrow="off",
         help="Spearman correlation of margins with gaps in log length over the held-out pairs: prompts that call for long "
         "answers do not count. All correlations are in the table below.",
-    )  # fmt: skip
+    )
     sides.metric(
-        "Pairs that changed sides", f"{len(effect.broken) + len(effect.mended):,}",
-        f"{len(effect.mended):,} now right, {len(effect.broken):,} now wrong", border=True, delta_color="off",
+        "Pairs that changed sides",
+        f"{len(effect.broken) + len(effect.mended):,}",
+        f"{len(effect.mended):,} now right, {len(effect.broken):,} now wrong",
+        border=True,
+        delta_color="off",
         delta_arrow="off",
-    )  # fmt: skip
+    )
     return place
 
 
@@ -193,12 +205,8 @@ def _toolbar(context: Context) -> None:
     done = history(context)
     undo, redo, reset, said = st.columns([1, 1, 1, 5], vertical_alignment="center")
     head, last = context.hash, len(done.steps) - 1
-    undo.button(
-        "Undo", icon=":material/undo:", disabled=done.at == 0, on_click=_move, args=(head, -1), width="stretch"
-    )  # fmt: skip
-    redo.button(
-        "Redo", icon=":material/redo:", disabled=done.at == last, on_click=_move, args=(head, 1), width="stretch"
-    )  # fmt: skip
+    undo.button("Undo", icon=":material/undo:", disabled=done.at == 0, on_click=_move, args=(head, -1), width="stretch")
+    redo.button("Redo", icon=":material/redo:", disabled=done.at == last, on_click=_move, args=(head, 1), width="stretch")
     reset.button(
         "Reset",
         icon=":material/restart_alt:",
@@ -219,14 +227,17 @@ def _sliders(context: Context, edits: HeadEdits, worth: FeatureWorth) -> pd.Data
     saved, labels, factors = context.saved, labels_of(context.card), edits.vector(context.saved.head.features)
     rows = [
         {
-            "feature": int(saved.head.features[j]), "label": labels.get(int(saved.head.features[j]), ""),
-            "weight": float(saved.head.weights[j]), "factor": float(factors[j]),
-            "chosen": float(saved.f_chosen[j]), "rejected": float(saved.f_rejected[j]),
+            "feature": int(saved.head.features[j]),
+            "label": labels.get(int(saved.head.features[j]), ""),
+            "weight": float(saved.head.weights[j]),
+            "factor": float(factors[j]),
+            "chosen": float(saved.f_chosen[j]),
+            "rejected": float(saved.f_rejected[j]),
             "length": _plain(worth.length_correlation[j]),
             "without": float(worth.accuracy_change[j]) if factors[j] else None,
         }
         for j in np.argsort(-np.abs(saved.head.weights), kind="stable")
-    ]  # fmt: skip
+    ]
 
     def change(feature: int, factor: float) -> None:
         _do(context.hash, history(context).now.change(feature, factor))
@@ -250,8 +261,11 @@ def _suggestions(head: str, worth: FeatureWorth, outcome: EditOutcome, edits: He
         feature, points = int(worth.features[j]), 100 * worth.accuracy_change[j]
         column.button(
             f"Switch off {feature}: length {correlation(worth.length_without[j])}, accuracy {points:+.1f} points",
-            key=f"suggested {feature}", on_click=_do, args=(head, edits.change(feature, 0.0)), width="stretch",
-        )  # fmt: skip
+            key=f"suggested {feature}",
+            on_click=_do,
+            args=(head, edits.change(feature, 0.0)),
+            width="stretch",
+        )
 
 
 def _flipped(found: EditEvidence, data: PreferenceData, before: EditOutcome, after: EditOutcome, effect: EditEffect) -> None:
@@ -261,12 +275,15 @@ def _flipped(found: EditEvidence, data: PreferenceData, before: EditOutcome, aft
         st.caption("None: every held-out pair is ranked as before.")
         return
     st.dataframe(
-        flipped_table(found, data, before, after, effect, LISTED), hide_index=True, height=min(330, 38 + 35 * n), key="flipped",
+        flipped_table(found, data, before, after, effect, LISTED),
+        hide_index=True,
+        height=min(330, 38 + 35 * n),
+        key="flipped",
         column_config={
             f"margin {when}": st.column_config.NumberColumn(when, format="%+.2f", width=70, help=f"margin {when} the edit")
             for when in ("before", "after")
         },
-    )  # fmt: skip
+    )
     if n > LISTED:
         st.caption(f"The first {LISTED} of {n:,} are listed; the file holds all.")
 
@@ -279,10 +296,17 @@ def flipped_table(
     rows: list[dict[str, Any]] = []
     for i, what in order[:limit]:
         pair = data.pairs[found.rows[i]]
-        rows.append({
-            "row": pair.row, "ranked": what, "margin before": before.margins[i], "margin after": after.margins[i],
-            "prompt": pair.prompt[-1].content, "chosen": pair.chosen, "rejected": pair.rejected,
-        })  # fmt: skip
+        rows.append(
+            {
+                "row": pair.row,
+                "ranked": what,
+                "margin before": before.margins[i],
+                "margin after": after.margins[i],
+                "prompt": pair.prompt[-1].content,
+                "chosen": pair.chosen,
+                "rejected": pair.rejected,
+            }
+        )
     return pd.DataFrame(rows)
 
 
@@ -291,9 +315,15 @@ def _files(features: pd.DataFrame, figures: pd.DataFrame, n_flipped: int, flippe
 
     def offer(label: str, n: int, name: str, table: Callable[[], pd.DataFrame]) -> None:
         st.download_button(
-            f"{label} as CSV ({counted(n)})", lambda: table().to_csv(index=False), name, "text/csv", key=name,
-            icon=":material/download:", on_click="ignore", disabled=n == 0,
-        )  # fmt: skip
+            f"{label} as CSV ({counted(n)})",
+            lambda: table().to_csv(index=False),
+            name,
+            "text/csv",
+            key=name,
+            icon=":material/download:",
+            on_click="ignore",
+            disabled=n == 0,
+        )
 
     with st.container(horizontal=True):
         offer("Changed pairs", n_flipped, "changed_pairs.csv", flipped)

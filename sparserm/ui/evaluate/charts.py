@@ -25,14 +25,24 @@ def margins_figure(margins: np.ndarray) -> go.Figure:
     for name, rows, colour in (("ranked the other way", margins <= 0, DOWN), ("ranked as labelled", margins > 0, UP)):
         at, counts = np.unique(places[rows], return_counts=True)
         figure.add_bar(
-            x=(at + 0.5) * size, y=counts, width=size, name=f"{name} ({int(rows.sum()):,})", marker_color=colour,
-            marker_line_width=0, hovertemplate="margin about %{x:.2f}: %{y} pairs<extra></extra>",
-        )  # fmt: skip
+            x=(at + 0.5) * size,
+            y=counts,
+            width=size,
+            name=f"{name} ({int(rows.sum()):,})",
+            marker_color=colour,
+            marker_line_width=0,
+            hovertemplate="margin about %{x:.2f}: %{y} pairs<extra></extra>",
+        )
     figure.add_vline(x=0, line={"color": NEUTRAL, "width": 1})
     return compact(
-        figure, 300, barmode="overlay", bargap=0.04, xaxis={"title": "margin: reward of chosen minus rejected"},
-        yaxis={"title": "pairs"}, legend=_ABOVE,
-    )  # fmt: skip
+        figure,
+        300,
+        barmode="overlay",
+        bargap=0.04,
+        xaxis={"title": "margin: reward of chosen minus rejected"},
+        yaxis={"title": "pairs"},
+        legend=_ABOVE,
+    )
 
 
 def reliability_figure(calibration: Calibration) -> go.Figure:
@@ -41,24 +51,32 @@ def reliability_figure(calibration: Calibration) -> go.Figure:
     most = max(one.n for one in bins)
     figure = go.Figure()
     figure.add_scatter(
-        x=[0.5, 1], y=[0.5, 1], mode="lines", name="chances that come true", hoverinfo="skip",
+        x=[0.5, 1],
+        y=[0.5, 1],
+        mode="lines",
+        name="chances that come true",
+        hoverinfo="skip",
         line={"color": NEUTRAL, "width": 1.5, "dash": "dash"},
-    )  # fmt: skip
+    )
     figure.add_scatter(
-        x=[one.confidence for one in bins], y=[one.correct for one in bins], mode="markers",
+        x=[one.confidence for one in bins],
+        y=[one.correct for one in bins],
+        mode="markers",
         name="pairs of about this confidence",
         marker={"color": UP, "size": [8 + 14 * (one.n / most) ** 0.5 for one in bins], "opacity": 1, "line": {"width": 0}},
         error_y=_whiskers([one.correct for one in bins], [one.ci95 for one in bins]),
         customdata=[[one.n, *one.ci95] for one in bins],
         hovertemplate="confidence %{x:.1%}: %{y:.1%} as labelled<br>95 % interval %{customdata[1]:.1%} to %{customdata[2]:.1%}"
         "<br>%{customdata[0]} pairs<extra></extra>",
-    )  # fmt: skip
+    )
     low = min(0.45, *(one.ci95[0] for one in bins))
     return compact(
-        figure, 300, legend=_ABOVE,
+        figure,
+        300,
+        legend=_ABOVE,
         xaxis={"title": "confidence of the head", "range": [0.48, 1.02], "tickformat": ".0%"},
         yaxis={"title": "ranked as labelled", "range": [low - 0.03, 1.04], "tickformat": ".0%"},
-    )  # fmt: skip
+    )
 
 
 def slices_figure(slices: Sequence[Slice], accuracy: float) -> go.Figure:
@@ -69,60 +87,99 @@ def slices_figure(slices: Sequence[Slice], accuracy: float) -> go.Figure:
     figure = go.Figure()
     for name, one, colour in zip(names, shown, colours, strict=True):
         figure.add_scatter(
-            x=list(one.ci95), y=[name, name], mode="lines", line={"color": colour, "width": 3}, opacity=0.45, hoverinfo="skip",
+            x=list(one.ci95),
+            y=[name, name],
+            mode="lines",
+            line={"color": colour, "width": 3},
+            opacity=0.45,
+            hoverinfo="skip",
             showlegend=False,
-        )  # fmt: skip
+        )
     figure.add_scatter(
-        x=[one.length_baseline for one in shown], y=names, mode="markers", name="longer is better",
+        x=[one.length_baseline for one in shown],
+        y=names,
+        mode="markers",
+        name="longer is better",
         marker={"color": NEUTRAL, "size": 8, "symbol": "diamond-open"},
         hovertemplate="longer is better: %{x:.1%}<extra></extra>",
-    )  # fmt: skip
+    )
     figure.add_scatter(
-        x=[one.accuracy for one in shown], y=names, mode="markers", showlegend=False,
-        marker={"color": colours, "size": 11, "opacity": 1}, customdata=[[*one.ci95, one.n_prompts] for one in shown],
+        x=[one.accuracy for one in shown],
+        y=names,
+        mode="markers",
+        showlegend=False,
+        marker={"color": colours, "size": 11, "opacity": 1},
+        customdata=[[*one.ci95, one.n_prompts] for one in shown],
         hovertemplate="%{y}: %{x:.1%}<br>95 % interval %{customdata[0]:.1%} to %{customdata[1]:.1%}"
         "<br>%{customdata[2]} prompts<extra></extra>",
-    )  # fmt: skip
+    )
     figure.add_scatter(  # the legend's own: it would take the colour of whichever slice comes first
-        x=[None], y=[None], mode="lines+markers", name="accuracy, 95 % interval", line={"color": NEUTRAL, "width": 3},
+        x=[None],
+        y=[None],
+        mode="lines+markers",
+        name="accuracy, 95 % interval",
+        line={"color": NEUTRAL, "width": 3},
         marker={"color": NEUTRAL, "size": 11},
-    )  # fmt: skip
+    )
     figure.add_vline(x=accuracy, line={"color": NEUTRAL, "width": 1.5, "dash": "dash"})
     return compact(
-        figure, 27 * len(shown) + 90, legend=_ABOVE, xaxis={"range": [-0.02, 1.02], "tickformat": ".0%"},
+        figure,
+        27 * len(shown) + 90,
+        legend=_ABOVE,
+        xaxis={"range": [-0.02, 1.02], "tickformat": ".0%"},
         yaxis={"autorange": "reversed", "type": "category"},
-    )  # fmt: skip
+    )
 
 
 def sections_figure(sections: Mapping[str, float], overall: float) -> go.Figure:
     """A benchmark's sections, and the overall score as a line."""
     figure = go.Figure(
         go.Bar(
-            x=list(sections.values()), y=list(sections), orientation="h", marker_color=UP, width=0.55,
-            text=[f"{score:.1%}" for score in sections.values()], textposition="inside", insidetextanchor="end", textangle=0,
+            x=list(sections.values()),
+            y=list(sections),
+            orientation="h",
+            marker_color=UP,
+            width=0.55,
+            text=[f"{score:.1%}" for score in sections.values()],
+            textposition="inside",
+            insidetextanchor="end",
+            textangle=0,
             hovertemplate="%{y}: %{text}<extra></extra>",
         )
-    )  # fmt: skip
+    )
     figure.add_vline(x=overall, line={"color": NEUTRAL, "width": 1.5, "dash": "dash"})
     return compact(
-        figure, 36 * len(sections) + 40, xaxis={"range": [0, 1.02], "tickformat": ".0%"},
+        figure,
+        36 * len(sections) + 40,
+        xaxis={"range": [0, 1.02], "tickformat": ".0%"},
         yaxis={"autorange": "reversed", "type": "category"},
-    )  # fmt: skip
+    )
 
 
 def styles_figure(matrix: Sequence[Sequence[float]]) -> go.Figure:
     """RM-Bench: how often a chosen response of one style beats a rejected one of another, centred on a coin."""
     figure = go.Figure(
         go.Heatmap(
-            z=matrix, x=STYLES, y=STYLES,
-            zmin=0, zmid=0.5, zmax=1, colorscale=DIVERGING, showscale=False, xgap=3, ygap=3, texttemplate="%{z:.1%}",
+            z=matrix,
+            x=STYLES,
+            y=STYLES,
+            zmin=0,
+            zmid=0.5,
+            zmax=1,
+            colorscale=DIVERGING,
+            showscale=False,
+            xgap=3,
+            ygap=3,
+            texttemplate="%{z:.1%}",
             hovertemplate="chosen, %{y}, beats rejected, %{x}: %{z:.1%}<extra></extra>",
         )
-    )  # fmt: skip
+    )
     return compact(
-        figure, 240, xaxis={"title": "style of the rejected response"},
+        figure,
+        240,
+        xaxis={"title": "style of the rejected response"},
         yaxis={"title": "of the chosen one", "autorange": "reversed"},
-    )  # fmt: skip
+    )
 
 
 _ABOVE = {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "traceorder": "normal"}
@@ -131,7 +188,11 @@ _ABOVE = {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "traceorde
 def _whiskers(values: Sequence[float], intervals: Sequence[tuple[float, float]]) -> dict[str, object]:
     """Error bars from the value to the ends of its interval."""
     return {
-        "type": "data", "symmetric": False, "color": UP, "thickness": 1.5, "width": 0,
+        "type": "data",
+        "symmetric": False,
+        "color": UP,
+        "thickness": 1.5,
+        "width": 0,
         "array": [high - value for value, (_, high) in zip(values, intervals, strict=True)],
         "arrayminus": [value - low for value, (low, _) in zip(values, intervals, strict=True)],
-    }  # fmt: skip
+    }

@@ -47,18 +47,27 @@ def figures(report: EvaluationReport) -> None:
     one, found = report.evaluation, report.calibration
     accuracy, auroc, error = st.columns(3)
     figure(
-        accuracy, "Accuracy", f"{one.accuracy:.1%}", f"{_interval(one.ci95)}, n = {one.n:,}",
+        accuracy,
+        "Accuracy",
+        f"{one.accuracy:.1%}",
+        f"{_interval(one.ci95)}, n = {one.n:,}",
         "Share of pairs in which the chosen response has the higher reward; a tie counts as wrong. Interval over prompts.",
-    )  # fmt: skip
+    )
     figure(
-        auroc, "AUROC", f"{report.auroc:.3f}", "0.5 is a coin",
+        auroc,
+        "AUROC",
+        f"{report.auroc:.3f}",
+        "0.5 is a coin",
         "Chance that a chosen response has a higher reward than a rejected one, whatever their prompts.",
-    )  # fmt: skip
+    )
     figure(
-        error, "Calibration error", f"{found.expected_error:.1%}", f"Brier score {found.brier:.3f}",
+        error,
+        "Calibration error",
+        f"{found.expected_error:.1%}",
+        f"Brier score {found.brier:.3f}",
         "Mean distance between the head's confidence and how often it is right (ECE). A coin has a Brier score of 0.25 and a "
         f"log loss of 0.693; the head's log loss is {found.log_loss:.3f}.",
-    )  # fmt: skip
+    )
     _length_figures(report)
 
 
@@ -67,21 +76,28 @@ def _length_figures(report: EvaluationReport) -> None:
     matched, balanced = report.length_matched, report.length_balanced
     longer, even, follows = st.columns(3)
     figure(
-        longer, "Longer is better", f"{report.evaluation.length_baseline:.1%}", "on the same pairs",
+        longer,
+        "Longer is better",
+        f"{report.evaluation.length_baseline:.1%}",
+        "on the same pairs",
         "Accuracy of preferring the response with more tokens: what a head has to beat.",
-    )  # fmt: skip
+    )
     figure(
-        even, "Length-matched", f"{matched.accuracy:.1%}" if matched else "–",
+        even,
+        "Length-matched",
+        f"{matched.accuracy:.1%}" if matched else "–",
         f"{_interval(matched.ci95)}, n = {matched.n:,}" if matched else "no such pairs",
         "Accuracy where neither response has more than 1.25 times the other's tokens, so that length decides little.",
-    )  # fmt: skip
+    )
     figure(
-        follows, "Length correlation", correlation(report.length.margin_spearman),
+        follows,
+        "Length correlation",
+        correlation(report.length.margin_spearman),
         f"balanced accuracy {balanced.accuracy:.1%}" if balanced else "no balance: length always or never helps",
         "Spearman correlation of margins with differences of log length. Balanced accuracy: the mean of that on pairs whose "
         "chosen response is longer and of that on the others, so that preferring either gains nothing"
         + (f" ({_interval(balanced.ci95)})." if balanced else "."),
-    )  # fmt: skip
+    )
 
 
 def _interval(ci95: tuple[float, float]) -> str:
@@ -118,10 +134,11 @@ def distributions(report: EvaluationReport) -> None:
         download_table(table, "Margins", "margins.csv")
     with right:
         st.subheader(
-            "Calibration", anchor=False,
+            "Calibration",
+            anchor=False,
             help="Each pair is read from both sides, so that a forecast can fail. Above the line the head is more often right "
             "than it says; below, it is too sure of itself.",
-        )  # fmt: skip
+        )
         st.plotly_chart(charts.reliability_figure(report.calibration), config=CONFIG, key="reliability")
         download_table(_frame(report.calibration.bins), "Calibration", "calibration.csv")
 
@@ -217,9 +234,10 @@ def benchmark(report: EvaluationReport, found: Represented) -> None:
             st.plotly_chart(charts.styles_figure(score.matrix), config=CONFIG, key="styles")
         if score.details:
             st.dataframe(
-                pd.DataFrame({"figure": list(score.details), "value": list(score.details.values())}), hide_index=True,
+                pd.DataFrame({"figure": list(score.details), "value": list(score.details.values())}),
+                hide_index=True,
                 column_config={"value": st.column_config.NumberColumn(format="%.3f")},
-            )  # fmt: skip
+            )
 
 
 def benchmark_table(score: BenchmarkScore) -> pd.DataFrame:

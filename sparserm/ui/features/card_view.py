@@ -73,16 +73,25 @@ def header(context: Context, feature: int, listed: Sequence[int]) -> None:
     for column, step, icon, what in ((before, -1, "chevron_left", "Previous"), (after, 1, "chevron_right", "Next")):
         to = None if place is None or not 0 <= place + step < len(listed) else listed[place + step]
         column.button(
-            what, key=f"{what} feature", icon=f":material/{icon}:", disabled=to is None, width="stretch",
-            help=f"{what} in the list", on_click=state.choose, args=(feature if to is None else to,),
-        )  # fmt: skip
+            what,
+            key=f"{what} feature",
+            icon=f":material/{icon}:",
+            disabled=to is None,
+            width="stretch",
+            help=f"{what} in the list",
+            on_click=state.choose,
+            args=(feature if to is None else to,),
+        )
     name, link = st.columns([10, 2], vertical_alignment="bottom")
     key = f"label of {context.card.sae_fingerprint} {feature}"
     st.session_state.setdefault(key, given_labels(context.card).get(feature, ""))
     name.text_input(
-        "Label", key=key, placeholder=f"{label_of({}, feature)}: say what it stands for, and every page will call it so",
-        on_change=state.store_label, args=(context.card.sae_fingerprint, feature, key),
-    )  # fmt: skip
+        "Label",
+        key=key,
+        placeholder=f"{label_of({}, feature)}: say what it stands for, and every page will call it so",
+        on_change=state.store_label,
+        args=(context.card.sae_fingerprint, feature, key),
+    )
     if problem := st.session_state.pop("label problem", None) or state.label_problem(context):
         st.error(problem)
     if url := neuronpedia_url(context.sae(), feature):
@@ -117,21 +126,29 @@ def evidence(table: FeatureTable, feature: int, weight: float | None) -> None:
     )
     for place, name, rate, low, high in rates:
         figure(
-            place, name, f"{rate[feature]:.1%}", f"{low[feature]:.1%} to {high[feature]:.1%}",
+            place,
+            name,
+            f"{rate[feature]:.1%}",
+            f"{low[feature]:.1%} to {high[feature]:.1%}",
             "Share of responses in which it fires at a token or more, with its 95 % Wilson interval; responses to one prompt "
             "are not taken for independent.",
-        )  # fmt: skip
+        )
     q = table.q[feature]
     figure(
-        gap, "Gap", f"{100 * table.gap[feature]:+.1f} pts", f"q = {q:.2g}" + (", could be chance" if q > 0.05 else ""),
+        gap,
+        "Gap",
+        f"{100 * table.gap[feature]:+.1f} pts",
+        f"q = {q:.2g}" + (", could be chance" if q > 0.05 else ""),
         f"Chosen less rejected. q: McNemar's mid-p test over {table.n_prompts:,} prompts, corrected for all latents that fire "
         "(Benjamini-Hochberg).",
-    )  # fmt: skip
+    )
     figure(
-        in_head, "Weight in the head", "none" if weight is None else f"{weight:+.3f}",
+        in_head,
+        "Weight in the head",
+        "none" if weight is None else f"{weight:+.3f}",
         f"scores differ by {table.score_gap[feature]:+.2f} SD",
         "The weight multiplies the standardised alignment score; the difference is chosen less rejected, on average.",
-    )  # fmt: skip
+    )
     notes = [f"correlation with length {table.length_correlation[feature]:+.2f}"]
     notes.append(f"fires at {table.rate[feature]:.2%} of the tokens and in {table.share[feature]:.1%} of the responses")
     notes.append(f"mean peak {table.mean_peak[feature]:.2f}")
@@ -149,21 +166,27 @@ def density(card: FeatureCard, context: Context, firing: FiringText | None, rows
         rows: of the pairs in their source.
     """
     what = st.segmented_control(
-        "Density of", [SCORE, ACTIVATION], key="density", default=SCORE, required=True,
+        "Density of",
+        [SCORE, ACTIVATION],
+        key="density",
+        default=SCORE,
+        required=True,
         help="The alignment score is what the head weighs. The activation is the latent's largest one in the response; "
         "responses in which it is silent lie at zero.",
-    )  # fmt: skip
+    )
     scores = what == SCORE
     chosen, rejected = (card.scores_chosen, card.scores_rejected) if scores else (card.peaks_chosen, card.peaks_rejected)
     mark = None if firing is None else (_own_score(context, card, firing) if scores else float(firing.of(card.feature).max()))
     drawn = density_figure(chosen, rejected, str(what), None if mark is None else (mark, "your text"))
     st.plotly_chart(drawn, config=CONFIG, key="density figure")
-    values = pd.DataFrame({
-        "row": [*rows, *rows],
-        "side": ["chosen"] * len(rows) + ["rejected"] * len(rows),
-        "alignment_score": np.concatenate([card.scores_chosen, card.scores_rejected]),
-        "peak_activation": np.concatenate([card.peaks_chosen, card.peaks_rejected]),
-    })  # fmt: skip
+    values = pd.DataFrame(
+        {
+            "row": [*rows, *rows],
+            "side": ["chosen"] * len(rows) + ["rejected"] * len(rows),
+            "alignment_score": np.concatenate([card.scores_chosen, card.scores_rejected]),
+            "peak_activation": np.concatenate([card.peaks_chosen, card.peaks_rejected]),
+        }
+    )
     download_table(values, "Responses", f"feature-{card.feature}-responses.csv")
 
 
@@ -189,29 +212,34 @@ def logits(context: Context, feature: int, every: LogitLens | None) -> None:
     show_chips(lens.promoted[0], lens.promoted_logits[0].tolist(), up=True, key="promoted")
     st.caption("lowers the logits of")
     show_chips(lens.suppressed[0], lens.suppressed_logits[0].tolist(), up=False, key="suppressed")
-    rows = pd.DataFrame({
-        "end": ["promoted"] * lens.promoted.shape[1] + ["suppressed"] * lens.suppressed.shape[1],
-        "token": np.concatenate([lens.promoted[0], lens.suppressed[0]]),
-        "logit": np.concatenate([lens.promoted_logits[0], lens.suppressed_logits[0]]),
-    })  # fmt: skip
+    rows = pd.DataFrame(
+        {
+            "end": ["promoted"] * lens.promoted.shape[1] + ["suppressed"] * lens.suppressed.shape[1],
+            "token": np.concatenate([lens.promoted[0], lens.suppressed[0]]),
+            "logit": np.concatenate([lens.promoted_logits[0], lens.suppressed_logits[0]]),
+        }
+    )
     download_table(rows, "Tokens", f"feature-{feature}-tokens.csv")
 
 
 def similar(card: FeatureCard, table: FeatureTable, labels: Mapping[int, str]) -> None:
     """The latents of the nearest directions; a click goes there."""
     st.markdown("**Most similar features**", help="Cosine of the decoder directions. A click on a row opens the feature.")
-    rows = pd.DataFrame([
-        {"feature": j, "cosine": cosine, "gap": 100 * table.gap[j], "label": labels.get(j, "")} for j, cosine in card.similar
-    ])  # fmt: skip
+    rows = pd.DataFrame(
+        [{"feature": j, "cosine": cosine, "gap": 100 * table.gap[j], "label": labels.get(j, "")} for j, cosine in card.similar]
+    )
     features = [j for j, _ in card.similar]
     key = f"similar to {card.feature}"
     st.dataframe(
-        rows, key=key, hide_index=True, height=213, selection_mode="single-row",
+        rows,
+        key=key,
+        hide_index=True,
+        height=213,
+        selection_mode="single-row",
         on_select=lambda: state.choose_row(key, features),
-        column_config={name: config for name, config in columns().items() if name in rows} | {
-            "cosine": st.column_config.NumberColumn("Cosine", format="%.3f"),
-        },
-    )  # fmt: skip
+        column_config={name: config for name, config in columns().items() if name in rows}
+        | {"cosine": st.column_config.NumberColumn("Cosine", format="%.3f")},
+    )
     download_table(rows, "Similar features", f"feature-{card.feature}-similar.csv")
 
 
@@ -219,9 +247,15 @@ def example_lists(card: FeatureCard, read: Mapping[tuple[int, Side], Example], l
     """Responses with their tokens lit: the strongest, those of each quarter, or the pairs it misjudged."""
     st.subheader("Examples", anchor=False)
     which = st.segmented_control(
-        "Examples", [STRONGEST, QUARTERS, WRONG], key="examples", default=STRONGEST, required=True, bind="query-params",
-        persist_state="session", label_visibility="collapsed",
-    )  # fmt: skip
+        "Examples",
+        [STRONGEST, QUARTERS, WRONG],
+        key="examples",
+        default=STRONGEST,
+        required=True,
+        bind="query-params",
+        persist_state="session",
+        label_visibility="collapsed",
+    )
     rows = {STRONGEST: _strongest, QUARTERS: _quarters, WRONG: _misjudged}[str(which)](card, read, leaning.sign)
     if not rows:
         st.info("It argued for the wrong side in none of these pairs." if which == WRONG else "It fires in no response.")
@@ -288,8 +322,11 @@ def on_text(feature: int, firing: FiringText, full: float, leaning: Lean) -> Non
     lit = f"Lit by the activation of feature {feature}, in full colour at {full:.1f}."
     st.caption(lit if values.any() else f"Feature {feature} does not fire on this text.")
     coloured_tokens(
-        firing.tokens, (leaning.sign * values).tolist(), [f"activation {value:.2f}" for value in values.tolist()],
-        full=max(full, float(values.max())), key="text tokens",
-    )  # fmt: skip
+        firing.tokens,
+        (leaning.sign * values).tolist(),
+        [f"activation {value:.2f}" for value in values.tolist()],
+        full=max(full, float(values.max())),
+        key="text tokens",
+    )
     rows = pd.DataFrame({"token": firing.tokens, "activation": values})
     download_table(rows, "Tokens", f"feature-{feature}-on-text.csv")

@@ -29,22 +29,34 @@ def density_figure(chosen: np.ndarray, rejected: np.ndarray, unit: str, mark: tu
     for name, side, colour in (("rejected", rejected, DOWN), ("chosen", chosen, UP)):
         share = np.histogram(side, edges)[0] / max(len(side), 1)
         figure.add_scatter(
-            x=np.repeat(edges, 2), y=np.concatenate([[0], np.repeat(share, 2), [0]]), mode="lines", fill="tozeroy",
-            name=f"{name} ({len(side):,})", line={"color": colour, "width": 1.5}, opacity=0.8,
+            x=np.repeat(edges, 2),
+            y=np.concatenate([[0], np.repeat(share, 2), [0]]),
+            mode="lines",
+            fill="tozeroy",
+            name=f"{name} ({len(side):,})",
+            line={"color": colour, "width": 1.5},
+            opacity=0.8,
             hovertemplate=f"{name}: %{{y:.1%}} of responses near %{{x:.2f}}<extra></extra>",
-        )  # fmt: skip
+        )
     if mark:
         where, text = mark
         inward = (where - low) / max(high - low, 1e-9)
         figure.add_vline(x=where, line={"color": NEUTRAL, "width": 2})
         figure.add_annotation(
-            x=where, y=1.0, yref="paper", yanchor="bottom", text=f"{escape(text)} {where:+.2f}", showarrow=False,
+            x=where,
+            y=1.0,
+            yref="paper",
+            yanchor="bottom",
+            text=f"{escape(text)} {where:+.2f}",
+            showarrow=False,
             xanchor="left" if inward < 0.15 else "right" if inward > 0.85 else "center",
-        )  # fmt: skip
+        )
     compact(
-        figure, 400, xaxis={"title": {"text": unit, "standoff": 6}},
+        figure,
+        400,
+        xaxis={"title": {"text": unit, "standoff": 6}},
         yaxis={"tickformat": ".0%", "title": "share of responses", "rangemode": "tozero"},
         legend={"orientation": "h", "x": 0.5, "xanchor": "center", "y": -0.2, "yanchor": "top", "traceorder": "normal"},
-    )  # fmt: skip
+    )
     figure.update_layout(margin={"t": 26})
     return figure

@@ -168,6 +168,9 @@ def _pack(text: LitText | None, full: float, unit: str) -> dict[str, object] | N
     focus, n = int(np.abs(text.values).argmax()), len(text.tokens)
     start, end = (0, n) if n <= WHOLE else (max(0, focus - BEFORE), min(n, focus + AFTER + 1))
     return {
-        "meta": text.meta, "prompt": text.prompt, "start": start, "end": end,
+        "meta": text.meta,
+        "prompt": text.prompt,
+        "start": start,
+        "end": end,
         "tokens": [list(one) for one in zip(text.tokens, shares, notes, strict=True)],
-    }  # fmt: skip
+    }

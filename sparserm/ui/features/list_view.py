@@ -35,8 +35,24 @@ _ABOUT_LABELS = (
     f"tells right, one half being chance. A label that is not surely above {LEAST_DETECTION:.1f} is not shown. Your own labels "
     "come first."
 )
-_SHOWN = ["feature", "label", "detects", "promotes", "on_text", "at", "weight", "gap", "f_chosen", "f_rejected", "q",
-          "score_gap", "length_correlation", "token_rate", "mean_peak", "note"]  # fmt: skip
+_SHOWN = [
+    "feature",
+    "label",
+    "detects",
+    "promotes",
+    "on_text",
+    "at",
+    "weight",
+    "gap",
+    "f_chosen",
+    "f_rejected",
+    "q",
+    "score_gap",
+    "length_correlation",
+    "token_rate",
+    "mean_peak",
+    "note",
+]
 
 
 def filters(listed: str) -> tuple[bool, bool]:
@@ -45,13 +61,21 @@ def filters(listed: str) -> tuple[bool, bool]:
         return False, False
     dense, begin = st.columns(2)
     hide_dense = dense.toggle(
-        "Hide dense latents", value=True, key="hide_dense", bind="query-params", persist_state="session",
+        "Hide dense latents",
+        value=True,
+        key="hide_dense",
+        bind="query-params",
+        persist_state="session",
         help=f"They fire at more than {DENSE_RATE:.0%} of the response tokens, and seldom stand for one thing.",
-    )  # fmt: skip
+    )
     hide_begin = begin.toggle(
-        "Hide begin-of-text latents", value=True, key="hide_begin", bind="query-params", persist_state="session",
+        "Hide begin-of-text latents",
+        value=True,
+        key="hide_begin",
+        bind="query-params",
+        persist_state="session",
         help=f"At least {OPENING_SHARE:.0%} of their firings are on the first token of a response: they tell that it begins.",
-    )  # fmt: skip
+    )
     return hide_dense, hide_begin
 
 
@@ -74,10 +98,15 @@ def feature_table(shown: FeatureList, feature: int) -> None:
     drawn = rows[names].assign(gap=100 * rows["gap"])  # in points
     style = drawn.style.map(_text_colour, subset=signed) if len(rows) <= COLOURED else drawn
     st.dataframe(
-        style, key=state.LIST, hide_index=True, height=min(318, 38 + 35 * max(len(rows), 1)),
-        on_select=lambda: state.choose_row(state.LIST, features), selection_mode="single-row",
-        column_config=columns(), placeholder="–",
-    )  # fmt: skip
+        style,
+        key=state.LIST,
+        hide_index=True,
+        height=min(318, 38 + 35 * max(len(rows), 1)),
+        on_select=lambda: state.choose_row(state.LIST, features),
+        selection_mode="single-row",
+        column_config=columns(),
+        placeholder="–",
+    )
 
 
 def _text_colour(value: float) -> str:
@@ -89,35 +118,56 @@ def columns() -> dict[str, ColumnConfig | str | None]:
     return {
         "feature": number("Feature", format="%d", width=70, pinned=True),
         "label": text("Label", width="medium"),
-        "detects": number("Detects", format="%.2f", help="Share of responses that the automatic label tells right, firing from "
-                          "silent, on prompts that it was not found on. One half is chance."),
+        "detects": number(
+            "Detects",
+            format="%.2f",
+            help="Share of responses that the automatic label tells right, firing from "
+            "silent, on prompts that it was not found on. One half is chance.",
+        ),
         "promotes": text("Promotes", width="medium", help="Tokens whose logits its direction raises most (logit lens)."),
         "on_text": number("On the text", format="%.2f", help="Its activation: the largest, or the one at the token asked for."),
         "at": text("At token", width="small", help="Where that is: the token's number and text."),
         "weight": number("Weight", format="%+.3f", help="In the head, on the standardised alignment score."),
-        "gap": number("Gap", format="%+.1f", help="Share of chosen responses in which it fires, less that of rejected ones, in "
-                      "points."),
+        "gap": number(
+            "Gap", format="%+.1f", help="Share of chosen responses in which it fires, less that of rejected ones, in points."
+        ),
         "f_chosen": number("In chosen", format="percent", help="Share of chosen responses in which it fires."),
         "f_rejected": number("In rejected", format="percent", help="Share of rejected responses in which it fires."),
-        "q": number("q", format="%.2g", help="McNemar's mid-p test of the gap over prompts, corrected for the number of "
-                    "latents (Benjamini-Hochberg)."),
-        "score_gap": number("Score gap", format="%+.2f", help="Mean alignment score of chosen less rejected, in standard "
-                            "deviations: what a weight multiplies."),
-        "length_correlation": number("Length r", format="%+.2f", help="Correlation of its alignment score with the log of the "
-                                     "response's length."),
+        "q": number(
+            "q",
+            format="%.2g",
+            help="McNemar's mid-p test of the gap over prompts, corrected for the number of latents (Benjamini-Hochberg).",
+        ),
+        "score_gap": number(
+            "Score gap",
+            format="%+.2f",
+            help="Mean alignment score of chosen less rejected, in standard deviations: what a weight multiplies.",
+        ),
+        "length_correlation": number(
+            "Length r", format="%+.2f", help="Correlation of its alignment score with the log of the response's length."
+        ),
         "token_rate": number("Density", format="percent", help="Share of response tokens at which it fires."),
         "mean_peak": number("Mean peak", format="%.2f", help="Largest activation in a response, mean where it fires."),
-        "note": text("Note", help=f"Dense: fires at more than {DENSE_RATE:.0%} of the tokens. Begin of text: at least "
-                     f"{OPENING_SHARE:.0%} of its firings are on a response's first token."),
-    }  # fmt: skip
+        "note": text(
+            "Note",
+            help=f"Dense: fires at more than {DENSE_RATE:.0%} of the tokens. Begin of text: at least "
+            f"{OPENING_SHARE:.0%} of its firings are on a response's first token.",
+        ),
+    }
 
 
 def text_fields() -> tuple[str, str]:
     """The prompt and the response that features are tried on."""
     left, right = st.columns([1, 2])
     prompt = left.text_area("Prompt (optional)", key="text_prompt", height=110, persist_state="session", bind="query-params")
-    text = right.text_area("Text", key="text", height=110, persist_state="session", bind="query-params",
-                           placeholder="Paste a response to see which latents fire on it")  # fmt: skip
+    text = right.text_area(
+        "Text",
+        key="text",
+        height=110,
+        persist_state="session",
+        bind="query-params",
+        placeholder="Paste a response to see which latents fire on it",
+    )
     return prompt or "", text or ""
 
 
@@ -125,10 +175,13 @@ def token_choice(firing: FiringText | None) -> int | None:
     """The token at which latents are to be looked for, or None for the whole text."""
     tokens = firing.tokens if firing else ()
     return st.selectbox(
-        "Latents that fire at", range(len(tokens)), index=None, key="token",
+        "Latents that fire at",
+        range(len(tokens)),
+        index=None,
+        key="token",
         format_func=lambda place: f"{place + 1} {visible(tokens[place])}" if place < len(tokens) else "",
         placeholder="any token of the text; pick one to see what fires there",
-    )  # fmt: skip
+    )
 
 
 def offer_job(source: DataSource, context: Context, lens: LogitLens | None) -> None:
@@ -158,14 +211,19 @@ def offer_labels(source: DataSource, context: Context) -> None:
     left.caption(_labelled_line(context), help=_ABOUT_LABELS)
     ask = endpoint is not None and left.checkbox(
         f"Ask {plain(endpoint.model)} instead of the rule: responses of these pairs are sent to {plain(endpoint.url)}",
-        key="ask endpoint", persist_state="session",
-    )  # fmt: skip
+        key="ask endpoint",
+        persist_state="session",
+    )
     wanted = state.label_specification(source, context, endpoint=ask)
     job = state.running_job("labels", wanted)
     pressed = right.button(
-        "Label features", key="label features", icon=":material/label:", width="stretch", disabled=job is not None,
+        "Label features",
+        key="label features",
+        icon=":material/label:",
+        width="stretch",
+        disabled=job is not None,
         help="Makes the automatic labels of the head's features, from the pairs chosen above.",
-    )  # fmt: skip
+    )
     if job is not None:
         job_panel.show_job(job.id)
     elif pressed:

@@ -248,8 +248,9 @@ def running_job(kind: str, wanted: Mapping[str, object]) -> jobs.JobStatus | Non
 
 def examples_csv(read: Mapping[tuple[int, Side], Example]) -> pd.DataFrame:
     """The examples of a card, a row for each response."""
-    return pd.DataFrame([
-        {"row": one.row, "side": side, "peak": one.peak, "prompt": one.prompt,
-         "response": "".join(one.tokens)}
-        for (_, side), one in read.items()
-    ])  # fmt: skip
+    return pd.DataFrame(
+        [
+            {"row": one.row, "side": side, "peak": one.peak, "prompt": one.prompt, "response": "".join(one.tokens)}
+            for (_, side), one in read.items()
+        ]
+    )

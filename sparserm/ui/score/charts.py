@@ -94,17 +94,27 @@ def yardstick_figure(chosen: np.ndarray, rejected: np.ndarray, reward: float) ->
     figure = go.Figure()
     for name, percentiles, colour in (("rejected", rejected, DOWN), ("chosen", chosen, UP)):
         figure.add_scatter(
-            x=grid, y=_density(percentiles, grid), name=f"{name} in training", mode="lines", fill="tozeroy",
-            line={"color": colour, "width": 1.5}, opacity=0.6,
+            x=grid,
+            y=_density(percentiles, grid),
+            name=f"{name} in training",
+            mode="lines",
+            fill="tozeroy",
+            line={"color": colour, "width": 1.5},
+            opacity=0.6,
             hovertemplate=f"{name}, reward %{{x:.2f}}<extra></extra>",
-        )  # fmt: skip
+        )
     figure.add_vline(x=reward, line={"color": NEUTRAL, "width": 2})
     # Its anchor leans inwards near an end, so that the text is never cut off.
     where = (reward - grid[0]) / (grid[-1] - grid[0])
     figure.add_annotation(
-        x=reward, y=1.02, yref="paper", yanchor="bottom", text=f"this response {reward:+.2f}", showarrow=False,
+        x=reward,
+        y=1.02,
+        yref="paper",
+        yanchor="bottom",
+        text=f"this response {reward:+.2f}",
+        showarrow=False,
         xanchor="left" if where < 0.15 else "right" if where > 0.85 else "center",
-    )  # fmt: skip
+    )
     figure.update_layout(
         height=160,
         margin={"l": 0, "r": 0, "t": 22, "b": 44},

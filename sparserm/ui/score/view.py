@@ -27,9 +27,12 @@ def waterfall(explanation: Explanation, top: int) -> int | None:
     everything = st.toggle("All features", key="everything", help=f"Instead of the {top} largest and the others together.")
     bars = charts.contribution_bars(explanation, len(explanation.contributions) if everything else top)
     event: Any = st.plotly_chart(
-        charts.contributions_figure(bars, explanation.reward), config=CONFIG, key="contributions",
-        on_select="rerun", selection_mode="points",
-    )  # fmt: skip
+        charts.contributions_figure(bars, explanation.reward),
+        config=CONFIG,
+        key="contributions",
+        on_select="rerun",
+        selection_mode="points",
+    )
     points = event["selection"]["points"]
     number = points[0]["point_index"] if points else len(bars)
     return bars[number].feature if number < len(bars) else None
@@ -59,9 +62,11 @@ def token_view(scored: Scored, context: Context, feature: int | None) -> None:
         st.caption("Click a bar below to colour the tokens by that feature.")
     if feature is not None:
         st.page_link(
-            "pages/features.py", label=f"Card of feature {feature}: examples, tokens, where it misleads",
-            icon=":material/category:", query_params={"feature": str(feature)},
-        )  # fmt: skip
+            "pages/features.py",
+            label=f"Card of feature {feature}: examples, tokens, where it misleads",
+            icon=":material/category:",
+            query_params={"feature": str(feature)},
+        )
 
 
 def _values(explanation: Explanation, by: str, feature: int | None) -> tuple[list[float], str]:
@@ -96,10 +101,13 @@ def inspector(scored: Scored) -> None:
             + (f"{found.n_truncated:,} tokens were cut from the left." if found.n_truncated else "nothing was cut.")
         )
         coloured_tokens(
-            found.tokens, [float(read) for read in found.scored],
+            found.tokens,
+            [float(read) for read in found.scored],
             [f"token {i}{', scored' if read else ''}" for i, read in enumerate(found.scored)],
-            full=3.0, key="inspector", pale=[not read for read in found.scored],
-        )  # fmt: skip
+            full=3.0,
+            key="inspector",
+            pale=[not read for read in found.scored],
+        )
 
 
 def edit_against_original(scored: Scored, original: Scored) -> None:
@@ -122,9 +130,14 @@ def result_metrics(scored: Scored, saved: SavedHead) -> None:
     chosen.metric("Beats chosen", f"{scored.beats[0]:.0%}", help=what.format("chosen"), border=True, height="stretch")
     rejected.metric("Beats rejected", f"{scored.beats[1]:.0%}", help=what.format("rejected"), border=True, height="stretch")
     reward.metric(
-        "Reward", f"{scored.explanation.reward:+.2f}", f"percentile {100 * scored.percentile:.0f}",
-        delta_color="off", delta_arrow="off", help=yardstick(saved), border=True,
-    )  # fmt: skip
+        "Reward",
+        f"{scored.explanation.reward:+.2f}",
+        f"percentile {100 * scored.percentile:.0f}",
+        delta_color="off",
+        delta_arrow="off",
+        help=yardstick(saved),
+        border=True,
+    )
     if scored.explanation.n_truncated:
         st.warning(
             f"{scored.explanation.n_truncated} tokens of the prompt were cut from the left: the text exceeds the context."

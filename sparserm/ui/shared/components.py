@@ -26,9 +26,14 @@ def figure(place: DeltaGenerator, label: str, value: str, note: str, text: str) 
 def download_table(table: pd.DataFrame, what: str, filename: str) -> None:
     """A table to take away as CSV, written when it is asked for; the button says how many rows it has."""
     st.download_button(
-        f"{what} as CSV ({counted(len(table))})", lambda: table.to_csv(index=False), filename, "text/csv", key=filename,
-        icon=":material/download:", on_click="ignore",
-    )  # fmt: skip
+        f"{what} as CSV ({counted(len(table))})",
+        lambda: table.to_csv(index=False),
+        filename,
+        "text/csv",
+        key=filename,
+        icon=":material/download:",
+        on_click="ignore",
+    )
 
 
 def pairs_table(table: pd.DataFrame, columns: Sequence[str], link: str) -> int | None:
@@ -41,9 +46,14 @@ def pairs_table(table: pd.DataFrame, columns: Sequence[str], link: str) -> int |
     asked = table.index[table["row"].astype(str) == st.query_params.get(link, "")].tolist()[:1]
     marks = [name for name in ("row", "id", "category") if table[name].astype(bool).any()]
     event: Any = st.dataframe(
-        table, hide_index=True, height=min(330, 38 + 35 * len(table)), on_select="rerun", selection_mode="single-row",
+        table,
+        hide_index=True,
+        height=min(330, 38 + 35 * len(table)),
+        on_select="rerun",
+        selection_mode="single-row",
         # Other rows are another table: a choice must not point at whatever stands in its place now.
-        key=f"{link} {hash(tuple(table['row']))}", selection_default={"selection": {"rows": asked}},
+        key=f"{link} {hash(tuple(table['row']))}",
+        selection_default={"selection": {"rows": asked}},
         column_order=[*marks, *columns, "prompt", "chosen", "rejected"],
         column_config={
             "row": st.column_config.NumberColumn("Row", width=60),
@@ -58,7 +68,7 @@ def pairs_table(table: pd.DataFrame, columns: Sequence[str], link: str) -> int |
             "chosen": st.column_config.TextColumn("Chosen", width="medium"),
             "rejected": st.column_config.TextColumn("Rejected", width="medium"),
         },
-    )  # fmt: skip
+    )
     rows: list[int] = event["selection"]["rows"]
     if rows:
         st.query_params[link] = str(table["row"].iloc[rows[0]])

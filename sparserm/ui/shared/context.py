@@ -146,15 +146,24 @@ def draw_sidebar() -> None:
     _warn_of_unknown(heads, st.query_params.get("head"))
     with st.sidebar:
         name = st.selectbox(
-            "Head", list(heads), key="head", bind="query-params", on_change=_forget_layer,
+            "Head",
+            list(heads),
+            key="head",
+            bind="query-params",
+            on_change=_forget_layer,
             help="What the reward model was trained to prefer. Every page looks at this head.",
-        )  # fmt: skip
+        )
         layers = sorted(heads[name])
         _follow_link(heads[name])
         layer = st.segmented_control(
-            "Layer", layers, default=default_layer(name, heads[name]), required=True, key="layer", bind="query-params",
+            "Layer",
+            layers,
+            default=default_layer(name, heads[name]),
+            required=True,
+            key="layer",
+            bind="query-params",
             help="Where the language model's residual stream is read; each layer has its own sparse autoencoder (SAE).",
-        )  # fmt: skip
+        )
         context = read_head(heads[name][layer if layer in layers else default_layer(name, heads[name])])
         _facts(context)
         _backbone_status()

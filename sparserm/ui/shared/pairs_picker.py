@@ -52,18 +52,25 @@ def pick_source(key: str, label: str = "Preference pairs") -> DataSource | None:
     sources = list_sources()
     default = default_source(current())
     picked = st.selectbox(
-        label, list(sources), key=key, bind="query-params", accept_new_options=True,
+        label,
+        list(sources),
+        key=key,
+        bind="query-params",
+        accept_new_options=True,
         index=list(sources).index(default) if default in sources else None,
         placeholder="Pick pairs, or type a dataset's name",
         help="JSONL, CSV or Parquet with prompt, chosen and rejected, as in TRL; or the name of a Hugging Face dataset.",
-    )  # fmt: skip
+    )
     # The widget's own line names what it takes in, which is more than what is read.
     st.html(f"<style>.st-key-{key}-file [data-testid=stFileUploaderDropzoneInstructions] {{ display: none; }}</style>")
     st.file_uploader(
-        f"Upload JSONL, CSV, TSV or Parquet, up to {MAX_UPLOAD_MB} MB", key=f"{key} file",
-        type=["jsonl", "json", "csv", "tsv", "parquet", "gz"], max_upload_size=_MOST_UPLOAD_MB,
-        on_change=_take_upload, args=(key,),
-    )  # fmt: skip
+        f"Upload JSONL, CSV, TSV or Parquet, up to {MAX_UPLOAD_MB} MB",
+        key=f"{key} file",
+        type=["jsonl", "json", "csv", "tsv", "parquet", "gz"],
+        max_upload_size=_MOST_UPLOAD_MB,
+        on_change=_take_upload,
+        args=(key,),
+    )
     if problem := st.session_state.get(f"{key} problem"):
         st.error(problem)
     if picked is None:
@@ -124,9 +131,13 @@ def show_issues(issues: tuple[PairIssue, ...], key: str) -> None:
         return
     st.dataframe(table, hide_index=True, height=min(300, 38 + 35 * len(table)))
     st.download_button(
-        f"Findings as CSV ({counted(len(table))})", table.to_csv(index=False), "findings.csv", "text/csv",
-        key=f"findings {key}", icon=":material/download:",
-    )  # fmt: skip
+        f"Findings as CSV ({counted(len(table))})",
+        table.to_csv(index=False),
+        "findings.csv",
+        "text/csv",
+        key=f"findings {key}",
+        icon=":material/download:",
+    )
 
 
 def represented(source: DataSource | None) -> Represented:

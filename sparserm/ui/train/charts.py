@@ -49,9 +49,14 @@ def baselines_figure(measured: Sequence[Measured]) -> go.Figure:
     # Beside the bars, where no interval crosses them.
     for row in rows:
         figure.add_annotation(
-            x=1.02, xref="paper", xanchor="left", y=NAMES[row.name], text=f"{row.accuracy:.1%}", showarrow=False,
+            x=1.02,
+            xref="paper",
+            xanchor="left",
+            y=NAMES[row.name],
+            text=f"{row.accuracy:.1%}",
+            showarrow=False,
             font={"weight": 700 if row.name == "head" else 400},
-        )  # fmt: skip
+        )
     figure.add_vline(x=0.5, line={"color": NEUTRAL, "width": 1, "dash": "dot"})
     compact(figure, 38 * len(rows) + 46, showlegend=False, bargap=0.4)
     figure.update_layout(margin={"r": 56})
@@ -67,14 +72,21 @@ def curve_figure(curve: Sequence[CurvePoint], dense: float) -> go.Figure:
     figure.add_scatter(
         x=[*pairs, *reversed(pairs)],
         y=[*(point.ci95[1] for point in curve), *(point.ci95[0] for point in reversed(curve))],
-        mode="lines", fill="toself", fillcolor="rgba(13,148,136,0.15)", line={"width": 0}, hoverinfo="skip",
-    )  # fmt: skip
+        mode="lines",
+        fill="toself",
+        fillcolor="rgba(13,148,136,0.15)",
+        line={"width": 0},
+        hoverinfo="skip",
+    )
     figure.add_scatter(
-        x=pairs, y=[point.accuracy for point in curve], mode="lines+markers", line={"color": UP},
+        x=pairs,
+        y=[point.accuracy for point in curve],
+        mode="lines+markers",
+        line={"color": UP},
         customdata=[[point.n_prompts, *point.ci95, point.heads] for point in curve],
         hovertemplate="%{x:,} pairs of %{customdata[0]:,} prompts: %{y:.1%} (%{customdata[1]:.1%} to %{customdata[2]:.1%}), "
         "%{customdata[3]} heads<extra></extra>",
-    )  # fmt: skip
+    )
     for level, text in ((dense, "dense probe, all pairs"), (0.5, "chance")):
         figure.add_hline(y=level, line={"color": NEUTRAL, "width": 1, "dash": "dot"})
         figure.add_annotation(
@@ -83,9 +95,7 @@ def curve_figure(curve: Sequence[CurvePoint], dense: float) -> go.Figure:
     compact(figure, 272, showlegend=False)
     low = min(0.47, *(point.ci95[0] - 0.02 for point in curve))
     high = min(1.0, max(dense, *(point.ci95[1] for point in curve)) + 0.05)
-    figure.update_xaxes(
-        title="training pairs", type="log", tickvals=pairs, ticktext=[f"{n:,}" for n in pairs], fixedrange=True,
-    )  # fmt: skip
+    figure.update_xaxes(title="training pairs", type="log", tickvals=pairs, ticktext=[f"{n:,}" for n in pairs], fixedrange=True)
     figure.update_yaxes(title="test accuracy", tickformat=".0%", range=[low, high], fixedrange=True)
     return figure
 
@@ -105,23 +115,36 @@ def cells_figure(cells: Sequence[Cell], method: str, chosen: tuple[str, str, int
     worst = min(best - 0.05, *(cell.accuracy for cell in cells))  # a point or two is not to look like much
     figure = go.Figure(
         go.Heatmap(
-            x=columns, y=[f"layer {layer}" for layer in saes.values()], z=accuracy, zmin=worst, zmax=best, colorscale=_SCALE,
-            showscale=False, xgap=3, ygap=3, hoverinfo="skip", texttemplate="%{z:.1%}", textfont={"color": "white"},
+            x=columns,
+            y=[f"layer {layer}" for layer in saes.values()],
+            z=accuracy,
+            zmin=worst,
+            zmax=best,
+            colorscale=_SCALE,
+            showscale=False,
+            xgap=3,
+            ygap=3,
+            hoverinfo="skip",
+            texttemplate="%{z:.1%}",
+            textfont={"color": "white"},
         )
-    )  # fmt: skip
+    )
     # Plotly selects points and not cells: an unseen marker lies over each.
     order = [at[sae, name] for sae in saes for name in columns if (sae, name) in at]
     figure.add_scatter(
-        x=[_column(cell) for cell in order], y=[f"layer {cell.layer}" for cell in order], mode="markers",
+        x=[_column(cell) for cell in order],
+        y=[f"layer {cell.layer}" for cell in order],
+        mode="markers",
         marker={"symbol": "square", "size": 44, "opacity": 0, "color": NEUTRAL},
         customdata=[[cell.sae, cell.method, cell.k, *cell.ci95] for cell in order],
         text=[f"{html.escape(cell.sae)}, {_column(cell)}: {cell.accuracy:.1%}" for cell in order],
         hovertemplate=[
             "%{text} (95 % interval %{customdata[3]:.1%} to %{customdata[4]:.1%})"
-            + ("" if cell.method == DENSE else "<br>click to open") + "<extra></extra>"
+            + ("" if cell.method == DENSE else "<br>click to open")
+            + "<extra></extra>"
             for cell in order
         ],
-    )  # fmt: skip
+    )
     place = next((_place(cell, list(saes), columns) for cell in shown if (cell.sae, cell.method, cell.k) == chosen), None)
     if place is not None:
         i, j = place
@@ -147,18 +170,23 @@ def stability_figure(stability: Stability, labels: Mapping[int, str]) -> go.Figu
     names = [html.escape(labels.get(row.feature) or f"feature {row.feature}", quote=False) for row in rows]
     figure = go.Figure(
         go.Bar(
-            x=features, y=[row.selected for row in rows], name="selected again, share of resamples",
+            x=features,
+            y=[row.selected for row in rows],
+            name="selected again, share of resamples",
             marker={"color": [sign_colour(row.weight) for row in rows]},
             customdata=[[name, row.weight, row.same_sign] for name, row in zip(names, rows, strict=True)],
             hovertemplate="%{customdata[0]} (%{x}), weight %{customdata[1]:+.3f}: selected again in %{y:.0%}, its sign "
             "the same in %{customdata[2]:.0%} of these<extra></extra>",
         )
-    )  # fmt: skip
+    )
     figure.add_scatter(
-        x=features, y=[row.nearest for row in rows], mode="markers", name="nearest selected direction, |cosine|",
+        x=features,
+        y=[row.nearest for row in rows],
+        mode="markers",
+        name="nearest selected direction, |cosine|",
         marker={"color": NEUTRAL, "symbol": "line-ew-open", "size": 9, "line": {"width": 2}},
         hovertemplate="%{x}: nearest selected direction, |cosine| %{y:.2f}<extra></extra>",
-    )  # fmt: skip
+    )
     compact(figure, 300, bargap=0.25, legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0})
     figure.update_layout(margin={"t": 40})
     figure.update_yaxes(range=[0, 1.03], tickformat=".0%", fixedrange=True)

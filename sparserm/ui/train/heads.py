@@ -38,9 +38,13 @@ def table() -> str | None:
         st.warning(problem)
     rows = tables.heads_table(readable)
     event = st.dataframe(
-        rows, hide_index=True, key="heads table", on_select="rerun", selection_mode="single-row",
+        rows,
+        hide_index=True,
+        key="heads table",
+        on_select="rerun",
+        selection_mode="single-row",
         height=38 + 35 * min(16, len(rows)),
-    )  # fmt: skip
+    )
     chosen = event.selection.rows
     names = [row[0] for row in readable]
     if chosen and st.session_state.get("_row") != chosen:
@@ -57,9 +61,14 @@ def actions(name: str) -> None:
         "Use it", icon=":material/check:", width="stretch", on_click=use, args=(name,), help="Chooses it in the sidebar."
     )
     two.download_button(
-        "Download zip", lambda: pack_head(context.read_head(name).saved), f"{name}.zip", "application/zip", width="stretch",
-        icon=":material/download:", on_click="ignore",
-    )  # fmt: skip
+        "Download zip",
+        lambda: pack_head(context.read_head(name).saved),
+        f"{name}.zip",
+        "application/zip",
+        width="stretch",
+        icon=":material/download:",
+        on_click="ignore",
+    )
     with three.popover("Rename", icon=":material/edit:", width="stretch", disabled=not own):
         new = st.text_input("New name", name, key=f"new name of {name}")
         st.button(
@@ -76,9 +85,13 @@ def actions(name: str) -> None:
 def upload(current: context.Context) -> None:
     """Take a head in: a zip, or the two files."""
     files = st.file_uploader(
-        "Upload a head", type=["zip", "json", "safetensors"], accept_multiple_files=True, key="head files",
-        max_upload_size=MAX_UPLOAD_MB, help="A zip of config.json and head.safetensors as downloaded here, or the two files.",
-    )  # fmt: skip
+        "Upload a head",
+        type=["zip", "json", "safetensors"],
+        accept_multiple_files=True,
+        key="head files",
+        max_upload_size=MAX_UPLOAD_MB,
+        help="A zip of config.json and head.safetensors as downloaded here, or the two files.",
+    )
     if not files:
         return
     try:

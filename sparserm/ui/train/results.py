@@ -127,14 +127,22 @@ def controls(result: TrainResult) -> tuple[str, FitSettings]:
     strengths = L2_STRENGTHS if own in L2_STRENGTHS else (*L2_STRENGTHS, own)
     one, two, three, four, five, six = st.columns([2, 2.4, 2.6, 2, 1.8, 2.4], vertical_alignment="bottom")
     sae = one.selectbox(
-        "Layer", list(spec.saes), index=spec.saes.index(result.sae), key="sae", bind="query-params",
+        "Layer",
+        list(spec.saes),
+        index=spec.saes.index(result.sae),
+        key="sae",
+        bind="query-params",
         format_func=lambda name: layer_of.get(name, name),
-    )  # fmt: skip
+    )
     k = two.slider("Features (K)", 1, MAX_FEATURES, spec.settings.k, key="k", bind="query-params")
     method = three.selectbox(
-        "Selection", list(METHODS), index=list(METHODS).index(spec.settings.selection), key="method", bind="query-params",
+        "Selection",
+        list(METHODS),
+        index=list(METHODS).index(spec.settings.selection),
+        key="method",
+        bind="query-params",
         format_func=lambda name: METHODS[name],
-    )  # fmt: skip
+    )
     pooling = four.segmented_control(
         "Pooling", ["mean", "last"], default=spec.settings.pooling, key="pooling", bind="query-params", required=True
     )
@@ -163,34 +171,56 @@ def figures(tried: Tried) -> None:
     now, low, high = tried.measured.accuracy, *tried.measured.ci95
     one, two, three, four, five = st.columns(5)
     one.metric(
-        "Test accuracy", f"{now:.1%}", f"{low:.1%} to {high:.1%}", delta_color="off", delta_arrow="off", border=True,
+        "Test accuracy",
+        f"{now:.1%}",
+        f"{low:.1%} to {high:.1%}",
+        delta_color="off",
+        delta_arrow="off",
+        border=True,
         help=f"On {tried.result.n_test:,} pairs of prompts that training has not seen, with the 95 % interval (bootstrap over "
         "prompts).",
-    )  # fmt: skip
+    )
     name, title, short = ("random", "Over random", "random") if tried.is_trained else ("head", "Over the trained", "as trained")
     other = by_name[name]
     two.metric(
-        title, f"{100 * (now - other.accuracy):+.1f}", f"{other.accuracy:.1%} {short}", delta_color="off", delta_arrow="off",
-        border=True, help=f"Points of accuracy, on the same test pairs; mean of {other.heads} heads.",
-    )  # fmt: skip
+        title,
+        f"{100 * (now - other.accuracy):+.1f}",
+        f"{other.accuracy:.1%} {short}",
+        delta_color="off",
+        delta_arrow="off",
+        border=True,
+        help=f"Points of accuracy, on the same test pairs; mean of {other.heads} heads.",
+    )
     cell = _cell(tried)
     three.metric(
-        "Cross-validated", f"{cell.accuracy:.1%}" if cell else "–",
+        "Cross-validated",
+        f"{cell.accuracy:.1%}" if cell else "–",
         f"{cell.ci95[0]:.1%} to {cell.ci95[1]:.1%}" if cell else "not for these settings",
-        delta_color="off", delta_arrow="off", border=True,
+        delta_color="off",
+        delta_arrow="off",
+        border=True,
         help="Over the training prompts. Choose by this figure, so that the test pairs stay a test.",
-    )  # fmt: skip
+    )
     four.metric(
-        "On its training pairs", f"{tried.train_accuracy:.1%}", f"L2 penalty {tried.l2:.3g}", delta_color="off",
-        delta_arrow="off", border=True, help="Far above the test accuracy: too few pairs for so many features.",
-    )  # fmt: skip
+        "On its training pairs",
+        f"{tried.train_accuracy:.1%}",
+        f"L2 penalty {tried.l2:.3g}",
+        delta_color="off",
+        delta_arrow="off",
+        border=True,
+        help="Far above the test accuracy: too few pairs for so many features.",
+    )
     longer, follows = by_name["longer"].accuracy, tried.measured.length_correlation
     five.metric(
-        "Length correlation", "–" if follows is None else f"{follows:+.2f}", f"longer wins {longer:.1%}", delta_color="off",
-        delta_arrow="off", border=True,
+        "Length correlation",
+        "–" if follows is None else f"{follows:+.2f}",
+        f"longer wins {longer:.1%}",
+        delta_color="off",
+        delta_arrow="off",
+        border=True,
         help="Spearman correlation of margins with differences of log length on the test pairs; beside it how often the "
         "longer response is the chosen one. “Avoid length” above brings it near zero.",
-    )  # fmt: skip
+    )
 
 
 def _cell(tried: Tried) -> Cell | None:
@@ -215,14 +245,24 @@ def take_away(job: str, tried: Tried) -> None:
             except SparseRMError as error:
                 st.error(sentence(error))
     two.download_button(
-        "Download zip", lambda: pack_head(_finished(job, tried)), f"{spec.name}.zip", "application/zip", width="stretch",
-        icon=":material/download:", on_click="ignore", help="config.json and head.safetensors.",
-    )  # fmt: skip
+        "Download zip",
+        lambda: pack_head(_finished(job, tried)),
+        f"{spec.name}.zip",
+        "application/zip",
+        width="stretch",
+        icon=":material/download:",
+        on_click="ignore",
+        help="config.json and head.safetensors.",
+    )
     saved = st.session_state.get("saved head")
     if saved in own_heads() and three.button(
-        f"Saved as {plain(saved)}. Use it", type="tertiary", icon=":material/check_circle:", on_click=heads.use,
-        args=(saved,), help="Chooses it in the sidebar, for every page.",
-    ):  # fmt: skip
+        f"Saved as {plain(saved)}. Use it",
+        type="tertiary",
+        icon=":material/check_circle:",
+        on_click=heads.use,
+        args=(saved,),
+        help="Chooses it in the sidebar, for every page.",
+    ):
         st.rerun()  # the sidebar is outside the part that is redrawn by itself
     if not tried.is_trained:
         st.info(
@@ -279,15 +319,23 @@ def cells(tried: Tried) -> None:
     offered = [method for method in METHODS if any(cell.method == method for cell in found)]
     own = tried.settings.selection
     method = st.segmented_control(
-        "Selection", offered, default=own if own in offered else offered[0], required=True, key=f"swept {own}",
-        format_func=lambda one: METHODS[one].partition(":")[0], label_visibility="collapsed",
-    )  # fmt: skip
+        "Selection",
+        offered,
+        default=own if own in offered else offered[0],
+        required=True,
+        key=f"swept {own}",
+        format_func=lambda one: METHODS[one].partition(":")[0],
+        label_visibility="collapsed",
+    )
     chosen = (tried.sae, own, tried.settings.k)
     key = f"cells {method} {chosen}"  # a new chart has nothing selected, so that any cell can be clicked again
     st.plotly_chart(
-        charts.cells_figure(found, method, chosen), config=CONFIG, key=key, on_select=lambda: _open_cell(key),
+        charts.cells_figure(found, method, chosen),
+        config=CONFIG,
+        key=key,
+        on_select=lambda: _open_cell(key),
         selection_mode="points",
-    )  # fmt: skip
+    )
     choice = choose(found)
     said = f" Best: {describe(choice.best)}. Simplest within its interval: {describe(choice.simplest)}." if choice else ""
     st.caption(f"Accuracy cross-validated over the training prompts. Click a cell to open that head.{said}")

@@ -67,11 +67,14 @@ def name_columns(found: Validation) -> Validation:
             st.caption("Recognised by what the columns are called. Change them where this is wrong.")
         picked = {
             ours: place.selectbox(
-                ours.capitalize(), found.columns, key=f"{ours} of {found.source.name}", placeholder="none",
+                ours.capitalize(),
+                found.columns,
+                key=f"{ours} of {found.source.name}",
+                placeholder="none",
                 index=found.columns.index(used[ours]) if used.get(ours) in found.columns else None,
             )
             for ours, place in zip(("prompt", "chosen", "rejected"), st.columns(3), strict=True)
-        }  # fmt: skip
+        }
     columns = tuple((ours, theirs) for ours, theirs in picked.items() if theirs is not None and theirs != ours)
     if dict(columns) != dict(found.source.columns):
         found = validated(replace(found.source, columns=columns, skip_bad=False))
@@ -102,8 +105,11 @@ def report(found: Validation) -> None:
             st.download_button(
                 f"Report as CSV ({counted(len(found.issues))})",
                 lambda: pd.DataFrame(issue_rows(found.issues)).to_csv(index=False),
-                f"{Path(found.name).stem}-report.csv", "text/csv", icon=":material/download:", on_click="ignore",
-            )  # fmt: skip
+                f"{Path(found.name).stem}-report.csv",
+                "text/csv",
+                icon=":material/download:",
+                on_click="ignore",
+            )
     if found.data is None:
         st.stop()
 
@@ -113,16 +119,23 @@ def layers(context: Context) -> tuple[str, ...]:
     known = {info.name: info.layer for info in list_saes()} | {context.card.sae: context.card.hook_point.layer}
     times = Counter(known.values())
     picked = st.pills(
-        "Layers", sorted(known, key=lambda name: (known[name], name)), selection_mode="multi", default=[context.card.sae],
+        "Layers",
+        sorted(known, key=lambda name: (known[name], name)),
+        selection_mode="multi",
+        default=[context.card.sae],
         format_func=lambda name: f"layer {known[name]}" + (f" · {name}" if times[known[name]] > 1 else ""),
-        key="train layers", persist_state="session",
+        key="train layers",
+        persist_state="session",
         help="Each with its sparse autoencoder (SAE). All are read in one pass of the language model; the head is of the layer "
         "that ranks best in cross-validation.",
-    )  # fmt: skip
+    )
     other = st.text_input(
-        "Another SAE", key="train sae", persist_state="session", placeholder="optional: a folder, or release:sae_id",
+        "Another SAE",
+        key="train sae",
+        persist_state="session",
+        placeholder="optional: a folder, or release:sae_id",
         help="A folder with cfg.json and sae_weights.safetensors, or an id of SAELens's registry.",
-    )  # fmt: skip
+    )
     return (*picked, *([other.strip()] if other.strip() else []))
 
 
@@ -130,18 +143,32 @@ def fit_controls() -> FitSettings:
     """How a head is fitted."""
     default = FitSettings()
     k = st.slider(
-        "Features (K)", 1, MAX_FEATURES, default.k, key="train k", persist_state="session",
+        "Features (K)",
+        1,
+        MAX_FEATURES,
+        default.k,
+        key="train k",
+        persist_state="session",
         help="At most 32: with more, random directions do as well, and nothing is explained.",
-    )  # fmt: skip
+    )
     method = st.selectbox(
-        "Selection", list(SELECTORS), key="train method", persist_state="session",
-        format_func=lambda one: METHODS.get(one, one), help="Which latents of the SAE become the head's features.",
-    )  # fmt: skip
+        "Selection",
+        list(SELECTORS),
+        key="train method",
+        persist_state="session",
+        format_func=lambda one: METHODS.get(one, one),
+        help="Which latents of the SAE become the head's features.",
+    )
     left, right = st.columns(2)
     pooling = left.segmented_control(
-        "Pooling", list(reversed(get_args(Pooling))), default=default.pooling, required=True, key="train pooling",
-        persist_state="session", help="How the representation is pooled over the response: its mean, or its last token.",
-    )  # fmt: skip
+        "Pooling",
+        list(reversed(get_args(Pooling))),
+        default=default.pooling,
+        required=True,
+        key="train pooling",
+        persist_state="session",
+        help="How the representation is pooled over the response: its mean, or its last token.",
+    )
     l2 = right.select_slider(
         "L2 penalty",
         L2_STRENGTHS,
@@ -164,16 +191,28 @@ def specification(found: Validation, context: Context) -> TrainSpec:
     saes, settings = layers(context), fit_controls()
     left, right = st.columns(2)
     share = left.slider(
-        "Test share", 5, 50, 20, 5, format="%d%%", key="train share", persist_state="session",
+        "Test share",
+        5,
+        50,
+        20,
+        5,
+        format="%d%%",
+        key="train share",
+        persist_state="session",
         help="Of the prompts, held out. All pairs of a prompt are on one side.",
-    )  # fmt: skip
+    )
     n = len(found.data.pairs)
     most = None
     if n > MANY:
         most = right.number_input(
-            "Pairs to use", 100, n, MANY, 1000, key=f"most of {found.source.name}",
+            "Pairs to use",
+            100,
+            n,
+            MANY,
+            1000,
+            key=f"most of {found.source.name}",
             help=f"A sample by prompt. All {n:,} can take hours without a GPU; the job shows the time left.",
-        )  # fmt: skip
+        )
     name = st.text_input("Name of the head", free_name(f"my-{Path(found.name).stem}"), key=f"name for {found.source.name}")
     return TrainSpec(found.source, saes, settings, share / 100, most, backbone=context.card.backbone_source, name=name.strip())
 

@@ -22,13 +22,22 @@ def downloads(context: Context) -> None:
     data = _packed(context.hash, context.key, repr(context.card), _saved=context.saved)
     with st.container(horizontal=True):
         st.download_button(
-            f"Download {plain(context.key)}.zip ({len(data) / 1e3:,.0f} kB)", data, f"{context.key}.zip", "application/zip",
-            type="primary", icon=":material/download:", on_click="ignore",
-        )  # fmt: skip
+            f"Download {plain(context.key)}.zip ({len(data) / 1e3:,.0f} kB)",
+            data,
+            f"{context.key}.zip",
+            "application/zip",
+            type="primary",
+            icon=":material/download:",
+            on_click="ignore",
+        )
         st.download_button(
-            "Card as Markdown", lambda: card_markdown(context.saved), f"{context.key}.md", "text/markdown",
-            icon=":material/description:", on_click="ignore",
-        )  # fmt: skip
+            "Card as Markdown",
+            lambda: card_markdown(context.saved),
+            f"{context.key}.md",
+            "text/markdown",
+            icon=":material/description:",
+            on_click="ignore",
+        )
     st.caption(
         "The zip holds config.json and head.safetensors, no language model. On this machine the head is found by its name; "
         "elsewhere unpack the zip into a folder of that name, and the code stays the same."
@@ -54,6 +63,11 @@ def code(context: Context) -> None:
         tab.code(one.code, language=one.language, wrap_lines=one.language == "bash")
         ending = "py" if one.language == "python" else "sh"
         tab.download_button(
-            f"Download as .{ending}", one.code, f"{one.title.lower().replace(' ', '_')}.{ending}", "text/plain",
-            key=f"code {one.title}", icon=":material/download:", on_click="ignore",
-        )  # fmt: skip
+            f"Download as .{ending}",
+            one.code,
+            f"{one.title.lower().replace(' ', '_')}.{ending}",
+            "text/plain",
+            key=f"code {one.title}",
+            icon=":material/download:",
+            on_click="ignore",
+        )

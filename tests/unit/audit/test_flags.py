@@ -150,17 +150,32 @@ def test_flagged_rows_are_taken_away_with_their_texts() -> None:
     table = flagged(audit(data).flags, data.pairs)
     assert table.to_dict("records") == [
         {
-            "row": 2, "id": "5", "category": "x", "reason": "duplicate", "score": 1.0, "detail": "repeats row 1",
-            "prompt": "system: Be kind.\n\nuser: Why?", "chosen": "yes", "rejected": "no",
+            "row": 2,
+            "id": "5",
+            "category": "x",
+            "reason": "duplicate",
+            "score": 1.0,
+            "detail": "repeats row 1",
+            "prompt": "system: Be kind.\n\nuser: Why?",
+            "chosen": "yes",
+            "rejected": "no",
         }
-    ]  # fmt: skip
+    ]
 
 
 def test_the_table_of_no_flags_still_has_its_columns() -> None:
     data = _data(("Why?", "apples", "pears"))
     assert list(flagged(audit(data).flags, data.pairs)) == [
-        "row", "id", "category", "reason", "score", "detail", "prompt", "chosen", "rejected"
-    ]  # fmt: skip
+        "row",
+        "id",
+        "category",
+        "reason",
+        "score",
+        "detail",
+        "prompt",
+        "chosen",
+        "rejected",
+    ]
 
 
 def test_the_summary_is_json_without_texts() -> None:

@@ -206,9 +206,15 @@ def test_best_of_n_writes_the_ranking_and_pairs_that_train(run, parts, tmp_path)
     assert (found["n_prompts"], found["n_responses"], found["n_pairs"]) == (3, 9, 3)
     ranking = [json.loads(line) for line in out.read_text().splitlines()]
     assert [row["rank"] for row in ranking] == [1, 2, 3] * 3
-    compared = run("compare", "--head", parts.head, "--prompt", "Question 0?", *[
-        word for text in rows[0]["responses"] for word in ("--response", text)
-    ], "--json").json  # fmt: skip
+    compared = run(
+        "compare",
+        "--head",
+        parts.head,
+        "--prompt",
+        "Question 0?",
+        *[word for text in rows[0]["responses"] for word in ("--response", text)],
+        "--json",
+    ).json
     assert [row["reward"] for row in ranking[:3]] == pytest.approx(sorted(compared["rewards"], reverse=True), abs=1e-4)
     assert run("evaluate", parts.head, pairs, "--json").json["accuracy"] == 1.0
 

@@ -20,9 +20,12 @@ from sparserm.types import HookPoint
 
 D, N = 6, 600
 SAE = SparseAutoencoder(
-    "made up", "standard", HookPoint(0), "",
+    "made up",
+    "standard",
+    HookPoint(0),
+    "",
     {"W_dec": torch.cat([torch.eye(D), torch.ones(1, D) / D**0.5]), "b_dec": torch.zeros(D)},
-)  # fmt: skip
+)
 
 
 def _pairs(seed: int = 0) -> PairRepresentations:
@@ -57,9 +60,11 @@ def test_gaps_are_of_log_lengths() -> None:
 def test_what_does_not_vary_has_no_correlation_and_is_none_in_json() -> None:
     found = length_correlation(np.array([1.0, 2, 3, 4]), np.zeros(2), np.array([1.0, 2, 4, 3]), np.array([1.0, -1]))
     assert found.to_dict() == {
-        "reward_pearson": pytest.approx(0.8), "reward_spearman": pytest.approx(0.8), "margin_pearson": None,
+        "reward_pearson": pytest.approx(0.8),
+        "reward_spearman": pytest.approx(0.8),
+        "margin_pearson": None,
         "margin_spearman": None,
-    }  # fmt: skip
+    }
 
 
 def test_balanced_accuracy_by_hand() -> None:

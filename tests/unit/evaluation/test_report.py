@@ -19,9 +19,15 @@ from sparserm.representations.values import PairRepresentations, Representations
 from sparserm.types import SparseRMError
 
 HEAD = RewardHead(
-    features=np.array([3, 7]), directions=np.eye(2, dtype=np.float32), center=np.zeros(2, np.float32), mu=np.zeros(2),
-    sigma=np.array([1.0, 2.0]), weights=np.array([1.0, 4.0]), bias=0.5, pooling="mean",
-)  # fmt: skip
+    features=np.array([3, 7]),
+    directions=np.eye(2, dtype=np.float32),
+    center=np.zeros(2, np.float32),
+    mu=np.zeros(2),
+    sigma=np.array([1.0, 2.0]),
+    weights=np.array([1.0, 4.0]),
+    bias=0.5,
+    pooling="mean",
+)
 
 
 def _saved(*trained_on: str) -> SavedHead:
@@ -171,8 +177,9 @@ def test_prompts_of_the_training_pairs_are_counted() -> None:
     report = evaluation_report(_saved("p0", "p2", "elsewhere"), _data(3), _margin_pairs(1, -1, 1))
     assert report.n_seen_in_training == 2
     assert {one.name: one.n for one in report.slices if one.by == "training"} == {
-        "prompt not trained on": 1, "prompt trained on": 2
-    }  # fmt: skip
+        "prompt not trained on": 1,
+        "prompt trained on": 2,
+    }
 
 
 def test_length_matched_accuracy_stands_beside_longer_is_better() -> None:
@@ -214,7 +221,13 @@ def test_every_wrong_pair_can_be_taken_away_ties_too_the_worst_first() -> None:
     table = mistakes_table(evaluation_report(_saved(), data, _margin_pairs(1, 0, -2, -1)), data.pairs)
     assert list(table["row"]) == [3, 4, 2]
     assert table.to_dict("records")[0] == {
-        "row": 3, "id": "id2", "category": "a", "margin": -2.0, "chance": pytest.approx(expit(-2)),
-        "prompt": "p2", "chosen": "yes", "rejected": "no",
-    }  # fmt: skip
+        "row": 3,
+        "id": "id2",
+        "category": "a",
+        "margin": -2.0,
+        "chance": pytest.approx(expit(-2)),
+        "prompt": "p2",
+        "chosen": "yes",
+        "rejected": "no",
+    }
     assert len(mistakes_table(evaluation_report(_saved(), _data(1), _margin_pairs(1)), data.pairs)) == 0

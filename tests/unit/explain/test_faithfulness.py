@@ -22,9 +22,15 @@ def _head(pooling: str = "mean", k: int = 3, seed: int = 0) -> RewardHead:
     directions = rng.normal(size=(k, D))
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
     return RewardHead(
-        features=np.arange(k), directions=directions.astype(np.float32), center=np.zeros(D, np.float32),
-        mu=rng.normal(size=k), sigma=1 + rng.random(k), weights=rng.normal(size=k), bias=0.25, pooling=pooling,
-    )  # fmt: skip
+        features=np.arange(k),
+        directions=directions.astype(np.float32),
+        center=np.zeros(D, np.float32),
+        mu=rng.normal(size=k),
+        sigma=1 + rng.random(k),
+        weights=rng.normal(size=k),
+        bias=0.25,
+        pooling=pooling,
+    )
 
 
 def _texts(backbone):

@@ -74,10 +74,16 @@ def test_the_rule_does_not_look_at_the_texts_that_judge_it() -> None:
     """Other judged texts, even ones in which the word means the opposite, leave the terms as they are."""
     judged = {text for text, finding in zip(TEXTS.texts, TEXTS.finding, strict=True) if not finding}
     turned = [
-        replace(pair, **{side: text.replace("sorry", "glad") if "sorry" in text else f"sorry {text}"
-                         for side in ("chosen", "rejected") if (text := getattr(pair, side)) in judged})
+        replace(
+            pair,
+            **{
+                side: text.replace("sorry", "glad") if "sorry" in text else f"sorry {text}"
+                for side in ("chosen", "rejected")
+                if (text := getattr(pair, side)) in judged
+            },
+        )
         for pair in PAIRS
-    ]  # fmt: skip
+    ]
     texts = gather_texts(turned, REPRESENTED)
     np.testing.assert_array_equal(texts.finding, TEXTS.finding)
     found = contrast(texts.peaks(SORRY, REPRESENTED), texts)
@@ -149,9 +155,18 @@ def test_terms_are_chosen_while_they_add_something() -> None:
 
 def test_terms_are_words_pairs_beginnings_ends_and_marks() -> None:
     assert terms_of("I’m sorry, but I can't.\n- 12 eggs") >= {
-        "“sorry”", "“i'm”", "“i'm sorry”", "begins with “i'm”", "ends without punctuation", "list items", "numbers",
-        "line breaks", "refusals", "commas", "first person",
-    }  # fmt: skip
+        "“sorry”",
+        "“i'm”",
+        "“i'm sorry”",
+        "begins with “i'm”",
+        "ends without punctuation",
+        "list items",
+        "numbers",
+        "line breaks",
+        "refusals",
+        "commas",
+        "first person",
+    }
     assert terms_of("") == set()
     assert terms_of("🙂") == {"ends with “🙂”"}
     assert "words" not in terms_of("one two")

@@ -58,7 +58,7 @@ def test_hidden_ones_are_counted_among_those_that_match_the_search(rows) -> None
 @pytest.mark.parametrize(
     ("query", "found"),
     [("3", [3]), ("refuses [P", [1]), ("tok4", [4]), ("·tok", [*range(D_SAE)]), (" ", [*range(D_SAE)]), ("77", [])],
-)  # fmt: skip
+)
 def test_search_finds_numbers_labels_and_promoted_tokens(rows, query, found) -> None:
     assert sorted(_features(rows(), query=query, hide_dense=False, hide_begin=False)) == found
 

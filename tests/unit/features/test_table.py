@@ -87,8 +87,10 @@ def test_most_counts_responses_with_half_of_the_tokens_or_more() -> None:
 
 def test_intervals_are_wilsons_where_every_prompt_has_one_pair() -> None:
     table = feature_table(_random_pairs(), tiny_sae())
-    for f, low, high in ((table.f_chosen, table.chosen_low, table.chosen_high),
-                         (table.f_rejected, table.rejected_low, table.rejected_high)):  # fmt: skip
+    for f, low, high in (
+        (table.f_chosen, table.chosen_low, table.chosen_high),
+        (table.f_rejected, table.rejected_low, table.rejected_high),
+    ):
         for j in range(D_SAE):
             expected = binomtest(round(f[j] * 40), 40).proportion_ci(method="wilson")
             assert (low[j], high[j]) == pytest.approx((expected.low, expected.high), abs=1e-12)

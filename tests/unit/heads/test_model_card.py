@@ -12,17 +12,29 @@ from sparserm.heads.reward import RewardHead
 from sparserm.heads.saved import HeadCard, SavedHead, head_hash
 
 METRICS = {
-    "accuracy": 0.85, "ci95": [0.8, 0.9], "n": 1234, "measured_on": "test.jsonl", "random_directions": 0.7,
-    "length_baseline": 0.5, "dense_probe": 0.88,
-}  # fmt: skip
+    "accuracy": 0.85,
+    "ci95": [0.8, 0.9],
+    "n": 1234,
+    "measured_on": "test.jsonl",
+    "random_directions": 0.7,
+    "length_baseline": 0.5,
+    "dense_probe": 0.88,
+}
 TRAINING = {"data": "train.jsonl", "n_pairs": 2000, "n_prompts": 600, "licence": "MIT"}
 
 
 def _saved(metrics: dict[str, Any] = METRICS, training: dict[str, Any] = TRAINING, **card: Any) -> SavedHead:
     one = np.ones(1)
     head = RewardHead(np.array([7]), np.eye(1, 3, dtype=np.float32), np.zeros(3, np.float32), one, one, one, 0.0, "mean")
-    fields = {"name": "kind", "backbone": "tiny", "backbone_fingerprint": "bb", "hook": "blocks.1.hook_resid_post",
-              "sae": "dictionary", "sae_fingerprint": "ss", "d_sae": 4608}  # fmt: skip
+    fields = {
+        "name": "kind",
+        "backbone": "tiny",
+        "backbone_fingerprint": "bb",
+        "hook": "blocks.1.hook_resid_post",
+        "sae": "dictionary",
+        "sae_fingerprint": "ss",
+        "d_sae": 4608,
+    }
     percentiles = np.arange(101.0)
     card_ = HeadCard(**fields | card, metrics=metrics, training=training)
     return SavedHead(head, card_, one, one, percentiles, -percentiles[::-1], np.zeros(0, np.int64))
@@ -76,9 +88,16 @@ def test_limits_follow_from_the_figures() -> None:
 
 @pytest.mark.parametrize(
     "metrics",
-    [{}, {"accuracy": None}, {"accuracy": "high"}, {"accuracy": True}, {"accuracy": 0.5, "ci95": "wide", "n": [1]},
-     {"accuracy": 0.5, "ci95": [None, 1]}, {"accuracy": 0.5, "ci95": [], "length_baseline": {}}],
-)  # fmt: skip
+    [
+        {},
+        {"accuracy": None},
+        {"accuracy": "high"},
+        {"accuracy": True},
+        {"accuracy": 0.5, "ci95": "wide", "n": [1]},
+        {"accuracy": 0.5, "ci95": [None, 1]},
+        {"accuracy": 0.5, "ci95": [], "length_baseline": {}},
+    ],
+)
 def test_a_card_with_odd_entries_is_still_told_of(metrics) -> None:
     saved = _saved(metrics=metrics, training={"n_pairs": "many", "lineage": {"edits": 3}})
     assert head_facts(saved) and head_limits(saved) and card_markdown(saved)

@@ -50,8 +50,7 @@ def _pairs(chosen: list[dict[int, float]], rejected: list[dict[int, float]]) -> 
 
 #: Latent 0 fires in all chosen, latent 1 in all rejected, latent 2 now and then, latent 3 never.
 HAND_MADE = _pairs(
-    chosen=[{0: 1.0, 2: 0.1}, {0: 0.5}, {0: 0.2}, {0: 0.8, 1: 0.3}],
-    rejected=[{1: 1.0}, {1: 0.5, 2: 0.7}, {1: 0.4}, {1: 0.6}],
+    chosen=[{0: 1.0, 2: 0.1}, {0: 0.5}, {0: 0.2}, {0: 0.8, 1: 0.3}], rejected=[{1: 1.0}, {1: 0.5, 2: 0.7}, {1: 0.4}, {1: 0.6}]
 )
 
 

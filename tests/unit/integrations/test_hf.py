@@ -77,9 +77,14 @@ def test_the_pipeline_that_reward_benchmarks_call_gives_the_rewards(exported):
     if pipe.tokenizer.pad_token_id is None:
         pipe.model.config.pad_token_id = pipe.tokenizer.pad_token_id = pipe.tokenizer.eos_token_id
     found = pipe(
-        _conversations(tokenizer), batch_size=2, truncation=True, padding=True, max_length=2048, function_to_apply="none",
+        _conversations(tokenizer),
+        batch_size=2,
+        truncation=True,
+        padding=True,
+        max_length=2048,
+        function_to_apply="none",
         return_token_type_ids=False,
-    )  # fmt: skip
+    )
     np.testing.assert_allclose([one["score"] for one in found], model.score(PROMPTS, RESPONSES), atol=1e-4)
 
 

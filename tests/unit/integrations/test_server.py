@@ -113,10 +113,7 @@ def test_vllms_clients_get_rewards(client, expected):
 
 
 def test_teis_clients_get_scores(client, expected):
-    for inputs, scores in (
-        (TEMPLATED[0], expected[0]),
-        ([PROMPT, RESPONSES[1]], expected[1]),
-    ):
+    for inputs, scores in ((TEMPLATED[0], expected[0]), ([PROMPT, RESPONSES[1]], expected[1])):
         found = _ok(client.post("/predict", json={"inputs": inputs, "raw_scores": True}))
         assert [one["score"] for one in found] == pytest.approx([scores], abs=1e-5)
     batch = [[PROMPT, one] for one in RESPONSES]
@@ -230,8 +227,10 @@ def running(models, tiny_folder, tmp_path, monkeypatch):
     command = [sys.executable, "-c", "from sparserm.cli import main; main()", "serve", tmp_path / "mean", tmp_path / "last"]
     process = subprocess.Popen(
         [*map(str, command), "--port", str(port), "--max-waiting", "4"],
-        cwd=tiny_folder.parent, stderr=(tmp_path / "log").open("w"), env={**os.environ, "SPARSERM_STORE": "off"},
-    )  # fmt: skip
+        cwd=tiny_folder.parent,
+        stderr=(tmp_path / "log").open("w"),
+        env={**os.environ, "SPARSERM_STORE": "off"},
+    )
     address = f"http://127.0.0.1:{port}"
     for _ in range(600):
         if process.poll() is not None:

@@ -163,11 +163,7 @@ def test_a_cell_longer_than_pythons_csv_limit():
             "chosen": {"from": "gpt", "value": ANSWER},
             "rejected": {"from": "GPT", "value": OTHER},
         },
-        {
-            "conversations": [{"role": "Human", "content": "Hello?"}],
-            "chosen": A,
-            "rejected": {"from": "bot", "value": OTHER},
-        },
+        {"conversations": [{"role": "Human", "content": "Hello?"}], "chosen": A, "rejected": {"from": "bot", "value": OTHER}},
         {"chosen": f"Hello? {ANSWER}", "rejected": f"Hello? {OTHER}"},
     ],
 )
@@ -338,11 +334,7 @@ def test_a_file_that_is_broken_as_a_whole(data, filename, problem):
 def test_csv_rows_of_the_wrong_width_and_python_lists_are_found():
     table = b"prompt,chosen,rejected\nx,y,z,,\nx,y, and more,z\nx,y\n" + b"x,\"[{'role': 'assistant', 'content': 'y'}]\",z\n"
     data = read_upload(table, "a.csv", skip_bad=True)
-    assert [(issue.row, issue.column) for issue in data.issues] == [
-        (2, "(whole row)"),
-        (3, "(whole row)"),
-        (4, "chosen"),
-    ]
+    assert [(issue.row, issue.column) for issue in data.issues] == [(2, "(whole row)"), (3, "(whole row)"), (4, "chosen")]
     assert "has 4 cells, the header 3" in data.issues[0].problem and "json.dumps" in data.issues[2].problem
 
 
@@ -413,12 +405,7 @@ def test_what_was_tried_is_said_where_nothing_is_found(monkeypatch):
     with pytest.raises(SparseRMError) as caught:
         load_pairs("some-owner/some-set", split="dev")
     assert asked[-1] == ("some-owner/some-set", "dev")
-    for part in (
-        "not a file",
-        "SPARSERM_DATA (there: none)",
-        "starter set (truthfulness, ",
-        "ConnectionError: no route to",
-    ):
+    for part in ("not a file", "SPARSERM_DATA (there: none)", "starter set (truthfulness, ", "ConnectionError: no route to"):
         assert part in str(caught.value)
 
 
@@ -535,8 +522,7 @@ def test_property_content_hash_is_independent_of_the_format(rows):
 @LIGHT
 @given(
     st.lists(
-        st.dictionaries(st.sampled_from(["prompt", "chosen", "rejected", "conversations", "x"]), VALUE) | VALUE,
-        max_size=6,
+        st.dictionaries(st.sampled_from(["prompt", "chosen", "rejected", "conversations", "x"]), VALUE) | VALUE, max_size=6
     )
 )
 def test_property_no_row_disappears(rows):
@@ -583,8 +569,13 @@ def test_a_category_is_no_part_of_the_content() -> None:
 def test_a_row_of_several_responses_gives_every_chosen_one_against_every_rejected_one() -> None:
     data = parse_pairs([GOOD, {"prompt": "Hi", "chosen": ["a", "b"], "rejected": ["x", "y", "a"], "subset": "s"}])
     assert [(pair.chosen, pair.rejected) for pair in data.pairs[1:]] == [
-        ("a", "x"), ("a", "y"), ("a", "a"), ("b", "x"), ("b", "y"), ("b", "a")
-    ]  # fmt: skip
+        ("a", "x"),
+        ("a", "y"),
+        ("a", "a"),
+        ("b", "x"),
+        ("b", "y"),
+        ("b", "a"),
+    ]
     assert {(pair.row, pair.category) for pair in data.pairs[1:]} == {(2, "s")}
     assert (data.n_rows, data.n_skipped, data.issues) == (2, 0, ())
 

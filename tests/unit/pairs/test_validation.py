@@ -60,8 +60,10 @@ def test_bad_rows_are_left_out_and_named(tmp_path: Path) -> None:
     assert found.data is not None and [pair.row for pair in found.data.pairs] == [1, 4]
     assert (found.n_errors, found.n_warnings) == (2, 1)
     assert [(row["row"], row["column"], row["severity"]) for row in issue_rows(found.issues)] == [
-        (2, "chosen", "error"), (3, "rejected", "error"), (4, "chosen", "warning"),
-    ]  # fmt: skip
+        (2, "chosen", "error"),
+        (3, "rejected", "error"),
+        (4, "chosen", "warning"),
+    ]
     assert found.source.load() == found.data
 
 

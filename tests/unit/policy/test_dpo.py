@@ -47,9 +47,14 @@ def test_preferred_samples_become_likelier_and_the_start_stays(start) -> None:
     weights = [weight.clone() for weight in start.model.parameters()]
     policy, steps = start.copy(), []
     done = train_dpo(
-        policy, start, [SampledPair(PROMPT, chosen, rejected)] * 40, learning_rate=1e-3, beta=0.1, seed=0,
+        policy,
+        start,
+        [SampledPair(PROMPT, chosen, rejected)] * 40,
+        learning_rate=1e-3,
+        beta=0.1,
+        seed=0,
         progress=lambda *step: steps.append(step[:2]),
-    )  # fmt: skip
+    )
     assert log_prob(policy, chosen) - log_prob(policy, rejected) > before + 1
     assert (done.pairs, done.steps) == (40, 10) and steps[-1] == (10, 10)
     assert done.loss < 0.69

@@ -157,8 +157,12 @@ def test_equal_rewards_keep_their_order_and_a_lonely_response_beats_nothing() ->
 def test_the_exported_ranking_by_hand() -> None:
     rows = ranking_rows(rank_by(TWO, np.array([0.0, np.log(3), 0.0, 1.0, 1.0])))
     assert [(row["prompt_number"], row["rank"], row["response"]) for row in rows] == [
-        (1, 1, "b"), (1, 2, "a"), (1, 3, "c"), (2, 1, "d"), (2, 2, "e"),
-    ]  # fmt: skip
+        (1, 1, "b"),
+        (1, 2, "a"),
+        (1, 3, "c"),
+        (2, 1, "d"),
+        (2, 2, "e"),
+    ]
     assert [row["beats_best"] for row in rows] == pytest.approx([0.5, 0.25, 0.25, 0.5, 0.5])
     assert [json.loads(line) for line in to_jsonl(rows).splitlines()] == rows
     table = list(csv.DictReader(io.StringIO(to_csv(rows))))
@@ -205,5 +209,6 @@ def test_exported_pairs_are_a_file_that_training_loads(tmp_path) -> None:
     loaded = load_pairs(path)
     assert loaded.issues == ()
     assert [(pair.prompt, pair.chosen, pair.rejected) for pair in loaded.pairs] == [
-        (data.sets[0].prompt, "b", "a"), (data.sets[1].prompt, "d\nd", "c"),
-    ]  # fmt: skip
+        (data.sets[0].prompt, "b", "a"),
+        (data.sets[1].prompt, "d\nd", "c"),
+    ]

@@ -58,9 +58,17 @@ def _saved(weights: list[float], *, trained_on: tuple[str, ...] = ()) -> SavedHe
         pooling="mean",
     )
     card = HeadCard(
-        "parent", "tiny", "b", "blocks.1.hook_resid_post", "sae", "s", 64,
-        training={"data": "train", "accuracy": 0.9, "settings": {"k": k}}, metrics={"accuracy": 0.8}, labels={10: "first"},
-    )  # fmt: skip
+        "parent",
+        "tiny",
+        "b",
+        "blocks.1.hook_resid_post",
+        "sae",
+        "s",
+        64,
+        training={"data": "train", "accuracy": 0.9, "settings": {"k": k}},
+        metrics={"accuracy": 0.8},
+        labels={10: "first"},
+    )
     keys = np.array(sorted(short_key(prompt) for prompt in trained_on), np.int64)
     return SavedHead(head, card, np.zeros(k), np.zeros(k), np.arange(101.0), np.arange(101.0) - 50, keys)
 
@@ -123,9 +131,11 @@ def test_length_correlations_are_scipys(evidence: EditEvidence) -> None:
     reward = np.concatenate([CHOSEN.sum(1), np.zeros(4)])
     length, gap = np.log(np.concatenate(LENGTHS)), np.subtract(*np.log(LENGTHS))
     expected = [
-        stats.pearsonr(reward, length)[0], stats.spearmanr(reward, length)[0],
-        stats.pearsonr(found.margins, gap)[0], stats.spearmanr(found.margins, gap)[0],
-    ]  # fmt: skip
+        stats.pearsonr(reward, length)[0],
+        stats.spearmanr(reward, length)[0],
+        stats.pearsonr(found.margins, gap)[0],
+        stats.spearmanr(found.margins, gap)[0],
+    ]
     assert list(vars(found.length).values()) == pytest.approx(expected)
     assert all(np.isnan(x) for x in vars(measure_edits(evidence, HeadEdits.of({10: 0, 11: 0})).length).values())
 

@@ -27,9 +27,11 @@ def test_every_cell_is_what_cross_validation_says_of_its_settings(seed: int, set
     pairs = _noise(seed, 40)
     lengths = rng.integers(1, 50, (2, 40))
     pairs = replace(
-        pairs, chosen=replace(pairs.chosen, n_tokens=lengths[0]), rejected=replace(pairs.rejected, n_tokens=lengths[1]),
+        pairs,
+        chosen=replace(pairs.chosen, n_tokens=lengths[0]),
+        rejected=replace(pairs.rejected, n_tokens=lengths[1]),
         groups=rng.integers(0, 12, 40),
-    )  # fmt: skip
+    )
     sizes = rng.choice(np.arange(1, 16), 2, replace=False).tolist()
     cells = sweep({"sae": pairs}, {"sae": SAE}, settings, sizes)
     assert [(cell.method, cell.k) for cell in cells] == [
@@ -50,9 +52,13 @@ def test_layers_stand_beside_each_other_and_noise_is_worse(monkeypatch: pytest.M
     monkeypatch.setattr(sweeping, "gather_evidence", lambda *given: (probes.append(1), gather(*given))[1])
     told: list[tuple[int, int]] = []
     cells = sweep(
-        {"one": TRAIN, "noise": _noise(2)}, {"one": SAE, "noise": SAE}, SETTINGS, (3, 8), ("sparse", "frequency"),
+        {"one": TRAIN, "noise": _noise(2)},
+        {"one": SAE, "noise": SAE},
+        SETTINGS,
+        (3, 8),
+        ("sparse", "frequency"),
         lambda done, total, what: told.append((done, total)),
-    )  # fmt: skip
+    )
     assert [cell.sae for cell in cells] == ["one"] * 4 + ["noise"] * 4
     assert cells[0].accuracy > max(cell.accuracy for cell in cells[4:])
     assert len(probes) == 10  # once for each fold and layer
@@ -94,9 +100,13 @@ def _cell(method: str, k: int, accuracy: float) -> Cell:
 
 def test_the_simplest_within_the_interval_of_the_best_and_baselines_are_not_chosen() -> None:
     cells = (
-        _cell("sparse", 32, 0.80), _cell("sparse", 16, 0.79), _cell("frequency", 16, 0.785), _cell("sparse", 4, 0.77),
-        _cell("random", 4, 0.80), _cell("dense", 0, 0.9),
-    )  # fmt: skip
+        _cell("sparse", 32, 0.80),
+        _cell("sparse", 16, 0.79),
+        _cell("frequency", 16, 0.785),
+        _cell("sparse", 4, 0.77),
+        _cell("random", 4, 0.80),
+        _cell("dense", 0, 0.9),
+    )
     choice = choose(cells)
     assert choice is not None and (choice.best, choice.simplest) == cells[:2]
     assert choose(cells[4:]) is None

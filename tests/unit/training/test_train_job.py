@@ -80,8 +80,9 @@ def test_a_job_leaves_a_head_and_its_evidence(run_job, spec: TrainSpec) -> None:
     assert card.metrics["measured_on"] == "pairs.jsonl (test)"
     assert {cell.layer for cell in result.evidence.cells} == {1, 2}
     assert {(cell.method, cell.k) for cell in result.evidence.cells} == {
-        *((method, k) for method in SELECTORS for k in (4, 8)), ("dense", 0)
-    }  # fmt: skip
+        *((method, k) for method in SELECTORS for k in (4, 8)),
+        ("dense", 0),
+    }
 
 
 def test_the_head_is_of_the_layer_that_ranks_best_in_cross_validation(run_job, spec: TrainSpec) -> None:

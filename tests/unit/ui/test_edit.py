@@ -23,9 +23,14 @@ def edited():
 def test_pairs_that_changed_sides_stand_with_their_rows_texts_and_margins(edited) -> None:
     table = flipped_table(*edited, None)
     assert table.to_dict("list") == {
-        "row": [4, 1], "ranked": ["now wrong", "now right"], "margin before": [2.0, -1.0], "margin after": [-1.0, 1.0],
-        "prompt": ["question 3", "question 0"], "chosen": ["a3", "a0"], "rejected": ["b3", "b0"],
-    }  # fmt: skip
+        "row": [4, 1],
+        "ranked": ["now wrong", "now right"],
+        "margin before": [2.0, -1.0],
+        "margin after": [-1.0, 1.0],
+        "prompt": ["question 3", "question 0"],
+        "chosen": ["a3", "a0"],
+        "rejected": ["b3", "b0"],
+    }
     assert flipped_table(*edited, 1)["row"].tolist() == [4]
 
 

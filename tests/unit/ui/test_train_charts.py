@@ -53,8 +53,11 @@ def test_cells_of_a_method_stand_by_layer_and_size_the_dense_probe_last_and_a_mi
     assert [list(row) for row in heat.z] == [[0.6, 0.75, 0.8], [0.7, None, None]]
     assert (heat.zmin, heat.zmax) == (0.5, 0.8)  # of all methods, so that they can be compared
     assert [tuple(point[:3]) for point in markers.customdata] == [
-        ("x/layer_3", "sparse", 8), ("x/layer_3", "sparse", 32), ("x/layer_3", "dense", 0), ("a<b>/layer_20", "sparse", 8)
-    ]  # fmt: skip
+        ("x/layer_3", "sparse", 8),
+        ("x/layer_3", "sparse", 32),
+        ("x/layer_3", "dense", 0),
+        ("a<b>/layer_20", "sparse", 8),
+    ]
     assert ["click" in text for text in markers.hovertemplate] == [True, True, False, True]
     assert "a&lt;b&gt;/layer_20" in markers.text[3]
     (frame,) = figure.layout.shapes
