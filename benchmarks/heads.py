@@ -24,7 +24,7 @@ from sparserm.evaluation.accuracy import (
     dense_probe_margins,
     evaluate_head,
     evaluate_margins,
-    random_directions_accuracy,
+    random_latents_accuracy,
 )
 from sparserm.heads.bradley_terry import bradley_terry_loss
 from sparserm.heads.fitting import FitSettings, fit_head, make_saved_head
@@ -89,7 +89,7 @@ def measure(
         "n": evaluation.n,
         "dense_probe": evaluate_margins(dense_probe_margins(train, test), test).accuracy,
         "frequency": evaluate_head(fit_head(train, sae, replace(settings, selection="frequency")).head, test).accuracy,
-        "random_directions": random_directions_accuracy(train, test, sae, settings),
+        "random_directions": random_latents_accuracy(train, test, sae, settings),
         "length_baseline": evaluation.length_baseline,
     }
 

@@ -5,7 +5,7 @@ from streamlit.delta_generator import DeltaGenerator
 
 from sparserm.types import Message, SparseRMError
 from sparserm.ui.score import charts, tables, view
-from sparserm.ui.score.scoring import Scored, ScoreRequest, score
+from sparserm.ui.score.scoring import ScoredResponse, ScoreRequest, score
 from sparserm.ui.score.view import result_metrics
 from sparserm.ui.shared import components, starter_examples
 from sparserm.ui.shared.components import progress_bar
@@ -62,7 +62,7 @@ def fields_and_result() -> None:
 def score_fields(request: ScoreRequest, *, keep_original: bool) -> None:
     """Score what stands in the fields; what was scored before may stay as the original to compare with."""
     progress, done = progress_bar()
-    before: Scored | None = st.session_state.get("scored")
+    before: ScoredResponse | None = st.session_state.get("scored")
     try:
         with st.spinner("Reading the response…"):
             st.session_state.scored = score(context, request, progress)
@@ -99,7 +99,7 @@ def fields() -> None:
 
 def result(request: ScoreRequest, notes: DeltaGenerator) -> None:
     """The scored response, taken apart; where the fields say something else by now, ``notes`` say that."""
-    scored: Scored | None = st.session_state.get("scored")
+    scored: ScoredResponse | None = st.session_state.get("scored")
     if scored is None:
         notes.info("Press **Score** to see the reward of this response and what it is made of.", icon=":material/speed:")
         return
@@ -111,7 +111,7 @@ def result(request: ScoreRequest, notes: DeltaGenerator) -> None:
         return  # what is below would be drawn with another head's yardstick
     explanation = scored.explanation
     result_metrics(scored, context.saved)
-    original: Scored | None = st.session_state.get("original")
+    original: ScoredResponse | None = st.session_state.get("original")
     if original is not None and (original.request.head, original.request.hash) == (context.key, context.hash):
         view.edit_against_original(scored, original)
     st.plotly_chart(

@@ -22,7 +22,7 @@ from sparserm.evaluation.intervals import share_interval
 from sparserm.evaluation.length import LengthBalanced, LengthCorrelation, length_balanced, length_correlation
 from sparserm.explain.faithfulness import Faithfulness, measure_faithfulness
 from sparserm.finetuning.reward_model import FineTunedRewardModel, FineTuningSettings, Way, fine_tune
-from sparserm.heads.fitting import FitSettings, fit_head, gather_evidence
+from sparserm.heads.fitting import FitSettings, fit_head, fit_statistics
 from sparserm.heads.inputs import load_parts
 from sparserm.heads.reward import rewards
 from sparserm.pairs.split import prompt_groups
@@ -39,7 +39,7 @@ PAIRS, STEERED = 25, 2
 
 
 @dataclass(frozen=True)
-class HeadFacts:
+class HeadDiagnostics:
     """Of a head trained on all training pairs.
 
     Attributes:
@@ -112,9 +112,9 @@ def run_benchmark(
             progress(done, total, "Benchmark (cells)")
     settings = FitSettings(pooling=material.pooling)
     # Where fewer latents fire than a head has features there is none, and its cells are missing too.
-    usable = gather_evidence(material.pairs[0], dictionary, settings).usable.sum()
+    usable = fit_statistics(material.pairs[0], dictionary, settings).usable.sum()
     if results.head(task.name) is None and usable >= settings.k:
-        facts = head_facts(*material.pairs, task.test.pairs, dictionary, model, settings, progress)
+        facts = diagnose_head(*material.pairs, task.test.pairs, dictionary, model, settings, progress)
         results.add_head(task.name, {**asdict(facts), "length": facts.length.to_dict()})
     for way in fine_tuned:
         for budget in fitting_budgets(budgets, len(task.train.pairs)):
@@ -254,7 +254,7 @@ def _cell(
     )
 
 
-def head_facts(
+def diagnose_head(
     train: PairRepresentations,
     test: PairRepresentations,
     texts: Sequence[PreferencePair],
@@ -262,7 +262,7 @@ def head_facts(
     backbone: Backbone,
     settings: FitSettings,
     progress: Progress | None = None,
-) -> HeadFacts:
+) -> HeadDiagnostics:
     """Fit a head and measure it.
 
     Args:
@@ -276,7 +276,7 @@ def head_facts(
     margins = both[: len(texts)] - both[len(texts) :]
     explained = [backbone.tokenize(pair.prompt, text) for pair in texts[:PAIRS] for text in (pair.chosen, pair.rejected)]
     stability = selection_stability(fitted, train, sae, settings)
-    return HeadFacts(
+    return HeadDiagnostics(
         k=settings.k,
         length=length_correlation(both, margins, test.log_lengths, test.length_gaps),
         balanced=length_balanced(margins, test.length_gaps, np.asarray(test.groups)),

@@ -113,7 +113,7 @@ def edit(
     from sparserm.heads.saved import find_head, head_hash
     from sparserm.model import SparseRM
     from sparserm.support.progress import terminal_progress
-    from sparserm.training.editing import gather_edit_evidence, make_edited_head, read_factors, summarise_edits
+    from sparserm.training.editing import held_out_scores, make_edited_head, read_factors, summarise_edits
 
     edits = read_factors(off or (), flip or (), scale or ())
     model, name = SparseRM.from_pretrained(head), find_head(head).name
@@ -125,7 +125,7 @@ def edit(
         data = load(test, column, skip_bad)
         with terminal_progress() as progress:
             model.load_backbone(progress)
-            evidence = gather_edit_evidence(model.saved, data, model.represent(data, progress=progress))
+            evidence = held_out_scores(model.saved, data, model.represent(data, progress=progress))
         measured = summarise_edits(evidence, edits, data)
     else:
         typer.echo("warning: nothing was measured, and typical rewards stay the parent's; give pairs with --test", err=True)

@@ -80,7 +80,7 @@ def random_settings(settings: FitSettings, draws: int = 5) -> list[FitSettings]:
     return [replace(settings, selection="random", seed=seed) for seed in range(draws)]
 
 
-def random_directions_accuracy(
+def random_latents_accuracy(
     train: PairRepresentations, test: PairRepresentations, sae: SparseAutoencoder, settings: FitSettings
 ) -> float:
     """Mean accuracy of heads of the same size over latents drawn at random: what selection has to beat."""

@@ -49,7 +49,7 @@ class Unlabelled(SparseRMError):  # noqa: N818  (an outcome, with its reason)
 
 
 @dataclass(frozen=True)
-class Evidence:
+class LabelContext:
     """What a labeller may look at.
 
     Attributes:
@@ -89,7 +89,7 @@ class Labeller(Protocol):
     def most_judged(self) -> int | None:
         """Texts that a label is judged by at most, where judging costs something."""
 
-    def propose(self, evidence: Evidence) -> Proposal:
+    def propose(self, evidence: LabelContext) -> Proposal:
         """A label for one latent.
 
         Raises:
@@ -103,7 +103,7 @@ class Rule:
     source = "rule"
     most_judged = None
 
-    def propose(self, evidence: Evidence) -> Proposal:
+    def propose(self, evidence: LabelContext) -> Proposal:
         """The terms that tell the texts of the finding half best."""
         texts, find = evidence.texts, evidence.found.find
         names, has = _term_matrix(texts)
@@ -146,13 +146,13 @@ def label_features(
     texts = gather_texts(data.pairs, pairs)
     for place, feature in enumerate(features):
         promoted = tuple(str(token) for token in lens.promoted[place]) if lens else ()
-        evidence = Evidence(texts, contrast(texts.peaks(feature, pairs), texts), promoted)
+        evidence = LabelContext(texts, contrast(texts.peaks(feature, pairs), texts), promoted)
         yield feature, _label(evidence, data, labeller)
         if progress:
             progress(place + 1, len(features), "Labels (features)")
 
 
-def _label(evidence: Evidence, data: PreferenceData, labeller: Labeller) -> AutoLabel:
+def _label(evidence: LabelContext, data: PreferenceData, labeller: Labeller) -> AutoLabel:
     texts, found = evidence.texts, evidence.found
     made: dict[str, Any] = {
         "source": labeller.source,
@@ -176,7 +176,7 @@ def _label(evidence: Evidence, data: PreferenceData, labeller: Labeller) -> Auto
     return AutoLabel(proposal.text, "", **made)
 
 
-def _too_few(evidence: Evidence) -> str:
+def _too_few(evidence: LabelContext) -> str:
     found, n = evidence.found, len(evidence.texts.texts)
     fires = f"fires in {found.n_firing:,} of {n:,} responses"
     if found.n_firing < 4 * LEAST_TEXTS:  # half of them count as active, and half of these are for judging

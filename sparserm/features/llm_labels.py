@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from sparserm.features.auto_labels import Evidence, Proposal, Rule, Unlabelled
+from sparserm.features.auto_labels import LabelContext, Proposal, Rule, Unlabelled
 from sparserm.heads.labels import MAX_LENGTH
 from sparserm.types import SparseRMError
 
@@ -131,7 +131,7 @@ class EndpointLabeller:
         """The model's name."""
         return self.endpoint.model
 
-    def propose(self, evidence: Evidence) -> Proposal:
+    def propose(self, evidence: LabelContext) -> Proposal:
         """What the model says; the rule's terms are among what it is shown."""
         try:
             ruled = Rule().propose(evidence)
@@ -162,7 +162,7 @@ class EndpointLabeller:
         return verdicts
 
 
-def finding_prompt(evidence: Evidence, terms: Sequence[str]) -> str:
+def finding_prompt(evidence: LabelContext, terms: Sequence[str]) -> str:
     """What the model is asked: top examples, inactive ones of like length, contrast terms and promoted tokens."""
     texts = evidence.texts.texts
     quiet = evidence.found.find.limited(2 * SHOWN)

@@ -14,7 +14,7 @@ from sparserm.backbone.model import Backbone
 from sparserm.heads.bradley_terry import L2Choice
 from sparserm.heads.reward import RewardHead, ScoreMoments, build_head, projected_moments, rewards, second_moments
 from sparserm.heads.saved import HeadCard, SavedHead
-from sparserm.heads.selection import SELECTORS, Evidence, FeatureStats, feature_stats
+from sparserm.heads.selection import SELECTORS, FeatureStats, FitStatistics, feature_stats
 from sparserm.pairs.split import short_key
 from sparserm.representations.values import ACTIVITIES, PairRepresentations
 from sparserm.sae.autoencoder import SparseAutoencoder
@@ -37,7 +37,7 @@ class FitSettings:
         l2: strength of the Bradley-Terry fit's ridge penalty; None chooses it by cross-validation over prompts.
         activity: when a latent counts as active in a response.
         seed: for selectors that draw at random.
-        avoid_length: keep margins from following the length of responses, see :attr:`Evidence.length_axis`.
+        avoid_length: keep margins from following the length of responses, see :attr:`FitStatistics.length_axis`.
     """
 
     k: int = 32
@@ -73,7 +73,7 @@ class FittedHead:
         return float((self.rewards_chosen > self.rewards_rejected).mean())
 
 
-def gather_evidence(pairs: PairRepresentations, sae: SparseAutoencoder, settings: FitSettings) -> Evidence:
+def fit_statistics(pairs: PairRepresentations, sae: SparseAutoencoder, settings: FitSettings) -> FitStatistics:
     """What selectors look at."""
     chosen, rejected, differences = pairs.chosen.h, pairs.rejected.h, pairs.differences
     second = second_moments(differences)
@@ -83,7 +83,7 @@ def gather_evidence(pairs: PairRepresentations, sae: SparseAutoencoder, settings
     total -= (2 * mean).astype(total.dtype)
     covariance = (second_moments(total) + second) / 4
     directions = sae.directions().cpu().numpy()
-    return Evidence(
+    return FitStatistics(
         differences=differences,
         second=second,
         directions=directions,
@@ -115,11 +115,11 @@ def fit_head(pairs: PairRepresentations, sae: SparseAutoencoder, settings: FitSe
 
 
 def _fit(pairs: PairRepresentations, sae: SparseAutoencoder, settings: FitSettings) -> FittedHead:
-    return fit_to_evidence(pairs, gather_evidence(pairs, sae, settings), sae, settings)
+    return fit_to_evidence(pairs, fit_statistics(pairs, sae, settings), sae, settings)
 
 
 def fit_to_evidence(
-    pairs: PairRepresentations, evidence: Evidence, sae: SparseAutoencoder, settings: FitSettings
+    pairs: PairRepresentations, evidence: FitStatistics, sae: SparseAutoencoder, settings: FitSettings
 ) -> FittedHead:
     """:func:`fit_head` with the evidence at hand, which is the same for every ``k`` and selector.
 
@@ -137,9 +137,9 @@ def fit_to_evidence(
 
 
 def fit_selected(
-    pairs: PairRepresentations, evidence: Evidence, features: np.ndarray, center: np.ndarray, settings: FitSettings
+    pairs: PairRepresentations, evidence: FitStatistics, features: np.ndarray, center: np.ndarray, settings: FitSettings
 ) -> FittedHead:
-    """Weights for features that have been chosen: those whose margins come closest to a dense probe's (:attr:`Evidence.root`).
+    """Weights for features that have been chosen: those whose margins come closest to a dense probe's (:attr:`FitStatistics.root`).
 
     The probe is the Bradley-Terry fit; the head is its least-squares image in the space of K features. Fitted to the labels
     anew in that space, with a penalty of its own, heads were no more accurate on held-out prompts, and their loss was 0.01 to

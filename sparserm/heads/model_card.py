@@ -22,7 +22,7 @@ _BASELINES = {
 }
 
 
-def head_facts(saved: SavedHead) -> tuple[tuple[str, str], ...]:
+def card_rows(saved: SavedHead) -> tuple[tuple[str, str], ...]:
     """Names and values, for people; what a card does not say is left out."""
     card, training = saved.card, saved.card.training
     facts = [
@@ -103,7 +103,7 @@ def head_limits(saved: SavedHead) -> tuple[str, ...]:
 
 def card_markdown(saved: SavedHead) -> str:
     """The facts and limits as a model card in Markdown, to put beside the files."""
-    rows = "\n".join(f"| {_cell(name)} | {_cell(value)} |" for name, value in head_facts(saved))
+    rows = "\n".join(f"| {_cell(name)} | {_cell(value)} |" for name, value in card_rows(saved))
     limits = "\n".join(f"- {_cell(limit)}" for limit in head_limits(saved))
     return f"# {_cell(saved.card.name)}\n\nA SparseRM reward head.\n\n| | |\n|---|---|\n{rows}\n\n## Limits\n\n{limits}\n"
 

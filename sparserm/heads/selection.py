@@ -32,7 +32,7 @@ class FeatureStats:
 
 
 @dataclass(frozen=True)
-class Evidence:
+class FitStatistics:
     """What a selector may look at: training pairs only.
 
     Attributes:
@@ -131,7 +131,7 @@ _COPY = 1e-3
 #: Rounds of exchanges at most; on the training files none is better after three or four.
 _SWEEPS = 5
 
-Selector = Callable[[Evidence, int], np.ndarray]
+Selector = Callable[[FitStatistics, int], np.ndarray]
 
 
 def feature_stats(pairs: PairRepresentations, activity: Activity) -> FeatureStats:
@@ -145,14 +145,14 @@ def feature_stats(pairs: PairRepresentations, activity: Activity) -> FeatureStat
     return FeatureStats(pairs.chosen.latents.frequency(activity), pairs.rejected.latents.frequency(activity))
 
 
-def select_frequency(evidence: Evidence, k: int) -> np.ndarray:
+def select_frequency(evidence: FitStatistics, k: int) -> np.ndarray:
     """The paper's selector: the k/2 latents of largest and the k/2 of smallest frequency gap."""
     live = np.flatnonzero(evidence.usable)
     order = live[np.argsort(-evidence.stats.gap[live], kind="stable")]
     return np.concatenate([order[: k - k // 2], order[len(order) - k // 2 :]])
 
 
-def select_effect_size(evidence: Evidence, k: int) -> np.ndarray:
+def select_effect_size(evidence: FitStatistics, k: int) -> np.ndarray:
     """The k alignment scores with the largest paired effect size |mean| / std of chosen minus rejected (Cohen's d_z)."""
     mean = evidence.differences.mean(0, dtype=np.float64)
     centred = evidence.differences - mean
@@ -162,13 +162,13 @@ def select_effect_size(evidence: Evidence, k: int) -> np.ndarray:
     return np.argsort(-effect, kind="stable")[:k]
 
 
-def select_random(evidence: Evidence, k: int) -> np.ndarray:
+def select_random(evidence: FitStatistics, k: int) -> np.ndarray:
     """k latents drawn at random: the baseline that every other selector has to beat."""
     candidates = np.flatnonzero(evidence.usable)
     return np.random.default_rng(evidence.seed).choice(candidates, min(k, len(candidates)), replace=False)
 
 
-def select_sparse(evidence: Evidence, k: int) -> np.ndarray:
+def select_sparse(evidence: FitStatistics, k: int) -> np.ndarray:
     """The k latents whose alignment scores together come closest to a dense probe's margins.
 
     A ridge Bradley-Terry probe on the whole representation says which margins the pairs support;

@@ -102,7 +102,7 @@ class Scoring:
 
 
 @dataclass(frozen=True)
-class Scored:
+class ScoringSummary:
     """What a folder of scores holds.
 
     Attributes:
@@ -140,7 +140,7 @@ def score_file(
     columns: Mapping[str, str] | None = None,
     engine: Engine | None = None,
     progress: Progress | None = None,
-) -> Scored:
+) -> ScoringSummary:
     """Score all pairs of a source, or go on where an earlier run was stopped.
 
     Args:
@@ -280,7 +280,7 @@ def _claim(scoring: Scoring) -> None:
             )
 
 
-def _summary(scoring: Scoring, n_before: int, todo: Sequence[Part], seconds: float) -> Scored:
+def _summary(scoring: Scoring, n_before: int, todo: Sequence[Part], seconds: float) -> ScoringSummary:
     """Figures over all parts, one at a time.
 
     Raises:
@@ -303,7 +303,7 @@ def _summary(scoring: Scoring, n_before: int, todo: Sequence[Part], seconds: flo
         n_truncated += int((table["tokens_cut"].drop_null().to_numpy() > 0).sum())
         n_right += int((margin > 0).sum())
         margins += float(margin.sum())
-    return Scored(
+    return ScoringSummary(
         out=str(scoring.out),
         head=scoring.saved.card.name,
         n_rows=scoring.source.n_rows,

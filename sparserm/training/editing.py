@@ -90,7 +90,7 @@ class HeadEdits:
 
 
 @dataclass(frozen=True)
-class EditEvidence:
+class HeldOutScores:
     """Held-out pairs as a head sees them: computed once for a head and a source of pairs.
 
     Attributes:
@@ -194,7 +194,7 @@ def edit_head(head: RewardHead, edits: HeadEdits) -> RewardHead:
     return replace(head, weights=head.weights * edits.vector(head.features) + 0.0)  # + 0.0: no negative zeros
 
 
-def gather_edit_evidence(saved: SavedHead, data: PreferenceData, pairs: PairRepresentations) -> EditEvidence:
+def held_out_scores(saved: SavedHead, data: PreferenceData, pairs: PairRepresentations) -> HeldOutScores:
     """Alignment scores of the pairs whose prompts the head was not trained on.
 
     Args:
@@ -218,7 +218,7 @@ def gather_edit_evidence(saved: SavedHead, data: PreferenceData, pairs: PairRepr
     chosen, rejected = held_out.chosen, held_out.rejected
     scores = [(alignment_scores(side.h, head.directions, head.center) - head.mu) / head.sigma for side in (chosen, rejected)]
     gap = chosen.h.astype(np.float64) - rejected.h
-    return EditEvidence(
+    return HeldOutScores(
         head=head,
         data=data.name,
         rows=rows,
@@ -232,7 +232,7 @@ def gather_edit_evidence(saved: SavedHead, data: PreferenceData, pairs: PairRepr
     )
 
 
-def measure_edits(evidence: EditEvidence, edits: HeadEdits) -> EditOutcome:
+def measure_edits(evidence: HeldOutScores, edits: HeadEdits) -> EditOutcome:
     """Held-out accuracy, mean margin and length correlation of the edited head."""
     weights = edit_head(evidence.head, edits).weights
     margins = evidence.differences @ weights
@@ -241,7 +241,7 @@ def measure_edits(evidence: EditEvidence, edits: HeadEdits) -> EditOutcome:
     return EditOutcome(evaluate_margins(margins, evidence.pairs), length, margins)
 
 
-def compare_edits(evidence: EditEvidence, before: EditOutcome, after: EditOutcome) -> EditEffect:
+def compare_edits(evidence: HeldOutScores, before: EditOutcome, after: EditOutcome) -> EditEffect:
     """How much better or worse, and which pairs changed sides; a tie counts as wrong."""
     was, now = before.margins > 0, after.margins > 0
     change = now.astype(np.float64) - was
@@ -256,7 +256,7 @@ def compare_edits(evidence: EditEvidence, before: EditOutcome, after: EditOutcom
     )
 
 
-def feature_worth(evidence: EditEvidence, edits: HeadEdits) -> FeatureWorth:
+def feature_worth(evidence: HeldOutScores, edits: HeadEdits) -> FeatureWorth:
     """Leave one out, for all features at once."""
     parts = evidence.differences * edit_head(evidence.head, edits).weights
     margins = parts.sum(1)
@@ -281,7 +281,7 @@ def length_suggestions(worth: FeatureWorth, outcome: EditOutcome, limit: int = 3
     return order[np.nan_to_num(gain[order], nan=-1.0) >= LENGTH_GAIN]
 
 
-def summarise_edits(evidence: EditEvidence, edits: HeadEdits, data: PreferenceData) -> dict[str, Any]:
+def summarise_edits(evidence: HeldOutScores, edits: HeadEdits, data: PreferenceData) -> dict[str, Any]:
     """Plain values for the command line; a correlation that is not defined is None, pairs are named by their rows."""
     before, after = measure_edits(evidence, HeadEdits()), measure_edits(evidence, edits)
     effect = compare_edits(evidence, before, after)
@@ -309,7 +309,7 @@ def summarise_edits(evidence: EditEvidence, edits: HeadEdits, data: PreferenceDa
 
 
 def make_edited_head(
-    parent: SavedHead, parent_name: str, edits: HeadEdits, name: str, evidence: EditEvidence | None
+    parent: SavedHead, parent_name: str, edits: HeadEdits, name: str, evidence: HeldOutScores | None
 ) -> SavedHead:
     """The edited head with its lineage, ready to be saved; the parent stays as it is.
 
@@ -351,7 +351,7 @@ def _lineage(parent: SavedHead, parent_name: str, edits: HeadEdits) -> dict[str,
     return {**lineage, "parent_lineage": earlier} if earlier else lineage
 
 
-def _metrics(evidence: EditEvidence, edits: HeadEdits) -> dict[str, Any]:
+def _metrics(evidence: HeldOutScores, edits: HeadEdits) -> dict[str, Any]:
     found = measure_edits(evidence, edits).evaluation
     return {
         "accuracy": found.accuracy,

@@ -20,7 +20,7 @@ from sparserm.heads.reward import RewardHead, rewards
 from sparserm.representations.values import ActiveLatents, Latents, LatentSummary, PairRepresentations, Representations
 from sparserm.sae.autoencoder import SparseAutoencoder
 from sparserm.support.threads import in_threads
-from sparserm.training.sweep import Cell, Step, counter
+from sparserm.training.sweep import Step, SweepCell, counter
 from sparserm.types import Progress, SparseRMError
 
 #: Shares of the training prompts in the learning curve.
@@ -106,7 +106,7 @@ class HeadEvidence:
 
     baselines: tuple[Measured, ...]
     curve: tuple[CurvePoint, ...]
-    cells: tuple[Cell, ...]
+    cells: tuple[SweepCell, ...]
     stability: Stability
 
     def to_dict(self) -> dict[str, Any]:
@@ -124,7 +124,7 @@ class HeadEvidence:
         return cls(
             baselines=tuple(row(Measured, entry) for entry in value["baselines"]),
             curve=tuple(row(CurvePoint, entry) for entry in value["curve"]),
-            cells=tuple(row(Cell, entry) for entry in value["cells"]),
+            cells=tuple(row(SweepCell, entry) for entry in value["cells"]),
             stability=Stability(**{**stability, "features": tuple(FeatureStability(**one) for one in stability["features"])}),
         )
 
@@ -135,7 +135,7 @@ def gather_head_evidence(
     test: PairRepresentations,
     sae: SparseAutoencoder,
     settings: FitSettings,
-    cells: tuple[Cell, ...] = (),
+    cells: tuple[SweepCell, ...] = (),
     progress: Progress | None = None,
 ) -> HeadEvidence:
     """Everything about one head; ``cells`` come from :func:`~sparserm.training.sweep.sweep`, which is not of one layer."""

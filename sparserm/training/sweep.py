@@ -17,7 +17,7 @@ import numpy as np
 
 from sparserm.evaluation.accuracy import evaluate_margins
 from sparserm.heads.bradley_terry import prompt_folds
-from sparserm.heads.fitting import FitSettings, fit_to_evidence, gather_evidence
+from sparserm.heads.fitting import FitSettings, fit_statistics, fit_to_evidence
 from sparserm.heads.reward import rewards
 from sparserm.heads.selection import SELECTORS
 from sparserm.representations.values import PairRepresentations
@@ -42,7 +42,7 @@ BASELINES = ("random", DENSE)
 
 
 @dataclass(frozen=True)
-class Cell:
+class SweepCell:
     """Accuracy of ``k`` features of one SAE found by one method, cross-validated over the training prompts.
 
     Attributes:
@@ -67,8 +67,8 @@ class Choice:
         simplest: of the fewest features, and of these of the highest accuracy, inside the interval of the best.
     """
 
-    best: Cell
-    simplest: Cell
+    best: SweepCell
+    simplest: SweepCell
 
 
 def sweep(
@@ -78,7 +78,7 @@ def sweep(
     sizes: Collection[int] = SIZES,
     methods: Sequence[str] = METHODS,
     progress: Progress | None = None,
-) -> tuple[Cell, ...]:
+) -> tuple[SweepCell, ...]:
     """One cell for each SAE (its layer), method and size; a cell that cannot be has none.
 
     Args:
@@ -95,7 +95,7 @@ def sweep(
     for name, pairs in train.items():
         for (method, k), margins in sweep_margins(pairs, saes[name], settings, wanted, step=step).items():
             found = evaluate_margins(margins, pairs)
-            cells.append(Cell(name, saes[name].hook.layer, k, found.accuracy, found.ci95, method))
+            cells.append(SweepCell(name, saes[name].hook.layer, k, found.accuracy, found.ci95, method))
     return tuple(cells)
 
 
@@ -150,7 +150,7 @@ def _fold_margins(
     step: Step,
 ) -> dict[tuple[str, int], np.ndarray]:
     """Margins of the rest for each method and size that can be."""
-    evidence = gather_evidence(train, sae, settings)
+    evidence = fit_statistics(train, sae, settings)
     margins = {}
     for method, k in wanted:
         if method == DENSE:
@@ -163,7 +163,7 @@ def _fold_margins(
     return margins
 
 
-def choose(cells: Sequence[Cell]) -> Choice | None:
+def choose(cells: Sequence[SweepCell]) -> Choice | None:
     """The best cell and the simplest one that it cannot be told from; None where there are only baselines."""
     selected = [cell for cell in cells if cell.method not in BASELINES]
     if not selected:
@@ -173,14 +173,14 @@ def choose(cells: Sequence[Cell]) -> Choice | None:
     return Choice(best, min(near, key=lambda cell: (cell.k, -cell.accuracy)))
 
 
-def describe(cell: Cell) -> str:
+def describe(cell: SweepCell) -> str:
     """E.g. ``sparse, layer 15, K = 16: 83.1% (81.2% to 85.0%)``."""
     low, high = cell.ci95
     size = f", K = {cell.k}" if cell.k else ""
     return f"{cell.method}, layer {cell.layer}{size}: {cell.accuracy:.1%} ({low:.1%} to {high:.1%})"
 
 
-def cells_table(cells: Sequence[Cell]) -> pd.DataFrame:
+def cells_table(cells: Sequence[SweepCell]) -> pd.DataFrame:
     """One row for each cell."""
     import pandas as pd
 

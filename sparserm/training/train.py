@@ -12,7 +12,7 @@ from typing import Any, cast
 import numpy as np
 
 from sparserm.backbone.model import Backbone
-from sparserm.evaluation.accuracy import Evaluation, cross_validate, evaluate_head, random_directions_accuracy, random_settings
+from sparserm.evaluation.accuracy import Evaluation, cross_validate, evaluate_head, random_latents_accuracy, random_settings
 from sparserm.heads.fitting import FitSettings, FittedHead, fit_head, fit_settings, make_saved_head
 from sparserm.heads.inputs import load_parts, represent_for_fit, represent_layers
 from sparserm.heads.saved import SavedHead, load_head
@@ -187,7 +187,7 @@ def train_head(
     if test is not None:
         held_out = represent_for_fit(test, model, dictionary, chosen, progress, latents=False)
         evaluation, measured_on = evaluate_head(fitted.head, held_out), test.name
-        random_accuracy = random_directions_accuracy(train, held_out, dictionary, chosen)
+        random_accuracy = random_latents_accuracy(train, held_out, dictionary, chosen)
     else:
         evaluation, measured_on = cross_validate(train, dictionary, chosen), "cross-validation over prompts"
         drawn = [cross_validate(train, dictionary, one).accuracy for one in random_settings(chosen)]

@@ -16,7 +16,7 @@ from sparserm.jobs import queue
 from sparserm.pairs.files import STARTER_SETS
 from sparserm.pairs.sources import DataSource, list_sources
 from sparserm.training.evidence import CurvePoint, FeatureStability, HeadEvidence, Measured, Stability
-from sparserm.training.sweep import Cell
+from sparserm.training.sweep import SweepCell
 from sparserm.training.train import TrainSpec
 
 ROOT = Path(__file__).parents[2]
@@ -205,7 +205,7 @@ def _done_job(saved: SavedHead | None = None) -> queue.JobStatus:
         tuple(Measured(name, 0.7, (0.6, 0.8), 1, 0.7, 0.7) for name in ("head", "longer", "dense", "random", "shuffled")),
         (CurvePoint(5, 10, 0.6, (0.5, 0.7), 3), CurvePoint(50, 100, 0.7, (0.6, 0.8), 1)),
         tuple(
-            Cell(f"smollm2/layer_{layer}", layer, k, accuracy, (0.5, 0.7), method)
+            SweepCell(f"smollm2/layer_{layer}", layer, k, accuracy, (0.5, 0.7), method)
             for layer in (10, own)
             for method, accuracy in (("sparse", 0.6), ("frequency", 0.55))
             for k in (4, settings["k"])

@@ -9,7 +9,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from sparserm.heads.library import keep_head
-from sparserm.heads.model_card import head_facts, head_limits
+from sparserm.heads.model_card import card_rows, head_limits
 from sparserm.heads.saved import head_hash, load_head
 from sparserm.training.editing import HeadEdits, make_edited_head
 from sparserm.ui.shared.text import plain
@@ -35,7 +35,7 @@ def test_every_snippet_is_there_for_the_head_in_view(page: AppTest) -> None:
 def test_facts_and_limits_are_all_told(page: AppTest) -> None:
     text = " ".join(one.value for one in page.markdown)
     saved = load_head("safety")
-    assert all(plain(value) in text for _, value in head_facts(saved))
+    assert all(plain(value) in text for _, value in card_rows(saved))
     assert all(plain(limit) in text for limit in head_limits(saved))
     assert "commercially" in text
 

@@ -25,7 +25,7 @@ from sparserm.integrations.server import schemas
 from sparserm.integrations.server.batching import ClosedError, OverloadedError
 from sparserm.integrations.server.dialogue import read_query
 from sparserm.integrations.server.gate import Gate
-from sparserm.integrations.server.service import Limits, Scored, Service, TooLargeError, UnknownHeadError
+from sparserm.integrations.server.service import Limits, Rewards, Service, TooLargeError, UnknownHeadError
 from sparserm.model import SparseRM
 from sparserm.pairs.messages import as_completion, as_prompt
 from sparserm.types import Message, SparseRMError, Text
@@ -291,7 +291,7 @@ class _Endpoints:
         order = np.argsort(-found.rewards, kind="stable").tolist()
         return [{"index": i, "score": scores[i], **({"text": asked.texts[i]} if asked.return_text else {})} for i in order]
 
-    async def _vllm(self, asked: schemas.VllmRequest, request: Request) -> Scored:
+    async def _vllm(self, asked: schemas.VllmRequest, request: Request) -> Rewards:
         if (asked.input is None) == (asked.messages is None):
             raise SparseRMError("got neither input nor messages, or both; expected one of them")
         if asked.messages is not None:
@@ -305,7 +305,7 @@ class _Endpoints:
         """The head that a client means by ``model``; the backbone's name, which trainers send as well, means the first."""
         return None if model in (None, "", self.service.backbone.name) else model
 
-    async def _scored(self, model: SparseRM, texts: Sequence[Text], request: Request) -> Scored:
+    async def _scored(self, model: SparseRM, texts: Sequence[Text], request: Request) -> Rewards:
         found = await _unless_gone(request, self.service.score(model, texts))
         self._told(model, texts, found.rewards)
         return found
@@ -377,11 +377,11 @@ def _texts(prompts: Any, responses: Sequence[Any]) -> list[Text]:
     return [Text(prompt, as_completion(response)) for prompt, response in zip(read, responses, strict=True)]
 
 
-def _tei_scores(found: Scored, raw: bool) -> list[float]:
+def _tei_scores(found: Rewards, raw: bool) -> list[float]:
     return (found.rewards if raw else expit(found.rewards)).tolist()
 
 
-def _vllm_answer(kind: str, asked: schemas.VllmRequest, data: list[dict[str, Any]], found: Scored) -> dict[str, Any]:
+def _vllm_answer(kind: str, asked: schemas.VllmRequest, data: list[dict[str, Any]], found: Rewards) -> dict[str, Any]:
     return {
         "id": f"{kind}-{secrets.token_hex(8)}",
         "object": "list",

@@ -46,7 +46,7 @@ class TooLargeError(SparseRMError):
 
 
 @dataclass(frozen=True)
-class Scored:
+class Rewards:
     """Rewards of ``n`` responses.
 
     Attributes:
@@ -130,7 +130,7 @@ class Service:
                     "shorten it"
                 )
 
-    async def score(self, model: SparseRM, texts: Sequence[Text]) -> Scored:
+    async def score(self, model: SparseRM, texts: Sequence[Text]) -> Rewards:
         """Rewards and what they are made of.
 
         Raises:
@@ -145,7 +145,7 @@ class Service:
         if said:
             parts[said] = contributions(model.head, np.stack([h for h, _ in found]))
             rewards[said] = parts[said].sum(1) + model.head.bias
-        return Scored(rewards, parts, sum(n for _, n in found))
+        return Rewards(rewards, parts, sum(n for _, n in found))
 
     async def explain(self, model: SparseRM, name: str, text: Text) -> Explanation:
         """One reward by feature and by token.

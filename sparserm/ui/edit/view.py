@@ -15,13 +15,13 @@ from sparserm.heads.labels import labels_of
 from sparserm.heads.library import free_name, keep_head
 from sparserm.training.editing import (
     EditEffect,
-    EditEvidence,
     EditOutcome,
     FeatureWorth,
     HeadEdits,
+    HeldOutScores,
     compare_edits,
     feature_worth,
-    gather_edit_evidence,
+    held_out_scores,
     length_suggestions,
     make_edited_head,
     measure_edits,
@@ -112,7 +112,7 @@ def _move(head: str, by: int) -> None:
     known[head] = known[head].move(by)
 
 
-def evidence(context: Context, found: Represented) -> EditEvidence:
+def evidence(context: Context, found: Represented) -> HeldOutScores:
     """The scores of the held-out pairs; where no pair is held out, the page says so and ends."""
     try:
         return _evidence(context.hash, found.data.content_hash, _context=context, _found=found)
@@ -122,11 +122,11 @@ def evidence(context: Context, found: Represented) -> EditEvidence:
 
 
 @st.cache_resource(show_spinner=False, max_entries=8)
-def _evidence(head: str, content: str, *, _context: Context, _found: Represented) -> EditEvidence:
-    return gather_edit_evidence(_context.saved, _found.data, _found.pairs)
+def _evidence(head: str, content: str, *, _context: Context, _found: Represented) -> HeldOutScores:
+    return held_out_scores(_context.saved, _found.data, _found.pairs)
 
 
-def what_is_held_out(found: EditEvidence) -> None:
+def what_is_held_out(found: HeldOutScores) -> None:
     """How many pairs the figures are of, and which were left out."""
     n, prompts = len(found.rows), len(np.unique(found.pairs.groups))
     text = f"Measured on {n:,} pairs of {prompts:,} prompts that the head was not trained on."
@@ -140,13 +140,13 @@ def what_is_held_out(found: EditEvidence) -> None:
         st.caption(f"{text} None had to be left out.")
 
 
-def unedited(found: EditEvidence) -> EditOutcome:
+def unedited(found: HeldOutScores) -> EditOutcome:
     """The figures of the head as it is."""
     return measure_edits(found, HeadEdits())
 
 
 @st.fragment
-def live(context: Context, found: EditEvidence, before: EditOutcome, data: PreferenceData) -> None:
+def live(context: Context, found: HeldOutScores, before: EditOutcome, data: PreferenceData) -> None:
     """All that follows the sliders: only this part of the page is run again, the figures first."""
     edits = history(context).now
     after = measure_edits(found, edits)
@@ -268,7 +268,7 @@ def _suggestions(head: str, worth: FeatureWorth, outcome: EditOutcome, edits: He
         )
 
 
-def _flipped(found: EditEvidence, data: PreferenceData, before: EditOutcome, after: EditOutcome, effect: EditEffect) -> None:
+def _flipped(found: HeldOutScores, data: PreferenceData, before: EditOutcome, after: EditOutcome, effect: EditEffect) -> None:
     st.subheader("Pairs that changed sides", anchor=False)
     n = len(effect.broken) + len(effect.mended)
     if n == 0:
@@ -289,7 +289,7 @@ def _flipped(found: EditEvidence, data: PreferenceData, before: EditOutcome, aft
 
 
 def flipped_table(
-    found: EditEvidence, data: PreferenceData, before: EditOutcome, after: EditOutcome, effect: EditEffect, limit: int | None
+    found: HeldOutScores, data: PreferenceData, before: EditOutcome, after: EditOutcome, effect: EditEffect, limit: int | None
 ) -> pd.DataFrame:
     """A row for each pair that changed sides: first those now wrong, the largest change first."""
     order = [(i, "now wrong") for i in effect.broken] + [(i, "now right") for i in effect.mended]
@@ -347,7 +347,7 @@ def figures_table(before: EditOutcome, after: EditOutcome) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["figure", "before", "after"]).round(4)
 
 
-def _save(context: Context, edits: HeadEdits, found: EditEvidence) -> None:
+def _save(context: Context, edits: HeadEdits, found: HeldOutScores) -> None:
     st.subheader("Save as a new head", anchor=False)
     st.caption(
         f"{plain(context.key)} (version {context.hash}) stays as it is, and the new head names it as its parent. Its card will "

@@ -21,7 +21,7 @@ from sparserm.ui.features import state
 from sparserm.ui.features.charts import density_figure
 from sparserm.ui.features.examples import ExampleRow, LitText, show_chips, show_examples
 from sparserm.ui.features.list_view import columns
-from sparserm.ui.features.state import Example
+from sparserm.ui.features.state import ShownExample
 from sparserm.ui.shared.components import download_table, figure
 from sparserm.ui.shared.context import Context
 from sparserm.ui.shared.style import CONFIG
@@ -60,7 +60,7 @@ def weight_of(head: RewardHead, feature: int) -> float | None:
     return float(head.weights[place[0]]) if len(place) else None
 
 
-def full_colour(read: Mapping[tuple[int, Side], Example]) -> float:
+def full_colour(read: Mapping[tuple[int, Side], ShownExample]) -> float:
     """The activation at which the colour is full: the largest one of the examples."""
     return max((one.peak for one in read.values()), default=1.0) or 1.0
 
@@ -243,7 +243,7 @@ def similar(card: FeatureCard, table: FeatureTable, labels: Mapping[int, str]) -
     download_table(rows, "Similar features", f"feature-{card.feature}-similar.csv")
 
 
-def example_lists(card: FeatureCard, read: Mapping[tuple[int, Side], Example], leaning: Lean) -> None:
+def example_lists(card: FeatureCard, read: Mapping[tuple[int, Side], ShownExample], leaning: Lean) -> None:
     """Responses with their tokens lit: the strongest, those of each quarter, or the pairs it misjudged."""
     st.subheader("Examples", anchor=False)
     which = st.segmented_control(
@@ -275,12 +275,12 @@ def example_lists(card: FeatureCard, read: Mapping[tuple[int, Side], Example], l
     download_table(state.examples_csv(read), "Examples", f"feature-{card.feature}-examples.csv")
 
 
-def _strongest(card: FeatureCard, read: Mapping[tuple[int, Side], Example], sign: int) -> list[ExampleRow]:
+def _strongest(card: FeatureCard, read: Mapping[tuple[int, Side], ShownExample], sign: int) -> list[ExampleRow]:
     sides = [[_lit(read[one.pair, side], sign) for one in card.top if one.side == side] for side in SIDES]
     return _side_by_side(sides[0], sides[1])
 
 
-def _quarters(card: FeatureCard, read: Mapping[tuple[int, Side], Example], sign: int) -> list[ExampleRow]:
+def _quarters(card: FeatureCard, read: Mapping[tuple[int, Side], ShownExample], sign: int) -> list[ExampleRow]:
     rows = []
     names = ("Highest quarter", "Third quarter", "Second quarter", "Lowest quarter")
     for name, band in zip(names, card.bands, strict=False):
@@ -289,11 +289,11 @@ def _quarters(card: FeatureCard, read: Mapping[tuple[int, Side], Example], sign:
     return rows
 
 
-def _misjudged(card: FeatureCard, read: Mapping[tuple[int, Side], Example], sign: int) -> list[ExampleRow]:
+def _misjudged(card: FeatureCard, read: Mapping[tuple[int, Side], ShownExample], sign: int) -> list[ExampleRow]:
     """Lit by the score and not by activation: it argues also where it does not fire."""
     mean = float(np.concatenate([card.scores_chosen, card.scores_rejected]).mean())
 
-    def lit(one: Example, score: float) -> LitText:
+    def lit(one: ShownExample, score: float) -> LitText:
         return LitText(f"score {score:+.2f}", one.prompt, one.tokens, sign * (one.reading.scores - mean))
 
     return [
@@ -306,7 +306,7 @@ def _misjudged(card: FeatureCard, read: Mapping[tuple[int, Side], Example], sign
     ]
 
 
-def _lit(one: Example, sign: int) -> LitText:
+def _lit(one: ShownExample, sign: int) -> LitText:
     return LitText(f"row {one.row:,} · peak {one.peak:.2f}", one.prompt, one.tokens, sign * one.reading.activations)
 
 

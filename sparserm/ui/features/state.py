@@ -18,7 +18,7 @@ from sparserm.features.table import FeatureTable, feature_table
 from sparserm.heads.labels import auto_labels, given_labels, save_label, user_labels
 from sparserm.pairs.sources import DataSource
 from sparserm.types import Message, Prompt, SparseRMError
-from sparserm.ui.score.scoring import Scored
+from sparserm.ui.score.scoring import ScoredResponse
 from sparserm.ui.shared import starter_examples
 from sparserm.ui.shared.context import Context
 from sparserm.ui.shared.pairs_picker import Represented
@@ -28,7 +28,7 @@ LIST, NUMBER = "features list", "feature number"
 
 
 @dataclass(frozen=True)
-class Example:
+class ShownExample:
     """A response of the pairs as the card shows it: its row in the source, prompt, tokens, and the latent at each of them."""
 
     row: int
@@ -76,7 +76,7 @@ def _fill_text(context: Context) -> None:
 
 def _first_text(context: Context) -> tuple[str, str]:
     """What was scored last, or the first example."""
-    scored: Scored | None = st.session_state.get("scored")
+    scored: ScoredResponse | None = st.session_state.get("scored")
     one = scored.request if scored else starter_examples.examples(context.card.name)[0]
     return one.prompt[-1].content, one.response
 
@@ -152,7 +152,7 @@ def _card(store: FeatureStore, head: str, feature: int, *, _found: Represented, 
     return feature_card(feature, _found.data.pairs, _found.pairs, _context.sae(), _context.saved.head)
 
 
-def examples(found: Represented, context: Context, shown: FeatureCard) -> Mapping[tuple[int, Side], Example]:
+def examples(found: Represented, context: Context, shown: FeatureCard) -> Mapping[tuple[int, Side], ShownExample]:
     """The responses of a card with the latent's activation at every token; read by the language model the first time."""
     return _examples(kept(found, context), context.hash, shown.feature, _found=found, _context=context, _card=shown)
 
@@ -160,7 +160,7 @@ def examples(found: Represented, context: Context, shown: FeatureCard) -> Mappin
 @st.cache_resource(show_spinner="Reading the examples…", max_entries=64)
 def _examples(
     store: FeatureStore, head: str, feature: int, *, _found: Represented, _context: Context, _card: FeatureCard
-) -> dict[tuple[int, Side], Example]:
+) -> dict[tuple[int, Side], ShownExample]:
     backbone, data = _context.model().backbone, _found.data
     readings = store.readings(_card, data, backbone, _context.sae())
     read = {}
@@ -168,7 +168,7 @@ def _examples(
         pair = data.pairs[one.pair]
         text = backbone.tokenize(pair.prompt, getattr(pair, one.side))
         tokens = backbone.chat.texts(text.ids[text.start : text.end])
-        read[one.pair, one.side] = Example(pair.row, pair.prompt[-1].content, tokens, readings[one.pair, one.side])
+        read[one.pair, one.side] = ShownExample(pair.row, pair.prompt[-1].content, tokens, readings[one.pair, one.side])
     return read
 
 
@@ -246,7 +246,7 @@ def running_job(kind: str, wanted: Mapping[str, object]) -> jobs.JobStatus | Non
     return found if found is not None and found.state != "done" else None
 
 
-def examples_csv(read: Mapping[tuple[int, Side], Example]) -> pd.DataFrame:
+def examples_csv(read: Mapping[tuple[int, Side], ShownExample]) -> pd.DataFrame:
     """The examples of a card, a row for each response."""
     return pd.DataFrame(
         [

@@ -20,7 +20,7 @@ class ScoreRequest:
 
 
 @dataclass(frozen=True)
-class Scored:
+class ScoredResponse:
     """A request with its answer.
 
     Attributes:
@@ -36,7 +36,7 @@ class Scored:
     inspected: InspectedInput
 
 
-def score(context: Context, request: ScoreRequest, progress: Progress) -> Scored:
+def score(context: Context, request: ScoreRequest, progress: Progress) -> ScoredResponse:
     """Score and explain; ``progress`` is told of a first use's download.
 
     Raises:
@@ -44,7 +44,7 @@ def score(context: Context, request: ScoreRequest, progress: Progress) -> Scored
     """
     model = context.model(progress)
     explanation = model.explain(request.prompt, request.response, sae=context.sae())
-    return Scored(
+    return ScoredResponse(
         request,
         explanation,
         model.chance_to_beat(explanation.reward),

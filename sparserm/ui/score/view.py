@@ -10,7 +10,7 @@ import streamlit as st
 from sparserm.explain.contributions import Explanation, explain_difference
 from sparserm.heads.saved import SavedHead
 from sparserm.ui.score import charts
-from sparserm.ui.score.scoring import Scored
+from sparserm.ui.score.scoring import ScoredResponse
 from sparserm.ui.shared import components
 from sparserm.ui.shared.components import yardstick
 from sparserm.ui.shared.context import Context
@@ -38,7 +38,7 @@ def waterfall(explanation: Explanation, top: int) -> int | None:
     return bars[number].feature if number < len(bars) else None
 
 
-def token_view(scored: Scored, context: Context, feature: int | None) -> None:
+def token_view(scored: ScoredResponse, context: Context, feature: int | None) -> None:
     """The response's tokens, coloured by their share of the reward, by the running reward, or by one feature."""
     explanation = scored.explanation
     # With last pooling the running reward at a token is the reward read there: one and the same.
@@ -91,7 +91,7 @@ def _centred(values: np.ndarray) -> list[float]:
     return [float(value) for value in values - values.mean()]
 
 
-def inspector(scored: Scored) -> None:
+def inspector(scored: ScoredResponse) -> None:
     """The templated tokens with the scored ones marked, and what was cut."""
     found = scored.inspected
     n_scored = sum(found.scored)
@@ -110,7 +110,7 @@ def inspector(scored: Scored) -> None:
         )
 
 
-def edit_against_original(scored: Scored, original: Scored) -> None:
+def edit_against_original(scored: ScoredResponse, original: ScoredResponse) -> None:
     """The edited text beside the original: chance, margin, and what made the difference."""
     parts = explain_difference(scored.explanation, original.explanation)
     margin = scored.explanation.reward - original.explanation.reward
@@ -123,7 +123,7 @@ def edit_against_original(scored: Scored, original: Scored) -> None:
     components.download_table(differences_table(parts), "Difference", "difference.csv")
 
 
-def result_metrics(scored: Scored, saved: SavedHead) -> None:
+def result_metrics(scored: ScoredResponse, saved: SavedHead) -> None:
     """Win probabilities and percentile first; the raw reward last, with its yardstick."""
     chosen, rejected, reward = st.columns(3)
     what = "Bradley-Terry win probability against the median {} response of the head's training pairs."

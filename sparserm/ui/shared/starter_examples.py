@@ -14,7 +14,7 @@ from sparserm.types import Prompt
 
 
 @dataclass(frozen=True)
-class Example:
+class StarterExample:
     """One response of a starter pair, to begin with."""
 
     title: str
@@ -23,12 +23,12 @@ class Example:
 
 
 @st.cache_data(show_spinner=False)
-def examples(task: str) -> tuple[Example, ...]:
+def examples(task: str) -> tuple[StarterExample, ...]:
     """Both responses of every starter pair of a task; those of all tasks where it has none of its own."""
     found = []
     for name in (task,) if task in STARTER_SETS else STARTER_SETS:
         for number, pair in enumerate(load_pairs(assets_dir() / "pairs" / f"{name}.jsonl").pairs, 1):
             beginning = textwrap.shorten(pair.prompt[-1].content, 60, placeholder="…")
-            found.append(Example(f"{number}. {beginning} (chosen)", pair.prompt, pair.chosen))
-            found.append(Example(f"{number}. {beginning} (rejected)", pair.prompt, pair.rejected))
+            found.append(StarterExample(f"{number}. {beginning} (chosen)", pair.prompt, pair.chosen))
+            found.append(StarterExample(f"{number}. {beginning} (rejected)", pair.prompt, pair.rejected))
     return tuple(found)

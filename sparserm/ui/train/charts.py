@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import plotly.graph_objects as go
 
 from sparserm.training.evidence import CurvePoint, Measured, Stability
-from sparserm.training.sweep import DENSE, Cell
+from sparserm.training.sweep import DENSE, SweepCell
 from sparserm.ui.shared.style import NEUTRAL, UP, compact, sign_colour
 
 NAMES = {
@@ -100,14 +100,14 @@ def curve_figure(curve: Sequence[CurvePoint], dense: float) -> go.Figure:
     return figure
 
 
-def cells_figure(cells: Sequence[Cell], method: str, chosen: tuple[str, str, int]) -> go.Figure:
+def cells_figure(cells: Sequence[SweepCell], method: str, chosen: tuple[str, str, int]) -> go.Figure:
     """One method's accuracy for every layer and size, and the dense probe's beside it on the same scale.
 
     A click on a cell selects its marker, whose customdata is ``[sae, method, k]``; ``chosen``, named so too, has a frame.
     """
     saes = {cell.sae: cell.layer for cell in sorted(cells, key=lambda cell: cell.layer)}
     shown = [cell for cell in cells if cell.method in (method, DENSE)]
-    at: Mapping[tuple[str, str], Cell] = {(cell.sae, _column(cell)): cell for cell in shown}
+    at: Mapping[tuple[str, str], SweepCell] = {(cell.sae, _column(cell)): cell for cell in shown}
     # The dense probe has no size, and stands last.
     columns = list(dict.fromkeys(map(_column, sorted(shown, key=lambda cell: (cell.method == DENSE, cell.k)))))
     accuracy = [[at[sae, name].accuracy if (sae, name) in at else None for name in columns] for sae in saes]
@@ -155,11 +155,11 @@ def cells_figure(cells: Sequence[Cell], method: str, chosen: tuple[str, str, int
     return figure
 
 
-def _column(cell: Cell) -> str:
+def _column(cell: SweepCell) -> str:
     return "dense probe" if cell.method == DENSE else f"K = {cell.k}"
 
 
-def _place(cell: Cell, saes: list[str], columns: list[str]) -> tuple[int, int]:
+def _place(cell: SweepCell, saes: list[str], columns: list[str]) -> tuple[int, int]:
     return columns.index(_column(cell)), saes.index(cell.sae)
 
 

@@ -18,7 +18,7 @@ from sparserm.model import shared_backbone
 from sparserm.sae.autoencoder import load_sae
 from sparserm.support.defaults import MAX_FEATURES
 from sparserm.training.evidence import Measured
-from sparserm.training.sweep import Cell, choose, describe
+from sparserm.training.sweep import SweepCell, choose, describe
 from sparserm.training.train import (
     Prepared,
     TrainResult,
@@ -223,7 +223,7 @@ def figures(tried: Tried) -> None:
     )
 
 
-def _cell(tried: Tried) -> Cell | None:
+def _cell(tried: Tried) -> SweepCell | None:
     """The sweep's cell for the settings in view, where they differ from the job's in layer, size and method alone."""
     now = tried.settings
     same = now == replace(tried.result.spec.settings, k=now.k, selection=now.selection)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from sparserm.heads.library import pack_head
-from sparserm.heads.model_card import card_markdown, head_facts, head_limits
+from sparserm.heads.model_card import card_markdown, card_rows, head_limits
 from sparserm.heads.saved import SavedHead
 from sparserm.ui.shared.context import Context
 from sparserm.ui.shared.text import plain
@@ -46,7 +46,7 @@ def downloads(context: Context) -> None:
 
 def facts(saved: SavedHead) -> None:
     """What the head was made from and how good it is."""
-    rows = "\n".join(f"| {plain(name)} | {plain(value)} |" for name, value in head_facts(saved))
+    rows = "\n".join(f"| {plain(name)} | {plain(value)} |" for name, value in card_rows(saved))
     st.markdown(f"| fact | value |\n|:--|:--|\n{rows}")
 
 

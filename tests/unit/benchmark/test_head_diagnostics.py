@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from sparserm.benchmark.results import Results
-from sparserm.benchmark.run import head_facts
+from sparserm.benchmark.run import diagnose_head
 from sparserm.heads.fitting import FitSettings
 from sparserm.pairs.parsing import parse_pairs
 from sparserm.representations.represent import represent_pairs
@@ -22,7 +22,7 @@ def found(tmp_path_factory, tiny_backbone):
     sae = load_sae(save_tiny_sae(tmp_path_factory.mktemp("sae") / "tiny"))
     data, test = parse_pairs(preference_rows()), parse_pairs(preference_rows(12, 6, seed=1))
     train, held_out = (represent_pairs(one.pairs, tiny_backbone, {sae.hook: sae}, "mean")[sae.hook] for one in (data, test))
-    return head_facts(train, held_out, test.pairs, sae, tiny_backbone, FitSettings(k=4, l2=0.1))
+    return diagnose_head(train, held_out, test.pairs, sae, tiny_backbone, FitSettings(k=4, l2=0.1))
 
 
 def test_explanations_hold_and_the_rest_is_in_its_range(found) -> None:

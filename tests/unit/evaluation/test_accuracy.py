@@ -12,7 +12,7 @@ from sparserm.evaluation.accuracy import (
     dense_probe_margins,
     evaluate_head,
     evaluate_margins,
-    random_directions_accuracy,
+    random_latents_accuracy,
     random_settings,
 )
 from sparserm.evaluation.intervals import accuracy_interval, mean_interval
@@ -159,14 +159,14 @@ def test_the_random_baseline_is_the_mean_of_five_random_heads() -> None:
         evaluate_head(fit_head(TRAIN, SAE, FitSettings(k=2, l2=0.1, selection="random", seed=seed)).head, TEST).accuracy
         for seed in range(5)
     ]
-    assert random_directions_accuracy(TRAIN, TEST, SAE, settings) == pytest.approx(np.mean(accuracies))
+    assert random_latents_accuracy(TRAIN, TEST, SAE, settings) == pytest.approx(np.mean(accuracies))
 
 
 def test_selection_beats_the_random_baseline_where_one_latent_says_all() -> None:
     settings = FitSettings(k=1, l2=0.1)
     head = fit_head(TRAIN, SAE, settings).head
     assert list(head.features) == [0]
-    assert evaluate_head(head, TEST).accuracy == 1.0 > random_directions_accuracy(TRAIN, TEST, SAE, settings)
+    assert evaluate_head(head, TEST).accuracy == 1.0 > random_latents_accuracy(TRAIN, TEST, SAE, settings)
 
 
 def test_cross_validation_holds_every_pair_out_and_chooses_anew() -> None:

@@ -11,7 +11,7 @@ from scipy.stats import spearmanr
 
 from benchmarks.length import feature_length_correlation
 from sparserm.evaluation.length import TRACKS, length_balanced, length_correlation
-from sparserm.heads.fitting import FitSettings, fit_head, gather_evidence
+from sparserm.heads.fitting import FitSettings, fit_head, fit_statistics
 from sparserm.heads.reward import RewardHead, rewards
 from sparserm.heads.selection import SELECTORS
 from sparserm.representations.values import LatentSummary, PairRepresentations, Representations, firings
@@ -113,7 +113,7 @@ def test_margins_stop_following_length_and_what_is_good_stays(selection: str) ->
 
 
 def test_without_the_option_evidence_is_as_it_was_and_equal_lengths_need_none() -> None:
-    assert gather_evidence(TRAIN, SAE, FitSettings(k=3)).length_axis is None
+    assert fit_statistics(TRAIN, SAE, FitSettings(k=3)).length_axis is None
     same = replace(TRAIN, chosen=replace(TRAIN.chosen, n_tokens=TRAIN.rejected.n_tokens))
     heads = [fit_head(same, SAE, FitSettings(k=3, l2=0.1, avoid_length=avoid)).head for avoid in (False, True)]
     assert np.array_equal(heads[0].weights, heads[1].weights)

@@ -12,7 +12,7 @@ from scipy.sparse import csr_matrix
 from sparserm.features import auto_labels
 from sparserm.features.auto_labels import (
     LEAST_DETECTION,
-    Evidence,
+    LabelContext,
     Proposal,
     Rule,
     Unlabelled,
@@ -43,7 +43,7 @@ class Saying:
         self.score, self.most_judged = score, most_judged
         self.asked: set[int] = set()
 
-    def propose(self, evidence: Evidence) -> Proposal:
+    def propose(self, evidence: LabelContext) -> Proposal:
         def scores(rows: np.ndarray) -> np.ndarray:
             self.asked |= set(rows.tolist())
             return np.array([self.score(evidence.texts.texts[row]) for row in rows])
@@ -87,7 +87,7 @@ def test_the_rule_does_not_look_at_the_texts_that_judge_it() -> None:
     texts = gather_texts(turned, REPRESENTED)
     np.testing.assert_array_equal(texts.finding, TEXTS.finding)
     found = contrast(texts.peaks(SORRY, REPRESENTED), texts)
-    assert Rule().propose(Evidence(texts, found, ())).terms == _labels(features=[SORRY])[SORRY].terms
+    assert Rule().propose(LabelContext(texts, found, ())).terms == _labels(features=[SORRY])[SORRY].terms
     label = dict(label_features([SORRY], replace(DATA, pairs=tuple(turned)), REPRESENTED, Rule()))[SORRY]
     assert label.text is None and label.detection.accuracy == 0 and "no better than chance" in label.reason
 
@@ -132,7 +132,7 @@ def test_progress_is_told_of_every_feature() -> None:
 def test_texts_without_a_common_term_are_no_obstacle(monkeypatch) -> None:
     monkeypatch.setattr(auto_labels, "LEAST_COUNT", 10_000)
     with pytest.raises(Unlabelled, match="no word or mark"):
-        Rule().propose(Evidence(gather_texts(PAIRS, REPRESENTED), contrast(TEXTS.peaks(SORRY, REPRESENTED), TEXTS), ()))
+        Rule().propose(LabelContext(gather_texts(PAIRS, REPRESENTED), contrast(TEXTS.peaks(SORRY, REPRESENTED), TEXTS), ()))
 
 
 def test_log_odds_by_hand(monkeypatch) -> None:

@@ -10,7 +10,7 @@ import torch
 from scipy.special import expit
 
 from sparserm.heads.bradley_terry import PROBE_L2
-from sparserm.heads.fitting import FitSettings, fit_head, gather_evidence
+from sparserm.heads.fitting import FitSettings, fit_head, fit_statistics
 from sparserm.heads.reward import alignment_scores, rewards
 from sparserm.heads.selection import SELECTORS
 from sparserm.representations.values import LatentSummary, PairRepresentations, Representations, firings
@@ -115,7 +115,7 @@ def test_a_tie_on_the_training_pairs_counts_as_wrong() -> None:
 
 
 def test_evidence_standardises_by_the_spread_of_the_scores() -> None:
-    evidence = gather_evidence(TRAIN, SAE, FitSettings())
+    evidence = fit_statistics(TRAIN, SAE, FitSettings())
     features = np.array([7, 3])
     chosen, rejected = (
         alignment_scores(side.h, evidence.directions[features], SAE.b_dec.numpy()) for side in (TRAIN.chosen, TRAIN.rejected)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sparserm.heads.model_card import accuracy, baselines, card_markdown, head_facts, head_limits, yardstick
+from sparserm.heads.model_card import accuracy, baselines, card_markdown, card_rows, head_limits, yardstick
 from sparserm.heads.reward import RewardHead
 from sparserm.heads.saved import HeadCard, SavedHead, head_hash
 
@@ -46,7 +46,7 @@ def _limits(**changes: Any) -> str:
 
 def test_the_facts_are_the_cards() -> None:
     saved = _saved()
-    facts = dict(head_facts(saved))
+    facts = dict(card_rows(saved))
     assert facts["version"] == head_hash(saved)
     assert facts["accuracy"] == "85.0% (95 % interval 80.0% to 90.0%, n = 1,234) on test.jsonl"
     assert facts["beside it"] == (
@@ -68,7 +68,7 @@ def test_the_yardstick_says_of_which_responses_it_is() -> None:
 
 def test_an_edited_head_says_what_was_edited() -> None:
     lineage = {"parent": "kind", "parent_hash": "01234567", "edits": {"7": 0.0, "8": -1.0, "9": 0.5}}
-    facts = dict(head_facts(_saved(training={**TRAINING, "lineage": lineage})))
+    facts = dict(card_rows(_saved(training={**TRAINING, "lineage": lineage})))
     assert facts["edited"] == "from kind (01234567): 7 off, 8 flipped, 9 × 0.5"
     assert "edited by hand" in _limits(training={**TRAINING, "lineage": lineage})
     assert "edited by hand" not in _limits(training={**TRAINING, "lineage": lineage}, metrics={})
@@ -100,7 +100,7 @@ def test_limits_follow_from_the_figures() -> None:
 )
 def test_a_card_with_odd_entries_is_still_told_of(metrics) -> None:
     saved = _saved(metrics=metrics, training={"n_pairs": "many", "lineage": {"edits": 3}})
-    assert head_facts(saved) and head_limits(saved) and card_markdown(saved)
+    assert card_rows(saved) and head_limits(saved) and card_markdown(saved)
     assert accuracy(saved.card) in ("", "50.0%") and baselines(saved.card) == ""
 
 
@@ -108,4 +108,4 @@ def test_the_model_card_holds_every_fact_and_limit_and_no_markup_of_others() -> 
     saved = _saved(name="<b>x</b> | [y](z)")
     text = card_markdown(saved)
     assert text.startswith("# \\<b\\>x\\</b\\> \\| \\[y\\](z)\n")
-    assert text.count("\n| ") == len(head_facts(saved)) + 1 and text.count("\n- ") == len(head_limits(saved))
+    assert text.count("\n| ") == len(card_rows(saved)) + 1 and text.count("\n- ") == len(head_limits(saved))

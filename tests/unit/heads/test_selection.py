@@ -13,8 +13,8 @@ from sparserm.heads.reward import ScoreMoments, second_moments
 from sparserm.heads.selection import (
     ISOTROPIC,
     SELECTORS,
-    Evidence,
     FeatureStats,
+    FitStatistics,
     _exchange,
     _forward,
     feature_stats,
@@ -60,18 +60,18 @@ def _differences(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return x, second_moments(x)
 
 
-def _evidence(gap: list[float], dead: tuple[int, ...] = ()) -> Evidence:
-    """Evidence of given frequency gaps around one half; nothing else in it is informative."""
+def _evidence(gap: list[float], dead: tuple[int, ...] = ()) -> FitStatistics:
+    """FitStatistics of given frequency gaps around one half; nothing else in it is informative."""
     chosen, rejected = 0.5 + np.array(gap) / 2, 0.5 - np.array(gap) / 2
     chosen[list(dead)] = rejected[list(dead)] = 0
     n = len(gap)
     directions = np.eye(n, dtype=np.float32)
-    return Evidence(
+    return FitStatistics(
         *_differences(np.zeros((3, n))), directions, _moments(np.ones(n)), np.arange(3), FeatureStats(chosen, rejected)
     )
 
 
-def _world(seed: int = 0, n: int = 400, d: int = 16, d_sae: int = 64) -> Evidence:
+def _world(seed: int = 0, n: int = 400, d: int = 16, d_sae: int = 64) -> FitStatistics:
     """Preferences by three orthogonal directions; the others lie mostly outside the space of these; four are dead."""
     rng = np.random.default_rng(seed)
     basis = np.linalg.qr(rng.normal(size=(d, d)))[0].T
@@ -84,7 +84,7 @@ def _world(seed: int = 0, n: int = 400, d: int = 16, d_sae: int = 64) -> Evidenc
     rate = rng.uniform(0.1, 0.9, (2, d_sae))
     rate[:, DEAD] = 0
     differences, second = _differences(np.where(wins[:, None], a - b, b - a))
-    return Evidence(
+    return FitStatistics(
         differences=differences,
         second=second,
         directions=directions,
@@ -170,7 +170,7 @@ def test_sparse_judges_a_latent_by_what_it_adds_to_those_chosen() -> None:
     x *= np.where(rng.random(3000) < expit(x @ [2, 1, 0.75]), 1, -1)[:, None]
     directions = np.array([[1, 0, 0], [-0.9, 0.19**0.5, 0], [0, 0, 1]], np.float32)
     alive = FeatureStats(np.ones(3), np.ones(3))
-    evidence = Evidence(*_differences(x), directions, _moments(np.ones(3)), np.arange(3000), alive)
+    evidence = FitStatistics(*_differences(x), directions, _moments(np.ones(3)), np.arange(3000), alive)
     assert list(select_sparse(evidence, 2)) == [0, 1]
 
 
@@ -261,7 +261,7 @@ def test_the_fewer_the_pairs_the_more_their_covariance_is_doubted() -> None:
     rng = np.random.default_rng(3)
     x = rng.normal(size=(4, 16))  # 16 dimensions, 4 pairs: 16 / (2 x 4) = 2
     stats = FeatureStats(np.full(16, 0.5), np.full(16, 0.5))
-    evidence = Evidence(*_differences(x), np.eye(16, dtype=np.float32), _moments(np.ones(16)), np.arange(4), stats)
+    evidence = FitStatistics(*_differences(x), np.eye(16, dtype=np.float32), _moments(np.ones(16)), np.arange(4), stats)
     away = rng.normal(size=16)
     expected = ((x @ away) ** 2).mean() + 2 * ((x**2).mean(0) * away**2).sum()
     assert np.square(evidence.root.T @ away).sum() == pytest.approx(expected, rel=1e-5)

@@ -14,7 +14,7 @@ from sparserm.model import SparseRM
 from sparserm.pairs.parsing import parse_pairs
 from sparserm.pairs.parts import cut
 from sparserm.scoring import bulk
-from sparserm.scoring.bulk import Scored, Scoring, score_file, score_here
+from sparserm.scoring.bulk import Scoring, ScoringSummary, score_file, score_here
 from sparserm.types import SparseRMError
 from tests.unit.training.test_train import preference_rows, save_tiny_sae
 
@@ -155,7 +155,7 @@ def test_a_head_with_other_weights_is_another_scoring(head, path, tmp_path, tiny
         score_file(path, tmp_path / "head", tmp_path / "out")
 
 
-def _scored_lines(head: Path, tmp_path: Path, *rows: object) -> tuple[Scored, pd.DataFrame]:
+def _scored_lines(head: Path, tmp_path: Path, *rows: object) -> tuple[ScoringSummary, pd.DataFrame]:
     path = tmp_path / "lines.jsonl"
     path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
     return score_file(path, head, tmp_path / "lines"), _table(tmp_path / "lines")
@@ -237,7 +237,7 @@ def test_machines_that_compute_in_another_dtype_are_refused(head, path, tmp_path
 def test_columns_are_named_as_everywhere(head, tmp_path):
     path = tmp_path / "pairs.jsonl"
     path.write_text("".join(json.dumps({"q": f"p{i}", "chosen": "yes", "rejected": "no"}) + "\n" for i in range(6)))
-    scored: Scored = score_file(path, head, tmp_path / "out", columns={"prompt": "q"})
+    scored: ScoringSummary = score_file(path, head, tmp_path / "out", columns={"prompt": "q"})
     assert scored.n_pairs == 6
     with pytest.raises(SparseRMError, match="has no column 'chose'"):
         score_file(path, head, tmp_path / "other", columns={"prompt": "q", "chosen": "chose"})

@@ -16,12 +16,12 @@ from sparserm.pairs.parsing import parse_pairs
 from sparserm.pairs.split import short_key
 from sparserm.representations.values import PairRepresentations, Representations
 from sparserm.training.editing import (
-    EditEvidence,
     HeadEdits,
+    HeldOutScores,
     compare_edits,
     edit_head,
     feature_worth,
-    gather_edit_evidence,
+    held_out_scores,
     length_suggestions,
     make_edited_head,
     measure_edits,
@@ -79,8 +79,8 @@ LENGTHS = ([10, 40, 20, 50], [30, 10, 20, 10])
 
 
 @pytest.fixture
-def evidence() -> EditEvidence:
-    return gather_edit_evidence(_saved([1.0, 1.0]), _data(4), _pairs(CHOSEN, np.zeros((4, 2)), LENGTHS))
+def evidence() -> HeldOutScores:
+    return held_out_scores(_saved([1.0, 1.0]), _data(4), _pairs(CHOSEN, np.zeros((4, 2)), LENGTHS))
 
 
 def test_edits_that_are_equal_are_equal_values_and_can_be_written_down() -> None:
@@ -108,7 +108,7 @@ def test_an_edited_head_has_its_weights_multiplied_and_nothing_else() -> None:
         edit_head(head, HeadEdits.of({99: 0}))
 
 
-def test_figures_by_hand(evidence: EditEvidence) -> None:
+def test_figures_by_hand(evidence: HeldOutScores) -> None:
     before = measure_edits(evidence, PARENT)
     assert before.margins.tolist() == [-1.0, 3.0, 1.0, 2.0]
     assert before.evaluation.accuracy == 0.75 and before.evaluation.mean_margin == 1.25
@@ -121,12 +121,12 @@ def test_figures_by_hand(evidence: EditEvidence) -> None:
     assert effect.ci95[0] < 0 < effect.ci95[1]
 
 
-def test_a_tie_counts_as_wrong(evidence: EditEvidence) -> None:
+def test_a_tie_counts_as_wrong(evidence: HeldOutScores) -> None:
     assert measure_edits(evidence, HeadEdits.of({10: 0, 11: 0})).evaluation.accuracy == 0.0
     assert measure_edits(evidence, HeadEdits.of({10: 0})).evaluation.accuracy == 0.5  # one of the margins is zero
 
 
-def test_length_correlations_are_scipys(evidence: EditEvidence) -> None:
+def test_length_correlations_are_scipys(evidence: HeldOutScores) -> None:
     found = measure_edits(evidence, PARENT)
     reward = np.concatenate([CHOSEN.sum(1), np.zeros(4)])
     length, gap = np.log(np.concatenate(LENGTHS)), np.subtract(*np.log(LENGTHS))
@@ -140,7 +140,7 @@ def test_length_correlations_are_scipys(evidence: EditEvidence) -> None:
     assert all(np.isnan(x) for x in vars(measure_edits(evidence, HeadEdits.of({10: 0, 11: 0})).length).values())
 
 
-def test_the_worth_of_features_by_hand(evidence: EditEvidence) -> None:
+def test_the_worth_of_features_by_hand(evidence: HeldOutScores) -> None:
     worth = feature_worth(evidence, PARENT)
     assert worth.accuracy_change.tolist() == [-0.25, 0.0]
     assert worth.length_correlation[1] == pytest.approx(1.0) and worth.length_correlation[0] < 0
@@ -154,7 +154,7 @@ def _suggested(n: int, edits: HeadEdits) -> list[int]:
     gaps = np.arange(n) - n // 2
     chosen = np.stack([2 * gaps, np.resize([1, -1], n), -gaps], axis=1)
     pairs = _pairs(chosen, np.zeros((n, 3)), ((gaps + n).tolist(), [n] * n))
-    evidence = gather_edit_evidence(_saved([1.0, 1.0, 1.0]), _data(n), pairs)
+    evidence = held_out_scores(_saved([1.0, 1.0, 1.0]), _data(n), pairs)
     return length_suggestions(feature_worth(evidence, edits), measure_edits(evidence, edits)).tolist()
 
 
@@ -172,7 +172,7 @@ def test_any_edit_measures_the_same_as_the_edited_head_anew() -> None:
     rng = np.random.default_rng(1)
     saved = _saved(list(rng.normal(size=6)))
     pairs = _pairs(rng.normal(size=(40, 6)), rng.normal(size=(40, 6)), ([5] * 40, list(range(40))))
-    evidence = gather_edit_evidence(saved, _data(40), pairs)
+    evidence = held_out_scores(saved, _data(40), pairs)
     for factors in rng.choice([-1.0, 0.0, 0.35, 1.0, 2.0], size=(20, 6)):
         edits = HeadEdits.of(dict(zip(range(10, 16), factors, strict=True)))
         found, head = measure_edits(evidence, edits), edit_head(saved.head, edits)
@@ -184,22 +184,22 @@ def test_any_edit_measures_the_same_as_the_edited_head_anew() -> None:
 def test_pairs_of_training_prompts_are_left_out_and_counted() -> None:
     saved = _saved([1.0, 1.0], trained_on=("question 1", "question 2"))
     pairs = _pairs(CHOSEN, np.zeros((4, 2)), LENGTHS)
-    evidence = gather_edit_evidence(saved, _data(4), pairs)
+    evidence = held_out_scores(saved, _data(4), pairs)
     assert (evidence.n_seen, evidence.rows.tolist()) == (2, [0, 3])
     assert measure_edits(evidence, PARENT).margins.tolist() == [-1.0, 2.0]
     everything = _saved([1.0, 1.0], trained_on=tuple(f"question {i}" for i in range(4)))
     with pytest.raises(SparseRMError, match=r"all 4 pairs of held out have prompts that the head was trained on.*pick pairs"):
-        gather_edit_evidence(everything, _data(4), pairs)
+        held_out_scores(everything, _data(4), pairs)
 
 
 def test_one_prompt_leaves_the_change_unknown() -> None:
     pairs = _pairs(CHOSEN[:2], np.zeros((2, 2)), ([1, 2], [2, 1]))
-    evidence = gather_edit_evidence(_saved([1.0, 1.0]), _data(2), replace(pairs, groups=np.zeros(2, np.int64)))
+    evidence = held_out_scores(_saved([1.0, 1.0]), _data(2), replace(pairs, groups=np.zeros(2, np.int64)))
     outcome = measure_edits(evidence, PARENT)
     assert compare_edits(evidence, outcome, outcome).ci95 == (-1.0, 1.0)
 
 
-def test_a_saved_edit_names_its_parent_and_says_what_it_was_measured_on(evidence: EditEvidence, tmp_path) -> None:
+def test_a_saved_edit_names_its_parent_and_says_what_it_was_measured_on(evidence: HeldOutScores, tmp_path) -> None:
     parent = _saved([1.0, 1.0])
     edits = HeadEdits.of({11: 0})
     child = make_edited_head(parent, "parent-name", edits, "child", evidence)
@@ -218,7 +218,7 @@ def test_a_saved_edit_names_its_parent_and_says_what_it_was_measured_on(evidence
     assert parent.card.metrics == {"accuracy": 0.8} and parent.head.weights.tolist() == [1.0, 1.0]
 
 
-def test_a_grandchild_keeps_its_whole_lineage(evidence: EditEvidence) -> None:
+def test_a_grandchild_keeps_its_whole_lineage(evidence: HeldOutScores) -> None:
     child = make_edited_head(_saved([1.0, 1.0]), "parent", HeadEdits.of({11: 0.5}), "child", evidence)
     grandchild = make_edited_head(child, "child", HeadEdits.of({10: 2}), "grandchild", None)
     lineage = grandchild.card.training["lineage"]

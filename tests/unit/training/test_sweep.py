@@ -11,7 +11,7 @@ from sparserm.evaluation.accuracy import cross_validate, cross_validate_dense
 from sparserm.heads.fitting import FitSettings
 from sparserm.representations.values import LatentSummary, PairRepresentations
 from sparserm.training import sweep as sweeping
-from sparserm.training.sweep import DENSE, METHODS, Cell, cells_table, choose, sweep
+from sparserm.training.sweep import DENSE, METHODS, SweepCell, cells_table, choose, sweep
 from sparserm.types import SparseRMError
 from tests.unit.evaluation.test_accuracy import SAE, TRAIN, _noise
 
@@ -48,8 +48,8 @@ def test_every_cell_is_what_cross_validation_says_of_its_settings(seed: int, set
 
 def test_layers_stand_beside_each_other_and_noise_is_worse(monkeypatch: pytest.MonkeyPatch) -> None:
     probes: list[int] = []
-    gather = sweeping.gather_evidence
-    monkeypatch.setattr(sweeping, "gather_evidence", lambda *given: (probes.append(1), gather(*given))[1])
+    gather = sweeping.fit_statistics
+    monkeypatch.setattr(sweeping, "fit_statistics", lambda *given: (probes.append(1), gather(*given))[1])
     told: list[tuple[int, int]] = []
     cells = sweep(
         {"one": TRAIN, "noise": _noise(2)},
@@ -94,8 +94,8 @@ def _with_latents(pairs: PairRepresentations, kept: np.ndarray) -> PairRepresent
     )
 
 
-def _cell(method: str, k: int, accuracy: float) -> Cell:
-    return Cell("x/layer_1", 1, k, accuracy, (accuracy - 0.02, accuracy + 0.02), method)
+def _cell(method: str, k: int, accuracy: float) -> SweepCell:
+    return SweepCell("x/layer_1", 1, k, accuracy, (accuracy - 0.02, accuracy + 0.02), method)
 
 
 def test_the_simplest_within_the_interval_of_the_best_and_baselines_are_not_chosen() -> None:

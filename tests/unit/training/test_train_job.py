@@ -13,7 +13,7 @@ import pytest
 from sparserm.backbone.model import Backbone
 from sparserm.heads.fitting import FitSettings
 from sparserm.heads.inputs import load_saes
-from sparserm.heads.model_card import head_facts
+from sparserm.heads.model_card import card_rows
 from sparserm.heads.saved import load_head
 from sparserm.heads.selection import SELECTORS
 from sparserm.jobs import queue, worker
@@ -212,7 +212,7 @@ def test_results_of_before_there_were_methods_are_those_of_the_jobs_own(run_job,
 def test_a_job_that_avoids_length_says_so_in_the_card(run_job, spec: TrainSpec) -> None:
     result = _result(run_job(replace(spec, settings=replace(SETTINGS, avoid_length=True))))
     assert result.saved.card.training["settings"]["avoid_length"] is True
-    assert result.spec.settings.avoid_length and dict(head_facts(result.saved))["length"].startswith("kept from")
+    assert result.spec.settings.avoid_length and dict(card_rows(result.saved))["length"].startswith("kept from")
 
 
 def test_damaged_results_are_told(run_job, spec: TrainSpec) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sparserm.training.editing import HeadEdits, compare_edits, gather_edit_evidence, measure_edits
+from sparserm.training.editing import HeadEdits, compare_edits, held_out_scores, measure_edits
 from sparserm.ui.edit.charts import accuracy_figure
 from sparserm.ui.edit.view import figures_table, flipped_table
 from sparserm.ui.shared.style import DOWN, NEUTRAL
@@ -15,7 +15,7 @@ from tests.unit.training.test_editing import CHOSEN, LENGTHS, PARENT, _data, _pa
 @pytest.fixture
 def edited():
     data = _data(4)
-    evidence = gather_edit_evidence(_saved([1.0, 1.0]), data, _pairs(CHOSEN, np.zeros((4, 2)), LENGTHS))
+    evidence = held_out_scores(_saved([1.0, 1.0]), data, _pairs(CHOSEN, np.zeros((4, 2)), LENGTHS))
     before, after = measure_edits(evidence, PARENT), measure_edits(evidence, HeadEdits.of({11: 0}))
     return evidence, data, before, after, compare_edits(evidence, before, after)
 

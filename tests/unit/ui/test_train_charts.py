@@ -7,7 +7,7 @@ import pytest
 
 from sparserm.heads.saved import load_head
 from sparserm.training.evidence import CurvePoint, FeatureStability, HeadEvidence, Measured, Stability
-from sparserm.training.sweep import Cell
+from sparserm.training.sweep import SweepCell
 from sparserm.ui.shared.style import DOWN, NEUTRAL, UP
 from sparserm.ui.train import charts
 from sparserm.ui.train import tables as train_tables
@@ -18,11 +18,11 @@ MEASURED = tuple(
 )
 CURVE = (CurvePoint(5, 12, 0.6, (0.5, 0.7), 3), CurvePoint(50, 120, 0.8, (0.7, 0.85), 1))
 CELLS = (
-    Cell("a<b>/layer_20", 20, 8, 0.7, (0.6, 0.8), "sparse"),
-    Cell("x/layer_3", 3, 8, 0.6, (0.5, 0.7), "sparse"),
-    Cell("x/layer_3", 3, 32, 0.75, (0.7, 0.8), "sparse"),
-    Cell("x/layer_3", 3, 0, 0.8, (0.75, 0.85), "dense"),
-    Cell("x/layer_3", 3, 8, 0.5, (0.4, 0.6), "random"),
+    SweepCell("a<b>/layer_20", 20, 8, 0.7, (0.6, 0.8), "sparse"),
+    SweepCell("x/layer_3", 3, 8, 0.6, (0.5, 0.7), "sparse"),
+    SweepCell("x/layer_3", 3, 32, 0.75, (0.7, 0.8), "sparse"),
+    SweepCell("x/layer_3", 3, 0, 0.8, (0.75, 0.85), "dense"),
+    SweepCell("x/layer_3", 3, 8, 0.5, (0.4, 0.6), "random"),
 )
 STABILITY = Stability((FeatureStability(7, 0.5, 0.9, 1.0, 0.95), FeatureStability(3, -0.2, 0.1, 0.5, 0.4)), 0.4, 0.01, 20)
 
