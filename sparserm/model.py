@@ -24,7 +24,6 @@ from sparserm.heads.reward import rewards
 from sparserm.heads.saved import SavedHead, load_head, save_head
 from sparserm.pairs.load import load_pairs
 from sparserm.pairs.messages import as_prompt, as_response
-from sparserm.pairs.split import short_key
 from sparserm.representations.store import stored
 from sparserm.representations.values import PairRepresentations
 from sparserm.support.defaults import DEFAULT_BACKBONE, default_device
@@ -162,11 +161,10 @@ class SparseRM:
 
     def seen_in_training(self, data: PreferenceData) -> tuple[PairIssue, ...]:
         """Rows whose prompt the head was trained on: they are no test of it."""
-        known = {int(key) for key in self.saved.prompt_keys}
         return tuple(
             PairIssue(pair.row, "prompt", "is also a prompt of the head's training pairs", "warning")
-            for pair in data.pairs
-            if short_key(pair.prompt) in known
+            for pair, known in zip(data.pairs, self.saved.trained_on(data.pairs), strict=True)
+            if known
         )
 
     def score(

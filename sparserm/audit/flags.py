@@ -18,10 +18,10 @@ from sparserm.audit.duplicates import near_matches, normalised
 from sparserm.audit.surface import Surface, SurfaceRule, surface
 from sparserm.evaluation.accuracy import cross_validated_margins
 from sparserm.heads.fitting import FitSettings
-from sparserm.heads.reward import rewards
+from sparserm.heads.reward import reward_margins
 from sparserm.heads.saved import SavedHead
 from sparserm.pairs.messages import prompt_text
-from sparserm.pairs.split import prompt_key, short_key
+from sparserm.pairs.split import prompt_key
 from sparserm.representations.values import PairRepresentations
 from sparserm.sae.autoencoder import SparseAutoencoder
 from sparserm.types import PreferenceData, PreferencePair, SparseRMError
@@ -142,8 +142,8 @@ def held_out_margins(
     Raises:
         SparseRMError: the head was trained on some of the prompts, and they are too few to train another on.
     """
-    margins = rewards(saved.head, pairs.chosen.h) - rewards(saved.head, pairs.rejected.h)
-    trained_on = np.isin([short_key(pair.prompt) for pair in data.pairs], saved.prompt_keys)
+    margins = reward_margins(saved.head, pairs)
+    trained_on = saved.trained_on(data.pairs)
     if trained_on.any():
         known = FitSettings.__dataclass_fields__
         settings = FitSettings(**{k: v for k, v in saved.card.training.get("settings", {}).items() if k in known})

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
@@ -23,6 +21,7 @@ from sparserm.backbone.device import fast_dtype, to_device, usable_device
 from sparserm.backbone.packing import ROW_TOKENS, Batch, batches, pack
 from sparserm.backbone.tokenization import ChatTokenizer
 from sparserm.support.defaults import DEFAULT_BACKBONE, default_device, folder_note, home
+from sparserm.support.files import write_text
 from sparserm.support.quiet import without_bars
 from sparserm.types import HookPoint, Progress, Prompt, SparseRMError, TokenizedText
 
@@ -422,7 +421,7 @@ def folder_fingerprint(folder: Path) -> str:
             while chunk := file.read(1 << 20):
                 digest.update(chunk)
     fingerprint = digest.hexdigest()[:16]
-    _write(known, fingerprint)
+    write_text(known, fingerprint)
     return fingerprint
 
 
@@ -430,13 +429,4 @@ def _note_folder(folder: Path, fingerprint: str) -> None:
     """Heads name a backbone that was given as a folder by the last part of its path; here the whole path stays known."""
     note = folder_note(fingerprint)
     if not note.is_file() or note.read_text() != str(folder):
-        _write(note, str(folder))
-
-
-def _write(path: Path, text: str) -> None:
-    """All of it or nothing, whoever else writes it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_suffix(".lock")):
-        temporary = path.with_suffix(f".{os.getpid()}")
-        temporary.write_text(text)
-        os.replace(temporary, path)
+        write_text(note, str(folder))

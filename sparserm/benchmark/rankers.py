@@ -15,7 +15,7 @@ import torch
 from sparserm.evaluation.accuracy import Evaluation, evaluate_margins
 from sparserm.heads.bradley_terry import fit_probe
 from sparserm.heads.fitting import FitSettings, fit_head
-from sparserm.heads.reward import rewards
+from sparserm.heads.reward import reward_margins
 from sparserm.representations.values import LatentSummary, PairRepresentations
 from sparserm.sae.autoencoder import SparseAutoencoder
 from sparserm.support.defaults import MAX_FEATURES
@@ -70,7 +70,7 @@ def head_ranker(selection: str, k: int = MAX_FEATURES) -> Ranker:
         train, test = material.pairs
         settings = FitSettings(k=k, pooling=material.pooling, selection=selection, seed=seed)
         head = fit_head(train, material.sae, settings).head
-        return Ranking(rewards(head, test.chosen.h) - rewards(head, test.rejected.h), k)
+        return Ranking(reward_margins(head, test), k)
 
     return rank
 

@@ -20,6 +20,7 @@ from filelock import FileLock
 
 from sparserm.pairs.split import prompt_groups
 from sparserm.support.defaults import default_device
+from sparserm.support.files import write_text
 from sparserm.types import PreferenceData, SparseRMError
 
 
@@ -198,9 +199,7 @@ class Results:
             parts.append(f'"heads": {json.dumps(record["heads"], indent=1, allow_nan=False)}')
             for kind in ("costs", "cells"):
                 parts.append(f'"{kind}": [\n{_lines(json.dumps(row) for row in record[kind])}\n]')
-            temporary = self.path.with_suffix(f".{os.getpid()}")
-            temporary.write_text("{" + ",\n".join(parts) + "}\n")
-            os.replace(temporary, self.path)
+            write_text(self.path, "{" + ",\n".join(parts) + "}\n")
 
     def _read(self) -> dict[str, Any]:
         if not self.path.is_file():

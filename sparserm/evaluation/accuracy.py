@@ -10,7 +10,7 @@ import numpy as np
 from sparserm.evaluation.intervals import accuracy_interval
 from sparserm.heads.bradley_terry import fit_probe, prompt_folds
 from sparserm.heads.fitting import FitSettings, fit_head
-from sparserm.heads.reward import RewardHead, rewards
+from sparserm.heads.reward import RewardHead, reward_margins
 from sparserm.representations.values import PairRepresentations
 from sparserm.sae.autoencoder import SparseAutoencoder
 from sparserm.support.threads import in_threads, one_thread
@@ -36,8 +36,7 @@ class Evaluation:
 
 def evaluate_head(head: RewardHead, pairs: PairRepresentations) -> Evaluation:
     """Accuracy on pairs that the head was not trained on."""
-    margins = rewards(head, pairs.chosen.h) - rewards(head, pairs.rejected.h)
-    return evaluate_margins(margins, pairs)
+    return evaluate_margins(reward_margins(head, pairs), pairs)
 
 
 def evaluate_margins(margins: np.ndarray, pairs: PairRepresentations) -> Evaluation:
@@ -106,8 +105,7 @@ def cross_validated_margins(pairs: PairRepresentations, sae: SparseAutoencoder, 
     _check_enough(pairs)
 
     def fold(rows: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
-        head, rest = fit_head(pairs.take(rows[0]), sae, settings).head, pairs.take(rows[1])
-        return rewards(head, rest.chosen.h) - rewards(head, rest.rejected.h)
+        return reward_margins(fit_head(pairs.take(rows[0]), sae, settings).head, pairs.take(rows[1]))
 
     return _over_folds(pairs, fold)
 

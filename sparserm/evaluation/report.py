@@ -18,7 +18,6 @@ from sparserm.heads.labels import labels_of
 from sparserm.heads.reward import rewards
 from sparserm.heads.saved import SavedHead
 from sparserm.pairs.messages import prompt_text
-from sparserm.pairs.split import short_key
 from sparserm.representations.values import PairRepresentations
 from sparserm.types import PreferenceData, PreferencePair
 
@@ -151,7 +150,7 @@ def evaluation_report(saved: SavedHead, data: PreferenceData, pairs: PairReprese
 
     chosen, rejected = rewards(saved.head, pairs.chosen.h), rewards(saved.head, pairs.rejected.h)
     evaluation = evaluate_margins(chosen - rejected, pairs)
-    seen = np.isin([short_key(pair.prompt) for pair in data.pairs], saved.prompt_keys)
+    seen = saved.trained_on(data.pairs)
     labels, both = np.repeat([1, 0], len(chosen)), np.concatenate([chosen, rejected])
     return EvaluationReport(
         evaluation=evaluation,

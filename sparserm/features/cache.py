@@ -6,8 +6,6 @@ fingerprints, what belongs to an SAE alone under these. No text is kept, only nu
 
 from __future__ import annotations
 
-import os
-import threading
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,6 +19,7 @@ from sparserm.features.logit_lens import LogitLens, load_unembedding, logit_lens
 from sparserm.features.table import measure_openings
 from sparserm.representations.values import PairRepresentations
 from sparserm.support.defaults import home
+from sparserm.support.files import replacing
 from sparserm.types import PreferenceData, Progress
 
 if TYPE_CHECKING:
@@ -139,7 +138,5 @@ def _load(path: Path) -> dict[str, np.ndarray] | None:
 
 
 def _save(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.stem}.{os.getpid()}-{threading.get_ident()}.tmp.npz")
-    np.savez_compressed(temporary, **arrays)  # type: ignore[arg-type]
-    os.replace(temporary, path)
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from importlib.metadata import version
 from numbers import Integral, Real
 from typing import Any, get_args
@@ -38,6 +38,9 @@ class FitSettings:
         activity: when a latent counts as active in a response.
         seed: for selectors that draw at random.
         avoid_length: keep margins from following the length of responses, see :attr:`FitStatistics.length_axis`.
+
+    Raises:
+        SparseRMError: a setting is out of its range.
     """
 
     k: int = 32
@@ -47,6 +50,23 @@ class FitSettings:
     activity: Activity = "any"
     seed: int = 0
     avoid_length: bool = False
+
+    def __post_init__(self) -> None:
+        for name, options in _CHOICES.items():
+            if (value := getattr(self, name)) not in options:
+                raise SparseRMError(f"{name} is {value!r}, expected one of {', '.join(options)}; choose one of these")
+        if not isinstance(self.k, Integral) or not 1 <= self.k <= MAX_FEATURES:
+            raise SparseRMError(
+                f"k is {self.k!r}, expected a whole number from 1 to {MAX_FEATURES}; choose one of these: with more features "
+                "random latents do as well"
+            )
+        if not isinstance(self.avoid_length, bool):
+            raise SparseRMError(f"avoid_length is {self.avoid_length!r}, expected True or False")
+        if self.l2 is not None and not (isinstance(self.l2, Real) and 0 < self.l2 < math.inf):
+            raise SparseRMError(f"l2 is {self.l2!r}, expected a number above 0; leave it out to have it chosen")
+        # Plain numbers, also of NumPy's: they are written to the head's configuration.
+        object.__setattr__(self, "k", int(self.k))
+        object.__setattr__(self, "l2", None if self.l2 is None else float(self.l2))
 
 
 @dataclass(frozen=True)
@@ -139,7 +159,7 @@ def fit_to_evidence(
 def fit_selected(
     pairs: PairRepresentations, evidence: FitStatistics, features: np.ndarray, center: np.ndarray, settings: FitSettings
 ) -> FittedHead:
-    """Weights for features that have been chosen: those whose margins come closest to a dense probe's (:attr:`FitStatistics.root`).
+    """Weights for given features: those whose margins come closest to a dense probe's (:attr:`FitStatistics.root`).
 
     The probe is the Bradley-Terry fit; the head is its least-squares image in the space of K features. Fitted to the labels
     anew in that space, with a penalty of its own, heads were no more accurate on held-out prompts, and their loss was 0.01 to
@@ -164,21 +184,7 @@ def fit_settings(**settings: Any) -> FitSettings:
     known = [field.name for field in fields(FitSettings)]
     if unknown := [name for name in settings if name not in known]:
         raise SparseRMError(f"unknown setting {unknown[0]!r}; expected one of {', '.join(known)}")
-    chosen = FitSettings(**{name: value for name, value in settings.items() if value is not None})
-    for name, options in _CHOICES.items():
-        if (value := getattr(chosen, name)) not in options:
-            raise SparseRMError(f"{name} is {value!r}, expected one of {', '.join(options)}; choose one of these")
-    if not isinstance(chosen.k, Integral) or not 1 <= chosen.k <= MAX_FEATURES:
-        raise SparseRMError(
-            f"k is {chosen.k!r}, expected a whole number from 1 to {MAX_FEATURES}; choose one of these: with more features "
-            "random directions do as well"
-        )
-    if not isinstance(chosen.avoid_length, bool):
-        raise SparseRMError(f"avoid_length is {chosen.avoid_length!r}, expected True or False")
-    if chosen.l2 is not None and not (isinstance(chosen.l2, Real) and 0 < chosen.l2 < math.inf):
-        raise SparseRMError(f"l2 is {chosen.l2!r}, expected a number above 0; leave it out to have it chosen")
-    # Plain numbers, also of NumPy's: they are written to the head's configuration.
-    return replace(chosen, k=int(chosen.k), l2=None if chosen.l2 is None else float(chosen.l2))
+    return FitSettings(**{name: value for name, value in settings.items() if value is not None})
 
 
 def make_saved_head(

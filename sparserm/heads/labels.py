@@ -7,7 +7,6 @@ shipped heads' features are shipped too, and those made on this machine go befor
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -18,6 +17,7 @@ from filelock import FileLock
 
 from sparserm.heads.saved import HeadCard
 from sparserm.support.defaults import assets_dir, home
+from sparserm.support.files import write_json
 from sparserm.types import SparseRMError
 
 
@@ -193,10 +193,7 @@ def _read_detection(value: dict[str, Any]) -> Detection:
 
 
 def _write(path: Path, labels: Mapping[int, object]) -> None:
-    temporary = path.with_suffix(".tmp")
-    ordered = {str(feature): labels[feature] for feature in sorted(labels)}
-    temporary.write_text(json.dumps(ordered, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    write_json(path, {str(feature): labels[feature] for feature in sorted(labels)})
 
 
 def _auto_path(sae_fingerprint: str) -> Path:

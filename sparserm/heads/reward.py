@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sparserm.representations.values import PairRepresentations
 from sparserm.types import Pooling
 
 _ROWS = 1024
@@ -125,3 +126,8 @@ def projected_moments(mean: np.ndarray, covariance: np.ndarray, directions: np.n
     # what the variances of single dimensions would add up to.
     flat = variance <= 1e-6 * (directions**2 @ single.diagonal())
     return ScoreMoments(mu, np.where(flat, 1.0, np.sqrt(np.maximum(variance, 0))))
+
+
+def reward_margins(head: RewardHead, pairs: PairRepresentations) -> np.ndarray:
+    """``[n]`` float64, the reward of the chosen response minus that of the rejected one."""
+    return rewards(head, pairs.chosen.h) - rewards(head, pairs.rejected.h)

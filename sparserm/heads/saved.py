@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,10 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from sparserm.heads.reward import RewardHead
+from sparserm.pairs.split import short_key
 from sparserm.support.defaults import assets_dir, folder_note, home
-from sparserm.types import HookPoint, SparseRMError
+from sparserm.support.files import write_bytes, write_text
+from sparserm.types import HookPoint, PreferencePair, SparseRMError
 
 FORMAT = 1
 _EVIDENCE = ("f_chosen", "f_rejected", "quantiles_chosen", "quantiles_rejected", "prompt_keys")
@@ -97,6 +98,10 @@ class SavedHead:
     quantiles_rejected: np.ndarray
     prompt_keys: np.ndarray
 
+    def trained_on(self, pairs: Sequence[PreferencePair]) -> np.ndarray:
+        """``[n]`` bool, whether the prompt of each pair is one of the training prompts: no test of the head."""
+        return np.isin([short_key(pair.prompt) for pair in pairs], self.prompt_keys)
+
     @property
     def least_reward(self) -> float:
         """The least of the training responses: what a response without text, which a policy can give, is worth."""
@@ -128,9 +133,7 @@ def save_head(saved: SavedHead, folder: Path) -> None:
     for name in _EVIDENCE:
         tensors[name] = np.ascontiguousarray(getattr(saved, name))
     _check_tensors(folder / "head.safetensors", tensors)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "head.safetensors.tmp").write_bytes(save(tensors))  # save_file's would be readable by its owner alone
-    os.replace(folder / "head.safetensors.tmp", folder / "head.safetensors")
+    write_bytes(folder / "head.safetensors", save(tensors))  # save_file's would be readable by its owner alone
     config = {
         "format": FORMAT,
         "model_type": "sparserm",
@@ -139,9 +142,7 @@ def save_head(saved: SavedHead, folder: Path) -> None:
         "features": saved.head.features.tolist(),
         **asdict(saved.card),
     }
-    temporary = folder / "config.json.tmp"
-    temporary.write_text(json.dumps(config, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(temporary, folder / "config.json")
+    write_text(folder / "config.json", json.dumps(config, indent=1, ensure_ascii=False) + "\n")
 
 
 def load_head(source: str | Path) -> SavedHead:

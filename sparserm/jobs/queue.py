@@ -9,7 +9,6 @@ others wait.
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -24,6 +23,7 @@ from typing import Any, Literal
 from filelock import FileLock, Timeout
 
 from sparserm.support.defaults import home
+from sparserm.support.files import write_text
 from sparserm.types import SparseRMError
 
 #: The kinds of job; ``sparserm.jobs.kinds`` has the function that does each.
@@ -244,6 +244,7 @@ def _is_alive(found: JobStatus) -> bool:
 
 
 def jobs_dir() -> Path:
+    """The folder of all jobs."""
     return home() / "jobs"
 
 
@@ -254,6 +255,11 @@ def _folder(job: str) -> Path:
 
 
 def read_status(folder: Path) -> JobStatus:
+    """The status that is written in a job's folder.
+
+    Raises:
+        SparseRMError: there is none, or it cannot be read.
+    """
     try:
         value = json.loads((folder / "status.json").read_text())
         return JobStatus(**{**value, "folder": folder})
@@ -262,10 +268,9 @@ def read_status(folder: Path) -> JobStatus:
 
 
 def write_status(found: JobStatus) -> None:
+    """Write the job's ``status.json``."""
     value = {name: entry for name, entry in asdict(found).items() if name != "folder"}
-    temporary = found.folder / f"status.{os.getpid()}.tmp"
-    temporary.write_text(json.dumps(value))
-    os.replace(temporary, found.folder / "status.json")
+    write_text(found.folder / "status.json", json.dumps(value))
 
 
 def _duration(seconds: float) -> str:

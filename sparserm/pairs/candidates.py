@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from sparserm.pairs.messages import RowError, answer, as_prompt, plain, prompt_v
 from sparserm.pairs.parsing import PairsError
 from sparserm.pairs.split import prompt_key
 from sparserm.support.defaults import home
-from sparserm.support.files import one_line, to_jsonl
+from sparserm.support.files import one_line, to_jsonl, write_bytes
 from sparserm.types import PairIssue, Prompt, SparseRMError
 
 #: Between the parts of one prompt's block, and between blocks, in text that people paste.
@@ -173,11 +172,7 @@ def keep_candidates(candidates: Candidates) -> str:
     sets = ((prompt_value(one.prompt), one.responses, one.rows) for one in candidates.sets)
     data = to_jsonl({"prompt": prompt, "responses": responses, "rows": rows} for prompt, responses, rows in sets).encode()
     digest = hashlib.sha256(data).hexdigest()[:16]
-    path = _kept(digest)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_bytes(data)
-    os.replace(temporary, path)
+    write_bytes(_kept(digest), data)
     return digest
 
 

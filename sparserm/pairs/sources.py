@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import Any
 from sparserm.pairs.files import STARTER_SETS, list_data_files
 from sparserm.pairs.load import load_pairs
 from sparserm.support.defaults import assets_dir, home
+from sparserm.support.files import write_bytes
 from sparserm.types import PreferenceData, SparseRMError
 
 _SIDECAR = ".source.json"
@@ -65,7 +65,7 @@ def list_sources() -> dict[str, DataSource]:
     """What can be picked by name: kept uploads, starter sets, files under ``SPARSERM_DATA``."""
     found: dict[str, DataSource] = {}
     for path in sorted(uploads_dir().glob("*")) if uploads_dir().is_dir() else ():
-        if path.is_file() and not path.name.endswith((_SIDECAR, ".tmp")):
+        if path.is_file() and not path.name.startswith(".") and not path.name.endswith(_SIDECAR):
             found[f"{path.name} (uploaded)"] = _kept(path)
     for task in STARTER_SETS:
         found[f"{task} (starter pairs)"] = DataSource(str(assets_dir() / "pairs" / f"{task}.jsonl"))
@@ -96,8 +96,8 @@ def keep_upload(
         stem, dot, suffix = safe.partition(".")
         path = folder / f"{stem}-{hashlib.sha256(data).hexdigest()[:6]}{dot}{suffix}"
     source = DataSource(str(path), tuple((columns or {}).items()), skip_bad)
-    _write(path, data)
-    _write(path.with_name(path.name + _SIDECAR), json.dumps(source.to_dict()).encode())
+    write_bytes(path, data)
+    write_bytes(path.with_name(path.name + _SIDECAR), json.dumps(source.to_dict()).encode())
     return f"{path.name} (uploaded)", source
 
 
@@ -105,7 +105,7 @@ def remember_reading(source: DataSource) -> None:
     """Keep how an upload is read, so that :func:`list_sources` offers it so from now on; other sources are left alone."""
     path = Path(source.name)
     if path.parent == uploads_dir() and path.is_file():
-        _write(path.with_name(path.name + _SIDECAR), json.dumps(source.to_dict()).encode())
+        write_bytes(path.with_name(path.name + _SIDECAR), json.dumps(source.to_dict()).encode())
 
 
 def forget_upload(source: DataSource) -> None:
@@ -127,9 +127,3 @@ def _kept(path: Path) -> DataSource:
         return DataSource.from_dict({**value, "name": str(path)})
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return DataSource(str(path))  # the file itself is what counts
-
-
-def _write(path: Path, data: bytes) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(data)
-    os.replace(temporary, path)

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -32,7 +31,7 @@ from sparserm.policy.judges import Judge
 from sparserm.policy.language_model import Policy, Sample, divergence
 from sparserm.policy.measures import Answers
 from sparserm.scoring.best_of_n import apart, preference_rows, rank_by
-from sparserm.support.files import to_jsonl
+from sparserm.support.files import to_jsonl, write_json, write_text
 from sparserm.types import Progress, Prompt, SparseRMError, Text
 
 #: Answers of each policy to each held-out prompt.
@@ -109,7 +108,7 @@ class Run:
                     f"{self.folder} holds a run with other {', '.join(differ)}; expected the same ones to go on with it; give "
                     "another folder"
                 )
-        elif self.folder.is_dir() and any(one.name != "settings.json.tmp" for one in self.folder.iterdir()):
+        elif self.folder.is_dir() and any(not one.name.startswith(".settings.json.") for one in self.folder.iterdir()):
             raise SparseRMError(f"{self.folder} is not empty and holds no run of this kind; give another folder")
         write_json(path, wanted)
 
@@ -166,7 +165,7 @@ class Run:
                 f"{self.settings.min_margin:g} or more; expected one at least; take more samples or a smaller margin, and "
                 "another folder"
             )
-        _write(self.round(number) / "pairs.jsonl", to_jsonl(preference_rows(kept)))
+        write_text(self.round(number) / "pairs.jsonl", to_jsonl(preference_rows(kept)))
         return [
             SampledPair(one.candidates.prompt, *(samples[one.candidates.rows[i]][0] for i in (one.best, one.worst)))
             for one in kept
@@ -183,7 +182,7 @@ class Run:
                 for prompt, own, values in zip(prompts, drawn, rewards, strict=True)
                 for sample, reward in zip(own, values, strict=True)
             )
-            _write(path, to_jsonl(rows))
+            write_text(path, to_jsonl(rows))
         kept = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
         return [(_as_sample(row), float("nan") if row["reward"] is None else row["reward"]) for row in kept]
 
@@ -268,16 +267,3 @@ def _or_none(value: float) -> float | None:
 def _plain(values: np.ndarray) -> Any:
     """Nested lists, None for NaN: JSON has no such number."""
     return np.where(np.isnan(values), None, values).tolist()  # type: ignore[call-overload]
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Keep a value, whole or not at all."""
-    _write(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
-
-
-def _write(path: Path, text: str) -> None:
-    """Whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
-import os
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -16,6 +15,7 @@ import numpy as np
 
 from sparserm.backbone.model import Backbone
 from sparserm.backbone.packing import batches, pack
+from sparserm.support.files import write_json
 from sparserm.types import HookPoint, Message, Progress, SparseRMError, TokenizedText
 
 #: Rows between two entries in the manifest: what an interruption can cost.
@@ -131,7 +131,7 @@ def extract_activations(
             manifest["n_rows"] += len(chunk)
             for file in files.values():
                 file.flush()
-            _write_manifest(folder, {**identity, **manifest})
+            write_json(folder / "manifest.json", {**identity, **manifest})
     return ActivationCache(folder, hooks, manifest["n_tokens"], backbone.d_model)
 
 
@@ -212,9 +212,3 @@ def _read_manifest(folder: Path, identity: dict) -> dict:
                 f"{file} has {size:,} bytes, expected at least {expected:,}; remove {folder} to compute the activations anew"
             )
     return counts
-
-
-def _write_manifest(folder: Path, manifest: dict) -> None:
-    temporary = folder / "manifest.tmp"
-    temporary.write_text(json.dumps(manifest))
-    os.replace(temporary, folder / "manifest.json")

@@ -27,6 +27,7 @@ from sparserm.sae.activations import CONTEXT_SIZE, ActivationCache, Corpus, extr
 from sparserm.sae.autoencoder import load_sae
 from sparserm.sae.evaluation import SAEQuality, evaluate_sae
 from sparserm.sae.formats import read_json
+from sparserm.support.files import write_json
 from sparserm.types import HookPoint, Progress, SparseRMError
 
 
@@ -98,7 +99,7 @@ def train_sae(
     _check_recipe(folder, note)
     data = _Batches(cache.array(hook), recipe, f"SAE of layer {hook.layer} (tokens)", total, progress)
     trainer = _trainer(cache, hook, recipe, total, folder, data, checkpoints)
-    _write_recipe(folder, note)
+    write_json(folder / "recipe.json", note)
     _resume(trainer, folder, data)
     with contextlib.redirect_stderr(io.StringIO()):  # its own progress bar would fight with ours
         sae = trainer.fit()
@@ -216,14 +217,6 @@ def _check_recipe(folder: Path, now: dict[str, Any]) -> None:
         )
 
 
-def _write_recipe(folder: Path, now: dict[str, Any]) -> None:
-    """Note what is being trained."""
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / "recipe.tmp"
-    temporary.write_text(json.dumps(now))
-    os.replace(temporary, folder / "recipe.json")
-
-
 def _resume(trainer: Any, folder: Path, data: _Batches) -> None:
     saved = [path for path in folder.iterdir() if path.is_dir() and (path / "complete").is_file()]
     if not saved:
@@ -302,9 +295,7 @@ def measure_sae(folder: Path, model: Backbone, backbone: str, corpus: Corpus, pr
     held_out = [one for one in corpus.held_out if one not in seen]
     language_model = load_language_model(backbone, progress=progress)
     quality = evaluate_sae(load_sae(folder), model, language_model, held_out, progress=progress)
-    temporary = folder / "metrics.tmp"  # renamed when it is whole: its being there says that the layer is finished
-    temporary.write_text(json.dumps(quality.to_dict(), indent=1) + "\n")
-    os.replace(temporary, folder / "metrics.json")
+    write_json(folder / "metrics.json", quality.to_dict())  # last: that it exists means that the layer is finished
 
 
 def _check_trained(folder: Path, recipe: SAERecipe, model_name: str) -> None:

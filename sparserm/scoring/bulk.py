@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import time
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ from sparserm.model import SparseRM
 from sparserm.pairs.files import RawRow
 from sparserm.pairs.parsing import FoundColumns, find_columns, read_rows
 from sparserm.pairs.parts import Part, PartedSource, cut
+from sparserm.support.files import replacing
 from sparserm.types import PreferencePair, Progress, SparseRMError
 
 #: One row for each pair of responses, in the order of the source, whose rows are counted from 1; ``tokens_cut`` of the prompt
@@ -90,15 +90,10 @@ class Scoring:
     def score(self, part: Part, model: SparseRM) -> None:
         """Score one part and write its file."""
         table = score_rows(model, self.source.read(part), self.columns)
-        temporary = self.out / f".{self.file(part).name}.{uuid.uuid4().hex}"
-        try:
-            with temporary.open("wb") as file:
-                pq.write_table(table, file)
-                file.flush()
-                os.fsync(file.fileno())  # or a machine that fails could leave an empty file under the part's name
-            os.replace(temporary, self.file(part))
-        finally:
-            temporary.unlink(missing_ok=True)
+        with replacing(self.file(part)) as temporary, temporary.open("wb") as file:
+            pq.write_table(table, file)
+            file.flush()
+            os.fsync(file.fileno())  # or a machine that fails could leave an empty file under the part's name
 
 
 @dataclass(frozen=True)

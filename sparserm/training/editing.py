@@ -17,7 +17,6 @@ from sparserm.evaluation.intervals import accuracy_interval, rank_correlations
 from sparserm.evaluation.length import LengthCorrelation, length_correlation
 from sparserm.heads.reward import RewardHead, alignment_scores
 from sparserm.heads.saved import SavedHead, head_hash
-from sparserm.pairs.split import short_key
 from sparserm.representations.values import PairRepresentations
 from sparserm.types import PreferenceData, SparseRMError
 
@@ -203,7 +202,7 @@ def held_out_scores(saved: SavedHead, data: PreferenceData, pairs: PairRepresent
     Raises:
         SparseRMError: no pair is held out.
     """
-    seen = np.isin([short_key(pair.prompt) for pair in data.pairs], saved.prompt_keys)
+    seen = saved.trained_on(data.pairs)
     rows = np.flatnonzero(~seen)
     if len(rows) == 0:
         raise SparseRMError(

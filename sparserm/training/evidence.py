@@ -16,7 +16,7 @@ import numpy as np
 from sparserm.evaluation.accuracy import dense_probe_margins, evaluate_margins, random_settings
 from sparserm.evaluation.intervals import mean_interval, rank_correlations
 from sparserm.heads.fitting import FitSettings, FittedHead, fit_head
-from sparserm.heads.reward import RewardHead, rewards
+from sparserm.heads.reward import RewardHead, reward_margins
 from sparserm.representations.values import ActiveLatents, Latents, LatentSummary, PairRepresentations, Representations
 from sparserm.sae.autoencoder import SparseAutoencoder
 from sparserm.support.threads import in_threads
@@ -176,7 +176,7 @@ def measure(name: str, heads: Iterable[RewardHead], test: PairRepresentations, s
     """Mean accuracy of one head or several on the test pairs; a tie counts as wrong."""
     rows = []
     for head in heads:
-        rows.append(rewards(head, test.chosen.h) - rewards(head, test.rejected.h))
+        rows.append(reward_margins(head, test))
         step()
     margins = np.stack(rows)
     correct = margins > 0

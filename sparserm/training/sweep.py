@@ -18,7 +18,7 @@ import numpy as np
 from sparserm.evaluation.accuracy import evaluate_margins
 from sparserm.heads.bradley_terry import prompt_folds
 from sparserm.heads.fitting import FitSettings, fit_statistics, fit_to_evidence
-from sparserm.heads.reward import rewards
+from sparserm.heads.reward import reward_margins
 from sparserm.heads.selection import SELECTORS
 from sparserm.representations.values import PairRepresentations
 from sparserm.sae.autoencoder import SparseAutoencoder
@@ -158,7 +158,7 @@ def _fold_margins(
         else:
             with suppress(SparseRMError):
                 head = fit_to_evidence(train, evidence, sae, replace(settings, selection=method, k=k)).head
-                margins[method, k] = rewards(head, rest.chosen.h) - rewards(head, rest.rejected.h)
+                margins[method, k] = reward_margins(head, rest)
         step()
     return margins
 

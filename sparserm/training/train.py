@@ -115,22 +115,44 @@ class _NotRun:
 
 
 @dataclass(frozen=True)
+class Measurement:
+    """How good a head is on pairs that it was not trained on.
+
+    Attributes:
+        evaluation: accuracy with its interval.
+        measured_on: name of the test pairs, or ``cross-validation over prompts``.
+        random_accuracy: mean accuracy of five heads of the same size over random latents, measured the same way.
+    """
+
+    evaluation: Evaluation
+    measured_on: str
+    random_accuracy: float
+
+    def metrics(self) -> dict[str, Any]:
+        """Plain values for the head's card."""
+        return {
+            "accuracy": self.evaluation.accuracy,
+            "ci95": list(self.evaluation.ci95),
+            "n": self.evaluation.n,
+            "measured_on": self.measured_on,
+            "random_directions": self.random_accuracy,
+            "length_baseline": self.evaluation.length_baseline,
+        }
+
+
+@dataclass(frozen=True)
 class TrainedHead:
     """A trained model and how good it was found to be.
 
     Attributes:
         model: the reward model.
-        evaluation: on the test pairs, or cross-validated over prompts of the training pairs.
-        measured_on: which of the two.
-        random_accuracy: mean accuracy of five heads of the same size over random latents, measured the same way.
+        measurement: on the test pairs, or cross-validated over prompts of the training pairs.
         fit_seconds: selecting features and fitting weights, representations in memory.
         n_truncated: pairs that exceed the backbone's context.
     """
 
     model: SparseRM
-    evaluation: Evaluation
-    measured_on: str
-    random_accuracy: float
+    measurement: Measurement
     fit_seconds: float
     n_truncated: int
 
@@ -142,13 +164,8 @@ class TrainedHead:
             "n_prompts": training["n_prompts"],
             "n_skipped": training["n_skipped"],
             "n_truncated": self.n_truncated,
-            "accuracy": self.evaluation.accuracy,
-            "ci95": list(self.evaluation.ci95),
-            "n": self.evaluation.n,
-            "measured_on": self.measured_on,
+            **self.measurement.metrics(),
             "train_accuracy": training["accuracy"],
-            "random_directions": self.random_accuracy,
-            "length_baseline": self.evaluation.length_baseline,
             **{name: training["settings"][name] for name in ("k", "pooling", "selection", "l2", "avoid_length")},
             "hook": self.model.card.hook,
             "sae": self.model.card.sae,
@@ -186,23 +203,20 @@ def train_head(
     fit_seconds = time.perf_counter() - started
     if test is not None:
         held_out = represent_for_fit(test, model, dictionary, chosen, progress, latents=False)
-        evaluation, measured_on = evaluate_head(fitted.head, held_out), test.name
         random_accuracy = random_latents_accuracy(train, held_out, dictionary, chosen)
+        found = Measurement(evaluate_head(fitted.head, held_out), test.name, random_accuracy)
     else:
-        evaluation, measured_on = cross_validate(train, dictionary, chosen), "cross-validation over prompts"
-        drawn = [cross_validate(train, dictionary, one).accuracy for one in random_settings(chosen)]
-        random_accuracy = float(np.mean(drawn))
-    metrics = {
-        "accuracy": evaluation.accuracy,
-        "ci95": list(evaluation.ci95),
-        "n": evaluation.n,
-        "measured_on": measured_on,
-        "random_directions": random_accuracy,
-        "length_baseline": evaluation.length_baseline,
-    }
-    saved = make_saved_head(fitted, data, model, dictionary, chosen, name=name or data.name, metrics=metrics, licence=licence)
+        found = _cross_validated(train, dictionary, chosen)
+    saved = make_saved_head(
+        fitted, data, model, dictionary, chosen, name=name or data.name, metrics=found.metrics(), licence=licence
+    )
     truncated = (train.chosen.n_truncated > 0) | (train.rejected.n_truncated > 0)
-    return TrainedHead(SparseRM(saved, model), evaluation, measured_on, random_accuracy, fit_seconds, int(truncated.sum()))
+    return TrainedHead(SparseRM(saved, model), found, fit_seconds, int(truncated.sum()))
+
+
+def _cross_validated(train: PairRepresentations, sae: SparseAutoencoder, settings: FitSettings) -> Measurement:
+    drawn = [cross_validate(train, sae, one).accuracy for one in random_settings(settings)]
+    return Measurement(cross_validate(train, sae, settings), "cross-validation over prompts", float(np.mean(drawn)))
 
 
 def read_result(spec: Mapping[str, Any], folder: Path) -> TrainResult:
@@ -296,13 +310,5 @@ def finish_head(
     fitted: FittedHead, prepared: Prepared, backbone: Backbone, settings: FitSettings, random: Measured, name: str
 ) -> SavedHead:
     """The head with its card: trained on the training part, measured on the test part."""
-    found = evaluate_head(fitted.head, prepared.test)
-    metrics = {
-        "accuracy": found.accuracy,
-        "ci95": list(found.ci95),
-        "n": found.n,
-        "measured_on": prepared.split.test.name,
-        "random_directions": random.accuracy,
-        "length_baseline": found.length_baseline,
-    }
-    return make_saved_head(fitted, prepared.split.train, backbone, prepared.sae, settings, name=name, metrics=metrics)
+    found = Measurement(evaluate_head(fitted.head, prepared.test), prepared.split.test.name, random.accuracy)
+    return make_saved_head(fitted, prepared.split.train, backbone, prepared.sae, settings, name=name, metrics=found.metrics())

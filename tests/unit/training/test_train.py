@@ -86,23 +86,23 @@ def test_measured_on_test_pairs_where_they_are_given(trained, tiny_backbone, sae
     sae, train = _represented(TRAIN, tiny_backbone, sae_folder)
     _, test = _represented(TEST, tiny_backbone, sae_folder)
     settings = FitSettings(**SETTINGS)
-    assert trained.measured_on == "test.jsonl"
-    assert trained.evaluation == evaluate_head(fit_head(train, sae, settings).head, test)
-    assert trained.evaluation == trained.model.evaluate(TEST)
+    assert trained.measurement.measured_on == "test.jsonl"
+    assert trained.measurement.evaluation == evaluate_head(fit_head(train, sae, settings).head, test)
+    assert trained.measurement.evaluation == trained.model.evaluate(TEST)
     drawn = [evaluate_head(fit_head(train, sae, one).head, test).accuracy for one in random_settings(settings)]
-    assert trained.random_accuracy == pytest.approx(np.mean(drawn))
-    assert trained.evaluation.accuracy > 0.6
+    assert trained.measurement.random_accuracy == pytest.approx(np.mean(drawn))
+    assert trained.measurement.evaluation.accuracy > 0.6
 
 
 def test_measured_by_cross_validation_where_there_are_no_test_pairs(tiny_backbone, sae_folder) -> None:
     found = train_head(TRAIN, backbone=tiny_backbone, sae=sae_folder, **SETTINGS)
     sae, pairs = _represented(TRAIN, tiny_backbone, sae_folder)
     settings = FitSettings(**SETTINGS)
-    assert found.measured_on == "cross-validation over prompts"
-    assert found.evaluation == cross_validate(pairs, sae, settings)
-    assert found.evaluation.n == len(TRAIN.pairs) and found.evaluation.n_prompts == 10
+    assert found.measurement.measured_on == "cross-validation over prompts"
+    assert found.measurement.evaluation == cross_validate(pairs, sae, settings)
+    assert found.measurement.evaluation.n == len(TRAIN.pairs) and found.measurement.evaluation.n_prompts == 10
     drawn = [cross_validate(pairs, sae, one).accuracy for one in random_settings(settings)]
-    assert found.random_accuracy == pytest.approx(np.mean(drawn))
+    assert found.measurement.random_accuracy == pytest.approx(np.mean(drawn))
 
 
 def test_the_summary_is_plain_json_and_agrees_with_the_card(trained) -> None:
@@ -201,7 +201,7 @@ def test_one_pair_needs_test_pairs(tiny_backbone, sae_folder) -> None:
     one = parse_pairs(preference_rows(1))
     with pytest.raises(SparseRMError, match="at least 2 pairs, got 1"):
         train_head(one, backbone=tiny_backbone, sae=sae_folder, **SETTINGS)
-    assert train_head(one, backbone=tiny_backbone, sae=sae_folder, test=TEST, **SETTINGS).evaluation.n == 14
+    assert train_head(one, backbone=tiny_backbone, sae=sae_folder, test=TEST, **SETTINGS).measurement.evaluation.n == 14
 
 
 def test_settings_that_are_none_keep_their_defaults() -> None:
@@ -290,4 +290,4 @@ def test_prompts_that_differ_in_white_space_are_one_prompt_everywhere(tiny_backb
     for row in rows[::2]:
         row["prompt"] += " "
     found = train_head(parse_pairs(rows), backbone=tiny_backbone, sae=sae_folder, **SETTINGS)
-    assert found.evaluation.n_prompts == found.summary()["n_prompts"] == 5
+    assert found.measurement.evaluation.n_prompts == found.summary()["n_prompts"] == 5
