@@ -55,11 +55,8 @@ class FitSettings:
         for name, options in _CHOICES.items():
             if (value := getattr(self, name)) not in options:
                 raise SparseRMError(f"{name} is {value!r}, expected one of {', '.join(options)}; choose one of these")
-        if not isinstance(self.k, Integral) or not 1 <= self.k <= MAX_FEATURES:
-            raise SparseRMError(
-                f"k is {self.k!r}, expected a whole number from 1 to {MAX_FEATURES}; choose one of these: with more features "
-                "random latents do as well"
-            )
+        if not isinstance(self.k, Integral) or self.k < 1:
+            raise SparseRMError(f"k is {self.k!r}, expected a whole number from 1 to {MAX_FEATURES}; choose one of these")
         if not isinstance(self.avoid_length, bool):
             raise SparseRMError(f"avoid_length is {self.avoid_length!r}, expected True or False")
         if self.l2 is not None and not (isinstance(self.l2, Real) and 0 < self.l2 < math.inf):
@@ -120,14 +117,10 @@ def fit_head(pairs: PairRepresentations, sae: SparseAutoencoder, settings: FitSe
     """Select features and fit their weights. Deterministic: the same pairs give the same head, to the bit.
 
     Raises:
-        SparseRMError: unknown selector, no pairs, fewer usable latents than ``k``, or a penalty that is not above zero.
+        SparseRMError: no pairs, other pooling than the settings', or fewer latents that fire than ``k``.
     """
     if settings.pooling != pairs.pooling:
         raise SparseRMError(f"the pairs are pooled by {pairs.pooling}, expected {settings.pooling}; represent them anew")
-    if settings.selection not in SELECTORS:
-        raise SparseRMError(f"selection method {settings.selection!r} is unknown; expected one of {', '.join(SELECTORS)}")
-    if settings.l2 is not None and not 0 < settings.l2 < np.inf:
-        raise SparseRMError(f"l2 is {settings.l2}, expected a number above 0; leave it out to have it chosen")
     if len(pairs.groups) == 0:
         raise SparseRMError("there are no pairs to fit a head to; give at least one, better some hundreds")
     with one_thread():
@@ -184,7 +177,13 @@ def fit_settings(**settings: Any) -> FitSettings:
     known = [field.name for field in fields(FitSettings)]
     if unknown := [name for name in settings if name not in known]:
         raise SparseRMError(f"unknown setting {unknown[0]!r}; expected one of {', '.join(known)}")
-    return FitSettings(**{name: value for name, value in settings.items() if value is not None})
+    chosen = FitSettings(**{name: value for name, value in settings.items() if value is not None})
+    if chosen.k > MAX_FEATURES:  # here and not in FitSettings: the benchmark shows what larger heads do
+        raise SparseRMError(
+            f"k is {chosen.k}, expected a whole number from 1 to {MAX_FEATURES}; choose one of these: with more features "
+            "random latents do as well"
+        )
+    return chosen
 
 
 def make_saved_head(
