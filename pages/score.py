@@ -115,9 +115,9 @@ def result(request: ScoreRequest, notes: DeltaGenerator) -> None:
     if original is not None and (original.request.head, original.request.hash) == (context.key, context.hash):
         view.edit_against_original(scored, original)
     st.plotly_chart(
-        charts.yardstick_figure(context.saved.quantiles_chosen, context.saved.quantiles_rejected, explanation.reward),
+        charts.reference_figure(context.saved.quantiles_chosen, context.saved.quantiles_rejected, explanation.reward),
         config=CONFIG,
-        key="yardstick",
+        key="reference_rewards",
     )
     st.subheader("Token by token", anchor=False)
     place = st.container()  # the bars below say by which feature these tokens are coloured
@@ -129,7 +129,7 @@ def result(request: ScoreRequest, notes: DeltaGenerator) -> None:
     with st.container(horizontal=True):
         components.download_table(tables.contributions_table(explanation), "Contributions", "contributions.csv")
         components.download_table(tables.tokens_table(explanation), "Tokens", "tokens.csv")
-        components.download_table(tables.yardstick_table(context.saved), "Yardstick", "yardstick.csv")
+        components.download_table(tables.reference_table(context.saved), "Reference rewards", "reference_rewards.csv")
     view.inspector(scored)
 
 

@@ -36,7 +36,7 @@ def card_rows(saved: SavedHead) -> tuple[tuple[str, str], ...]:
         ("edited", _lineage(training.get("lineage"))),
         ("accuracy", accuracy(card)),
         ("beside it", baselines(card)),
-        ("typical rewards", yardstick(saved)),
+        ("typical rewards", reference_rewards(saved)),
         ("made with", ", ".join(f"{name} {version}" for name, version in card.versions.items())),
     ]
     return tuple((name, value) for name, value in facts if value)
@@ -63,7 +63,7 @@ def baselines(card: HeadCard, keys: Sequence[str] = tuple(_BASELINES)) -> str:
     return ", ".join(f"{name} {value:.1%}" for name, value in found if value is not None)
 
 
-def yardstick(saved: SavedHead) -> str:
+def reference_rewards(saved: SavedHead) -> str:
     """What a reward is to be held against: the medians, with the middle half, of the responses that the head knows."""
     chosen, rejected = saved.quantiles_chosen, saved.quantiles_rejected
     of = saved.card.training.get("yardstick")

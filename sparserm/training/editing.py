@@ -145,7 +145,7 @@ class EditEffect:
 
 
 @dataclass(frozen=True)
-class FeatureWorth:
+class FeatureAblation:
     """What the features of an edited head are worth to it, arrays ``[K]`` in the head's order.
 
     Attributes:
@@ -255,12 +255,12 @@ def compare_edits(evidence: HeldOutScores, before: EditOutcome, after: EditOutco
     )
 
 
-def feature_worth(evidence: HeldOutScores, edits: HeadEdits) -> FeatureWorth:
+def feature_ablation(evidence: HeldOutScores, edits: HeadEdits) -> FeatureAblation:
     """Leave one out, for all features at once."""
     parts = evidence.differences * edit_head(evidence.head, edits).weights
     margins = parts.sum(1)
     without = margins[:, None] - parts
-    return FeatureWorth(
+    return FeatureAblation(
         features=evidence.head.features,
         accuracy_change=(without > 0).mean(0) - float((margins > 0).mean()),
         length_correlation=rank_correlations(parts, evidence.gaps),
@@ -268,7 +268,7 @@ def feature_worth(evidence: HeldOutScores, edits: HeadEdits) -> FeatureWorth:
     )
 
 
-def length_suggestions(worth: FeatureWorth, outcome: EditOutcome, limit: int = 3) -> np.ndarray:
+def length_suggestions(worth: FeatureAblation, outcome: EditOutcome, limit: int = 3) -> np.ndarray:
     """Features without which the margins follow length less, the most helpful first: indices into the head's features.
 
     None where the margins do not follow length further than chance would have it (two standard errors of no correlation).

@@ -13,7 +13,7 @@ from sparserm.ui.compare import charts, tables
 from sparserm.ui.compare.component import diff_text, linked_texts
 from sparserm.ui.compare.inputs import Inputs
 from sparserm.ui.score.charts import difference_figure
-from sparserm.ui.shared.components import yardstick
+from sparserm.ui.shared.components import reference_rewards
 from sparserm.ui.shared.context import Context, feature_card_link
 from sparserm.ui.shared.style import CONFIG
 from sparserm.ui.shared.tables import differences_table
@@ -71,7 +71,7 @@ def ranking(compared: Compared, context: Context) -> None:
             "response": st.column_config.NumberColumn("Response", width=70),
             "beats_best": st.column_config.TextColumn("Beats the best", width=95, alignment="right"),
             "behind_best": st.column_config.TextColumn("Margin to it", width=85, alignment="right"),
-            "reward": st.column_config.NumberColumn("Reward", format="%+.2f", width=70, help=yardstick(saved)),
+            "reward": st.column_config.NumberColumn("Reward", format="%+.2f", width=70, help=reference_rewards(saved)),
             "text": st.column_config.TextColumn("Text", width="medium"),
         },
     )
@@ -124,8 +124,8 @@ def taken_apart(compared: Compared, context: Context, a: int, b: int) -> None:
     columns = st.columns(4)
     columns[0].metric("A beats B", f"{found.win_probability[a, b]:.0%}", border=True)
     columns[1].metric("Margin, A over B", f"{margin:+.2f}", border=True)
-    columns[2].metric("Reward of A", f"{found.rewards[a]:+.2f}", border=True, help=yardstick(saved))
-    columns[3].metric("Reward of B", f"{found.rewards[b]:+.2f}", border=True, help=yardstick(saved))
+    columns[2].metric("Reward of A", f"{found.rewards[a]:+.2f}", border=True, help=reference_rewards(saved))
+    columns[3].metric("Reward of B", f"{found.rewards[b]:+.2f}", border=True, help=reference_rewards(saved))
     asked = st.query_params.get("lit", "")
     linked_texts(
         found,

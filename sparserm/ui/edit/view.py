@@ -16,11 +16,11 @@ from sparserm.heads.library import free_name, keep_head
 from sparserm.training.editing import (
     EditEffect,
     EditOutcome,
-    FeatureWorth,
+    FeatureAblation,
     HeadEdits,
     HeldOutScores,
     compare_edits,
-    feature_worth,
+    feature_ablation,
     held_out_scores,
     length_suggestions,
     make_edited_head,
@@ -153,7 +153,7 @@ def live(context: Context, found: HeldOutScores, before: EditOutcome, data: Pref
     effect = compare_edits(found, before, after)
     place = _figures(before, after, effect)
     _toolbar(context)
-    worth = feature_worth(found, edits)
+    worth = feature_ablation(found, edits)
     features = _sliders(context, edits, worth)
     place.plotly_chart(charts.accuracy_figure(before.evaluation, after.evaluation), config=CONFIG, key="accuracy")
     _suggestions(context.hash, worth, after, edits)
@@ -223,7 +223,7 @@ def _toolbar(context: Context) -> None:
     )
 
 
-def _sliders(context: Context, edits: HeadEdits, worth: FeatureWorth) -> pd.DataFrame:
+def _sliders(context: Context, edits: HeadEdits, worth: FeatureAblation) -> pd.DataFrame:
     saved, labels, factors = context.saved, labels_of(context.card), edits.vector(context.saved.head.features)
     rows = [
         {
@@ -250,7 +250,7 @@ def _plain(value: float) -> float | None:
     return None if np.isnan(value) else float(value)
 
 
-def _suggestions(head: str, worth: FeatureWorth, outcome: EditOutcome, edits: HeadEdits) -> None:
+def _suggestions(head: str, worth: FeatureAblation, outcome: EditOutcome, edits: HeadEdits) -> None:
     found = length_suggestions(worth, outcome)
     if len(found) == 0:
         return

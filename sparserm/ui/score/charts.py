@@ -86,7 +86,7 @@ _TITLE = (
 )
 
 
-def yardstick_figure(chosen: np.ndarray, rejected: np.ndarray, reward: float) -> go.Figure:
+def reference_figure(chosen: np.ndarray, rejected: np.ndarray, reward: float) -> go.Figure:
     """Where a reward stands among the training responses: densities from ``[101]`` percentiles, and a line at the reward."""
     low, high = min(chosen[1], rejected[1], reward), max(chosen[-2], rejected[-2], reward)
     room = 0.05 * (high - low) or 1.0  # rewards that are all the same still have an axis

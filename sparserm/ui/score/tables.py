@@ -32,7 +32,7 @@ def tokens_table(explanation: Explanation) -> pd.DataFrame:
     return values
 
 
-def yardstick_table(saved: SavedHead) -> pd.DataFrame:
+def reference_table(saved: SavedHead) -> pd.DataFrame:
     """One row for each percentile of the training responses' rewards."""
     import pandas as pd
 

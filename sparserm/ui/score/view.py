@@ -12,7 +12,7 @@ from sparserm.heads.saved import SavedHead
 from sparserm.ui.score import charts
 from sparserm.ui.score.scoring import ScoredResponse
 from sparserm.ui.shared import components
-from sparserm.ui.shared.components import yardstick
+from sparserm.ui.shared.components import reference_rewards
 from sparserm.ui.shared.context import Context
 from sparserm.ui.shared.style import CONFIG
 from sparserm.ui.shared.tables import differences_table, win_probability
@@ -135,7 +135,7 @@ def result_metrics(scored: ScoredResponse, saved: SavedHead) -> None:
         f"percentile {100 * scored.percentile:.0f}",
         delta_color="off",
         delta_arrow="off",
-        help=yardstick(saved),
+        help=reference_rewards(saved),
         border=True,
     )
     if scored.explanation.n_truncated:

@@ -77,9 +77,9 @@ def pairs_table(table: pd.DataFrame, columns: Sequence[str], link: str) -> int |
     return rows[0] if rows else None
 
 
-def yardstick(saved: SavedHead) -> str:
+def reference_rewards(saved: SavedHead) -> str:
     """What a reward is to be held against."""
-    return plain(f"Zero is the mean of the training responses; {model_card.yardstick(saved)}.")
+    return plain(f"Zero is the mean of the training responses; {model_card.reference_rewards(saved)}.")
 
 
 def correlation(value: float) -> str:

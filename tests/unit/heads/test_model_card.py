@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sparserm.heads.model_card import accuracy, baselines, card_markdown, card_rows, head_limits, yardstick
+from sparserm.heads.model_card import accuracy, baselines, card_markdown, card_rows, head_limits, reference_rewards
 from sparserm.heads.reward import RewardHead
 from sparserm.heads.saved import HeadCard, SavedHead, head_hash
 
@@ -58,12 +58,12 @@ def test_the_facts_are_the_cards() -> None:
 
 
 def test_the_yardstick_says_of_which_responses_it_is() -> None:
-    assert yardstick(_saved()) == (
+    assert reference_rewards(_saved()) == (
         "typical chosen +50.00 (middle half +25.00 to +75.00), typical rejected -50.00 (-75.00 to -25.00); "
         "medians of the training responses"
     )
     edited = _saved(training={"yardstick": "responses of other.jsonl, 9 held-out pairs"})
-    assert yardstick(edited).endswith("medians of responses of other.jsonl, 9 held-out pairs")
+    assert reference_rewards(edited).endswith("medians of responses of other.jsonl, 9 held-out pairs")
 
 
 def test_an_edited_head_says_what_was_edited() -> None:

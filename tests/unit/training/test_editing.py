@@ -20,7 +20,7 @@ from sparserm.training.editing import (
     HeldOutScores,
     compare_edits,
     edit_head,
-    feature_worth,
+    feature_ablation,
     held_out_scores,
     length_suggestions,
     make_edited_head,
@@ -141,7 +141,7 @@ def test_length_correlations_are_scipys(evidence: HeldOutScores) -> None:
 
 
 def test_the_worth_of_features_by_hand(evidence: HeldOutScores) -> None:
-    worth = feature_worth(evidence, PARENT)
+    worth = feature_ablation(evidence, PARENT)
     assert worth.accuracy_change.tolist() == [-0.25, 0.0]
     assert worth.length_correlation[1] == pytest.approx(1.0) and worth.length_correlation[0] < 0
     for j, feature in enumerate(worth.features):
@@ -155,7 +155,7 @@ def _suggested(n: int, edits: HeadEdits) -> list[int]:
     chosen = np.stack([2 * gaps, np.resize([1, -1], n), -gaps], axis=1)
     pairs = _pairs(chosen, np.zeros((n, 3)), ((gaps + n).tolist(), [n] * n))
     evidence = held_out_scores(_saved([1.0, 1.0, 1.0]), _data(n), pairs)
-    return length_suggestions(feature_worth(evidence, edits), measure_edits(evidence, edits)).tolist()
+    return length_suggestions(feature_ablation(evidence, edits), measure_edits(evidence, edits)).tolist()
 
 
 def test_the_feature_that_ties_margins_to_length_is_suggested() -> None:

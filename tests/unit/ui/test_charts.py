@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 import pytest
 
 from sparserm.explain.contributions import Contribution, Explanation
-from sparserm.ui.score.charts import LONGEST, Bar, contribution_bars, contributions_figure, yardstick_figure
+from sparserm.ui.score.charts import LONGEST, Bar, contribution_bars, contributions_figure, reference_figure
 from sparserm.ui.shared.style import DOWN, NEUTRAL, UP
 
 
@@ -150,7 +150,7 @@ def _percentiles(mean: float, spread: float = 1.0) -> np.ndarray:
 
 @pytest.mark.parametrize("reward", [-50.0, -1.0, 0.0, 0.7, 50.0])
 def test_the_yardstick_shows_the_reward_among_both_kinds_of_responses(reward) -> None:
-    figure = yardstick_figure(_percentiles(1), _percentiles(-1), reward)
+    figure = reference_figure(_percentiles(1), _percentiles(-1), reward)
     colours = {trace.name: trace.line.color for trace in figure.data}
     assert colours == {"rejected in training": DOWN, "chosen in training": UP}
     for trace in figure.data:
@@ -164,7 +164,7 @@ def test_the_yardstick_shows_the_reward_among_both_kinds_of_responses(reward) ->
 
 
 def test_densities_peak_where_the_responses_are_and_cover_them() -> None:
-    figure = yardstick_figure(_percentiles(3), _percentiles(-2), 0.0)
+    figure = reference_figure(_percentiles(3), _percentiles(-2), 0.0)
     for trace, mean in zip(figure.data, (-2, 3), strict=True):
         x, y = np.asarray(trace.x), np.asarray(trace.y)
         assert x[np.argmax(y)] == pytest.approx(mean, abs=0.4)
@@ -173,16 +173,16 @@ def test_densities_peak_where_the_responses_are_and_cover_them() -> None:
 
 @pytest.mark.parametrize(("reward", "anchor"), [(-50.0, "left"), (0.0, "center"), (50.0, "right")])
 def test_the_note_leans_inwards_at_the_ends(reward, anchor) -> None:
-    (note,) = yardstick_figure(_percentiles(1), _percentiles(-1), reward).layout.annotations
+    (note,) = reference_figure(_percentiles(1), _percentiles(-1), reward).layout.annotations
     assert note.xanchor == anchor
 
 
 @pytest.mark.parametrize("reward", [0.0, 2.0])
 def test_a_head_of_one_training_pair_has_a_finite_yardstick(reward) -> None:
-    assert _finite(yardstick_figure(np.full(101, 1.0), np.full(101, -1.0), reward))
+    assert _finite(reference_figure(np.full(101, 1.0), np.full(101, -1.0), reward))
 
 
 def test_rewards_that_are_all_the_same_have_a_yardstick() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert _finite(yardstick_figure(np.full(101, 1.0), np.full(101, 1.0), 1.0))
+        assert _finite(reference_figure(np.full(101, 1.0), np.full(101, 1.0), 1.0))
