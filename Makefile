@@ -1,8 +1,9 @@
-# `make app` and `make test` need nothing but Python >= 3.10; everything else is installed by `make setup`, once.
+# Every target needs only Python >= 3.10: `make setup` installs everything else, once, and runs before the others.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+BIOME := @biomejs/biome@2.2.4
 
 .PHONY: setup app test check bench format clean
 setup: $(STAMP)
@@ -23,12 +24,15 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	@if command -v npx >/dev/null; then npx --yes $(BIOME) check sparserm/ui; \
+	else echo "Skipped Biome, the check of CSS and JavaScript: npx is not installed."; fi
+	$(BIN)/lint-imports
 
 format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# Hours on two cores; `python -m benchmarks.tuning` and `benchmarks.precision` are run where a choice is to be made anew.
+# Takes hours on two cores. `benchmarks.tuning` and `benchmarks.precision` are run separately, to make choices again.
 bench: setup
 	$(BIN)/python -m benchmarks.latency
 	$(BIN)/python -m benchmarks.app

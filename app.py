@@ -1,11 +1,13 @@
-"""The app's frame: its pages and what stands around every one of them. Start it with `sparserm app`."""
+"""Entry point of the app: navigation, the sidebar and the page. Start it with `sparserm app`."""
 
 import streamlit as st
 
 from sparserm.support.defaults import bundle_dir
 from sparserm.ui.shared.context import draw_sidebar
+from sparserm.ui.shared.frontend import PAGE_CSS
 
 st.set_page_config(page_title="SparseRM", page_icon=":material/balance:", layout="wide")
+st.html(PAGE_CSS)
 
 pages = bundle_dir() / "pages"
 page = st.navigation(

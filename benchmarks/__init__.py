@@ -1,1 +1,1 @@
-"""Measurements: each is a module that prints a table and writes its figures to ``benchmarks/results``."""
+"""Benchmarks: each module measures one thing and writes its results to ``benchmarks/results``."""

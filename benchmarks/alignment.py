@@ -1,9 +1,9 @@
-"""A policy aligned by a head, and by a fine-tuned reward model: ``python -m benchmarks.alignment [head] [fine-tuned]``.
+"""Online DPO with a head and with a fine-tuned reward model: ``python -m benchmarks.alignment [head] [fine-tuned]``.
 
-The training prompts of truthfulness are halved. A head (layer 15) and a reward model fine-tuned in full learn from the first
-half and rank in one loop each; a head of another layer (20) and a second fine-tuned model learn from the other half and only
-look on. The default backbone is the policy, trained on the first half's prompts and measured on those of the test file.
-Runs lie under ``SPARSERM_HOME/benchmarks/alignment`` and go on where they were stopped; figures go to
+The training prompts of truthfulness are split in half. A head (layer 15) and a reward model fine-tuned in full are trained on
+the first half, and each ranks the samples in one loop. A head of another layer (20) and a second fine-tuned model are trained
+on the other half and used only for evaluation. The policy is the default backbone, trained on the first half's prompts and
+evaluated on those of the test file. Runs are in ``SPARSERM_HOME/benchmarks/alignment`` and can be resumed; results go to
 ``benchmarks/results/alignment.json``.
 """
 
@@ -32,20 +32,20 @@ from sparserm.support.progress import terminal_progress
 from sparserm.types import PreferenceData, Prompt
 
 TASK = "truthfulness"
-#: Pairs that the fine-tuned models learn from; the heads learn from all of their half.
+#: Training pairs of the fine-tuned models; the heads are trained on all pairs of their half.
 BUDGET = 300
-#: Prompts to measure on.
+#: Number of evaluation prompts.
 HELD_OUT = 64
 SETTINGS = AlignSettings(rounds=2, prompts=64, samples=4, max_new_tokens=64)
 
 
 def folder() -> Path:
-    """Where models and runs lie."""
+    """The folder of models and runs."""
     return home() / "benchmarks" / "alignment"
 
 
 def halves() -> tuple[PreferenceData, PreferenceData]:
-    """The training pairs in two parts that share no prompt."""
+    """Split the training pairs into two parts that share no prompt."""
     data = task_pairs(TASK, "train")
     groups = prompt_groups(data.pairs)
     drawn = np.random.default_rng(0).permutation(groups.max() + 1) % 2
@@ -55,7 +55,7 @@ def halves() -> tuple[PreferenceData, PreferenceData]:
 
 
 def reward_models() -> dict[str, Judge]:
-    """The four reward models, trained where they are not there yet."""
+    """The four reward models; those that do not exist yet are trained."""
     wanted: list[tuple[str, Callable[[Path], None]]] = []
     for half, layer, data in zip("ab", (15, 20), halves(), strict=True):
         wanted.append((f"head-{half}", lambda path, data=data, layer=layer: _train_head(data, layer, path)))
@@ -79,7 +79,7 @@ def _fine_tune(data: PreferenceData, path: Path) -> None:
 
 
 def accuracies(judges: dict[str, Judge]) -> dict[str, float]:
-    """On the test pairs, which none of them has seen."""
+    """Accuracy of each judge on the test pairs, which none was trained on."""
     from sparserm.representations.represent import pair_texts
 
     pairs = task_pairs(TASK, "test").pairs
@@ -91,13 +91,13 @@ def accuracies(judges: dict[str, Judge]) -> dict[str, float]:
 
 
 def distinct_prompts(data: PreferenceData) -> list[Prompt]:
-    """Each prompt once, in a random order."""
+    """The distinct prompts in random order."""
     prompts = list({prompt_key(pair.prompt): pair.prompt for pair in data.pairs}.values())
     return [prompts[i] for i in np.random.default_rng(1).permutation(len(prompts))]
 
 
 def loop(ranker: str, judges: dict[str, Judge]) -> dict[str, Any]:
-    """One run of the loop; its seconds are told of a run that was not stopped."""
+    """Run one loop; ``seconds`` is None for a resumed run."""
     path = folder() / f"by-{ranker}"
     fresh, started = not path.exists(), time.perf_counter()
     prompts, held_out = distinct_prompts(halves()[0]), distinct_prompts(task_pairs(TASK, "test"))[:HELD_OUT]
@@ -122,7 +122,7 @@ def main() -> None:
     for name in sys.argv[1:] or ("head", "fine-tuned"):
         found = loop(f"{name}-a", judges)
         kept = results.get(name)
-        if kept and found["seconds"] is None:  # the loop was there already
+        if kept and found["seconds"] is None:  # this call only resumed the loop
             found["seconds"] = kept["seconds"]
         results[name] = found
         write_results("alignment", results)

@@ -1,7 +1,7 @@
-"""How fast the app feels: ``python -m benchmarks.app``. Real backbone, real Chromium, warm; medians.
+"""Speed of the app with the real backbone in Chromium: ``python -m benchmarks.app``. Medians of warm interactions.
 
-Paint from a new tab, a scored response, a moved weight, a switched page, the server's health while a job works, and the
-server's memory over many interactions. Every text that is scored is new.
+Measured are the first page in a new tab, scoring a response, switching off a feature, changing pages, the server's health check
+during a job, and the server's memory over many interactions. Every scored text is new.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ WAIT_MS = 120_000
 
 @contextmanager
 def store_off() -> Iterator[None]:
-    """What is measured is computed anew."""
+    """Turn the store off, so that everything is computed."""
     os.environ["SPARSERM_STORE"] = "off"
     try:
         yield
@@ -42,7 +42,7 @@ def store_off() -> Iterator[None]:
 
 @contextmanager
 def server() -> Iterator[tuple[str, int]]:
-    """The app on a free port: its address and process id."""
+    """Run the app on a free port; yields its address and process id."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -60,8 +60,8 @@ def server() -> Iterator[tuple[str, int]]:
         process.wait(20)
 
 
-#: Milliseconds from the next click until something is so, painted. Measured within the page: a driver that asks from outside
-#: asks ever more rarely.
+#: Measures the milliseconds from the next click until a condition holds and is painted. It runs in the page because the driver
+#: polls at growing intervals.
 _WATCH = """source => {
   const so = new Function('deep', 'return ' + source), deep = selector => {
     const found = [], look = root => {
@@ -80,11 +80,11 @@ _WATCH = """source => {
 
 
 def clicked(page: Any, button: Any, condition: str) -> float:
-    """Seconds from a click until a condition in JavaScript holds; ``deep(selector)`` finds elements in components, too."""
+    """Seconds from a click until a JavaScript condition holds; ``deep(selector)`` also finds elements in components."""
     page.evaluate(_WATCH, condition)
     button.click()
     seconds = page.evaluate("window.measured") / 1000
-    page.wait_for_timeout(700)  # what the click has set going is over
+    page.wait_for_timeout(700)  # let the work that the click started finish
     return float(seconds)
 
 
@@ -101,7 +101,7 @@ def summary(seconds: list[float]) -> dict[str, float]:
 
 
 def paint(browser: Any, address: str) -> float:
-    """From opening a new tab until its title and fields are there."""
+    """Seconds from opening a new tab until its title and fields are displayed."""
     page = browser.new_page()
     page.set_default_timeout(WAIT_MS)
 
@@ -118,7 +118,7 @@ def paint(browser: Any, address: str) -> float:
 
 
 def from_start(browser: Any) -> float:
-    """From the command until the first page is painted in a browser that is open: the server's start included."""
+    """Seconds from the command, server start included, until the first page is displayed in an open browser."""
     started = time.perf_counter()
     with server() as (address, _):
         paint(browser, address)
@@ -126,7 +126,7 @@ def from_start(browser: Any) -> float:
 
 
 def score(page: Any, number: int) -> float:
-    """From the click that ends the typing until the tokens of a response of some 150 tokens are drawn, painted last of all."""
+    """Seconds from the click until the tokens of a response of about 150 tokens are displayed, which is the last part."""
     words = f"Answer {number}: " + "the sky is blue since air scatters short waves more. " * 13
     page.get_by_label("Response", exact=True).fill(words)
     button = page.get_by_role("button", name="Score", exact=True)
@@ -134,13 +134,13 @@ def score(page: Any, number: int) -> float:
 
 
 def switch(page: Any, name: str, heading: str) -> float:
-    """From the click on a page's name until its title is there."""
+    """Seconds from the click on a page's name until its title is displayed."""
     link = page.get_by_role("link", name=name, exact=True)
     return clicked(page, link, f"document.querySelector('h1')?.innerText === '{heading}'")
 
 
 def slide(page: Any, address: str) -> list[float]:
-    """From switching a weight off or on until the accuracy is drawn, on the held-out pairs of safety."""
+    """Seconds from switching a feature off or on until the accuracy on the held-out pairs of safety is updated."""
     source = DataSource(str(data_folder() / "safety" / "pku_saferlhf.test.jsonl"))
     _wait_for(jobs.start("represent", {"source": source.to_dict(), "head": "safety"}, "Pairs for a benchmark"))
     page.goto(f"{address}/edit?head=safety&pairs=safety/pku_saferlhf.test.jsonl")
@@ -165,12 +165,12 @@ def _wait_for(job: str) -> None:
 
 
 def health(address: str) -> float:
-    """One question whether the server is well."""
+    """Seconds of one health check."""
     return timed(lambda: urllib.request.urlopen(f"{address}/_stcore/health", timeout=30).read())
 
 
 def under_load(address: str) -> dict[str, float]:
-    """The server's health while a job reads pairs that nobody has read."""
+    """Health checks during a job that computes representations."""
     source = DataSource(str(data_folder() / "safety" / "pku_saferlhf.train.jsonl"))
     with store_off():
         job = jobs.start("represent", {"source": source.to_dict(), "head": "safety"}, "Load for a benchmark")
@@ -184,7 +184,7 @@ def under_load(address: str) -> dict[str, float]:
 
 
 def measured(browser: Any, address: str, pid: int) -> dict[str, Any]:
-    """Everything of one server."""
+    """All measurements of one running server."""
     results: dict[str, Any] = {}
     results["first_paint_new_tab"] = summary([paint(browser, address) for _ in range(REPEATS)])
     page = browser.new_page(viewport={"width": 1400, "height": 1200})
@@ -209,7 +209,7 @@ def measured(browser: Any, address: str, pid: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure and keep the figures."""
+    """Measure and write the results."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:

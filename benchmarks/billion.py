@@ -1,11 +1,11 @@
-"""What a billion pairs would cost, from what is measured here: ``python -m benchmarks.billion [--pairs 400]``.
+"""Work per pair on the host and on an accelerator, for estimates of a billion: ``python -m benchmarks.billion [--pairs 400]``.
 
-The work of the host: a file of pairs is scored on one thread exactly as ``sparserm score`` scores it, but for the forward pass,
-which gives zeros. That leaves reading, templates, tokens, packing, pooling, rewards and Parquet, and looking for what is not
-finite and means over tokens, though a device would do these two. In processor time, since that has to be bought.
+Host: a file of pairs is scored on one thread exactly as in ``sparserm score``, except for the forward pass, which returns
+zeros. What remains is reading, templates, tokenization, packing, pooling, rewards and Parquet; also the check for non-finite
+values and the mean over tokens, which a device would do. Reported is processor time, which is what has to be paid for.
 
-The work of the accelerator: the multiply-adds of these pairs, as ``benchmarks.throughput`` counts them, which with ``--device
-cuda`` measures how fast they are done.
+Accelerator: the multiply-adds of these pairs as counted by ``benchmarks.throughput``, which measures their rate with
+``--device cuda``.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ from sparserm.scoring.bulk import Scoring, score_file
 from sparserm.support.defaults import DEFAULT_BACKBONE, DEFAULT_LAYER, TASKS
 from sparserm.types import HookPoint
 
-#: One that reads the default layer; which one makes no difference to the work.
+#: Any head at the default layer; the work is the same for all.
 HEAD = "truthfulness"
 
 
 class HostOnly:
-    """An engine for :func:`~sparserm.scoring.bulk.score_file` that times all but the forward pass."""
+    """An engine for :func:`~sparserm.scoring.bulk.score_file` that times everything except the forward pass."""
 
     seconds = 0.0
 
     def __call__(self, scoring: Scoring, parts: Sequence[Part], finished: Callable[[Part], None]) -> None:
-        """Score the parts with states of zeros."""
+        """Score the parts with hidden states of zeros."""
         model = scoring.load_model()
         backbone = model.backbone
 
@@ -57,7 +57,7 @@ class HostOnly:
 
 
 def measure_task(task: str, n: int, backbone: Backbone) -> dict[str, Any]:
-    """Work of one pair on the host and on the accelerator, means over the first ``n`` test pairs of a task."""
+    """Mean work of a pair on the host and on the accelerator, over the first ``n`` test pairs of a task."""
     pairs = task_pairs(task, "test").pairs[:n]
     host = HostOnly()
     with tempfile.TemporaryDirectory() as folder:
@@ -81,7 +81,7 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)
     backbone = Backbone.load(DEFAULT_BACKBONE, through_layer=DEFAULT_LAYER, device="cpu")
-    measure_task(TASKS[0], 8, backbone)  # imports and first uses are not the work of a pair
+    measure_task(TASKS[0], 8, backbone)  # warm-up: imports and first calls
     found = []
     for task in TASKS:
         found.append(measure_task(task, given.pairs, backbone))

@@ -1,4 +1,4 @@
-"""What every measurement shares: where data lies, where results go, and what they were measured on."""
+"""Data, results and helpers shared by all benchmarks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sparserm.types import PreferenceData
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 
-#: The files of each task under ``SPARSERM_DATA``, and what the licence of the training data says.
+#: The file of each task under ``SPARSERM_DATA``, and the source and licence of its data.
 FILES = {
     "truthfulness": ("truthfulness/truthfulqa", "TruthfulQA, Apache-2.0"),
     "safety": ("safety/pku_saferlhf", "PKU-SafeRLHF, CC BY-NC 4.0"),
@@ -24,7 +24,7 @@ FILES = {
 
 
 def data_folder() -> Path:
-    """``SPARSERM_DATA``, or ``shared/data`` beside the repository."""
+    """The folder ``SPARSERM_DATA``, or ``shared/data`` next to the repository."""
     return Path(os.environ.get("SPARSERM_DATA", ROOT.parent / "shared" / "data"))
 
 
@@ -34,20 +34,27 @@ def task_pairs(task: str, split: str) -> PreferenceData:
 
 
 def memory_mb(pid: int | str = "self", what: str = "VmHWM") -> float:
-    """Peak (``VmHWM``) or present (``VmRSS``) memory of a process; what ``getrusage`` tells begins with its parent's peak."""
+    """Peak (``VmHWM``) or current (``VmRSS``) memory of a process; ``getrusage`` would start from its parent's peak."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return int(next(line for line in lines if line.startswith(what)).split()[1]) / 1024
 
 
 def read_results(name: str) -> Any:
-    """What :func:`write_results` kept under a name, and nothing where that is not measured yet."""
+    """Results written by :func:`write_results` under a name; an empty dictionary if there are none."""
     path = RESULTS / f"{name}.json"
     return json.loads(path.read_text())["results"] if path.is_file() else {}
 
 
 def write_results(name: str, results: Any) -> None:
-    """Keep figures as JSON with the versions and hardware of this run; figures that an earlier run measured and this one kept
-    may come from others."""
+    """Write results as JSON with the versions and hardware of this run.
+
+    Results that an earlier run measured and this one passes on may come from other versions and hardware.
+    """
     RESULTS.mkdir(parents=True, exist_ok=True)
     record = {**environment()[1], "results": results}
     (RESULTS / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
+
+
+def header(*titles: str) -> list[str]:
+    """The first two lines of a Markdown table."""
+    return [f"| {' | '.join(titles)} |", "|" + "---|" * len(titles)]

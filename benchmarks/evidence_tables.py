@@ -1,4 +1,4 @@
-"""Tables of what was measured about quality, shift and faithfulness, from the JSON files of the benchmarks."""
+"""Tables about quality, shift, faithfulness, stability, alignment and labels, from the JSON files of the benchmarks."""
 
 from __future__ import annotations
 
@@ -6,53 +6,68 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from benchmarks.common import RESULTS, read_results
+from benchmarks.common import RESULTS, header, read_results
 from sparserm.benchmark.results import Record, Results
 from sparserm.benchmark.run import BUDGETS
-from sparserm.benchmark.tables import Summary, difference, summarise
+from sparserm.benchmark.tables import Difference, Summary, difference, summarise
 from sparserm.support.defaults import TASKS
 
-#: Ways in the order of the tables, and what they are called there.
+#: Methods in the order of the tables, with their titles.
 WAYS = {
-    "sparse": "**ours**, 32 features",
-    **{f"frequency-{k}": f"the paper's selector, {k} features" for k in (16, 32, 64, 128)},
+    "sparse": "**SparseRM**, 32 features",
+    **{f"frequency-{k}": f"paper's selector, {k} features" for k in (16, 32, 64, 128)},
     "dense": "dense linear probe",
-    "latents": "linear on all SAE latents (peak)",
-    "latents-32": "linear on 32 SAE latents (peak)",
-    "latents-last": "linear on all SAE latents (last token, SARM)",
-    "random-latents": "32 random latents' directions",
+    "latents": "linear on all SAE latents (max over tokens)",
+    "latents-32": "linear on 32 SAE latents (max over tokens)",
+    "latents-last": "linear on all SAE latents (last token, as SARM)",
+    "random-latents": "32 random latents",
     "random-directions": "32 random directions",
-    "random-dictionary": "32 of as many random directions as the SAE has latents, selected as ours are",
-    "longer": "longer response",
-    "full": "fine-tuned in full (TRL)",
-    "lora": "fine-tuned with LoRA (TRL)",
+    "random-dictionary": "32 features selected from random directions, as many as the SAE has latents",
+    "longer": "prefer the longer response",
+    "full": "full fine-tuning (TRL)",
+    "lora": "LoRA fine-tuning (TRL)",
     "frozen": "classification head on the frozen backbone (TRL)",
+}
+#: Titles of the loops, by what ranks in them, and of the reward models.
+LOOPS = {"head": "a head", "fine-tuned": "a reward model fine-tuned in full"}
+JUDGES = {
+    "head-a": "head, same pairs",
+    "fine-tuned-a": "fine-tuned, same pairs",
+    "head-b": "head of another layer, other pairs",
+    "fine-tuned-b": "fine-tuned, other pairs",
 }
 MISSING = "–"
 
 
 def quality() -> list[str]:
-    """The short table: ours beside what people use instead."""
+    """Accuracies of the main methods, and the differences of SparseRM and of the dense probe to full fine-tuning."""
+    return _quality(("sparse", "dense", "latents", "full", "lora"), BUDGETS, ("sparse", "dense"))
+
+
+def quality_short() -> list[str]:
+    """The same at two budgets, without SAE latents and LoRA."""
+    return _quality(("sparse", "dense", "full"), (300, 1000), ("sparse",))
+
+
+def _quality(ways: Sequence[str], budgets: Sequence[int | None], compared: Sequence[str]) -> list[str]:
+    """A row per task and budget: accuracies of ``ways``, then differences of ``compared`` to full fine-tuning."""
     found = Results(RESULTS / "quality.json").read()
-    shown = ("sparse", "dense", "latents", "full", "lora")
-    lines = ["| task | pairs | " + " | ".join(WAYS[way] for way in shown) + " | ours minus fine-tuned in full |"]
-    lines.append("|" + "---|" * (len(shown) + 3))
+    minus = {"sparse": "SparseRM minus full", "dense": "probe minus full"}
+    lines = header("task", "pairs", *(WAYS[way] for way in ways), *(minus[way] for way in compared))
     for task in TASKS:
-        for budget in BUDGETS:
-            cells = [summarise(found, task, way, budget) for way in shown]
-            apart = difference(found, task, budget, "sparse", "full")
+        for budget in budgets:
+            cells = [summarise(found, task, way, budget) for way in ways]
             if cells[0]:
-                row = [_accuracy(one) for one in cells]
-                gap = f"{apart.mean:+.3f} ({apart.ci95[0]:+.3f} to {apart.ci95[1]:+.3f}; {apart.seeds})" if apart else MISSING
-                lines.append(f"| {task} | {_pairs(budget)} | " + " | ".join(row) + f" | {gap} |")
+                row = [task, _pairs(budget), *(_accuracy(one) for one in cells)]
+                row += [_gap(difference(found, task, budget, way, "full")) for way in compared]
+                lines.append(f"| {' | '.join(row)} |")
     return lines
 
 
 def quality_full() -> list[str]:
-    """Every way at every budget, accuracy with interval and how many draws of pairs it is a mean of."""
+    """Accuracy of every method at every budget, with interval and number of draws of the pairs."""
     found = Results(RESULTS / "quality.json").read()
-    lines = ["| task | way | " + " | ".join(f"{_pairs(budget)} pairs" for budget in BUDGETS) + " | trained parameters |"]
-    lines.append("|" + "---|" * (len(BUDGETS) + 3))
+    lines = header("task", "method", *(f"{_pairs(budget)} pairs" for budget in BUDGETS), "trained parameters")
     for task in TASKS:
         for way in ways_of(found, tuple(WAYS)):
             cells = [summarise(found, task, way, budget) for budget in BUDGETS]
@@ -64,13 +79,12 @@ def quality_full() -> list[str]:
 
 
 def costs() -> list[str]:
-    """What training takes without a GPU: time on the wall and of the processor, and the largest memory of the process."""
+    """Cost of training without a GPU: wall time, processor time and peak memory of the process."""
     results = Results(RESULTS / "quality.json")
     on_gpu = {name for name, found in results.environments().items() if "accelerator" in found}
     found = results.read()
     found = replace(found, cells=tuple(cell for cell in found.cells if cell.environment not in on_gpu))
-    lines = ["| task | pairs | way | training, wall | processor time | peak memory | trained parameters |"]
-    lines.append("|" + "---|" * 7)
+    lines = header("task", "pairs", "method", "wall time", "processor time", "peak memory", "trained parameters")
     heads = [cost for cost in results.costs() if cost.environment not in on_gpu]
     for cost in sorted(heads, key=lambda one: (TASKS.index(one.task), one.budget or 0)):
         lines.append(
@@ -88,10 +102,9 @@ def costs() -> list[str]:
 
 
 def shift() -> list[str]:
-    """Trained on one task, judged on another."""
+    """Accuracy of models trained on one task and tested on another."""
     found = Results(RESULTS / "shift.json").read()
-    lines = ["| trained on | way | pairs | " + " | ".join(f"judged on {task}" for task in TASKS) + " |"]
-    lines.append("|" + "---|" * (len(TASKS) + 3))
+    lines = header("trained on", "method", "pairs", *(f"tested on {task}" for task in TASKS))
     for trained in TASKS:
         for way, budget in (("sparse", 300), ("dense", 300), ("full", 300), ("sparse", None), ("dense", None)):
             cells = [summarise(found, f"{trained} > {judged}", way, budget) for judged in TASKS]
@@ -102,15 +115,12 @@ def shift() -> list[str]:
 
 
 def samples() -> list[str]:
-    """Where the rewards of the backbone's own answers lie."""
-    lines = [
-        "| head | responses | n | shift of the mean (sd) | spread | Kolmogorov-Smirnov | outside 1 to 99 % |",
-        "|" + "---|" * 7,
-    ]
+    """How the rewards of the backbone's own answers are distributed, compared with those of chosen and rejected responses."""
+    lines = header("head", "responses", "n", "shift of the mean (sd)", "sd ratio", "Kolmogorov-Smirnov", "outside 1 to 99%")
     for task, found in read_results("samples").items():
         for side in ("chosen", "rejected", "samples"):
             one = found[side]
-            name = "the backbone's own" if side == "samples" else side
+            name = "the backbone's answers" if side == "samples" else side
             lines.append(
                 f"| {task} | {name} | {one['n']} | {one['shift']:+.2f} | {one['spread']:.2f} | {one['distance']:.2f} "
                 f"| {one['outside']:.1%} |"
@@ -119,11 +129,10 @@ def samples() -> list[str]:
 
 
 def faithfulness() -> list[str]:
-    """Largest errors of explanations, in units of reward."""
-    lines = [
-        "| head | texts | sum over features | sum over tokens | moved representation | steered backbone | spread of rewards |"
-    ]
-    lines.append("|" + "---|" * 7)
+    """Largest errors of explanations, in units of the reward."""
+    lines = header(
+        "head", "texts", "sum over features", "sum over tokens", "moved representation", "steered backbone", "sd of rewards"
+    )
     for task, one in read_results("faithfulness").items():
         token = MISSING if one["token_sum"] is None else f"{one['token_sum']:.1e}"
         lines.append(
@@ -134,11 +143,10 @@ def faithfulness() -> list[str]:
 
 
 def stability() -> list[str]:
-    """What becomes of a head when its training prompts, or its SAE, are drawn anew."""
-    lines = [
-        "| head | drawn anew | overlap (Jaccard) | by chance | nearest direction (cosine) | by chance | rewards' correlation |"
-    ]
-    lines.append("|" + "---|" * 7)
+    """How much of a head stays the same with resampled training prompts, or with another SAE."""
+    lines = header(
+        "head", "changed", "overlap (Jaccard)", "by chance", "nearest direction (cosine)", "by chance", "correlation of rewards"
+    )
     for task, found in read_results("stability").items():
         for what, one in found.items():
             overlap, chance = (_number(one[name], ".2f") for name in ("jaccard", "jaccard_chance"))
@@ -150,10 +158,10 @@ def stability() -> list[str]:
 
 
 def labels() -> list[str]:
-    """Automatic labels of the shipped heads and what they detect."""
-    names = ["head", "features", "labelled", "detects (median)"]
-    names += ["proposed, above chance", "detect (median)", "examples, above chance", "detect (median)"]
-    lines = [f"| {' | '.join(names)} |", "|" + "---|" * len(names)]
+    """Automatic labels of the shipped heads and their detection scores."""
+    names = ["head", "features", "labels shown", "detection score (median)"]
+    names += ["proposed labels above chance", "score (median)", "examples above chance", "score (median)"]
+    lines = header(*names)
     for task, one in read_results("labels").items():
         lines.append(
             f"| {task} | {one['features']} | {one['labelled']} | {_number(one['shown'], '.2f')} "
@@ -171,6 +179,10 @@ def _number(value: float | None, spec: str) -> str:
     return MISSING if value is None else format(value, spec)
 
 
+def _gap(one: Difference | None) -> str:
+    return f"{one.mean:+.3f} ({one.ci95[0]:+.3f} to {one.ci95[1]:+.3f}; {one.seeds})" if one else MISSING
+
+
 def _accuracy(one: Summary | None) -> str:
     return f"{one.accuracy:.3f}" if one else MISSING
 
@@ -179,21 +191,10 @@ def _with_interval(one: Summary | None) -> str:
     return f"{one.accuracy:.3f} ({one.ci95[0]:.3f} to {one.ci95[1]:.3f}; {one.seeds})" if one else MISSING
 
 
-#: What each loop is called, and what its reward models are.
-LOOPS = {"head": "a head", "fine-tuned": "a reward model fine-tuned in full"}
-JUDGES = {
-    "head-a": "head, same pairs",
-    "fine-tuned-a": "fine-tuned, same pairs",
-    "head-b": "head of another layer, other pairs",
-    "fine-tuned-b": "fine-tuned, other pairs",
-}
-
-
 def alignment() -> list[str]:
-    """Both loops, round after round: every reward model's win rate against the start; the one that ranks in bold."""
+    """Win rates against the initial policy by every reward model, for each loop and round; the ranking model is bold."""
     found = read_results("alignment")
-    lines = ["| ranked by | round | " + " | ".join(JUDGES.values()) + " | tokens | ended by itself | KL, nats an answer |"]
-    lines.append("|" + "---|" * (len(JUDGES) + 5))
+    lines = header("ranked by", "round", *JUDGES.values(), "tokens", "finished", "KL, nats per answer")
     for loop, title in LOOPS.items():
         for one in found.get(loop, {}).get("measures", []):
             cells = [_win_rate(one["judges"][name], name == found[loop]["ranker"]) for name in JUDGES]
@@ -206,9 +207,9 @@ def alignment() -> list[str]:
 
 
 def climbed() -> list[str]:
-    """Features of the ranking head that the policy climbed most, and what it fell in most."""
+    """The ranking head's features whose mean contribution rose and fell most."""
     found = read_results("alignment").get("head")
-    lines = ["| feature | label | mean contribution at the start | after the last round | change |", "|" + "---|" * 5]
+    lines = header("feature", "label", "mean contribution of the initial policy", "after the last round", "change")
     if not found:
         return lines
     first, last = (found["measures"][i]["features"] for i in (0, -1))
@@ -220,9 +221,9 @@ def climbed() -> list[str]:
 
 
 def alignment_facts() -> list[str]:
-    """How good the reward models are, how long the loops took, and what was concluded."""
+    """Accuracies of the reward models, and the duration and conclusion of each loop."""
     found = read_results("alignment")
-    lines = ["| | |", "|---|---|"]
+    lines = header("", "")
     lines += [
         f"| accuracy on the test pairs: {JUDGES[name]} | {value:.3f} |" for name, value in found.get("accuracy", {}).items()
     ]
@@ -240,6 +241,6 @@ def _win_rate(one: dict[str, Any], ranks: bool) -> str:
 
 
 def ways_of(record: Record, known: Sequence[str]) -> list[str]:
-    """Ways that have cells: those of ``known`` in that order, then others."""
-    there = dict.fromkeys(cell.way for cell in record.cells)
-    return [way for way in known if way in there] + [way for way in there if way not in known]
+    """Methods in the record: those of ``known`` in that order, then the others."""
+    present = dict.fromkeys(cell.way for cell in record.cells)
+    return [way for way in known if way in present] + [way for way in present if way not in known]

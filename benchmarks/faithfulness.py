@@ -1,9 +1,9 @@
-"""Whether explanations say what heads do, and stay: ``python -m benchmarks.faithfulness [STAGE ...] [--tasks TASK ...]``.
+"""Faithfulness and stability of explanations: ``python -m benchmarks.faithfulness [STAGE ...] [--tasks TASK ...]``.
 
-``faithfulness``: the shipped heads on test responses (``benchmarks/results/faithfulness.json``). ``stability``: heads of the
-same settings from training prompts drawn with replacement, and from SAEs of the same recipe and another seed where there are
-such under ``SPARSERM_HOME/benchmarks/saes/seed_<n>/layer_<l>`` (``sparserm train-sae`` with ``--seed``), compared on test
-responses (``benchmarks/results/stability.json``). Figures of tasks that are not asked for stay as they are.
+Stage ``faithfulness`` measures the shipped heads on test responses (``benchmarks/results/faithfulness.json``). Stage
+``stability`` compares them on test responses with heads of the same settings, trained on resampled training prompts and, if
+there are any, with SAEs of the same recipe and another seed in ``SPARSERM_HOME/benchmarks/saes/seed_<n>/layer_<l>``
+(``sparserm train-sae --seed``); results go to ``benchmarks/results/stability.json``. Results of other tasks are kept.
 """
 
 from __future__ import annotations
@@ -26,28 +26,12 @@ from sparserm.sae.autoencoder import SparseAutoencoder, load_sae
 from sparserm.support.defaults import TASKS, home
 from sparserm.training.evidence import resample
 
-
-@dataclass(frozen=True)
-class HeadAgreement:
-    """Of two heads.
-
-    Attributes:
-        jaccard: features of both by features of either; None where their SAEs differ, whose numbers say nothing.
-        nearest: mean over the first head's features of the largest absolute cosine with a direction of the second.
-        correlation: of their rewards for the same texts (Pearson).
-    """
-
-    jaccard: float | None
-    nearest: float
-    correlation: float
-
-
-#: Responses that are explained, features that the backbone is steered along, and draws of the training prompts.
+#: Numbers of explained responses, of features to steer the backbone along, and of resamples of the training prompts.
 TEXTS, FEATURES, DRAWS = 100, 4, 10
 
 
 def faithfulness(tasks: Sequence[str]) -> None:
-    """Errors of the shipped heads' explanations."""
+    """Measure the errors of the shipped heads' explanations."""
     found = read_results("faithfulness")
     for task in tasks:
         model = SparseRM.from_pretrained(task)
@@ -60,7 +44,7 @@ def faithfulness(tasks: Sequence[str]) -> None:
 
 
 def stability(tasks: Sequence[str]) -> None:
-    """Agreement of the shipped heads with others of the same settings."""
+    """Measure the agreement of the shipped heads with other heads of the same settings."""
     found = read_results("stability")
     for task in tasks:
         model = SparseRM.from_pretrained(task)
@@ -82,6 +66,31 @@ def stability(tasks: Sequence[str]) -> None:
         print(task, found[task], flush=True)
 
 
+@dataclass(frozen=True)
+class HeadAgreement:
+    """Agreement of two heads.
+
+    Attributes:
+        jaccard: Jaccard index of their features; None if their SAEs differ, because feature ids are then not comparable.
+        nearest: mean over the first head's features of the largest absolute cosine with a direction of the second.
+        correlation: Pearson correlation of their rewards for the same texts.
+    """
+
+    jaccard: float | None
+    nearest: float
+    correlation: float
+
+
+def head_agreement(head: RewardHead, other: RewardHead, h: np.ndarray, *, same_sae: bool = True) -> HeadAgreement:
+    """Compare two heads on representations ``h [n, d]``, preferably of texts that neither was trained on."""
+    both = len(np.intersect1d(head.features, other.features))
+    return HeadAgreement(
+        jaccard=both / len(np.union1d(head.features, other.features)) if same_sae else None,
+        nearest=float(np.abs(head.directions @ other.directions.T).max(1).mean()),
+        correlation=float(np.corrcoef(rewards(head, h), rewards(other, h))[0, 1]),
+    )
+
+
 def _represent(model: SparseRM, task: str, split: str, sae: SparseAutoencoder) -> PairRepresentations:
     with stored() as store:
         represented = represent_pairs(
@@ -93,7 +102,7 @@ def _represent(model: SparseRM, task: str, split: str, sae: SparseAutoencoder) -
 def _agreement(
     head: RewardHead, others: Sequence[RewardHead], test: PairRepresentations, sae: SparseAutoencoder, same_sae: bool = True
 ) -> dict[str, float | None]:
-    """Means over the other heads, beside what features drawn at random would have."""
+    """Mean agreement with the other heads, and the agreement expected from randomly drawn features."""
     found = [head_agreement(head, other, test.stacked, same_sae=same_sae) for other in others]
     drawn = np.random.default_rng(0).choice(sae.d_sae, (20, len(head.features)))
     directions = sae.directions().cpu().numpy()
@@ -115,25 +124,15 @@ STAGES: dict[str, Callable[[Sequence[str]], None]] = {"faithfulness": faithfulne
 
 
 def main() -> None:
-    """Run the stages named on the command line, or all."""
+    """Run the stages given on the command line, or all."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("stages", nargs="*", default=list(STAGES), metavar="STAGE", help=", ".join(STAGES))
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=TASKS)
     given = parser.parse_args()
     if unknown := set(given.stages) - set(STAGES):
-        parser.error(f"there is no stage {', '.join(sorted(unknown))}; expected some of {', '.join(STAGES)}")
+        parser.error(f"unknown stage {', '.join(sorted(unknown))}; expected some of {', '.join(STAGES)}")
     for stage in given.stages:
         STAGES[stage](given.tasks)
-
-
-def head_agreement(head: RewardHead, other: RewardHead, h: np.ndarray, *, same_sae: bool = True) -> HeadAgreement:
-    """Compare on representations ``h [n, d]``, best of texts that neither was trained on."""
-    both = len(np.intersect1d(head.features, other.features))
-    return HeadAgreement(
-        jaccard=both / len(np.union1d(head.features, other.features)) if same_sae else None,
-        nearest=float(np.abs(head.directions @ other.directions.T).max(1).mean()),
-        correlation=float(np.corrcoef(rewards(head, h), rewards(other, h))[0, 1]),
-    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A classification head trained on the frozen backbone: the benchmark's `frozen` way."""
+"""The method ``frozen`` of the quality benchmark: TRL's classification head, trained on the frozen backbone."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from sparserm.backbone.model import Backbone
 from sparserm.benchmark.results import Cell, Results, Task
-from sparserm.benchmark.run import BUDGETS, SEEDS, _cell, draw, fitting_budgets
-from sparserm.finetuning.reward_model import TUNED, _arguments, _rows
+from sparserm.benchmark.run import BUDGETS, SEEDS, draw, fitting_budgets, measured_cell
+from sparserm.finetuning.reward_model import TUNED, tokenized_rows, training_arguments
 from sparserm.finetuning.trl_setup import import_trl, quietly, silence
 from sparserm.pairs.split import prompt_groups
 from sparserm.representations.represent import represent_pairs
@@ -32,10 +32,10 @@ def frozen_cells(
     seeds: int = SEEDS,
     progress: Progress | None = None,
 ) -> Iterator[Cell]:
-    """Compute and keep the cells of a classification head on the frozen backbone that are not there yet.
+    """Train and test a classification head on the frozen backbone, for every budget and seed without a result.
 
     Args:
-        backbone: with all of its layers.
+        backbone: the backbone with all of its layers.
     """
     train, test = (final_states(pairs, backbone, progress) for pairs in (task.train.pairs, task.test.pairs))
     groups, test_groups = prompt_groups(task.train.pairs), prompt_groups(task.test.pairs)
@@ -49,7 +49,7 @@ def frozen_cells(
             weights = train_classification_head(train[0][rows], train[1][rows], *TUNED["frozen"], seed)
             seconds, cpu = time.perf_counter() - started, time.process_time() - processor
             margins = (test[0] - test[1]) @ weights
-            cell = _cell(task.name, "frozen", budget, seed, margins, test_groups, len(rows), len(weights), seconds, cpu)
+            cell = measured_cell(task.name, "frozen", budget, seed, margins, test_groups, len(rows), len(weights), seconds, cpu)
             results.add(cell)
             yield cell
 
@@ -57,8 +57,14 @@ def frozen_cells(
 def final_states(
     pairs: Sequence[PreferencePair], backbone: Backbone, progress: Progress | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """``[n, d]`` float32 of chosen and of rejected: what a classification head of Transformers reads, the state of the last
-    token after the final norm. The backbone needs all of its layers; they are read once and stored."""
+    """Input of a transformers classification head: hidden states of the last token after the final norm.
+
+    Args:
+        backbone: the backbone with all of its layers. Its states are computed once and stored.
+
+    Returns:
+        ``[n, d]`` float32 of the chosen and of the rejected responses.
+    """
     hook = HookPoint(backbone.n_layers - 1)
     with stored() as store:
         last = represent_pairs(pairs, backbone, {hook: None}, "last", store=store, progress=progress)[hook]
@@ -74,16 +80,16 @@ def final_states(
 def train_classification_head(
     chosen: np.ndarray, rejected: np.ndarray, learning_rate: float, epochs: int, seed: int = 0
 ) -> np.ndarray:
-    """Weights of a classification head on the frozen backbone, trained by ``RewardTrainer``.
+    """Train a classification head on the frozen backbone with TRL's ``RewardTrainer``.
 
-    A frozen backbone gives the same final states in every epoch, so they are computed once and looked up: loss, steps and
-    result are those of running the backbone each time.
+    A frozen backbone gives the same final states in every epoch, so they are computed once and looked up. Loss, steps and
+    result are the same as when running the backbone each time.
 
     Args:
-        chosen, rejected: ``[n, d]`` float32 states at the last token after the final norm.
+        chosen, rejected: ``[n, d]`` float32 hidden states of the last token after the final norm.
 
     Returns:
-        ``[d]`` float64; the reward of a text is its product with the state.
+        ``[d]`` float64 weights; the reward of a text is their dot product with its state.
     """
     trl = import_trl()
     from transformers import set_seed
@@ -91,10 +97,10 @@ def train_classification_head(
     set_seed(seed)
     model = _look_up_model(torch.from_numpy(np.concatenate([chosen, rejected])))
     with tempfile.TemporaryDirectory() as work, quietly():
-        rows = _rows([([i + 1], [len(chosen) + i + 1]) for i in range(len(chosen))])
+        rows = tokenized_rows([([i + 1], [len(chosen) + i + 1]) for i in range(len(chosen))])
         trainer = trl.RewardTrainer(
             model=model,
-            args=_arguments(trl, rows, learning_rate, epochs, seed, work),
+            args=training_arguments(trl, rows, learning_rate, epochs, seed, work),
             train_dataset=rows,
             processing_class=_no_tokenizer(),
         )
@@ -104,7 +110,7 @@ def train_classification_head(
 
 
 def _look_up_model(states: Tensor) -> Any:
-    """A classifier whose "token" ``i`` stands for the state ``i - 1``; 0 is padding, of which there is none."""
+    """A classifier whose "token" ``i`` is the state ``i - 1``; 0 is the padding token, which never occurs."""
     from transformers import PretrainedConfig, PreTrainedModel
     from transformers.modeling_outputs import SequenceClassifierOutput
 
@@ -116,7 +122,7 @@ def _look_up_model(states: Tensor) -> Any:
             self.states: Tensor
             self.register_buffer("states", states)
             self.score = nn.Linear(states.shape[1], 1, bias=False)
-            nn.init.normal_(self.score.weight, std=0.02)  # as Transformers starts classification heads
+            nn.init.normal_(self.score.weight, std=0.02)  # transformers' initialisation of classification heads
 
         def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, **given: Any) -> Any:
             return SequenceClassifierOutput(logits=self.score(self.states[input_ids[:, 0] - 1]))
@@ -127,7 +133,7 @@ def _look_up_model(states: Tensor) -> Any:
 
 
 def _no_tokenizer() -> Any:
-    """RewardTrainer wants a tokenizer for its padding token, also where everything is tokenised."""
+    """A tokenizer with only a padding token: ``RewardTrainer`` needs one even for tokenised data."""
     from tokenizers import Tokenizer, models
     from transformers import PreTrainedTokenizerFast
 

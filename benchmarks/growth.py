@@ -1,8 +1,8 @@
-"""How cost grows with pairs, length, K and d_sae: ``python -m benchmarks.growth [--rounds 3]``.
+"""Cost as a function of pairs, length, K and d_sae: ``python -m benchmarks.growth [--rounds 3]``.
 
-Four sizes each, which take turns; medians over rounds. Reading is done by the real backbone on real texts with the store off.
-Fits are on representations of real pairs, drawn again and again to be as many as are wanted, and on the shipped SAE with
-latents left out or repeated. The plot is ``benchmarks/growth.svg``.
+Each is measured at four sizes that take turns; medians over rounds. "Read" is computing representations with the real
+backbone on real texts, the store off. "Fitted" is fitting a head to representations of real pairs, resampled to the number of
+pairs, with the shipped SAE's latents subsampled or repeated to d_sae. The plot is ``benchmarks/growth.svg``.
 """
 
 from __future__ import annotations
@@ -31,15 +31,16 @@ from sparserm.types import PreferencePair
 SAE = f"{DEFAULT_BACKBONE}/layer_{DEFAULT_LAYER}"
 PAIRS, LENGTHS = (15, 30, 60, 120), (64, 128, 256, 512)
 FITTED, KS, WIDTHS = (1250, 2500, 5000, 10_000), (8, 16, 32, 64), (1152, 2304, 4608, 9216)
-#: Pairs of each length, pairs that fits are drawn from, pairs of fits that grow in another way, and responses that are scored.
+#: Numbers of pairs per length, of pairs to resample fits from, of pairs of fits in which something else grows, and of scored
+#: responses.
 OF_A_LENGTH, DRAWN_FROM, OF_A_FIT, SCORED = 8, 2000, 2500, 20_000
 
-#: Seconds' worth of work by size.
+#: The work to time, by size.
 Series = Mapping[int, Callable[[], Any]]
 
 
 def series(backbone: Backbone) -> dict[str, Series]:
-    """By what grows, named as the axis of its plot."""
+    """All series, by the name of the axis in the plot."""
     sae = load_sae(SAE)
     pairs = alike(task_pairs("safety", "train").pairs)
     short = task_pairs("truthfulness", "train").pairs
@@ -66,13 +67,13 @@ def series(backbone: Backbone) -> dict[str, Series]:
 
 
 def alike(pairs: Sequence[PreferencePair]) -> list[PreferencePair]:
-    """The pairs, those of median length first: so many more of them are so much more text."""
+    """The pairs sorted by closeness to the median length, so that the amount of text grows with the number of pairs."""
     lengths = np.array([sum(map(len, (pair.prompt[-1].content, pair.chosen, pair.rejected))) for pair in pairs])
     return [pairs[i] for i in np.argsort(np.abs(lengths - np.median(lengths)), kind="stable")]
 
 
 def of_length(backbone: Backbone, pairs: Sequence[PreferencePair], n: int) -> list[PreferencePair]:
-    """The pairs with responses of about ``n`` tokens: said again and again, and cut."""
+    """The pairs with responses repeated and truncated to about ``n`` tokens."""
     tokenizer = backbone.chat.tokenizer
 
     def cut(text: str) -> str:
@@ -84,14 +85,14 @@ def of_length(backbone: Backbone, pairs: Sequence[PreferencePair], n: int) -> li
 
 
 def represented(backbone: Backbone, sae: SparseAutoencoder) -> PairRepresentations:
-    """Real pairs, from the store where they are there."""
+    """Representations of real pairs, from the store if they are stored."""
     with stored() as store:
         pairs = task_pairs("truthfulness", "train").pairs[:DRAWN_FROM]
         return represent_pairs(pairs, backbone, {sae.hook: sae}, "mean", store=store)[sae.hook]
 
 
 def drawn(known: PairRepresentations, n: int, width: int) -> PairRepresentations:
-    """``n`` pairs, and their latents as if they were those of :func:`of_width`."""
+    """``n`` resampled pairs, with the latents of :func:`of_width`."""
     found = known.take(np.random.default_rng(n).integers(len(known.groups), size=n))
 
     def resized(side: Representations) -> Representations:
@@ -104,7 +105,7 @@ def drawn(known: PairRepresentations, n: int, width: int) -> PairRepresentations
 
 
 def of_width(sae: SparseAutoencoder, width: int) -> SparseAutoencoder:
-    """The SAE with so many latents: some of its own, or each several times."""
+    """The SAE with its latents subsampled or repeated to ``width``."""
     latents = np.arange(width) * sae.d_sae // width
     by_row = {name: weight[latents] for name, weight in sae.weights.items() if weight.shape[0] == sae.d_sae}
     by_column = {"W_enc": sae.weights["W_enc"][:, latents]}
@@ -112,7 +113,7 @@ def of_width(sae: SparseAutoencoder, width: int) -> SparseAutoencoder:
 
 
 def measure(works: Series, rounds: int) -> dict[int, float]:
-    """Median seconds by size; a first round is not counted."""
+    """Median seconds by size; the first round is a warm-up."""
     seconds: dict[int, list[float]] = {size: [] for size in works}
     for number in range(rounds + 1):
         for size, work in works.items():
@@ -124,12 +125,12 @@ def measure(works: Series, rounds: int) -> dict[int, float]:
 
 
 def exponent(seconds: Mapping[int, float]) -> float:
-    """Of the power law nearest to them: 1 is linear."""
+    """Exponent of the fitted power law; 1 is linear."""
     return float(np.polyfit(np.log(list(seconds)), np.log(list(seconds.values())), 1)[0])
 
 
 def plot(found: Mapping[str, Mapping[int, float]]) -> None:
-    """One panel each, both axes logarithmic, with the straight line that linear growth would be."""
+    """Draw one panel per series, both axes logarithmic, with a line for linear growth."""
     import matplotlib
 
     matplotlib.use("svg")
@@ -153,7 +154,7 @@ def plot(found: Mapping[str, Mapping[int, float]]) -> None:
 
 
 def main() -> None:
-    """Measure, keep and plot."""
+    """Measure all series, write the results and draw the plot."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     rounds = parser.parse_args().rounds

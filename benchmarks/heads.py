@@ -1,8 +1,8 @@
-"""Train and measure the shipped heads: ``python -m benchmarks.heads [TASK ...]``.
+"""Train and test the shipped heads: ``python -m benchmarks.heads [TASK ...]``.
 
-Layer, pooling and K are chosen by cross-validation over the training prompts, on two sets of folds: for every layer the
-pooling whose 32 features rank best, then the smallest K within half a point of that pooling's best; the best layer's head
-gets the task's own name. The test file is read for the figures of the finished heads, and nothing is chosen by it.
+Layer, pooling and K are chosen by cross-validation over the training prompts, on two sets of folds: per layer the pooling
+with the best 32-feature head, then the smallest K within half a point of that pooling's best. The best layer's head is named
+after the task. The test file is used only to test the finished heads; nothing is chosen on it.
 """
 
 from __future__ import annotations
@@ -19,13 +19,8 @@ import numpy as np
 
 from benchmarks.common import FILES, ROOT, read_results, task_pairs, write_results
 from sparserm.backbone.model import Backbone
-from sparserm.evaluation.accuracy import (
-    cross_validate_dense,
-    dense_probe_margins,
-    evaluate_head,
-    evaluate_margins,
-    random_latents_accuracy,
-)
+from sparserm.evaluation.accuracy import cross_validate_dense, evaluate_head, evaluate_margins
+from sparserm.evaluation.baselines import dense_probe_margins, random_latents_accuracy
 from sparserm.heads.bradley_terry import bradley_terry_loss
 from sparserm.heads.fitting import FitSettings, fit_head, make_saved_head
 from sparserm.heads.saved import save_head
@@ -40,13 +35,13 @@ from sparserm.types import Pooling, PreferenceData
 POOLINGS: tuple[Pooling, ...] = ("mean", "last")
 SIZES = (8, 16, 24, MAX_FEATURES)
 FOLD_SEEDS = (0, 1)
-#: Accuracy given up for fewer features: half a point.
+#: Loss of accuracy accepted for fewer features: half a point.
 TOLERANCE = 0.005
 Represented = dict[Pooling, dict[int, PairRepresentations]]
 
 
 def represent(data: PreferenceData, backbone: Backbone, saes: Iterable[SparseAutoencoder]) -> Represented:
-    """Every layer from one pass of the backbone; the second pooling comes from the store."""
+    """Representations of all layers from one pass of the backbone; the second pooling is read from the store."""
     wanted = {sae.hook: sae for sae in saes}
     result: Represented = {}
     for pooling in POOLINGS:
@@ -57,7 +52,7 @@ def represent(data: PreferenceData, backbone: Backbone, saes: Iterable[SparseAut
 
 
 def choose(train: Represented, sae: SparseAutoencoder) -> tuple[FitSettings, dict[str, Any]]:
-    """Pooling and K for one layer, and the cross-validated figures that speak for them."""
+    """Choose pooling and K for one layer; also returns the cross-validated results."""
     found: dict[Pooling, dict[str, dict[str, float]]] = {}
     for pooling in POOLINGS:
         pairs = train[pooling][sae.hook.layer]
@@ -73,7 +68,7 @@ def choose(train: Represented, sae: SparseAutoencoder) -> tuple[FitSettings, dic
 
 
 def _figures(runs: list[np.ndarray]) -> dict[str, float]:
-    """Means over sets of folds."""
+    """Mean accuracy and loss over the sets of folds."""
     accuracy, loss = [(margins > 0).mean() for margins in runs], [bradley_terry_loss(margins) for margins in runs]
     return {"accuracy": float(np.mean(accuracy)), "loss": float(np.mean(loss))}
 
@@ -81,7 +76,7 @@ def _figures(runs: list[np.ndarray]) -> dict[str, float]:
 def measure(
     train: PairRepresentations, test: PairRepresentations, sae: SparseAutoencoder, settings: FitSettings
 ) -> dict[str, Any]:
-    """Accuracies on the test pairs of a head and of what stands beside it."""
+    """Accuracies of a head and of the baselines on the test pairs."""
     evaluation = evaluate_head(fit_head(train, sae, settings).head, test)
     return {
         "accuracy": evaluation.accuracy,
@@ -95,7 +90,7 @@ def measure(
 
 
 def make_heads(task: str, backbone: Backbone, saes: list[SparseAutoencoder]) -> dict[str, Any]:
-    """Choose, fit, measure and write the heads of a task, one for each layer."""
+    """Choose, fit, test and save the heads of a task, one per layer."""
     train_data, test_data = task_pairs(task, "train"), task_pairs(task, "test")
     train = represent(train_data, backbone, saes)
     chosen = {sae.hook.layer: choose(train, sae) for sae in saes}
@@ -126,7 +121,7 @@ def make_heads(task: str, backbone: Backbone, saes: list[SparseAutoencoder]) -> 
 
 
 def main() -> None:
-    """Make the heads of the tasks named on the command line, or of all; figures of the others are kept."""
+    """Make the heads of the tasks given on the command line, or of all; results of other tasks are kept."""
     results = read_results("heads")
     saes = [load_sae(f"{DEFAULT_BACKBONE}/layer_{layer}") for layer in DEFAULT_LAYERS]
     backbone = Backbone.load(DEFAULT_BACKBONE, through_layer=max(DEFAULT_LAYERS))

@@ -1,8 +1,8 @@
 """Automatic labels of the shipped heads' features: ``python -m benchmarks.labels``.
 
-Made from the training pairs of each head's task by the local rule, and written to ``assets/labels/<SAE>.auto.json``, which the
-app shows. Of a feature that is in several heads the label that detects best is kept. How many there are and what they detect
-goes to ``benchmarks/results/labels.json``.
+The local rule makes them from the training pairs of each head's task; they are written to ``assets/labels/<SAE>.auto.json``,
+which the app shows. For a feature of several heads the label with the best detection score is used. Counts and detection
+scores go to ``benchmarks/results/labels.json``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from sparserm.support.defaults import TASKS
 
 
 def strength(label: AutoLabel) -> tuple[bool, float]:
-    """Labels before none, then by what they detect."""
+    """Sort key of labels: shown ones above others, then by detection score."""
     return label.text is not None, label.detection.accuracy if label.detection else 0.0
 
 
@@ -53,7 +53,7 @@ def _above_chance(scores: list[Detection]) -> int:
 
 
 def main() -> None:
-    """Label the features of every shipped head."""
+    """Label the features of all shipped heads."""
     shutil.rmtree(ROOT / "assets" / "labels", ignore_errors=True)
     kept: dict[str, dict[int, AutoLabel]] = {}
     found = {}

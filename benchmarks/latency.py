@@ -1,6 +1,6 @@
-"""Warm ``score`` and ``explain`` of one 150-token response beside the forward pass alone: ``python -m benchmarks.latency``.
+"""Latency of ``score`` and ``explain`` for one 150-token response, and of the forward pass: ``python -m benchmarks.latency``.
 
-The three take turns on responses that were never seen before, the store off.
+The three take turns on new responses, warm and with the store off.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ N_TOKENS = 150
 
 
 def forward_pass(model: SparseRM) -> Callable[[str], Any]:
-    """Transformers' own call of the same layers on the same tokens."""
+    """Transformers' forward pass of the same layers on the same tokens."""
     backbone = model.backbone
 
     def run(response: str) -> None:
@@ -36,37 +36,37 @@ def forward_pass(model: SparseRM) -> Callable[[str], Any]:
     return run
 
 
-def measure(ways: dict[str, Callable[[str], Any]], repeats: int = REPEATS) -> dict[str, list[float]]:
-    """Seconds of each way for each of some responses, in every round in an order drawn anew; a first round is not counted."""
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
+def measure(methods: dict[str, Callable[[str], Any]], repeats: int = REPEATS) -> dict[str, list[float]]:
+    """Seconds of each method in every round, in random order within the round; the first round is a warm-up."""
+    seconds: dict[str, list[float]] = {name: [] for name in methods}
     draw = random.Random(0)
     for number in range(-1, repeats):
-        for name in draw.sample(list(ways), len(ways)):
+        for name in draw.sample(list(methods), len(methods)):
             response = f"{name} {number}" + " the" * (N_TOKENS - 3)
             started = time.perf_counter()
-            ways[name](response)
+            methods[name](response)
             if number >= 0:
                 seconds[name].append(time.perf_counter() - started)
     return seconds
 
 
-def beyond(way: list[float], forward: list[float]) -> dict[str, float]:
-    """What a way takes more than the forward pass of the same round: the median, and its 95 % interval over rounds."""
+def beyond(method: list[float], forward: list[float]) -> dict[str, float]:
+    """Median overhead of a method over the forward pass of the same round, with its 95% interval over rounds."""
     from scipy.stats import bootstrap
 
-    differences = np.subtract(way, forward)
+    differences = np.subtract(method, forward)
     low, high = bootstrap((differences,), np.median, method="percentile", rng=0).confidence_interval
     return {"median": float(np.median(differences)), "low": float(low), "high": float(high)}
 
 
 def warm_scores() -> list[float]:
-    """Seconds that ``score`` takes."""
+    """Seconds of warm calls of ``score``."""
     model = SparseRM.from_pretrained("truthfulness")
     return measure({"score": lambda response: model.score(PROMPT, response)})["score"]
 
 
 def main() -> None:
-    """Medians, and what score and explain take beyond the forward pass of the same round."""
+    """Measure medians, and the overhead of score and explain over the forward pass."""
     os.environ["SPARSERM_STORE"] = "off"
     model = SparseRM.from_pretrained("truthfulness")
     found = measure(

@@ -1,9 +1,10 @@
-"""What the shipped heads reward beside content: ``python -m benchmarks.length``.
+"""How far the shipped heads follow length: ``python -m benchmarks.length``.
 
-For the head that bears each task's name, on its test file: how far margins follow length, and accuracy where length does not
-help, of the head as it is, with the features switched off that track length, and trained with ``avoid_length``. Layer, pooling
-and K are the head's own. Nothing is chosen by the test file: which features track length is measured on the training responses,
-and ``avoid_length`` was chosen among other ways by cross-validation over the training prompts.
+For each task's default head, on its test file: the correlation of margins with length, and the accuracy when length does not
+help, of the unchanged head, of the head with the features that track length switched off, and of a head trained with
+``avoid_length``. Layer, pooling and K are the head's. Nothing is chosen on the test file: which features track length is
+measured on the training responses, and ``avoid_length`` was chosen from several methods by cross-validation over the training
+prompts.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from sparserm.types import PreferenceData
 
 
 def margin_figures(margins: np.ndarray, pairs: PairRepresentations) -> dict[str, Any]:
-    """Accuracy on all pairs, on those of about equal length and balanced by length, and the correlation of margins."""
+    """Accuracy on all pairs, on length-matched pairs and balanced by length, and the correlation of margins with length."""
     nothing = np.zeros(len(margins), bool)
     matched = next((one for one in slices(margins, pairs, [""] * len(margins), nothing) if one.name == MATCHED), None)
     balanced = length_balanced(margins, pairs.length_gaps, pairs.groups)
@@ -46,7 +47,7 @@ def margin_figures(margins: np.ndarray, pairs: PairRepresentations) -> dict[str,
 
 
 def head_figures(head: RewardHead, pairs: PairRepresentations, before: RewardHead) -> dict[str, Any]:
-    """The same for a head, how far its rewards follow length over all responses, and its accuracy less that of another."""
+    """The same for a head, with the length correlation of its rewards and its change in accuracy from another head."""
     chosen, rejected = rewards(head, pairs.chosen.h), rewards(head, pairs.rejected.h)
     both, margins = np.concatenate([chosen, rejected]), chosen - rejected
     found = length_correlation(both, margins, pairs.log_lengths, pairs.length_gaps)
@@ -61,7 +62,7 @@ def head_figures(head: RewardHead, pairs: PairRepresentations, before: RewardHea
 
 
 def measure(saved: SavedHead, train: PairRepresentations, test: PairRepresentations) -> dict[str, Any]:
-    """The head as it is, without the features that track length, and trained to avoid it."""
+    """Measure the unchanged head, the head without features that track length, and a head trained to avoid length."""
     settings, sae = fit_settings(**saved.card.training["settings"]), load_sae(saved.card.sae)
     avoiding = replace(settings, avoid_length=True)
     tracking = feature_length_correlation(saved.head, train)
@@ -85,6 +86,14 @@ def measure(saved: SavedHead, train: PairRepresentations, test: PairRepresentati
     }
 
 
+def feature_length_correlation(head: RewardHead, train: PairRepresentations) -> np.ndarray:
+    """``[K]`` Spearman correlation of each feature's alignment score with length over the training responses.
+
+    NaN for a constant score. Features with ``abs(...) >= TRACKS`` track length.
+    """
+    return rank_correlations(alignment_scores(train.stacked, head.directions, head.center), train.log_lengths)
+
+
 def _represent(saved: SavedHead, backbone: Backbone, data: PreferenceData) -> PairRepresentations:
     sae = load_sae(saved.card.sae)
     with stored() as store:
@@ -92,7 +101,7 @@ def _represent(saved: SavedHead, backbone: Backbone, data: PreferenceData) -> Pa
 
 
 def main() -> None:
-    """Measure every task's head."""
+    """Measure the default head of every task."""
     backbone = Backbone.load(DEFAULT_BACKBONE, through_layer=max(DEFAULT_LAYERS))
     results = {}
     for task in TASKS:
@@ -101,14 +110,6 @@ def main() -> None:
         results[task] = measure(saved, train, test)
         print(task, json.dumps(results[task]), flush=True)
     write_results("length", results)
-
-
-def feature_length_correlation(head: RewardHead, train: PairRepresentations) -> np.ndarray:
-    """``[K]`` Spearman correlation of each feature's alignment score with length over the training responses.
-
-    NaN for a score that does not vary; ``abs(...) >= TRACKS`` says which features track length.
-    """
-    return rank_correlations(alignment_scores(train.stacked, head.directions, head.center), train.log_lengths)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""How far rewards depend on the batch and on the dtype: ``python -m benchmarks.precision``.
+"""Dependence of rewards on the batch and on the dtype: ``python -m benchmarks.precision``.
 
-Responses of the truthfulness starter pairs, each scored alone and all of them together, in float32 and in bfloat16.
+The responses of the truthfulness starter pairs are scored one by one and all together, in float32 and in bfloat16.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ PAIRS = 20
 
 
 def main() -> None:
-    """Largest differences in reward, beside the spread of the rewards."""
-    os.environ["SPARSERM_STORE"] = "off"  # nothing may be taken from an earlier run
+    """Measure the largest differences in reward, and the standard deviation of the rewards."""
+    os.environ["SPARSERM_STORE"] = "off"  # so that nothing comes from an earlier run
     saved = load_head("truthfulness")
     pairs = load_pairs("truthfulness").pairs[:PAIRS]
     prompts = [pair.prompt for pair in pairs] * 2

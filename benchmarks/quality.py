@@ -1,13 +1,14 @@
-"""Is a head as good as what people use instead: ``python -m benchmarks.quality [STAGE ...]``.
+"""Accuracy and cost of heads and of the alternatives: ``python -m benchmarks.quality [STAGE ...]``.
 
-Stages, each of which goes on where it was stopped: ``rankers`` (all that needs only representations), ``costs`` (what a head
-costs from the texts on), ``frozen`` (a classification head on the frozen backbone), ``full`` (every weight fine-tuned),
-``lora``. Cells go to ``benchmarks/results/quality.json``.
-Nothing is chosen here: layer, pooling and K are the package's defaults, learning rates come from ``benchmarks.tuning``.
+Stages, all of them resumable: ``rankers`` (all methods that need only representations), ``costs`` (cost of training a head
+from texts), ``frozen`` (a classification head on the frozen backbone), ``full`` (full fine-tuning) and ``lora``. Results go
+to ``benchmarks/results/quality.json``. Nothing is chosen here: layer, pooling and K are the package's defaults, learning
+rates come from ``benchmarks.tuning``.
 """
 
 from __future__ import annotations
 
+import importlib
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -17,7 +18,7 @@ from benchmarks.common import RESULTS, task_pairs
 from benchmarks.frozen import frozen_cells
 from sparserm.backbone.model import Backbone
 from sparserm.benchmark.results import Cell, Cost, Results, Task
-from sparserm.benchmark.run import _alone, draw, fine_tune_cell, rank_cells, represent_material
+from sparserm.benchmark.run import draw, fine_tune_cell, in_own_process, rank_cells, represent_material
 from sparserm.finetuning.reward_model import FineTuningSettings
 from sparserm.heads.fitting import FitSettings, fit_head
 from sparserm.pairs.split import prompt_groups
@@ -27,7 +28,7 @@ from sparserm.support.defaults import DEFAULT_BACKBONE, DEFAULT_LAYER, TASKS, ho
 
 SAE = f"{DEFAULT_BACKBONE}/layer_{DEFAULT_LAYER}"
 
-#: Task, pairs and seed of fine-tuned models: two cores take minutes to hours for each, a GPU (``SPARSERM_DEVICE``) a minute.
+#: Task, number of pairs and seed of the fine-tuned models. Each takes minutes to hours on two cores, a minute on a GPU.
 FULL = [(task, budget, seed) for budget in (100, 300) for seed in range(3) for task in TASKS]
 FULL += [(task, 1000, seed) for seed in range(3) for task in TASKS]
 LORA = [(task, 300, seed) for seed in range(3) for task in TASKS]
@@ -35,17 +36,17 @@ COSTS = [(task, budget) for budget in (100, 300) for task in TASKS] + [("truthfu
 
 
 def results() -> Results:
-    """The file of all cells."""
+    """The file of all results."""
     return Results(RESULTS / "quality.json")
 
 
 def load_task(name: str) -> Task:
-    """The pairs of a task's training and test files."""
+    """Load a task's training and test pairs."""
     return Task(name, task_pairs(name, "train"), task_pairs(name, "test"))
 
 
 def rankers() -> Iterator[Cell]:
-    """Every ranker, every budget, five draws of pairs."""
+    """Every ranker at every budget, with five draws of the pairs."""
     backbone = Backbone.load(DEFAULT_BACKBONE, through_layer=DEFAULT_LAYER)
     sae = load_sae(SAE)
     for task in map(load_task, TASKS):
@@ -54,56 +55,30 @@ def rankers() -> Iterator[Cell]:
 
 
 def full() -> Iterator[Cell]:
-    """Every weight fine-tuned; the models of 300 pairs are kept for ``benchmarks.shift``."""
+    """Full fine-tuning; the models of 300 pairs are saved for ``benchmarks.shift``."""
     for task, budget, seed in FULL:
         keep = tuned_model(task) if (budget, seed) == (300, 0) else None
         yield from _fine_tune(FineTuningSettings.tuned("full", seed), task, budget, keep=keep)
 
 
 def lora() -> Iterator[Cell]:
-    """Low-rank adapters."""
+    """Fine-tuning with LoRA."""
     for task, budget, seed in LORA:
         yield from _fine_tune(FineTuningSettings.tuned("lora", seed), task, budget)
 
 
 def frozen() -> Iterator[Cell]:
-    """A classification head on the frozen backbone; the first time its last layer is read for all pairs."""
+    """A classification head on the frozen backbone; the first run computes the last layer for all pairs."""
     backbone = Backbone.load(DEFAULT_BACKBONE)
     for task in map(load_task, TASKS):
         yield from frozen_cells(results(), task, backbone)
 
 
 def costs() -> Iterator[Cost]:
-    """A head from the texts on."""
+    """Cost of training a head from texts."""
     for task, budget in COSTS:
         if cost := measure_cost(results(), load_task(task), SAE, budget):
             yield cost
-
-
-def tuned_model(task: str) -> Path:
-    """Where the model that was fine-tuned on 300 pairs of a task is kept."""
-    return home() / "benchmarks" / f"{task}-full-300"
-
-
-def _fine_tune(settings: FineTuningSettings, task: str, budget: int, keep: Path | None = None) -> Iterator[Cell]:
-    if cell := fine_tune_cell(results(), load_task(task), settings, budget, keep=keep):
-        yield cell
-
-
-STAGES: dict[str, Callable[[], Iterator[Cell | Cost]]] = {
-    "frozen": frozen,
-    "rankers": rankers,
-    "costs": costs,
-    "full": full,
-    "lora": lora,
-}
-
-
-def main() -> None:
-    """Run the stages named on the command line, or all."""
-    for stage in sys.argv[1:] or STAGES:
-        for row in STAGES[stage]():
-            print(" ".join(f"{name}={value}" for name, value in vars(row).items() if name != "correct"), flush=True)
 
 
 def measure_cost(
@@ -112,12 +87,12 @@ def measure_cost(
     sae: str,
     budget: int | None,
     backbone: str = DEFAULT_BACKBONE,
-    settings: FitSettings = FitSettings(),  # noqa: B008  (frozen)
+    settings: FitSettings | None = None,
 ) -> Cost | None:
-    """Measure and keep what a head costs, unless that is known."""
+    """Measure the cost of a head in a separate process and add it to the results; None if it is there already."""
     if any((cost.task, cost.budget) == (task.name, budget) for cost in results.costs()):
         return None
-    cost = _alone(_measure_cost, task, sae, budget, backbone, settings)
+    cost = in_own_process(_measure_cost, task, sae, budget, backbone, settings or FitSettings())
     results.add(cost)
     return cost
 
@@ -125,7 +100,7 @@ def measure_cost(
 def _measure_cost(task: Task, sae: str, budget: int | None, backbone: str, settings: FitSettings) -> Cost:
     import resource
 
-    import sklearn.model_selection  # noqa: F401  (the figure is of the fit, not of an import)
+    importlib.import_module("sklearn.model_selection")  # loaded lazily by the fit: not to be timed with it
 
     pairs = [task.train.pairs[i] for i in draw(prompt_groups(task.train.pairs), budget, 0)]
     dictionary = load_sae(sae)
@@ -145,6 +120,32 @@ def _measure_cost(task: Task, sae: str, budget: int | None, backbone: str, setti
         time.process_time() - processor,
         resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     )
+
+
+def tuned_model(task: str) -> Path:
+    """Folder of the model that was fine-tuned on 300 pairs of a task."""
+    return home() / "benchmarks" / f"{task}-full-300"
+
+
+def _fine_tune(settings: FineTuningSettings, task: str, budget: int, keep: Path | None = None) -> Iterator[Cell]:
+    if cell := fine_tune_cell(results(), load_task(task), settings, budget, keep=keep):
+        yield cell
+
+
+STAGES: dict[str, Callable[[], Iterator[Cell | Cost]]] = {
+    "frozen": frozen,
+    "rankers": rankers,
+    "costs": costs,
+    "full": full,
+    "lora": lora,
+}
+
+
+def main() -> None:
+    """Run the stages given on the command line, or all."""
+    for stage in sys.argv[1:] or STAGES:
+        for row in STAGES[stage]():
+            print(" ".join(f"{name}={value}" for name, value in vars(row).items() if name != "correct"), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Write every table of the READMEs from the JSON of the benchmarks: ``python -m benchmarks.readme``."""
+"""Generate every table of README.md and benchmarks/README.md from the benchmarks' results: ``python -m benchmarks.readme``."""
 
 from __future__ import annotations
 
@@ -7,14 +7,22 @@ import re
 from collections.abc import Callable
 
 from benchmarks import evidence_tables, speed_tables
-from benchmarks.common import FILES, ROOT, read_results
+from benchmarks.common import FILES, ROOT, header, read_results
 from sparserm.support.defaults import DEFAULT_BACKBONE, DEFAULT_LAYERS, TASKS, assets_dir
 
 
 def heads() -> list[str]:
-    """The head that bears each task's name; accuracies on its test file."""
-    lines = ["| head | layer, pooling, K | test accuracy (95 % interval) | dense probe | frequency | random | longer | data |"]
-    lines.append("|" + "---|" * 8)
+    """The default head of each task: accuracies on the task's test file."""
+    lines = header(
+        "head",
+        "layer, pooling, K",
+        "test accuracy (95% interval)",
+        "dense probe",
+        "frequency",
+        "random latents",
+        "longer",
+        "data",
+    )
     for task, layer, one in _measured():
         if layer == read_results("heads")[task]["layer"]:
             low, high = one["ci95"]
@@ -28,11 +36,19 @@ def heads() -> list[str]:
 
 
 def layers() -> list[str]:
-    """Every layer's head: what it was chosen by, and what it then reached."""
-    lines = [
-        "| head | layer | pooling, K | cross-validated | its dense probe | test | dense probe | frequency | random | longer |"
-    ]
-    lines.append("|" + "---|" * 10)
+    """The heads of all layers: cross-validated accuracy, which they were chosen by, and accuracies on the test file."""
+    lines = header(
+        "head",
+        "layer",
+        "pooling, K",
+        "CV accuracy",
+        "CV, dense probe",
+        "test accuracy",
+        "dense probe",
+        "frequency",
+        "random latents",
+        "longer",
+    )
     for task, layer, one in _measured():
         found = one["validation"]
         dense = found["by_pooling_and_k"][one["pooling"]]["dense_probe"]["accuracy"]
@@ -44,8 +60,8 @@ def layers() -> list[str]:
 
 
 def saes() -> list[str]:
-    """Quality on held-out text of every shipped SAE, as `sparserm train-sae` wrote it."""
-    lines = ["| SAE | explained variance | L0 | dead latents | loss recovered |", "|" + "---|" * 5]
+    """Quality of every shipped SAE on held-out text, as measured by ``sparserm train-sae``."""
+    lines = header("SAE", "explained variance", "L0", "dead latents", "loss recovered")
     for layer in DEFAULT_LAYERS:
         one = json.loads((assets_dir() / "saes" / DEFAULT_BACKBONE / f"layer_{layer}" / "metrics.json").read_text())
         lines.append(
@@ -56,24 +72,29 @@ def saes() -> list[str]:
 
 
 def app() -> list[str]:
-    """How fast the app is, as `python -m benchmarks.app` measured it."""
+    """Speed of the app, measured by ``python -m benchmarks.app``."""
     record = read_results("app")
-    lines = ["| in the app | median | range | aim |", "|" + "---|" * 4]
-    for name, (what, aim) in _SPEEDS.items():
+    lines = header("in the app", "median", "range", "target")
+    for name, (what, target) in _SPEEDS.items():
         one = record[name]
-        lines.append(f"| {what} | {one['median_s']:.3f} s | {one['min_s']:.3f} to {one['max_s']:.3f} s | {aim} |")
+        lines.append(f"| {what} | {one['median_s']:.3f} s | {one['min_s']:.3f} to {one['max_s']:.3f} s | {target} |")
     (_, early), (_, late) = list(record["memory_mb"].items())
-    lines.append(f"| memory of the server after 20, 200 scores | {early:.0f}, {late:.0f} MB | | no growth |")
+    lines.append(f"| memory of the server after 20 and after 200 scores | {early:.0f}, {late:.0f} MB | | no growth |")
     return lines
 
 
 def length() -> list[str]:
-    """What the heads reward beside content, as `python -m benchmarks.length` measured it on the test files."""
+    """How far the heads follow length on the test files, measured by ``python -m benchmarks.length``."""
     record = read_results("length")
-    lines = [
-        "| head | | length correlation | accuracy | change (95 % interval, paired) | length-balanced | about as long (n) |",
-        "|" + "---|" * 7,
-    ]
+    lines = header(
+        "head",
+        "variant",
+        "length correlation",
+        "accuracy",
+        "change (95% interval, paired)",
+        "length-balanced",
+        "length-matched (n)",
+    )
     for task, found in record.items():
         for name, what in _LENGTH.items():
             one = found[name]
@@ -87,18 +108,18 @@ def length() -> list[str]:
     return lines
 
 
-#: Names in ``length.json``, and what they are called; numbers of features that track length, and of all.
-_LENGTH = {"as_it_is": "as it is", "switched_off": "{} of {} features off", "avoid_length": "trained with `--avoid-length`"}
+#: Names in ``length.json``, and their titles, filled in with the numbers of features that track length and of all features.
+_LENGTH = {"as_it_is": "unchanged", "switched_off": "{} of {} features off", "avoid_length": "trained with `--avoid-length`"}
 
-#: Names in ``app.json``, what they are called, and what they should be.
+#: Names in ``app.json``, with their titles and targets.
 _SPEEDS = {
-    "first_paint_from_start": ("first paint, from the command", "3 s"),
-    "first_paint_new_tab": ("first paint in a new tab", "3 s"),
-    "score_150_tokens": ("a new response of 150 tokens, from click to drawn", "0.5 s"),
-    "engine_score": ("of that, the engine alone", "as little as can be"),
-    "slider_1092_pairs": ("from a switched feature to the accuracy on 1,092 pairs", "0.4 s"),
-    "page_switch": ("from one page to another", "0.7 s"),
-    "health_during_job": ("the server's health while a job works", "0.2 s"),
+    "first_paint_from_start": ("first page, from the command", "3 s"),
+    "first_paint_new_tab": ("first page in a new tab", "3 s"),
+    "score_150_tokens": ("score a new response of 150 tokens, from click to display", "0.5 s"),
+    "engine_score": ("of which the engine", "as low as possible"),
+    "slider_1092_pairs": ("switch a feature off, until the accuracy on 1,092 pairs is updated", "0.4 s"),
+    "page_switch": ("change pages", "0.7 s"),
+    "health_during_job": ("health check of the server during a job", "0.2 s"),
 }
 
 
@@ -111,13 +132,14 @@ def _baselines(one: dict) -> str:
     return " | ".join(f"{one[name]:.3f}" for name in ("dense_probe", "frequency", "random_directions", "length_baseline"))
 
 
-#: Each stands in a README between ``<!-- table: NAME -->`` and ``<!-- end of table -->``.
+#: The functions that generate tables, by the NAME of the marker ``<!-- table: NAME -->``.
 TABLES: dict[str, Callable[[], list[str]]] = {
     "heads": heads,
     "layers": layers,
     "saes": saes,
     "app": app,
     "quality": evidence_tables.quality,
+    "quality_short": evidence_tables.quality_short,
     "quality_full": evidence_tables.quality_full,
     "costs": evidence_tables.costs,
     "shift": evidence_tables.shift,
@@ -144,7 +166,7 @@ _TABLE = re.compile("(<!-- table: (\\w+) -->\n).*?(<!-- end of table -->)", re.D
 
 
 def main() -> None:
-    """Replace what stands between the marks of every table."""
+    """Replace the text between the markers of every table."""
     for path in PAGES:
         path.write_text(_TABLE.sub(lambda found: found[1] + "\n".join([*TABLES[found[2]](), found[3]]), path.read_text()))
 

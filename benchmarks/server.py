@@ -1,8 +1,8 @@
-"""Load on ``sparserm serve``, and the same texts scored offline: ``python -m benchmarks.server [TASK] [--requests N]``.
+"""Load test of ``sparserm serve``, and the same texts scored offline: ``python -m benchmarks.server [TASK] [--requests N]``.
 
-Clients ask for one response at a time, each as soon as it has its answer. Texts are of one pair for each prompt of a task: a
-prompt that several responses share is read once where all are handed over together, and clients do not hand over together.
-Client and server share the machine. Texts are scored offline before and after, the store off.
+Each client sends one response per request, and the next request as soon as it has the answer. Only one pair per prompt is used:
+offline scoring would process a shared prompt once, which separate requests cannot. Client and server share the machine. Texts
+are scored offline before and after, the store off.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ HEAD, CLIENTS = "truthfulness", 32
 
 @contextmanager
 def server() -> Iterator[tuple[str, int]]:
-    """A server on a free port: its address and process id."""
+    """Run a server on a free port; yields its address and process id."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -56,14 +56,14 @@ def server() -> Iterator[tuple[str, int]]:
 
 
 def bodies(pairs: Sequence[PreferencePair]) -> Iterator[dict]:
-    """What is asked, again and again: chosen, then rejected responses."""
+    """Request bodies in an endless cycle: first the chosen, then the rejected responses."""
     for side in itertools.cycle(("chosen", "rejected")):
         for pair in pairs:
             yield {"prompts": [[vars(turn) for turn in pair.prompt]], "responses": [getattr(pair, side)]}
 
 
 async def load(address: str, requests: int, clients: int, pairs: Sequence[PreferencePair]) -> tuple[list[float], Counter[str]]:
-    """Seconds of every request, and how often each outcome occurred."""
+    """Send all requests. Returns the seconds of each, and a count of the outcomes."""
     seconds: list[float] = []
     outcomes: Counter[str] = Counter()
     waiting = itertools.islice(bodies(pairs), requests)
@@ -85,7 +85,7 @@ async def load(address: str, requests: int, clients: int, pairs: Sequence[Prefer
 
 
 def offline(model: SparseRM, pairs: Sequence[PreferencePair]) -> float:
-    """Texts a second, all handed over at once."""
+    """Texts per second when all are scored in one call."""
     asked = list(itertools.islice(bodies(pairs), len(pairs)))
     started = time.perf_counter()
     model.score([body["prompts"][0] for body in asked], [body["responses"][0] for body in asked])
@@ -93,9 +93,9 @@ def offline(model: SparseRM, pairs: Sequence[PreferencePair]) -> float:
 
 
 def main() -> None:
-    """Offline, the load, offline again."""
+    """Measure offline scoring, the server under load, and offline scoring again."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("task", nargs="?", choices=TASKS, default="truthfulness", help="whose test pairs are sent")
+    parser.add_argument("task", nargs="?", choices=TASKS, default="truthfulness", help="task whose test pairs are sent")
     parser.add_argument("--requests", type=int, default=10_000)
     given = parser.parse_args()
     os.environ["SPARSERM_STORE"] = "off"
@@ -104,7 +104,7 @@ def main() -> None:
     model.score("Hi", "Hello.")
     rates = [offline(model, pairs)]
     with server() as (address, pid):
-        asyncio.run(load(address, 10 * CLIENTS, CLIENTS, pairs))  # warm, and not counted
+        asyncio.run(load(address, 10 * CLIENTS, CLIENTS, pairs))  # warm-up
         before, started = memory_mb(pid, "VmRSS"), time.perf_counter()
         seconds, outcomes = asyncio.run(load(address, given.requests, CLIENTS, pairs))
         rate = given.requests / (time.perf_counter() - started)

@@ -1,7 +1,7 @@
-"""What heads are worth off their own ground: ``python -m benchmarks.shift [matrix] [full] [samples]``.
+"""Heads under distribution shift: ``python -m benchmarks.shift [matrix] [full] [samples]``.
 
-``matrix``: trained on one task's pairs, judged on another's, ours and the dense probe; ``full``: the models that
-``benchmarks.quality full`` fine-tuned on 300 pairs, on the same test pairs. Cells go to ``benchmarks/results/shift.json``.
+``matrix`` trains heads and dense probes on one task and tests them on another. ``full`` tests the models that
+``benchmarks.quality full`` fine-tuned on 300 pairs, on the same test pairs. Both write to ``benchmarks/results/shift.json``.
 ``samples``: the backbone answers test prompts and each task's head scores the answers (``benchmarks/results/samples.json``).
 """
 
@@ -28,48 +28,25 @@ from sparserm.sae.autoencoder import load_sae
 from sparserm.support.defaults import DEFAULT_BACKBONE, DEFAULT_LAYER, TASKS
 from sparserm.types import SparseRMError
 
-
-@dataclass(frozen=True)
-class ScoreShift:
-    """Rewards of ``n`` texts beside those of a reference.
-
-    Attributes:
-        shift: difference of the means, in standard deviations of the reference.
-        spread: standard deviation, as a multiple of the reference's.
-        distance: Kolmogorov-Smirnov statistic, the largest difference of the two distribution functions, 0 to 1.
-        p_value: of that distance under no shift.
-        outside: share beyond the reference's 1st and 99th percentile; 0.02 where nothing has shifted.
-        quantiles: 5th, 25th, 50th, 75th and 95th percentile of the texts' rewards.
-    """
-
-    n: int
-    shift: float
-    spread: float
-    distance: float
-    p_value: float
-    outside: float
-    quantiles: tuple[float, float, float, float, float]
-
-
-#: Pairs of every test file: enough to see ten points, few enough for two cores.
+#: Test pairs per task: enough to see differences of ten points, few enough for two cores.
 TEST_PAIRS = 200
 BUDGET = 300
-#: Prompts of every task that the backbone answers, and how long it may be.
+#: Number of prompts per task that the backbone answers, and its maximum number of new tokens.
 PROMPTS, NEW_TOKENS = 40, 96
 
 
 def results() -> Results:
-    """The file of all cells."""
+    """The file of all results."""
     return Results(RESULTS / "shift.json")
 
 
 def name(trained: str, judged: str) -> str:
-    """What a cell's task is called."""
+    """Name of the combination in the results."""
     return f"{trained} > {judged}"
 
 
 def test_rows(task: str) -> np.ndarray:
-    """Rows of a task's test pairs that all ways are judged on."""
+    """Rows of a task's test pairs that all methods are tested on."""
     return draw(prompt_groups(task_pairs(task, "test").pairs), TEST_PAIRS, 0)
 
 
@@ -81,7 +58,7 @@ def judged_on(trained: str, judged: str) -> Task:
 
 
 def matrix() -> Iterator[str]:
-    """Ours and the dense probe, 300 pairs and all."""
+    """Heads and dense probes, trained on 300 pairs and on all."""
     backbone = Backbone.load(DEFAULT_BACKBONE, through_layer=DEFAULT_LAYER)
     sae = load_sae(SAE)
     parts = {task: represent_material(load_task(task), backbone, sae) for task in TASKS}
@@ -97,7 +74,7 @@ def matrix() -> Iterator[str]:
 
 
 def full() -> Iterator[str]:
-    """The fine-tuned models that are there."""
+    """The fine-tuned models that exist."""
     done = {cell.key for cell in results().cells()}
     for trained in TASKS:
         missing = [judged for judged in TASKS if (name(trained, judged), "full", BUDGET, 0) not in done]
@@ -110,7 +87,7 @@ def full() -> Iterator[str]:
 
 
 def samples() -> Iterator[str]:
-    """The backbone's own answers to test prompts, beside the chosen and rejected responses to the same prompts."""
+    """The backbone's answers to test prompts, compared with the chosen and rejected responses to the same prompts."""
     found: dict[str, Any] = {}
     for task in TASKS:
         model = SparseRM.from_pretrained(task)
@@ -131,6 +108,55 @@ def samples() -> Iterator[str]:
         yield f"{task} {found[task]}"
 
 
+@dataclass(frozen=True)
+class ScoreShift:
+    """Distribution of the rewards of ``n`` texts, compared with a reference.
+
+    Attributes:
+        shift: difference of the means, in standard deviations of the reference.
+        spread: ratio of the standard deviations.
+        distance: Kolmogorov-Smirnov statistic, the largest difference of the two distribution functions, 0 to 1.
+        p_value: p-value of that distance if there is no shift.
+        outside: share beyond the reference's 1st and 99th percentile; 0.02 if there is no shift.
+        quantiles: 5th, 25th, 50th, 75th and 95th percentile of the texts' rewards.
+    """
+
+    n: int
+    shift: float
+    spread: float
+    distance: float
+    p_value: float
+    outside: float
+    quantiles: tuple[float, float, float, float, float]
+
+
+def score_shift(reference: np.ndarray, rewards: np.ndarray) -> ScoreShift:
+    """Compare rewards ``[n]`` with rewards of a reference ``[m]``.
+
+    Raises:
+        SparseRMError: fewer than two rewards in either, or all rewards of the reference are equal.
+    """
+    from scipy.stats import ks_2samp
+
+    if min(len(reference), len(rewards)) < 2:
+        raise SparseRMError(f"got {len(rewards)} rewards and {len(reference)} of the reference; expected two or more of each")
+    deviation = float(reference.std())
+    if deviation == 0:
+        raise SparseRMError("all rewards of the reference are equal; expected different ones; give other texts")
+    low, high = np.percentile(reference, [1, 99])
+    test = ks_2samp(reference, rewards)
+    a, b, c, d, e = (float(x) for x in np.percentile(rewards, [5, 25, 50, 75, 95]))
+    return ScoreShift(
+        n=len(rewards),
+        shift=float(rewards.mean() - reference.mean()) / deviation,
+        spread=float(rewards.std()) / deviation,
+        distance=float(test.statistic),
+        p_value=float(test.pvalue),
+        outside=float(((rewards < low) | (rewards > high)).mean()),
+        quantiles=(a, b, c, d, e),
+    )
+
+
 def _columns(texts: set[Any]) -> tuple[list[Any], list[str]]:
     ordered = sorted(texts, key=str)
     return [prompt for prompt, _ in ordered], [text for _, text in ordered]
@@ -144,39 +170,10 @@ STAGES: dict[str, Callable[[], Iterator[str]]] = {"matrix": matrix, "full": full
 
 
 def main() -> None:
-    """Run the stages named on the command line, or all."""
+    """Run the stages given on the command line, or all."""
     for stage in sys.argv[1:] or STAGES:
         for line in STAGES[stage]():
             print(line, flush=True)
-
-
-def score_shift(reference: np.ndarray, rewards: np.ndarray) -> ScoreShift:
-    """Compare rewards ``[n]`` with those of a reference ``[m]``.
-
-    Raises:
-        SparseRMError: fewer than two rewards in either, or a reference whose rewards are all the same.
-    """
-    from scipy.stats import ks_2samp
-
-    if min(len(reference), len(rewards)) < 2:
-        raise SparseRMError(
-            f"there are {len(rewards)} rewards and {len(reference)} of the reference; expected two or more of each"
-        )
-    deviation = float(reference.std())
-    if deviation == 0:
-        raise SparseRMError("all rewards of the reference are the same; give texts that the head tells apart")
-    low, high = np.percentile(reference, [1, 99])
-    test = ks_2samp(reference, rewards)
-    a, b, c, d, e = (float(x) for x in np.percentile(rewards, [5, 25, 50, 75, 95]))
-    return ScoreShift(
-        n=len(rewards),
-        shift=float(rewards.mean() - reference.mean()) / deviation,
-        spread=float(rewards.std()) / deviation,
-        distance=float(test.statistic),
-        p_value=float(test.pvalue),
-        outside=float(((rewards < low) | (rewards > high)).mean()),
-        quantiles=(a, b, c, d, e),
-    )
 
 
 if __name__ == "__main__":

@@ -1,27 +1,27 @@
-"""Tables of what was measured about speed and scale, from the JSON files of the benchmarks."""
+"""Tables about speed and scale, from the JSON files of the benchmarks."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.common import read_results
+from benchmarks.common import header, read_results
 
-#: Ways in ``throughput.json``, and what they are called.
+#: Methods in ``throughput.json``, with their titles.
 WAYS = {
-    "tutorial": "TransformerLens bridge, `run_with_cache`, `sae.encode`, text by text",
+    "tutorial": "TransformerLens bridge, `run_with_cache`, `sae.encode`, one text at a time",
     "output_hidden_states, float32": "`output_hidden_states=True`, padded batches of 16, `sae.encode`; float32",
     "output_hidden_states, bfloat16": "the same; bfloat16",
-    "classifier": "reward model of the same backbone, all layers, our batches",
-    "ours": "**ours**, with all latents of the SAE",
+    "classifier": "reward model of the same backbone: all layers, SparseRM's batches",
+    "ours": "**SparseRM**, with all latents of the SAE",
 }
 
-#: Dense bfloat16 multiply-adds a second of one H100 SXM as its data sheet has them.
+#: Dense bfloat16 multiply-adds per second of one H100 SXM, from its data sheet.
 H100 = 989e12 / 2
 BILLION = 1e9
 
 
 def throughput() -> list[str]:
-    """Ours beside other ways to the same numbers; medians over rounds in which the ways took turns."""
+    """SparseRM and other ways to compute the same numbers on two cores; medians over interleaved rounds."""
     return _ways(read_results("throughput"))
 
 
@@ -31,12 +31,12 @@ def throughput_gpu() -> list[str]:
 
 
 def _ways(found: dict[str, Any]) -> list[str]:
-    lines = ["| pairs | way | pairs/s | tokens/s | ours is faster by | peak memory |", "|" + "---|" * 6]
+    lines = header("pairs", "method", "pairs/s", "tokens/s", "SparseRM's speed-up", "peak memory")
     for task, one in found.items():
         for way in one["ways"]:
-            floor = f"{one['share_of_floor']:.0%} of its time is the floor"
+            floor = f"{one['share_of_floor']:.0%} of its time is the lower bound"
             digits = 2 if way["pairs_per_s"] < 10 else 0
-            faster = floor if way["way"] == "ours" else f"{way['times_slower_than_ours']:.1f} times"
+            faster = floor if way["way"] == "ours" else f"{way['times_slower_than_ours']:.1f}x"
             lines.append(
                 f"| {one['n_pairs']:,} of {task} | {WAYS[way['way']]} | {way['pairs_per_s']:,.{digits}f} "
                 f"| {way['tokens_per_s']:,.0f} | {faster} | {way['peak_mb']:,.0f} MB |"
@@ -45,13 +45,10 @@ def _ways(found: dict[str, Any]) -> list[str]:
 
 
 def latency() -> list[str]:
-    """One response beside transformers' forward pass of the same tokens through the same layers."""
+    """Latency of one response, compared with transformers' forward pass of the same tokens through the same layers."""
     one = read_results("latency")
-    lines = [
-        "| one response of 150 tokens, warm | median | beyond the forward pass of the same round: median (95 % interval) |",
-        "|" + "---|" * 3,
-    ]
-    lines.append(f"| transformers' forward pass through the head's layer | {one['median_s']['forward']:.3f} s | |")
+    lines = header("one response of 150 tokens, warm", "median", "overhead over the forward pass: median (95% interval)")
+    lines.append(f"| transformers' forward pass up to the head's layer | {one['median_s']['forward']:.3f} s | |")
     for name in ("score", "explain"):
         more = {key: 1000 * value for key, value in one["beyond_forward_s"][name].items()}
         lines.append(
@@ -66,21 +63,20 @@ def retraining() -> list[str]:
     one = read_results("retraining")
     seconds = one["seconds"]
     return [
-        "| step | seconds |",
-        "|---|---|",
-        f"| read the file of {one['n_pairs']:,} pairs | {seconds['pairs']:.2f} |",
-        f"| states and active latents at {one['layers']} layers, stored ({one['megabytes']:,.0f} MB) "
+        *header("step", "seconds"),
+        f"| read a file of {one['n_pairs']:,} pairs | {seconds['pairs']:.2f} |",
+        f"| load hidden states and active latents at {one['layers']} layers from the store ({one['megabytes']:,.0f} MB) "
         f"| {seconds['representations']:.2f} |",
         f"| select, fit and evaluate {one['layers']} heads | {seconds['heads']:.2f} |",
-        f"| together | {seconds['all']:.2f} |",
-        f"| 10,000 representations of one layer from the store | {one['seconds_per_10000_states']:.2f} |",
-        f"| what the store adds to reading pairs with the backbone | {one['store_adds']:.1%} |",
+        f"| total | {seconds['all']:.2f} |",
+        f"| load 10,000 representations of one layer from the store | {one['seconds_per_10000_states']:.2f} |",
+        f"| overhead of writing to the store, relative to the backbone | {one['store_adds']:.1%} |",
     ]
 
 
 def memory() -> list[str]:
-    """Files scored as a stream."""
-    lines = ["| pairs | scored before it was killed | peak memory | each row once |", "|" + "---|" * 4]
+    """Peak memory of scoring files of two sizes."""
+    lines = header("pairs", "scored before the process was killed", "peak memory", "every row exactly once")
     for one in read_results("memory"):
         lines.append(
             f"| {one['n_rows']:,} | {one['n_done_before']:,} | {one['peak_mb']:,.0f} MB "
@@ -90,12 +86,17 @@ def memory() -> list[str]:
 
 
 def billion() -> list[str]:
-    """A billion pairs on accelerators, from the work of one and from the rate at which one H100 did such work."""
-    lines = [
-        "| pairs like | a pair's distinct tokens | its multiply-adds | one H100, measured | of its dense rate "
-        "| a billion: H100 hours | the host's time for a pair | a billion: core hours |",
-        "|" + "---|" * 8,
-    ]
+    """Cost of a billion pairs, extrapolated from the work per pair and the measured rate of one H100."""
+    lines = header(
+        "pairs like",
+        "distinct tokens per pair",
+        "multiply-adds per pair",
+        "one H100, measured",
+        "of its peak rate",
+        "H100 hours for a billion",
+        "host time per pair",
+        "core hours for a billion",
+    )
     gpu = read_results("throughput_gpu")
     for one in read_results("billion"):
         host = f"{one['host_seconds'] * 1e3:.2f} ms | {one['host_seconds'] * BILLION / 3600:,.0f}"
@@ -111,8 +112,8 @@ def billion() -> list[str]:
 
 
 def growth() -> list[str]:
-    """Exponents of the power laws nearest to what was measured; 1 is linear."""
-    lines = ["| cost against | sizes | seconds | exponent |", "|" + "---|" * 4]
+    """Measured times and the exponent of the fitted power law; 1 is linear."""
+    lines = header("cost against", "sizes", "seconds", "exponent")
     for name, one in read_results("growth").items():
         sizes = ", ".join(f"{int(size):,}" for size in one["seconds"])
         seconds = ", ".join(f"{taken:.3g}" for taken in one["seconds"].values())
@@ -121,11 +122,20 @@ def growth() -> list[str]:
 
 
 def server() -> list[str]:
-    """`sparserm serve` under load, beside the same texts scored offline."""
-    lines = [
-        "| texts of | requests | clients | failed | texts/s | offline | of offline | p50 | p95 | p99 | memory before, after |",
-        "|" + "---|" * 11,
-    ]
+    """``sparserm serve`` under load, compared with the same texts scored offline."""
+    lines = header(
+        "texts of",
+        "requests",
+        "clients",
+        "failed",
+        "texts/s",
+        "offline texts/s",
+        "ratio",
+        "p50",
+        "p95",
+        "p99",
+        "memory before, after",
+    )
     for task, one in read_results("server").items():
         failed = one["requests"] - one["outcomes"].get("200", 0)
         before, after = one["memory_mb"]["before"], one["memory_mb"]["after"]

@@ -1,11 +1,11 @@
-"""Representations and firing latents of responses, as people get them and as we do: ``python -m benchmarks.throughput``.
+"""Speed of computing representations and firing latents, SparseRM against other ways: ``python -m benchmarks.throughput``.
 
-The pairs are dealt out to rounds. In each the ways take turns on its pairs, each in a process of its own that stays loaded,
-with as many threads as there are cores; ratios are medians over rounds. All but the classifier give the mean representation
-of every response, which is compared, and how often each latent fired. The floor is the arithmetic that cannot be left out
-(each distinct token once through the layers up to the hook) at the rate at which this machine multiplies matrices in the same
-round. With ``--device cuda`` all of it runs on a GPU, but for the text by text of the tutorials; its figures have a file of
-their own.
+The pairs are split into rounds. In each round the methods take turns on its pairs, each in a separate process that stays
+loaded, with as many threads as cores; ratios are medians over rounds. All methods except the classifier compute how often
+each latent fires and the mean representation of every response, which is compared between methods. The lower bound is the
+unavoidable arithmetic, each distinct token once through the layers up to the hook point, at this machine's rate of matrix
+multiplication in the same round. With ``--device cuda`` all methods run on a GPU, except the tutorials' one text at a time;
+its results go to a separate file.
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ from sparserm.sae.autoencoder import find_saes, load_sae
 from sparserm.support.defaults import DEFAULT_BACKBONE, DEFAULT_LAYER
 from sparserm.types import PreferencePair, Text, TokenizedText
 
-#: Pairs of each task: responses of ordinary length, and short ones behind long prompts that both share.
+#: Number of pairs per task: one with responses of ordinary length, one with short responses to long shared prompts.
 PAIRS = {"safety": 500, "redteam": 300}
 SAE = f"{DEFAULT_BACKBONE}/layer_{DEFAULT_LAYER}"
-#: What the bridge calls the residual stream after the layer.
+#: The bridge's name of the residual stream after the layer.
 HOOK_NAME = f"blocks.{DEFAULT_LAYER}.hook_out"
 PADDED_BATCH = 16
-#: Means of every response, or rewards; what a way gives.
+#: A method: the mean representation of every response, or its reward.
 Way = Callable[[Sequence[PreferencePair]], np.ndarray]
 
 
-# ------------------------------------------------------------------------------------------------------------- the ways
+# ------------------------------------------------------------------------------------------------------------- the methods
 
 
 def tutorial() -> Way:
-    """(a) As the SAELens tutorials do: TransformerLens' bridge, ``run_with_cache``, ``sae.encode``; text by text."""
+    """(a) As in the SAELens tutorials: TransformerLens' bridge, ``run_with_cache`` and ``sae.encode``, one text at a time."""
     import sae_lens
     from sae_lens.analysis.sae_transformer_bridge import SAETransformerBridge
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -71,7 +71,7 @@ def tutorial() -> Way:
 
 
 def output_hidden_states(dtype: torch.dtype, device: str) -> Way:
-    """(b) As most scripts do: padded batches in the order of the file, ``output_hidden_states=True``, SAELens' encode."""
+    """(b) As in most scripts: padded batches in file order, ``output_hidden_states=True`` and SAELens' ``encode``."""
     import sae_lens
     from transformers import AutoModelForCausalLM
 
@@ -97,7 +97,7 @@ def output_hidden_states(dtype: torch.dtype, device: str) -> Way:
 
 
 def classifier(dtype: torch.dtype, device: str) -> Way:
-    """(c) A reward model of the same backbone, as TRL and RewardBench run one: all layers, with batches cut as ours are."""
+    """(c) A reward model of the same backbone, as in TRL and RewardBench: all layers, with SparseRM's batches."""
     from transformers import AutoModelForSequenceClassification
 
     folder, _ = resolve(DEFAULT_BACKBONE)
@@ -118,7 +118,7 @@ def classifier(dtype: torch.dtype, device: str) -> Way:
 
 
 def ours(device: str) -> Way:
-    """(d) ``represent_pairs`` with the SAE, the store off."""
+    """(d) SparseRM: ``represent_pairs`` with the SAE, the store off."""
     backbone = Backbone.load(DEFAULT_BACKBONE, through_layer=DEFAULT_LAYER, device=device)
     sae = load_sae(SAE).to(backbone.device)
 
@@ -144,15 +144,15 @@ def _padded(texts: Sequence[TokenizedText], device: str) -> dict[str, torch.Tens
 
 
 def batch_tokens(device: str) -> int:
-    """Tokens in one of our passes."""
+    """Tokens per batch of SparseRM."""
     return CPU_BATCH_TOKENS if device == "cpu" else GPU_BATCH_TOKENS
 
 
-# ------------------------------------------------------------------------------------------------------------ the floor
+# ------------------------------------------------------------------------------------------------------------ the lower bound
 
 
 def multiply_adds(rows: Sequence[Row], model: Any) -> float:
-    """What the layers up to the hook must multiply and add: every weight once a token, and attention over what is seen."""
+    """Multiply-adds of the layers up to the hook point: every weight once per token, and attention over all visible tokens."""
     layers = decoder_layers(model)[: DEFAULT_LAYER + 1]
     weights = sum(parameter.numel() for layer in layers for parameter in layer.parameters() if parameter.ndim == 2)
     config = model.config
@@ -168,7 +168,7 @@ def multiply_adds(rows: Sequence[Row], model: Any) -> float:
 
 
 def matrix_rate(dtype: torch.dtype, device: str, seconds: float = 1.0) -> float:
-    """Multiply-adds a second of a product as large as those of a batch."""
+    """Measured multiply-adds per second of a matrix product as large as those of a batch."""
     a, b = torch.randn(batch_tokens(device), 576), torch.randn(576, 1536)
     a, b = a.to(device, dtype), b.to(device, dtype)
     started, done = time.perf_counter(), 0
@@ -184,7 +184,7 @@ def matrix_rate(dtype: torch.dtype, device: str, seconds: float = 1.0) -> float:
 
 
 def ways(device: str) -> dict[str, Callable[[], Any]]:
-    """By name: how each is loaded, in the process that runs it."""
+    """Functions that load each method in its process, by name."""
     fast = fast_dtype(device)
     found: dict[str, Callable[[], Any]] = {"tutorial": tutorial} if device == "cpu" else {}
     for dtype in dict.fromkeys((torch.float32, fast)):
@@ -193,7 +193,7 @@ def ways(device: str) -> dict[str, Callable[[], Any]]:
 
 
 def _serve(load: Callable[[], Way], pipe: Any) -> None:
-    """Answer batches of pairs with seconds, what was found and the peak memory in MB: of the GPU, or else of this process."""
+    """Answer batches of pairs with the seconds, the results and the peak memory in MB, of the GPU or else of this process."""
     way = load()
     pipe.send("loaded")
     while (pairs := pipe.recv()) is not None:
@@ -205,7 +205,7 @@ def _serve(load: Callable[[], Way], pipe: Any) -> None:
 
 
 def measure(rounds: Sequence[Sequence[PreferencePair]], device: str) -> Iterator[tuple[str, int, float, np.ndarray, float]]:
-    """Way, round, seconds, what it found and its memory; each way once in every round, after some pairs not counted."""
+    """Yield method, round, seconds, results and memory; each method runs once per round, after a warm-up."""
     context = multiprocessing.get_context("spawn")
     pipes = {}
     processes = []
@@ -213,7 +213,7 @@ def measure(rounds: Sequence[Sequence[PreferencePair]], device: str) -> Iterator
         mine, its = context.Pipe()
         process = context.Process(target=_serve, args=(load, its), daemon=True)
         process.start()
-        its.close()  # so that a process that ends early is noticed
+        its.close()  # so that an early exit of the process is noticed
         mine.recv()
         mine.send(rounds[0][:2] if device == "cpu" else rounds[0])
         mine.recv()
@@ -230,10 +230,10 @@ def measure(rounds: Sequence[Sequence[PreferencePair]], device: str) -> Iterator
 
 
 def main() -> None:
-    """Measure each task and keep the figures, those of other tasks as they are."""
+    """Measure each task and write the results; those of other tasks are kept."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("tasks", nargs="*", metavar="TASK", help=", ".join(PAIRS))
-    parser.add_argument("--share", type=float, default=1.0, help="of the pairs, for a machine in a hurry")
+    parser.add_argument("--share", type=float, default=1.0, help="share of the pairs to use, for a quick run")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     given = parser.parse_args()
@@ -245,7 +245,7 @@ def main() -> None:
 
 
 def measure_task(task: str, n: int, rounds: int, device: str) -> dict[str, Any]:
-    """Medians over rounds of one task's pairs; on a GPU all of its pairs in every round, since it is soon done with them."""
+    """Medians over rounds of one task's pairs; a GPU, which is fast, gets all pairs in every round."""
     pairs = task_pairs(task, "test").pairs[:n]
     rounds = min(rounds, n)
     parts = [pairs[start::rounds] for start in range(rounds)] if device == "cpu" else [pairs] * rounds
@@ -268,7 +268,7 @@ def measure_task(task: str, n: int, rounds: int, device: str) -> dict[str, Any]:
     def median(numerators: Iterable[float], denominators: Iterable[float]) -> float:
         return statistics.median(a / b for a, b in zip(numerators, denominators, strict=True))
 
-    once = slice(None) if device == "cpu" else slice(1)  # the rounds that have each pair once
+    once = slice(None) if device == "cpu" else slice(1)  # rounds that together have each pair once
     figures = []
     for name, took in seconds.items():
         row = {

@@ -1,8 +1,8 @@
 """Learning rate and epochs of fine-tuning, on validation pairs: ``python -m benchmarks.tuning [full|lora|frozen ...]``.
 
-300 training pairs of truthfulness and 300 of other prompts of the same training file; every rate is judged at the end of
-every epoch. What is best there stands in :data:`~sparserm.finetuning.reward_model.TUNED` and holds for all tasks, budgets and
-seeds. Rates that are in ``benchmarks/results/tuning.json`` are not tried again.
+Models are trained on 300 training pairs of truthfulness and validated on 300 pairs of other prompts of the same file, after
+every epoch. The best values are in :data:`~sparserm.finetuning.reward_model.TUNED` and are used for all tasks, budgets and
+seeds. Learning rates that are in ``benchmarks/results/tuning.json`` are skipped.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ TASK, PAIRS, SEED = "truthfulness", 300, 1000
 EPOCHS = 3
 RATES = {"full": (2e-5, 5e-5, 1e-4), "lora": (1e-4, 3e-4, 1e-3), "frozen": (1e-3, 1e-2, 1e-1)}
 
-#: A head on the frozen backbone costs nothing to train, and takes more passes.
+#: A head on the frozen backbone is cheap to train and needs more epochs.
 FROZEN_EPOCHS = (3, 10, 30)
 
 
 def validation_split(pairs: Sequence[PreferencePair]) -> tuple[list[PreferencePair], list[PreferencePair]]:
-    """300 pairs to train on, and 300 of other prompts."""
+    """Split off 300 training pairs, and 300 validation pairs of other prompts."""
     keys = [prompt_key(pair.prompt) for pair in pairs]
     prompts = sorted(set(keys))
     np.random.default_rng(SEED).shuffle(prompts)
     place = {prompt: i for i, prompt in enumerate(prompts)}
     order = np.argsort([place[key] for key in keys], kind="stable")
-    last = keys[order[PAIRS - 1]]  # this prompt may be on both sides of the cut
+    last = keys[order[PAIRS - 1]]  # this prompt may be in both parts
     return [pairs[i] for i in order[:PAIRS]], [pairs[i] for i in order[PAIRS:] if keys[i] != last][-PAIRS:]
 
 
@@ -55,7 +55,7 @@ def try_rate(way: Any, rate: float, train: list[PreferencePair], held_out: list[
 
 
 def try_frozen(rate: float, train: list[PreferencePair], held_out: list[PreferencePair]) -> dict[str, Any]:
-    """The same for a classification head on the frozen backbone, each number of epochs with a schedule of its own."""
+    """The same for a classification head on the frozen backbone, with a separate schedule per number of epochs."""
     backbone = Backbone.load(DEFAULT_BACKBONE)
     learn, judge = (final_states(pairs, backbone) for pairs in (train, held_out))
     epochs = []
@@ -67,7 +67,7 @@ def try_frozen(rate: float, train: list[PreferencePair], held_out: list[Preferen
 
 
 def main() -> None:
-    """Try the rates of the ways named on the command line, or of all."""
+    """Try the learning rates of the methods given on the command line, or of all."""
     found = list(read_results("tuning"))
     train, held_out = validation_split(task_pairs(TASK, "train").pairs)
     for way in sys.argv[1:] or RATES:

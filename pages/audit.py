@@ -1,4 +1,4 @@
-"""Audit preference data: labels that the head contradicts, repeated and leaked rows, and what the surface gives away."""
+"""Audit preference data: pairs that the head contradicts, duplicate and leaked rows, and surface features."""
 
 import streamlit as st
 
@@ -8,8 +8,7 @@ from sparserm.ui.shared.context import current
 
 st.title("Audit the data", anchor=False)
 st.caption(
-    "Rows that deserve a second look, and what separates chosen from rejected responses apart from content. "
-    "Nothing is changed: take the flagged rows away and decide."
+    "Find rows worth reviewing, and surface features that separate chosen from rejected responses. Your data is not changed."
 )
 context = current()
 left, right = st.columns(2, gap="large")
@@ -20,7 +19,7 @@ with right:
 pairs = pairs_picker.load_or_stop(source)
 found = view.audited(source, pairs, other)
 view.headline(found)
-place = st.container()  # drawn last: until the pairs have been read by the language model, that part ends the page
+place = st.container()  # filled last: it stops the page while the pairs have no representations
 view.other_flags(found, pairs.pairs)
 view.surface(found)
 with place:

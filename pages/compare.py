@@ -1,4 +1,4 @@
-"""Compare: two to eight responses to one prompt side by side, or the best of many."""
+"""The Compare page: two to eight responses to one prompt side by side, or best of N."""
 
 import streamlit as st
 
@@ -20,7 +20,7 @@ if view == compare_inputs.BEST_OF_N:
     best_of_n.draw(context)
     st.stop()
 
-st.caption("Which response would be preferred, how likely, and which features and tokens make the difference.")
+st.caption("Which response the head prefers, with what probability, and which features and tokens decide.")
 at_once = compare_inputs.begin(context)
 
 inputs = compare_inputs.draw(context)
@@ -28,7 +28,7 @@ with st.container(horizontal=True, vertical_alignment="center"):
     pressed = st.button("Compare", type="primary", width=220)
     compare_inputs.add_button()
     if not compare_inputs.keep_link(context, inputs):
-        st.caption(":material/link_off: These texts are too long for a link; it leads to this page without them.")
+        st.caption(":material/link_off: These texts are too long for a link; the address of this page does not include them.")
 
 if pressed or at_once:
     progress, done = progress_bar()
@@ -41,14 +41,14 @@ if pressed or at_once:
 
 compared: compare_view.Compared | None = st.session_state.get("compared")
 if compared is None:
-    st.info("Press **Compare** to see which of these responses wins, and why.", icon=":material/compare_arrows:")
+    st.info("Press **Compare** to see which response wins and why.", icon=":material/compare_arrows:")
     st.stop()
 same_head = (compared.head, compared.hash) == (context.key, context.hash)
 if compared.inputs != inputs or not same_head:
-    what = "The fields have changed" if same_head else "Another head was chosen"
-    st.warning(f"{what} since this was compared. Press **Compare** to bring it up to date.", icon=":material/history:")
+    what = "The fields have changed" if same_head else "A different head was selected"
+    st.warning(f"{what} since this comparison. Press **Compare** to update it.", icon=":material/history:")
 if not same_head:
-    st.stop()  # what is below would be drawn with another head's yardstick
+    st.stop()  # the results would be shown against the reference rewards of the wrong head
 compare_view.ranking(compared, context)
-st.subheader("Two of them, taken apart", anchor=False)
-compare_view.taken_apart(compared, context, *compare_view.pins(compared.found))
+st.subheader("Pairwise breakdown", anchor=False)
+compare_view.pairwise(compared, context, *compare_view.pins(compared.found))

@@ -1,4 +1,4 @@
-"""Evaluate the head on a dataset: how well it ranks, how far its chances can be believed, where it fails and why."""
+"""The Evaluate page: accuracy and calibration of the head on a dataset, by slice, and its mistakes."""
 
 import streamlit as st
 
@@ -7,7 +7,7 @@ from sparserm.ui.shared import pairs_picker
 from sparserm.ui.shared.context import current
 
 st.title("Evaluate the head", anchor=False)
-st.caption("How well this head ranks preference pairs, how far its chances can be believed, and where and why it fails.")
+st.caption("How well the head ranks preference pairs, how well calibrated it is, and where and why it fails.")
 context = current()
 found = pairs_picker.represented(pairs_picker.pick_source("pairs"))
 report = view.measured(context, found)

@@ -1,4 +1,4 @@
-"""Features: what the head reads, or every latent of its SAE, one card for each."""
+"""The Features page: the features of the head, or every latent of its SAE, with a card for each."""
 
 import streamlit as st
 
@@ -17,10 +17,9 @@ feature = state.begin(context)
 
 st.title("Features", anchor=False)
 st.caption(
-    "A feature is a latent of the sparse autoencoder: a direction in the language model's representation, and the texts it "
-    "fires on. The head weighs some of them; see what they stand for, and where they mislead."
+    "A feature is a latent of the sparse autoencoder; the head weights some. See what each detects and where it misleads."
 )
-with st.expander("Preference pairs that the figures and examples come from", icon=":material/table_rows:"):
+with st.expander("Preference pairs behind the statistics and examples", icon=":material/table_rows:"):
     source = pairs_picker.pick_source("pairs", "Pairs")
 try:
     found, table = view.measured(source, context)
@@ -53,7 +52,7 @@ order = sort.selectbox(
     bind="query-params",
     persist_state="session",
     help="Relevance: the largest weight in the head, then the most certain gap; on a text, the largest activation. Gaps and "
-    "correlations by size, whatever their sign.",
+    "correlations are sorted by absolute value.",
 )
 searching = listed == view.TEXT
 prompt, text = view.text_fields() if searching else state.own_text()
@@ -62,7 +61,7 @@ try:
 except SparseRMError as error:
     st.error(sentence(error))
     firing = None
-lit_text = st.container()  # filled in below: it is lit by the feature of the card
+lit_text = st.container()  # filled below: it is highlighted by the feature of the card
 token = view.token_choice(firing) if searching else None
 rows = list_features(
     table,
@@ -89,7 +88,7 @@ right.number_input(
     key=state.NUMBER,
     on_change=state.choose_typed,
     label_visibility="collapsed",
-    help="A feature's number",
+    help="Number of the feature to open",
 )
 view.offer_job(source, context, lens)
 view.offer_labels(source, context)

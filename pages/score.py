@@ -1,19 +1,20 @@
-"""Score a response: its reward, what the reward is made of, and where in the text it arises."""
+"""The Score page: the reward of a response, by feature and by token."""
 
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
 from sparserm.types import Message, SparseRMError
 from sparserm.ui.score import charts, tables, view
-from sparserm.ui.score.scoring import ScoredResponse, ScoreRequest, score
 from sparserm.ui.score.view import result_metrics
 from sparserm.ui.shared import components, starter_examples
 from sparserm.ui.shared.components import progress_bar
 from sparserm.ui.shared.context import current
+from sparserm.ui.shared.scoring import ScoredResponse, ScoreRequest, score
 from sparserm.ui.shared.style import CONFIG
+from sparserm.ui.shared.tables import contributions_table, tokens_table
 from sparserm.ui.shared.text import sentence
 
-SHOWN = 10  # bars before the smaller ones are put together
+SHOWN = 10  # bars; the smaller contributions share one more
 
 context = current()
 offered = starter_examples.examples(context.card.name)
@@ -29,8 +30,10 @@ def fill_in() -> None:
 
 
 def begin() -> None:
-    """The first visit, or another head while an example stood untouched: its own first example. A user's text stays, and so
-    does what the link names."""
+    """Fill in the head's first example on the first visit, and when the head changes and the example was not edited.
+
+    Text that the user typed or that the link contains stays.
+    """
     filled = st.session_state.get("filled")
     fields = st.session_state.get("prompt"), st.session_state.get("response")
     untouched = filled is not None and fields == (filled.prompt[-1].content, filled.response)
@@ -43,14 +46,14 @@ def begin() -> None:
         st.session_state.update(named)
 
 
-@st.fragment  # a press of its buttons draws nothing anew but what is in it
+@st.fragment  # pressing its buttons redraws only this part
 def fields_and_result() -> None:
-    """What is scored on the left, and what came out on the right."""
+    """The fields on the left, the result on the right."""
     left, right = st.columns([2, 3], gap="large")
     prompt = (*st.session_state.get("earlier", ()), Message("user", st.session_state.prompt))
     request = ScoreRequest(context.key, context.hash, prompt, st.session_state.response)
-    notes = right.container()  # always there: what follows keeps its place, and is not built anew by the browser
-    with notes:  # scored before anything is drawn: the browser's work would take the processor from the language model
+    notes = right.container()  # always present, so that the browser keeps the elements below it
+    with notes:  # scored before anything is drawn: drawing would compete with the language model for the processor
         if st.session_state.get("score") or st.session_state.get("score_against"):
             score_fields(request, keep_original=bool(st.session_state.get("score_against")))
     with left:
@@ -60,7 +63,7 @@ def fields_and_result() -> None:
 
 
 def score_fields(request: ScoreRequest, *, keep_original: bool) -> None:
-    """Score what stands in the fields; what was scored before may stay as the original to compare with."""
+    """Score the text in the fields; the previous response may be kept as the original to compare with."""
     progress, done = progress_bar()
     before: ScoredResponse | None = st.session_state.get("scored")
     try:
@@ -73,7 +76,7 @@ def score_fields(request: ScoreRequest, *, keep_original: bool) -> None:
 
 
 def fields() -> None:
-    """An example or a text of one's own, and what to press."""
+    """The example, the prompt, the response and the buttons."""
     st.selectbox(
         "Example",
         offered,
@@ -81,34 +84,32 @@ def fields() -> None:
         on_change=fill_in,
         format_func=lambda one: one.title,
         index=None,
-        placeholder="Pick one, or write your own below",
+        placeholder="Select one, or write your own below",
     )
     for turn in st.session_state.get("earlier", ()):
         st.text(f"{turn.role}: {turn.content}")
-    st.text_area("Prompt", key="prompt", bind="query-params", height=110, placeholder="What the user said")
-    st.text_area("Response", key="response", bind="query-params", height=200, placeholder="What is to be scored")
+    st.text_area("Prompt", key="prompt", bind="query-params", height=110, placeholder="The message of the user")
+    st.text_area("Response", key="response", bind="query-params", height=200, placeholder="The response to score")
     st.button("Score", key="score", type="primary", width="stretch")
     if st.session_state.get("scored") is not None:
         st.button(
-            "Score and compare with the scored one",
+            "Score and compare with previous",
             key="score_against",
             width="stretch",
-            help="Edit the text, then see what the edit changed: the response scored before is kept as the original.",
+            help="Edit the text first. The response scored before is kept as the original, and the difference is shown.",
         )
 
 
 def result(request: ScoreRequest, notes: DeltaGenerator) -> None:
-    """The scored response, taken apart; where the fields say something else by now, ``notes`` say that."""
+    """The result for the scored response; ``notes`` says when the fields have changed since."""
     scored: ScoredResponse | None = st.session_state.get("scored")
     if scored is None:
-        notes.info("Press **Score** to see the reward of this response and what it is made of.", icon=":material/speed:")
+        notes.info("Press **Score** to see the reward of this response and how it is computed.", icon=":material/speed:")
         return
     if scored.request != request:
-        notes.warning(
-            "The fields have changed since this was scored. Press **Score** to bring it up to date.", icon=":material/history:"
-        )
+        notes.warning("The fields have changed since this was scored. Press **Score** to update it.", icon=":material/history:")
     if (scored.request.head, scored.request.hash) != (context.key, context.hash):
-        return  # what is below would be drawn with another head's yardstick
+        return  # the result would be shown against the reference rewards of the wrong head
     explanation = scored.explanation
     result_metrics(scored, context.saved)
     original: ScoredResponse | None = st.session_state.get("original")
@@ -119,21 +120,21 @@ def result(request: ScoreRequest, notes: DeltaGenerator) -> None:
         config=CONFIG,
         key="reference_rewards",
     )
-    st.subheader("Token by token", anchor=False)
-    place = st.container()  # the bars below say by which feature these tokens are coloured
-    st.subheader("What the reward is made of", anchor=False)
+    st.subheader("Reward by token", anchor=False)
+    place = st.container()  # filled after the chart below, where a feature can be selected
+    st.subheader("Reward by feature", anchor=False)
     feature = view.waterfall(explanation, SHOWN)
     with place:
         view.token_view(scored, context, feature)
     st.caption(tables.sum_check(explanation))
     with st.container(horizontal=True):
-        components.download_table(tables.contributions_table(explanation), "Contributions", "contributions.csv")
-        components.download_table(tables.tokens_table(explanation), "Tokens", "tokens.csv")
+        components.download_table(contributions_table(explanation), "Contributions", "contributions.csv")
+        components.download_table(tokens_table(explanation), "Tokens", "tokens.csv")
         components.download_table(tables.reference_table(context.saved), "Reference rewards", "reference_rewards.csv")
     view.inspector(scored)
 
 
 begin()
 st.title("Score a response", anchor=False)
-st.caption("A head reads a frozen language model at one layer and adds up what it finds. Every reward is a sum you can read.")
+st.caption("The reward is a weighted sum of features of a frozen language model, and every part of it can be inspected.")
 fields_and_result()

@@ -1,4 +1,4 @@
-"""Train a head on preference pairs, see how far it can be trusted, try other settings, and keep it."""
+"""The Train page: train a head on preference pairs, check the evidence, try other settings, and save it."""
 
 import streamlit as st
 
@@ -9,8 +9,7 @@ from sparserm.ui.train import heads, results, setup
 context = current()
 st.title("Train a head", anchor=False)
 st.caption(
-    "Preference pairs become a reward model of at most 32 features. The language model stays frozen: it reads every response "
-    "once, and what it read is kept."
+    "Train a reward model of at most 32 features on preference pairs. The language model stays frozen and runs only once."
 )
 view = setup.pick_view()
 heads.outcome()
@@ -18,7 +17,7 @@ heads.outcome()
 
 @st.fragment
 def trained(job: str) -> None:
-    """The head of the settings in view, redrawn by itself when they change."""
+    """The head with the selected settings; only this part is redrawn when they change."""
     sae, settings = results.controls(result)
     tried = results.try_settings(job, result, sae, settings)
     results.figures(tried)

@@ -1,4 +1,4 @@
-"""Use a head elsewhere: its files, code to copy, what it was made from, and when not to trust it."""
+"""The Use page: files of the head, code to copy, its provenance and its limits."""
 
 import streamlit as st
 
@@ -7,7 +7,7 @@ from sparserm.ui.use import view
 
 context = current()
 st.title("Use it", anchor=False)
-st.caption("Take the head away: its files, code that works with it, and what must be known of it.")
+st.caption("Download the head, copy code that uses it, and read when not to trust it.")
 view.downloads(context)
 st.subheader("Code", anchor=False)
 view.code(context)

@@ -1,6 +1,6 @@
-"""SparseRM: reward models made from a frozen language model and a sparse autoencoder (arXiv 2511.07896).
+"""SparseRM: interpretable reward models from a frozen language model and a sparse autoencoder (arXiv 2511.07896).
 
-Importing the package is cheap: torch, transformers and SAELens are imported when first needed.
+Importing the package is cheap: torch, transformers and SAELens are imported on first use.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The whole reward model: frozen backbone, head, and what the head is valid for."""
+"""``SparseRM``: the reward model, a frozen backbone with a saved head, and its public Python API."""
 
 from __future__ import annotations
 
@@ -38,17 +38,21 @@ if TYPE_CHECKING:
 _load_lock = threading.Lock()
 
 
-#: Loaded language models by folder and device, the one used last at the end; two at most.
+#: Cache of loaded backbones by folder and device: at most two, the most recently used last.
 _loaded: dict[str, Backbone] = {}
 
 
 def shared_backbone(name: str, through_layer: int, progress: Progress | None = None) -> Backbone:
-    """One copy in memory for all heads of one backbone, deep enough for each, also when several threads ask at once."""
+    """Load a backbone once per process and share it between heads; thread-safe.
+
+    Args:
+        through_layer: the deepest layer needed; a cached backbone with fewer layers is loaded again.
+    """
     from sparserm.backbone.model import Backbone, resolve
 
     with _load_lock:
-        folder, _ = resolve(name, progress)  # a first use's download, here where it can be told of
-        key = f"{folder.resolve()} {default_device()}"  # however it was named
+        folder, _ = resolve(name, progress)  # downloads on first use, with progress
+        key = f"{folder.resolve()} {default_device()}"
         found = _loaded.pop(key, None)
         if found is None or found.through_layer < min(through_layer, found.n_layers - 1):
             found = Backbone.load(name, through_layer=through_layer)
@@ -59,11 +63,11 @@ def shared_backbone(name: str, through_layer: int, progress: Progress | None = N
 
 
 class SparseRM:
-    """A reward model whose every reward is a sum over named features.
+    """A reward model whose rewards are sums over named features.
 
     Args:
         saved: the head with its card.
-        backbone: the language model; loaded when first needed where it is not given.
+        backbone: the language model; loaded on first use if not given.
 
     Raises:
         SparseRMError: the backbone is not the one that the head was trained on.
@@ -75,14 +79,14 @@ class SparseRM:
         self.card = saved.card
         self._backbone = backbone
         if backbone is not None:
-            self._check_backbone(backbone)
+            self.card.require_backbone(backbone.name, backbone.fingerprint)
 
     @classmethod
     def from_pretrained(cls, source: str | Path, *, backbone: Backbone | None = None) -> SparseRM:
         """Load a head from a folder, or a shipped one by name (``truthfulness``, ``safety``, ``redteam``, ``helpfulness``).
 
         Raises:
-            SparseRMError: there is no such head, it is damaged, or it was trained on another backbone.
+            SparseRMError: the head does not exist, is damaged, or was trained on another backbone.
         """
         return cls(load_head(source), backbone)
 
@@ -101,16 +105,16 @@ class SparseRM:
         """Train a head on preference pairs.
 
         Args:
-            pairs: validated pairs, or anything :func:`~sparserm.pairs.load.load_pairs` reads.
+            pairs: validated pairs, or any source that :func:`~sparserm.pairs.load.load_pairs` reads.
             backbone: the language model, or its name.
-            sae: the SAE, its folder or its name; the shipped SAE of ``layer`` where it is not given.
-            layer: of the shipped SAE; the measured default where it is not given.
-            name: of the head.
-            progress: told of downloads and of representations computed.
-            settings: ``k``, ``pooling``, ``selection``, ``l2``: see :class:`~sparserm.heads.fitting.FitSettings`.
+            sae: the SAE, its folder or its name; defaults to the shipped SAE of ``layer``.
+            layer: layer of the shipped SAE; defaults to :data:`~sparserm.support.defaults.DEFAULT_LAYER`.
+            name: name of the head; defaults to the name of the pairs.
+            progress: called during downloads and while representations are computed.
+            settings: ``k``, ``pooling``, ``selection``, ``l2``; see :class:`~sparserm.heads.fitting.FitSettings`.
 
         Raises:
-            SparseRMError: the pairs, the SAE and the backbone do not go together.
+            SparseRMError: the pairs cannot be used, or the SAE, the backbone and the settings do not match.
         """
         from sparserm.heads.fitting import fit_head, fit_settings, make_saved_head
         from sparserm.heads.inputs import load_parts, represent_for_fit
@@ -123,7 +127,7 @@ class SparseRM:
 
     @property
     def labels(self) -> Mapping[int, str]:
-        """Of features by id: the head's own, and over them those that the user gave."""
+        """Labels by feature id: the head's own, overridden by those that the user gave."""
         return labels_of(self.card)
 
     @property
@@ -132,22 +136,22 @@ class SparseRM:
         return self._backbone or self.load_backbone()
 
     def load_backbone(self, progress: Progress | None = None) -> Backbone:
-        """Load the language model now, telling of a first use's download.
+        """Load the language model now, reporting progress if it has to be downloaded.
 
         Raises:
-            SparseRMError: it cannot be had, or is not the one that the head was trained on.
+            SparseRMError: it is not available, or is not the one that the head was trained on.
         """
         if self._backbone is None:
             backbone = shared_backbone(self.card.backbone_source, self.card.hook_point.layer, progress)
-            self._check_backbone(backbone)
+            self.card.require_backbone(backbone.name, backbone.fingerprint)
             self._backbone = backbone
         return self._backbone
 
     def load_sae(self) -> SparseAutoencoder:
-        """The SAE that the head's features come from.
+        """Load the SAE that the head's features come from.
 
         Raises:
-            SparseRMError: it is not there, or is not the one that the head was trained with.
+            SparseRMError: it was not found, or is not the one that the head was trained with.
         """
         from sparserm.sae.autoencoder import load_sae
 
@@ -160,9 +164,9 @@ class SparseRM:
         return sae
 
     def seen_in_training(self, data: PreferenceData) -> tuple[PairIssue, ...]:
-        """Rows whose prompt the head was trained on: they are no test of it."""
+        """A warning for every row whose prompt is also in the head's training pairs: such rows are not held out."""
         return tuple(
-            PairIssue(pair.row, "prompt", "is also a prompt of the head's training pairs", "warning")
+            PairIssue(pair.row, "prompt", "is also in the head's training pairs", "warning")
             for pair, known in zip(data.pairs, self.saved.trained_on(data.pairs), strict=True)
             if known
         )
@@ -179,13 +183,13 @@ class SparseRM:
         responses = [responses] if isinstance(responses, str) else responses
         if len(prompts) != len(responses):
             raise SparseRMError(
-                f"got {len(prompts)} prompts and {len(responses)} responses; expected as many of each; repeat the prompt "
-                "for several responses to it"
+                f"got {len(prompts)} prompts and {len(responses)} responses; expected one prompt per response; repeat the "
+                "prompt to score several responses to it"
             )
         return rewards(self.head, self._pooled([*map(as_prompt, prompts)], [*map(as_response, responses)], progress))
 
     def compare(self, prompt: str | Sequence[Any], responses: Sequence[Any]) -> Comparison:
-        """Rank two or more responses to one prompt and take the margin apart.
+        """Rank two or more responses to one prompt and break the margin down by feature.
 
         Raises:
             SparseRMError: fewer than two responses.
@@ -197,29 +201,29 @@ class SparseRM:
         return compare_responses(self.head, h, self.labels)
 
     def explain(self, prompt: str | Sequence[Any], response: Any, *, sae: SparseAutoencoder | None = None) -> Explanation:
-        """Take the reward of one response apart, by feature and by token.
+        """Break the reward of one response down by feature and by token.
 
         Args:
-            sae: the head's SAE, where the activations of its latents are wanted too.
+            sae: the head's SAE, to include the activations of its latents.
         """
         return self._explain(as_prompt(prompt), [as_response(response)], sae)[0]
 
     def side_by_side(
         self, prompt: str | Sequence[Any], responses: Sequence[Any], *, sae: SparseAutoencoder | None = None
     ) -> SideBySide:
-        """Take the rewards of two to eight responses to one prompt apart, in one pass of the backbone.
+        """Break down the rewards of two to eight responses to one prompt, in one pass of the backbone.
 
         Args:
             sae: as for :meth:`explain`.
 
         Raises:
-            SparseRMError: fewer or more responses.
+            SparseRMError: fewer than two or more than eight responses.
         """
         check_number(len(responses))
         return SideBySide(self._explain(as_prompt(prompt), [as_response(response) for response in responses], sae))
 
     def inspect(self, prompt: str | Sequence[Any], response: Any) -> InspectedInput:
-        """The templated tokens that the language model reads, and where the head reads its representation."""
+        """The templated tokens that the language model reads, and which of them the head pools."""
         text = self.backbone.tokenize(as_prompt(prompt), as_response(response))
         n = len(text.ids)
         read = range(text.start, text.end) if self.head.pooling == "mean" else range(n - 1, n)
@@ -233,11 +237,11 @@ class SparseRM:
         strengths: bool = False,
         progress: Progress | None = None,
     ) -> PairRepresentations:
-        """The pooled representations that the head reads, from the store where they are there.
+        """Pooled representations of pairs at the head's hook point, read from the store where available.
 
         Args:
-            sae: the head's, where it is needed in which responses its latents are active.
-            strengths: and how strongly they fire.
+            sae: the head's SAE, to record in which responses its latents are active.
+            strengths: also record how strongly they fire.
         """
         from sparserm.representations.represent import represent_pairs
 
@@ -249,24 +253,24 @@ class SparseRM:
         return found[hook]
 
     def evaluate(self, data: PreferenceData, *, progress: Progress | None = None) -> Evaluation:
-        """Accuracy on pairs that the head was not trained on, with its interval and the longer-is-better baseline."""
+        """Accuracy on held-out pairs, with its 95 % interval and the longer-is-better baseline."""
         from sparserm.evaluation.accuracy import evaluate_head
 
         return evaluate_head(self.head, self.represent(data, progress=progress))
 
     def chance_to_beat(self, reward: float) -> tuple[float, float]:
-        """Bradley-Terry chance that a response of this reward beats a typical (median) chosen, and rejected, one."""
+        """Bradley-Terry win probability of this reward vs. a typical (median) chosen and a typical rejected response."""
         typical = self.saved.quantiles_chosen[50], self.saved.quantiles_rejected[50]
         return float(expit(reward - typical[0])), float(expit(reward - typical[1]))
 
     def percentile(self, reward: float) -> float:
-        """Share of the training responses, chosen and rejected alike, with a lower reward; from their percentiles."""
+        """Share of the training responses, chosen and rejected, with a lower reward; interpolated from their percentiles."""
         shares = np.linspace(0, 1, 101)
         both = (self.saved.quantiles_chosen, self.saved.quantiles_rejected)
         return float(np.mean([np.interp(reward, quantiles, shares) for quantiles in both]))
 
     def features(self) -> list[dict[str, Any]]:
-        """The head's features with their evidence, largest absolute weight first."""
+        """The head's features with weights and activation frequencies, largest absolute weight first."""
         labels = self.labels
         rows = [
             {
@@ -306,11 +310,3 @@ class SparseRM:
         with stored() as store:
             pooled = represent(texts, self.backbone, {hook: None}, self.head.pooling, store=store, progress=progress)
         return pooled[hook].h
-
-    def _check_backbone(self, backbone: Backbone) -> None:
-        if backbone.fingerprint != self.card.backbone_fingerprint:
-            raise SparseRMError(
-                f"head {self.card.name!r} was trained on backbone {self.card.backbone} "
-                f"({self.card.backbone_fingerprint}), got {backbone.name} ({backbone.fingerprint}); load that backbone, or "
-                "train a head on this one"
-            )

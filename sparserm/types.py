@@ -1,7 +1,7 @@
-"""The values that flow between the stages, in the order in which they arise.
+"""Types used throughout the package: errors, hook points, conversations and preference pairs.
 
-Every class here is frozen and holds plain data; arrays are NumPy and their shapes stand beside them:
-``n`` responses or pairs, ``T`` response tokens, ``d`` = d_model, ``d_sae`` latents of the SAE, ``K`` features of a head.
+Every dataclass is frozen and holds plain data. Array shapes in docstrings use ``n`` responses or pairs, ``T`` response tokens,
+``d`` = d_model, ``d_sae`` latents of the SAE, ``K`` features of a head.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ from typing import Literal
 
 Pooling = Literal["last", "mean"]
 Site = Literal["resid_post", "resid_pre", "mlp_out"]
-#: When a latent counts as active in a response: at one of its tokens or more, or at half of them or more.
+#: When a latent counts as active in a response: it fires at one or more of the response tokens, or at half of them or more.
 Activity = Literal["any", "most"]
 
-#: ``progress(done, total, what)``; called from the working thread, may raise to cancel the work.
+#: ``progress(done, total, what)``; called from the worker thread, may raise to cancel the work.
 Progress = Callable[[int, int, str], None]
 
 
 class SparseRMError(ValueError):
-    """Something a user handed in cannot be used; the message says what was got, what was expected and how to mend it."""
+    """Invalid user input; the message says what was got, what was expected and how to fix it."""
 
 
 @dataclass(frozen=True, order=True)
 class HookPoint:
-    """A place in the residual stream of layer ``layer`` (0-based), named as in TransformerLens and SAELens."""
+    """A hook point at layer ``layer`` (0-based), named as in TransformerLens and SAELens."""
 
     layer: int
     site: Site = "resid_post"
@@ -60,13 +60,13 @@ class Message:
     content: str
 
 
-#: A prompt is a conversation that the response continues; a plain string means one user turn.
+#: The conversation that the response continues; a plain string means one user turn.
 Prompt = tuple[Message, ...]
 
 
 @dataclass(frozen=True)
 class Text:
-    """A response to a prompt: what has a representation and a reward."""
+    """A response with its prompt: the unit that has a representation and a reward."""
 
     prompt: Prompt
     response: str
@@ -74,10 +74,10 @@ class Text:
 
 @dataclass(frozen=True)
 class PreferencePair:
-    """One comparison: to ``prompt``, ``chosen`` was preferred over ``rejected``.
+    """One comparison: for ``prompt``, ``chosen`` was preferred over ``rejected``.
 
-    ``row`` is its 1-based row in the source; a row with several chosen or rejected responses gives one pair for each two.
-    ``category`` and ``id`` are what the source's columns of these kinds say, where it has them: no head sees them.
+    ``row`` is the 1-based row in the source; a row with several chosen or rejected responses gives one pair per combination.
+    ``category`` and ``id`` come from the source's columns, if it has them; heads do not see them.
     """
 
     prompt: Prompt
@@ -90,9 +90,9 @@ class PreferencePair:
 
 @dataclass(frozen=True)
 class PairIssue:
-    """One finding of the validation of a preference file.
+    """One validation issue of a preference file.
 
-    ``severity`` is ``error`` (the row cannot be used) or ``warning`` (it can, but should be known).
+    ``severity`` is ``error`` (the row cannot be used) or ``warning`` (the row is used).
     """
 
     row: int
@@ -106,7 +106,7 @@ class PairIssue:
 
 @dataclass(frozen=True)
 class PreferenceData:
-    """The pairs of one source and everything its validation found; nothing is dropped without an entry in ``issues``."""
+    """The pairs of one source and its validation issues; every dropped row has an entry in ``issues``."""
 
     name: str
     pairs: tuple[PreferencePair, ...]
@@ -122,10 +122,10 @@ class PreferenceData:
 
 @dataclass(frozen=True)
 class TokenizedText:
-    """A templated (prompt, response) as token ids.
+    """Token ids of a (prompt, response) rendered with the chat template.
 
-    The response's own tokens are ``ids[start:end]``; ``ids[end:]`` is what the template closes the turn with, such as
-    ``<|im_end|>``. ``n_truncated`` tokens were cut from the left so that the text fits the context.
+    ``ids[start:end]`` are the response tokens; ``ids[end:]`` closes the turn, e.g. with ``<|im_end|>``. ``n_truncated`` tokens
+    were cut from the left to fit the context.
     """
 
     ids: tuple[int, ...]

@@ -1,1 +1,1 @@
-"""Checks of preference data: duplicates, conflicting labels, surface shortcuts."""
+"""Audit of preference data: duplicates, conflicting labels, leakage and surface features."""

@@ -1,4 +1,4 @@
-"""Texts that are nearly the same: Jaccard similarity of character shingles, at a bounded cost for 100,000 texts."""
+"""Near-duplicate detection: Jaccard similarity of character shingles, with bounded cost for 100,000 texts."""
 
 from __future__ import annotations
 
@@ -10,19 +10,20 @@ from typing import Any
 
 import numpy as np
 
-#: Share of shingles that two texts must have in common to be near duplicates (Broder, 1997).
+#: Minimum Jaccard similarity of the shingles of near duplicates (Broder, 1997).
 NEAR = 0.8
-#: Characters read in all, so that the cost is bounded: 300 of each of 100,000 texts, 2,000 of each of 15,000.
+#: Maximum number of characters read, in total and per text, to bound the cost: 300 of each of 100,000 texts, 2,000 of each of
+#: 15,000.
 CHARACTERS = 30_000_000
 LONGEST = 2_000
-#: A shingle that more texts than this share is no reason to compare any two of them.
+#: Shingles that occur in more texts than this are not used to find candidate pairs.
 COMMON = 100
 _BLOCK = 500
 
 
 @dataclass(frozen=True)
 class Match:
-    """Text ``index`` is nearly text ``other``."""
+    """Text ``index`` is a near duplicate of text ``other``."""
 
     index: int
     other: int
@@ -30,19 +31,19 @@ class Match:
 
 
 def normalised(text: str) -> str:
-    """The text without what makes no difference to a reader: case, white space, forms of one character."""
+    """The text with Unicode (NFKC), case and white space normalised."""
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
 def _words(text: str) -> str:
-    """Its words in lower case, without punctuation."""
+    """The words of the text in lower case, without punctuation."""
     return " ".join(re.findall(r"\w+", normalised(text)))
 
 
 def near_matches(texts: Sequence[str], others: Sequence[str] | None = None) -> list[Match]:
-    """For each text the most similar of ``others``, where it is similar enough; without ``others``, of the texts before it.
+    """The most similar near duplicate of each text among ``others``, or among the preceding texts if ``others`` is None.
 
-    Similarity is that of their last characters where there are many long texts; texts without a rare shingle are not found.
+    If there are many long texts, only their last characters are compared; texts without a rare shingle are not found.
     """
     from sklearn.feature_extraction.text import HashingVectorizer
 
@@ -75,13 +76,13 @@ def near_matches(texts: Sequence[str], others: Sequence[str] | None = None) -> l
 
 
 def _candidates(block: Any, against: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Row, column and number of rare shingles in common of texts that share any."""
+    """Row, column and number of shared rare shingles of all pairs of texts that share any."""
     product = (block @ against).tocoo()
     return product.row.astype(np.int64), product.col.astype(np.int64), product.data
 
 
 def _best(rows: np.ndarray, columns: np.ndarray, similarity: np.ndarray) -> list[Match]:
-    """The most similar column of each row, the first of equals."""
+    """The most similar column of each row; the first one in case of ties."""
     near = similarity >= NEAR
     rows, columns, similarity = rows[near], columns[near], similarity[near]
     order = np.lexsort((columns, -similarity, rows))

@@ -1,6 +1,6 @@
-"""Audit of preference data: which rows deserve a second look, and how far the surface of the responses alone goes.
+"""Audit of preference data: flags suspicious rows and measures how well surface features alone predict the labels.
 
-Nothing is decided here: every flag names a row, a reason and how strong it is, for a person to look at.
+A flag has a row, a reason and a score, and is meant for manual review; no data is changed.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from sparserm.pairs.messages import prompt_text
 from sparserm.pairs.split import prompt_key
 from sparserm.representations.values import PairRepresentations
 from sparserm.sae.autoencoder import SparseAutoencoder
+from sparserm.support.files import write_json
 from sparserm.types import PreferenceData, PreferencePair, SparseRMError
 
 if TYPE_CHECKING:
@@ -31,27 +32,26 @@ if TYPE_CHECKING:
 
 _RESULT = "audit.json"
 
-
-#: A pair is contradicted where the head gives the rejected response at least this chance.
+#: A pair is contradicted if the head gives the rejected response at least this win probability.
 SURE = 0.8
 
-#: Every reason for a flag, in the order in which flags are listed, and what it says.
+#: Reasons for flags with their explanations, in the order in which flags are listed.
 REASONS = {
-    "contradicted": "The head is sure of the opposite: the label may be wrong, or the head.",
-    "reversed": "Another row prefers the other way round.",
-    "circle": "With other rows, preferences run in a circle.",
-    "same responses": "Chosen and rejected differ in case and white space only.",
-    "duplicate": "The row repeats an earlier one, case and white space aside.",
-    "near duplicate": "The row is nearly an earlier one.",
-    "near-equal prompts": "The prompt is nearly an earlier one: a split by prompt may put them on both sides.",
-    "leakage": "The prompt is in the other data too.",
-    "near leakage": "The prompt is nearly one of the other data.",
+    "contradicted": "The head confidently prefers the rejected response: the label or the head may be wrong.",
+    "reversed": "Another row has the opposite preference.",
+    "circle": "Together with other rows, the preferences form a cycle.",
+    "same responses": "Chosen and rejected differ only in case and white space.",
+    "duplicate": "The row repeats an earlier one, ignoring case and white space.",
+    "near duplicate": "The row is nearly identical to an earlier one.",
+    "near-equal prompts": "The prompt is nearly identical to an earlier one: a split by prompt may put them on both sides.",
+    "leakage": "The prompt is also in the other data.",
+    "near leakage": "The prompt is nearly identical to one in the other data.",
 }
 
 
 @dataclass(frozen=True)
 class Flag:
-    """One reason to look at the pair in place ``index``; ``score``, between 0 and 1, is how strong it is."""
+    """One reason to review the pair with 0-based index ``index``; ``score`` (0 to 1) is its strength."""
 
     index: int
     reason: str
@@ -61,13 +61,13 @@ class Flag:
 
 @dataclass(frozen=True)
 class HeldOutMargins:
-    """Margins ``[n]`` of pairs under a head that has not seen their prompts.
+    """Margins of pairs under heads that were not trained on their prompts.
 
     Attributes:
-        margins: of the head itself for prompts it was not trained on; for the others of heads of the same settings, features
-            chosen anew, each trained without the prompt. The weights alone fitted anew would tell little: their margins
-            correlate with the trained head's at 0.996 (truthfulness, training pairs).
-        n_trained_on: pairs whose prompt the head was trained on.
+        margins: ``[n]`` margins: of the head itself for prompts it was not trained on; for the other prompts of cross-validated
+            heads with the same settings. These select features again: refitting the weights alone is not enough, since the
+            margins then correlate with the trained head's at 0.996 (truthfulness, training pairs).
+        n_trained_on: number of pairs whose prompt the head was trained on.
     """
 
     margins: np.ndarray
@@ -76,12 +76,14 @@ class HeldOutMargins:
 
 @dataclass(frozen=True)
 class Agreement:
-    """How the labels and a head's confident opinions go together.
+    """Agreement of the labels with a head's confident predictions.
 
     Attributes:
-        n_sure: pairs of which the head is sure, either way; ``n_contradicted`` of them against the label.
-        n_expected: how many a calibrated head would contradict though all labels were right by its own lights.
-        n_trained_on: pairs that were judged by heads trained without their prompt.
+        n_sure: number of pairs with a confident prediction, for either response.
+        n_contradicted: number of these whose label is the other response.
+        n_expected: number of contradictions expected if the head's win probabilities are calibrated.
+        accuracy: fraction of all pairs that are ranked as labelled.
+        n_trained_on: number of pairs scored by cross-validated heads, because the head was trained on their prompts.
     """
 
     n_sure: int
@@ -93,7 +95,7 @@ class Agreement:
 
 @dataclass(frozen=True)
 class Audit:
-    """What was found in ``n`` pairs; ``agreement`` where a head was asked."""
+    """Result of an audit of ``n`` pairs; ``agreement`` is None without a head."""
 
     n: int
     flags: tuple[Flag, ...]
@@ -102,20 +104,24 @@ class Audit:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Flags of each reason that occurs, in the order of :data:`REASONS`."""
+        """Number of flags per reason, for reasons that occur, in the order of :data:`REASONS`."""
         found = {reason: sum(flag.reason == reason for flag in self.flags) for reason in REASONS}
         return {reason: count for reason, count in found.items() if count}
 
 
 def audit(data: PreferenceData, *, held_out: HeldOutMargins | None = None, against: PreferenceData | None = None) -> Audit:
-    """Look through preference pairs.
+    """Audit preference pairs.
 
     Args:
-        held_out: a head's margins of the pairs, see :func:`held_out_margins`.
-        against: other pairs that should share no prompt with these, such as the training pairs of a test set.
+        data: the pairs.
+        held_out: a head's margins of the pairs, from :func:`held_out_margins`.
+        against: other pairs to check for shared prompts, such as the training pairs of a test set.
+
+    Raises:
+        SparseRMError: there are no pairs.
     """
     if not data.pairs:
-        raise SparseRMError(f"{data.name} holds no pairs; give a file with at least one")
+        raise SparseRMError(f"{data.name} has no pairs: expected at least one; use another file")
     keys = [(prompt_key(pair.prompt), normalised(pair.chosen), normalised(pair.rejected)) for pair in data.pairs]
     prompts = [prompt for prompt, _, _ in keys]
     flags = list(_inconsistent(data.pairs, keys))
@@ -133,14 +139,16 @@ def audit(data: PreferenceData, *, held_out: HeldOutMargins | None = None, again
 def held_out_margins(
     saved: SavedHead, data: PreferenceData, pairs: PairRepresentations, sae: SparseAutoencoder
 ) -> HeldOutMargins:
-    """Margins by which a head can be said to contradict labels, also those it was trained on.
+    """Margins of pairs under a head; pairs with prompts that it was trained on are scored by cross-validated heads instead.
 
     Args:
-        pairs: represented at the head's hook point, with the latents of its SAE.
-        sae: the head's.
+        saved: the head.
+        data: the pairs.
+        pairs: their representations at the head's hook point, with the latents of its SAE.
+        sae: the head's SAE.
 
     Raises:
-        SparseRMError: the head was trained on some of the prompts, and they are too few to train another on.
+        SparseRMError: the head was trained on some of the prompts, and these are too few for cross-validation.
     """
     margins = reward_margins(saved.head, pairs)
     trained_on = saved.trained_on(data.pairs)
@@ -152,17 +160,17 @@ def held_out_margins(
 
 
 def contradicted(held_out: HeldOutMargins) -> list[Flag]:
-    """Pairs whose label the head contradicts with confidence, the surest first."""
-    chances = expit(-held_out.margins)
+    """Flags for pairs whose label the head confidently contradicts, most confident first."""
+    chances = expit(-held_out.margins)  # win probability of the rejected response
     order = np.argsort(-chances, kind="stable")
     return [
-        Flag(int(i), "contradicted", float(chances[i]), f"the head gives the rejected response {chances[i]:.0%}")
+        Flag(int(i), "contradicted", float(chances[i]), f"win probability of the rejected response: {chances[i]:.0%}")
         for i in order[: int((chances >= SURE).sum())]
     ]
 
 
 def agreement(held_out: HeldOutMargins) -> Agreement:
-    """How often the head is sure, and how often the label says otherwise."""
+    """Count the head's confident predictions and those that contradict the label."""
     confidence = expit(np.abs(held_out.margins))
     sure = confidence >= SURE
     return Agreement(
@@ -174,12 +182,12 @@ def agreement(held_out: HeldOutMargins) -> Agreement:
     )
 
 
-#: The key of a pair's prompt, and its responses in their normal form: what makes two pairs the same.
+#: Identity of a pair: the key of its prompt, the normalised chosen and rejected responses.
 _Key = tuple[str, str, str]
 
 
 def _inconsistent(pairs: Sequence[PreferencePair], keys: Sequence[_Key]) -> Iterator[Flag]:
-    """Preferences that cannot all hold: strongly connected responses of the graph chosen -> rejected of a prompt."""
+    """Contradictory preferences: strongly connected components of each prompt's graph of edges chosen -> rejected."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
@@ -191,23 +199,23 @@ def _inconsistent(pairs: Sequence[PreferencePair], keys: Sequence[_Key]) -> Iter
     graph = coo_array((np.ones(len(edges)), np.array(edges).T), shape=(len(nodes), len(nodes)))
     _, component = connected_components(graph, directed=True, connection="strong")
     first: dict[tuple[int, int], int] = {}
-    circles: dict[int, set[int]] = {}
+    cycles: dict[int, set[int]] = {}
     for index, (a, b) in enumerate(edges):
         first.setdefault((a, b), index)
         if component[a] == component[b]:
-            circles.setdefault(component[a], set()).add(pairs[index].row)
+            cycles.setdefault(component[a], set()).add(pairs[index].row)
     for index, (a, b) in enumerate(edges):
         if a == b:
-            yield Flag(index, "same responses", 1.0, "chosen and rejected are the same but for case and white space")
+            yield Flag(index, "same responses", 1.0, "chosen and rejected differ only in case and white space")
         elif (other := first.get((b, a))) is not None:
             yield Flag(index, "reversed", 1.0, f"prefers what row {pairs[other].row} rejects")
         elif component[a] == component[b]:
-            rows = ", ".join(map(str, sorted(circles[component[a]])[:10]))
-            yield Flag(index, "circle", 1.0, f"preferences run in a circle over rows {rows}")
+            rows = ", ".join(map(str, sorted(cycles[component[a]])[:10]))
+            yield Flag(index, "circle", 1.0, f"preferences form a cycle over rows {rows}")
 
 
 def _repeated(pairs: Sequence[PreferencePair], keys: Sequence[_Key], skip: set[int]) -> Iterator[Flag]:
-    """Pairs that repeat an earlier row, or nearly."""
+    """Duplicates and near duplicates of earlier rows."""
     first: dict[_Key, int] = {}
     distinct = []
     for index, key in enumerate(keys):
@@ -220,21 +228,21 @@ def _repeated(pairs: Sequence[PreferencePair], keys: Sequence[_Key], skip: set[i
     for match in near_matches(texts):
         index, other = distinct[match.index], distinct[match.other]
         if pairs[index].row != pairs[other].row:
-            detail = f"is nearly row {pairs[other].row} (similarity {match.similarity:.2f})"
+            detail = f"nearly repeats row {pairs[other].row} (similarity {match.similarity:.2f})"
             yield Flag(index, "near duplicate", match.similarity, detail)
 
 
 def _near_prompts(pairs: Sequence[PreferencePair], prompts: Sequence[str]) -> Iterator[Flag]:
-    """The first pair of every prompt that is nearly an earlier prompt, but not the same."""
+    """The first pair of every prompt that is nearly, but not exactly, identical to an earlier prompt."""
     distinct = list(_first_of_each(prompts).values())
     for match in near_matches([prompt_text(pairs[index].prompt) for index in distinct]):
         index, other = distinct[match.index], distinct[match.other]
-        detail = f"its prompt is nearly that of row {pairs[other].row} (similarity {match.similarity:.2f})"
+        detail = f"nearly the same prompt as row {pairs[other].row} (similarity {match.similarity:.2f})"
         yield Flag(index, "near-equal prompts", match.similarity, detail)
 
 
 def _leaked(pairs: Sequence[PreferencePair], prompts: Sequence[str], against: PreferenceData) -> Iterator[Flag]:
-    """Pairs whose prompt is among the other data's, or nearly."""
+    """Pairs whose prompt is in the other data, exactly or nearly."""
     theirs = _first_of_each([prompt_key(pair.prompt) for pair in against.pairs])
     ours = [index for key, index in _first_of_each(prompts).items() if key not in theirs]
     others = list(theirs.values())
@@ -243,15 +251,15 @@ def _leaked(pairs: Sequence[PreferencePair], prompts: Sequence[str], against: Pr
     for index, key in enumerate(prompts):
         if key in theirs:
             row = against.pairs[theirs[key]].row
-            yield Flag(index, "leakage", 1.0, f"its prompt is that of row {row} of {against.name}")
+            yield Flag(index, "leakage", 1.0, f"same prompt as row {row} of {against.name}")
         elif key in near:
             row, similarity = against.pairs[others[near[key].other]].row, near[key].similarity
-            detail = f"its prompt is nearly that of row {row} of {against.name} (similarity {similarity:.2f})"
+            detail = f"nearly the same prompt as row {row} of {against.name} (similarity {similarity:.2f})"
             yield Flag(index, "near leakage", similarity, detail)
 
 
 def _first_of_each(keys: Sequence[str]) -> dict[str, int]:
-    """Where each key occurs first."""
+    """Index of the first occurrence of each key."""
     first: dict[str, int] = {}
     for index, key in enumerate(keys):
         first.setdefault(key, index)
@@ -259,7 +267,7 @@ def _first_of_each(keys: Sequence[str]) -> dict[str, int]:
 
 
 def flagged(flags: Sequence[Flag], pairs: Sequence[PreferencePair]) -> pd.DataFrame:
-    """The flagged rows with their texts, one line for each flag: what is taken away to look at."""
+    """Table of the flagged rows with their texts, one line per flag, for export."""
     import pandas as pd
 
     columns = ["row", "id", "category", "reason", "score", "detail", "prompt", "chosen", "rejected"]
@@ -275,7 +283,7 @@ def flagged(flags: Sequence[Flag], pairs: Sequence[PreferencePair]) -> pd.DataFr
 
 
 def summary(found: Audit, pairs: Sequence[PreferencePair]) -> dict[str, Any]:
-    """Plain values for the command line; the texts stay in the file of flagged rows."""
+    """The audit as plain values for the command line, without texts, which are in the table of :func:`flagged`."""
     return {
         "n": found.n,
         "counts": found.counts,
@@ -288,8 +296,14 @@ def summary(found: Audit, pairs: Sequence[PreferencePair]) -> dict[str, Any]:
     }
 
 
+def save_audit(found: Audit, folder: Path) -> None:
+    """Write the flags and surface rules of an audit to ``folder``, for :func:`load_audit`."""
+    flags = [asdict(flag) for flag in found.flags]
+    write_json(folder / _RESULT, {"n": found.n, "flags": flags, "surface": asdict(found.surface)})
+
+
 def load_audit(folder: Path) -> Audit:
-    """What :func:`run` wrote into ``folder``."""
+    """Load the audit that :func:`save_audit` wrote to ``folder``."""
     result = json.loads((folder / _RESULT).read_text())
     surface = result["surface"]
     rules = tuple(SurfaceRule(**{**rule, "ci95": tuple(rule["ci95"])}) for rule in surface["rules"])

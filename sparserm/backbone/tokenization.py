@@ -1,9 +1,8 @@
-"""From a (prompt, response) to token ids in the backbone's chat template, with the response's own tokens marked.
+"""Tokenises (prompt, response) in the backbone's chat template and marks the response's own tokens.
 
 The templated text is tokenised in pieces: the template's own text with its control tokens, and each message's content as
-plain text. So a control token inside a message stays text and cannot end a turn, chosen and rejected share the very
-tokens of their prompt, and the response's span is exact; it is also how a policy's tokens arise, prompt first, then
-response.
+plain text. So a control token inside a message stays text and cannot end a turn, chosen and rejected have identical prompt
+tokens, and the response's span is exact. A policy produces the same tokens when it generates a response to the prompt.
 """
 
 from __future__ import annotations
@@ -15,22 +14,22 @@ from typing import Any
 
 from sparserm.types import Message, Prompt, SparseRMError, Text, TokenizedText
 
-#: For backbones without a chat template of their own (GPT-2, base models).
+#: For backbones without a chat template (GPT-2, base models).
 PLAIN_TEMPLATE = (
     "{% for message in messages %}{{ {'user': 'Human', 'assistant': 'Assistant', 'system': 'System'}[message['role']] }}: "
     "{{ message['content'] }}\n\n{% endfor %}{% if add_generation_prompt %}Assistant: {% endif %}"
 )
 
-#: Contents tokenised in one call.
+#: Message contents per call of the tokenizer.
 CHUNK = 1000
 
-# Stands for the i-th content while the template is rendered: no white space to be trimmed, no letters to be changed.
+# Placeholder for the i-th content while the template is rendered; without white space or letters that it could change.
 _MARK = "\ue000{}\ue001"
 _MARKS = re.compile("\ue000(\\d+)\ue001")
 
 
 class ChatTokenizer:
-    """Tokenises conversations with a transformers tokenizer; ``max_length`` is the context in tokens."""
+    """Tokenises conversations with a transformers tokenizer; ``max_length`` is the context length in tokens."""
 
     def __init__(self, tokenizer: Any, max_length: int) -> None:
         self.tokenizer = tokenizer
@@ -40,7 +39,7 @@ class ChatTokenizer:
         self._pieces = functools.lru_cache(maxsize=4096)(self._render)
 
     def __call__(self, prompt: Prompt, response: str) -> TokenizedText:
-        """Tokenise; a text longer than the context loses its beginning.
+        """Tokenise; a text longer than the context is truncated on the left.
 
         Raises:
             SparseRMError: the response is empty, or the template refuses the conversation's roles.
@@ -48,23 +47,23 @@ class ChatTokenizer:
         return self._assemble(prompt, response, self._encode_content)
 
     def many(self, texts: Sequence[Text]) -> list[TokenizedText]:
-        """The same for many texts, several times as fast: each content is tokenised once, :data:`CHUNK` of them in one call.
+        """Tokenise many texts, several times as fast: each distinct content once, :data:`CHUNK` of them per call.
 
         Raises:
-            SparseRMError: as for one.
+            SparseRMError: as for a single text.
         """
         contents = dict.fromkeys(turn.content for text in texts for turn in text.prompt)
         contents |= dict.fromkeys(text.response for text in texts)
         ids: dict[str, tuple[int, ...]] = {}
         waiting = list(contents)
-        for start in range(0, len(waiting), CHUNK):  # the tokenizer keeps a hundred bytes a token while it works
+        for start in range(0, len(waiting), CHUNK):  # the tokenizer holds a hundred bytes per token while it works
             chunk = waiting[start : start + CHUNK]
             found = self.tokenizer(chunk, add_special_tokens=False, split_special_tokens=True)["input_ids"]
             ids |= zip(chunk, map(tuple, found), strict=True)
         return [self._assemble(text.prompt, text.response, ids.__getitem__) for text in texts]
 
     def prompt_ids(self, prompt: Prompt) -> tuple[int, ...]:
-        """Token ids of the templated prompt, up to where the response begins."""
+        """Token ids of the templated prompt, up to the start of the response."""
         return self._prompt_ids(prompt, self._encode_content)
 
     def _assemble(self, prompt: Prompt, response: str, encode: Callable[[str], tuple[int, ...]]) -> TokenizedText:
@@ -85,7 +84,7 @@ class ChatTokenizer:
         return tuple(ids)
 
     def conversation(self, messages: Sequence[Message]) -> tuple[int, ...]:
-        """Token ids of a whole conversation, for training an SAE on; the last turn is closed as the template closes it."""
+        """Token ids of a whole conversation, for SAE training; the template closes the last turn."""
         ids: list[int] = []
         roles = tuple(message.role for message in messages)
         for text, content in self._pieces(roles, False):
@@ -95,31 +94,31 @@ class ChatTokenizer:
         return tuple(ids)
 
     def frame(self, roles: tuple[str, ...]) -> tuple[tuple[int, ...], ...]:
-        """Token ids of the template's own text around a prompt of these roles and a response; it can tell the date."""
+        """Token ids of the template's own text around a prompt of these roles and a response; can contain the current date."""
         return tuple(
             self._template_ids(text) for text, _ in (*self._pieces(roles), *self._pieces((*roles, "assistant"), False))
         )
 
     def shared_prefix(self) -> int:
-        """Tokens with which every conversation without a system message begins, such as a default system prompt."""
+        """Number of tokens that open every conversation without a system message, such as a default system prompt."""
         one, two = (self.conversation((Message("user", text),)) for text in ("Yes", "(no"))
         return next((i for i, (a, b) in enumerate(zip(one, two, strict=False)) if a != b), min(len(one), len(two)))
 
     def texts(self, ids: Sequence[int]) -> tuple[str, ...]:
-        """Each token as text; joined they give the decoded text, also where a character spans several tokens."""
+        """Each token as text; joined they give the decoded text, even if a character spans several tokens."""
         texts = []
         for i in range(1, len(ids) + 1):
-            # The window starts some tokens back: decoding from the beginning each time would be quadratic.
+            # The window starts 16 tokens back: decoding from the beginning each time would be quadratic.
             start = max(0, i - 16)
             before = self._decode(ids[start : i - 1]) if i - 1 > start else ""
             now = self._decode(ids[start:i])
-            # A character of several tokens is shown with the last of them; until then the decoder says U+FFFD.
+            # A character of several tokens is shown with the last of them; before that the decoder gives U+FFFD.
             shown = now if i == len(ids) else now.rstrip("\ufffd")
             texts.append(shown[len(before.rstrip("\ufffd")) :])
         return tuple(texts)
 
     def _closing(self, roles: tuple[str, ...]) -> tuple[int, ...]:
-        """What the template closes the response's turn with, such as ``<|im_end|>``; nothing where it closes none."""
+        """Token ids with which the template closes the response's turn, such as ``<|im_end|>``; may be empty."""
         return self._template_ids(self._pieces((*roles, "assistant"), False)[-1][0])
 
     def _decode(self, ids: Sequence[int]) -> str:
@@ -138,16 +137,16 @@ class ChatTokenizer:
             text = self.tokenizer.apply_chat_template(
                 messages, chat_template=self.template, tokenize=False, add_generation_prompt=generation
             )
-        except Exception as error:  # a template is a program; whatever it raises is about these roles
+        except Exception as error:  # a template is a program and can raise anything
             raise SparseRMError(
                 f"the backbone's chat template refuses a conversation of roles {', '.join(roles) or '(none)'} ({error}); "
-                "expected user and assistant turns that alternate; leave out or merge the turns that do not fit"
+                "expected alternating user and assistant turns; leave out or merge the turns that do not fit"
             ) from error
         parts = _MARKS.split(text)
         found = [int(i) for i in parts[1::2]]
         if found != list(range(len(roles))):
             raise SparseRMError(
-                f"the backbone's chat template shows messages {found} of {len(roles)}; expected each one once; use a "
+                f"the backbone's chat template shows messages {found} of {len(roles)}; expected each message once; use a "
                 "template that does not leave out or repeat messages"
             )
         return tuple(zip(parts[0::2], [*found, None], strict=True))

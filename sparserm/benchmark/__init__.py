@@ -1,1 +1,1 @@
-"""The benchmark of reward models trained on the same pairs."""
+"""Benchmark of reward models trained on the same preference pairs."""

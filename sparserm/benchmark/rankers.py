@@ -1,7 +1,7 @@
-"""Ways to turn representations into a ranking, ours and those that it has to stand beside; each is one function.
+"""Rankers: ways to rank responses from representations, SparseRM heads and their baselines; each is one function.
 
-All of them see the same training pairs at the same hook, and all penalties are chosen by cross-validation over the prompts of
-these pairs, so that a small budget is a small budget in every respect.
+All of them are trained on the same pairs at the same hook point, and all penalties are chosen by cross-validation over the
+prompts of these pairs, so that no ranker uses more labels than its budget.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from sparserm.evaluation.accuracy import Evaluation, evaluate_margins
+from sparserm.evaluation.baselines import longer_margins
 from sparserm.heads.bradley_terry import fit_probe
 from sparserm.heads.fitting import FitSettings, fit_head
 from sparserm.heads.reward import reward_margins
@@ -25,12 +26,12 @@ from sparserm.types import Pooling
 
 @dataclass(frozen=True)
 class Material:
-    """What a ranker is made from and judged on.
+    """Training and test representations for the rankers.
 
     Attributes:
-        train, test: representations at the SAE's hook by pooling, with latents; the same pairs in both.
-        sae: the dictionary.
-        pooling: of the rankers that are not bound to one.
+        train, test: representations at the SAE's hook point by pooling, with latents; the same pairs for both poolings.
+        sae: the SAE.
+        pooling: used by the rankers that work with either pooling.
     """
 
     train: Mapping[Pooling, PairRepresentations]
@@ -39,7 +40,7 @@ class Material:
     pooling: Pooling = "mean"
 
     def take(self, rows: np.ndarray) -> Material:
-        """The same with the training pairs ``rows`` only."""
+        """The same material with only the training pairs ``rows``."""
         return replace(self, train={pooling: pairs.take(rows) for pooling, pairs in self.train.items()})
 
     @property
@@ -50,7 +51,7 @@ class Material:
 
 @dataclass(frozen=True)
 class Ranking:
-    """What a ranker says of the test pairs: ``margins [n]`` and how many numbers it learned."""
+    """``margins [n]`` of a trained ranker on the test pairs, and its number of learned parameters."""
 
     margins: np.ndarray
     n_parameters: int
@@ -76,27 +77,29 @@ def head_ranker(selection: str, k: int = MAX_FEATURES) -> Ranker:
 
 
 def rank_longer(material: Material, seed: int) -> Ranking:
-    """Prefers the longer response, in tokens."""
+    """Prefer the longer response, in tokens."""
     _, test = material.pairs
-    return Ranking((test.chosen.n_tokens - test.rejected.n_tokens).astype(np.float64), 0)
+    return Ranking(longer_margins(test), 0)
 
 
 def rank_dense(material: Material, seed: int) -> Ranking:
-    """Bradley-Terry on the whole representation."""
+    """Bradley-Terry probe on the whole representation."""
     train, test = material.pairs
     return _probe(train.differences, test.differences, train.groups)
 
 
 def rank_random_directions(material: Material, seed: int) -> Ranking:
-    """Bradley-Terry on projections onto as many directions as a head has features, drawn from a Gaussian."""
+    """Bradley-Terry probe on projections onto Gaussian random directions, as many as a head has features."""
     train, test = material.pairs
     drawn = np.random.default_rng(seed).standard_normal((MAX_FEATURES, train.differences.shape[1])).astype(np.float32)
     return _probe(train.differences @ drawn.T, test.differences @ drawn.T, train.groups)
 
 
 def random_dictionary_ranker(k: int = MAX_FEATURES) -> Ranker:
-    """Ours, but selected from as many directions drawn from a Gaussian as the SAE has latents: what a head owes to selection
-    and not to the SAE. Directions in the place of latents that never fired are left out, as these are.
+    """A head selected from Gaussian random directions, as many as the SAE has latents.
+
+    It shows how much of a head's accuracy comes from selection rather than from the SAE. Directions that replace latents that
+    never fired are left out, as those latents are.
     """
 
     def rank(material: Material, seed: int) -> Ranking:
@@ -109,17 +112,17 @@ def random_dictionary_ranker(k: int = MAX_FEATURES) -> Ranker:
 
 
 def rank_latents(material: Material, seed: int) -> Ranking:
-    """Bradley-Terry on all latents of the SAE, each at its largest activation over the response.
+    """Bradley-Terry probe on all latents of the SAE, each at its largest activation over the response.
 
-    On validation pairs this ranked better than the share of tokens at which a latent fires, and by far better than latents
-    at the last token (:func:`rank_last_latents`).
+    On validation pairs this ranked better than the share of tokens at which a latent fires, and far better than latents at the
+    last token (:func:`rank_last_latents`).
     """
     train, test = (_peak_differences(pairs) for pairs in material.pairs)
     return _on_live(train, test, material.pairs[0].groups)
 
 
 def rank_few_latents(material: Material, seed: int) -> Ranking:
-    """The same on as many latents as a head has features: those of largest standardised weight, fitted anew."""
+    """Like :func:`rank_latents`, refitted on the latents of largest standardised weight, as many as a head has features."""
     train, test = (_peak_differences(pairs) for pairs in material.pairs)
     groups = material.pairs[0].groups
     live = np.flatnonzero(np.abs(train).max(0) > 0)
@@ -130,7 +133,7 @@ def rank_few_latents(material: Material, seed: int) -> Ranking:
 
 
 def rank_last_latents(material: Material, seed: int) -> Ranking:
-    """Bradley-Terry on all latents of the SAE at the last token, as SARM does (arXiv 2508.08746)."""
+    """Bradley-Terry probe on all latents of the SAE at the last token, as in SARM (arXiv 2508.08746)."""
 
     def difference(pairs: PairRepresentations) -> np.ndarray:
         chosen, rejected = (material.sae.encode(torch.tensor(one.h)) for one in (pairs.chosen, pairs.rejected))
@@ -140,7 +143,7 @@ def rank_last_latents(material: Material, seed: int) -> Ranking:
     return _on_live(difference(train), difference(test), train.groups)
 
 
-#: By the name that stands in results, in the order of the tables.
+#: Rankers by their name in results, in the order of the tables.
 RANKERS: dict[str, Ranker] = {
     "sparse": head_ranker("sparse"),
     **{f"frequency-{k}": head_ranker("frequency", k) for k in (16, 32, 64, 128)},
@@ -156,7 +159,7 @@ RANKERS: dict[str, Ranker] = {
 
 
 def _peak_differences(pairs: PairRepresentations) -> np.ndarray:
-    """``[n, d_sae]`` float32 largest activations of chosen minus rejected."""
+    """``[n, d_sae]`` float32 largest activations, chosen minus rejected."""
     return _peaks(pairs.chosen.strengths) - _peaks(pairs.rejected.strengths)
 
 
@@ -168,7 +171,7 @@ def _peaks(latents: LatentSummary) -> np.ndarray:
 
 
 def _on_live(train: np.ndarray, test: np.ndarray, groups: np.ndarray) -> Ranking:
-    """A probe on the latents that differ in some training pair."""
+    """Fit a probe on the latents that differ in at least one training pair."""
     live = np.flatnonzero(np.abs(train).max(0) > 0)
     return _probe(train[:, live], test[:, live], groups)
 

@@ -1,6 +1,6 @@
-"""The cells of a benchmark and the file that keeps them, with what they were computed from and with.
+"""Benchmark results: cells, costs and head diagnostics, with the data and the environments that they were computed with.
 
-The results are one JSON file, written whole after every cell and safe with several processes.
+The results are one JSON file, rewritten atomically after every cell; several processes may write to it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from sparserm.types import PreferenceData, SparseRMError
 
 @dataclass(frozen=True)
 class Task:
-    """Pairs to learn from and pairs of other prompts to be judged on."""
+    """Training pairs, and test pairs of other prompts."""
 
     name: str
     train: PreferenceData
@@ -35,20 +35,23 @@ class Task:
 
 @dataclass(frozen=True)
 class Cell:
-    """One way, trained on one draw of pairs and judged on the test pairs.
+    """One method, trained on one draw of pairs and evaluated on the test pairs.
 
     Attributes:
-        task: name of the data; ``way``: a ranker's or a fine-tuning's name; ``budget``: pairs, None for all.
-        seed: of the draw of pairs, and of whatever else is drawn.
-        accuracy: on the test pairs; ``ci95``: percentile bootstrap over their prompts.
-        n_train, n_test: pairs.
-        n_parameters: numbers that were learned.
-        seconds: of training: for rankers the fit alone, from representations in memory.
-        cpu_seconds: processor time of it, all threads, which other work on the machine moves less.
-        peak_mb: largest resident memory of the process, where the cell had one of its own.
-        correct: which test pairs were ranked as labelled, as hexadecimal bits: for paired comparisons.
-        settings: of the fine-tuning.
-        environment: which of the file's environments it was computed in.
+        task: name of the data.
+        way: name of a ranker or of a way of fine-tuning.
+        budget: number of training pairs, None for all.
+        seed: seed of the draw of pairs and of any other random draw.
+        accuracy: on the test pairs.
+        ci95: percentile bootstrap over the test prompts.
+        n_train, n_test: numbers of pairs.
+        n_parameters: number of learned parameters.
+        seconds: training time; for rankers that of the fit alone, from representations in memory.
+        cpu_seconds: CPU time of training over all threads, less sensitive to other load on the machine.
+        correct: which test pairs were ranked as labelled, as hexadecimal bits, for paired comparisons.
+        peak_mb: peak resident memory, if the cell was computed in a separate process.
+        settings: settings of the fine-tuning.
+        environment: name of the environment that it was computed in.
     """
 
     task: str
@@ -69,23 +72,24 @@ class Cell:
 
     @property
     def key(self) -> tuple[str, str, int | None, int]:
-        """What makes it this cell and no other."""
+        """The fields that identify the cell."""
         return self.task, self.way, self.budget, self.seed
 
     @property
     def bits(self) -> np.ndarray:
-        """``[n_test]`` bool."""
+        """``[n_test]`` bool, which test pairs were ranked as labelled."""
         return np.unpackbits(np.frombuffer(bytes.fromhex(self.correct), np.uint8))[: self.n_test].astype(bool)
 
 
 @dataclass(frozen=True)
 class Cost:
-    """A head from the texts on: the backbone's pass over the pairs and the fit, in a process of its own, nothing stored.
+    """Cost of a head from text: the backbone's pass over the pairs and the fit, in a separate process, without the store.
 
     Attributes:
-        n_tokens: of both responses with their prompts.
-        backbone_seconds, fit_seconds: wall clock; ``cpu_seconds``: processor time of both.
-        peak_mb: largest resident memory.
+        n_tokens: tokens of both responses with their prompts.
+        backbone_seconds, fit_seconds: wall-clock time.
+        cpu_seconds: CPU time of both.
+        peak_mb: peak resident memory.
     """
 
     task: str
@@ -101,49 +105,49 @@ class Cost:
 
 @dataclass(frozen=True)
 class Record:
-    """What tables are made from: all ``cells``, and of each task's test pairs the prompts, ``groups[task] [n_test]``."""
+    """All ``cells``, and the prompt ids of each task's test pairs, ``groups[task] [n_test]``."""
 
     cells: tuple[Cell, ...]
     groups: Mapping[str, np.ndarray]
 
 
 class Results:
-    """The cells and costs of one JSON file, and of each task what it was made of."""
+    """A JSON file of benchmark results."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def cells(self) -> list[Cell]:
-        """All that are there.
+        """All cells in the file.
 
         Raises:
-            SparseRMError: the file is not one of ours.
+            SparseRMError: the file is not a results file.
         """
         return list(self.read().cells)
 
     def costs(self) -> list[Cost]:
-        """All that are there."""
+        """All costs in the file."""
         return [Cost(**row) for row in self._read()["costs"]]
 
     def environments(self) -> dict[str, dict[str, Any]]:
-        """What cells were computed with, by the name that they give."""
+        """Environments (hardware and package versions) by name."""
         return dict(self._read()["environments"])
 
     def read(self) -> Record:
-        """Cells and prompts in one reading.
+        """Read cells and prompt ids at once.
 
         Raises:
-            SparseRMError: the file is not one of ours.
+            SparseRMError: the file is not a results file.
         """
         record = self._read()
         groups = {name: np.array(task["test"]["groups"]) for name, task in record["tasks"].items()}
         return Record(tuple(_cell_of(row) for row in record["cells"]), groups)
 
     def describe(self, task: Task, **made_with: str) -> None:
-        """Write what the task's cells are made of: data by name and hash, and fingerprints by name.
+        """Record what the task's cells are computed from: the data by name and hash, and fingerprints by name.
 
         Raises:
-            SparseRMError: the file holds cells of other pairs under this name.
+            SparseRMError: the file already holds cells of other pairs for this task.
         """
         found = {
             "train": _described(task.train),
@@ -155,30 +159,30 @@ class Results:
             for part in ("train", "test"):
                 if known[part]["hash"] != found[part]["hash"]:
                     raise SparseRMError(
-                        f"{self.path} holds cells of {known[part]['name']} in another state for {task.name}; expected the same "
-                        "pairs as before; give another --out, or delete the file"
+                        f"{self.path} holds results for task {task.name} on other pairs ({known[part]['name']}); "
+                        "expected the same pairs; choose another --out, or delete the file"
                     )
             known |= made_with
 
         self._change(write)
 
     def head(self, task: str) -> dict[str, Any] | None:
-        """What :meth:`add_head` wrote of the task."""
+        """Diagnostics of the task's head, or None."""
         found: dict[str, Any] | None = self._read()["heads"].get(task)
         return found
 
-    def add_head(self, task: str, facts: dict[str, Any]) -> None:
-        """Write what was measured of the task's head beside its accuracy."""
+    def add_head(self, task: str, diagnostics: dict[str, Any]) -> None:
+        """Add diagnostics of the task's head, with the current environment."""
 
         def write(record: dict[str, Any]) -> None:
             name, found = environment()
             record["environments"][name] = found
-            record["heads"][task] = {**facts, "environment": name}
+            record["heads"][task] = {**diagnostics, "environment": name}
 
         self._change(write)
 
     def add(self, row: Cell | Cost) -> None:
-        """Write it, with the versions and the hardware that it was computed with."""
+        """Add a cell or a cost, with the current environment."""
 
         def write(record: dict[str, Any]) -> None:
             name, found = environment()
@@ -188,7 +192,7 @@ class Results:
         self._change(write)
 
     def _change(self, change: Callable[[dict[str, Any]], None]) -> None:
-        """All of it or nothing, whoever else writes."""
+        """Apply a change to the file under a lock, atomically."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(self.path.with_suffix(".lock")):
             record = self._read()
@@ -210,13 +214,13 @@ class Results:
             return {"heads": record.get("heads", {}), **parts}
         except (ValueError, KeyError, TypeError) as error:
             raise SparseRMError(
-                f"{self.path} holds no results of a benchmark ({type(error).__name__}); expected the JSON that one wrote; "
-                "give another --out"
+                f"{self.path} is not a file of benchmark results ({type(error).__name__}); expected JSON written by a "
+                "benchmark; choose another --out"
             ) from error
 
 
 def environment() -> tuple[str, dict[str, Any]]:
-    """What figures were computed with, the device of ``SPARSERM_DEVICE`` among it, and a short name for it."""
+    """The current environment, including the device of ``SPARSERM_DEVICE``, and a short name for it."""
     packages = ("sparserm", "torch", "transformers", "trl", "peft", "numpy", "scipy", "scikit-learn")
     found = {
         "processor": _processor(),

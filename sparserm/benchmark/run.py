@@ -1,6 +1,8 @@
-"""How good ways to learn from the same few pairs are: cells of task, way, budget and seed, kept as they end.
+"""Run the benchmark: train methods on the same pairs at several label budgets, and measure them on the same test pairs.
 
-A run that was stopped goes on where it was: a cell that is in the results is not computed again.
+A cell is one task, method (``way``), budget and seed. Cells are saved as they are computed, and a run that was stopped resumes
+with the missing ones. For the head trained on all pairs, :func:`diagnose_head` adds length correlation, faithfulness of the
+explanations and stability of the selection.
 """
 
 from __future__ import annotations
@@ -34,20 +36,25 @@ from sparserm.support.defaults import DEFAULT_BACKBONE
 from sparserm.training.evidence import selection_stability
 from sparserm.types import Pooling, PreferencePair, Progress, SparseRMError
 
-#: Test pairs that are explained, and features that the backbone is steered along: each costs a pass over these pairs.
+#: Default label budgets in pairs (None is all), and default number of seeds.
+BUDGETS: tuple[int | None, ...] = (100, 300, 1000, None)
+SEEDS = 5
+#: Faithfulness is measured on the first ``PAIRS`` test pairs, and by steering along ``STEERED`` features, one pass each.
 PAIRS, STEERED = 25, 2
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
 class HeadDiagnostics:
-    """Of a head trained on all training pairs.
+    """Diagnostics of a head trained on all training pairs.
 
     Attributes:
-        k: its features.
-        length: of rewards and margins on the test pairs; ``balanced``: accuracy where length says nothing, None where the
-            responses of all pairs are of one length.
-        faithfulness: on the first test pairs.
-        jaccard: overlap of its features with those from training prompts drawn anew, and by ``chance``.
+        k: number of features.
+        length: correlation of rewards and margins with length on the test pairs.
+        balanced: length-balanced accuracy; None if no chosen response is longer, or none is shorter.
+        faithfulness: faithfulness of the explanations on the first test pairs.
+        jaccard: mean overlap of the features with those selected from resampled training prompts.
+        chance: expected overlap of features drawn at random.
     """
 
     k: int
@@ -56,32 +63,6 @@ class HeadDiagnostics:
     faithfulness: Faithfulness
     jaccard: float
     chance: float
-
-
-#: Label budgets in pairs; None takes all.
-BUDGETS: tuple[int | None, ...] = (100, 300, 1000, None)
-SEEDS = 5
-_T = TypeVar("_T")
-
-
-def draw(groups: np.ndarray, budget: int | None, seed: int) -> np.ndarray:
-    """Rows of ``budget`` pairs: prompts in the seed's order, with all their pairs, the last one's cut."""
-    prompts, numbers = np.unique(groups, return_inverse=True)
-    place = np.empty(len(prompts), np.int64)
-    place[np.random.default_rng(seed).permutation(len(prompts))] = np.arange(len(prompts))
-    return np.argsort(place[numbers], kind="stable")[:budget]
-
-
-def read_budgets(text: str) -> tuple[int | None, ...]:
-    """``100,300,all`` as budgets.
-
-    Raises:
-        SparseRMError: it is something else.
-    """
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part == "all" or (part.isdecimal() and int(part) >= 2) for part in parts):
-        raise SparseRMError(f"the budgets are {text!r}; expected numbers of pairs from 2 up, or all, e.g. 100,300,all")
-    return tuple(dict.fromkeys(None if part == "all" else int(part) for part in parts))
 
 
 def run_benchmark(
@@ -95,11 +76,14 @@ def run_benchmark(
     fine_tuned: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> None:
-    """Every ranker on a user's pairs, what else there is to know of the head trained on all of them, and fine-tuning where it
-    is wanted: one seed, the rates of :data:`TUNED`.
+    """Benchmark all rankers on a task, diagnose the head trained on all pairs, and fine-tune reward models if asked.
+
+    Args:
+        fine_tuned: ways of fine-tuning to include, each with one seed and the settings that
+            :meth:`~sparserm.finetuning.reward_model.FineTuningSettings.tuned` gives.
 
     Raises:
-        SparseRMError: SAE and backbone do not go together, or a way of fine-tuning is unknown.
+        SparseRMError: the SAE and the backbone do not match, or a way of fine-tuning is unknown.
     """
     if unknown := [way for way in fine_tuned if way not in get_args(Way)]:
         raise SparseRMError(f"fine-tuning {unknown[0]!r} is unknown; expected one of {', '.join(get_args(Way))}")
@@ -111,18 +95,43 @@ def run_benchmark(
         if progress:
             progress(done, total, "Benchmark (cells)")
     settings = FitSettings(pooling=material.pooling)
-    # Where fewer latents fire than a head has features there is none, and its cells are missing too.
+    # If fewer latents fire than a head has features, no head can be fitted and its cells are missing too.
     usable = fit_statistics(material.pairs[0], dictionary, settings).usable.sum()
     if results.head(task.name) is None and usable >= settings.k:
-        facts = diagnose_head(*material.pairs, task.test.pairs, dictionary, model, settings, progress)
-        results.add_head(task.name, {**asdict(facts), "length": facts.length.to_dict()})
+        found = diagnose_head(*material.pairs, task.test.pairs, dictionary, model, settings, progress)
+        results.add_head(task.name, {**asdict(found), "length": found.length.to_dict()})
     for way in fine_tuned:
         for budget in fitting_budgets(budgets, len(task.train.pairs)):
             fine_tune_cell(results, task, FineTuningSettings.tuned(cast("Way", way)), budget, backbone=backbone)
 
 
+def read_budgets(text: str) -> tuple[int | None, ...]:
+    """Parse budgets such as ``100,300,all``.
+
+    Raises:
+        SparseRMError: the text is not in this format.
+    """
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part == "all" or (part.isdecimal() and int(part) >= 2) for part in parts):
+        raise SparseRMError(f"the budgets are {text!r}; expected numbers of pairs from 2 up, or all, e.g. 100,300,all")
+    return tuple(dict.fromkeys(None if part == "all" else int(part) for part in parts))
+
+
+def fitting_budgets(budgets: Sequence[int | None], n: int) -> list[int | None]:
+    """The budgets below ``n`` pairs, and None (all pairs) if it is among them."""
+    return [budget for budget in budgets if budget is None or budget < n]
+
+
+def draw(groups: np.ndarray, budget: int | None, seed: int) -> np.ndarray:
+    """Rows of ``budget`` pairs: whole prompts in the order drawn with ``seed``; the last prompt may be cut."""
+    prompts, numbers = np.unique(groups, return_inverse=True)
+    place = np.empty(len(prompts), np.int64)
+    place[np.random.default_rng(seed).permutation(len(prompts))] = np.arange(len(prompts))
+    return np.argsort(place[numbers], kind="stable")[:budget]
+
+
 def represent_material(task: Task, backbone: Backbone, sae: SparseAutoencoder, progress: Progress | None = None) -> Material:
-    """Representations of a task's pairs, both poolings; from the store where they are there."""
+    """Representations of a task's pairs with both poolings, read from the store where available."""
 
     def represent(pairs: Sequence[PreferencePair]) -> dict[Pooling, PairRepresentations]:
         with stored() as store:
@@ -145,31 +154,18 @@ def rank_cells(
     budgets: Sequence[int | None] = BUDGETS,
     seeds: int = SEEDS,
 ) -> Iterator[Cell]:
-    """Compute and keep the cells of rankers that are not there yet, and yield them."""
+    """Compute the cells of rankers that are missing in the results, save and yield them."""
     n = len(material.pairs[0].groups)
     done = {cell.key for cell in results.cells()}
     for budget in fitting_budgets(budgets, n):
         for seed in range(seeds):
             for way in ways:
-                needless = budget is None and seed > 0 and not way.startswith("random")  # nothing is drawn
+                needless = budget is None and seed > 0 and not way.startswith("random")  # deterministic: one seed is enough
                 if (task, way, budget, seed) in done or needless:
                     continue
                 if cell := _rank_cell(task, material, way, budget, seed):
                     results.add(cell)
                     yield cell
-
-
-def _rank_cell(task: str, material: Material, way: str, budget: int | None, seed: int) -> Cell | None:
-    rows = draw(material.pairs[0].groups, budget, seed)
-    part = material.take(rows)
-    started, processor = time.perf_counter(), time.process_time()
-    try:
-        ranking = RANKERS[way](part, seed)
-    except SparseRMError:  # fewer latents fire in so few pairs than the head would have features
-        return None
-    seconds, cpu = time.perf_counter() - started, time.process_time() - processor
-    groups = material.pairs[1].groups
-    return _cell(task, way, budget, seed, ranking.margins, groups, len(rows), ranking.n_parameters, seconds, cpu)
 
 
 def fine_tune_cell(
@@ -181,76 +177,26 @@ def fine_tune_cell(
     keep: Path | None = None,
     backbone: str = DEFAULT_BACKBONE,
 ) -> Cell | None:
-    """Compute and keep one cell of fine-tuning in a process of its own, unless it is there.
+    """Compute and save one cell of fine-tuning in a separate process; None if it is in the results already.
 
     Args:
         keep: folder to save the trained model to.
     """
     if (task.name, settings.way, budget, settings.seed) in {cell.key for cell in results.cells()}:
         return None
-    cell = _alone(_fine_tune_cell, task, settings, budget, keep, backbone)
+    cell = in_own_process(_fine_tune_cell, task, settings, budget, keep, backbone)
     results.add(cell)
     return cell
-
-
-def _alone(work: Callable[..., _T], *given: Any) -> _T:
-    """In a process of its own, so that its memory is its own."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
-        return process.submit(work, *given).result()
-
-
-def fitting_budgets(budgets: Sequence[int | None], n: int) -> list[int | None]:
-    """Those that there are pairs enough for; all pairs where a budget would take them all."""
-    return [budget for budget in budgets if budget is None or budget < n]
-
-
-def _fine_tune_cell(task: Task, settings: FineTuningSettings, budget: int | None, keep: Path | None, backbone: str) -> Cell:
-    import resource
-
-    rows = draw(prompt_groups(task.train.pairs), budget, settings.seed)
-    model = fine_tune([task.train.pairs[i] for i in rows], settings, backbone)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    if keep is not None:
-        model.save(keep)
-    found = score_cell(task, settings.way, model, budget, settings.seed, len(rows))
-    return replace(found, peak_mb=peak, settings=asdict(settings))
 
 
 def score_cell(
     task: Task, way: str, model: FineTunedRewardModel, budget: int | None, seed: int, n_train: int | None = None
 ) -> Cell:
-    """The cell of a trained model; ``n_train`` is the budget where it is not given."""
+    """The cell of a trained model; ``n_train`` defaults to the budget."""
     margins, groups = model.margins(task.test.pairs), prompt_groups(task.test.pairs)
     taken = n_train or budget or len(task.train.pairs)
-    return _cell(task.name, way, budget, seed, margins, groups, taken, model.n_parameters, model.seconds, model.cpu_seconds)
-
-
-def _cell(
-    task: str,
-    way: str,
-    budget: int | None,
-    seed: int,
-    margins: np.ndarray,
-    groups: np.ndarray,
-    n_train: int,
-    n_parameters: int,
-    seconds: float,
-    cpu_seconds: float,
-) -> Cell:
-    correct = margins > 0
-    return Cell(
-        task,
-        way,
-        budget,
-        seed,
-        float(correct.mean()),
-        share_interval(correct, groups),
-        n_train,
-        len(correct),
-        n_parameters,
-        seconds,
-        cpu_seconds,
-        np.packbits(correct).tobytes().hex(),
+    return measured_cell(
+        task.name, way, budget, seed, margins, groups, taken, model.n_parameters, model.seconds, model.cpu_seconds
     )
 
 
@@ -263,10 +209,10 @@ def diagnose_head(
     settings: FitSettings,
     progress: Progress | None = None,
 ) -> HeadDiagnostics:
-    """Fit a head and measure it.
+    """Fit a head and compute its diagnostics.
 
     Args:
-        texts: the pairs behind ``test``.
+        texts: the pairs of ``test``, in the same order.
 
     Raises:
         SparseRMError: the pairs are too few for the head's features.
@@ -285,4 +231,65 @@ def diagnose_head(
         ),
         jaccard=stability.jaccard,
         chance=stability.chance,
+    )
+
+
+def _rank_cell(task: str, material: Material, way: str, budget: int | None, seed: int) -> Cell | None:
+    rows = draw(material.pairs[0].groups, budget, seed)
+    part = material.take(rows)
+    started, processor = time.perf_counter(), time.process_time()
+    try:
+        ranking = RANKERS[way](part, seed)
+    except SparseRMError:  # fewer latents fire in these pairs than the head has features
+        return None
+    seconds, cpu = time.perf_counter() - started, time.process_time() - processor
+    groups = material.pairs[1].groups
+    return measured_cell(task, way, budget, seed, ranking.margins, groups, len(rows), ranking.n_parameters, seconds, cpu)
+
+
+def _fine_tune_cell(task: Task, settings: FineTuningSettings, budget: int | None, keep: Path | None, backbone: str) -> Cell:
+    import resource
+
+    rows = draw(prompt_groups(task.train.pairs), budget, settings.seed)
+    model = fine_tune([task.train.pairs[i] for i in rows], settings, backbone)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    if keep is not None:
+        model.save(keep)
+    found = score_cell(task, settings.way, model, budget, settings.seed, len(rows))
+    return replace(found, peak_mb=peak, settings=asdict(settings))
+
+
+def in_own_process(work: Callable[..., _T], *given: Any) -> _T:
+    """Run ``work`` in a separate process, so that its peak memory can be measured."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
+        return process.submit(work, *given).result()
+
+
+def measured_cell(
+    task: str,
+    way: str,
+    budget: int | None,
+    seed: int,
+    margins: np.ndarray,
+    groups: np.ndarray,
+    n_train: int,
+    n_parameters: int,
+    seconds: float,
+    cpu_seconds: float,
+) -> Cell:
+    """The result of one model from its test margins ``[n]``; a tie counts as wrong."""
+    correct = margins > 0
+    return Cell(
+        task,
+        way,
+        budget,
+        seed,
+        float(correct.mean()),
+        share_interval(correct, groups),
+        n_train,
+        len(correct),
+        n_parameters,
+        seconds,
+        cpu_seconds,
+        np.packbits(correct).tobytes().hex(),
     )

@@ -1,4 +1,4 @@
-"""What the cells of a benchmark say together: means over draws of pairs, and paired differences between two ways."""
+"""Summary tables of benchmark cells: means over draws of pairs, and paired differences between two methods."""
 
 from __future__ import annotations
 
@@ -13,13 +13,15 @@ from sparserm.types import SparseRMError
 
 @dataclass(frozen=True)
 class Summary:
-    """All seeds of one way at one budget.
+    """One method at one budget, aggregated over seeds.
 
     Attributes:
-        accuracy: mean over seeds; ``lowest`` and ``highest`` among them.
-        ci95: bootstrap over the test prompts, wider by what the draw of training pairs adds.
-        seeds: how many.
-        n_train, n_parameters, seconds, cpu_seconds: medians over seeds; ``peak_mb``: the largest, where it was measured.
+        accuracy: mean over seeds.
+        ci95: bootstrap over the test prompts; includes the variance over draws of training pairs.
+        seeds: number of seeds.
+        lowest, highest: range of the accuracy over seeds.
+        n_train, n_parameters, seconds, cpu_seconds: medians over seeds.
+        peak_mb: maximum over seeds, None if not measured.
     """
 
     task: str
@@ -39,9 +41,12 @@ class Summary:
 
 @dataclass(frozen=True)
 class Difference:
-    """Accuracy of one way minus another's, on the same training and test pairs.
+    """Accuracy of one method minus that of another, on the same training and test pairs.
 
-    ``mean`` over the seeds that both have; ``ci95``: bootstrap over the test prompts, wider by what the draw adds.
+    Attributes:
+        mean: over the seeds that both have.
+        ci95: bootstrap over the test prompts; includes the variance over draws of training pairs.
+        seeds: number of seeds that both have.
     """
 
     task: str
@@ -52,7 +57,7 @@ class Difference:
 
 
 def summarise(record: Record, task: str, way: str, budget: int | None) -> Summary | None:
-    """One row of a table; None where there is no cell of it."""
+    """Summarise one method at one budget; None if there are no cells."""
     cells = _cells(record, task, way, budget)
     if not cells:
         return None
@@ -81,7 +86,7 @@ def summarise(record: Record, task: str, way: str, budget: int | None) -> Summar
 
 
 def difference(record: Record, task: str, budget: int | None, way: str, other: str) -> Difference | None:
-    """``way`` minus ``other``; None where they have no seed in common."""
+    """Paired difference ``way`` minus ``other``; None if they have no seed in common."""
     ours, theirs = ({cell.seed: cell for cell in _cells(record, task, name, budget)} for name in (way, other))
     seeds = sorted(ours.keys() & theirs.keys())
     if not seeds:
@@ -92,7 +97,7 @@ def difference(record: Record, task: str, budget: int | None, way: str, other: s
 
 
 def table(record: Record, task: str) -> list[Summary]:
-    """Every way at every budget, in the order in which they were computed."""
+    """Summaries of every method at every budget, in the order in which they were computed."""
     return [
         found
         for way, budget in dict.fromkeys((cell.way, cell.budget) for cell in record.cells if cell.task == task)
@@ -107,5 +112,5 @@ def _cells(record: Record, task: str, way: str, budget: int | None) -> list[Cell
 def _checked_groups(record: Record, task: str, n_test: int) -> np.ndarray:
     groups = record.groups[task]
     if len(groups) != n_test:
-        raise SparseRMError(f"the cells of {task} are of {n_test} test pairs, the file names {len(groups)}; delete the file")
+        raise SparseRMError(f"the cells of {task} have {n_test} test pairs, expected {len(groups)}; delete the results file")
     return groups

@@ -1,10 +1,10 @@
-"""The command line. Every command prints a table, or with ``--json`` one JSON object on stdout and nothing else there.
+"""The command line. Every command prints tables, or with ``--json`` a single JSON object on stdout.
 
-A command that cannot do what was asked ends with code 2 and one line on stderr: what was got, what was expected, how to
-mend it. Progress and warnings go to stderr too.
+An error ends the command with exit code 2 and one line on stderr: what was given, what was expected, and how to fix it.
+Progress and warnings go to stderr too.
 """
 
-# Importing the modules registers their commands, in the order of the help.
+# Importing a module registers its commands; `sparserm --help` lists them in this order.
 # isort: off
 from sparserm.cli import score_commands as score_commands
 from sparserm.cli import train_commands as train_commands

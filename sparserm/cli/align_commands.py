@@ -1,4 +1,4 @@
-"""The command that trains a policy on what a reward model says: align."""
+"""The command ``align``: online DPO against a reward model, checked by independent judges."""
 
 from __future__ import annotations
 
@@ -14,31 +14,40 @@ from sparserm.support.defaults import DEFAULT_BACKBONE
 if TYPE_CHECKING:
     from sparserm.policy.online_dpo import AlignReport
 
-#: Features that are shown of those that rose and of those that fell.
+#: Number of features shown that rose most, and that fell most.
 SHOWN = 5
 
 
 @app.command()
 def align(
-    prompts: Annotated[str, typer.Argument(help="Prompts: a file with a column prompt, preference pairs, or a dataset name.")],
-    reward: Annotated[str, typer.Option(help="What ranks: a head, or the folder of a fine-tuned reward model.")],
-    out: Annotated[Path, typer.Option(help="Folder of the run; the same command goes on where it was stopped.")],
+    prompts: Annotated[
+        str, typer.Argument(help="Prompts: a file with a column `prompt`, a file of preference pairs, or a dataset name.")
+    ],
+    reward: Annotated[
+        str, typer.Option(help="The reward model that ranks samples: a head, or the folder of a fine-tuned reward model.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder of the run. Repeat the command to resume a stopped run.")],
     judge: Annotated[
-        list[str] | None, typer.Option(help="A head or reward model of other data, which only looks on; give several.")
+        list[str] | None,
+        typer.Option(help="A head or reward model used only for evaluation; best one trained on other data. Repeatable."),
     ] = None,
-    policy: Annotated[str, typer.Option(help="What to train: a folder, a hub name, or smollm2.")] = DEFAULT_BACKBONE,
-    rounds: Annotated[int, typer.Option(min=1, help="Rounds of sampling, ranking and DPO.")] = 2,
-    n_prompts: Annotated[int, typer.Option("--prompts", min=1, help="Prompts of a round.")] = 64,
-    samples: Annotated[int, typer.Option(min=2, help="Samples to each prompt.")] = 4,
-    held_out: Annotated[int, typer.Option(min=2, help="Prompts that are held out to measure on.")] = 48,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens of a response, at most.")] = 64,
-    min_margin: Annotated[float, typer.Option(min=0, help="Leave out pairs whose rewards differ by less.")] = 0.0,
-    learning_rate: Annotated[float, typer.Option(min=0, help="Of AdamW in each round.")] = 2e-5,
-    beta: Annotated[float, typer.Option(min=0, help="How strongly DPO keeps the policy near the start.")] = 0.1,
-    seed: Annotated[int, typer.Option(help="Of the split of prompts, the samples and the order of pairs.")] = 0,
+    policy: Annotated[
+        str, typer.Option(help="The model to train: a folder, a name on the Hugging Face Hub, or smollm2.")
+    ] = DEFAULT_BACKBONE,
+    rounds: Annotated[int, typer.Option(min=1, help="Number of rounds, each of sampling, ranking and DPO.")] = 2,
+    n_prompts: Annotated[int, typer.Option("--prompts", min=1, help="Prompts per round.")] = 64,
+    samples: Annotated[int, typer.Option(min=2, help="Samples per prompt.")] = 4,
+    held_out: Annotated[int, typer.Option(min=2, help="Number of prompts held out for evaluation.")] = 48,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Maximum tokens per response.")] = 64,
+    min_margin: Annotated[float, typer.Option(min=0, help="Minimum reward margin of a training pair.")] = 0.0,
+    learning_rate: Annotated[float, typer.Option(min=0, help="Learning rate of AdamW.")] = 2e-5,
+    beta: Annotated[
+        float, typer.Option(min=0, help="DPO's beta: a larger value keeps the policy closer to the initial policy.")
+    ] = 0.1,
+    seed: Annotated[int, typer.Option(help="Seed of the prompt split, the sampling and the order of pairs.")] = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Train a policy by online DPO on a head's ranking of its samples, and see whether independent judges follow."""
+    """Train a policy by online DPO on a reward model's ranking, and check the gain with independent judges."""
     from sparserm.pairs.load import load_prompts, split_prompts
     from sparserm.policy.judges import Judge
     from sparserm.policy.online_dpo import align
@@ -63,7 +72,7 @@ def _print(report: AlignReport, n_held_out: int) -> None:
         if one.round
     ]
     print_table(
-        f"On {n_held_out} held-out prompts, against the start's answers",
+        f"Judges on {n_held_out} held-out prompts, compared with the initial policy",
         rows,
         round="d",
         judge="s",
@@ -74,7 +83,7 @@ def _print(report: AlignReport, n_held_out: int) -> None:
         verdict="s",
     )
     print_table(
-        "The policy",
+        "Policy",
         [asdict(one) for one in report.measures],
         round="d",
         tokens=".1f",
@@ -90,6 +99,6 @@ def _print(report: AlignReport, n_held_out: int) -> None:
     if climbed:
         ends = climbed if len(climbed) <= 2 * SHOWN else climbed[:SHOWN] + climbed[-SHOWN:]
         columns = {"feature": "d", "label": "s", "start": "+.3f", "end": "+.3f", "change": "+.3f"}
-        print_table("What the ranker's features give an answer: those that rose and fell most", ends, **columns)
+        print_table("Mean contribution per answer: the ranker's features that rose and fell most", ends, **columns)
     typer.echo(report.conclusion)
     typer.echo(f"The policy is in {report.policy}.")

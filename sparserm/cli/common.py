@@ -1,4 +1,4 @@
-"""What all commands share: their options, how pairs are loaded, how results are printed."""
+"""Options, data loading and output shared by all commands."""
 
 from __future__ import annotations
 
@@ -18,25 +18,33 @@ from sparserm.types import PairIssue, PreferenceData, SparseRMError
 app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="See what preference data rewards, and turn it into a reward model whose every reward is a sum one can read.",
+    help="Find out what your preference data rewards, and train a reward model whose rewards are sums of readable features.",
 )
 
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
-HeadOption = Annotated[str, typer.Option(help="A head's folder, or the name of a shipped one.")]
-HeadArgument = Annotated[str, typer.Argument(help="A head's folder, or the name of a shipped one.")]
-PromptOption = Annotated[str, typer.Option(help="What the user said.")]
-PairsArgument = Annotated[str, typer.Argument(help="A JSONL, CSV or Parquet file, or a dataset name.")]
-SkipBad = Annotated[bool, typer.Option(help="Leave out rows that cannot be used, and list them.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
+HeadOption = Annotated[str, typer.Option(help="Folder of a head, or a name listed by `sparserm heads`.")]
+HeadArgument = Annotated[str, typer.Argument(help="Folder of a head, or a name listed by `sparserm heads`.")]
+PromptOption = Annotated[str, typer.Option(help="The user's message.")]
+PairsArgument = Annotated[str, typer.Argument(help="Preference pairs: a JSONL, CSV or Parquet file, or a dataset name.")]
+SkipBad = Annotated[bool, typer.Option(help="Skip invalid rows and list them.")]
 Columns = Annotated[
-    list[str] | None, typer.Option("--column", help="Name of a column, as ours=theirs, e.g. prompt=question; can be repeated.")
+    list[str] | None, typer.Option("--column", help="Column name, as ours=theirs, e.g. prompt=question. Repeatable.")
 ]
 
 _T = TypeVar("_T")
 
 DEFAULT_SAE = f"{DEFAULT_BACKBONE}/layer_{DEFAULT_LAYER}"
 
-#: Findings of one kind are listed up to this many times, then counted.
+#: Of the warnings of one kind this many are printed, the rest are counted.
 LISTED = 5
+
+#: Titles of results whose key in the JSON output is not plain enough; others are shown as the key, with spaces.
+TITLES = {
+    "ci95": "95% interval",
+    "chance": "win probability",
+    "random_directions": "random latents",
+    "expected_error": "expected calibration error",
+}
 
 
 @app.callback(invoke_without_command=True)
@@ -47,7 +55,7 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
 
 
 def numbers(option: str, text: str, example: str) -> list[int]:
-    """Whole numbers with commas between them, each once."""
+    """Comma-separated whole numbers, without duplicates."""
     try:
         return list(dict.fromkeys(int(part) for part in text.split(",")))
     except ValueError:
@@ -63,7 +71,7 @@ def load(source: str, columns: Sequence[str] | None, skip_bad: bool) -> Preferen
 
 
 def column_names(entries: Sequence[str] | None) -> dict[str, str]:
-    """What ``--column`` gave: our names to the source's."""
+    """The mapping given by ``--column``: our column names to those of the source."""
     mapping = {}
     for entry in entries or ():
         ours, separator, theirs = entry.partition("=")
@@ -81,18 +89,18 @@ def load_backbone(model: Any) -> None:
 
 
 def readable(folders: Mapping[str, Path], read: Callable[[str, Path], _T]) -> Iterator[tuple[str, Path, _T]]:
-    """Name, folder and what is read from it; a folder that cannot be read is left out and named on stderr."""
+    """Yield name, folder and the value read from it; folders that cannot be read are skipped with a warning."""
     for name, folder in folders.items():
         try:
             value = read(name, folder)
         except SparseRMError as error:
-            typer.echo(f"warning: {name} is left out: {' '.join(str(error).split())}", err=True)
+            typer.echo(f"warning: {name} is skipped: {' '.join(str(error).split())}", err=True)
         else:
             yield name, folder, value
 
 
 def warn(issues: Iterable[PairIssue], name: str) -> None:
-    """List findings on stderr; many of one kind are counted after the first few."""
+    """Print issues to stderr: the first few of each kind, then the number of the others."""
     shown: Counter[str] = Counter()
     for issue in issues:
         kind = f"{issue.column}: {re.sub('[0-9]+', 'N', issue.problem)}"
@@ -101,12 +109,12 @@ def warn(issues: Iterable[PairIssue], name: str) -> None:
             typer.echo(f"{'skipped' if issue.severity == 'error' else 'warning'}: {name}: {issue}", err=True)
     for kind, count in shown.items():
         if count > LISTED:
-            typer.echo(f"warning: {name}: {count - LISTED} more rows like it, column {kind}", err=True)
+            typer.echo(f"warning: {name}: {count - LISTED} more rows like this, column {kind}", err=True)
 
 
 def warn_truncated(count: int) -> None:
     if count:
-        typer.echo(f"warning: {count} texts exceed the backbone's context; the left of their prompts was cut", err=True)
+        typer.echo(f"warning: {count} texts exceed the backbone's context; their prompts were truncated on the left", err=True)
 
 
 def printed_json(as_json: bool, result: Mapping[str, Any]) -> bool:
@@ -116,35 +124,37 @@ def printed_json(as_json: bool, result: Mapping[str, Any]) -> bool:
 
 
 def print_table(title: str, rows: Sequence[Mapping[str, Any]], **columns: str) -> None:
-    """A table of the named columns with their formats."""
+    """Print a table; ``columns`` maps each column's name to its format."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     table = Table(title=title, title_justify="left")
     for name, spec in columns.items():
-        table.add_column(name.replace("_", " "), justify="left" if spec == "s" else "right", overflow="fold")
+        table.add_column(_title(name), justify="left" if spec == "s" else "right", overflow="fold")
     for row in rows:
         table.add_row(*(Text(_cell(row.get(name), spec)) for name, spec in columns.items()))  # Text: no markup in it
     Console().print(table)
 
 
 def print_facts(title: str, facts: Mapping[str, Any]) -> None:
-    print_table(
-        title, [{"": name.replace("_", " "), "value": value} for name, value in facts.items()], **{"": "s", "value": "s"}
-    )
+    print_table(title, [{"": _title(name), "value": value} for name, value in facts.items()], **{"": "s", "value": "s"})
 
 
 def plain_numbers(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The numbers among the values."""
+    """The values that are numbers."""
     return {name: value for name, value in values.items() if isinstance(value, (int, float))}
+
+
+def _title(name: str) -> str:
+    return TITLES.get(name, name.replace("_", " "))
 
 
 def _cell(value: Any, spec: str) -> str:
     if value is None:
         return "-"
     if isinstance(value, Mapping):
-        return ", ".join(f"{name.replace('_', ' ')}: {_cell(one, spec)}" for name, one in value.items())
+        return ", ".join(f"{_title(name)}: {_cell(one, spec)}" for name, one in value.items())
     if isinstance(value, (list, tuple)):  # two floats are an interval
         interval = len(value) == 2 and isinstance(value[0], float)
         return (" to " if interval else ", ").join(_cell(one, spec) for one in value)

@@ -1,4 +1,4 @@
-"""The entry point, and the command that opens the app."""
+"""The entry point of the command line, and the command ``app``."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ CANCELLED = 130
 
 @app.command("app")
 def app_command(port: Annotated[int, typer.Option(help="Port to listen on.")] = 8501) -> None:
-    """Open the app."""
-    os.chdir(bundle_dir())  # where Streamlit looks for .streamlit/config.toml
+    """Start the app, on http://localhost:8501 by default."""
+    os.chdir(bundle_dir())  # Streamlit looks here for .streamlit/config.toml
     command = [sys.executable, "-m", "streamlit", "run", "app.py", "--server.port", str(port)]
-    os.execv(sys.executable, command)  # in place of this process: what ends it ends the app
+    os.execv(sys.executable, command)  # replaces this process, so that signals reach the app
 
 
 def main() -> None:
@@ -41,8 +41,8 @@ def main() -> None:
         code = CANCELLED
     except OSError as error:
         fail(f"{error.strerror or error}: {error.filename or ''}; check the path, its permissions and the free space")
-    if code == CANCELLED:  # Typer makes it of Ctrl-C in a command
-        typer.echo("cancelled; what was computed is kept, and the same command goes on from there", err=True)
+    if code == CANCELLED:  # Typer's code for Ctrl-C inside a command
+        typer.echo("cancelled; finished work is saved, run the same command to resume", err=True)
     raise SystemExit(code or 0)
 
 

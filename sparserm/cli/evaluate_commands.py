@@ -1,4 +1,4 @@
-"""Commands that judge pairs and heads: evaluate, audit."""
+"""Commands that check heads and pairs: evaluate, audit."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from sparserm.types import PreferenceData
 def evaluate(
     head: HeadArgument, pairs: PairsArgument, column: Columns = None, skip_bad: SkipBad = False, as_json: AsJson = False
 ) -> None:
-    """A head on preference pairs: accuracy, calibration, slices, worst mistakes; reward benchmarks by their own rules."""
+    """Evaluate a head on preference pairs: accuracy, calibration, slices, worst mistakes, reward benchmark scores."""
     from sparserm.evaluation.report import evaluation_report, summary
     from sparserm.evaluation.reward_benchmarks import score_benchmark
     from sparserm.model import SparseRM
@@ -70,14 +70,14 @@ def evaluate(
 @app.command()
 def audit(
     pairs: PairsArgument,
-    head: Annotated[str | None, typer.Option(help="A head that is asked which labels it contradicts.")] = None,
-    against: Annotated[str | None, typer.Option(help="Pairs that should share no prompt with these.")] = None,
-    out: Annotated[Path | None, typer.Option(help="CSV file to write the flagged rows to, with their texts.")] = None,
+    head: Annotated[str | None, typer.Option(help="A head; labels that it contradicts are flagged.")] = None,
+    against: Annotated[str | None, typer.Option(help="Pairs to check overlap with, e.g. the test pairs.")] = None,
+    out: Annotated[Path | None, typer.Option(help="CSV file for the flagged rows and their texts.")] = None,
     column: Columns = None,
     skip_bad: SkipBad = False,
     as_json: AsJson = False,
 ) -> None:
-    """Rows of preference data that deserve a second look, and how far the surface of the responses alone goes."""
+    """Find mislabelled, duplicate and leaked pairs, and measure how well surface features alone predict the labels."""
     from sparserm.audit import flags as engine
 
     data = load(pairs, column, skip_bad)
@@ -93,10 +93,10 @@ def audit(
     reasons = [{"flag": name, "pairs": count, "meaning": engine.REASONS[name]} for name, count in found.counts.items()]
     print_table(f"{data.name}: {found.n} pairs", reasons, flag="s", pairs="d", meaning="s")
     if found.agreement:
-        print_facts(f"Labels and {head}", asdict(found.agreement))
+        print_facts(f"Agreement of the labels with {head}", asdict(found.agreement))
     low, high = found.surface.ci95
     print_table(
-        f"Surface alone ranks {found.surface.accuracy:.1%} as labelled ({low:.1%} to {high:.1%})",
+        f"Accuracy of surface features alone: {found.surface.accuracy:.1%} ({low:.1%} to {high:.1%})",
         result["surface"]["rules"],
         name="s",
         mean_chosen=".2f",

@@ -1,4 +1,4 @@
-"""The command that puts heads into formats of other software: export."""
+"""The command ``export``: heads in formats of other software."""
 
 from __future__ import annotations
 
@@ -16,26 +16,25 @@ FORMATS = ("classifier", "head", "steering")
 @app.command()
 def export(
     head: HeadArgument,
-    out: Annotated[Path, typer.Option(help="Folder to write to.")],
+    out: Annotated[Path, typer.Option(help="Folder to write to; it has to be new or empty.")],
     form: Annotated[
         str,
         typer.Option(
-            "--format",
-            help="classifier, a transformers model with one label; head, the head alone; or steering, its directions.",
+            "--format", help="classifier: a transformers model with one label. head: the head alone. steering: its directions."
         ),
     ] = "classifier",
-    push_to_hub: Annotated[str | None, typer.Option(help="USER/NAME on the hub, to upload it to.")] = None,
-    private: Annotated[bool, typer.Option(help="Make a new repository there private; else it is public.")] = False,
+    push_to_hub: Annotated[str | None, typer.Option(help="Repository USER/NAME on the Hugging Face Hub to upload to.")] = None,
+    private: Annotated[bool, typer.Option(help="Create the repository as private; it is public by default.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write a head for other software: AutoModelForSequenceClassification, the hub, or those who steer."""
+    """Export a head as a transformers classifier, as a head alone, or as steering directions."""
     from sparserm.heads.saved import find_head
 
     if form not in FORMATS:
-        raise SparseRMError(f"the format is {form!r}, expected one of {', '.join(FORMATS)}; choose one of these")
+        raise SparseRMError(f"--format is {form!r}; expected one of {', '.join(FORMATS)}")
     find_head(head)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise SparseRMError(f"--out {out} is not empty; expected a new folder, all of which is the export; choose another")
+        raise SparseRMError(f"--out {out} is not empty; expected a new folder; choose another")
     from sparserm.integrations import hf
     from sparserm.support.progress import terminal_progress
 

@@ -1,4 +1,4 @@
-"""Commands on heads and their features: features, label, edit; and what can be used: heads, saes."""
+"""Commands for heads, their features and SAEs: features, label, edit, heads, saes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from sparserm.types import SparseRMError
 
 @app.command()
 def features(head: HeadArgument, as_json: AsJson = False) -> None:
-    """The features of a head: how often they fire for chosen and rejected responses, and their weights."""
+    """List the features of a head: firing rates on chosen and rejected responses, and weights."""
     from sparserm.model import SparseRM
 
     model = SparseRM.from_pretrained(head)
@@ -48,15 +48,19 @@ def features(head: HeadArgument, as_json: AsJson = False) -> None:
 def label(
     head: HeadArgument,
     pairs: PairsArgument,
-    endpoint: Annotated[str, typer.Option(help="OpenAI-compatible server to ask, up to its /v1; or SPARSERM_LABEL_URL.")] = "",
-    model: Annotated[str, typer.Option(help="Its model; or SPARSERM_LABEL_MODEL. SPARSERM_LABEL_KEY is its key.")] = "",
+    endpoint: Annotated[
+        str, typer.Option(help="URL of an OpenAI-compatible server, ending in /v1. Default: SPARSERM_LABEL_URL.")
+    ] = "",
+    model: Annotated[
+        str, typer.Option(help="Name of its model. Default: SPARSERM_LABEL_MODEL. The key is read from SPARSERM_LABEL_KEY.")
+    ] = "",
     column: Columns = None,
     skip_bad: SkipBad = False,
     as_json: AsJson = False,
 ) -> None:
-    """Label the features of a head by what tells the texts they fire in from others, and measure what each label predicts.
+    """Label the features of a head automatically, and measure how well each label predicts where its feature fires.
 
-    A local rule does it, unless an endpoint is given: then texts of the pairs are sent there.
+    Labels come from a local rule, or from a language model if an endpoint is given; texts of the pairs are then sent to it.
     """
     from sparserm.features.auto_labels import Rule, label_head
     from sparserm.features.llm_labels import EndpointLabeller, configured_endpoint
@@ -81,14 +85,14 @@ def label(
     rows = [
         {
             "feature": feature,
-            "label": one.text or f"unlabelled: {one.reason}",
+            "label": one.text or one.shown,
             "detects": one.detection and str(one.detection),
             "examples": one.examples and str(one.examples),
         }
         for feature, one in labels.items()
     ]
     print_table(
-        f"{scorer.card.name}: {len(named)} of {len(labels)} features have a label that predicts",
+        f"{scorer.card.name}: {len(named)} of {len(labels)} features have a reliable label",
         rows,
         feature="d",
         label="s",
@@ -100,16 +104,16 @@ def label(
 @app.command()
 def edit(
     head: HeadArgument,
-    out: Annotated[Path, typer.Option(help="Folder to write the edited head to; the head itself stays as it is.")],
+    out: Annotated[Path, typer.Option(help="Folder for the edited head; the original is not changed.")],
     off: Annotated[list[str] | None, typer.Option(help="Features to switch off, e.g. 12,88.")] = None,
-    flip: Annotated[list[str] | None, typer.Option(help="Features whose weight changes its sign.")] = None,
-    scale: Annotated[list[str] | None, typer.Option(help="Factors on weights, e.g. 9=0.5,12=2.")] = None,
-    test: Annotated[str | None, typer.Option(help="Pairs to measure on, of other prompts than in training.")] = None,
+    flip: Annotated[list[str] | None, typer.Option(help="Features whose weight changes sign, e.g. 7.")] = None,
+    scale: Annotated[list[str] | None, typer.Option(help="Factors to multiply weights by, e.g. 9=0.5,12=2.")] = None,
+    test: Annotated[str | None, typer.Option(help="Held-out pairs to measure the edits on.")] = None,
     column: Columns = None,
     skip_bad: SkipBad = False,
     as_json: AsJson = False,
 ) -> None:
-    """Switch off, flip or rescale features, measure that on held-out pairs, and save the result as a new head."""
+    """Switch off, flip or rescale features, measure the effect on held-out pairs, and save a new head."""
     from sparserm.heads.saved import find_head, head_hash
     from sparserm.model import SparseRM
     from sparserm.support.progress import terminal_progress
@@ -118,18 +122,23 @@ def edit(
     edits = read_factors(off or (), flip or (), scale or ())
     model, name = SparseRM.from_pretrained(head), find_head(head).name
     if out.resolve() == find_head(head).resolve():
-        raise SparseRMError(f"--out {out} is the head that is edited, which stays as it is; choose another folder")
-    make_edited_head(model.saved, name, edits, out.name, None)  # what cannot be edited is refused before any work
-    evidence, measured = None, {}
+        raise SparseRMError(
+            f"--out {out} is the head that is edited; expected another folder, since the original is not changed"
+        )
+    make_edited_head(model.saved, name, edits, out.name, None)  # rejects invalid edits before any work
+    held_out, measured = None, {}
     if test:
         data = load(test, column, skip_bad)
         with terminal_progress() as progress:
             model.load_backbone(progress)
-            evidence = held_out_scores(model.saved, data, model.represent(data, progress=progress))
-        measured = summarise_edits(evidence, edits, data)
+            held_out = held_out_scores(model.saved, data, model.represent(data, progress=progress))
+        measured = summarise_edits(held_out, edits, data)
     else:
-        typer.echo("warning: nothing was measured, and typical rewards stay the parent's; give pairs with --test", err=True)
-    edited = make_edited_head(model.saved, name, edits, out.name, evidence)
+        typer.echo(
+            "warning: nothing was measured, and the reference rewards are those of the original head; give pairs with --test",
+            err=True,
+        )
+    edited = make_edited_head(model.saved, name, edits, out.name, held_out)
     SparseRM(edited).save_pretrained(out)
     result = {"out": str(out), "hash": head_hash(edited), **edited.card.training["lineage"], **measured}
     if not printed_json(as_json, result):
@@ -138,7 +147,7 @@ def edit(
 
 @app.command()
 def heads(as_json: AsJson = False) -> None:
-    """The heads that can be used by name."""
+    """List the heads that can be used by name."""
     from sparserm.heads.saved import list_heads, load_head
 
     rows = []
@@ -165,7 +174,7 @@ def heads(as_json: AsJson = False) -> None:
 
 @app.command()
 def saes(as_json: AsJson = False) -> None:
-    """The SAEs that can be used by name."""
+    """List the SAEs that can be used by name."""
     from sparserm.sae.autoencoder import describe_sae, find_saes
 
     rows = [

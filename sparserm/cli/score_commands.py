@@ -30,18 +30,22 @@ from sparserm.types import SparseRMError
 @app.command()
 def score(
     head: HeadOption,
-    pairs: Annotated[str | None, typer.Argument(help="Score all pairs of a file instead, into the folder --out.")] = None,
-    prompt: Annotated[str | None, typer.Option(help="What the user said.")] = None,
-    response: Annotated[str | None, typer.Option(help="What is to be scored.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of Parquet files; a stopped run goes on there.")] = None,
+    pairs: Annotated[
+        str | None, typer.Argument(help="Preference pairs to score instead of one response; the scores go to --out.")
+    ] = None,
+    prompt: Annotated[str | None, typer.Option(help="The user's message.")] = None,
+    response: Annotated[str | None, typer.Option(help="The response to score.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the scores as Parquet files. Repeat the command to resume a stopped run.")
+    ] = None,
     column: Columns = None,
     engine: Annotated[
-        str, typer.Option(help="local, or ray: Ray Data, on the cluster of RAY_ADDRESS or on this machine.")
+        str, typer.Option(help="local, or ray: Ray Data on the cluster RAY_ADDRESS, else on this machine.")
     ] = "local",
-    workers: Annotated[int, typer.Option(help="Workers of --engine ray.", min=1)] = 2,
+    workers: Annotated[int, typer.Option(help="Number of workers of --engine ray.", min=1)] = 2,
     as_json: AsJson = False,
 ) -> None:
-    """Reward of one response and what it is made of; or the rewards of a file of pairs, of any size."""
+    """Score one response and explain its reward, or score all pairs of a file of any size."""
     if pairs is not None:
         if prompt is not None or response is not None or out is None:
             raise SparseRMError(
@@ -52,7 +56,7 @@ def score(
     elif prompt is None or response is None:
         raise SparseRMError("nothing to score; expected --prompt and --response, or a file of pairs and --out")
     elif out is not None or column or engine != "local":
-        raise SparseRMError("--out, --column and --engine are for a file of pairs; leave them out, or give the file")
+        raise SparseRMError("--out, --column and --engine apply to a file of pairs; remove them, or give a file")
     else:
         _score_response(head, prompt, response, as_json)
 
@@ -72,7 +76,10 @@ def _score_file(pairs: str, head: str, out: Path, columns: list[str] | None, eng
     with terminal_progress() as progress:
         scored = score_file(pairs, head, out, columns=column_names(columns), engine=run, progress=progress)
     if scored.n_unusable:
-        typer.echo(f"warning: {scored.n_unusable} rows cannot be used; the column `problem` says why", err=True)
+        typer.echo(
+            f"warning: {scored.n_unusable} rows are invalid and have no rewards; the reason is in the column `problem`",
+            err=True,
+        )
     if scored.n_truncated:
         typer.echo(f"warning: {scored.n_truncated} pairs exceed the backbone's context; see the column `tokens_cut`", err=True)
     if not printed_json(as_json, vars(scored)):
@@ -110,19 +117,17 @@ def _score_response(head: str, prompt: str, response: str, as_json: bool) -> Non
         contribution="+.3f",
     )
     typer.echo(f"The contributions and the bias ({explanation.bias:+.3f}) add up to the reward.")
-    typer.echo(
-        f"It beats a typical chosen response with chance {beats_chosen:.0%}, a typical rejected one with {beats_rejected:.0%}."
-    )
+    typer.echo(f"Win probability vs. a typical chosen response: {beats_chosen:.0%}, vs. a rejected one: {beats_rejected:.0%}.")
 
 
 @app.command()
 def compare(
     head: HeadOption,
     prompt: PromptOption,
-    response: Annotated[list[str], typer.Option(help="Give this twice or more.")],
+    response: Annotated[list[str], typer.Option(help="A response; give two or more.")],
     as_json: AsJson = False,
 ) -> None:
-    """Rank responses to one prompt and take the margin apart."""
+    """Rank responses to one prompt, and explain the margin between the best two."""
     from sparserm.model import SparseRM
 
     model = SparseRM.from_pretrained(head)
@@ -153,15 +158,19 @@ def compare(
 
 @app.command("best-of-n")
 def best_of_n_command(
-    candidates: Annotated[Path, typer.Argument(help="JSONL, CSV or Parquet: prompt with responses, or one response a row.")],
+    candidates: Annotated[
+        Path, typer.Argument(help="JSONL, CSV or Parquet file: a prompt with its responses per row, or one response per row.")
+    ],
     head: HeadOption,
-    out: Annotated[Path, typer.Option(help="Where the ranking goes: .jsonl or .csv.")],
-    pairs: Annotated[Path | None, typer.Option(help="Where best against worst goes, as JSONL for training.")] = None,
-    min_margin: Annotated[float, typer.Option(help="Least difference in reward for a pair.")] = 0.0,
+    out: Annotated[Path, typer.Option(help="File for the ranking: .jsonl or .csv.")],
+    pairs: Annotated[
+        Path | None, typer.Option(help="JSONL file for preference pairs of the best and the worst response.")
+    ] = None,
+    min_margin: Annotated[float, typer.Option(help="Minimum reward margin of a pair.")] = 0.0,
     skip_bad: SkipBad = False,
     as_json: AsJson = False,
 ) -> None:
-    """Rank many candidates for each of many prompts, and make preference pairs of the best and the worst."""
+    """Rank the candidate responses of many prompts, and make preference pairs of the best and the worst."""
     from sparserm.model import SparseRM
     from sparserm.scoring import best_of_n
     from sparserm.support.progress import terminal_progress

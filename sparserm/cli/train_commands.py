@@ -1,4 +1,4 @@
-"""Commands that learn from pairs, or find out how best to: train, sweep, benchmark, train-sae."""
+"""Commands that train: train, sweep, benchmark, train-sae."""
 
 from __future__ import annotations
 
@@ -30,16 +30,20 @@ from sparserm.types import SparseRMError
 @app.command()
 def train(
     pairs: PairsArgument,
-    out: Annotated[Path, typer.Option(help="Folder to write the head to.")],
-    layer: Annotated[int | None, typer.Option(help="Layer whose shipped SAE is used.")] = None,
-    sae: Annotated[str | None, typer.Option(help="SAE: a folder, a name of `sparserm saes`, or release:sae_id.")] = None,
-    k: Annotated[int | None, typer.Option(help="Features of the head.")] = None,
-    pooling: Annotated[str | None, typer.Option(help="last or mean.")] = None,
-    l2: Annotated[float | None, typer.Option(help="Ridge penalty; cross-validated where it is not given.")] = None,
-    selection: Annotated[str | None, typer.Option(help="sparse, frequency, effect_size or random.")] = None,
-    avoid_length: Annotated[bool, typer.Option(help="Keep rewards from following the length of responses.")] = False,
-    backbone: Annotated[str, typer.Option(help="A folder, a hub name, or smollm2.")] = DEFAULT_BACKBONE,
-    test: Annotated[str | None, typer.Option(help="Pairs to measure on; else cross-validated over prompts.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the head.")],
+    layer: Annotated[int | None, typer.Option(help="Layer of the shipped SAE: 10, 15 or 20. Default: 15.")] = None,
+    sae: Annotated[str | None, typer.Option(help="SAE: a folder, a name listed by `sparserm saes`, or release:sae_id.")] = None,
+    k: Annotated[int | None, typer.Option(help="Number of features, 32 at most. Default: 32.")] = None,
+    pooling: Annotated[str | None, typer.Option(help="Pooling over the response's tokens: mean (default) or last.")] = None,
+    l2: Annotated[float | None, typer.Option(help="Ridge penalty. Default: chosen by cross-validation.")] = None,
+    selection: Annotated[
+        str | None, typer.Option(help="Feature selection: sparse (default), frequency, effect_size or random.")
+    ] = None,
+    avoid_length: Annotated[bool, typer.Option(help="Keep margins from following the length of responses.")] = False,
+    backbone: Annotated[
+        str, typer.Option(help="Backbone: a folder, a name on the Hugging Face Hub, or smollm2.")
+    ] = DEFAULT_BACKBONE,
+    test: Annotated[str | None, typer.Option(help="Test pairs. Default: cross-validation over prompts.")] = None,
     column: Columns = None,
     skip_bad: SkipBad = False,
     as_json: AsJson = False,
@@ -79,18 +83,24 @@ def train(
 @app.command()
 def sweep(
     pairs: PairsArgument,
-    layers: Annotated[str | None, typer.Option(help="Layers, e.g. 10,15; by default all that have an SAE.")] = None,
-    k: Annotated[str | None, typer.Option(help="Numbers of features, e.g. 8,16,32.")] = None,
-    methods: Annotated[str | None, typer.Option(help="Selections and dense, e.g. sparse,dense; all by default.")] = None,
-    pooling: Annotated[str | None, typer.Option(help="last or mean.")] = None,
-    sae: Annotated[list[str] | None, typer.Option(help="SAEs instead of layers: folder, name or release:sae_id.")] = None,
-    backbone: Annotated[str, typer.Option(help="A folder, a hub name, or smollm2.")] = DEFAULT_BACKBONE,
-    out: Annotated[Path | None, typer.Option(help="CSV file to write the cells to.")] = None,
+    layers: Annotated[str | None, typer.Option(help="Layers, e.g. 10,15. Default: all that have an SAE.")] = None,
+    k: Annotated[str | None, typer.Option(help="Numbers of features, e.g. 8,16,32. Default: 4,8,16,24,32.")] = None,
+    methods: Annotated[
+        str | None, typer.Option(help="Feature selections, and dense for the dense probe, e.g. sparse,dense. Default: all.")
+    ] = None,
+    pooling: Annotated[str | None, typer.Option(help="Pooling over the response's tokens: mean (default) or last.")] = None,
+    sae: Annotated[
+        list[str] | None, typer.Option(help="SAE, instead of --layers: a folder, a name or release:sae_id. Repeatable.")
+    ] = None,
+    backbone: Annotated[
+        str, typer.Option(help="Backbone: a folder, a name on the Hugging Face Hub, or smollm2.")
+    ] = DEFAULT_BACKBONE,
+    out: Annotated[Path | None, typer.Option(help="CSV file for the results.")] = None,
     column: Columns = None,
     skip_bad: SkipBad = False,
     as_json: AsJson = False,
 ) -> None:
-    """Layers, numbers of features and methods beside each other, cross-validated over prompts."""
+    """Compare layers, numbers of features and selection methods by cross-validation over prompts."""
     from sparserm.backbone.model import Backbone
     from sparserm.heads.fitting import fit_settings
     from sparserm.heads.inputs import load_saes, represent_layers
@@ -98,7 +108,7 @@ def sweep(
     from sparserm.training import sweep as engine
 
     sizes = numbers("--k", k, "8,16,32") if k else list(engine.SIZES)
-    settings = [fit_settings(k=size, pooling=pooling) for size in sizes][-1]  # each size is checked
+    settings = [fit_settings(k=size, pooling=pooling) for size in sizes][-1]  # checks every size
     chosen = engine.check_methods(methods.split(",") if methods else engine.METHODS)
     saes = load_saes(tuple(sae) if sae else _layer_saes(layers, backbone))
     data = load(pairs, column, skip_bad)
@@ -108,9 +118,7 @@ def sweep(
         represented = represent_layers(data.pairs, model, saes, settings.pooling, progress)
         cells = engine.sweep(represented, saes, settings, sizes, chosen, progress)
     if not cells:
-        raise SparseRMError(
-            f"{data.name} is too small for these features to be cross-validated; give more pairs or a smaller --k"
-        )
+        raise SparseRMError(f"{data.name} is too small to cross-validate heads of this size; give more pairs or a smaller --k")
     if out:
         out.parent.mkdir(parents=True, exist_ok=True)
         engine.cells_table(cells).to_csv(out, index=False)
@@ -126,20 +134,20 @@ def sweep(
     }
     if printed_json(as_json, result):
         return
-    title = f"{data.name}, {settings.pooling} pooling: cross-validated over {n_prompts} prompts"
+    title = f"{data.name}, {settings.pooling} pooling: accuracy by cross-validation over {n_prompts} prompts"
     rows = [{**cell, "k": cell["k"] or None} for cell in result["cells"]]
     print_table(title, rows, layer="d", method="s", k="d", accuracy=".3f", ci95=".3f")
     if choice:
         typer.echo(f"Best: {engine.describe(choice.best)}.")
-        typer.echo(f"Simplest within its interval: {engine.describe(choice.simplest)}.")
-        typer.echo("Both were chosen on these pairs, which flatters them a little: measure the head on others.")
+        typer.echo(f"Simplest within its confidence interval: {engine.describe(choice.simplest)}.")
+        typer.echo("Both were chosen on these pairs, so their accuracy is slightly optimistic: measure the head on others.")
 
 
 def _layer_saes(layers: str | None, backbone: str) -> tuple[str, ...]:
-    """Names of the backbone's SAEs, one for each layer.
+    """Names of the backbone's SAEs, one per layer.
 
     Raises:
-        SparseRMError: it has none.
+        SparseRMError: the backbone has no SAE.
     """
     from sparserm.sae.autoencoder import list_saes
 
@@ -147,27 +155,30 @@ def _layer_saes(layers: str | None, backbone: str) -> tuple[str, ...]:
         return tuple(f"{backbone}/layer_{layer}" for layer in numbers("--layers", layers, "10,15,20"))
     found = [one for one in list_saes() if one.name.startswith(f"{backbone}/")]
     if not found:
-        raise SparseRMError(
-            f"no SAE is kept under {backbone}/ (`sparserm saes` lists them); give one or more with --sae, each of another layer"
-        )
+        raise SparseRMError(f"no SAE found under {backbone}/ (see `sparserm saes`); give SAEs of different layers with --sae")
     return tuple({one.layer: one.name for one in sorted(found, key=lambda one: one.layer)}.values())
 
 
 @app.command()
 def benchmark(
     pairs: PairsArgument,
-    out: Annotated[Path, typer.Option(help="JSON file for the cells; the same command goes on where it was stopped.")],
-    test: Annotated[str | None, typer.Option(help="Pairs to judge on; else a quarter of the prompts is held out.")] = None,
-    budgets: Annotated[str, typer.Option(help="Label budgets in pairs.")] = "100,300,1000,all",
-    seeds: Annotated[int, typer.Option(min=1, help="Draws of the training pairs.")] = 5,
-    fine_tune: Annotated[list[str] | None, typer.Option(help="full or lora, one seed: hours on a CPU.")] = None,
-    sae: Annotated[str, typer.Option(help="SAE: a folder, a name of `sparserm saes`, or release:sae_id.")] = DEFAULT_SAE,
-    backbone: Annotated[str, typer.Option(help="A folder, a hub name, or smollm2.")] = DEFAULT_BACKBONE,
+    out: Annotated[Path, typer.Option(help="JSON file for the results. Repeat the command to resume a stopped run.")],
+    test: Annotated[str | None, typer.Option(help="Test pairs. Default: a quarter of the prompts is held out.")] = None,
+    budgets: Annotated[str, typer.Option(help="Label budgets: numbers of training pairs.")] = "100,300,1000,all",
+    seeds: Annotated[int, typer.Option(min=1, help="Random draws of the training pairs per budget.")] = 5,
+    fine_tune: Annotated[
+        list[str] | None,
+        typer.Option(help="Also fine-tune reward models with TRL: full or lora. One draw; hours on a CPU. Repeatable."),
+    ] = None,
+    sae: Annotated[str, typer.Option(help="SAE: a folder, a name listed by `sparserm saes`, or release:sae_id.")] = DEFAULT_SAE,
+    backbone: Annotated[
+        str, typer.Option(help="Backbone: a folder, a name on the Hugging Face Hub, or smollm2.")
+    ] = DEFAULT_BACKBONE,
     column: Columns = None,
     skip_bad: SkipBad = False,
     as_json: AsJson = False,
 ) -> None:
-    """Which way of learning is best on these pairs: heads, probes, baselines and fine-tuning at several label budgets."""
+    """Compare heads, probes, baselines and fine-tuned reward models on your pairs, at several label budgets."""
     from sparserm.benchmark.results import Results, Task
     from sparserm.benchmark.run import read_budgets, run_benchmark
     from sparserm.benchmark.tables import table
@@ -199,54 +210,58 @@ def benchmark(
     head = results.head(task.name)
     if printed_json(as_json, {"out": str(out), "n_train": n_train, "n_test": n_test, "rows": rows, "head": head}):
         return
-    typer.echo(f"{task.name}: {n_train} pairs to learn from, judged on {n_test} of other prompts.")
+    typer.echo(f"{task.name}: {n_train} training pairs, tested on {n_test} pairs of other prompts.")
     for budget in wanted:
         shown = [
             {
-                "way": row["way"],
+                "method": row["way"],
                 "accuracy": row["accuracy"],
                 "interval": row["ci95"],
                 "draws": row["seeds"],
-                "learned": row["n_parameters"],
+                "parameters": row["n_parameters"],
                 "seconds": row["seconds"],
             }
             for row in rows
             if row["budget"] == budget
         ]
         title = "All pairs" if budget is None else f"{budget:,} pairs"
-        if shown:  # a budget of more pairs than there are has no rows
-            print_table(title, shown, way="s", accuracy=".3f", interval=".3f", draws="d", learned=",d", seconds=".1f")
-    typer.echo("Learned: numbers. Seconds: of the fit, representations in memory; of fine-tuning, of the whole training.")
+        if shown:  # a budget above the number of pairs has no rows
+            print_table(title, shown, method="s", accuracy=".3f", interval=".3f", draws="d", parameters=",d", seconds=".1f")
+    typer.echo(
+        "Parameters: trained parameters. Seconds: fitting on computed representations; for fine-tuning, the whole training."
+    )
     if head:
         faithful, balanced = head["faithfulness"], head["balanced"]
         print_facts(
-            f"The head of {head['k']} features from all {n_train} pairs",
+            f"Head of {head['k']} features, trained on all {n_train} pairs",
             {
-                "margins follow length (Spearman)": head["length"]["margin_spearman"],
-                "accuracy where length says nothing": balanced and balanced["accuracy"],
-                "largest error of a sum of contributions": faithful["feature_sum"],
-                "largest error of what steering the backbone does": faithful["steer"],
-                "spread of rewards": faithful["spread"],
-                "features chosen again from other prompts (Jaccard)": head["jaccard"],
-                "the same by chance": head["chance"],
+                "correlation of margins with length (Spearman)": head["length"]["margin_spearman"],
+                "length-balanced accuracy": balanced and balanced["accuracy"],
+                "largest error: sum of contributions": faithful["feature_sum"],
+                "largest error: predicted effect of steering the backbone": faithful["steer"],
+                "standard deviation of rewards": faithful["spread"],
+                "overlap of features selected from other prompts (Jaccard)": head["jaccard"],
+                "overlap expected by chance": head["chance"],
             },
         )
 
 
 @app.command("train-sae")
 def train_sae_command(
-    corpus: Annotated[Path, typer.Argument(help="JSON lines with `messages` or `text`; .gz is read too.")],
-    out: Annotated[Path, typer.Option(help="Folder to write layer_<l>/ folders to; repeat the command to resume.")],
-    layers: Annotated[str, typer.Option(help="Layers, e.g. 10,15,20.")] = ",".join(map(str, DEFAULT_LAYERS)),
-    backbone: Annotated[str, typer.Option(help="A folder, a hub name, or smollm2.")] = DEFAULT_BACKBONE,
-    tokens: Annotated[int, typer.Option(help="Tokens of the corpus to train on.")] = 700_000,
-    d_sae: Annotated[int | None, typer.Option(help="Latents.")] = None,
-    k: Annotated[int | None, typer.Option(help="Latents active per token (L0).")] = None,
-    epochs: Annotated[int | None, typer.Option(help="Passes over the activations.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of initialisation and shuffling: how stable are features?")] = None,
+    corpus: Annotated[Path, typer.Argument(help="JSON lines (.gz too) with `messages` or `text`.")],
+    out: Annotated[Path, typer.Option(help="Folder for the SAEs, as layer_<l>/. Repeat the command to resume a stopped run.")],
+    layers: Annotated[str, typer.Option(help="Layers to train an SAE at.")] = ",".join(map(str, DEFAULT_LAYERS)),
+    backbone: Annotated[
+        str, typer.Option(help="Backbone: a folder, a name on the Hugging Face Hub, or smollm2.")
+    ] = DEFAULT_BACKBONE,
+    tokens: Annotated[int, typer.Option(help="Number of tokens to train on.")] = 700_000,
+    d_sae: Annotated[int | None, typer.Option(help="Number of latents. Default: 4,608.")] = None,
+    k: Annotated[int | None, typer.Option(help="Latents active per token (L0). Default: 64.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the activations. Default: 4.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of initialisation and shuffling. Default: 0.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Train TopK SAEs at several layers on activations from one pass over a corpus, and measure them on held-out text."""
+    """Train TopK SAEs at several layers from one pass over a corpus, and evaluate them on held-out text."""
     from sparserm.sae.training import SAERecipe, train_saes
     from sparserm.support.progress import terminal_progress
 
@@ -260,5 +275,5 @@ def train_sae_command(
     rows = [{"layer": layer, "path": str(out / f"layer_{layer}"), **quality.to_dict()} for layer, quality in trained.items()]
     if not printed_json(as_json, {"saes": rows}):
         print_table(
-            "Measured on held-out text", rows, layer="d", explained_variance=".3f", l0=".1f", dead=".2%", loss_recovered=".3f"
+            "Evaluated on held-out text", rows, layer="d", explained_variance=".3f", l0=".1f", dead=".2%", loss_recovered=".3f"
         )

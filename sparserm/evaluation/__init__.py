@@ -1,1 +1,1 @@
-"""Accuracy of heads, confidence intervals, length checks and reward benchmarks."""
+"""Evaluation of heads: accuracy, confidence intervals, length bias, reports and reward benchmarks."""

@@ -1,19 +1,19 @@
-"""Confidence intervals that respect prompts, and correlations."""
+"""Confidence intervals that account for pairs sharing a prompt, and correlations."""
 
 from __future__ import annotations
 
 import numpy as np
 
+#: Number of bootstrap resamples.
 BOOTSTRAP_SAMPLES = 2000
-
-
+#: 97.5 % quantile of the standard normal distribution.
 _Z95 = 1.959963984540054
 
 
 def accuracy_interval(correct: np.ndarray, groups: np.ndarray) -> tuple[float, float]:
-    """95 % percentile bootstrap over prompts: pairs of one prompt share responses and are not independent.
+    """95 % percentile bootstrap over prompts: pairs of one prompt may share responses and are not independent.
 
-    With a single prompt there is nothing to resample, and the interval is all that is possible.
+    With a single prompt nothing can be resampled, and the interval is 0 to 1.
     """
     hits, counts = resampled_sums(np.stack([correct, np.ones(len(correct))]), groups)
     if len(np.unique(groups)) < 2:
@@ -25,8 +25,8 @@ def accuracy_interval(correct: np.ndarray, groups: np.ndarray) -> tuple[float, f
 def resampled_sums(rows: np.ndarray, groups: np.ndarray) -> np.ndarray:
     """``[m, BOOTSTRAP_SAMPLES]`` sums of ``rows [m, n]`` over prompts drawn with replacement.
 
-    Prompts of the same sums are interchangeable, so that drawing prompts is drawing how many of each kind: the same
-    distribution, in a millisecond whatever the number of prompts.
+    Prompts with the same sums are interchangeable, so the number of draws of each distinct sum is multinomial: the same
+    distribution, computed in a millisecond for any number of prompts.
     """
     _, numbers = np.unique(groups, return_inverse=True)
     sums = np.stack([np.bincount(numbers, weights=row) for row in rows])
@@ -37,9 +37,9 @@ def resampled_sums(rows: np.ndarray, groups: np.ndarray) -> np.ndarray:
 
 
 def mean_interval(rows: np.ndarray, groups: np.ndarray) -> tuple[float, float]:
-    """95 % interval of the mean of ``rows [draws, n]``: several heads, each judged on the same pairs; bool, or differences.
+    """95 % interval of the mean of ``rows [draws, n]``, results of several heads on the same pairs (bool, or differences).
 
-    Two independent chances, which prompts are in the test and which heads were drawn: their variances add up.
+    The variance from sampling test prompts and the variance from drawing heads are independent and add up.
     """
     each = rows.mean(1)
     mean = float(each.mean())
@@ -49,9 +49,9 @@ def mean_interval(rows: np.ndarray, groups: np.ndarray) -> tuple[float, float]:
 
 
 def share_interval(correct: np.ndarray, groups: np.ndarray) -> tuple[float, float]:
-    """:func:`accuracy_interval` for a part of the pairs, which may be few.
+    """:func:`accuracy_interval` for a small part of the pairs.
 
-    Where all are right, or all wrong, resampling finds nothing else; Wilson's interval does not, taken over prompts.
+    Where all or none are correct a bootstrap interval has width zero; Wilson's interval over prompts is returned instead.
     """
     from scipy.stats import binomtest
 
@@ -63,7 +63,7 @@ def share_interval(correct: np.ndarray, groups: np.ndarray) -> tuple[float, floa
 
 
 def wilson_interval(p: np.ndarray, n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """95 % score interval of a share (Wilson, 1927)."""
+    """95 % score interval of a share ``p`` of ``n`` (Wilson, 1927)."""
     shrink = 1 + _Z95**2 / n
     middle = (p + _Z95**2 / (2 * n)) / shrink
     half = _Z95 / shrink * np.sqrt(p * (1 - p) / n + _Z95**2 / (4 * n**2))
@@ -71,7 +71,7 @@ def wilson_interval(p: np.ndarray, n: np.ndarray) -> tuple[np.ndarray, np.ndarra
 
 
 def correlations(columns: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Pearson correlation of each column of ``[n]`` or ``[n, K]`` with ``y [n]``; NaN where one of the two does not vary."""
+    """Pearson correlation of each column of ``[n]`` or ``[n, K]`` with ``y [n]``; NaN where either is constant."""
     x = columns - columns.mean(0)
     y = y - y.mean()
     norms = np.sqrt((x**2).sum(0) * (y @ y))
@@ -80,7 +80,7 @@ def correlations(columns: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def rank_correlations(columns: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Spearman's, the same way: Pearson's over ranks, ties sharing theirs."""
+    """Spearman correlation, as :func:`correlations` over ranks; ties get their mean rank."""
     from scipy.stats import rankdata
 
     return correlations(rankdata(columns, axis=0), rankdata(y))

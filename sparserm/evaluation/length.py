@@ -1,7 +1,7 @@
-"""How far a head rewards the length of responses instead of what is in them, and how good it is where length says nothing.
+"""Length bias: correlation of rewards with response length, and accuracy when length is balanced.
 
-Lengths are in tokens, differences within a pair are differences of log length. That a reward follows length is no fault
-where long responses are better; what counts is whether the head still ranks pairs in which length does not help it.
+Lengths are in tokens; the length gap of a pair is the difference of log lengths. A correlation with length is not a fault in
+itself where longer responses are better; what counts is the accuracy on pairs in which length does not help.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ import numpy as np
 
 from sparserm.evaluation.intervals import correlations, rank_correlations, resampled_sums
 
-#: A feature tracks length where its alignment score has at least this |Spearman| with the length of the training responses.
-#: Chance leaves it below 0.1 for some hundreds of responses; of the shipped heads' features a quarter is above.
+#: A feature tracks length where the |Spearman| correlation of its alignment score with the length of the training responses is
+#: at least this. By chance it stays below 0.1 for some hundred responses; a quarter of the shipped heads' features are above.
 TRACKS = 0.3
 
 
 @dataclass(frozen=True)
 class LengthCorrelation:
-    """How far rewards follow the log length of responses; NaN where one of the two does not vary.
+    """Correlations of rewards with the log length of responses; NaN where either is constant.
 
     Attributes:
-        reward_pearson, reward_spearman: of rewards with lengths, over all responses.
-        margin_pearson, margin_spearman: of margins with gaps in length, over pairs: prompts that call for long answers do
-            not count.
+        reward_pearson, reward_spearman: correlation of rewards with log lengths, over all responses.
+        margin_pearson, margin_spearman: correlation of margins with length gaps, over pairs; not affected by prompts that
+            require long answers.
     """
 
     reward_pearson: float
@@ -33,22 +33,22 @@ class LengthCorrelation:
     margin_spearman: float
 
     def to_dict(self) -> dict[str, float | None]:
-        """For JSON, which has no NaN: what is not defined is None."""
+        """As a dictionary for JSON: NaN becomes None."""
         return {name: None if np.isnan(value) else value for name, value in vars(self).items()}
 
 
 @dataclass(frozen=True)
 class LengthBalanced:
-    """Accuracy where "longer is better" is right for exactly half of the weight.
+    """Length-balanced accuracy, for which "longer is better" scores exactly 0.5.
 
-    The mean of the accuracy on pairs whose chosen response is longer and of that on pairs whose chosen one is shorter, so
-    that no preference for long or short responses gains anything; pairs of equal length are left out. Unlike matched pairs
-    it needs no lengths to be near each other.
+    The mean of the accuracy on pairs with a longer chosen response and the accuracy on pairs with a shorter one, so that a
+    preference for long or short responses gains nothing. Pairs of equal length are left out. Unlike length-matched pairs it
+    does not need responses of similar length.
 
     Attributes:
-        ci95: bootstrap over prompts.
-        longer, shorter: accuracy on the two kinds of pairs.
-        n_longer, n_shorter: their numbers.
+        ci95: 95 % interval, bootstrap over prompts.
+        longer, shorter: accuracy on pairs with a longer / shorter chosen response.
+        n_longer, n_shorter: number of these pairs.
     """
 
     accuracy: float
@@ -60,7 +60,7 @@ class LengthBalanced:
 
 
 def length_correlation(rewards: np.ndarray, margins: np.ndarray, lengths: np.ndarray, gaps: np.ndarray) -> LengthCorrelation:
-    """Correlations of rewards ``[2n]`` with log lengths ``[2n]`` and of margins ``[n]`` with their gaps ``[n]``."""
+    """Correlations of rewards ``[2n]`` with log lengths ``[2n]`` and of margins ``[n]`` with length gaps ``[n]``."""
     return LengthCorrelation(
         float(correlations(rewards, lengths)),
         float(rank_correlations(rewards, lengths)),
@@ -70,10 +70,10 @@ def length_correlation(rewards: np.ndarray, margins: np.ndarray, lengths: np.nda
 
 
 def length_balanced(margins: np.ndarray, gaps: np.ndarray, groups: np.ndarray) -> LengthBalanced | None:
-    """Balanced accuracy of margins ``[n]``, chosen minus rejected; a tie counts as wrong.
+    """Length-balanced accuracy of margins ``[n]``, chosen minus rejected; a tie counts as wrong.
 
     Args:
-        gaps: ``[n]`` length of chosen minus rejected.
+        gaps: ``[n]`` length gaps, chosen minus rejected.
         groups: ``[n]`` the prompt of each pair.
 
     Returns:
@@ -84,7 +84,7 @@ def length_balanced(margins: np.ndarray, gaps: np.ndarray, groups: np.ndarray) -
         return None
     first, second = float(correct[longer].mean()), float(correct[shorter].mean())
     hits, others, n, n_others = resampled_sums(np.stack([correct & longer, correct & shorter, longer, shorter]), groups)
-    drawn = (n > 0) & (n_others > 0)  # of a handful of prompts a draw may hold one side alone
+    drawn = (n > 0) & (n_others > 0)  # with few prompts a resample may contain only one kind
     low, high = np.percentile((hits[drawn] / n[drawn] + others[drawn] / n_others[drawn]) / 2, [2.5, 97.5])
     interval = (float(low), float(high)) if len(np.unique(groups)) > 1 else (0.0, 1.0)
     return LengthBalanced((first + second) / 2, interval, first, second, int(longer.sum()), int(shorter.sum()))

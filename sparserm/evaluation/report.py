@@ -1,4 +1,4 @@
-"""How a head does on a dataset, beyond one number: calibration, AUROC, slices, and its worst mistakes with their reasons."""
+"""Evaluation report of a head on a dataset: accuracy, AUROC, calibration, slices, length bias and worst mistakes."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ from sparserm.types import PreferenceData, PreferencePair
 if TYPE_CHECKING:
     import pandas as pd
 
-#: Worst mistakes that are taken apart.
+#: Number of worst mistakes that are explained.
 MISTAKES = 20
-#: Bins of the reliability diagram, between a confidence of one half and of one.
+#: Number of bins of the reliability diagram, between confidences 0.5 and 1.
 BINS = 10
-#: Pairs count as length-matched where neither response has more than 1.25 times the other's tokens.
+#: Pairs are length-matched where neither response has more than 1.25 times the tokens of the other.
 LENGTH_MATCHED = 1.25
-#: The name of their slice.
+#: Name of the slice of length-matched pairs.
 MATCHED = "about as long"
 
 
 @dataclass(frozen=True)
 class Slice:
-    """Accuracy on some of the pairs.
+    """Accuracy on a part of the pairs.
 
     Attributes:
-        by: what the pairs were sorted by: ``category``, ``length``, ``margin`` or ``training``.
-        name: which of them these are.
-        ci95: bootstrap over prompts; Wilson's where all are right or all wrong, which a bootstrap takes for certain.
+        by: what the pairs are sliced by: ``category``, ``length``, ``margin`` or ``training``.
+        name: name of the slice.
+        ci95: bootstrap over prompts; Wilson's interval where all or none are correct.
         length_baseline: accuracy of "longer is better" on the same pairs.
     """
 
@@ -57,7 +57,7 @@ class Slice:
 
 @dataclass(frozen=True)
 class ReliabilityBin:
-    """Pairs of about the same confidence ``sigmoid(|margin|)``, and the share of them ranked as labelled."""
+    """Pairs with similar confidence ``sigmoid(|margin|)``, and the share of them ranked correctly (``correct``)."""
 
     low: float
     high: float
@@ -69,16 +69,16 @@ class ReliabilityBin:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Whether a chance that the head gives is the share of times that it comes true.
+    """Calibration of win probabilities ``sigmoid(margin)``.
 
-    ``sigmoid(margin)`` is the chance that the chosen response wins, and it always does: read from that side alone, no
-    forecast could be tested. So every pair is read from both sides, ``(p, 1)`` and ``(1 - p, 0)``. The diagram is then its
-    own mirror image about one half, and the upper half says all: confidence against the share ranked as labelled.
+    The chosen response always wins, so that calibration cannot be tested in one order of the responses alone. Every pair is
+    therefore used in both orders, with outcomes ``(p, 1)`` and ``(1 - p, 0)``. The diagram is symmetric about 0.5, so only the
+    upper half is kept: confidence ``max(p, 1 - p)`` against the share of pairs ranked correctly.
 
     Attributes:
-        expected_error: mean distance of confidence and share over pairs (ECE; Naeini et al., 2015).
-        brier: mean squared distance of chance and outcome; 0.25 for a coin.
-        log_loss: the Bradley-Terry loss in nats; 0.693 for a coin.
+        expected_error: expected calibration error (ECE; Naeini et al., 2015).
+        brier: Brier score; 0.25 for a constant 0.5.
+        log_loss: Bradley-Terry loss in nats; 0.693 for a constant 0.5.
     """
 
     bins: tuple[ReliabilityBin, ...]
@@ -89,9 +89,13 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Mistake:
-    """A pair that the head ranks the other way round: ``contributions`` are chosen minus rejected and sum to ``margin``.
+    """A pair that the head ranks incorrectly.
 
-    ``index`` is its place among the pairs, ``chance`` the chance that the head gives to the chosen response.
+    Attributes:
+        index: position of the pair.
+        margin: reward of chosen minus rejected, below zero.
+        chance: win probability of the chosen response.
+        contributions: contributions of the features to the margin.
     """
 
     index: int
@@ -102,16 +106,16 @@ class Mistake:
 
 @dataclass(frozen=True)
 class EvaluationReport:
-    """Everything that was measured of a head on one dataset.
+    """All measurements of a head on one dataset.
 
     Attributes:
-        auroc: chance that a chosen response has a higher reward than a rejected one to any prompt.
-        slices: by category where the data has them, length, margin, and whether the prompt was trained on.
-        mistakes: the largest wrong margins, worst first.
-        length: how far rewards and margins follow length.
-        length_balanced: accuracy where preferring the longer response gains nothing; None where length always or never helps.
-        n_seen_in_training: pairs whose prompt the head was trained on; they are no test of it.
-        rewards_chosen, rewards_rejected: ``[n]`` in the order of the pairs.
+        auroc: probability that a chosen response has a higher reward than a rejected response to any prompt.
+        slices: accuracy by category (where the data has categories), length, margin, and whether the prompt was trained on.
+        mistakes: the most negative margins, worst first.
+        length: correlation of rewards and margins with length.
+        length_balanced: length-balanced accuracy; None where the chosen response is never longer, or never shorter.
+        n_seen_in_training: pairs whose prompt the head was trained on; the accuracy on these is optimistic.
+        rewards_chosen, rewards_rejected: ``[n]`` rewards in the order of the pairs.
     """
 
     evaluation: Evaluation
@@ -127,21 +131,21 @@ class EvaluationReport:
 
     @property
     def margins(self) -> np.ndarray:
-        """``[n]``, chosen minus rejected."""
+        """``[n]`` rewards of chosen minus rejected."""
         return self.rewards_chosen - self.rewards_rejected
 
     @property
     def length_matched(self) -> Slice | None:
-        """The pairs of about equal length, where the data has any: what is left when length decides nothing."""
+        """The slice of length-matched pairs, on which length helps little; None where there are none."""
         return next((one for one in self.slices if one.name == MATCHED), None)
 
 
 def evaluation_report(saved: SavedHead, data: PreferenceData, pairs: PairRepresentations) -> EvaluationReport:
-    """Measure a head on represented pairs.
+    """Evaluate a head on represented pairs.
 
     Args:
         data: the pairs as text.
-        pairs: the same, represented at the head's hook point, in the same order.
+        pairs: the representations of the same pairs at the head's hook point, in the same order.
 
     Raises:
         SparseRMError: there are no pairs.
@@ -167,7 +171,7 @@ def evaluation_report(saved: SavedHead, data: PreferenceData, pairs: PairReprese
 
 
 def calibration(margins: np.ndarray, groups: np.ndarray) -> Calibration:
-    """Calibration of ``sigmoid(margin)``, margins ``[n]``; a tie, read from both sides, is right half the time."""
+    """Calibration of ``sigmoid(margin)`` for margins ``[n]``; a tie counts as half correct."""
     confidence = expit(np.abs(margins))
     correct = np.where(margins == 0, 0.5, margins > 0)
     edges = np.linspace(0.5, 1.0, BINS + 1)
@@ -189,12 +193,12 @@ def calibration(margins: np.ndarray, groups: np.ndarray) -> Calibration:
 
 
 def slices(margins: np.ndarray, pairs: PairRepresentations, categories: list[str], seen: np.ndarray) -> tuple[Slice, ...]:
-    """Accuracy by category (most pairs first), length of the responses, size of the margin, and known or new prompt.
+    """Accuracy by category (largest first), response length, size of the margin, and whether the prompt was trained on.
 
     Args:
         margins: ``[n]``.
-        categories: of each pair; slices by category are left out where there are fewer than two.
-        seen: ``[n]`` bool, the prompt was trained on; left out where all or none were.
+        categories: category of each pair; slices by category are left out where there are fewer than two categories.
+        seen: ``[n]`` bool, whether the prompt was trained on; these slices are left out where all or none were.
     """
     correct, groups = margins > 0, pairs.groups
     longer = pairs.chosen.n_tokens > pairs.rejected.n_tokens
@@ -220,7 +224,62 @@ def slices(margins: np.ndarray, pairs: PairRepresentations, categories: list[str
     return tuple(one(by, name, rows) for by, name, rows in parts if rows.any())
 
 
-#: What the pairs are sorted by, the name of the slice, and ``[n]`` bool which pairs are in it.
+def worst_mistakes(saved: SavedHead, margins: np.ndarray, pairs: PairRepresentations) -> tuple[Mistake, ...]:
+    """The :data:`MISTAKES` most negative margins, explained by feature."""
+    labels = labels_of(saved.card)
+    found = []
+    for index in np.argsort(margins, kind="stable")[:MISTAKES]:
+        if margins[index] >= 0:
+            break
+        both = np.stack([pairs.chosen.h[index], pairs.rejected.h[index]])
+        parts = compare_responses(saved.head, both, labels).contributions
+        found.append(Mistake(int(index), float(margins[index]), float(expit(margins[index])), parts))
+    return tuple(found)
+
+
+def mistakes_table(report: EvaluationReport, pairs: Sequence[PreferencePair]) -> pd.DataFrame:
+    """All pairs that the head does not rank correctly (ties included) with their texts, the most negative margin first."""
+    import pandas as pd
+
+    margins = report.margins
+    wrong = [int(i) for i in np.argsort(margins, kind="stable") if margins[i] <= 0]
+    rows = [
+        {
+            **{name: getattr(pairs[i], name) for name in ("row", "id", "category")},
+            "margin": float(margins[i]),
+            "chance": float(expit(margins[i])),
+            "prompt": prompt_text(pairs[i].prompt),
+            "chosen": pairs[i].chosen,
+            "rejected": pairs[i].rejected,
+        }
+        for i in wrong
+    ]
+    return pd.DataFrame(rows, columns=["row", "id", "category", "margin", "chance", "prompt", "chosen", "rejected"])
+
+
+def summary(report: EvaluationReport, pairs: Sequence[PreferencePair]) -> dict[str, Any]:
+    """The report as plain values for JSON, without the values of ``report.evaluation``."""
+    matched = report.length_matched
+    return {
+        "auroc": report.auroc,
+        "calibration": {**asdict(report.calibration), "bins": [asdict(one) for one in report.calibration.bins]},
+        "length_matched": asdict(matched) if matched else None,
+        "length_balanced": asdict(report.length_balanced) if report.length_balanced else None,
+        "length_correlation": report.length.to_dict(),
+        "slices": [asdict(one) for one in report.slices],
+        "mistakes": [
+            {
+                "row": pairs[one.index].row,
+                "id": pairs[one.index].id,
+                "category": pairs[one.index].category,
+                **asdict(replace(one, contributions=one.contributions[:5])),
+            }
+            for one in report.mistakes
+        ],
+    }
+
+
+#: What the pairs are sliced by, the name of the slice, and ``[n]`` bool whether each pair is in it.
 _Part = tuple[str, str, np.ndarray]
 
 
@@ -252,58 +311,3 @@ def _by_margin(margins: np.ndarray) -> list[_Part]:
 def _by_training(seen: np.ndarray) -> list[_Part]:
     known_and_new = seen.any() and not seen.all()
     return [("training", "prompt not trained on", ~seen), ("training", "prompt trained on", seen)] if known_and_new else []
-
-
-def worst_mistakes(saved: SavedHead, margins: np.ndarray, pairs: PairRepresentations) -> tuple[Mistake, ...]:
-    """The largest wrong margins, each taken apart by feature."""
-    labels = labels_of(saved.card)
-    found = []
-    for index in np.argsort(margins, kind="stable")[:MISTAKES]:
-        if margins[index] >= 0:
-            break
-        both = np.stack([pairs.chosen.h[index], pairs.rejected.h[index]])
-        parts = compare_responses(saved.head, both, labels).contributions
-        found.append(Mistake(int(index), float(margins[index]), float(expit(margins[index])), parts))
-    return tuple(found)
-
-
-def mistakes_table(report: EvaluationReport, pairs: Sequence[PreferencePair]) -> pd.DataFrame:
-    """Every pair that the head does not rank as labelled, the largest wrong margin first, with its texts."""
-    import pandas as pd
-
-    margins = report.margins
-    wrong = [int(i) for i in np.argsort(margins, kind="stable") if margins[i] <= 0]
-    rows = [
-        {
-            **{name: getattr(pairs[i], name) for name in ("row", "id", "category")},
-            "margin": float(margins[i]),
-            "chance": float(expit(margins[i])),
-            "prompt": prompt_text(pairs[i].prompt),
-            "chosen": pairs[i].chosen,
-            "rejected": pairs[i].rejected,
-        }
-        for i in wrong
-    ]
-    return pd.DataFrame(rows, columns=["row", "id", "category", "margin", "chance", "prompt", "chosen", "rejected"])
-
-
-def summary(report: EvaluationReport, pairs: Sequence[PreferencePair]) -> dict[str, Any]:
-    """Plain values for the command line, beside those of the evaluation itself."""
-    matched = report.length_matched
-    return {
-        "auroc": report.auroc,
-        "calibration": {**asdict(report.calibration), "bins": [asdict(one) for one in report.calibration.bins]},
-        "length_matched": asdict(matched) if matched else None,
-        "length_balanced": asdict(report.length_balanced) if report.length_balanced else None,
-        "length_correlation": report.length.to_dict(),
-        "slices": [asdict(one) for one in report.slices],
-        "mistakes": [
-            {
-                "row": pairs[one.index].row,
-                "id": pairs[one.index].id,
-                "category": pairs[one.index].category,
-                **asdict(replace(one, contributions=one.contributions[:5])),
-            }
-            for one in report.mistakes
-        ],
-    }

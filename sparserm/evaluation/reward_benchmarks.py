@@ -1,7 +1,7 @@
-"""RewardBench, RewardBench 2 and RM-Bench: recognised by their columns' contents and scored by their own published rules.
+"""RewardBench, RewardBench 2 and RM-Bench: detection of their files and scoring by their published rules.
 
-``pairs`` has read every row into the pairs of each chosen with each rejected response, the first chosen one's pairs first.
-A tie never wins, except in RewardBench 2, which shares a first place between those that tie for it.
+``sparserm.pairs`` reads every row as the pairs of each chosen with each rejected response, the first chosen one's pairs first.
+A tie counts as wrong, except in RewardBench 2, which splits first place between the responses that tie for it.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ STYLES = ("concise", "detailed", "markdown")
 
 @dataclass(frozen=True)
 class BenchmarkRow:
-    """The scores of one subset or domain over ``n`` prompts, by name; ``section`` is what it is part of."""
+    """Scores of one subset or domain over ``n`` prompts, by name, and the section that it belongs to."""
 
     name: str
     section: str
@@ -54,16 +54,16 @@ class BenchmarkRow:
 
 @dataclass(frozen=True)
 class BenchmarkScore:
-    """A head's result on a benchmark.
+    """Result of a head on a benchmark.
 
     Attributes:
-        overall: the figure that the benchmark ranks by.
-        sections: what it is the mean of; RewardBench counts Prior Sets half.
-        rows: one for each subset or domain.
-        details: further figures of the benchmark's own.
-        matrix: RM-Bench: ``[3][3]`` share of prompts where the chosen response in the style of the row beats the rejected
+        overall: the score that the benchmark ranks by.
+        sections: scores of the sections; ``overall`` is their mean, in RewardBench with half weight for Prior Sets.
+        rows: scores of each subset or domain.
+        details: further scores that the benchmark reports.
+        matrix: RM-Bench only: ``[3][3]`` share of prompts where the chosen response in the style of the row beats the rejected
             one in the style of the column.
-        notes: what is missing from the file, so that the overall score is not comparable with published ones.
+        notes: missing parts of the benchmark, without which ``overall`` is not comparable with published scores.
     """
 
     name: str
@@ -76,7 +76,7 @@ class BenchmarkScore:
 
 
 def recognise(data: PreferenceData) -> str | None:
-    """The benchmark that the pairs are from, or None where they are ordinary preference pairs."""
+    """Name of the benchmark that the pairs are from; None for other preference pairs."""
     categories = {pair.category for pair in data.pairs}
     sizes = Counter(pair.row for pair in data.pairs)
     several = max(sizes.values(), default=0) > 1
@@ -90,7 +90,7 @@ def recognise(data: PreferenceData) -> str | None:
 
 
 def score_benchmark(data: PreferenceData, chosen: np.ndarray, rejected: np.ndarray) -> BenchmarkScore | None:
-    """Score a benchmark by its own rules; None where the pairs are not a benchmark's.
+    """Score a benchmark by its own rules; None where the pairs are not from a benchmark.
 
     Args:
         chosen, rejected: ``[n]`` rewards of the pairs' responses.
@@ -103,10 +103,10 @@ def score_benchmark(data: PreferenceData, chosen: np.ndarray, rejected: np.ndarr
 
 
 def _rewardbench(data: PreferenceData, chosen: np.ndarray, rejected: np.ndarray) -> BenchmarkScore:
-    """Overall is the mean of the sections, Prior Sets counted half.
+    """RewardBench: the mean of the sections, with half weight for Prior Sets.
 
-    A section is the share of its prompts won, but in Reasoning mathematics and code count alike, and Prior Sets is the mean
-    of its sets.
+    A section's score is the accuracy on its prompts; in Reasoning mathematics and code have equal weight, and Prior Sets is
+    the mean over its subsets.
     """
     categories = np.array([pair.category for pair in data.pairs])
     won = chosen > rejected
@@ -129,7 +129,8 @@ def _rewardbench(data: PreferenceData, chosen: np.ndarray, rejected: np.ndarray)
 
 
 def _rewardbench_2(data: PreferenceData, chosen: np.ndarray, rejected: np.ndarray) -> BenchmarkScore:
-    """Overall is the plain mean of the subsets; a prompt counts 1 / (responses tied for first) if the correct one is first."""
+    """RewardBench 2: the mean of the subsets; a prompt scores 1 / (responses tied for first) if the correct one is among
+    them, else 0."""
     items = _items(data)
     subsets = {subset: [rows for name, _, rows in items if name == subset] for subset in SUBSETS_2}
     scores = {
@@ -144,7 +145,7 @@ def _rewardbench_2(data: PreferenceData, chosen: np.ndarray, rejected: np.ndarra
         if details:
             scores[_TIES] = details.pop("score")
         else:
-            notes = ("Ties is left out: its ids should pair a prompt ref:N with a prompt tied:N",)
+            notes = ("Ties is left out: expected ids that pair a prompt ref:N with a prompt tied:N",)
     rows = tuple(BenchmarkRow(subset, "", len(subsets[subset]), {"score": score}) for subset, score in scores.items())
     missing = [subset for subset in SUBSETS_2 if not subsets[subset]]
     overall = float(np.mean(list(scores.values()))) if scores else 0.0
@@ -152,15 +153,18 @@ def _rewardbench_2(data: PreferenceData, chosen: np.ndarray, rejected: np.ndarra
 
 
 def _share_of_first(chosen: np.ndarray, rejected: np.ndarray) -> float:
-    """One over the responses tied for first place, if the correct one is among them."""
+    """1 / (number of responses tied for first place) if the correct one is among them, else 0."""
     return 1 / (1 + int((rejected == chosen[0]).sum())) if (rejected <= chosen[0]).all() else 0.0
 
 
 def _ties(prompts: dict[str, tuple[np.ndarray, np.ndarray]]) -> dict[str, float]:
-    """RewardBench 2's Ties: 60 % accuracy, 40 % whether correct answers differ by less than correct from wrong ones.
+    """RewardBench 2's Ties score: 60 % accuracy, 40 % whether correct answers differ less from each other than from wrong ones.
 
-    Every ``tied:N`` prompt has many correct answers and a ``ref:N`` prompt with one. A prompt is accurate if its worst
-    correct answer beats its best wrong one. Empty where no two prompts belong together.
+    Every ``tied:N`` prompt has many correct answers, and the ``ref:N`` prompt that belongs to it has one. A prompt is accurate
+    if its worst correct answer beats its best wrong one.
+
+    Returns:
+        The score and its parts; empty where no two prompts belong together.
     """
     gap = {mark: float(right.min() - wrong.max()) for mark, (right, wrong) in prompts.items()}
     spread = {mark: float(right.max() - right.min()) for mark, (right, _) in prompts.items()}
@@ -170,7 +174,7 @@ def _ties(prompts: dict[str, tuple[np.ndarray, np.ndarray]]) -> dict[str, float]
     of_tied = np.array([gap[f"tied:{n}"] for n in both])
     hard = np.minimum(of_tied, [gap[f"ref:{n}"] for n in both])
     among_correct = np.array([spread[f"tied:{n}"] for n in both])
-    with np.errstate(divide="ignore", invalid="ignore"):  # correct answers of one reward: no margin to compare with
+    with np.errstate(divide="ignore", invalid="ignore"):  # all correct answers have the same reward
         margin = np.nan_to_num(np.tanh(hard / among_correct - 1))
     parts = {
         "accuracy, many correct": np.mean([gap[mark] > 0 for mark in prompts if mark.startswith("tied:")]),
@@ -184,9 +188,9 @@ def _ties(prompts: dict[str, tuple[np.ndarray, np.ndarray]]) -> dict[str, float]
 
 
 def _rm_bench(data: PreferenceData, chosen: np.ndarray, rejected: np.ndarray) -> BenchmarkScore:
-    """Overall is the mean over domains of the mean of hard, normal and easy accuracy.
+    """RM-Bench: the mean over domains of the mean of hard, normal and easy accuracy.
 
-    Hard: the rejected response has the richer style; normal: both have the same; easy: the chosen one has the richer.
+    Hard: the rejected response has the richer style; normal: both have the same style; easy: the chosen one has the richer.
     """
     items = _items(data)
     won = np.stack([(chosen[rows] > rejected[rows]).reshape(len(STYLES), len(STYLES)) for _, _, rows in items])
@@ -210,7 +214,7 @@ def _rm_bench(data: PreferenceData, chosen: np.ndarray, rejected: np.ndarray) ->
 
 
 def _items(data: PreferenceData) -> list[tuple[str, str, np.ndarray]]:
-    """Category, id and pairs of every row of the source."""
+    """Category, id and indices of the pairs of every row of the source."""
     found: dict[int, list[int]] = {}
     for index, pair in enumerate(data.pairs):
         found.setdefault(pair.row, []).append(index)

@@ -1,1 +1,1 @@
-"""Explanations: what a reward or a margin is made of, and whether steering confirms it."""
+"""Explanations of rewards and margins, comparisons of responses, and tests of faithfulness."""

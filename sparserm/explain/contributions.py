@@ -1,4 +1,7 @@
-"""A reward taken apart: by feature, by token, and between responses (design, step 6). Every margin adds up."""
+"""Exact additive explanations of rewards: contributions by feature and token, and differences between responses.
+
+A reward is linear in the alignment scores (SparseRM, arXiv 2511.07896), so contributions sum exactly to rewards and margins.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from sparserm.heads.reward import RewardHead, alignment_scores, contributions
 
 @dataclass(frozen=True)
 class Contribution:
-    """One feature's part in one reward: ``contribution = weight * (score - mu) / sigma``."""
+    """Contribution of one feature to a reward: ``contribution = weight * (score - mu) / sigma``."""
 
     feature: int
     label: str
@@ -23,20 +26,20 @@ class Contribution:
 
 @dataclass(frozen=True)
 class Explanation:
-    """A reward and what it is made of: ``reward == sum(contributions) + bias``.
+    """A reward with its contributions: ``reward == sum(contributions) + bias``.
 
     Attributes:
         contributions: largest absolute contribution first.
         tokens: ``[T]`` the response's tokens as text; joined they give the response.
-        token_contributions: ``[T, K]`` float64 in the head's feature order. Mean pooling: each token's share, so that the
-            columns sum to the contributions and everything plus ``bias`` to the reward. Last pooling: the contributions
-            read at that token instead of at the end of the turn.
-        running_reward: ``[T]`` the reward of the response up to and with that token; with last pooling read at the token
-            itself, so that the reward, read where the turn is closed, is close to its last value but not the same.
+        token_contributions: ``[T, K]`` float64 in the head's feature order. Mean pooling: the share of each token, so that each
+            column sums to the feature's contribution, and all entries plus ``bias`` to the reward. Last pooling: the
+            contributions computed from that token instead of from the end of the turn.
+        running_reward: ``[T]`` reward of the response up to and including each token. With last pooling it is computed from the
+            token itself; the reward is computed from the end of the turn, so it is close to the last value but not equal.
         features: ``[K]`` latent ids, the columns of ``token_contributions``.
         n_truncated: tokens cut from the left of the prompt.
         token_scores: ``[T, K]`` float64 alignment scores at each token.
-        token_activations: ``[T, K]`` float32 activations of the features' latents, where an SAE was given.
+        token_activations: ``[T, K]`` float32 activations of the features' latents; None without an SAE.
     """
 
     reward: float
@@ -53,7 +56,7 @@ class Explanation:
 
 @dataclass(frozen=True)
 class FeatureDifference:
-    """One feature's part in a margin ``r(A) - r(B)``: ``contribution = weight * (score_a - score_b) / sigma``."""
+    """Contribution of one feature to a margin ``r(A) - r(B)``: ``contribution = weight * (score_a - score_b) / sigma``."""
 
     feature: int
     label: str
@@ -65,8 +68,11 @@ class FeatureDifference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Rewards of several responses to one prompt; ``margin`` and ``contributions`` compare the best with the next best,
-    or the first with the second where there are two."""
+    """Rewards of several responses to one prompt, and the margin between two of them.
+
+    ``margin`` and ``contributions`` are those of the first minus the second of two responses, and of the best minus the next
+    best of more.
+    """
 
     rewards: tuple[float, ...]
     ranking: tuple[int, ...]
@@ -76,23 +82,18 @@ class Comparison:
 
 @dataclass(frozen=True)
 class InspectedInput:
-    """What the language model reads for one response.
+    """The tokens that the language model reads for one response.
 
     Attributes:
-        tokens: ``[N]`` every token of the templated text; joined they give the text.
-        scored: ``[N]`` whether the head reads the representation at that token: the response's own tokens with mean pooling,
-            the last token of the text with last pooling.
-        n_truncated: tokens cut from the left.
+        tokens: ``[N]`` all tokens of the chat-templated text; joined they give the text.
+        scored: ``[N]`` whether the head reads the representation at that token: the response tokens with mean pooling, the
+            last token of the text with last pooling.
+        n_truncated: tokens cut from the left of the prompt.
     """
 
     tokens: tuple[str, ...]
     scored: tuple[bool, ...]
     n_truncated: int
-
-
-def label_of(labels: Mapping[int, str], feature: int) -> str:
-    """The feature's label, or its number where it has none."""
-    return labels.get(feature) or f"feature {feature}"
 
 
 def explain_response(
@@ -103,12 +104,14 @@ def explain_response(
     n_truncated: int = 0,
     activations: np.ndarray | None = None,
 ) -> Explanation:
-    """Take the reward of one response apart.
+    """Explain the reward of one response by feature and by token.
 
     Args:
         h: ``[T + c, d]`` representation at every response token and at the ``c`` tokens that close its turn.
         tokens: ``[T]`` texts of the response tokens.
-        activations: ``[T, K]`` of the head's latents, where they are wanted.
+        labels: feature labels by id.
+        n_truncated: tokens cut from the left of the prompt.
+        activations: ``[T, K]`` activations of the head's latents, passed through to the explanation.
     """
     n = len(tokens)
     per_token = contributions(head, h[:n])
@@ -142,7 +145,7 @@ def explain_response(
 
 
 def explain_difference(a: Explanation, b: Explanation) -> tuple[FeatureDifference, ...]:
-    """``r(a) - r(b)`` feature by feature, largest first, for two explanations by one head; the parts add up to the margin."""
+    """Contributions to the margin ``r(a) - r(b)`` of two explanations by the same head, largest first; they sum to it."""
     others = {part.feature: part for part in b.contributions}
     parts = [
         FeatureDifference(
@@ -159,10 +162,11 @@ def explain_difference(a: Explanation, b: Explanation) -> tuple[FeatureDifferenc
 
 
 def compare_responses(head: RewardHead, h: np.ndarray, labels: Mapping[int, str]) -> Comparison:
-    """Rank responses and take a margin apart: the first minus the second of two, the best minus the next of more.
+    """Rank responses and explain a margin: the first minus the second of two, the best minus the next best of more.
 
     Args:
         h: ``[n, d]`` pooled representations, ``n`` at least 2.
+        labels: feature labels by id.
     """
     scores = alignment_scores(h, head.directions, head.center)
     totals = contributions(head, h).sum(1) + head.bias
@@ -178,3 +182,8 @@ def compare_responses(head: RewardHead, h: np.ndarray, labels: Mapping[int, str]
         margin=float(totals[a] - totals[b]),
         contributions=tuple(sorted(parts, key=lambda part: -abs(part.contribution))),
     )
+
+
+def label_of(labels: Mapping[int, str], feature: int) -> str:
+    """The feature's label, or its number where it has none."""
+    return labels.get(feature) or f"feature {feature}"

@@ -1,6 +1,6 @@
-"""Whether explanations say what the model does: their sums, what moving a representation does, what steering the model does.
+"""Faithfulness of explanations: additivity, interventions on the representation, and activation steering.
 
-An explanation is faithful by construction where the reward is a sum; here it is measured, on the real path from text to reward.
+Contributions sum to the reward by construction; these errors are measured on the real path from text to reward.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from sparserm.explain.contributions import explain_response
 from sparserm.heads.reward import RewardHead, rewards
 from sparserm.types import HookPoint, Progress, SparseRMError, TokenizedText
 
-#: How far representations are moved, in standard deviations of the feature's alignment score.
+#: Size of an intervention, in standard deviations of the feature's alignment score.
 AMOUNT = 2.0
 
 
@@ -25,12 +25,13 @@ class Faithfulness:
     """Largest absolute errors over texts and features, in units of reward.
 
     Attributes:
-        texts: how many were scored, and ``features`` steered along for each of them.
-        feature_sum: contributions and bias, against the reward.
-        token_sum: with mean pooling contributions of tokens and bias, against the reward; None with last pooling.
-        move: a representation moved along a feature's direction, against :func:`predicted_change`.
-        steer: the residual stream steered along it at the hook and the text scored anew, against the same prediction.
-        spread: standard deviation of the rewards, to hold the errors against.
+        texts: number of texts scored.
+        features: number of features whose directions were steered along.
+        feature_sum: error of the sum of contributions and bias.
+        token_sum: error of the sum of token contributions and bias with mean pooling; None with last pooling.
+        move: error of :func:`predicted_change` when the pooled representation is moved along a feature's direction.
+        steer: error of the same prediction when the residual stream is steered at the hook and the text is scored again.
+        spread: standard deviation of the rewards, for scale.
     """
 
     texts: int
@@ -43,10 +44,10 @@ class Faithfulness:
 
 
 def predicted_change(head: RewardHead, amount: float = AMOUNT) -> np.ndarray:
-    """``[K]`` change of the reward when ``h`` moves along each feature's direction by ``amount`` of its score's sigma.
+    """``[K]`` predicted change of the reward when ``h`` moves along each feature's direction by ``amount * sigma``.
 
-    Along one direction the feature's own score moves by the amount, which changes the reward by exactly ``weight x amount``;
-    scores of features whose directions are not orthogonal to it move with it, each by its cosine.
+    The feature's own score changes by that much, which changes the reward by exactly ``weight * amount``. The scores of other
+    features change in proportion to the cosine between the directions.
     """
     cosines = head.directions.astype(np.float64) @ head.directions.T.astype(np.float64)
     return np.asarray(amount * head.sigma * (cosines @ (head.weights / head.sigma)))
@@ -61,10 +62,10 @@ def measure_faithfulness(
     features: int = 8,
     progress: Progress | None = None,
 ) -> Faithfulness:
-    """Explain, move and steer.
+    """Measure the errors of explanations and predicted interventions.
 
     Args:
-        features: how many of the head's features are steered along, those of largest weight first: each costs a pass.
+        features: number of features steered along, largest absolute weight first; each costs one pass of the backbone.
 
     Raises:
         SparseRMError: there are no texts.
@@ -102,13 +103,13 @@ def measure_faithfulness(
 
 
 def _states(texts: Sequence[TokenizedText], hook: HookPoint, backbone: Backbone) -> list[np.ndarray]:
-    """``[T + c, d]`` of each text, in their order; nothing is stored."""
+    """``[T + c, d]`` representations of each text, in order; nothing is stored."""
     found: dict[int, np.ndarray] = {i: own[hook].cpu().numpy() for i, own in backbone.hidden_states(texts, [hook])}
     return [found[i] for i in range(len(texts))]
 
 
 def _pooled(states: Sequence[np.ndarray], texts: Sequence[TokenizedText], head: RewardHead) -> np.ndarray:
-    """``[n, d]``."""
+    """``[n, d]`` pooled representations."""
     if head.pooling == "last":
         return np.stack([state[-1] for state in states])
     return np.stack([state[: text.end - text.start].mean(0) for state, text in zip(states, texts, strict=True)])

@@ -1,1 +1,1 @@
-"""SAE features on preference data: statistics, cards, logit lens, detection and labels."""
+"""SAE features on preference data: statistics, cards, logit lens, detection scores and labels."""

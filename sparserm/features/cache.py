@@ -1,7 +1,7 @@
-"""What feature pages need of the language model, computed once and kept: openings, readings of examples, promoted tokens.
+"""On-disk cache of feature results that need the backbone: opening shares, activations on examples and logit lens.
 
-Kept under ``SPARSERM_HOME/features`` by content: what belongs to pairs under their hash with the SAE's and the backbone's
-fingerprints, what belongs to an SAE alone under these. No text is kept, only numbers and the vocabulary's own tokens.
+Files are in ``SPARSERM_HOME/features``, in folders named by the fingerprints of the SAE and the backbone, and below them by the
+content hash of the pairs. Texts are not stored, only numbers and tokens of the vocabulary.
 """
 
 from __future__ import annotations
@@ -26,15 +26,16 @@ if TYPE_CHECKING:
     from sparserm.backbone.model import Backbone
     from sparserm.sae.autoencoder import SparseAutoencoder
 
+#: Readings by pair index and side.
 Readings = dict[tuple[int, Side], Reading]
 
 
 @dataclass(frozen=True)
 class FeatureStore:
-    """Results for one SAE on one backbone, and for one source of pairs.
+    """Cached results for one SAE on one backbone and one dataset.
 
     Attributes:
-        data: the pairs' content hash.
+        data: content hash of the pairs.
         sae, backbone: fingerprints.
     """
 
@@ -44,16 +45,16 @@ class FeatureStore:
 
     @property
     def of_sae(self) -> Path:
-        """The folder of what does not depend on the pairs."""
+        """The folder of results that do not depend on the pairs."""
         return home() / "features" / f"{self.sae}-{self.backbone}"
 
     @property
     def of_pairs(self) -> Path:
-        """The folder of what does."""
+        """The folder of results for the pairs."""
         return self.of_sae / self.data[:16]
 
     def known_openings(self) -> np.ndarray | None:
-        """``[d_sae]``, where they have been measured."""
+        """``[d_sae]`` cached opening shares; None where they have not been measured."""
         found = _load(self.of_pairs / "openings.npz")
         return found["opening"] if found else None
 
@@ -65,7 +66,7 @@ class FeatureStore:
         sae: SparseAutoencoder,
         progress: Progress | None = None,
     ) -> np.ndarray:
-        """See :func:`~sparserm.features.table.measure_openings`; measured once."""
+        """Cached :func:`~sparserm.features.table.measure_openings`."""
         if (known := self.known_openings()) is not None:
             return known
         opening = measure_openings(data.pairs, pairs, backbone, sae, progress=progress)
@@ -73,15 +74,15 @@ class FeatureStore:
         return opening
 
     def known_lens(self) -> LogitLens | None:
-        """The lens of every latent, where it has been computed."""
+        """The cached logit lens of every latent; None where it has not been computed."""
         found = _load(self.of_sae / "lens.npz")
         return LogitLens(**found) if found else None
 
     def lens(self, name: str, sae: SparseAutoencoder, progress: Progress | None = None) -> LogitLens:
-        """See :func:`~sparserm.features.logit_lens.logit_lens`, for every latent; computed once.
+        """Cached :func:`~sparserm.features.logit_lens.logit_lens` of every latent.
 
         Args:
-            name: of the backbone.
+            name: name or folder of the backbone.
         """
         if (known := self.known_lens()) is not None:
             return known
@@ -97,7 +98,7 @@ class FeatureStore:
         sae: SparseAutoencoder,
         progress: Progress | None = None,
     ) -> Readings:
-        """See :func:`~sparserm.features.cards.read_examples`, for the examples of a card; what is kept is not read again."""
+        """Cached :func:`~sparserm.features.cards.read_examples` for the examples of a card; only missing ones are computed."""
         kept = self.known_readings(card.feature)
         if missing := [one for one in card.examples if (one.pair, one.side) not in kept]:
             kept |= read_examples(card.feature, missing, data.pairs, backbone, sae, progress=progress)
@@ -105,7 +106,7 @@ class FeatureStore:
         return kept
 
     def known_readings(self, feature: int) -> Readings:
-        """What has been read of a latent's examples."""
+        """Cached readings of a latent's examples; empty where there are none."""
         found = _load(self.of_pairs / f"{feature}-readings.npz")
         return _unpack(found) if found else {}
 
@@ -129,7 +130,7 @@ def _unpack(packed: Mapping[str, np.ndarray]) -> Readings:
 
 
 def _load(path: Path) -> dict[str, np.ndarray] | None:
-    """The arrays of a file; nothing where there is none, or it is damaged and to be computed again."""
+    """The arrays of a file; None where it is missing or damaged, so that it is computed again."""
     try:
         with np.load(path, allow_pickle=False) as file:
             return dict(file)

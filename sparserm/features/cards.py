@@ -1,4 +1,4 @@
-"""One latent in full: where it fires most and least, on both sides, where it misled, and which latents resemble it."""
+"""Feature cards: top and weak activating examples of one latent, misleading examples and similar latents."""
 
 from __future__ import annotations
 
@@ -21,14 +21,15 @@ if TYPE_CHECKING:
 Side = Literal["chosen", "rejected"]
 SIDES: tuple[Side, Side] = ("chosen", "rejected")
 
-#: Examples of each side: the strongest, and in each quarter of the peaks.
+#: Numbers of top examples and of examples per band (both on each side), of misleading examples, and of similar latents.
 TOP, PER_BAND, WRONG, SIMILAR = 5, 2, 5, 10
+#: Quantiles of the peak activations between which the bands lie.
 BANDS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
 @dataclass(frozen=True)
 class Example:
-    """A response, by the index of its pair and its side, and the latent's largest activation in it."""
+    """A response, given by the index of its pair and its side, and the peak activation of the latent in it."""
 
     pair: int
     side: Side
@@ -37,7 +38,7 @@ class Example:
 
 @dataclass(frozen=True)
 class Reading:
-    """A latent at every token of a response: ``activations [T]`` and ``scores [T]`` float32, alignment scores."""
+    """Activations ``[T]`` and alignment scores ``[T]`` (float32) of a latent at every token of a response."""
 
     activations: np.ndarray
     scores: np.ndarray
@@ -45,7 +46,7 @@ class Reading:
 
 @dataclass(frozen=True)
 class Band:
-    """Responses whose peak lies between two quantiles of the peaks of all responses in which the latent fires."""
+    """Examples with a peak activation between two quantiles of the peaks of all responses in which the latent fires."""
 
     low: float
     high: float
@@ -54,9 +55,13 @@ class Band:
 
 @dataclass(frozen=True)
 class WrongSide:
-    """A pair in which a latent spoke for the rejected response.
+    """A misleading example: a pair in which the latent pushes toward the rejected response.
 
-    ``contribution`` is its part in ``r(chosen) - r(rejected)``, below zero; without a weight, in standard deviations.
+    Attributes:
+        pair: index of the pair.
+        contribution: contribution to ``r(chosen) - r(rejected)``, below zero; in standard deviations of the score for a latent
+            outside the head.
+        score_chosen, score_rejected: alignment scores.
     """
 
     pair: int
@@ -67,17 +72,17 @@ class WrongSide:
 
 @dataclass(frozen=True)
 class FeatureCard:
-    """What pairs show of one latent.
+    """Statistics and examples of one latent on preference pairs.
 
     Attributes:
-        feature: the latent.
+        feature: id of the latent.
         scores_chosen, scores_rejected: ``[n]`` float64 alignment scores.
-        peaks_chosen, peaks_rejected: ``[n]`` float32 largest activations, 0 where it is silent.
-        top: the responses in which it fires most, each once, strongest first, :data:`TOP` of each side.
-        bands: examples of every quarter of its peaks, the highest first.
-        wrong: the pairs in which it argued most for the rejected response; for a latent outside the head, by the sign of its
-            mean score difference.
-        similar: latents and the cosine of their decoder directions with this one's, largest first.
+        peaks_chosen, peaks_rejected: ``[n]`` float32 peak activations, 0 where it does not fire.
+        top: the distinct responses with the highest peaks, strongest first, :data:`TOP` of each side.
+        bands: examples from every quarter of the peaks, the highest quarter first.
+        wrong: misleading examples, largest contribution first; for a latent outside the head the sign of its mean score
+            difference takes the place of the weight.
+        similar: ids of other latents and the cosine similarity of their decoder directions, largest first.
     """
 
     feature: int
@@ -92,7 +97,7 @@ class FeatureCard:
 
     @property
     def examples(self) -> tuple[Example, ...]:
-        """Every response that the card shows, each once."""
+        """All distinct responses that the card shows."""
         misled = (
             Example(one.pair, side, float(peaks[one.pair]))
             for one in self.wrong
@@ -109,14 +114,15 @@ def feature_card(
     sae: SparseAutoencoder,
     head: RewardHead | None = None,
 ) -> FeatureCard:
-    """The card of a latent; the language model is not run.
+    """Build the card of a latent; the backbone is not run.
 
     Args:
-        texts: the pairs behind ``pairs``, in the same order.
-        head: its weight and spread are used where the latent is one of its features.
+        texts: the pairs as text, in the order of ``pairs``.
+        pairs: the representations of the pairs, with activation strengths.
+        head: gives the weight of the latent if it is one of its features.
 
     Raises:
-        SparseRMError: the SAE has no such latent, or the representations do not hold how strongly latents fired.
+        SparseRMError: the SAE has no such latent, or the representations have no activation strengths.
     """
     if not 0 <= feature < sae.d_sae:
         raise SparseRMError(f"feature {feature} is not in SAE {sae.name}; expected 0 to {sae.d_sae - 1}")
@@ -142,23 +148,6 @@ def feature_card(
     )
 
 
-def peaks_of(latents: LatentSummary, feature: int) -> np.ndarray:
-    """``[n]`` float32 largest activation of one latent in each response, 0 where it is silent."""
-    entries = np.flatnonzero(latents.indices == feature)
-    peaks = np.zeros(len(latents.indptr) - 1, np.float32)
-    peaks[np.searchsorted(latents.indptr, entries, side="right") - 1] = latents.peak[entries]
-    return peaks
-
-
-def similar_latents(sae: SparseAutoencoder, feature: int, n: int = SIMILAR) -> tuple[tuple[int, float], ...]:
-    """The ``n`` latents whose decoder directions have the largest cosine with this one's."""
-    directions = sae.directions()
-    cosines = (directions @ directions[feature]).cpu().numpy().astype(np.float64)
-    cosines[feature] = -np.inf
-    order = np.argsort(-cosines, kind="stable")[: min(n, sae.d_sae - 1)]
-    return tuple((int(j), float(cosines[j])) for j in order)
-
-
 def read_examples(
     feature: int,
     examples: Sequence[Example],
@@ -168,7 +157,7 @@ def read_examples(
     *,
     progress: Progress | None = None,
 ) -> dict[tuple[int, Side], Reading]:
-    """``{(pair, side): reading}``, the latent at every response token of the examples."""
+    """Run the backbone on examples and return ``{(pair, side): reading}``, the latent at every response token."""
     tokenized = [backbone.tokenize(texts[one.pair].prompt, getattr(texts[one.pair], one.side)) for one in examples]
     near = sae.to(backbone.device)
     direction, center = sae.directions()[feature : feature + 1].cpu().numpy(), sae.b_dec.cpu().numpy()
@@ -180,27 +169,39 @@ def read_examples(
     return found
 
 
+def similar_latents(sae: SparseAutoencoder, feature: int, n: int = SIMILAR) -> tuple[tuple[int, float], ...]:
+    """The ``n`` latents with the most similar decoder directions, as ids and cosine similarities."""
+    directions = sae.directions()
+    cosines = (directions @ directions[feature]).cpu().numpy().astype(np.float64)
+    cosines[feature] = -np.inf
+    order = np.argsort(-cosines, kind="stable")[: min(n, sae.d_sae - 1)]
+    return tuple((int(j), float(cosines[j])) for j in order)
+
+
+def peaks_of(latents: LatentSummary, feature: int) -> np.ndarray:
+    """``[n]`` float32 peak activation of one latent in each response, 0 where it does not fire."""
+    entries = np.flatnonzero(latents.indices == feature)
+    peaks = np.zeros(len(latents.indptr) - 1, np.float32)
+    peaks[np.searchsorted(latents.indptr, entries, side="right") - 1] = latents.peak[entries]
+    return peaks
+
+
+def neuronpedia_url(sae: SparseAutoencoder, feature: int) -> str | None:
+    """URL of the latent's page on Neuronpedia; None where the SAE is not on Neuronpedia."""
+    identity = str(sae.metadata.get("neuronpedia_id") or "")
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", identity):
+        return None
+    return f"https://www.neuronpedia.org/{identity}/{feature}"
+
+
 def _strongest(peaks: np.ndarray, texts: Sequence[PreferencePair], side: Side) -> list[Example]:
-    """The highest peaks of one side, a response that is in several pairs once."""
+    """The distinct responses of one side with the highest peaks."""
     order = (int(i) for i in np.argsort(-peaks, kind="stable") if peaks[i] > 0)
     return _distinct(order, peaks, texts, side, TOP)
 
 
-def _distinct(rows: Iterable[int], peaks: np.ndarray, texts: Sequence[PreferencePair], side: Side, n: int) -> list[Example]:
-    seen: set[object] = set()
-    found: list[Example] = []
-    for row in rows:
-        response = (texts[row].prompt, getattr(texts[row], side))
-        if response not in seen:
-            seen.add(response)
-            found.append(Example(row, side, float(peaks[row])))
-        if len(found) == n:
-            break
-    return found
-
-
 def _bands(peaks: Mapping[str, np.ndarray], texts: Sequence[PreferencePair]) -> tuple[Band, ...]:
-    """Of every quarter of the peaks the responses nearest to its median, the highest quarter first."""
+    """The responses nearest to the median of every quarter of the peaks, the highest quarter first."""
     firing = np.concatenate([peaks[side][peaks[side] > 0] for side in SIDES])
     if len(firing) == 0:
         return ()
@@ -219,7 +220,7 @@ def _bands(peaks: Mapping[str, np.ndarray], texts: Sequence[PreferencePair]) -> 
 def _wrong_side(
     slope: float, chosen: np.ndarray, rejected: np.ndarray, texts: Sequence[PreferencePair]
 ) -> tuple[WrongSide, ...]:
-    """The pairs of most negative ``w_j (s_j(chosen) - s_j(rejected)) / sigma_j``, each once."""
+    """The distinct pairs with the most negative ``w_j (s_j(chosen) - s_j(rejected)) / sigma_j``."""
     parts = slope * (chosen - rejected)
     seen: set[object] = set()
     found: list[WrongSide] = []
@@ -233,9 +234,15 @@ def _wrong_side(
     return tuple(found)
 
 
-def neuronpedia_url(sae: SparseAutoencoder, feature: int) -> str | None:
-    """The latent's page on Neuronpedia, where the SAE is there."""
-    identity = str(sae.metadata.get("neuronpedia_id") or "")
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", identity):
-        return None
-    return f"https://www.neuronpedia.org/{identity}/{feature}"
+def _distinct(rows: Iterable[int], peaks: np.ndarray, texts: Sequence[PreferencePair], side: Side, n: int) -> list[Example]:
+    """Examples of the first ``n`` distinct responses in ``rows``."""
+    seen: set[object] = set()
+    found: list[Example] = []
+    for row in rows:
+        response = (texts[row].prompt, getattr(texts[row], side))
+        if response not in seen:
+            seen.add(response)
+            found.append(Example(row, side, float(peaks[row])))
+        if len(found) == n:
+            break
+    return found

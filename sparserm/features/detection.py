@@ -1,13 +1,13 @@
-"""The detection score: how well something said of a latent tells texts in which it fires from texts in which it does not.
+"""Detection scores: how well a label separates texts in which a latent fires from texts in which it does not.
 
-A label is worth what it predicts (Bills et al., 2023; Paulo et al., 2024, "Automatically Interpreting Millions of Features
-in Large Language Models", from whom the name is). Texts are the different responses of preference pairs. *Active* are those
-whose peak is in the upper half of all peaks above zero; *inactive* those in which the latent is silent, or, where it is
-silent in less than a quarter of the responses, the quarter of the lowest peaks. Firing grows with length, so that "it is
-long" would pass for an explanation: for every active text an inactive one of like length is taken, and no other.
+A label is judged by what it predicts (Bills et al., 2023; Paulo et al., 2024, "Automatically Interpreting Millions of Features
+in Large Language Models", who introduced the name). Texts are the distinct responses of preference pairs. *Active* texts are
+those with a peak activation in the upper half of all peaks above zero. *Inactive* texts are those in which the latent does not
+fire, or, if that is less than a quarter of the responses, the quarter with the lowest peaks. Longer texts are more likely to
+fire, so "it is long" would pass for an explanation: every active text is matched with an inactive one of similar length.
 
-The prompts are halved. Whatever is said of the latent is found on one half and judged on the other; a response text occurs
-once, so that no text is in both.
+Prompts are split in halves. Labels are found on one half (the labelling half) and judged on the other (the held-out half);
+each distinct text is used once, so no text is in both.
 """
 
 from __future__ import annotations
@@ -23,25 +23,25 @@ from sparserm.heads.labels import Detection
 from sparserm.representations.values import PairRepresentations
 from sparserm.types import PreferencePair
 
-#: Active texts of each half, and as many inactive ones, below which nothing is said.
+#: Minimum number of active texts in each half, and of inactive ones, to judge a label.
 LEAST_TEXTS = 20
-#: Classes of length, of as many texts each, within which texts are matched.
+#: Number of length bins (quantiles) within which texts are matched.
 LENGTHS = 10
-#: Top examples that texts are held against, and as many inactive texts.
+#: Number of top examples, and of inactive texts, that texts are compared with.
 NEAREST = 10
 
 
 @dataclass(frozen=True, eq=False)
 class ResponseTexts:
-    """The different responses of preference pairs.
+    """The distinct responses of preference pairs.
 
     Attributes:
-        texts: ``n`` of them, each once.
-        rows: ``[n]`` where each stands among all chosen, then all rejected responses.
-        groups: ``[n]`` the number of its prompt.
-        lengths: ``[n]`` its class of length.
-        finding: ``[n]`` bool, whether its prompt is of the half on which labels are found; the others are for judging.
-        tfidf: ``[n, words]`` sparse, rows of length 1; words and their weights are those of the finding half.
+        texts: ``n`` distinct texts.
+        rows: ``[n]`` index of each in the concatenation of all chosen and all rejected responses.
+        groups: ``[n]`` prompt number of each.
+        lengths: ``[n]`` length bin of each.
+        finding: ``[n]`` bool, whether its prompt is in the labelling half; the others are held out.
+        tfidf: ``[n, words]`` sparse TF-IDF vectors of norm one; vocabulary and weights come from the labelling half.
     """
 
     texts: tuple[str, ...]
@@ -52,10 +52,10 @@ class ResponseTexts:
     tfidf: Any
 
     def peaks(self, feature: int, pairs: PairRepresentations) -> np.ndarray:
-        """``[n]`` largest activation of a latent in each, 0 where it is silent.
+        """``[n]`` peak activation of a latent in each text, 0 where it does not fire.
 
         Raises:
-            SparseRMError: the representations do not hold how strongly latents fired.
+            SparseRMError: the representations have no activation strengths.
         """
         both = [peaks_of(pairs.chosen.strengths, feature), peaks_of(pairs.rejected.strengths, feature)]
         return np.concatenate(both)[self.rows]
@@ -63,13 +63,13 @@ class ResponseTexts:
 
 @dataclass(frozen=True)
 class Sample:
-    """As many active as inactive texts: ``rows [m]`` of the texts, and ``active [m]`` bool."""
+    """A balanced sample of active and inactive texts: ``rows [m]`` into the texts, and ``active [m]`` bool."""
 
     rows: np.ndarray
     active: np.ndarray
 
     def limited(self, most: int) -> Sample:
-        """At most ``most`` texts, half of them active, spread over all lengths."""
+        """A subsample of at most ``most`` texts, half of them active, spread over all lengths."""
         kept = [side[_spread(len(side), most // 2)] for side in (np.flatnonzero(self.active), np.flatnonzero(~self.active))]
         places = np.concatenate(kept)
         return Sample(self.rows[places], self.active[places])
@@ -77,11 +77,13 @@ class Sample:
 
 @dataclass(frozen=True)
 class Contrast:
-    """What a latent is told by: texts to find something on, and texts of other prompts to judge it by.
+    """Active and inactive texts of a latent, in both halves.
 
     Attributes:
-        top: rows of the strongest active texts of the finding half, strongest first.
-        n_firing: texts, of all, in which the latent fires.
+        find: sample of the labelling half.
+        judge: sample of the held-out half.
+        top: rows of the strongest active texts of the labelling half, strongest first.
+        n_firing: number of texts in which the latent fires, in both halves.
     """
 
     find: Sample
@@ -91,12 +93,12 @@ class Contrast:
 
     @property
     def too_few(self) -> bool:
-        """Whether either half has fewer than :data:`LEAST_TEXTS` active texts with an inactive one of like length."""
+        """Whether either half has fewer than :data:`LEAST_TEXTS` active texts with an inactive one of similar length."""
         return min(len(self.find.rows), len(self.judge.rows)) < 2 * LEAST_TEXTS
 
 
 def gather_texts(texts: Sequence[PreferencePair], pairs: PairRepresentations) -> ResponseTexts:
-    """The different responses of ``texts``, the pairs behind ``pairs``; the language model is not run."""
+    """Collect the distinct responses of the pairs ``texts``, whose representations are ``pairs``; the backbone is not run."""
     both = [pair.chosen for pair in texts] + [pair.rejected for pair in texts]
     first: dict[str, int] = {}
     for row, response in enumerate(both):
@@ -112,10 +114,10 @@ def gather_texts(texts: Sequence[PreferencePair], pairs: PairRepresentations) ->
 
 
 def contrast(peaks: np.ndarray, texts: ResponseTexts) -> Contrast:
-    """Active and inactive texts of both halves, matched in length.
+    """Sample active and inactive texts of both halves, matched by length.
 
     Args:
-        peaks: ``[n]`` of the latent, from :meth:`ResponseTexts.peaks`.
+        peaks: ``[n]`` peak activations of the latent, from :meth:`ResponseTexts.peaks`.
     """
     firing = peaks > 0
     active = firing & (peaks >= (np.median(peaks[firing]) if firing.any() else np.inf))
@@ -127,7 +129,7 @@ def contrast(peaks: np.ndarray, texts: ResponseTexts) -> Contrast:
 
 
 def detection(scores: np.ndarray, sample: Sample, texts: ResponseTexts) -> Detection:
-    """Judge a rule that calls the texts of ``sample`` active where ``scores [m]`` are above zero."""
+    """Detection score of a rule that predicts the texts of ``sample`` to be active where ``scores [m]`` are above zero."""
     from sklearn.metrics import roc_auc_score
 
     from sparserm.evaluation.intervals import share_interval
@@ -144,7 +146,7 @@ def detection(scores: np.ndarray, sample: Sample, texts: ResponseTexts) -> Detec
 
 
 def example_scores(rows: np.ndarray, found: Contrast, texts: ResponseTexts) -> np.ndarray:
-    """``[m]`` how much more each text is like the latent's top examples than like inactive ones: mean cosines of TF-IDF."""
+    """``[m]`` mean TF-IDF cosine similarity of each text to the latent's top examples minus that to inactive texts."""
     inactive = found.find.rows[~found.find.active]
     inactive = inactive[_spread(len(inactive), NEAREST)]
     near, far = ((texts.tfidf[rows] @ texts.tfidf[others].T).mean(1) for others in (found.top, inactive))
@@ -152,7 +154,7 @@ def example_scores(rows: np.ndarray, found: Contrast, texts: ResponseTexts) -> n
 
 
 def _matched(active: np.ndarray, inactive: np.ndarray, lengths: np.ndarray) -> Sample:
-    """In each class of length as many of the one as of the other, drawn at random and always the same."""
+    """Draw as many active as inactive texts from every length bin, with a fixed seed."""
     draw = np.random.default_rng(0)
     chosen: tuple[list[int], list[int]] = ([], [])
     for length in np.unique(lengths):
@@ -164,7 +166,7 @@ def _matched(active: np.ndarray, inactive: np.ndarray, lengths: np.ndarray) -> S
 
 
 def _spread(n: int, most: int) -> np.ndarray:
-    """At most ``most`` places of ``n``, evenly spread."""
+    """At most ``most`` evenly spaced indices below ``n``."""
     return np.unique(np.linspace(0, n - 1, min(n, most)).round().astype(np.int64)) if n else np.zeros(0, np.int64)
 
 
@@ -175,6 +177,6 @@ def _tfidf(texts: Sequence[str], finding: np.ndarray) -> Any:
     words = TfidfVectorizer(sublinear_tf=True, dtype=np.float32)
     try:
         words.fit([text for text, found in zip(texts, finding, strict=True) if found])
-    except ValueError:  # no text has a word
+    except ValueError:  # no text contains a word
         return csr_matrix((len(texts), 1), dtype=np.float32)
     return words.transform(texts)

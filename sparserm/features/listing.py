@@ -1,4 +1,4 @@
-"""The list of a head's features, or of every latent, as a table to be searched, filtered and sorted."""
+"""Tables of features to search, filter and sort, and the latents that fire on a given text."""
 
 from __future__ import annotations
 
@@ -18,16 +18,20 @@ from sparserm.types import Pooling, Prompt
 if TYPE_CHECKING:
     from sparserm.features.logit_lens import LogitLens
 
+Sort = Literal["relevance", "gap", "certainty", "score gap", "length", "density", "number"]
+
+SORTS: tuple[Sort, ...] = get_args(Sort)
+
 
 @dataclass(frozen=True)
 class FiringText:
     """A response and the latents that fire on it.
 
     Attributes:
-        tokens: ``[T]`` texts of the response's tokens; joined they give the response.
-        features: ``[n]`` int64, the latents that fire at one token or more, largest activation first.
-        activations: ``[T, n]`` float32.
-        h: ``[d]`` float32, its pooled representation.
+        tokens: ``[T]`` the response's tokens as text; joined they give the response.
+        features: ``[n]`` int64 ids of the latents that fire at one token or more, highest peak first.
+        activations: ``[T, n]`` float32 activations of these latents.
+        h: ``[d]`` float32 pooled representation.
         n_truncated: tokens cut from the left of the prompt.
     """
 
@@ -39,28 +43,23 @@ class FiringText:
 
     @property
     def peaks(self) -> np.ndarray:
-        """``[n]`` largest activation of each latent."""
+        """``[n]`` peak activation of each latent."""
         return self.activations.max(0, initial=0.0)
 
     def of(self, feature: int) -> np.ndarray:
-        """``[T]`` activations of one latent, zeros where it is silent."""
+        """``[T]`` activations of one latent, zeros if it does not fire."""
         place = np.flatnonzero(self.features == feature)
         return self.activations[:, place[0]] if len(place) else np.zeros(len(self.tokens), np.float32)
 
 
-Sort = Literal["relevance", "gap", "certainty", "score gap", "length", "density", "number"]
-
-SORTS: tuple[Sort, ...] = get_args(Sort)
-
-
 @dataclass(frozen=True)
 class FeatureList:
-    """Features to show, in order, and how many the filters hide.
+    """Search results: the features to show, in order, and how many are hidden by the filters.
 
     Attributes:
-        rows: one for each feature, see :func:`list_features`.
-        n_dense, n_begin: of those that match the search, how many are dense and begin texts, hidden or not.
-        n_hidden: how many the filters hide.
+        rows: one row per feature, see :func:`list_features`.
+        n_dense, n_begin: number of features that match the search and are dense / begin-of-text, hidden or not.
+        n_hidden: number of features that match the search and are hidden by the filters.
     """
 
     rows: pd.DataFrame
@@ -80,13 +79,15 @@ def list_features(
     token: int | None = None,
     only_head: bool = False,
 ) -> pd.DataFrame:
-    """One row for each latent of the SAE; of the head's features alone, or of those that fire on a text, where asked for.
+    """A table with one row per latent of the SAE.
 
     Args:
-        detected: what the automatic labels detect.
-        lens: of every latent; its first tokens are shown, and found by the search.
-        firing: a text; its latents, with their largest activation on it as ``on_text`` and where that is as ``at``.
-        token: one of its tokens; the latents that fire there, with their activation there.
+        labels: labels by feature id.
+        detected: detection scores of the automatic labels by feature id.
+        lens: logit lens of every latent; the top promoted tokens are shown and searched.
+        firing: keep only the latents that fire on this text, with their peak activation as ``on_text`` and its token as ``at``.
+        token: index of a token of this text; keep only the latents that fire there, with their activation there.
+        only_head: keep only the head's features.
     """
     weights = np.full(len(table.share), np.nan)
     weights[head.features] = head.weights
@@ -116,21 +117,16 @@ def list_features(
     return rows[rows["feature"].isin(head.features)] if only_head else rows
 
 
-def _on_text(rows: pd.DataFrame, firing: FiringText, token: int | None) -> pd.DataFrame:
-    places = firing.activations.argmax(0) if token is None else np.full(len(firing.features), token)
-    values = firing.activations[places, np.arange(len(places))]
-    tokens = [f"{place + 1} {visible(firing.tokens[place])}" for place in places.tolist()]
-    found = rows.iloc[firing.features].assign(on_text=values, at=tokens)
-    return found[values > 0]
-
-
 def filter_features(
     rows: pd.DataFrame, *, query: str = "", hide_dense: bool = True, hide_begin: bool = True, sort: Sort = "relevance"
 ) -> FeatureList:
-    """Search, filter and sort. A number finds that feature, other words labels and promoted tokens.
+    """Search, filter and sort a table of :func:`list_features`.
 
-    ``relevance`` is the largest activation on the text where there is one, the largest absolute weight for features of the
-    head, and the most certain gap for the others.
+    Args:
+        query: a feature id, or text to find in labels and promoted tokens.
+        hide_dense, hide_begin: hide dense / begin-of-text latents.
+        sort: ``relevance`` sorts by activation on the text if there is one, else by absolute weight, and latents outside the
+            head by the q-value of their gap.
     """
     wanted = query.strip().casefold()
     if wanted.isdigit():
@@ -143,20 +139,46 @@ def filter_features(
     return FeatureList(shown, int(rows["dense"].sum()), int(rows["begin_of_text"].sum()), int(hidden.sum()))
 
 
+def fire_on_text(prompt: Prompt, response: str, backbone: Backbone, sae: SparseAutoencoder, pooling: Pooling) -> FiringText:
+    """Run the backbone on a response to a prompt and find the latents that fire in it.
+
+    Raises:
+        SparseRMError: the response is empty.
+    """
+    text = backbone.tokenize(prompt, response)
+    ((_, states),) = backbone.hidden_states([text], [sae.hook])
+    state = states[sae.hook]
+    own = state[: text.end - text.start]
+    z = sae.to(backbone.device).encode(own).cpu().numpy()
+    peaks = z.max(0)
+    features = np.argsort(-peaks, kind="stable")[: int((peaks > 0).sum())]
+    h = (own.mean(0) if pooling == "mean" else state[-1]).cpu().numpy()
+    return FiringText(backbone.chat.texts(text.ids[text.start : text.end]), features, z[:, features], h, text.n_truncated)
+
+
 def promoted_text(tokens: np.ndarray) -> str:
-    """Tokens in one line, their spaces seen."""
+    """Tokens on one line, with visible white space."""
     return "  ".join(visible(str(token)) for token in tokens)
 
 
 def visible(token: str) -> str:
-    """A token with its white space drawn and what cannot be seen spelled out."""
+    """A token with visible white space and escaped unprintable characters."""
     drawn = token.replace(" ", "·").replace("\n", "↵").replace("\t", "⇥").replace("\r", "↵")
-    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in drawn) or "(nothing)"
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in drawn) or "(empty)"
+
+
+def _on_text(rows: pd.DataFrame, firing: FiringText, token: int | None) -> pd.DataFrame:
+    """The rows of the latents that fire on a text, with the columns ``on_text`` and ``at``."""
+    places = firing.activations.argmax(0) if token is None else np.full(len(firing.features), token)
+    values = firing.activations[places, np.arange(len(places))]
+    tokens = [f"{place + 1} {visible(firing.tokens[place])}" for place in places.tolist()]
+    found = rows.iloc[firing.features].assign(on_text=values, at=tokens)
+    return found[values > 0]
 
 
 def _notes(table: FeatureTable) -> list[str]:
     flags = zip(table.dense, table.begin_of_text, table.dead, strict=True)
-    names = ("dense", "begin of text", "silent here")
+    names = ("dense", "begin of text", "does not fire here")
     return [", ".join(name for name, holds in zip(names, row, strict=True) if holds) for row in flags]
 
 
@@ -173,20 +195,3 @@ def _sorted(rows: pd.DataFrame, sort: Sort) -> pd.DataFrame:
         return rows.sort_values("feature")
     column = {"gap": "gap", "score gap": "score_gap", "length": "length_correlation", "density": "token_rate"}[sort]
     return rows.sort_values(column, key=np.abs, ascending=False, kind="stable")
-
-
-def fire_on_text(prompt: Prompt, response: str, backbone: Backbone, sae: SparseAutoencoder, pooling: Pooling) -> FiringText:
-    """Read a response to a prompt as the heads read it, and list the latents that fire in it.
-
-    Raises:
-        SparseRMError: the response is empty.
-    """
-    text = backbone.tokenize(prompt, response)
-    ((_, states),) = backbone.hidden_states([text], [sae.hook])
-    state = states[sae.hook]
-    own = state[: text.end - text.start]
-    z = sae.to(backbone.device).encode(own).cpu().numpy()
-    peaks = z.max(0)
-    features = np.argsort(-peaks, kind="stable")[: int((peaks > 0).sum())]
-    h = (own.mean(0) if pooling == "mean" else state[-1]).cpu().numpy()
-    return FiringText(backbone.chat.texts(text.ids[text.start : text.end]), features, z[:, features], h, text.n_truncated)

@@ -1,9 +1,9 @@
-"""Labels from a language model that the user runs or rents: any server that speaks OpenAI's chat completions.
+"""Feature labels written by a language model behind any OpenAI-compatible chat completions server.
 
-Nothing is sent anywhere unless an address and a model were given for it; then responses of the pairs are. The model sees
-responses in which the latent fires and like ones in which it does not, and says what the first have in common. Its words
-are judged as the rule's terms are, by the model itself: it is shown other responses and told the label alone, and has to say
-in which the latent fires (detection scoring; Paulo et al., 2024).
+Nothing is sent anywhere unless an address and a model are configured; then responses of the pairs are sent. The model is shown
+responses in which the latent fires and responses of similar length in which it does not, and describes what the first have in
+common. The label gets a detection score as the rule's labels do: given the label alone, the model predicts in which held-out
+responses the latent fires (detection scoring; Paulo et al., 2024).
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from sparserm.types import SparseRMError
 
 URL, MODEL, KEY = "SPARSERM_LABEL_URL", "SPARSERM_LABEL_MODEL", "SPARSERM_LABEL_KEY"
 
-#: Responses of either kind that the model is shown to find a label, and characters of each.
+#: Number of active and of inactive responses shown to the model to find a label, and maximum characters of each.
 SHOWN, CHARACTERS = 8, 500
-#: Responses judged in one request, and in all.
+#: Number of responses judged in one request, and maximum in total.
 BATCH, MOST_JUDGED = 10, 40
 TIMEOUT_S = 60.0
 
@@ -54,21 +54,14 @@ Responses, numbered, as JSON: {texts}
 In which of them does it fire? Answer with JSON alone, the list of their numbers: {{"active": [...]}}"""
 
 
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """The key and the texts go to the address that was given, and nowhere else."""
-
-    def redirect_request(self, *_: Any) -> None:
-        return None
-
-
 @dataclass(frozen=True)
 class Endpoint:
     """A chat completions server: ``POST {url}/chat/completions``.
 
     Attributes:
-        url: with its version, e.g. ``http://localhost:11434/v1``.
-        model: the name by which it is asked for.
-        key: sent as a bearer token where there is one.
+        url: base URL including the version, e.g. ``http://localhost:11434/v1``.
+        model: name of the model in requests.
+        key: sent as a bearer token unless empty.
     """
 
     url: str
@@ -76,11 +69,11 @@ class Endpoint:
     key: str = ""
 
     def ask(self, prompt: str) -> dict[str, Any]:
-        """The JSON object in the model's answer.
+        """Send a prompt and return the JSON object in the model's answer.
 
         Raises:
-            Unlabelled: the model's answer holds none.
-            SparseRMError: the server cannot be reached, or refuses.
+            Unlabelled: the answer contains no JSON object.
+            SparseRMError: the server cannot be reached, or returns an error.
         """
         body = {"model": self.model, "temperature": 0, "messages": [{"role": "user", "content": prompt}]}
         answer = self._post(json.dumps(body).encode())
@@ -89,7 +82,7 @@ class Endpoint:
         except (ValueError, KeyError, IndexError, TypeError) as error:
             raise SparseRMError(
                 f"{self.url} answered {_short(answer.decode(errors='replace'))}; expected a chat completion; give the address "
-                "of an OpenAI-compatible server, up to and with its /v1"
+                "of an OpenAI-compatible server, including /v1"
             ) from error
         found = re.search(r"\{.*\}", content, re.DOTALL) if isinstance(content, str) else None
         try:
@@ -97,7 +90,7 @@ class Endpoint:
         except ValueError:
             value = None
         if not isinstance(value, dict):
-            raise Unlabelled(f"the endpoint answered {_short(str(content))}, not the JSON object it was asked for")
+            raise Unlabelled(f"the endpoint answered {_short(str(content))}, expected a JSON object")
         return value
 
     def _post(self, body: bytes) -> bytes:
@@ -116,12 +109,12 @@ class Endpoint:
         except (OSError, HTTPException) as error:
             reason = getattr(error, "reason", error)
             what = f"no answer in {TIMEOUT_S:g} s" if isinstance(reason, (TimeoutError, socket.timeout)) else reason
-            raise SparseRMError(f"{self.url} cannot be asked ({what}); check that the server runs and its address") from error
+            raise SparseRMError(f"{self.url} cannot be reached ({what}); check the address and that the server runs") from error
 
 
 @dataclass(frozen=True)
 class EndpointLabeller:
-    """A :class:`~sparserm.features.auto_labels.Labeller` that asks an endpoint."""
+    """A :class:`~sparserm.features.auto_labels.Labeller` that uses a language model behind an endpoint."""
 
     endpoint: Endpoint
     most_judged = MOST_JUDGED
@@ -131,24 +124,24 @@ class EndpointLabeller:
         """The model's name."""
         return self.endpoint.model
 
-    def propose(self, evidence: LabelContext) -> Proposal:
-        """What the model says; the rule's terms are among what it is shown."""
+    def propose(self, context: LabelContext) -> Proposal:
+        """Ask the model for a label; the prompt includes the terms found by the rule."""
         try:
-            ruled = Rule().propose(evidence)
+            ruled = Rule().propose(context)
             terms, promoted = ruled.terms, ruled.promoted
         except Unlabelled:
             terms, promoted = (), ()
-        prompt = finding_prompt(evidence, terms)
+        prompt = finding_prompt(context, terms)
         label = self.endpoint.ask(prompt).get("label")
         if not isinstance(label, str) or not label.strip():
-            raise Unlabelled(f"{self.source} sees nothing that the responses in which it fires have in common")
+            raise Unlabelled(f"{self.source} found nothing that the responses in which it fires have in common")
         text = _short(label, MAX_LENGTH)
         return Proposal(
-            text, lambda rows: self._verdicts(text, [evidence.texts.texts[row] for row in rows]), terms, promoted, prompt
+            text, lambda rows: self._verdicts(text, [context.texts.texts[row] for row in rows]), terms, promoted, prompt
         )
 
     def _verdicts(self, label: str, texts: Sequence[str]) -> np.ndarray:
-        """``[m]`` 1 where the model, told the label alone, says that the latent fires; in an order that tells nothing."""
+        """``[m]`` 1 where the model, given the label alone, predicts that the latent fires; texts are shown in random order."""
         order = np.random.default_rng(0).permutation(len(texts))
         verdicts = np.zeros(len(texts))
         for start in range(0, len(order), BATCH):
@@ -157,25 +150,16 @@ class EndpointLabeller:
             answer = self.endpoint.ask(_JUDGE.format(label=label, texts=_json(numbered)))
             active = answer.get("active")
             if not isinstance(active, list):
-                raise Unlabelled(f"the endpoint answered {_short(json.dumps(answer))}, not the numbers it was asked for")
+                raise Unlabelled(f"the endpoint answered {_short(json.dumps(answer))}, expected a list of numbers")
             verdicts[batch] = [number in {str(one) for one in active} for number in numbered]
         return verdicts
 
 
-def finding_prompt(evidence: LabelContext, terms: Sequence[str]) -> str:
-    """What the model is asked: top examples, inactive ones of like length, contrast terms and promoted tokens."""
-    texts = evidence.texts.texts
-    quiet = evidence.found.find.limited(2 * SHOWN)
-    kinds = {"active": evidence.found.top[:SHOWN], "inactive": quiet.rows[~quiet.active]}
-    shown = {kind: _json([_short(texts[row], CHARACTERS) for row in rows]) for kind, rows in kinds.items()}
-    return _FIND.format(**shown, terms=", ".join(terms) or "none", promoted=_json(evidence.promoted))
-
-
 def configured_endpoint(url: str = "", model: str = "", environment: Mapping[str, str] | None = None) -> Endpoint | None:
-    """The endpoint that the user gave, here or in the environment; None where there is none.
+    """The endpoint given as arguments or in the environment variables; None where neither address nor model is given.
 
     Raises:
-        SparseRMError: a part of it is missing, or the address is none of the web.
+        SparseRMError: the address or the model is missing, or the address is not an HTTP address.
     """
     environment = os.environ if environment is None else environment
     url, model = url or environment.get(URL, ""), model or environment.get(MODEL, "")
@@ -187,6 +171,22 @@ def configured_endpoint(url: str = "", model: str = "", environment: Mapping[str
     if not re.match(r"https?://\w", url):
         raise SparseRMError(f"the endpoint is {url!r}; expected an address that begins with http:// or https://")
     return Endpoint(url, model, environment.get(KEY, ""))
+
+
+def finding_prompt(context: LabelContext, terms: Sequence[str]) -> str:
+    """The prompt for a label: top examples, inactive responses of similar length, the rule's terms and promoted tokens."""
+    texts = context.texts.texts
+    quiet = context.found.find.limited(2 * SHOWN)
+    kinds = {"active": context.found.top[:SHOWN], "inactive": quiet.rows[~quiet.active]}
+    shown = {kind: _json([_short(texts[row], CHARACTERS) for row in rows]) for kind, rows in kinds.items()}
+    return _FIND.format(**shown, terms=", ".join(terms) or "none", promoted=_json(context.promoted))
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """Refuses redirects, so that the key and the texts are sent to the configured address only."""
+
+    def redirect_request(self, *_: Any) -> None:
+        return None
 
 
 def _json(value: object) -> str:

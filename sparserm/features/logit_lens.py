@@ -1,8 +1,8 @@
-"""Which tokens a decoder direction promotes and suppresses: the logit lens (nostalgebraist, 2020).
+"""Logit lens: the tokens that a decoder direction promotes and suppresses (nostalgebraist, 2020).
 
-A direction is read as if nothing came between its layer and the unembedding: ``W_U (gain * d)``, with the final norm's
-gain, and less the mean over the vocabulary, which the softmax does not see. It tells what a latent adds to the logits
-directly, not what later layers make of it. Only the unembedding and the final norm are read from the model's files.
+A direction is projected as if there were no layers between it and the unembedding: ``W_U (gain * d)`` with the gain of the
+final norm, minus the mean over the vocabulary, to which the softmax is invariant. This is the direct effect of a latent on the
+logits, without the effects through later layers. Only the unembedding and the final norm are read from the model's files.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ if TYPE_CHECKING:
 
     from sparserm.sae.autoencoder import SparseAutoencoder
 
-#: Tokens kept of either end.
+#: Number of promoted and of suppressed tokens per latent.
 TOKENS = 10
-#: Latents multiplied at a time: their logits over a vocabulary of 250,000 fill 64 MB.
+#: Latents per chunk: their logits over a vocabulary of 250,000 tokens take 64 MB.
 _CHUNK = 64
-_NOTHING_READ = "expected a causal language model's safetensors with its unembedding; the rest of the card does not need it"
+_NO_UNEMBEDDING = "expected a causal language model's safetensors with its unembedding; the rest of the card does not need it"
 
 
 @dataclass(frozen=True, eq=False)
 class Unembedding:
-    """How a model reads the residual stream at its end.
+    """The unembedding and the final norm of a model.
 
     Attributes:
-        weight: ``[V, d]`` float32.
-        gain: ``[d]`` float32 of the final norm.
-        centred: whether that norm takes the mean off (LayerNorm).
-        tokenizer: of transformers, to show tokens as text.
+        weight: ``[V, d]`` float32 unembedding matrix.
+        gain: ``[d]`` float32 gain of the final norm.
+        centred: whether the norm subtracts the mean (LayerNorm).
+        tokenizer: tokenizer of transformers, to decode tokens.
     """
 
     weight: Tensor
@@ -45,7 +45,7 @@ class Unembedding:
     tokenizer: Any
 
     def texts(self, ids: np.ndarray) -> np.ndarray:
-        """Tokens ``[...]`` as text; each that occurs is decoded once."""
+        """Token ids ``[...]`` as text; each distinct id is decoded once."""
         distinct, places = np.unique(ids, return_inverse=True)
         decoded = [str(self.tokenizer.decode([i], clean_up_tokenization_spaces=False)) for i in distinct.tolist()]
         return np.array(decoded, dtype=str)[places].reshape(ids.shape)
@@ -53,11 +53,11 @@ class Unembedding:
 
 @dataclass(frozen=True)
 class LogitLens:
-    """Tokens at either end of ``n`` latents' logits.
+    """Promoted and suppressed tokens of ``n`` latents.
 
     Attributes:
-        promoted, suppressed: ``[n, k]`` str, the strongest first.
-        promoted_logits, suppressed_logits: ``[n, k]`` float32, per unit of the direction's length.
+        promoted, suppressed: ``[n, k]`` str, strongest first.
+        promoted_logits, suppressed_logits: ``[n, k]`` float32 logits of the unit direction.
     """
 
     promoted: np.ndarray
@@ -69,16 +69,17 @@ class LogitLens:
 def logit_lens(
     sae: SparseAutoencoder, unembedding: Unembedding, features: np.ndarray, progress: Progress | None = None
 ) -> LogitLens:
-    """The tokens that the latents ``features [n]`` promote and suppress most.
+    """Compute the tokens that the latents ``features [n]`` promote and suppress most.
 
     Raises:
-        SparseRMError: the SAE's width is not the model's.
+        SparseRMError: the SAE's width differs from the model's.
     """
     import torch
 
     if sae.d_in != unembedding.weight.shape[1]:
         raise SparseRMError(
-            f"SAE {sae.name} has width {sae.d_in}, the unembedding {unembedding.weight.shape[1]}; use the SAE's own model"
+            f"SAE {sae.name} has width {sae.d_in}, expected the unembedding's {unembedding.weight.shape[1]}; use the model "
+            "that the SAE was trained on"
         )
     directions = sae.directions()[torch.as_tensor(np.asarray(features, np.int64))]
     if unembedding.centred:
@@ -100,10 +101,10 @@ def logit_lens(
 
 @functools.lru_cache(maxsize=1)
 def load_unembedding(name: str | Path) -> Unembedding:
-    """Read what the lens needs from a model's files; the last one is kept in memory.
+    """Load the unembedding and the final norm from a model's files; the last result is cached.
 
     Raises:
-        SparseRMError: the model is not there, or its files hold no unembedding.
+        SparseRMError: the model is not available, or its files have no unembedding.
     """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
@@ -118,7 +119,7 @@ def load_unembedding(name: str | Path) -> Unembedding:
         tokenizer = AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError, KeyError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise SparseRMError(f"the backbone {name} in {folder} cannot be read ({reason}); {_NOTHING_READ}") from error
+        raise SparseRMError(f"the backbone {name} in {folder} cannot be read ({reason}); {_NO_UNEMBEDDING}") from error
     tied = config.get_text_config().tie_word_embeddings
     embedding, norm = model.get_input_embeddings().weight, _final_norm(model)
     weight = _read_unembedding(folder, _names(model, embedding), tuple(embedding.shape), tied)
@@ -127,21 +128,21 @@ def load_unembedding(name: str | Path) -> Unembedding:
 
 
 def _final_norm(model: Any) -> Any:
-    """The last norm outside the layers."""
+    """The last norm module outside the decoder layers."""
     from sparserm.backbone.model import decoder_layers
 
     inside = {id(module) for module in decoder_layers(model).modules()}
     norms = [m for m in model.modules() if "norm" in type(m).__name__.lower() and id(m) not in inside]
     if not norms:
-        raise SparseRMError(f"no final norm was found in a {type(model).__name__}; {_NOTHING_READ}")
+        raise SparseRMError(f"no final norm was found in a {type(model).__name__}; {_NO_UNEMBEDDING}")
     return norms[-1]
 
 
 def _gain(norm: Any, values: dict[str, Tensor]) -> tuple[Tensor, bool]:
-    """What the norm multiplies by, found by using it: families write it as ``w`` or as ``1 + w``.
+    """The gain of a norm, and whether it subtracts the mean, measured by applying it: the gain is stored as ``w`` or ``1 + w``.
 
-    Alternating ones have mean 0 and mean square 1, so that every norm leaves them as they are and only its gain is seen;
-    constant ones come out as zero where the norm takes the mean off.
+    A vector of alternating 1 and -1 has mean 0 and mean square 1, so every norm only multiplies it by the gain; a vector of
+    ones becomes zero if the norm subtracts the mean.
     """
     import torch
 
@@ -158,39 +159,40 @@ def _gain(norm: Any, values: dict[str, Tensor]) -> tuple[Tensor, bool]:
 
 
 def _names(model: Any, parameter: Any) -> set[str]:
-    """What a parameter may be called in a file; those of bare models leave the prefix out."""
+    """Possible names of a parameter in a file: with and without the prefix, which bare models omit."""
     names = {key for key, value in model.named_parameters(remove_duplicate=False) if value is parameter}
     return names | {name.partition(".")[2] for name in names}
 
 
 def _read_unembedding(folder: Path, embeddings: set[str], shape: tuple[int, ...], tied: bool) -> Tensor:
-    """The embeddings where the model shares them, else the other tensor of their shape, whatever the family calls it."""
+    """The unembedding: the embeddings if tied, else the other tensor of the same shape, whatever its name."""
     names = [name for name, found in _tensors(folder) if tuple(found) == shape and (tied or name not in embeddings)]
     if not names:
-        raise SparseRMError(f"{folder} holds no unembedding of shape {shape}; {_NOTHING_READ}")
+        raise SparseRMError(f"{folder} has no unembedding of shape {shape}; {_NO_UNEMBEDDING}")
     return _read(folder, set(names[:1]))
 
 
 def _read(folder: Path, names: set[str]) -> Tensor:
-    """One tensor of the folder's safetensors files, by any of its names."""
+    """Read one tensor, under any of its names, from the folder's safetensors files."""
     from safetensors import safe_open
 
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(path, "pt") as file:
             for key in names & set(file.keys()):
                 return file.get_tensor(key).float()
-    raise SparseRMError(f"{folder} holds no tensor {' or '.join(sorted(names))}; {_NOTHING_READ}")
+    raise SparseRMError(f"{folder} has no tensor {' or '.join(sorted(names))}; {_NO_UNEMBEDDING}")
 
 
 def _tensors(folder: Path) -> list[tuple[str, list[int]]]:
-    """Names and shapes of all tensors in the folder."""
+    """Names and shapes of all tensors in the folder's safetensors files."""
     from safetensors import SafetensorError, safe_open
 
     found: list[tuple[str, list[int]]] = []
     for path in sorted(folder.glob("*.safetensors")):
         try:
             with safe_open(path, "pt") as file:
-                found += [(key, file.get_slice(key).get_shape()) for key in file.keys()]  # noqa: SIM118
+                names = file.keys()  # not a mapping: it cannot be iterated itself
+                found += [(name, file.get_slice(name).get_shape()) for name in names]
         except (OSError, SafetensorError) as error:
-            raise SparseRMError(f"{path} cannot be read ({error}); {_NOTHING_READ}") from error
+            raise SparseRMError(f"{path} cannot be read ({error}); {_NO_UNEMBEDDING}") from error
     return found

@@ -1,8 +1,7 @@
-"""Every latent of an SAE over preference pairs: how often it fires on either side, whether that is chance, what it follows.
+"""Statistics of every SAE latent on preference pairs: activation frequencies, tests of the gap, correlations, opening shares.
 
-All latents at once: the sparse summaries are counted with matrix products, so that thousands of latents over thousands of
-pairs take a moment. Pairs of one prompt are not independent (they often share a response); every interval and test here
-respects that, and comes to the textbook one where each prompt has a single pair.
+All latents are computed at once with sparse matrix products. Pairs of one prompt are not independent (they often share a
+response); all intervals and tests account for that, and reduce to the textbook ones where each prompt has a single pair.
 """
 
 from __future__ import annotations
@@ -22,37 +21,34 @@ from sparserm.types import Activity, PreferencePair, Progress, SparseRMError, To
 if TYPE_CHECKING:
     from sparserm.sae.autoencoder import SparseAutoencoder
 
-#: Responses that are looked at; spread evenly over the pairs.
-SAMPLE = 200
-
-
-#: Firings in the sample below which nothing is said of a latent: one of two would prove little.
-MIN_FIRINGS = 5
-
-
-#: A latent is dense when it fires at more than this share of the response tokens (Sun et al., 2025, "Dense SAE Latents Are
-#: Features, Not Bugs", take the same tenth).
+#: A latent is dense if it fires at more than this share of the response tokens (the threshold of Sun et al., 2025, "Dense SAE
+#: Latents Are Features, Not Bugs").
 DENSE_RATE = 0.1
-
-#: A latent is a begin-of-text one when at least this share of its firings lies in a response's opening (see ``openings``).
+#: A latent is begin-of-text if at least this share of its firings is on the first token of a response.
 OPENING_SHARE = 0.5
+#: Number of responses sampled by :func:`measure_openings`, spread evenly over the pairs.
+SAMPLE = 200
+#: Minimum number of firings in the sample for a latent's opening share; below it the share is set to 0.
+MIN_FIRINGS = 5
 
 
 @dataclass(frozen=True)
 class FeatureTable:
-    """What pairs say of every latent; all arrays are ``[d_sae]``.
+    """Statistics of every latent on preference pairs; all arrays are ``[d_sae]``.
 
     Attributes:
-        n_pairs, n_prompts: what it was computed from.
+        n_pairs, n_prompts: number of pairs and of their prompts.
         f_chosen, f_rejected: share of chosen / rejected responses in which the latent is active.
-        chosen_low, chosen_high, rejected_low, rejected_high: their 95 % Wilson intervals.
-        p: of the gap's paired test; ``q``: corrected for the number of latents that fire (Benjamini and Hochberg, 1995).
-        score_gap: mean alignment score of chosen minus rejected, in standard deviations of the score: what a head's weight
-            multiplies. It may differ in sign from the gap of firing.
-        length_correlation: Pearson's, of the alignment score with the log of the response's length in tokens.
-        share: share of all responses in which the latent fires at all; ``rate``: share of all response tokens.
-        mean_peak: its largest activation in a response, mean over the responses in which it fires.
-        opening: share of its firings in the opening of a response, nan where that was not measured.
+        chosen_low, chosen_high, rejected_low, rejected_high: 95 % Wilson intervals of ``f_chosen`` and ``f_rejected``.
+        p: p-value of the paired test of the gap.
+        q: p-value corrected for the number of latents that fire (Benjamini and Hochberg, 1995).
+        score_gap: mean alignment score of chosen minus rejected, in standard deviations of the score. A head multiplies it by
+            the weight. Its sign may differ from that of the gap.
+        length_correlation: Pearson correlation of the alignment score with the log of the response's length in tokens.
+        share: share of all responses in which the latent fires.
+        rate: share of all response tokens at which it fires.
+        mean_peak: mean of its peak activations over the responses in which it fires.
+        opening: share of its firings on the first token of a response; NaN where that was not measured.
     """
 
     n_pairs: int
@@ -74,36 +70,36 @@ class FeatureTable:
 
     @property
     def gap(self) -> np.ndarray:
-        """``f_chosen - f_rejected``."""
+        """Preference gaps ``f_chosen - f_rejected``."""
         return self.f_chosen - self.f_rejected
 
     @property
     def dense(self) -> np.ndarray:
-        """Fires at more than :data:`DENSE_RATE` of the response tokens."""
+        """Whether the latent fires at more than :data:`DENSE_RATE` of the response tokens."""
         return self.rate > DENSE_RATE
 
     @property
     def dead(self) -> np.ndarray:
-        """Fires in none of the responses."""
+        """Whether the latent fires in none of the responses."""
         return self.share == 0
 
     @property
     def begin_of_text(self) -> np.ndarray:
-        """At least :data:`OPENING_SHARE` of its firings lie in a response's opening; False where that was not measured."""
+        """Whether at least :data:`OPENING_SHARE` of its firings are on the first token; False where that was not measured."""
         return np.nan_to_num(self.opening) >= OPENING_SHARE
 
 
 def feature_table(
     pairs: PairRepresentations, sae: SparseAutoencoder, *, activity: Activity = "any", opening: np.ndarray | None = None
 ) -> FeatureTable:
-    """Statistics of every latent of ``sae`` over ``pairs``.
+    """Compute the statistics of every latent of ``sae`` on ``pairs``.
 
-    The gap's test is McNemar's with the mid-p correction (Fagerland et al., 2013), over prompts: a prompt counts for the
-    side on which the latent is active in more of its responses. With one pair for each prompt that is the usual test;
-    with several it stays valid, which a test that takes the pairs for independent does not, and loses some power.
+    The gap is tested with McNemar's test with the mid-p correction (Fagerland et al., 2013) over prompts: a prompt counts for
+    the side on which the latent is active in more of its responses. With one pair per prompt this is the usual test. With
+    several pairs per prompt it remains valid at some loss of power, while a test that assumes independent pairs does not.
 
     Args:
-        opening: ``[d_sae]`` from :func:`sparserm.features.table.measure_openings`.
+        opening: ``[d_sae]`` from :func:`measure_openings`.
 
     Raises:
         SparseRMError: there are no pairs, or the representations were computed without this SAE.
@@ -111,7 +107,7 @@ def feature_table(
     chosen, rejected = _latents(pairs.chosen, sae), _latents(pairs.rejected, sae)
     n = len(pairs.groups)
     if n == 0:
-        raise SparseRMError("there are no pairs to describe features by; give at least one")
+        raise SparseRMError("there are no pairs to compute feature statistics from; give at least one")
     prompts = _prompt_matrix(pairs.groups)
     active = [_active(latents, activity) for latents in (chosen, rejected)]
     f_chosen, f_rejected = (np.asarray(side.sum(0)).ravel() / n for side in active)
@@ -138,12 +134,57 @@ def feature_table(
     )
 
 
+def measure_openings(
+    texts: Sequence[PreferencePair],
+    pairs: PairRepresentations,
+    backbone: Backbone,
+    sae: SparseAutoencoder,
+    *,
+    progress: Progress | None = None,
+) -> np.ndarray:
+    """``[d_sae]`` share of each latent's firings that are on the first token of a response, over a sample of responses.
+
+    The total number of firings is known from the representations. The backbone reads the sampled texts only up to the first
+    response token, once for responses that begin alike. A latent that fires fewer than :data:`MIN_FIRINGS` times in the sample
+    gets 0.
+
+    Raises:
+        SparseRMError: the representations are not of these pairs, or have no activation strengths.
+    """
+    sides = [pairs.chosen, pairs.rejected]
+    if len(texts) != len(pairs.groups):
+        raise SparseRMError(
+            f"got {len(texts)} pairs and representations of {len(pairs.groups)}; expected the same number; compute the "
+            "representations of these pairs"
+        )
+    rows = np.unique(np.linspace(0, len(texts) - 1, min(len(texts), SAMPLE // 2)).round().astype(int))
+    counts: dict[TokenizedText, int] = {}
+    everywhere = np.zeros(sae.d_sae)
+    for name, side in zip(("chosen", "rejected"), sides, strict=True):
+        part = side.take(rows)
+        latents = part.strengths
+        lengths = np.repeat(part.n_tokens, np.diff(latents.indptr))
+        everywhere += np.bincount(latents.indices, weights=latents.rate * lengths, minlength=sae.d_sae)
+        for row in rows:
+            whole = backbone.tokenize(texts[row].prompt, getattr(texts[row], name))
+            first = TokenizedText(whole.ids[: whole.start + 1], whole.start, whole.start + 1, whole.n_truncated)
+            counts[first] = counts.get(first, 0) + 1
+    at_first = np.zeros(sae.d_sae)
+    beginnings = list(counts)
+    near = sae.to(backbone.device)
+    for i, states in backbone.hidden_states(beginnings, [sae.hook], progress=progress):
+        z = near.encode(states[sae.hook][0])
+        at_first += counts[beginnings[i]] * (z > 0).cpu().numpy()
+    everywhere = everywhere.round()  # the rates are stored in single precision
+    return np.divide(at_first, everywhere, out=np.zeros(sae.d_sae), where=everywhere >= MIN_FIRINGS)
+
+
 def _latents(side: Representations, sae: SparseAutoencoder) -> LatentSummary:
     latents = side.strengths
     if latents.d_sae != sae.d_sae:
         raise SparseRMError(
-            f"these representations hold {latents.d_sae} latents, expected the {sae.d_sae} of SAE {sae.name}; represent the "
-            "pairs with it"
+            f"these representations have {latents.d_sae} latents, expected the {sae.d_sae} of SAE {sae.name}; compute the "
+            "representations with this SAE"
         )
     return latents
 
@@ -160,7 +201,7 @@ def _active(latents: LatentSummary, activity: Activity) -> Any:
 
 
 def _prompt_matrix(groups: np.ndarray) -> Any:
-    """``[prompts, n]`` sparse, 1 where the pair is of the prompt: a product with it sums over each prompt's pairs."""
+    """``[prompts, n]`` sparse indicator of each pair's prompt; multiplying by it sums over the pairs of each prompt."""
     from scipy.sparse import csr_matrix
 
     _, numbers = np.unique(groups, return_inverse=True)
@@ -169,14 +210,16 @@ def _prompt_matrix(groups: np.ndarray) -> Any:
 
 
 def _clustered_wilson(f: np.ndarray, sums: Any, prompts: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Wilson's interval with the number of independent responses in place of their number.
+    """Wilson intervals with the effective sample size in place of the number of responses.
 
-    That is ``n`` over the design effect (Kish, 1965), the variance of ``f`` between prompts over that of as many
-    independent responses; where no response differs, and it cannot be estimated, responses to a prompt count as copies.
+    The effective sample size is ``n`` divided by the design effect (Kish, 1965): the variance of ``f`` between prompts over the
+    variance for independent responses. Where all responses agree it cannot be estimated, and the responses to a prompt are
+    treated as copies of one another.
 
     Args:
         f: ``[d_sae]`` share of responses.
-        sums: ``[prompts, d_sae]`` sparse, active responses of each prompt.
+        sums: ``[prompts, d_sae]`` sparse, number of active responses of each prompt.
+        prompts: from :func:`_prompt_matrix`.
     """
     sizes = np.asarray(prompts.sum(1)).ravel().astype(np.float64)
     n = sizes.sum()
@@ -202,7 +245,7 @@ def _mid_p_mcnemar(net: Any, d_sae: int) -> np.ndarray:
 
 
 def _false_discovery(p: np.ndarray, alive: np.ndarray) -> np.ndarray:
-    """q-values among the latents that fire; a dead one is no hypothesis."""
+    """``[d_sae]`` q-values; dead latents are not counted as hypotheses and get 1."""
     from scipy.stats import false_discovery_control
 
     q = np.ones(len(p))
@@ -212,7 +255,7 @@ def _false_discovery(p: np.ndarray, alive: np.ndarray) -> np.ndarray:
 
 
 def _of_scores(pairs: PairRepresentations, sae: SparseAutoencoder) -> dict[str, np.ndarray]:
-    """What needs only moments of ``h``: the scores of all latents, ``[2n, d_sae]``, are never formed."""
+    """Statistics of the alignment scores from moments of ``h``, without computing the scores ``[2n, d_sae]``."""
     directions = sae.directions().cpu().numpy()
     stacked = pairs.stacked
     sigma = score_moments(stacked, directions, sae.b_dec.cpu().numpy()).sigma
@@ -225,7 +268,7 @@ def _of_scores(pairs: PairRepresentations, sae: SparseAutoencoder) -> dict[str, 
 
 
 def _token_rate(pairs: PairRepresentations, d_sae: int) -> np.ndarray:
-    """Share of all response tokens at which each latent fires."""
+    """``[d_sae]`` share of all response tokens at which each latent fires."""
     fired, tokens = np.zeros(d_sae), 0
     for side in (pairs.chosen, pairs.rejected):
         latents = side.strengths
@@ -233,48 +276,3 @@ def _token_rate(pairs: PairRepresentations, d_sae: int) -> np.ndarray:
         fired += np.bincount(latents.indices, weights=latents.rate * lengths, minlength=d_sae)
         tokens += int(side.n_tokens.sum())
     return fired / max(tokens, 1)
-
-
-def measure_openings(
-    texts: Sequence[PreferencePair],
-    pairs: PairRepresentations,
-    backbone: Backbone,
-    sae: SparseAutoencoder,
-    *,
-    progress: Progress | None = None,
-) -> np.ndarray:
-    """``[d_sae]`` share of each latent's firings that fall on the first token of a response, over a sample of responses.
-
-    All firings are known from the summaries; the backbone reads the sampled texts only up to their first response token,
-    which is little work, and less where responses to a prompt begin alike. A latent that
-    fires fewer than :data:`MIN_FIRINGS` times in the sample gets 0.
-
-    Raises:
-        SparseRMError: the representations are not of these pairs, or do not hold how strongly latents fired.
-    """
-    sides = [pairs.chosen, pairs.rejected]
-    if len(texts) != len(pairs.groups):
-        raise SparseRMError(
-            f"got {len(texts)} pairs and representations of {len(pairs.groups)}; expected as many of each; represent "
-            "these pairs"
-        )
-    rows = np.unique(np.linspace(0, len(texts) - 1, min(len(texts), SAMPLE // 2)).round().astype(int))
-    counts: dict[TokenizedText, int] = {}
-    everywhere = np.zeros(sae.d_sae)
-    for name, side in zip(("chosen", "rejected"), sides, strict=True):
-        part = side.take(rows)
-        latents = part.strengths
-        lengths = np.repeat(part.n_tokens, np.diff(latents.indptr))
-        everywhere += np.bincount(latents.indices, weights=latents.rate * lengths, minlength=sae.d_sae)
-        for row in rows:
-            whole = backbone.tokenize(texts[row].prompt, getattr(texts[row], name))
-            first = TokenizedText(whole.ids[: whole.start + 1], whole.start, whole.start + 1, whole.n_truncated)
-            counts[first] = counts.get(first, 0) + 1
-    at_first = np.zeros(sae.d_sae)
-    beginnings = list(counts)
-    near = sae.to(backbone.device)
-    for i, states in backbone.hidden_states(beginnings, [sae.hook], progress=progress):
-        z = near.encode(states[sae.hook][0])
-        at_first += counts[beginnings[i]] * (z > 0).cpu().numpy()
-    everywhere = everywhere.round()  # back from rates in single precision
-    return np.divide(at_first, everywhere, out=np.zeros(sae.d_sae), where=everywhere >= MIN_FIRINGS)

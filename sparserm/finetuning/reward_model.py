@@ -1,8 +1,7 @@
-"""What people do without SparseRM: a reward model trained by TRL's ``RewardTrainer`` on the same backbone and pairs.
+"""Baseline reward models: fine-tuned by TRL's ``RewardTrainer`` on the same backbone and pairs as a head.
 
-Three ways of it: every weight (``full``), low-rank adapters (``lora``, Hu et al., 2021), or a classification head on the frozen
-backbone (:func:`train_classification_head`). All see the very tokens that our own representations are computed from. Needs
-the extra ``trl`` (``pip install "sparserm[trl]"``).
+Trains all weights (``full``) or low-rank adapters (``lora``, Hu et al., 2021), on the same tokens that representations are
+computed from. Requires the extra ``trl`` (``pip install "sparserm[trl]"``).
 """
 
 from __future__ import annotations
@@ -21,30 +20,31 @@ import torch
 from sparserm.backbone.device import fast_dtype, usable_device
 from sparserm.backbone.model import Backbone, context_length, load_tokenizer, resolve
 from sparserm.backbone.tokenization import ChatTokenizer
-from sparserm.finetuning.trl_setup import import_trl, quietly, silence, trainer_arguments
+from sparserm.finetuning.trl_setup import batch_arguments, import_trl, quietly, silence, trainer_arguments
 from sparserm.support.defaults import DEFAULT_BACKBONE, default_device
 from sparserm.support.quiet import without_bars
 from sparserm.types import HookPoint, PreferencePair, Progress, SparseRMError, Text
 
 Way = Literal["full", "lora"]
 
-#: Pairs a step, and tokens that go through the model at once: a step of long pairs is made of several passes.
+#: Pairs per step, and tokens per forward pass: a step of long pairs is split into several passes.
 BATCH_PAIRS = 8
 PASS_TOKENS = 6000
 
-#: Learning rate and epochs of each way, tuned on validation pairs (``python -m benchmarks.tuning``).
+#: Learning rate and epochs of each way of training, tuned on validation pairs (``python -m benchmarks.tuning``); ``frozen`` is
+#: the classification head of ``benchmarks.frozen``.
 TUNED: dict[str, tuple[float, int]] = {"full": (5e-5, 2), "lora": (1e-3, 3), "frozen": (1e-2, 10)}
 
 
 @dataclass(frozen=True)
 class FineTuningSettings:
-    """How a reward model is trained.
+    """Hyperparameters of fine-tuning.
 
     Attributes:
         way: ``full``, or ``lora`` (rank 16 on all linear layers).
-        learning_rate: of AdamW, falling linearly to zero.
+        learning_rate: of AdamW, decaying linearly to zero.
         epochs: passes over the pairs.
-        seed: of the classification head's start and of the order of pairs.
+        seed: of the score head's initialisation and the order of pairs.
     """
 
     way: Way
@@ -54,18 +54,18 @@ class FineTuningSettings:
 
     @classmethod
     def tuned(cls, way: Way, seed: int = 0) -> FineTuningSettings:
-        """The settings of :data:`TUNED`."""
+        """The tuned learning rate and epochs from :data:`TUNED`."""
         return cls(way, *TUNED[way], seed)
 
 
 class FineTunedRewardModel:
-    """A trained model, ready to score; ``chat`` tokenises as it was trained.
+    """A fine-tuned reward model for scoring.
 
     Args:
-        model: a sequence classifier of Transformers with one label.
-        chat: how the backbone's conversations are tokenised.
-        n_parameters: how many were trained.
-        seconds: how long ``RewardTrainer.train`` took, and ``cpu_seconds`` of how much processor time.
+        model: a sequence classifier of transformers with one label.
+        chat: tokenises conversations as in training.
+        n_parameters: number of trained parameters.
+        seconds: wall-clock time of ``RewardTrainer.train``; ``cpu_seconds``: its processor time.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class FineTunedRewardModel:
         self.chat = chat
 
     def rewards(self, texts: Sequence[Text], progress: Progress | None = None) -> np.ndarray:
-        """``[n]`` float64: the classifier's logits; responses to one prompt read it once."""
+        """``[n]`` float64 logits of the classifier; responses to the same prompt share one pass over it."""
         tokenized = self.chat.many(texts)
         hook = HookPoint(self._backbone.n_layers - 1)
         found = np.zeros(len(texts))
@@ -97,15 +97,15 @@ class FineTunedRewardModel:
 
     @classmethod
     def load(cls, folder: Path) -> FineTunedRewardModel:
-        """What :meth:`save`, or TRL's ``RewardTrainer``, wrote.
+        """Load a folder written by :meth:`save` or by TRL's ``RewardTrainer``.
 
         Raises:
-            SparseRMError: there is no such folder, or what is there is no decoder with a score head of one label.
+            SparseRMError: the folder does not exist, or does not hold a decoder with a score head of one label.
         """
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
         if not folder.is_dir():
-            raise SparseRMError(f"there is no fine-tuned model in {folder}; train and save one first")
+            raise SparseRMError(f"no fine-tuned model in {folder}: expected a folder; train and save a model first")
         with without_bars():
             try:
                 model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32)
@@ -113,8 +113,8 @@ class FineTunedRewardModel:
             except (OSError, ValueError, KeyError) as error:
                 reason = (str(error).strip() or type(error).__name__).splitlines()[0]
                 raise SparseRMError(
-                    f"{folder} cannot be loaded as a classifier ({reason}); expected what save_pretrained writes of a reward "
-                    "model and its tokenizer"
+                    f"{folder} cannot be loaded as a classifier ({reason}); expected a reward model and its tokenizer as "
+                    "save_pretrained writes them"
                 ) from error
         _check_classifier(model, str(folder))
         chat = ChatTokenizer(tokenizer, context_length(model.config))
@@ -122,7 +122,7 @@ class FineTunedRewardModel:
         return cls(model, chat, sum(weight.numel() for weight in model.parameters()))
 
     def save(self, folder: Path) -> None:
-        """Write the classifier as Transformers does, weights in bfloat16."""
+        """Save the classifier in transformers format, with weights in bfloat16."""
         with without_bars():
             copy.deepcopy(self._model).to(torch.bfloat16).save_pretrained(folder)
         self._backbone.chat.tokenizer.save_pretrained(folder)
@@ -134,14 +134,14 @@ def fine_tune(
     backbone: str = DEFAULT_BACKBONE,
     after_epoch: Callable[[int, FineTunedRewardModel], None] | None = None,
 ) -> FineTunedRewardModel:
-    """Train on pairs.
+    """Fine-tune a reward model on pairs.
 
     Args:
         backbone: as for :meth:`~sparserm.backbone.model.Backbone.load`.
-        after_epoch: told of the end of every epoch, counted from 1, with a copy of the model as it then is.
+        after_epoch: called after every epoch with its number, from 1, and a copy of the model.
 
     Raises:
-        SparseRMError: TRL is not installed, or the backbone is not one whose classifier can be read.
+        SparseRMError: TRL is not installed, or the backbone's classifier has another structure than expected.
     """
     trl = import_trl()
     from transformers import AutoModelForSequenceClassification, set_seed
@@ -153,10 +153,10 @@ def fine_tune(
     _check_classifier(model, backbone)
     chat = ChatTokenizer(load_tokenizer(backbone), context_length(model.config))
     with tempfile.TemporaryDirectory() as work, quietly():
-        rows = _rows([(chat(pair.prompt, pair.chosen).ids, chat(pair.prompt, pair.rejected).ids) for pair in pairs])
+        rows = tokenized_rows([(chat(pair.prompt, pair.chosen).ids, chat(pair.prompt, pair.rejected).ids) for pair in pairs])
         trainer = trl.RewardTrainer(
             model=model,
-            args=_arguments(trl, rows, settings.learning_rate, settings.epochs, settings.seed, work),
+            args=training_arguments(trl, rows, settings.learning_rate, settings.epochs, settings.seed, work),
             train_dataset=rows,
             processing_class=chat.tokenizer,
             peft_config=_lora() if settings.way == "lora" else None,
@@ -174,29 +174,26 @@ def fine_tune(
 def _check_classifier(model: Any, name: str) -> None:
     if not hasattr(model, "score") or not hasattr(getattr(model, "model", None), "norm") or model.config.num_labels != 1:
         raise SparseRMError(
-            f"{name!r} makes a {type(model).__name__} of {model.config.num_labels} labels, expected a decoder with a final "
-            "norm and a score head of one label, as models of the Llama, Qwen and Gemma families have; leave it out"
+            f"{name!r} loads as a {type(model).__name__} with {model.config.num_labels} labels, expected a decoder with a "
+            "final norm and a score head of one label, as in the Llama, Qwen and Gemma families; choose another model"
         )
 
 
-def _arguments(trl: Any, rows: Any, learning_rate: float, epochs: int, seed: int, folder: str) -> Any:
-    at_once = BATCH_PAIRS
-    while at_once > 1 and 2 * at_once * max(rows["length"]) > PASS_TOKENS:
-        at_once //= 2
+def training_arguments(trl: Any, rows: Any, learning_rate: float, epochs: int, seed: int, folder: str) -> Any:
+    """TRL's ``RewardConfig`` for one training run."""
     return trl.RewardConfig(
         learning_rate=learning_rate,
         num_train_epochs=epochs,
-        per_device_train_batch_size=at_once,
-        gradient_accumulation_steps=BATCH_PAIRS // at_once,
         seed=seed,
         train_sampling_strategy="group_by_length",  # less padding
         length_column_name="length",
+        **batch_arguments(BATCH_PAIRS, max(rows["length"]), PASS_TOKENS),
         **trainer_arguments(folder),
     )
 
 
-def _rows(ids: Sequence[tuple[Sequence[int], Sequence[int]]]) -> Any:
-    """Token ids of chosen and rejected in the columns that RewardTrainer takes as they are."""
+def tokenized_rows(ids: Sequence[tuple[Sequence[int], Sequence[int]]]) -> Any:
+    """Token ids of chosen and rejected in the columns that RewardTrainer accepts without tokenising."""
     from datasets import Dataset
 
     return Dataset.from_list(
@@ -214,7 +211,7 @@ def _lora() -> Any:
 
 
 def _merged(model: Any) -> Any:
-    """The classifier, with adapters, where it has such, added to its weights."""
+    """The classifier, with adapters (if any) merged into its weights."""
     return model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
 
 
@@ -223,7 +220,7 @@ def _epoch_callback(chat: ChatTokenizer, n_parameters: int, after_epoch: Callabl
 
     class AfterEpoch(TrainerCallback):
         def on_epoch_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
-            # Scoring freezes what it scores with.
+            # A copy: scoring freezes the weights.
             after_epoch(round(state.epoch), FineTunedRewardModel(_merged(copy.deepcopy(given["model"])), chat, n_parameters))
 
     return AfterEpoch()

@@ -1,4 +1,4 @@
-"""What every training with TRL's trainers shares here: the import with its error, the arguments, silence."""
+"""Shared setup of training with TRL: the import, trainer arguments, and suppressing output."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sparserm.types import SparseRMError
 
 
 def import_trl() -> Any:
-    """The package ``trl``.
+    """Import the package ``trl``.
 
     Raises:
         SparseRMError: it is not installed.
@@ -31,24 +31,23 @@ def import_trl() -> Any:
 
 
 def trainer_arguments(folder: str) -> dict[str, Any]:
-    """Arguments of every trainer: it runs where backbones do, nothing is saved, reported or drawn, and examples keep their own
-    columns.
+    """Arguments shared by all trainers: run on the backbones' device, save, log and report nothing, keep all columns.
 
     Raises:
-        SparseRMError: the device is one of several GPUs, over which trainers would spread a model.
+        SparseRMError: there are several GPUs, over which trainers would spread the model.
     """
     device = usable_device(default_device())
     if device != "cpu" and torch.cuda.device_count() > 1:
         raise SparseRMError(
-            f"training on {device} sees {torch.cuda.device_count()} GPUs; expected one; choose it with CUDA_VISIBLE_DEVICES, "
-            "and set SPARSERM_DEVICE to cuda"
+            f"training on {device} sees {torch.cuda.device_count()} GPUs; expected one; choose one with "
+            "CUDA_VISIBLE_DEVICES, and set SPARSERM_DEVICE to cuda"
         )
     return {
         "output_dir": folder,
         "max_length": None,
         "bf16": trains_in_bfloat16(),
         "use_cpu": device == "cpu",
-        "gradient_checkpointing": False,  # saves memory that is not short here, and costs a third more time
+        "gradient_checkpointing": False,  # memory suffices, and it takes a third more time
         "remove_unused_columns": False,
         "save_strategy": "no",
         "logging_strategy": "no",
@@ -58,14 +57,27 @@ def trainer_arguments(folder: str) -> dict[str, Any]:
     }
 
 
+def batch_arguments(pairs: int, longest: int, pass_tokens: int) -> dict[str, int]:
+    """Batch size and gradient accumulation for steps of ``pairs`` pairs.
+
+    Args:
+        longest: tokens of the longest response with its prompt.
+        pass_tokens: maximum number of tokens per forward pass, unless a single pair has more.
+    """
+    at_once = pairs
+    while at_once > 1 and 2 * at_once * longest > pass_tokens:
+        at_once //= 2
+    return {"per_device_train_batch_size": at_once, "gradient_accumulation_steps": pairs // at_once}
+
+
 def trains_in_bfloat16() -> bool:
-    """Whether passes run in bfloat16, with weights in float32."""
+    """Whether training passes run in bfloat16 (with float32 weights)."""
     return fast_dtype(default_device()) == torch.bfloat16
 
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """No bars of Transformers and datasets, whose place ours take, and no word on arguments that will have other names."""
+    """Suppress the progress bars of transformers and datasets (ours are shown), and warnings about renamed arguments."""
     import datasets
 
     shown = not datasets.are_progress_bars_disabled()
@@ -80,7 +92,7 @@ def quietly() -> Iterator[None]:
 
 
 def silence(trainer: Any) -> None:
-    """Without progress bars Transformers prints its figures on stdout, which is not its own."""
+    """Stop the trainer from printing metrics to stdout, which transformers does if progress bars are off."""
     from transformers import PrinterCallback
 
     trainer.remove_callback(PrinterCallback)

@@ -1,4 +1,4 @@
-"""The ridge Bradley-Terry fit (Bradley and Terry, 1952): its loss, and the one point where it is least."""
+"""Ridge-penalised Bradley-Terry regression (Bradley and Terry, 1952): loss, fit, cross-validation of the penalty."""
 
 from __future__ import annotations
 
@@ -12,13 +12,16 @@ from sparserm.heads.reward import second_moments
 
 #: L2 strengths tried by cross-validation.
 L2_GRID = tuple(float(x) for x in np.logspace(-4, 0.5, 10))
-
-
-#: L2 strengths tried for a dense probe, of several hundred dimensions.
+#: L2 strengths tried for a dense probe, which has several hundred dimensions.
 PROBE_L2 = (0.1, 0.3, 1.0, 3.0)
-
-
+#: Folds of the cross-validation over prompts.
 FOLDS = 5
+
+#: Convergence tolerances on the squared Newton decrement (about twice the loss in nats that is left to gain). EXACT gives about
+#: nine digits of the weights, SINGLE the six digits of single precision, ROUGH enough to compare penalties.
+EXACT, SINGLE, ROUGH = 1e-18, 1e-12, 1e-8
+#: Maximum number of steps. Fits on the default backbone's representations take 20 to 50, rough ones 5 to 20.
+_STEPS = 1000
 
 
 @dataclass(frozen=True)
@@ -32,11 +35,12 @@ class L2Choice:
 
 @dataclass(frozen=True)
 class DenseProbe:
-    """What all of ``h`` says of the pairs.
+    """Bradley-Terry regression on the whole representation ``h``.
 
     Attributes:
         weights: ``[d]`` float64; the margin of a pair is ``weights @ (h_chosen - h_rejected)``.
-        l2: the ridge penalty, and ``choice`` how it was chosen where it was.
+        l2: the ridge penalty.
+        choice: the cross-validation that chose the penalty; None where it was given.
     """
 
     weights: np.ndarray
@@ -44,21 +48,13 @@ class DenseProbe:
     choice: L2Choice | None
 
 
-#: Squared Newton decrements, about twice the nats per pair still to be gained, at which a fit ends: the answer to some nine
-#: digits, to the six that single precision has, and to as many as it takes to compare penalties by.
-EXACT, SINGLE, ROUGH = 1e-18, 1e-12, 1e-8
-
-#: Steps at most. Fits of the default backbone's representations take 20 to 50, rough ones 5 to 20.
-_STEPS = 1000
-
-
 @dataclass(frozen=True)
 class Spectrum:
-    """Principal axes of differences ``[n, d]``; with their help fits take few steps, whichever pairs and penalty they are of.
+    """Principal axes of differences ``[n, d]``, used to precondition fits on any part of the pairs with any penalty.
 
     Attributes:
-        axes: ``[d, r]`` orthonormal columns.
-        values: ``[r]`` mean of the squared differences along each; across all of them there are no differences.
+        axes: ``[d, r]`` orthonormal columns that span the differences.
+        values: ``[r]`` mean squared difference along each axis.
     """
 
     axes: np.ndarray
@@ -66,7 +62,7 @@ class Spectrum:
 
     @classmethod
     def of(cls, x: np.ndarray) -> Spectrum:
-        """Of all differences, those that are none to the thirteenth digit left out."""
+        """The spectrum of ``x``; where ``n < d``, axes with less than 1e-13 of the largest value are dropped."""
         n, d = x.shape
         if n >= d:
             return cls.of_moments(second_moments(x))
@@ -77,7 +73,7 @@ class Spectrum:
 
     @classmethod
     def of_moments(cls, second: np.ndarray) -> Spectrum:
-        """Of differences whose second moments ``[d, d]`` are known."""
+        """The spectrum from the second moments ``[d, d]`` of the differences."""
         values, axes = np.linalg.eigh(second)
         return cls(axes, np.maximum(values, 0))
 
@@ -88,11 +84,11 @@ def bradley_terry_loss(margins: np.ndarray) -> float:
 
 
 def fit_bradley_terry(differences: np.ndarray, l2: float) -> np.ndarray:
-    """Weights that minimise ``mean(-log sigmoid(X w)) + l2/2 |w|^2``: convex, so there is one answer.
+    """Weights that minimise ``mean(-log sigmoid(X w)) + l2/2 |w|^2``, which is strictly convex.
 
     Args:
         differences: ``[n, K]`` chosen minus rejected.
-        l2: strength of the ridge penalty, above zero.
+        l2: ridge penalty, above zero.
 
     Returns:
         ``[K]`` float64.
@@ -101,75 +97,17 @@ def fit_bradley_terry(differences: np.ndarray, l2: float) -> np.ndarray:
     return fit_many(x, np.full((len(x), 1), 1 / len(x)), np.array([l2]), Spectrum.of(x), EXACT)[:, 0]
 
 
-def fit_many(x: np.ndarray, shares: np.ndarray, l2: np.ndarray, spectrum: Spectrum, tolerance: float) -> np.ndarray:
-    """:func:`fit_bradley_terry` for several parts of the same pairs and penalties at once: each multiplication reads the
-    differences once for all of them.
-
-    Conjugate gradients (Polak and Ribiere), preconditioned with the Hessian of pairs of equal curvature. No step is searched
-    for: it is the longer one of two that cannot overshoot, the curvature of a pair being 1/4 at most (Boehning and Lindsay,
-    1988), and changing no faster than its margin (Bach, 2010, proposition 1). SciPy's L-BFGS, one fit after another, took twice
-    to three times as long to choose a penalty on 8,000 pairs of 576 dimensions.
-
-    Args:
-        x: ``[n, d]`` differences; their precision is that of the fit.
-        shares: ``[n, p]`` how much each pair counts in each fit; a column adds up to one.
-        l2: ``[p]`` ridge penalties.
-        spectrum: of ``x``, or of other differences that span what these do.
-        tolerance: the squared Newton decrement to be reached, see :data:`EXACT`; as a share of the first where that is below 1.
-
-    Returns:
-        ``[d, p]`` weights.
-    """
-    shares, l2, axes, values = (part.astype(x.dtype, copy=False) for part in (shares, l2, spectrum.axes, spectrum.values))
-    weights, margins = np.zeros((x.shape[1], len(l2)), x.dtype), np.zeros(shares.shape, x.dtype)
-    direction = gradient = np.zeros_like(weights)
-    gain, goal = np.ones_like(l2), None
-    counted = shares > 0
-    tiny = np.finfo(x.dtype).tiny
-    for _ in range(_STEPS):
-        wrong = expit(-margins)
-        pull = wrong * shares
-        curvature = pull * (1 - wrong)
-        gradient, before = x.T @ pull - l2 * weights, gradient
-        damping = np.multiply.outer(values, curvature.sum(0))
-        inside = axes.T @ gradient
-        ahead = axes @ (inside / (damping + l2))
-        gain, gain_before = (inside * (inside / (damping + l2))).sum(0), gain
-        if goal is None:
-            goal = np.maximum(tolerance * np.minimum(gain, 1), _rounding(x.dtype, values, l2))
-        if (gain <= goal).all():
-            break
-        kept = np.maximum(((gradient - before) * ahead).sum(0) / np.maximum(gain_before, tiny), 0) * direction
-        direction = ahead + np.where((kept * gradient).sum(0) > -0.9 * gain, kept, 0)
-
-        along, slope, ridge = x @ direction, (direction * gradient).sum(0), l2 * (direction * direction).sum(0)
-        squares, widest = along * along, np.maximum((np.abs(along) * counted).max(0), tiny)
-        bounded = slope / np.maximum((shares * squares).sum(0) / 4 + ridge, tiny)
-        newton = slope / np.maximum((curvature * squares).sum(0) + ridge, tiny)
-        length = np.maximum(bounded, np.log1p(widest * newton) / widest)
-        weights = weights + length * direction
-        margins = margins + length * along
-    return weights
-
-
-def _rounding(dtype: np.dtype, values: np.ndarray, l2: np.ndarray) -> np.ndarray:
-    """``[p]`` squared Newton decrements that rounding alone may leave where pairs pull in all directions alike and cancel out:
-    a pull is 1/2 at most, of which single products are off by the precision.
-    """
-    return np.finfo(dtype).eps ** 2 / 4 * (values[:, None] / (values[:, None] / 4 + l2)).sum(0)
-
-
 def choose_l2(
     differences: np.ndarray, groups: np.ndarray, strengths: Sequence[float] = L2_GRID, spectrum: Spectrum | None = None
 ) -> L2Choice:
-    """L2 by cross-validation over prompts: no prompt is in both parts of a fold.
+    """Choose L2 by cross-validation over prompts: no prompt is in both parts of a fold.
 
-    All folds and strengths are fitted at once, in single precision, which is enough to compare penalties by.
+    All folds and strengths are fitted at once, in single precision, which is enough to compare penalties.
 
     Args:
         differences: ``[n, K]``.
         groups: ``[n]`` the prompt of each pair.
-        spectrum: of the differences, where it is known.
+        spectrum: of the differences; computed where it is not given.
     """
     if len(differences) < 2:
         return L2Choice(float(strengths[0]), tuple(strengths), (0.0,) * len(strengths))
@@ -190,15 +128,15 @@ def choose_l2(
 def fit_probe(
     differences: np.ndarray, groups: np.ndarray, l2: float | None = None, second: np.ndarray | None = None
 ) -> DenseProbe:
-    """The dense probe: ridge Bradley-Terry on every dimension of the representation, each scaled to a spread of one.
+    """Fit the dense probe: ridge Bradley-Terry on every dimension of the representation, each scaled to unit variance.
 
-    With the penalties that are tried single precision gives some six digits of it; with others it is fitted in double.
+    Penalties within the range of :data:`PROBE_L2` are fitted in single precision (about six digits), others in double.
 
     Args:
         differences: ``[n, d]`` chosen minus rejected.
         groups: ``[n]`` the prompt of each pair.
         l2: the ridge penalty; chosen by cross-validation over prompts where it is not given.
-        second: ``[d, d]`` their second moments, where they are known.
+        second: ``[d, d]`` second moments of the differences; computed where they are not given.
     """
     spread = _spread(differences)
     x = differences.astype(np.float32, copy=False) / spread.astype(np.float32)
@@ -217,25 +155,84 @@ def fit_probe(
     return DenseProbe(weights / spread, strength, choice)
 
 
-def _spread(x: np.ndarray) -> np.ndarray:
-    """``[d]`` standard deviations, 1 where there is none, without a float64 copy of ``x [n, d]``."""
-    squares = np.einsum("nd,nd->d", x, x, dtype=np.float64) / len(x)
-    variance = squares - np.square(x.mean(0, dtype=np.float64))
-    return np.sqrt(np.where(variance > 1e-12 * squares, variance, 1.0))
+def fit_many(x: np.ndarray, shares: np.ndarray, l2: np.ndarray, spectrum: Spectrum, tolerance: float) -> np.ndarray:
+    """``p`` fits as in :func:`fit_bradley_terry` at once, on subsets of the same pairs: each product reads ``x`` once for all.
+
+    Conjugate gradients (Polak and Ribiere), preconditioned with the Hessian at equal curvature of all pairs. There is no line
+    search: the step is the longer of two that cannot overshoot, since the curvature of a pair is at most 1/4 (Boehning and
+    Lindsay, 1988) and changes no faster than its margin (Bach, 2010, proposition 1). SciPy's L-BFGS, one fit after another,
+    took two to three times as long to choose a penalty on 8,000 pairs of 576 dimensions.
+
+    Args:
+        x: ``[n, d]`` differences; the fit runs in their precision.
+        shares: ``[n, p]`` weight of each pair in each fit; each column sums to one.
+        l2: ``[p]`` ridge penalties.
+        spectrum: of ``x``, or of other differences with the same span.
+        tolerance: squared Newton decrement to stop at, see :data:`EXACT`; relative to the first one where that is below 1.
+
+    Returns:
+        ``[d, p]`` weights.
+    """
+    shares, l2, axes, values = (part.astype(x.dtype, copy=False) for part in (shares, l2, spectrum.axes, spectrum.values))
+    weights, margins = np.zeros((x.shape[1], len(l2)), x.dtype), np.zeros(shares.shape, x.dtype)
+    direction = gradient = np.zeros_like(weights)
+    decrement, threshold = np.ones_like(l2), None
+    included = shares > 0
+    tiny = np.finfo(x.dtype).tiny
+    for _ in range(_STEPS):
+        p_rejected = expit(-margins)
+        pair_gradient = p_rejected * shares
+        curvature = pair_gradient * (1 - p_rejected)
+        gradient, previous = x.T @ pair_gradient - l2 * weights, gradient
+        damping = np.multiply.outer(values, curvature.sum(0))
+        projected = axes.T @ gradient
+        preconditioned = axes @ (projected / (damping + l2))
+        decrement, previous_decrement = (projected * (projected / (damping + l2))).sum(0), decrement
+        if threshold is None:
+            threshold = np.maximum(tolerance * np.minimum(decrement, 1), _rounding(x.dtype, values, l2))
+        if (decrement <= threshold).all():
+            break
+        beta = np.maximum(((gradient - previous) * preconditioned).sum(0) / np.maximum(previous_decrement, tiny), 0)
+        momentum = beta * direction
+        direction = preconditioned + np.where((momentum * gradient).sum(0) > -0.9 * decrement, momentum, 0)
+
+        margin_direction, slope, ridge = x @ direction, (direction * gradient).sum(0), l2 * (direction * direction).sum(0)
+        squares, largest = margin_direction * margin_direction, np.maximum((np.abs(margin_direction) * included).max(0), tiny)
+        bounded = slope / np.maximum((shares * squares).sum(0) / 4 + ridge, tiny)
+        newton = slope / np.maximum((curvature * squares).sum(0) + ridge, tiny)
+        length = np.maximum(bounded, np.log1p(largest * newton) / largest)
+        weights = weights + length * direction
+        margins = margins + length * margin_direction
+    return weights
 
 
 def prompt_folds(groups: np.ndarray, seed: int | None = None) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Deterministic folds over prompts as ``(train, held out)`` row indices; fewer where there are fewer prompts.
+    """Deterministic folds over prompts as ``(train, held out)`` row indices; fewer than :data:`FOLDS` for fewer prompts.
 
     Args:
-        seed: other folds for each seed; None takes the prompts as they come.
+        seed: shuffles the prompts; None keeps their order.
     """
     from sklearn.model_selection import GroupKFold
 
     n_groups = len(np.unique(groups))
-    if n_groups < 2:  # one prompt cannot be split: the pairs are taken as they come
+    if n_groups < 2:  # one prompt cannot be split: split its pairs
         groups = np.arange(len(groups))
         n_groups = len(groups)
     n_splits = max(2, min(FOLDS, n_groups))
     splitter = GroupKFold(n_splits) if seed is None else GroupKFold(n_splits, shuffle=True, random_state=seed)
     return list(splitter.split(np.zeros(len(groups)), groups=groups))
+
+
+def _rounding(dtype: np.dtype, values: np.ndarray, l2: np.ndarray) -> np.ndarray:
+    """``[p]`` squared Newton decrements that rounding errors alone can leave where the gradients of the pairs cancel out.
+
+    The gradient of a pair is at most 1/2 of its difference, and each product has a relative error of ``eps``.
+    """
+    return np.finfo(dtype).eps ** 2 / 4 * (values[:, None] / (values[:, None] / 4 + l2)).sum(0)
+
+
+def _spread(x: np.ndarray) -> np.ndarray:
+    """``[d]`` standard deviations of ``x [n, d]``, 1 for constant columns, without a float64 copy of ``x``."""
+    squares = np.einsum("nd,nd->d", x, x, dtype=np.float64) / len(x)
+    variance = squares - np.square(x.mean(0, dtype=np.float64))
+    return np.sqrt(np.where(variance > 1e-12 * squares, variance, 1.0))

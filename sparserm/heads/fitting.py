@@ -1,4 +1,4 @@
-"""From represented pairs to a fitted head: frequencies, selection, moments, L2, weights. Never runs the language model."""
+"""Fitting a reward head to represented pairs: settings, feature selection, weights. Never runs the language model."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ from sparserm.support.defaults import MAX_FEATURES
 from sparserm.support.threads import one_thread
 from sparserm.types import Activity, Pooling, PreferenceData, SparseRMError
 
-#: The values that a setting can have.
+#: Allowed values of the settings that are names.
 _CHOICES = {"pooling": get_args(Pooling), "selection": tuple(SELECTORS), "activity": ACTIVITIES}
 
 
 @dataclass(frozen=True)
 class FitSettings:
-    """How a head is fitted; the defaults are the choices measured on validation splits.
+    """How a head is fitted. The defaults were chosen on validation splits.
 
     Attributes:
-        k: features of the head.
+        k: number of features.
         pooling: how ``h`` is pooled over the response, ``last`` or ``mean``.
         selection: name of a selector, see :data:`~sparserm.heads.selection.SELECTORS`.
-        l2: strength of the Bradley-Terry fit's ridge penalty; None chooses it by cross-validation over prompts.
+        l2: ridge penalty of the Bradley-Terry fit; None chooses it by cross-validation over prompts.
         activity: when a latent counts as active in a response.
-        seed: for selectors that draw at random.
-        avoid_length: keep margins from following the length of responses, see :attr:`FitStatistics.length_axis`.
+        seed: random seed of selectors that draw at random.
+        avoid_length: reduce the correlation of margins with response length, see :attr:`FitStatistics.length_axis`.
 
     Raises:
         SparseRMError: a setting is out of its range.
@@ -60,20 +60,21 @@ class FitSettings:
         if not isinstance(self.avoid_length, bool):
             raise SparseRMError(f"avoid_length is {self.avoid_length!r}, expected True or False")
         if self.l2 is not None and not (isinstance(self.l2, Real) and 0 < self.l2 < math.inf):
-            raise SparseRMError(f"l2 is {self.l2!r}, expected a number above 0; leave it out to have it chosen")
-        # Plain numbers, also of NumPy's: they are written to the head's configuration.
+            raise SparseRMError(f"l2 is {self.l2!r}, expected a number above 0; leave it out to choose it by cross-validation")
+        # NumPy numbers become plain ones: they are written to the head's configuration.
         object.__setattr__(self, "k", int(self.k))
         object.__setattr__(self, "l2", None if self.l2 is None else float(self.l2))
 
 
 @dataclass(frozen=True)
 class FittedHead:
-    """A head and what its fit has shown.
+    """A fitted head with the results of the fit.
 
     Attributes:
         head: the reward head.
         stats: activation frequencies of every latent over the training pairs.
-        l2: the strength used, and how it was chosen where it was.
+        l2: the ridge penalty used.
+        l2_choice: the cross-validation that chose it; None where it was given.
         rewards_chosen, rewards_rejected: ``[n]`` rewards of the training responses.
     """
 
@@ -86,16 +87,50 @@ class FittedHead:
 
     @property
     def accuracy(self) -> float:
-        """Share of training pairs ranked as they should be; a tie counts as wrong."""
+        """Share of training pairs ranked correctly; a tie counts as wrong."""
         return float((self.rewards_chosen > self.rewards_rejected).mean())
 
 
+def fit_settings(**settings: Any) -> FitSettings:
+    """:class:`FitSettings` from the arguments that are not None, with ``k`` at most :data:`MAX_FEATURES`.
+
+    Raises:
+        SparseRMError: an unknown setting, or one that is out of range.
+    """
+    known = [field.name for field in fields(FitSettings)]
+    if unknown := [name for name in settings if name not in known]:
+        raise SparseRMError(f"unknown setting {unknown[0]!r}; expected one of {', '.join(known)}")
+    chosen = FitSettings(**{name: value for name, value in settings.items() if value is not None})
+    if chosen.k > MAX_FEATURES:  # not in FitSettings: the benchmark also measures larger heads
+        raise SparseRMError(
+            f"k is {chosen.k}, expected a whole number from 1 to {MAX_FEATURES}; choose one of these: with more features "
+            "random latents do as well"
+        )
+    return chosen
+
+
+def fit_head(pairs: PairRepresentations, sae: SparseAutoencoder, settings: FitSettings) -> FittedHead:
+    """Select features and fit their weights. Deterministic: the same pairs give the same head, bit for bit.
+
+    Raises:
+        SparseRMError: no pairs, a pooling that differs from the settings', or fewer latents that fire than ``k``.
+    """
+    if settings.pooling != pairs.pooling:
+        raise SparseRMError(
+            f"the pairs have {pairs.pooling} pooling, expected {settings.pooling}; compute their representations again"
+        )
+    if len(pairs.groups) == 0:
+        raise SparseRMError("there are no pairs to fit a head to; give at least one, for a useful head some hundreds")
+    with one_thread():
+        return select_and_fit(pairs, fit_statistics(pairs, sae, settings), sae, settings)
+
+
 def fit_statistics(pairs: PairRepresentations, sae: SparseAutoencoder, settings: FitSettings) -> FitStatistics:
-    """What selectors look at."""
+    """The statistics of the training pairs that selectors and fits use; the same for every ``k`` and selector."""
     chosen, rejected, differences = pairs.chosen.h, pairs.rejected.h, pairs.differences
     second = second_moments(differences)
     mean = (chosen.mean(0, dtype=np.float64) + rejected.mean(0, dtype=np.float64)) / 2
-    # Of both responses, c and r: cc' + rr' is half of (c - r)(c - r)' and (c + r)(c + r)', of which one is known.
+    # For chosen c and rejected r: cc' + rr' = ((c - r)(c - r)' + (c + r)(c + r)') / 2, and the first term is `second`.
     total = chosen + rejected
     total -= (2 * mean).astype(total.dtype)
     covariance = (second_moments(total) + second) / 4
@@ -113,77 +148,41 @@ def fit_statistics(pairs: PairRepresentations, sae: SparseAutoencoder, settings:
     )
 
 
-def fit_head(pairs: PairRepresentations, sae: SparseAutoencoder, settings: FitSettings) -> FittedHead:
-    """Select features and fit their weights. Deterministic: the same pairs give the same head, to the bit.
-
-    Raises:
-        SparseRMError: no pairs, other pooling than the settings', or fewer latents that fire than ``k``.
-    """
-    if settings.pooling != pairs.pooling:
-        raise SparseRMError(f"the pairs are pooled by {pairs.pooling}, expected {settings.pooling}; represent them anew")
-    if len(pairs.groups) == 0:
-        raise SparseRMError("there are no pairs to fit a head to; give at least one, better some hundreds")
-    with one_thread():
-        return _fit(pairs, sae, settings)
-
-
-def _fit(pairs: PairRepresentations, sae: SparseAutoencoder, settings: FitSettings) -> FittedHead:
-    return fit_to_evidence(pairs, fit_statistics(pairs, sae, settings), sae, settings)
-
-
-def fit_to_evidence(
-    pairs: PairRepresentations, evidence: FitStatistics, sae: SparseAutoencoder, settings: FitSettings
+def select_and_fit(
+    pairs: PairRepresentations, statistics: FitStatistics, sae: SparseAutoencoder, settings: FitSettings
 ) -> FittedHead:
-    """:func:`fit_head` with the evidence at hand, which is the same for every ``k`` and selector.
+    """:func:`fit_head` from precomputed statistics.
 
     Raises:
         SparseRMError: fewer usable latents than ``k``.
     """
-    n_usable = int(evidence.usable.sum())
+    n_usable = int(statistics.usable.sum())
     if not 1 <= settings.k <= n_usable:
         raise SparseRMError(
             f"k = {settings.k} features from {len(pairs.groups)} pairs in which {n_usable} latents fire; expected 1 to "
-            f"{n_usable} features; choose a smaller --k or give more pairs"
+            f"{n_usable} features; choose a smaller k or give more pairs"
         )
-    features = np.sort(SELECTORS[settings.selection](evidence, settings.k))
-    return fit_selected(pairs, evidence, features, sae.b_dec.cpu().numpy(), settings)
+    features = np.sort(SELECTORS[settings.selection](statistics, settings.k))
+    return fit_selected(pairs, statistics, features, sae.b_dec.cpu().numpy(), settings)
 
 
 def fit_selected(
-    pairs: PairRepresentations, evidence: FitStatistics, features: np.ndarray, center: np.ndarray, settings: FitSettings
+    pairs: PairRepresentations, statistics: FitStatistics, features: np.ndarray, center: np.ndarray, settings: FitSettings
 ) -> FittedHead:
-    """Weights for given features: those whose margins come closest to a dense probe's (:attr:`FitStatistics.root`).
+    """Fit the weights of given features: least squares on the margins of a dense probe (:attr:`FitStatistics.root`).
 
-    The probe is the Bradley-Terry fit; the head is its least-squares image in the space of K features. Fitted to the labels
-    anew in that space, with a penalty of its own, heads were no more accurate on held-out prompts, and their loss was 0.01 to
-    0.03 nats larger where whole categories of TruthfulQA's training questions were held out: the features were chosen with
-    these labels in view, which the probe's penalty accounts for and a second one does not.
+    The probe is the Bradley-Terry fit; the head is its least-squares projection onto K features. Heads fitted to the labels a
+    second time, with a penalty of their own, were no more accurate on held-out prompts, and their loss was 0.01 to 0.03 nats
+    higher with whole categories of TruthfulQA's training questions held out: the features were already selected with these
+    labels, which the probe's penalty accounts for and a second one does not.
     """
-    directions = evidence.directions[features]
-    moments = ScoreMoments(evidence.moments.mu[features], evidence.moments.sigma[features])
-    probe = evidence.probe
-    weights = np.linalg.lstsq(evidence.candidates(features).T, evidence.target, rcond=None)[0]
+    directions = statistics.directions[features]
+    moments = ScoreMoments(statistics.moments.mu[features], statistics.moments.sigma[features])
+    probe = statistics.probe
+    weights = np.linalg.lstsq(statistics.candidates(features).T, statistics.target, rcond=None)[0]
     head = build_head(features, directions, center, moments, weights, pairs.pooling)
     both = (rewards(head, side.h) for side in (pairs.chosen, pairs.rejected))
-    return FittedHead(head, evidence.stats, probe.l2, probe.choice, *both)
-
-
-def fit_settings(**settings: Any) -> FitSettings:
-    """Settings from the values that are not None.
-
-    Raises:
-        SparseRMError: an unknown setting, or one that is out of its range.
-    """
-    known = [field.name for field in fields(FitSettings)]
-    if unknown := [name for name in settings if name not in known]:
-        raise SparseRMError(f"unknown setting {unknown[0]!r}; expected one of {', '.join(known)}")
-    chosen = FitSettings(**{name: value for name, value in settings.items() if value is not None})
-    if chosen.k > MAX_FEATURES:  # here and not in FitSettings: the benchmark shows what larger heads do
-        raise SparseRMError(
-            f"k is {chosen.k}, expected a whole number from 1 to {MAX_FEATURES}; choose one of these: with more features "
-            "random latents do as well"
-        )
-    return chosen
+    return FittedHead(head, statistics.stats, probe.l2, probe.choice, *both)
 
 
 def make_saved_head(
@@ -197,7 +196,7 @@ def make_saved_head(
     metrics: dict[str, Any] | None = None,
     licence: str = "",
 ) -> SavedHead:
-    """A fitted head with all that must travel with it."""
+    """A fitted head with its card and training statistics, ready to be saved."""
     percent = np.linspace(0, 100, 101)
     features = fitted.head.features
     prompts = sorted({short_key(pair.prompt) for pair in data.pairs})

@@ -1,4 +1,4 @@
-"""What a fit reads: the SAE and backbone that go together, and the representations of the training pairs."""
+"""Inputs of a fit: a matching SAE and backbone, and the representations of the training pairs."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ def load_parts(
     layer: int | None,
     progress: Progress | None = None,
 ) -> tuple[SparseAutoencoder, Backbone]:
-    """An SAE and a backbone that go together; the shipped SAE of ``layer`` where none is given.
+    """Load an SAE and a backbone and check that they match; the default is the shipped SAE of ``layer``.
 
     Raises:
-        SparseRMError: they do not: another width, too few layers, or a layer that is not the SAE's.
+        SparseRMError: the width or the number of layers does not match, or ``layer`` is not the SAE's.
     """
     if sae is None and str(backbone) != DEFAULT_BACKBONE and not isinstance(backbone, Backbone):
         raise SparseRMError(f"backbone {str(backbone)!r} has no shipped SAE; give one with --sae (a folder or release:sae_id)")
@@ -47,6 +47,21 @@ def load_parts(
     return dictionary, model
 
 
+def load_saes(names: tuple[str, ...]) -> dict[str, SparseAutoencoder]:
+    """Load SAEs of different layers, by name.
+
+    Raises:
+        SparseRMError: no names, an SAE that cannot be loaded, or two SAEs at the same hook point.
+    """
+    if not names:
+        raise SparseRMError("no layer was chosen; expected one SAE or more, each at a different layer; choose a layer")
+    saes = {name: load_sae(name) for name in names}
+    for name, sae in saes.items():
+        if same := [other for other in saes if other != name and saes[other].hook == sae.hook]:
+            raise SparseRMError(f"SAEs {name} and {same[0]} both read {sae.hook.name}; choose one of them for each layer")
+    return saes
+
+
 def represent_for_fit(
     data: PreferenceData,
     model: Backbone,
@@ -56,24 +71,14 @@ def represent_for_fit(
     *,
     latents: bool = True,
 ) -> PairRepresentations:
+    """Representations of the pairs at the SAE's hook point, read from the store where they are stored.
+
+    Args:
+        latents: compute the SAE's latents too.
+    """
     saes = {sae.hook: sae if latents else None}
     with stored() as store:
         return represent_pairs(data.pairs, model, saes, settings.pooling, store=store, progress=progress)[sae.hook]
-
-
-def load_saes(names: tuple[str, ...]) -> dict[str, SparseAutoencoder]:
-    """The SAEs by name.
-
-    Raises:
-        SparseRMError: none is named, one cannot be loaded, or two are of one place.
-    """
-    if not names:
-        raise SparseRMError("no layer was chosen; expected one SAE or more, each of a layer of its own")
-    saes = {name: load_sae(name) for name in names}
-    for name, sae in saes.items():
-        if same := [other for other, its in saes.items() if other != name and its.hook == sae.hook]:
-            raise SparseRMError(f"SAEs {name} and {same[0]} both read {sae.hook.name}; choose one of them for each layer")
-    return saes
 
 
 def represent_layers(
@@ -83,10 +88,10 @@ def represent_layers(
     pooling: Pooling,
     progress: Progress | None = None,
 ) -> dict[str, PairRepresentations]:
-    """Representations at every SAE's layer, from one pass of the backbone, by the SAE's name.
+    """Representations at every SAE's layer, by the SAE's name, from one pass of the backbone.
 
     Raises:
-        SparseRMError: an SAE is not one of this backbone.
+        SparseRMError: an SAE does not match this backbone.
     """
     for sae in saes.values():
         check_compatible(sae, model_name=backbone.name, d_model=backbone.d_model, n_layers=backbone.n_layers)

@@ -1,7 +1,7 @@
-"""What a latent is called: by the user, else by the head, else by an automatic label that says what it is worth.
+"""Feature labels: the user's labels, a head's own labels and automatic labels with their detection scores.
 
-The user's labels and the automatic ones lie in one file each for every SAE; every view uses them. Automatic labels of the
-shipped heads' features are shipped too, and those made on this machine go before them.
+A user's label takes precedence over a head's, and both over an automatic label. User labels and automatic labels are stored in
+one file each per SAE. Automatic labels of the shipped heads' features are shipped; those made on this machine override them.
 """
 
 from __future__ import annotations
@@ -20,16 +20,20 @@ from sparserm.support.defaults import assets_dir, home
 from sparserm.support.files import write_json
 from sparserm.types import SparseRMError
 
+#: Maximum length of a label in characters.
+MAX_LENGTH = 120
+_FINGERPRINT = re.compile("[0-9a-zA-Z]+")
+
 
 @dataclass(frozen=True)
 class Detection:
-    """How well a rule tells texts in which a latent fires strongly from texts in which it does not; chance is one half.
+    """Detection score of a rule: how well it separates texts in which a latent fires strongly from others; chance is 0.5.
 
     Attributes:
-        accuracy: balanced accuracy; as many texts are active as inactive.
-        ci95: percentile bootstrap over prompts.
-        auroc: of the rule's score, wherever the line is drawn.
-        n, n_prompts: texts judged, none of which the rule was found on, and their prompts.
+        accuracy: balanced accuracy; half of the texts are active.
+        ci95: 95 % interval of the accuracy, percentile bootstrap over prompts.
+        auroc: AUROC of the rule's score.
+        n, n_prompts: number of held-out texts judged, and of their prompts.
     """
 
     accuracy: float
@@ -44,19 +48,20 @@ class Detection:
 
 @dataclass(frozen=True)
 class AutoLabel:
-    """A label that nobody wrote, or why there is none, with what it was made from.
+    """An automatic label, or the reason why there is none, and the data it was made from.
 
     Attributes:
-        text: the label; None where the evidence is too thin.
-        reason: why there is none, empty where there is one.
-        source: ``rule``, or the name of the model that was asked.
-        data, data_hash: the pairs' name and content hash.
-        n_firing, n_texts: in how many of the different responses the latent fires.
-        terms: what the rule found; a text that has one of them is called active.
-        promoted: those of the terms that the latent's direction also promotes (logit lens).
-        detection: of the label, where it came to that.
-        examples: of the latent's top examples: a text is called active where it is more like them than like others.
-        prompt: what the model was asked, empty for the rule.
+        text: the label; None where no label is reliable.
+        reason: why there is no label; empty where there is one.
+        source: ``rule``, or the name of the language model that wrote the label.
+        data, data_hash: name and content hash of the pairs.
+        n_firing, n_texts: number of distinct responses in which the latent fires, and of all distinct responses.
+        terms: the terms that the rule found; it predicts that the latent fires in a text that has one of them.
+        promoted: the terms among these that the latent's direction also promotes (logit lens).
+        detection: detection score of the label; None where none was proposed.
+        examples: detection score of the latent's top examples: it is predicted to fire in texts that are more similar to them
+            than to inactive texts.
+        prompt: the prompt given to the language model; empty for the rule.
     """
 
     text: str | None
@@ -74,21 +79,34 @@ class AutoLabel:
 
     @property
     def shown(self) -> str:
-        """E.g. ``negations (auto 0.89)``, or ``unlabelled: fires in 3 of 1,200 responses``."""
+        """E.g. ``negations (auto 0.89)``, or ``no reliable label (fires in 3 of 1,200 responses)``."""
         if self.text is None or self.detection is None:
-            return f"unlabelled: {self.reason}"
+            return f"no reliable label ({self.reason})"
         return f"{self.text} (auto {self.detection.accuracy:.2f})"
 
 
-MAX_LENGTH = 120
-_FINGERPRINT = re.compile("[0-9a-zA-Z]+")
+def labels_of(card: HeadCard) -> Mapping[int, str]:
+    """Labels to show for a head: those of :func:`given_labels`, and automatic ones, marked as such, for other features."""
+    automatic = {feature: one.shown for feature, one in auto_labels(card.sae_fingerprint).items() if one.text is not None}
+    return {**automatic, **given_labels(card)}
+
+
+def given_labels(card: HeadCard) -> Mapping[int, str]:
+    """Labels written by people: the user's for the head's SAE, then the head's own.
+
+    If the user's file cannot be read, only the head's labels are returned; the page that edits labels reports the error.
+    """
+    try:
+        return {**card.labels, **user_labels(card.sae_fingerprint)}
+    except SparseRMError:
+        return card.labels
 
 
 def user_labels(sae_fingerprint: str) -> dict[int, str]:
-    """The user's labels of an SAE's latents; none for what is no fingerprint, as a head from elsewhere may bring along.
+    """The user's labels of an SAE's latents; empty for an invalid fingerprint, which an imported head may have.
 
     Raises:
-        SparseRMError: the file cannot be read; it is left as it is.
+        SparseRMError: the file cannot be read; it is left unchanged.
     """
     if not _FINGERPRINT.fullmatch(sae_fingerprint):
         return {}
@@ -98,16 +116,16 @@ def user_labels(sae_fingerprint: str) -> dict[int, str]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
-        raise SparseRMError(f"the labels in {path} cannot be read ({error}); mend the file or move it away") from error
+        raise SparseRMError(f"the labels in {path} cannot be read ({error}); fix the file or move it away") from error
     if not isinstance(value, dict) or not all(key.isdigit() and isinstance(label, str) for key, label in value.items()):
-        raise SparseRMError(f"the labels in {path} are not texts by feature number; mend the file or move it away")
+        raise SparseRMError(f"{path} is invalid; expected an object of label texts by feature id; fix the file or move it away")
     return {int(feature): label for feature, label in value.items()}
 
 
 def save_label(sae_fingerprint: str, feature: int, label: str) -> None:
-    """Call a latent ``label``, in one line; an empty one takes the user's label away.
+    """Set the user's label of a latent, on one line; an empty label removes it.
 
-    Safe with several processes; a file that was interrupted while it was written is the one from before.
+    Safe with several processes; an interrupted write leaves the previous file.
 
     Raises:
         SparseRMError: the label is too long, or the file cannot be read.
@@ -126,20 +144,34 @@ def save_label(sae_fingerprint: str, feature: int, label: str) -> None:
 
 
 def auto_labels(sae_fingerprint: str) -> dict[int, AutoLabel]:
-    """The automatic labels of an SAE's latents, with those that came to none; nothing where the file is damaged, since they
-    can be made again."""
+    """Automatic labels of an SAE's latents by feature, including latents without a reliable label.
+
+    A damaged file counts as empty: automatic labels can be made again.
+    """
     if not _FINGERPRINT.fullmatch(sae_fingerprint):
         return {}
     return {**read_auto_labels(shipped_labels(sae_fingerprint)), **read_auto_labels(_auto_path(sae_fingerprint))}
 
 
+def save_auto_label(sae_fingerprint: str, feature: int, label: AutoLabel) -> None:
+    """Save the automatic label of a latent, replacing the previous one.
+
+    Raises:
+        SparseRMError: the fingerprint is invalid.
+    """
+    path = _auto_path(sae_fingerprint)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_suffix(".lock")):
+        write_auto_labels(path, {**read_auto_labels(path), feature: label})
+
+
 def shipped_labels(sae_fingerprint: str) -> Path:
-    """The file of the automatic labels that are shipped for an SAE (``python -m benchmarks.labels``)."""
+    """Path of the automatic labels shipped for an SAE (written by ``python -m benchmarks.labels``)."""
     return assets_dir() / "labels" / f"{sae_fingerprint}.auto.json"
 
 
 def read_auto_labels(path: Path) -> dict[int, AutoLabel]:
-    """What :func:`write_auto_labels` wrote; nothing where there is no such file, or a damaged one."""
+    """Read a file of :func:`write_auto_labels`; empty where it is missing or damaged."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
         return {int(feature): _read_auto(one) for feature, one in value.items()}
@@ -148,38 +180,9 @@ def read_auto_labels(path: Path) -> dict[int, AutoLabel]:
 
 
 def write_auto_labels(path: Path, labels: Mapping[int, AutoLabel]) -> None:
-    """All of them, by feature."""
+    """Write automatic labels by feature."""
     path.parent.mkdir(parents=True, exist_ok=True)
     _write(path, {feature: asdict(one) for feature, one in labels.items()})
-
-
-def save_auto_label(sae_fingerprint: str, feature: int, label: AutoLabel) -> None:
-    """Keep an automatic label, or that there is none, in place of the one from before.
-
-    Raises:
-        SparseRMError: the fingerprint is none.
-    """
-    path = _auto_path(sae_fingerprint)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_suffix(".lock")):
-        write_auto_labels(path, {**read_auto_labels(path), feature: label})
-
-
-def given_labels(card: HeadCard) -> Mapping[int, str]:
-    """The labels that somebody gave: the head's own, and over them the user's for its SAE.
-
-    A file that cannot be read costs its labels and nothing else; the page on which they are given says what is wrong.
-    """
-    try:
-        return {**card.labels, **user_labels(card.sae_fingerprint)}
-    except SparseRMError:
-        return card.labels
-
-
-def labels_of(card: HeadCard) -> Mapping[int, str]:
-    """The labels to show for a head: those that somebody gave, and automatic ones, marked as such, for the other features."""
-    automatic = {feature: one.shown for feature, one in auto_labels(card.sae_fingerprint).items() if one.text is not None}
-    return {**automatic, **given_labels(card)}
 
 
 def _read_auto(value: dict[str, Any]) -> AutoLabel:
@@ -202,5 +205,7 @@ def _auto_path(sae_fingerprint: str) -> Path:
 
 def _path(sae_fingerprint: str) -> Path:
     if not _FINGERPRINT.fullmatch(sae_fingerprint):
-        raise SparseRMError(f"{sae_fingerprint!r} is no fingerprint of an SAE; expected letters and digits")
+        raise SparseRMError(
+            f"{sae_fingerprint!r} is not an SAE fingerprint; expected letters and digits; load the SAE again to get it"
+        )
     return home() / "labels" / f"{sae_fingerprint}.json"

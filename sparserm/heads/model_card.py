@@ -1,6 +1,6 @@
-"""What must be said of a head wherever it goes: what it was made from, how good it was found to be, when not to trust it.
+"""The model card of a head: training data, test accuracy with baselines, and limitations.
 
-A head may come from elsewhere, so that no entry of its card is taken for granted.
+A head may be imported, so no entry of its card is assumed to be present or valid.
 """
 
 from __future__ import annotations
@@ -11,31 +11,31 @@ from typing import Any
 
 from sparserm.heads.saved import HeadCard, SavedHead, head_hash
 
-#: Baselines as they are called in a card, and as they are shown.
+#: Names of the baselines by their key in a card's metrics; heads over random latents are saved as "random_directions".
 _BASELINES = {
     "parent_accuracy": "before the edits",
     "dense_probe": "dense probe on the whole representation",
     "frequency": "features by frequency gap",
-    "random_directions": "random directions",
+    "random_directions": "random latents",
     "shuffled_labels": "shuffled labels",
-    "length_baseline": "picking the longer",
+    "length_baseline": "picking the longer response",
 }
 
 
 def card_rows(saved: SavedHead) -> tuple[tuple[str, str], ...]:
-    """Names and values, for people; what a card does not say is left out."""
+    """Rows of the model card as names and values; entries missing from the card are left out."""
     card, training = saved.card, saved.card.training
     facts = [
         ("version", head_hash(saved)),
         ("backbone", f"{card.backbone} ({card.backbone_fingerprint})"),
-        ("read at", f"{card.hook}, {saved.head.pooling} pooling over the response"),
+        ("representation", f"{card.hook}, {saved.head.pooling} pooling over the response"),
         ("features", f"{len(saved.head.features)} of {card.d_sae:,} latents of SAE {card.sae} ({card.sae_fingerprint})"),
         ("trained on", _trained_on(training)),
         ("licence of the training data", str(training.get("licence") or "not stated")),
         ("length", _length(training)),
         ("edited", _lineage(training.get("lineage"))),
         ("accuracy", accuracy(card)),
-        ("beside it", baselines(card)),
+        ("baselines", baselines(card)),
         ("typical rewards", reference_rewards(saved)),
         ("made with", ", ".join(f"{name} {version}" for name, version in card.versions.items())),
     ]
@@ -43,7 +43,7 @@ def card_rows(saved: SavedHead) -> tuple[tuple[str, str], ...]:
 
 
 def accuracy(card: HeadCard) -> str:
-    """Test accuracy with its interval and what it is of; empty where it was not measured."""
+    """Test accuracy with its interval and test pairs, as text; empty where it was not measured."""
     value, n = _number(card.metrics, "accuracy"), _number(card.metrics, "n")
     if value is None:
         return ""
@@ -58,58 +58,58 @@ def accuracy(card: HeadCard) -> str:
 
 
 def baselines(card: HeadCard, keys: Sequence[str] = tuple(_BASELINES)) -> str:
-    """The accuracies that stand beside a head's, measured on the same pairs; empty where there are none."""
+    """Accuracies of the baselines on the same pairs, as text; empty where none were measured."""
     found = [(_BASELINES[key], _number(card.metrics, key)) for key in keys]
     return ", ".join(f"{name} {value:.1%}" for name, value in found if value is not None)
 
 
 def reference_rewards(saved: SavedHead) -> str:
-    """What a reward is to be held against: the medians, with the middle half, of the responses that the head knows."""
+    """Reference rewards: median and interquartile range of the rewards of chosen and of rejected responses, as text."""
     chosen, rejected = saved.quantiles_chosen, saved.quantiles_rejected
     of = saved.card.training.get("yardstick")
     return (
-        f"typical chosen {chosen[50]:+.2f} (middle half {chosen[25]:+.2f} to {chosen[75]:+.2f}), "
+        f"typical chosen {chosen[50]:+.2f} (middle 50 % {chosen[25]:+.2f} to {chosen[75]:+.2f}), "
         f"typical rejected {rejected[50]:+.2f} ({rejected[25]:+.2f} to {rejected[75]:+.2f}); "
         f"medians of {of or 'the training responses'}"
     )
 
 
 def head_limits(saved: SavedHead) -> tuple[str, ...]:
-    """When not to trust this head, as sentences."""
+    """Limitations of the head, one sentence or two each."""
     card, training = saved.card, saved.card.training
     value, licence = _number(card.metrics, "accuracy"), str(training.get("licence") or "")
     limits = [
-        f"It was trained on pairs of {training.get('data') or 'a source that is not stated'}. On other kinds of prompts, in "
+        f"It was trained on pairs from {training.get('data') or 'a source that is not stated'}. On other kinds of prompts, in "
         "other languages or at other lengths its accuracy is unknown until you measure it there.",
-        f"It reads {card.backbone} at {card.hook}; with another language model its rewards would mean nothing: it is refused.",
-        "It measures how much a response is like those that were preferred, not whether it is true, safe or helpful.",
-        "Optimising against it (a large best-of-N, reinforcement learning) finds what it over-rewards: keep a limit on how far "
-        "a policy may move, and read what wins.",
+        f"It reads {card.backbone} at {card.hook}; other language models are refused: their rewards would be meaningless.",
+        "It measures how similar a response is to preferred responses, not whether it is true, safe or helpful.",
+        "Optimising against it (best-of-N with a large N, reinforcement learning) exploits its errors: limit how far a policy "
+        "may move, and read the responses that win.",
         "A prompt that exceeds the language model's context is cut from the left.",
     ]
     if value is None:
-        limits.insert(0, "It has not been measured on held-out pairs: nothing is known of how often it is right.")
+        limits.insert(0, "It has not been evaluated on held-out pairs: its accuracy is unknown.")
     else:
-        limits.insert(0, f"On its test pairs it ranks about {round(100 * (1 - value))} in 100 the wrong way round.")
+        limits.insert(0, f"It ranks about {round(100 * (1 - value))} of 100 test pairs incorrectly.")
     limits += _findings(card)
     if training.get("lineage") and value is not None:
-        limits.append("It was edited by hand on the pairs that its accuracy is of, so that this figure flatters it.")
+        limits.append("It was edited by hand on the pairs that its accuracy was measured on, so this accuracy is optimistic.")
     if "NC" in licence.replace("-", " ").split():
-        limits.append(f"Its training data may not be used commercially ({licence}), and it carries their licence.")
+        limits.append(f"Its training data may not be used commercially ({licence}); the head has the same licence.")
     elif not licence:
-        limits.append("The licence of its training data is not stated; it carries that licence.")
+        limits.append("The licence of its training data is not stated; the head has the same licence.")
     return tuple(limits)
 
 
 def card_markdown(saved: SavedHead) -> str:
-    """The facts and limits as a model card in Markdown, to put beside the files."""
+    """The model card in Markdown, to be saved with the head's files."""
     rows = "\n".join(f"| {_cell(name)} | {_cell(value)} |" for name, value in card_rows(saved))
     limits = "\n".join(f"- {_cell(limit)}" for limit in head_limits(saved))
     return f"# {_cell(saved.card.name)}\n\nA SparseRM reward head.\n\n| | |\n|---|---|\n{rows}\n\n## Limits\n\n{limits}\n"
 
 
 def _findings(card: HeadCard) -> list[str]:
-    """What its own figures warn of."""
+    """Warnings that follow from the head's own metrics."""
     value, interval = _number(card.metrics, "accuracy"), card.metrics.get("ci95")
     longer, drawn = _number(card.metrics, "length_baseline"), _number(card.metrics, "random_directions")
     if value is None:
@@ -119,9 +119,9 @@ def _findings(card: HeadCard) -> list[str]:
     if longer is not None and low <= longer:
         found.append(f"Picking the longer response does about as well on its test pairs ({longer:.1%}).")
     elif longer is not None and longer > 0.6:
-        found.append(f"In its test pairs the longer response is preferred in {longer:.0%}: some of its accuracy may be length.")
+        found.append(f"The longer response is preferred in {longer:.0%} of its test pairs: it may partly reward length.")
     if drawn is not None and low <= drawn:
-        found.append(f"A head over random directions does about as well ({drawn:.1%}): its features explain little.")
+        found.append(f"A head over random latents does about as well ({drawn:.1%}): its features explain little.")
     return found
 
 
@@ -134,7 +134,7 @@ def _trained_on(training: Mapping[str, Any]) -> str:
 def _length(training: Mapping[str, Any]) -> str:
     settings = training.get("settings")
     avoided = isinstance(settings, dict) and settings.get("avoid_length") is True
-    return "kept from following the length of responses, by the training pairs" if avoided else ""
+    return "fitted on the training pairs so that margins do not follow response length" if avoided else ""
 
 
 def _lineage(lineage: Any) -> str:
@@ -156,7 +156,7 @@ def _number(values: Mapping[str, Any], key: str) -> float | None:
 
 
 def _cell(text: str) -> str:
-    """Text of others on one line, without the signs that Markdown or HTML would act on."""
+    """Untrusted text on one line, with the characters escaped that Markdown or HTML would interpret."""
     for sign in "\\`*_[]<>|#":
         text = text.replace(sign, f"\\{sign}")
     return " ".join(text.split())

@@ -1,4 +1,4 @@
-"""The reward head: Bradley-Terry weights over standardised alignment scores (design, step 5)."""
+"""The reward head: Bradley-Terry weights over standardised alignment scores (SparseRM, arXiv 2511.07896)."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 from sparserm.representations.values import PairRepresentations
 from sparserm.types import Pooling
 
+#: Rows of representations converted to float64 at a time.
 _ROWS = 1024
 
 
@@ -18,7 +19,7 @@ class ScoreMoments:
 
     Attributes:
         mu: ``[K]`` float64.
-        sigma: ``[K]`` float64, 1 where the scores do not vary, so that dividing by it is always safe.
+        sigma: ``[K]`` float64, 1 where the scores are constant, so that dividing by it is always safe.
     """
 
     mu: np.ndarray
@@ -27,7 +28,9 @@ class ScoreMoments:
 
 @dataclass(frozen=True)
 class RewardHead:
-    """``r = sum_j weights_j (s_j - mu_j) / sigma_j + bias`` with ``s_j = <h - center, direction_j>`` (design, steps 4 and 5).
+    """A linear reward ``r = sum_j weights_j (s_j - mu_j) / sigma_j + bias`` with ``s_j = <h - center, direction_j>``.
+
+    The alignment scores ``s_j`` are the paper's projections onto decoder directions (SparseRM, arXiv 2511.07896).
 
     Attributes:
         features: ``[K]`` int64 latent ids.
@@ -57,7 +60,7 @@ def build_head(
     weights: np.ndarray,
     pooling: Pooling,
 ) -> RewardHead:
-    """A head whose bias is zero: scores are centred on the training responses, so their mean reward is zero."""
+    """Build a head with bias zero: scores are centred on the training responses, so their mean reward is zero."""
     return RewardHead(
         features=np.asarray(features, np.int64),
         directions=np.asarray(directions, np.float32),
@@ -70,19 +73,25 @@ def build_head(
     )
 
 
+def rewards(head: RewardHead, h: np.ndarray) -> np.ndarray:
+    """``[...]`` float64 rewards for ``h [..., d]``, pooled as the head expects."""
+    return contributions(head, h).sum(-1) + head.bias
+
+
+def reward_margins(head: RewardHead, pairs: PairRepresentations) -> np.ndarray:
+    """``[n]`` float64 rewards of the chosen minus the rejected responses."""
+    return rewards(head, pairs.chosen.h) - rewards(head, pairs.rejected.h)
+
+
 def contributions(head: RewardHead, h: np.ndarray) -> np.ndarray:
-    """``w_j (s_j - mu_j) / sigma_j`` for ``h [..., d]``: ``[..., K]`` float64, whose sum plus the bias is the reward."""
+    """``[..., K]`` float64 contributions ``w_j (s_j - mu_j) / sigma_j`` for ``h [..., d]``; their sum plus the bias is the
+    reward."""
     scores = alignment_scores(h, head.directions, head.center)
     return head.weights * (scores - head.mu) / head.sigma
 
 
-def rewards(head: RewardHead, h: np.ndarray) -> np.ndarray:
-    """``[...]`` float64 for ``h [..., d]`` pooled as the head expects."""
-    return contributions(head, h).sum(-1) + head.bias
-
-
 def alignment_scores(h: np.ndarray, directions: np.ndarray, center: np.ndarray) -> np.ndarray:
-    """``s_j = <h - center, d_j>``.
+    """Alignment scores ``s_j = <h - center, d_j>``.
 
     Args:
         h: ``[..., d]``.
@@ -90,44 +99,39 @@ def alignment_scores(h: np.ndarray, directions: np.ndarray, center: np.ndarray) 
         center: ``[d]``, the SAE's ``b_dec``.
 
     Returns:
-        ``[..., K]`` float64. Accumulated in double precision, so that a reward is the same in every batch.
+        ``[..., K]`` float64. Accumulated in double precision, so that a reward does not depend on the batch.
     """
     d = directions.astype(np.float64).T
     offset = center.astype(np.float64) @ d
     rows = h.reshape(-1, h.shape[-1])
     scores = np.empty((len(rows), d.shape[1]))
-    for start in range(0, len(rows), _ROWS):  # as float64 all of them would be twice as large, for a moment
+    for start in range(0, len(rows), _ROWS):  # a float64 copy of all rows would take twice their memory
         scores[start : start + _ROWS] = rows[start : start + _ROWS].astype(np.float64) @ d - offset
     return scores.reshape(*h.shape[:-1], d.shape[1])
 
 
 def score_moments(h: np.ndarray, directions: np.ndarray, center: np.ndarray) -> ScoreMoments:
-    """Moments of the scores over ``h [n, d]`` without forming ``[n, K]``."""
+    """Moments of the alignment scores over ``h [n, d]``, without computing the scores ``[n, K]``."""
     mean = h.mean(0, dtype=np.float64)
     return projected_moments(mean, second_moments(h - mean.astype(h.dtype)), directions, center)
 
 
-def second_moments(x: np.ndarray) -> np.ndarray:
-    """``[d, d]`` float64 ``X'X / n`` of ``x [n, d]``, summed in its own precision: float32 in half the time, to six digits."""
-    return np.asarray((x.T @ x).astype(np.float64) / len(x))
-
-
 def projected_moments(mean: np.ndarray, covariance: np.ndarray, directions: np.ndarray, center: np.ndarray) -> ScoreMoments:
-    """Moments of the scores from those of the representations: the variance of ``<h, d>`` is ``d' Cov(h) d``.
+    """Moments of the alignment scores from those of the representations: the variance of ``<h, d>`` is ``d' Cov(h) d``.
 
     Args:
-        mean: ``[d]`` float64.
-        covariance: ``[d, d]``.
+        mean: ``[d]`` float64, of the representations.
+        covariance: ``[d, d]``, of the representations.
     """
     mu = directions.astype(np.float64) @ (mean - center)
     single = covariance.astype(np.float32)
     variance = np.einsum("kd,kd->k", directions @ single, directions).astype(np.float64)
-    # A direction without variance says nothing; rounding can make its variance a small number of either sign, small beside
-    # what the variances of single dimensions would add up to.
+    # Rounding can turn a variance of zero into a small number of either sign; it is compared with the sum of the variances of
+    # the single dimensions.
     flat = variance <= 1e-6 * (directions**2 @ single.diagonal())
     return ScoreMoments(mu, np.where(flat, 1.0, np.sqrt(np.maximum(variance, 0))))
 
 
-def reward_margins(head: RewardHead, pairs: PairRepresentations) -> np.ndarray:
-    """``[n]`` float64, the reward of the chosen response minus that of the rejected one."""
-    return rewards(head, pairs.chosen.h) - rewards(head, pairs.rejected.h)
+def second_moments(x: np.ndarray) -> np.ndarray:
+    """``[d, d]`` float64 ``X'X / n`` of ``x [n, d]``, summed in the precision of ``x`` (float32: half the time, six digits)."""
+    return np.asarray((x.T @ x).astype(np.float64) / len(x))

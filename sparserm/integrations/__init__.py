@@ -1,1 +1,4 @@
-"""SparseRM in other software: each module needs an extra of the same name and is imported only where it is used."""
+"""Integrations: transformers and the Hugging Face hub, TRL, Ray Data, and an HTTP server.
+
+Optional dependencies are installed with the extras ``trl``, ``ray`` and ``serve``.
+"""

@@ -1,9 +1,9 @@
-"""A head and the layers below it as one transformers model with one label, for ``AutoModelForSequenceClassification``.
+"""A reward model as a transformers model with one label, for ``AutoModelForSequenceClassification``.
 
-This file travels with every export and is all that loading one takes: it needs torch and transformers, and nothing of SparseRM.
+This file is copied into every export and is all the code that loading one needs: torch and transformers, but not SparseRM.
 
-A reward is a sum over directions, so that all of them together are one direction: with pooled representation ``h``, alignment
-scores ``s_j = <h - c, d_j>`` and reward ``sum_j w_j (s_j - mu_j) / sigma_j + b``, the weight is ``sum_j w_j d_j / sigma_j``.
+The reward is linear in the pooled representation ``h``, so the head folds into a single direction: with alignment scores
+``s_j = <h - c, d_j>`` and reward ``sum_j w_j (s_j - mu_j) / sigma_j + b``, the weight is ``sum_j w_j d_j / sigma_j``.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 
 class SparseRMClassifierConfig(PretrainedConfig):
-    """What an exported reward model is made of.
+    """Configuration of an exported reward model.
 
     Attributes:
-        backbone: configuration of the language model, cut above the layer that is read.
+        backbone: configuration of the language model, cut above the layer that the head reads.
         pooling: ``mean`` over the tokens of the last assistant turn, or ``last``, the last token of the text.
         response_start, response_end: token ids with which the chat template opens and closes that turn.
-        empty_reward: of a turn that says nothing.
+        empty_reward: reward of an empty assistant turn.
     """
 
     model_type = "sparserm_classifier"
-    sub_configs = {"backbone": AutoConfig}  # noqa: RUF012
+    sub_configs = {"backbone": AutoConfig}
 
     def __init__(
         self,
@@ -48,11 +48,11 @@ class SparseRMClassifierConfig(PretrainedConfig):
 
 
 class SparseRMForSequenceClassification(PreTrainedModel):
-    """``logits [B, 1]`` are rewards of conversations that the tokenizer's chat template has made one text each."""
+    """Reward model whose ``logits [B, 1]`` are the rewards of conversations in the tokenizer's chat template."""
 
     config_class = SparseRMClassifierConfig
     base_model_prefix = "backbone"
-    _keep_in_fp32_modules_strict = ["score"]  # noqa: RUF012
+    _keep_in_fp32_modules_strict = ["score"]
 
     def __init__(self, config: SparseRMClassifierConfig) -> None:
         super().__init__(config)
@@ -64,13 +64,13 @@ class SparseRMForSequenceClassification(PreTrainedModel):
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, labels: Tensor | None = None, **_: Any
     ) -> SequenceClassifierOutput:
-        """Rewards of ``input_ids [B, T]``, padded on either side where ``attention_mask`` is 0.
+        """Compute the rewards of ``input_ids [B, T]``; padding, on either side, has ``attention_mask`` 0.
 
         Raises:
-            ValueError: a text holds no assistant turn, or labels are given: this model is not trained.
+            ValueError: a text has no assistant turn, or labels are given (the model cannot be trained).
         """
         if labels is not None:
-            raise ValueError("labels were given; expected none: this reward model is fitted by SparseRM and not trained here")
+            raise ValueError("got labels, expected none; this reward model is inference-only, train heads with SparseRM")
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         pooled, empty = self._pool(self._states(input_ids, mask), input_ids, mask)
         rewards = nn.functional.linear(pooled.double(), self.score.weight.double(), self.score.bias.double()).float()
@@ -78,7 +78,7 @@ class SparseRMForSequenceClassification(PreTrainedModel):
         return SequenceClassifierOutput(logits=rewards)
 
     def _states(self, input_ids: Tensor, mask: Tensor) -> Tensor:
-        """``[B, T, d]`` what leaves the highest layer, before the final norm."""
+        """``[B, T, d]`` output of the last layer, before the final norm."""
         n_layers = self.config.backbone.num_hidden_layers
         layers = next(m for m in self.backbone.modules() if isinstance(m, nn.ModuleList) and len(m) == n_layers)
         kept: list[Any] = []
@@ -91,7 +91,7 @@ class SparseRMForSequenceClassification(PreTrainedModel):
         return kept[0][0] if isinstance(kept[0], tuple) else kept[0]
 
     def _pool(self, states: Tensor, input_ids: Tensor, mask: Tensor) -> tuple[Tensor, list[int]]:
-        """``[B, d]`` float32, and the rows that say nothing."""
+        """``[B, d]`` float32 pooled states, and the rows whose response is empty."""
         pooled, empty = [], []
         for row, (ids, keep) in enumerate(zip(input_ids, mask.bool(), strict=True)):
             own = states[row, keep].float()
@@ -102,24 +102,24 @@ class SparseRMForSequenceClassification(PreTrainedModel):
         return torch.stack(pooled), empty
 
     def _response(self, ids: list[int], row: int) -> tuple[int, int]:
-        """Where the last assistant turn begins and ends."""
+        """Start and end of the last assistant turn in the token ids."""
         opening, closing = self.config.response_start, self.config.response_end
-        # White space with which a response begins may have been taken into the last token of the opening.
+        # White space at the start of a response may be merged into the last token of the opening.
         start = _last(ids, opening[:-1])
         if start is not None and ids[start : start + 1] == opening[-1:]:
             start += 1
         if start is None:
             raise ValueError(
-                f"text {row + 1} of the batch holds no assistant turn (token ids {opening}); expected a conversation in the "
+                f"text {row + 1} of the batch has no assistant turn (token ids {opening}); expected a conversation in the "
                 "chat template: tokenizer.apply_chat_template(messages, tokenize=False)"
             )
         n = len(closing)
-        end = len(ids) - n if n and ids[-n:] == closing else len(ids)  # a text that was cut is not closed
+        end = len(ids) - n if n and ids[-n:] == closing else len(ids)  # a truncated text has no closing
         return start, max(start, end)
 
 
 def _last(ids: list[int], wanted: list[int]) -> int | None:
-    """The place behind the last occurrence of ``wanted``."""
+    """Index after the last occurrence of ``wanted``, or None."""
     n = len(wanted)
     return next((at + n for at in range(len(ids) - n, -1, -1) if n and ids[at : at + n] == wanted), None)
 

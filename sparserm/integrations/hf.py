@@ -1,6 +1,6 @@
-"""Heads in the formats of the Hugging Face ecosystem: a classifier of transformers, steering vectors, a model card.
+"""Export of heads to Hugging Face formats: a transformers classifier, steering vectors, or the head alone, with a model card.
 
-``import sparserm.integrations.hf`` makes ``AutoModelForSequenceClassification`` know exported classifiers; without SparseRM
+``import sparserm.integrations.hf`` registers exported classifiers with ``AutoModelForSequenceClassification``; without SparseRM
 they load with ``trust_remote_code=True``.
 """
 
@@ -26,35 +26,36 @@ from sparserm.types import Message, Progress, SparseRMError
 
 AutoModelForSequenceClassification.register(SparseRMClassifierConfig, SparseRMForSequenceClassification, exist_ok=True)
 
-#: Conversations on which the template's text, tokenised whole, has to give the tokens that the head was trained on.
+#: Test conversations: tokenising the templated text as a whole must give the tokens that the head was trained on.
 _TRIALS = (("Hello?", "the answer is yes"), ("What is 2 + 2?\nSay why.", "It is 4:\n\n- two\n- and two"))
 
 
 def fold(head: RewardHead) -> tuple[np.ndarray, float]:
-    """The one direction ``[d]`` float64 and offset that give the same rewards: ``<h, v> + b`` for pooled ``h``."""
+    """Fold a head into one direction ``v [d]`` float64 and an offset ``b``: the reward is ``<h, v> + b`` for pooled ``h``."""
     scale = head.weights / head.sigma
     direction = scale @ head.directions.astype(np.float64)
     return direction, float(head.bias - direction @ head.center.astype(np.float64) - scale @ head.mu)
 
 
 def export_classifier(head: str | Path, folder: Path, progress: Progress | None = None) -> None:
-    """Write a transformers model with one label into ``folder``: cut backbone, folded head, tokenizer, model card, and the
-    head itself in ``folder/head``.
+    """Export a head as a transformers classifier with one label.
+
+    ``folder`` gets the truncated backbone with the folded head, the tokenizer, a model card, and the head itself in ``head``.
 
     Raises:
-        SparseRMError: there is no such head, it does not read the residual stream behind a layer, or its chat template gives
-            other tokens when a conversation is tokenised as one text.
+        SparseRMError: the head does not exist or does not read the residual stream after a layer, or its chat template gives
+            different tokens when a conversation is tokenised as one text.
     """
     saved = load_head(head)
     hook = saved.card.hook_point
-    layer = hook.layer - (hook.site == "resid_pre")  # what enters a layer leaves the one below
+    layer = hook.layer - (hook.site == "resid_pre")  # the input of a layer is the output of the one before
     if hook.site == "mlp_out" or layer < 0:
         raise SparseRMError(
-            f"head {saved.card.name} reads {hook.name}; expected the residual stream behind a layer, where a cut model ends; "
-            "train a head with an SAE of such a place to export it"
+            f"head {saved.card.name} reads {hook.name}; expected the residual stream after a layer, where a truncated model "
+            "ends; train a head with an SAE of such a hook point to export it"
         )
     source = Backbone.load(saved.card.backbone_source, through_layer=layer, dtype="float32", device="cpu", progress=progress)
-    SparseRM(saved, source)  # refuses another backbone
+    SparseRM(saved, source)  # checks the backbone
     _check_tokens(source.chat)
     _classifier(saved, source).save_pretrained(folder)
     tokenizer = source.chat.tokenizer
@@ -65,11 +66,13 @@ def export_classifier(head: str | Path, folder: Path, progress: Progress | None 
 
 
 def export_steering(head: str | Path, folder: Path) -> None:
-    """Write ``steering.safetensors`` into ``folder``: unit ``directions [K, d]`` of the head's features, and ``reward [d]``,
-    the direction that they add up to; ``steering.json`` says where they are added and what each is.
+    """Export the directions of a head for steering.
+
+    ``steering.safetensors`` holds the unit ``directions [K, d]`` of the head's features and ``reward [d]``, their weighted sum
+    (see :func:`fold`); ``steering.json`` describes the hook point and the features.
 
     Raises:
-        SparseRMError: there is no such head.
+        SparseRMError: the head does not exist.
     """
     saved = load_head(head)
     folder.mkdir(parents=True, exist_ok=True)
@@ -94,10 +97,10 @@ def export_steering(head: str | Path, folder: Path) -> None:
 
 
 def export_head(head: str | Path, folder: Path) -> None:
-    """Write the head alone, tens of kilobytes, with a model card: it loads against the user's own copy of the backbone.
+    """Export the head alone (tens of kilobytes) with a model card; it needs a copy of the backbone to run.
 
     Raises:
-        SparseRMError: there is no such head.
+        SparseRMError: the head does not exist.
     """
     saved = load_head(head)
     save_head(saved, folder)
@@ -105,13 +108,13 @@ def export_head(head: str | Path, folder: Path) -> None:
 
 
 def push_to_hub(folder: Path, repo: str, *, private: bool = False) -> str:
-    """Upload all of an exported folder to ``repo`` (``USER/NAME``) of the hub, made where it is not there; its address.
+    """Upload an exported folder to the hub repository ``repo`` (``USER/NAME``), created if missing, and return its URL.
 
     Args:
-        private: of a repository that is made.
+        private: whether a newly created repository is private.
 
     Raises:
-        SparseRMError: the hub refuses.
+        SparseRMError: the hub refuses the upload or cannot be reached.
     """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
@@ -123,14 +126,14 @@ def push_to_hub(folder: Path, repo: str, *, private: bool = False) -> str:
     except (HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OSError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise SparseRMError(
-            f"{repo!r} could not be written to on the hub ({reason}); expected USER/NAME and the right to write there; log in "
-            f"with `hf auth login`; {folder} is complete and can be uploaded by hand"
+            f"upload to {repo!r} on the hub failed ({reason}); expected USER/NAME and write access; log in with "
+            f"`hf auth login`; {folder} is complete and can be uploaded by hand"
         ) from error
     return str(made)
 
 
 def _model_card(saved: SavedHead, library: str, loading: str) -> str:
-    """A model card as the hub shows it: the head's facts and limits, its features, and how to load it."""
+    """Model card for the hub: facts and limits of the head, its features, and how to load it."""
     labels = saved.card.labels
     rows = [
         f"| {feature} | {str(labels.get(feature, '')).replace('|', '/')} | {weight:+.3f} | {chosen:.1%} | {rejected:.1%} |"
@@ -152,7 +155,7 @@ tags: [reward-model, sparserm, interpretability]
 {card}
 ## Features
 
-The reward is a sum over these. Frequencies are of the training responses in which a feature is active.
+The reward is a sum over these features. Frequencies are shares of the training responses in which a feature is active.
 
 | feature | label | weight | active in chosen | in rejected |
 |---|---|---|---|---|
@@ -173,7 +176,7 @@ text = tokenizer.apply_chat_template(messages, tokenize=False)
 reward = model(**tokenizer(text, return_tensors="pt", add_special_tokens=False)).logits[0, 0]
 ```
 
-With SparseRM installed `import sparserm.integrations.hf` takes the place of `trust_remote_code`, and
+With SparseRM installed, `import sparserm.integrations.hf` replaces `trust_remote_code`, and
 `SparseRM.from_pretrained(FOLDER + "/head")` explains every reward.
 """
 
@@ -188,7 +191,7 @@ print(model.score("...", "..."))
 
 
 def _classifier(saved: SavedHead, source: Backbone) -> SparseRMForSequenceClassification:
-    *_, opening, closing = source.chat.frame(("user",))  # between a user's content and the response, and behind it
+    *_, opening, closing = source.chat.frame(("user",))  # token ids before and after the response
     n_layers = len(decoder_layers(source.model))
     backbone = source.model.config.to_dict() | {"num_hidden_layers": n_layers}
     if backbone.get("layer_types"):
@@ -218,7 +221,7 @@ def _check_tokens(chat: ChatTokenizer) -> None:
         whole = tuple(chat.tokenizer(text, add_special_tokens=False)["input_ids"])
         if whole != own:
             raise SparseRMError(
-                f"the backbone's chat template, tokenised as one text, gives {len(whole)} tokens for a conversation of "
-                f"{len(own)} that differ from those that the head was trained on; expected the same, or rewards would differ; "
-                "use the head through SparseRM"
+                f"the backbone's chat template, tokenised as one text, gives other tokens ({len(whole)}) than those that the "
+                f"head was trained on ({len(own)}); expected the same tokens, since rewards would differ; use the head through "
+                "SparseRM"
             )

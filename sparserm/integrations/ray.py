@@ -1,8 +1,8 @@
-"""Scoring beyond one machine, on Ray Data: the parts of a file are handed to actors, each of which holds the language model.
+"""Distributed scoring on Ray Data: the parts of a file are scored by actors, each with its own copy of the language model.
 
-Needs the extra ``ray`` (``pip install "sparserm[ray]"``). Source and results lie where every machine of the cluster sees
-them. The rows and rewards are those of the local engine, and either goes on where the other was stopped: an actor writes a
-part all at once, and a part whose actor was lost is scored by another.
+Needs the extra ``ray`` (``pip install "sparserm[ray]"``). Source and results must be on storage that every machine of the
+cluster can access. Rows and rewards are the same as those of the local engine, and each engine can resume a run of the other.
+Parts are written atomically, and a part whose actor died is scored by another actor.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from sparserm.scoring.bulk import Scoring
 from sparserm.support.defaults import default_device
 from sparserm.types import SparseRMError
 
-#: How often an actor is started again, and a part handed to another, before the work is given up.
+#: How often an actor is restarted, and a part retried, before the run fails.
 RESTARTS, RETRIES = 10, 3
 
 
 class _Scorer:
-    """An actor: the model is loaded once and scores one part after another.
+    """An actor that loads the model once and scores parts one by one.
 
-    What a user can mend comes back as text: an exception would arrive wrapped, or as the death of an actor.
+    Errors that a user can fix are returned as text: Ray would wrap an exception, or report it as a dead actor.
     """
 
     def __init__(self, scoring: Scoring) -> None:
@@ -42,7 +42,7 @@ class _Scorer:
 
     def _score(self, part: Part) -> str:
         try:
-            if not self._scoring.file(part).is_file():  # else it was lost after writing and before telling
+            if not self._scoring.file(part).is_file():  # else an actor died between writing and reporting it
                 self._model = self._model or self._scoring.load_model()
                 self._scoring.score(part, self._model)
         except (SparseRMError, OSError) as error:
@@ -54,24 +54,23 @@ class _Scorer:
 class RayEngine:
     """An engine for :func:`~sparserm.scoring.bulk.score_file`.
 
-    Rows of a source that is not a JSONL or Parquet file are in memory, and are copied to every worker. Each worker has a GPU to
-    itself where ``SPARSERM_DEVICE`` is ``cuda``.
+    A source that is not a JSONL or Parquet file is held in memory and copied to every worker. If ``SPARSERM_DEVICE`` is
+    ``cuda``, each worker gets one GPU.
 
     Attributes:
-        workers: actors.
-        cpus: of each actor, as Ray counts them, and threads that its model computes with.
+        workers: number of actors.
+        cpus: CPUs that Ray reserves for each actor, and threads that its model uses.
     """
 
     workers: int = 2
     cpus: int = 1
 
     def __call__(self, scoring: Scoring, parts: Sequence[Part], finished: Callable[[Part], None]) -> None:
-        """Score the parts on the cluster that this process is connected to, that of ``RAY_ADDRESS``, or a new one on this
-        machine.
+        """Score the parts on the connected Ray cluster, else on that of ``RAY_ADDRESS``, else on a new local one.
 
         Raises:
-            SparseRMError: Ray is not installed, the cluster cannot be reached or has fewer GPUs than workers that want one,
-                workers die again and again, or a part cannot be scored.
+            SparseRMError: Ray is not installed, the cluster cannot be reached or has too few GPUs, workers die repeatedly, or
+                a part cannot be scored.
         """
         if not parts:
             return
@@ -98,28 +97,28 @@ class RayEngine:
             except ray.exceptions.RayError as error:
                 last = str(error).strip().splitlines()[-1]
                 raise SparseRMError(
-                    f"Ray gave up ({type(error).__name__}: {last}); check that workers have the memory for the backbone and "
-                    "see the folder and the source; the same command goes on with what is missing"
+                    f"Ray gave up ({type(error).__name__}: {last}); check that workers have enough memory for the backbone and "
+                    "can access the source and the output folder; run the same command to resume"
                 ) from error
 
 
 def _gpu_each(ray: Any, workers: int) -> dict[str, Any]:
-    """What to ask Ray for beside processors; it would wait for GPUs that are not there, and say nothing."""
+    """Ray options that reserve one GPU per worker; checked here because Ray would wait for missing GPUs without a message."""
     if not default_device().startswith("cuda"):
         return {}
     there = int(ray.cluster_resources().get("GPU", 0))
     if there < workers:
         raise SparseRMError(
-            f"{workers} workers on SPARSERM_DEVICE={default_device()} want a GPU each and the Ray cluster has {there}; ask for "
-            "fewer workers, or unset SPARSERM_DEVICE to use processors"
+            f"the Ray cluster has {there} GPUs, expected {workers}, one per worker on SPARSERM_DEVICE={default_device()}; "
+            "use fewer workers, or unset SPARSERM_DEVICE to run on CPUs"
         )
-    # Ray shows each worker its own GPU alone, which is then the first.
+    # Ray makes only its own GPU visible to each worker, so it is always device 0.
     return {"num_gpus": 1, "runtime_env": {"env_vars": {"SPARSERM_DEVICE": "cuda"}}}
 
 
 @contextmanager
 def _connected(ray: Any) -> Iterator[None]:
-    """A cluster to work on, without Ray's own bars and messages: our progress stands for them."""
+    """Connect to a cluster, with Ray's own progress bars and messages turned off."""
     context, logger = ray.data.DataContext.get_current(), logging.getLogger("ray.data")
     before = context.enable_progress_bars, logger.level
     context.enable_progress_bars = False

@@ -1,8 +1,8 @@
-"""Heads in TRL: a reward function for GRPO and RLOO, and datasets for DPO and SFT from samples that a head has ranked.
+"""TRL integration: a reward function for GRPO and RLOO, and datasets for DPO and SFT from samples ranked by a head.
 
-Training needs the extra ``trl`` (``pip install "sparserm[trl]"``); what is here runs without it. Prompts and completions are
-plain texts or messages, as in TRL's standard and conversational formats, and datasets come in the form that was given. The
-head always reads a text as a conversation, in its own backbone's chat template.
+Training needs the extra ``trl`` (``pip install "sparserm[trl]"``); this module runs without it. Prompts and completions are
+plain texts or messages (TRL's standard and conversational formats), and datasets are returned in the same format. The head
+always reads a text as a conversation, in the chat template of its own backbone.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ if TYPE_CHECKING:
 
 
 class SparseRMReward:
-    """A head as reward function of ``GRPOTrainer`` and ``RLOOTrainer``: ``reward_funcs=SparseRMReward("safety")``.
+    """Reward function for ``GRPOTrainer`` and ``RLOOTrainer``: ``reward_funcs=SparseRMReward("safety")``.
 
-    Beside the rewards each feature's mean contribution is logged under ``sparserm_NAME/FEATURE LABEL``: which features the
-    policy climbs. What it reads is not stored, since a policy seldom says the same twice.
+    It also logs the mean contribution of each feature under ``sparserm_NAME/FEATURE LABEL``, which shows the features that
+    the policy optimises. Representations are not stored, since completions seldom repeat.
 
     Args:
         head: a reward model, a folder, or the name of a head.
 
     Raises:
-        SparseRMError: there is no such head.
+        SparseRMError: the head does not exist.
     """
 
     def __init__(self, head: SparseRM | str | Path) -> None:
         self.model = _load(head)
         card, labels = self.model.card, self.model.labels
-        self.__name__ = f"sparserm_{card.name}"  # what TRL logs the rewards under
+        self.__name__ = f"sparserm_{card.name}"  # the name under which TRL logs the rewards
         features = self.model.head.features.tolist()
         self._metrics = [f"{self.__name__}/{feature} {labels.get(feature, '')}".rstrip() for feature in features]
 
@@ -51,21 +51,21 @@ class SparseRMReward:
         log_metric: Callable[[str, float], None] | None = None,
         **columns: Any,
     ) -> list[float]:
-        """One reward for each completion; an empty one, which a policy can give, gets the least of the training responses.
+        """One reward per completion; an empty completion gets the lowest reward among the training responses.
 
         Args:
-            log_metric: takes a name and a value; TRL gives it.
-            columns: whatever else TRL gives; not read.
+            log_metric: ``log_metric(name, value)``, passed by TRL.
+            columns: other columns that TRL passes; ignored.
 
         Raises:
             SparseRMError: a prompt or a completion is in neither of TRL's formats.
         """
         texts = [Text(as_prompt(p), as_completion(c)) for p, c in zip(prompts, completions, strict=True)]
-        said = [i for i, text in enumerate(texts) if text.response.strip()]
+        nonempty = [i for i, text in enumerate(texts) if text.response.strip()]
         rewards = np.full(len(texts), self.model.saved.least_reward)
-        if said:
-            parts = head_contributions(self.model, [texts[i] for i in said])
-            rewards[said] = parts.sum(1) + self.model.head.bias
+        if nonempty:
+            parts = head_contributions(self.model, [texts[i] for i in nonempty])
+            rewards[nonempty] = parts.sum(1) + self.model.head.bias
             if log_metric:
                 for name, value in zip(self._metrics, parts.mean(0), strict=True):
                     log_metric(name, float(value))
@@ -75,23 +75,23 @@ class SparseRMReward:
 def preference_dataset(
     head: SparseRM | str | Path, prompts: Sequence[Any], samples: Sequence[Sequence[Any]], *, min_margin: float = 0.0
 ) -> Dataset:
-    """For ``DPOTrainer``: the best sample of each prompt as chosen against the worst as rejected.
+    """Dataset for ``DPOTrainer``: the best sample of each prompt as chosen, the worst as rejected.
 
     Args:
-        samples: for each prompt its responses.
-        min_margin: prompts whose best is ahead of the worst by less give no row.
+        samples: the responses to each prompt.
+        min_margin: minimum reward margin between best and worst; other prompts give no row.
 
     Returns:
         Columns ``prompt, chosen, rejected, score_chosen, score_rejected``.
 
     Raises:
-        SparseRMError: a text cannot be scored, or no prompt gives a row.
+        SparseRMError: a text cannot be scored, or no prompt has a sufficient margin.
     """
     ranked = apart(_ranked(head, prompts, samples), min_margin)
     if not ranked:
         raise SparseRMError(
-            f"of {len(prompts)} prompts none has two samples whose rewards differ by {min_margin:g} or more; expected one at "
-            "least; sample more, or warmer, or ask for a smaller margin"
+            f"none of {len(prompts)} prompts has two samples whose rewards differ by {min_margin:g} or more; expected at least "
+            "one; draw more samples, raise the sampling temperature, or lower min_margin"
         )
     return _dataset(
         prompts,
@@ -108,10 +108,13 @@ def preference_dataset(
 
 
 def best_of_n_dataset(head: SparseRM | str | Path, prompts: Sequence[Any], samples: Sequence[Sequence[Any]]) -> Dataset:
-    """For ``SFTTrainer``: each prompt that has a sample with text, and the best of them; columns ``prompt, completion, score``.
+    """Dataset for ``SFTTrainer``: the best sample of each prompt; prompts with only empty samples are left out.
 
     Args:
-        samples: for each prompt its responses.
+        samples: the responses to each prompt.
+
+    Returns:
+        Columns ``prompt, completion, score``.
 
     Raises:
         SparseRMError: a text cannot be scored.
@@ -130,26 +133,26 @@ def _load(head: SparseRM | str | Path) -> SparseRM:
 
 
 def _ranked(head: SparseRM | str | Path, prompts: Sequence[Any], samples: Sequence[Sequence[Any]]) -> tuple[RankedSet, ...]:
-    """The samples of every prompt with their rewards; a set's ``rows`` tell the number of its prompt."""
+    """Rank the samples of every prompt; ``rows`` of a set hold the 1-based number of its prompt."""
     if len(prompts) != len(samples) or not all(samples):
         raise SparseRMError(
             f"got {len(prompts)} prompts and {len(samples)} lists of samples, {sum(not own for own in samples)} of them empty; "
-            "expected for each prompt one list with one sample at least"
+            "expected one non-empty list of samples per prompt"
         )
     if len({isinstance(prompt, str) for prompt in prompts}) > 1:
-        raise SparseRMError("some prompts are texts and some are messages; expected all in one form, as a dataset has them")
+        raise SparseRMError("some prompts are texts and some are messages; expected all prompts in one format")
     sets = []
     for number, (prompt, own) in enumerate(zip(prompts, samples, strict=True), 1):
-        said = [text for text in map(as_completion, own) if text.strip()]
-        if said:
-            sets.append(CandidateSet(as_prompt(prompt), tuple(said), (number,) * len(said)))
+        nonempty = [text for text in map(as_completion, own) if text.strip()]
+        if nonempty:
+            sets.append(CandidateSet(as_prompt(prompt), tuple(nonempty), (number,) * len(nonempty)))
     return rank(_load(head), Candidates("samples", tuple(sets)))
 
 
 def _dataset(
     prompts: Sequence[Any], ranked: Sequence[RankedSet], texts: dict[str, list[str]], values: dict[str, list[float]]
 ) -> Dataset:
-    """Columns in the form that the prompts were given in."""
+    """Build the dataset in the format in which the prompts were given (texts or messages)."""
     from datasets import Dataset
 
     as_given = [prompts[one.candidates.rows[0] - 1] for one in ranked]

@@ -1,4 +1,4 @@
-"""``python -m sparserm.jobs FOLDER`` does the job in FOLDER."""
+"""``python -m sparserm.jobs FOLDER`` runs the job in FOLDER."""
 
 import sys
 from pathlib import Path

@@ -1,16 +1,14 @@
-"""What each kind of job does: a function per kind, run by the worker process (``python -m sparserm.jobs FOLDER``)."""
+"""One function for each kind of job, run by the worker process (``python -m sparserm.jobs FOLDER``)."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from sparserm.audit.flags import _RESULT, audit
+from sparserm.audit.flags import audit, save_audit
 from sparserm.backbone.model import Backbone
 from sparserm.features.auto_labels import Labeller, Rule, label_head
 from sparserm.features.cache import FeatureStore
@@ -28,6 +26,7 @@ from sparserm.representations.represent import represent_pairs
 from sparserm.representations.store import stored
 from sparserm.sae.autoencoder import load_sae
 from sparserm.scoring.best_of_n import rank
+from sparserm.support.files import write_json
 from sparserm.training.evidence import gather_head_evidence
 from sparserm.training.sweep import SIZES, sweep
 from sparserm.training.train import EVIDENCE_FILE, TrainSpec, finish_head, represent_split, split_pairs
@@ -37,7 +36,7 @@ from sparserm.types import Progress
 def represent_job(spec: dict[str, Any], folder: Path, report: Report) -> None:
     """Represent ``spec["source"]`` for the head ``spec["head"]``, with the latents of its SAE.
 
-    Everything goes into the store, where the pages find it; interrupted work goes on from there.
+    Everything is written to the store, which the pages read and from which an interrupted job resumes.
 
     Raises:
         SparseRMError: the pairs, the head, its SAE or its backbone cannot be used.
@@ -53,7 +52,7 @@ def represent_job(spec: dict[str, Any], folder: Path, report: Report) -> None:
 
 
 def audit_job(spec: dict[str, Any], folder: Path, report: Report) -> None:
-    """Audit ``spec["source"]``, against ``spec["against"]`` where that is not None.
+    """Audit ``spec["source"]``, and check overlap with ``spec["against"]`` unless that is None.
 
     Raises:
         SparseRMError: the pairs cannot be used.
@@ -61,16 +60,14 @@ def audit_job(spec: dict[str, Any], folder: Path, report: Report) -> None:
     report.stage(1, 2, "Pairs")
     data = DataSource.from_dict(spec["source"]).load()
     against = DataSource.from_dict(spec["against"]).load() if spec["against"] else None
-    report.stage(2, 2, f"Looking through {len(data.pairs):,} pairs")
-    found = audit(data, against=against)
-    result = {"n": found.n, "flags": [asdict(flag) for flag in found.flags], "surface": asdict(found.surface)}
-    (folder / _RESULT).write_text(json.dumps(result))
+    report.stage(2, 2, f"Auditing {len(data.pairs):,} pairs")
+    save_audit(audit(data, against=against), folder)
 
 
 def best_of_n_job(spec: dict[str, Any], folder: Path, report: Report) -> None:
-    """Score the kept candidates ``spec["candidates"]`` with the head ``spec["head"]``: ``rewards.npy``, prompt after prompt.
+    """Score the uploaded candidates ``spec["candidates"]`` with the head ``spec["head"]``, into ``rewards.npy`` in their order.
 
-    Interrupted work goes on from the store.
+    An interrupted job resumes from the store.
 
     Raises:
         SparseRMError: the candidates, the head or its backbone cannot be used.
@@ -85,10 +82,11 @@ def best_of_n_job(spec: dict[str, Any], folder: Path, report: Report) -> None:
 
 
 def features_job(spec: dict[str, Any], folder: Path, report: Report) -> None:
-    """Represent ``spec["source"]`` for the head ``spec["head"]``, measure openings, read the examples of the head's features,
-    and look up the tokens that every latent promotes.
+    """Compute what the Features page shows for the head ``spec["head"]`` on the pairs ``spec["source"]``.
 
-    Everything is kept where the pages find it; interrupted work goes on from there.
+    These are representations, openings, examples of the head's features, and the tokens that each latent promotes.
+
+    Everything is cached where the pages read it, and an interrupted job resumes from there.
 
     Raises:
         SparseRMError: the pairs, the head, its SAE or its backbone cannot be used.
@@ -113,12 +111,13 @@ def features_job(spec: dict[str, Any], folder: Path, report: Report) -> None:
         kept.readings(feature_card(feature, data.pairs, pairs, sae, saved.head), data, backbone, sae)
     report.stage(4, 4, "Promoted tokens (latents)")
     kept.lens(card.backbone_source, sae, report)
-    (folder / "result.json").write_text(json.dumps({"features": features, "pairs": len(data.pairs)}))
+    write_json(folder / "result.json", {"features": features, "pairs": len(data.pairs)})
 
 
 def labels_job(spec: dict[str, Any], folder: Path, report: Report) -> None:
-    """Label the features of the head ``spec["head"]`` from ``spec["source"]``, with the endpoint of the environment where
-    ``spec["endpoint"]`` is true.
+    """Label the features of the head ``spec["head"]`` on the pairs ``spec["source"]``.
+
+    If ``spec["endpoint"]`` is true, the language-model endpoint configured in the environment proposes the labels.
 
     Raises:
         SparseRMError: the pairs, the head, its SAE, its backbone or the endpoint cannot be used.
@@ -128,14 +127,14 @@ def labels_job(spec: dict[str, Any], folder: Path, report: Report) -> None:
     labeller: Labeller = EndpointLabeller(endpoint) if endpoint else Rule()
     labels = label_head(SparseRM.from_pretrained(spec["head"]), DataSource.from_dict(spec["source"]).load(), labeller, report)
     named = sum(label.text is not None for label in labels.values())
-    (folder / "result.json").write_text(json.dumps({"features": len(labels), "labelled": named}))
+    write_json(folder / "result.json", {"features": len(labels), "labelled": named})
 
 
 def train_job(spec: dict[str, Any], folder: Path, report: Report) -> None:
-    """Train the head ``spec`` asks for, into ``folder``.
+    """Train a head as specified by ``spec`` (:class:`~sparserm.training.train.TrainSpec`), into ``folder``.
 
     Raises:
-        SparseRMError: the pairs, the SAEs, the backbone and the settings do not go together.
+        SparseRMError: the pairs cannot be used, or the SAEs, the backbone and the settings do not match.
     """
     wanted = TrainSpec.from_dict(spec)
     report.stage(1, 4, "Pairs")
@@ -158,11 +157,11 @@ def train_job(spec: dict[str, Any], folder: Path, report: Report) -> None:
     random = next(found for found in evidence.baselines if found.name == "random")
     save_head(finish_head(fitted, one, backbone, wanted.settings, random, wanted.name), folder / "head")
     result = {"sae": best, "n_train": len(split.train.pairs), "n_test": len(split.test.pairs), **evidence.to_dict()}
-    (folder / EVIDENCE_FILE).write_text(json.dumps(result))
+    write_json(folder / EVIDENCE_FILE, result)
 
 
 def count_in_pairs(split: Split, report: Progress) -> Progress:
-    """Responses counted as pairs, those included that were stored before: an interrupted job begins where it was."""
+    """Report progress in pairs instead of responses; stored pairs count as done, so that a resumed job starts where it was."""
     n = len(split.train.pairs) + len(split.test.pairs)
 
     def progress(done: int, total: int, what: str) -> None:
@@ -171,7 +170,7 @@ def count_in_pairs(split: Split, report: Progress) -> Progress:
     return progress
 
 
-#: For each kind of job the function ``job(spec, folder, report)`` that does it and writes its results into ``folder``.
+#: For each kind of job, the function ``job(spec, folder, report)`` that runs it and writes its results to ``folder``.
 JOBS: dict[str, Callable[[dict[str, Any], Path, Report], None]] = {
     "represent": represent_job,
     "train": train_job,

@@ -1,9 +1,8 @@
-"""Long work in processes of its own: it outlives a closed tab and a restart of the app, is seen from everywhere, can be
-cancelled, and goes on where it was.
+"""The job queue: start, list, cancel, resume and delete jobs.
 
-Each job has a folder ``SPARSERM_HOME/jobs/<id>`` with its specification, its state and its results. The worker holds a
-lock while it lives, so that a job whose process was killed is known to be interrupted. One job works at a time, the
-others wait.
+A job runs in a separate process, so it outlives a closed tab and a restart of the app. It has a folder
+``SPARSERM_HOME/jobs/<id>`` with its specification, its status and its results. The worker holds a lock while it is alive, so
+a job whose process was killed is detected as interrupted. One job runs at a time; the others wait.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from sparserm.support.defaults import home
 from sparserm.support.files import write_text
 from sparserm.types import SparseRMError
 
-#: The kinds of job; ``sparserm.jobs.kinds`` has the function that does each.
+#: The kinds of job; ``sparserm.jobs.kinds`` has the function that runs each.
 KINDS = ("represent", "train", "features", "labels", "best_of_n", "audit")
 
 State = Literal["queued", "running", "done", "failed", "cancelled", "interrupted"]
@@ -34,25 +33,26 @@ _WRITE_EVERY_S = 0.25
 _workers: list[subprocess.Popen[bytes]] = []
 
 
-class JobCancelled(Exception):  # noqa: N818  (not an error: somebody asked for it)
-    """Raised inside a job when its cancellation was asked for."""
+class JobCancelled(Exception):
+    """Raised inside a job that the user has cancelled."""
 
 
 @dataclass(frozen=True)
 class JobStatus:
-    """Where a job stands.
+    """State and progress of a job.
 
     Attributes:
-        id: its folder's name.
-        kind, title: what it is, for machines and for people.
-        state: ``interrupted``: its process ended without a word.
-        stage, stages: the 1-based number of the stage at work, 0 before the first, and how many there are.
-        what: what is being counted, e.g. ``representations (responses)``.
-        done, total: of what is being counted.
-        eta_s: seconds left in this stage at the rate so far, where it can be told.
-        error: why it failed.
+        id: name of the job's folder.
+        kind: one of :data:`KINDS`.
+        title: shown to the user.
+        folder: the job's folder, with its results.
         created: seconds since the epoch.
-        folder: where its results lie.
+        state: ``interrupted`` means that the process exited without reporting a result.
+        stage, stages: 1-based number of the current stage, 0 before the first, and the number of stages.
+        what: the current stage and the unit of its progress, e.g. ``Representations (responses)``.
+        done, total: progress within the stage, in that unit.
+        eta_s: estimated seconds left in this stage; None if unknown.
+        error: why the job failed.
     """
 
     id: str
@@ -71,17 +71,17 @@ class JobStatus:
 
     @property
     def active(self) -> bool:
-        """Whether it works or waits."""
+        """Whether the job is running or queued."""
         return self.state in ("queued", "running")
 
     @property
     def share(self) -> float:
-        """Share of the stage that is done, 0 to 1."""
+        """Completed share of the current stage, 0 to 1."""
         return min(1.0, self.done / self.total) if self.total else 0.0
 
     @property
     def text(self) -> str:
-        """E.g. ``2 of 4: representations, 312 of 1,000 responses, about 3 min left``."""
+        """One line for the user, e.g. ``2 of 4: representations, 312 of 1,000 responses, about 3 min left``."""
         if self.state == "queued":
             return "waiting for its turn"
         if self.state == "failed":
@@ -98,7 +98,7 @@ class JobStatus:
 
 
 class Report:
-    """What a job tells of itself; every call also looks whether the job was cancelled."""
+    """Progress reporting from inside a job; every call also raises if the job was cancelled."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -107,10 +107,10 @@ class Report:
         self._since: tuple[float, int] = (time.monotonic(), 0)
 
     def stage(self, number: int, of: int, what: str) -> None:
-        """A new stage begins.
+        """Start a new stage.
 
         Raises:
-            JobCancelled: somebody asked for it.
+            JobCancelled: the user cancelled the job.
         """
         self._status = replace(self._status, state="running", stage=number, stages=of, what=what, done=0, total=0, eta_s=None)
         self._since = (time.monotonic(), 0)
@@ -118,10 +118,10 @@ class Report:
         self._check()
 
     def __call__(self, done: int, total: int, what: str) -> None:
-        """Progress within the stage; a :data:`~sparserm.types.Progress`.
+        """Report progress within the stage; a :data:`~sparserm.types.Progress`.
 
         Raises:
-            JobCancelled: somebody asked for it.
+            JobCancelled: the user cancelled the job.
         """
         self._check()
         now = time.monotonic()
@@ -143,10 +143,10 @@ class Report:
 
 
 def start(kind: str, spec: Mapping[str, Any], title: str) -> str:
-    """Begin a job in a process of its own, and return its id.
+    """Start a job in a separate process and return its id.
 
     Raises:
-        SparseRMError: there is no such kind.
+        SparseRMError: the kind is unknown.
     """
     if kind not in KINDS:
         raise SparseRMError(f"there is no job of kind {kind!r}; expected one of {', '.join(KINDS)}")
@@ -160,21 +160,21 @@ def start(kind: str, spec: Mapping[str, Any], title: str) -> str:
 
 
 def status(job: str) -> JobStatus:
-    """Where a job stands.
+    """Read the status of a job; a job whose process has died is ``interrupted``.
 
     Raises:
-        SparseRMError: there is no such job.
+        SparseRMError: the job does not exist.
     """
     found = read_status(_folder(job))
     if found.active and not _is_alive(found):
-        found = read_status(found.folder)  # it may have ended between the two looks
+        found = read_status(found.folder)  # it may have ended since the first read
         if found.active:
             found = replace(found, state="interrupted", eta_s=None)
     return found
 
 
 def list_jobs() -> list[JobStatus]:
-    """All jobs, the newest first; folders that hold no readable job are left out."""
+    """All jobs, newest first; folders without a readable job are skipped."""
     found = []
     for folder in sorted(jobs_dir().glob("*/status.json"), reverse=True) if jobs_dir().is_dir() else ():
         try:
@@ -184,14 +184,19 @@ def list_jobs() -> list[JobStatus]:
     return found
 
 
+def find_job(kind: str, wanted: Mapping[str, Any]) -> JobStatus | None:
+    """The newest job of this kind and specification, or None."""
+    return next((one for one in list_jobs() if one.kind == kind and spec(one.id) == wanted), None)
+
+
 def spec(job: str) -> dict[str, Any]:
-    """What the job was asked to do."""
+    """The specification of a job."""
     value: dict[str, Any] = json.loads((_folder(job) / "spec.json").read_text())
     return value
 
 
 def cancel(job: str) -> None:
-    """Ask a job to stop; it does so at its next report. What it has computed is kept."""
+    """Cancel a job; it stops at its next progress report. Results in the store are kept."""
     folder = _folder(job)
     (folder / "cancel").touch()
     if not status(job).active:
@@ -199,7 +204,7 @@ def cancel(job: str) -> None:
 
 
 def resume(job: str) -> None:
-    """Go on with a job that was cancelled, interrupted or has failed."""
+    """Resume a job that was cancelled, was interrupted or has failed."""
     found = status(job)
     if found.active or found.state == "done":
         return
@@ -209,13 +214,13 @@ def resume(job: str) -> None:
 
 
 def delete(job: str) -> None:
-    """Remove a job that has ended, with its results.
+    """Delete a job that has ended, with its results.
 
     Raises:
-        SparseRMError: it is still at work.
+        SparseRMError: the job is still running or queued.
     """
     if status(job).active:
-        raise SparseRMError(f"job {job} is still at work; cancel it first")
+        raise SparseRMError(f"job {job} is still running; expected a job that has ended; cancel it first")
     shutil.rmtree(_folder(job))
 
 
@@ -228,12 +233,12 @@ def _spawn(folder: Path) -> None:
             stderr=log,
             start_new_session=True,
         )
-    _workers[:] = [worker for worker in _workers if worker.poll() is None]  # ended ones are let go
+    _workers[:] = [worker for worker in _workers if worker.poll() is None]  # drop those that have ended
     _workers.append(process)
 
 
 def _is_alive(found: JobStatus) -> bool:
-    """Whether a worker holds the job's lock, or was started a moment ago and has not come so far."""
+    """Whether a worker holds the job's lock, or was just started and does not hold it yet."""
     if any(str(found.folder) in worker.args and worker.poll() is None for worker in _workers):  # type: ignore[operator]
         return True
     try:
@@ -255,10 +260,10 @@ def _folder(job: str) -> Path:
 
 
 def read_status(folder: Path) -> JobStatus:
-    """The status that is written in a job's folder.
+    """Read ``status.json`` in a job's folder.
 
     Raises:
-        SparseRMError: there is none, or it cannot be read.
+        SparseRMError: the file is missing or damaged.
     """
     try:
         value = json.loads((folder / "status.json").read_text())

@@ -1,4 +1,4 @@
-"""The worker process of a job: waits for its turn, does the work and records how it ended."""
+"""The worker process of a job: waits for its turn, runs the job and records how it ended."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from sparserm.types import SparseRMError
 
 
 def work(folder: Path) -> None:
-    """Do the job in ``folder`` with the function of its kind, and record how it ended."""
+    """Run the job in ``folder`` with the function of its kind, and record how it ended."""
     if hasattr(os, "nice"):
-        os.nice(10)  # the page that watches it comes first
+        os.nice(10)  # the app stays responsive
     with FileLock(folder / "worker.lock", timeout=30):
         try:
             with _turn(folder):
-                from sparserm.jobs.kinds import JOBS  # here, so that an import that fails is recorded as the job's failure
+                from sparserm.jobs.kinds import JOBS  # imported here so that a failing import fails the job
 
                 JOBS[read_status(folder).kind](json.loads((folder / "spec.json").read_text()), folder, Report(folder))
             _end(folder, "done")
@@ -31,14 +31,14 @@ def work(folder: Path) -> None:
             _end(folder, "cancelled")
         except SparseRMError as error:
             _end(folder, "failed", str(error))
-        except Exception as error:  # whatever it is, the page must be able to say it
+        except Exception as error:  # any error is shown on the page
             traceback.print_exc()
-            _end(folder, "failed", f"{type(error).__name__}: {error} (the whole story is in {folder / 'log.txt'})")
+            _end(folder, "failed", f"{type(error).__name__}: {error} (full traceback in {folder / 'log.txt'})")
 
 
 @contextmanager
 def _turn(folder: Path) -> Iterator[None]:
-    """The one place at work, waited for as long as the job is not cancelled."""
+    """Hold the lock that lets one job run at a time; waiting for it ends if the job is cancelled."""
     lock = FileLock(jobs_dir() / "turn.lock")
     while True:
         if (folder / "cancel").exists():

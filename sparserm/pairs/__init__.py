@@ -1,4 +1,4 @@
-"""Preference pairs: reading them from files, datasets and memory, validating them and splitting them by prompt."""
+"""Preference pairs: loading from files, datasets and memory, validation, and splits by prompt."""
 
 from sparserm.pairs.load import load_pairs
 from sparserm.pairs.messages import as_prompt, as_response, prompt_text

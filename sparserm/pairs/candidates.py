@@ -1,4 +1,4 @@
-"""Candidate responses for best-of-N: reading them from files and pasted text."""
+"""Candidate responses for best-of-N: reads them from files and pasted text, and stores them."""
 
 from __future__ import annotations
 
@@ -18,19 +18,16 @@ from sparserm.support.defaults import home
 from sparserm.support.files import one_line, to_jsonl, write_bytes
 from sparserm.types import PairIssue, Prompt, SparseRMError
 
-#: Between the parts of one prompt's block, and between blocks, in text that people paste.
+#: Separator lines in pasted text: between the prompt and its responses, and between the blocks of two prompts.
 PART, BLOCK = "---", "==="
 
-
 _LISTS = ("responses", "completions", "candidates")
-
-
 _SINGLES = ("response", "completion", "candidate")
 
 
 @dataclass(frozen=True)
 class CandidateSet:
-    """The candidates of one prompt; ``rows`` are the 1-based rows of the source that they came from, one for each."""
+    """The candidates of one prompt; ``rows`` has the 1-based source row of each."""
 
     prompt: Prompt
     responses: tuple[str, ...]
@@ -39,7 +36,7 @@ class CandidateSet:
 
 @dataclass(frozen=True)
 class Candidates:
-    """What one source holds; nothing is dropped without an entry in ``issues``."""
+    """All candidates of one source; every dropped entry has an issue in ``issues``."""
 
     name: str
     sets: tuple[CandidateSet, ...]
@@ -47,7 +44,7 @@ class Candidates:
 
     @property
     def n_responses(self) -> int:
-        """Candidates of all prompts."""
+        """Number of candidates over all prompts."""
         return sum(len(one.responses) for one in self.sets)
 
 
@@ -55,24 +52,24 @@ class Candidates:
 
 
 def load_candidates(path: str | Path, *, skip_bad: bool = False) -> Candidates:
-    """Read a JSONL, JSON, CSV, TSV or Parquet file, or one of these as ``.gz``.
+    """Read candidates from a JSONL, JSON, CSV, TSV or Parquet file, or one of these as ``.gz``.
 
-    A row is a prompt with the list of its ``responses`` (in a CSV cell as JSON), or a prompt with one ``response``; rows of
-    one prompt belong together wherever they stand. ``completions`` and ``candidates`` are understood as well. Prompts and
-    responses are texts or messages.
+    A row has a prompt and a list of ``responses`` (as JSON in a CSV cell), or a prompt and one ``response``; rows with the same
+    prompt are merged. ``completions`` and ``candidates`` are accepted as well. Prompts and responses are text or messages.
 
     Args:
-        skip_bad: leave out what cannot be used, and list it in ``.issues``, instead of raising.
+        path: the file.
+        skip_bad: leave out entries that cannot be used and list them in ``.issues``, instead of raising.
 
     Raises:
-        PairsError: rows cannot be used and ``skip_bad`` is not set, or no row can be used.
-        SparseRMError: the file as a whole cannot be used.
+        PairsError: entries cannot be used and ``skip_bad`` is not set, or no entry can be used.
+        SparseRMError: the whole file is unreadable.
     """
     return _parse(read_path(Path(path).expanduser()), Path(path).name, skip_bad)
 
 
 def read_candidates(data: bytes, filename: str, *, skip_bad: bool = False) -> Candidates:
-    """A file's bytes and name, as a browser hands them in; otherwise as :func:`load_candidates`.
+    """Read candidates from the bytes and name of an uploaded file, like :func:`load_candidates`.
 
     Raises:
         PairsError, SparseRMError: as for :func:`load_candidates`.
@@ -81,7 +78,7 @@ def read_candidates(data: bytes, filename: str, *, skip_bad: bool = False) -> Ca
 
 
 def parse_candidates(text: str, *, skip_bad: bool = False) -> Candidates:
-    """Pasted text: JSON lines, or blocks parted by ``===`` lines, each a prompt and its responses parted by ``---`` lines.
+    """Parse pasted text: JSON Lines, or blocks separated by ``===`` lines, each a prompt and responses separated by ``---``.
 
     Raises:
         PairsError, SparseRMError: as for :func:`load_candidates`.
@@ -102,7 +99,7 @@ def _split(text: str, mark: str) -> list[str]:
 
 def _parse(rows: Sequence[RawRow], name: str, skip_bad: bool) -> Candidates:
     if not rows:
-        raise SparseRMError(f"{name} holds nothing to rank: expected prompts, each with two or more responses")
+        raise SparseRMError(f"{name} has nothing to rank: expected prompts, each with two or more responses")
     issues = [row.issue for row in rows if row.issue is not None]
     readable = [(row.row, row.values) for row in rows if row.values is not None]
     column, several = _find_column([values for _, values in readable], name) if readable else ("response", False)
@@ -115,14 +112,14 @@ def _parse(rows: Sequence[RawRow], name: str, skip_bad: bool) -> Candidates:
         except RowError as problem:
             issues.append(PairIssue(row, problem.column, problem.problem))
             continue
-        key = prompt_key(prompt)  # white space aside, so that a prompt has one ranking
+        key = prompt_key(prompt)  # ignores white space, so that each prompt gets a single ranking
         prompt = prompts.setdefault(key, prompt)
         for number, entry in enumerate(entries, 1):
             try:
                 text = answer(text_or_messages({column: entry}, column), prompt, column)
-            except RowError as problem:  # one empty candidate among many is no reason to lose the others
-                said = f"response {number} {problem.problem}" if several else problem.problem
-                issues.append(PairIssue(row, column, said))
+            except RowError as problem:  # the other candidates of the prompt are kept
+                description = f"response {number} {problem.problem}" if several else problem.problem
+                issues.append(PairIssue(row, column, description))
             else:
                 found.setdefault(key, []).append((text, row))
     sets = tuple(CandidateSet(prompts[key], *zip(*entries, strict=True)) for key, entries in found.items())
@@ -135,18 +132,18 @@ def _parse(rows: Sequence[RawRow], name: str, skip_bad: bool) -> Candidates:
 
 def _bad_message(name: str, issues: Sequence[PairIssue], some_left: bool) -> str:
     shown = "; ".join(map(str, issues[:3])) + (f"; and {len(issues) - 3} more" if len(issues) > 3 else "")
-    mend = "mend them, or leave them out (--skip-bad)" if some_left else "nothing is left to rank: mend them"
-    return one_line(f"{name}: {len(issues)} entries cannot be used ({shown}); {mend}", 2000)
+    fix = "fix them, or leave them out (--skip-bad)" if some_left else "nothing is left to rank: fix them"
+    return one_line(f"{name}: {len(issues)} entries cannot be used ({shown}); {fix}", 2000)
 
 
 def _find_column(rows: Sequence[Mapping[str, Any]], name: str) -> tuple[str, bool]:
-    """The column with the responses, and whether each of its cells holds several."""
-    there = dict.fromkeys(key for row in rows for key in row)
-    column = next((column for column in (*_LISTS, *_SINGLES) if column in there), None)
-    if column is None or "prompt" not in there:
+    """The column with the responses, and whether its cells contain lists."""
+    present = dict.fromkeys(key for row in rows for key in row)
+    column = next((column for column in (*_LISTS, *_SINGLES) if column in present), None)
+    if column is None or "prompt" not in present:
         raise SparseRMError(
-            f"{name} has the columns {one_line(', '.join(map(repr, there)) or '(none)', 400)}; expected 'prompt' with "
-            "'responses' (a list) or 'response' (one a row); rename its columns"
+            f"{name} has the columns {one_line(', '.join(map(repr, present)) or '(none)', 400)}; expected 'prompt' with "
+            "'responses' (a list) or 'response' (one per row); rename its columns"
         )
     return column, column in _LISTS
 
@@ -157,39 +154,39 @@ def _list(values: Mapping[str, Any], column: str) -> list[Any]:
         try:
             value = json.loads(value)
         except (ValueError, RecursionError):
-            raise RowError(column, f"is the text {one_line(value, 40)!r}, expected a JSON list of texts") from None
+            raise RowError(column, f"is the text {one_line(value, 40)!r}, expected a JSON list of strings") from None
     if not isinstance(value, list) or not value:
-        raise RowError(column, "is empty, expected a list of texts" if not value else "is no list, expected a list of texts")
+        raise RowError(column, f"is {'empty' if not value else 'not a list'}, expected a list of strings")
     return value
 
 
-# ------------------------------------------------------------------------------------------------------------ keeping
+# ------------------------------------------------------------------------------------------------------------ storage
 
 
 def keep_candidates(candidates: Candidates) -> str:
-    """Keep candidates in ``SPARSERM_HOME/candidates`` under their content's hash, which is returned: a job reads them there,
-    and a link leads back to them."""
+    """Store candidates in ``SPARSERM_HOME/candidates`` for jobs and links; returns the hash of their content, their key."""
     sets = ((prompt_value(one.prompt), one.responses, one.rows) for one in candidates.sets)
     data = to_jsonl({"prompt": prompt, "responses": responses, "rows": rows} for prompt, responses, rows in sets).encode()
     digest = hashlib.sha256(data).hexdigest()[:16]
-    write_bytes(_kept(digest), data)
+    write_bytes(_file(digest), data)
     return digest
 
 
 def kept_candidates(digest: str) -> Candidates:
-    """What :func:`keep_candidates` kept.
+    """Load candidates stored by :func:`keep_candidates`.
 
     Raises:
-        SparseRMError: nothing of that name is there.
+        SparseRMError: nothing is stored under this hash.
     """
-    if not re.fullmatch(r"[0-9a-f]{16}", digest) or not _kept(digest).is_file():
+    if not re.fullmatch(r"[0-9a-f]{16}", digest) or not _file(digest).is_file():
         raise SparseRMError(
-            f"there are no candidates {one_line(digest, 40)!r} here; expected a hash of a link; upload them again"
+            f"no candidates are stored under {one_line(digest, 40)!r}; expected the hash in a link from this computer; "
+            "upload the candidates again"
         )
-    rows = map(json.loads, _kept(digest).read_text(encoding="utf-8").rstrip("\n").split("\n"))
+    rows = map(json.loads, _file(digest).read_text(encoding="utf-8").rstrip("\n").split("\n"))
     sets = (CandidateSet(as_prompt(row["prompt"]), tuple(row["responses"]), tuple(row["rows"])) for row in rows)
     return Candidates(digest, tuple(sets))
 
 
-def _kept(digest: str) -> Path:
+def _file(digest: str) -> Path:
     return home() / "candidates" / f"{digest}.jsonl"

@@ -1,7 +1,6 @@
-"""The files and names that preference pairs come from, read into raw rows: the first half of the stage ``pairs``.
+"""Readers that turn files, saved datasets and hub datasets into raw rows.
 
-A row that cannot be read keeps its number and becomes a finding, so that ``pairs`` can count it; only what makes the
-whole source unreadable is raised.
+A row that cannot be read keeps its number and gets an issue; an error is raised only if the whole source is unreadable.
 """
 
 from __future__ import annotations
@@ -23,29 +22,31 @@ from typing import Any
 from sparserm.support.files import one_line
 from sparserm.types import PairIssue, SparseRMError
 
-STARTER_SETS = ("truthfulness", "safety", "redteam", "helpfulness")
 SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
-#: The column named where a finding concerns the row as a whole.
+#: The column of an issue that concerns the whole row.
 WHOLE_ROW = "(whole row)"
 
-#: The mark that some editors begin a file of UTF-8 with.
+#: The UTF-8 byte order mark that some editors write.
 BOM = b"\xef\xbb\xbf"
 
-_MAX_UNPACKED = 4 << 30  # a gzip file of a few MB can unpack to more than the machine's memory
+_MAX_UNPACKED = 4 << 30  # a gzip file of a few MB can decompress to more than the machine's memory
 _PEEK = 1 << 20
-#: What is often handed in under another name, by how its bytes begin.
+#: Other file types that users upload by mistake, by their first bytes.
 _OTHER_KINDS = {
     b"\x89PNG": "a PNG image",
     b"\xff\xd8\xff": "a JPEG image",
     b"%PDF": "a PDF document",
-    b"PK\x03\x04": "a zip archive, as Excel's own format is",
+    b"PK\x03\x04": "a zip archive, such as an Excel workbook",
 }
 _SAVE_AS_UTF8 = "save the file as UTF-8, e.g. `iconv -f WINDOWS-1252 -t UTF-8 old > new`, or as 'CSV UTF-8' in Excel"
 
 
 @dataclass(frozen=True)
 class RawRow:
-    """Row ``row`` (1-based, header and blank lines not counted) as found: its values, or why they cannot be read."""
+    """One unparsed row: its values, or the issue that made it unreadable.
+
+    ``row`` is 1-based; header and blank lines are not counted.
+    """
 
     row: int
     values: Mapping[str, Any] | None
@@ -53,15 +54,15 @@ class RawRow:
 
 
 def rows_of(values: Iterable[Any], first_row: int = 1) -> list[RawRow]:
-    """Number rows that are in memory; what is not a mapping of columns becomes a finding."""
+    """Raw rows from rows in memory; a value that is not a mapping of columns gets an issue."""
     return [_raw_row(number, value) for number, value in enumerate(values, start=first_row)]
 
 
 def read_bytes(data: bytes, filename: str) -> list[RawRow]:
-    """Read the rows of a file from its bytes; the format follows from the content first, then from the name.
+    """Read the rows of a file from its bytes; the format is detected from the content, then from the file name.
 
     Raises:
-        SparseRMError: an unknown format, or a file that is broken as a whole.
+        SparseRMError: the format is unknown, or the whole file is unreadable.
     """
     if data[:2] == b"\x1f\x8b":
         data = _unpack(data, filename)
@@ -74,31 +75,32 @@ def read_bytes(data: bytes, filename: str) -> list[RawRow]:
         return _read_csv(data[bom:], filename, bom)
     if suffix in (".json", ".jsonl") or data[bom:].lstrip()[:1] in (b"{", b"["):
         return _read_json(data[bom:], filename, bom)
-    raise SparseRMError(f"{filename} is not a preference file this reads: expected one of {', '.join(SUFFIXES)} or .gz of it")
+    raise SparseRMError(f"{filename} has an unsupported format: expected one of {', '.join(SUFFIXES)}, or one of these as .gz")
 
 
 def check_text(data: bytes, filename: str) -> None:
-    """That a file which begins so can be text in UTF-8.
+    """Check that the first bytes of a file can be UTF-8 text.
 
     Raises:
-        SparseRMError: they are of another kind of file.
+        SparseRMError: they belong to another type of file.
     """
     for beginning, kind in _OTHER_KINDS.items():
         if data.startswith(beginning):
             raise SparseRMError(
-                f"{filename} is {kind}, whatever its name says: expected a table of preference pairs as {', '.join(SUFFIXES)}; "
+                f"{filename} is {kind}: expected a table of preference pairs as {', '.join(SUFFIXES)}; "
                 "export it as one of these"
             )
     is_utf16 = data[:2] in (b"\xff\xfe", b"\xfe\xff")
     if is_utf16 or b"\0" in data:
-        where = "it begins with a UTF-16 mark" if is_utf16 else f"NUL at byte offset {data.index(0)}"
+        where = "it begins with a UTF-16 byte order mark" if is_utf16 else f"NUL at byte offset {data.index(0)}"
         raise SparseRMError(f"{filename} is not UTF-8 text ({where}): expected UTF-8; {_SAVE_AS_UTF8}")
 
 
 @contextmanager
 def uncollected() -> Iterator[None]:
-    """Without looking for garbage among the many small objects that are made here, and the many that libraries hold, whenever
-    there are some more: that took a third of the time in which 10,000 pairs are read.
+    """Disable garbage collection inside the block.
+
+    Reading creates many small objects, which trigger collections; they took a third of the time to read 10,000 pairs.
     """
     was_on = gc.isenabled()
     gc.disable()
@@ -114,7 +116,7 @@ def read_path(path: Path) -> list[RawRow]:
     """Read the rows of a file.
 
     Raises:
-        SparseRMError: the file cannot be opened, or as for `read_bytes`.
+        SparseRMError: the file cannot be opened, or as for :func:`read_bytes`.
     """
     try:
         data = path.read_bytes()
@@ -145,15 +147,15 @@ def read_saved_dataset(path: Path, split: str) -> list[RawRow]:
         return rows_of(loaded)
     except SparseRMError:
         raise
-    except Exception as error:  # arrow, json, the file system: whatever was broken, the folder is what to mend
+    except Exception as error:  # from arrow, json or the file system: in each case the folder is broken
         raise SparseRMError(f"cannot read the saved dataset {path}: {_reason(error)}; save it again") from error
 
 
 def read_hub_dataset(name: str, split: str) -> list[RawRow]:
-    """Read a dataset by its name on the Hugging Face hub (or a local folder that ``datasets.load_dataset`` reads).
+    """Read a dataset of the Hugging Face hub by name (or a local folder that ``datasets.load_dataset`` reads).
 
     Raises:
-        SparseRMError: it cannot be loaded; the message holds the reason that ``datasets`` gave.
+        SparseRMError: it cannot be loaded; the message includes the reason given by ``datasets``.
     """
     import datasets
 
@@ -161,22 +163,22 @@ def read_hub_dataset(name: str, split: str) -> list[RawRow]:
         if not Path(name).is_dir() and not _is_in_hub_cache(name):
             _ask_hub(name)
         return rows_of(datasets.load_dataset(name, split=split))
-    except Exception as error:  # it raises its own, the hub's, httpx's and the file system's errors
+    except Exception as error:  # errors of datasets, the hub, httpx or the file system
         raise SparseRMError(
             f"datasets.load_dataset({name!r}, split={split!r}) failed: {_reason(error)}; check the name and the network, or "
-            "give a file"
+            "use a file"
         ) from error
 
 
 def _ask_hub(name: str) -> None:
-    """One question whether the dataset exists: without network, `load_dataset` itself retries for half a minute."""
+    """Check once that the dataset exists: without network, ``load_dataset`` would retry for half a minute."""
     import huggingface_hub
 
     huggingface_hub.HfApi().dataset_info(name, timeout=10)
 
 
 def _is_in_hub_cache(name: str) -> bool:
-    """Whether `datasets` has prepared this dataset before, so that it loads without network."""
+    """Whether this dataset is in the cache of ``datasets``, so that it loads without network."""
     import datasets
 
     def plain(text: str) -> str:  # the cache spells owner/MyData as owner___my_data
@@ -187,7 +189,7 @@ def _is_in_hub_cache(name: str) -> bool:
 
 
 def data_files() -> dict[str, Path]:
-    """Every file of a readable format below ``SPARSERM_DATA``, by its path relative to it; none where it is not set."""
+    """Every file of a supported format below ``SPARSERM_DATA``, by its relative path; empty if the variable is not set."""
     root = Path(os.environ.get("SPARSERM_DATA", "")).expanduser()
     if not os.environ.get("SPARSERM_DATA") or not root.is_dir():
         return {}
@@ -196,18 +198,19 @@ def data_files() -> dict[str, Path]:
 
 
 def list_data_files() -> dict[str, Path]:
-    """The preference files below ``SPARSERM_DATA``: those whose beginning has the columns ``chosen`` and ``rejected``.
+    """The files below ``SPARSERM_DATA`` that have the columns ``chosen`` and ``rejected``, by relative path.
 
-    Files with other column names are not listed, but can still be loaded by name with ``columns=``.
+    Only the beginning of each file is read. Files with other column names are not listed, but can be loaded by name with
+    ``columns=``.
     """
     return {name: path for name, path in data_files().items() if _has_preferences(path)}
 
 
 def find_data_file(name: str) -> Path | None:
-    """The file below ``SPARSERM_DATA`` called ``name``: its relative path or bare name, with or without the suffix.
+    """The file below ``SPARSERM_DATA`` with this relative path or file name, with or without the suffix.
 
     Raises:
-        SparseRMError: several files are called so.
+        SparseRMError: several files match.
     """
     matches = {
         relative: path
@@ -217,12 +220,12 @@ def find_data_file(name: str) -> Path | None:
     if name in matches:
         return matches[name]
     if len(matches) > 1:
-        raise SparseRMError(f"{name!r} names several files under SPARSERM_DATA: choose one of {', '.join(matches)}")
+        raise SparseRMError(f"{name!r} matches several files under SPARSERM_DATA: choose one of {', '.join(matches)}")
     return next(iter(matches.values()), None)
 
 
 def has_data_suffix(name: str) -> bool:
-    """Whether ``name`` can only mean a file."""
+    """Whether ``name`` ends with a supported file suffix, and so cannot be a dataset name."""
     return _suffix(name) in SUFFIXES
 
 
@@ -252,9 +255,9 @@ def _unpack(data: bytes, filename: str) -> bytes:
         with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
             unpacked = file.read(_MAX_UNPACKED + 1)
     except (OSError, EOFError, zlib.error) as error:
-        raise SparseRMError(f"{filename} is a broken gzip file ({one_line(error)}): copy or pack it again") from error
+        raise SparseRMError(f"{filename} is a broken gzip file ({one_line(error)}): copy or compress it again") from error
     if len(unpacked) > _MAX_UNPACKED:
-        raise SparseRMError(f"{filename} unpacks to more than {_MAX_UNPACKED >> 30} GiB: split it into smaller files")
+        raise SparseRMError(f"{filename} decompresses to more than {_MAX_UNPACKED >> 30} GiB: split it into smaller files")
     return unpacked
 
 
@@ -267,10 +270,10 @@ def _read_parquet(data: bytes, filename: str) -> list[RawRow]:
 
 @contextmanager
 def parquet_errors(filename: str) -> Iterator[None]:
-    """What can go wrong with a Parquet file, as a finding about it.
+    """Turn errors of reading a Parquet file inside the block into one that names the file.
 
     Raises:
-        SparseRMError: something did.
+        SparseRMError: the file cannot be read.
     """
     import pyarrow as pa
 
@@ -281,7 +284,7 @@ def parquet_errors(filename: str) -> Iterator[None]:
 
 
 def _read_json(data: bytes, filename: str, offset: int) -> list[RawRow]:
-    """A JSON list of rows, one JSON object, or one object a line (which many tools also call ``.json``)."""
+    """Rows of a JSON list, a single JSON object, or one object per line (which many tools also save as ``.json``)."""
     is_list = data.lstrip()[:1] == b"["
     if is_list or _suffix(filename) == ".json":
         try:
@@ -293,12 +296,12 @@ def _read_json(data: bytes, filename: str, offset: int) -> list[RawRow]:
                 raise SparseRMError(f"{filename}, line {line}: {_not_utf8(data, error.start, offset)}") from error
         except (ValueError, RecursionError) as error:
             if is_list and _suffix(filename) == ".json":
-                raise SparseRMError(f"{filename} is not valid JSON ({one_line(error)}): mend it there") from error
+                raise SparseRMError(f"{filename} is not valid JSON ({one_line(error)}): fix it there") from error
     return list(json_lines(data, offset))
 
 
 def json_lines(data: bytes, offset: int = 0, first_line: int = 1, first_row: int = 1) -> Iterator[RawRow]:
-    """Rows of one JSON object a line; the data begins ``offset`` bytes into its file, with that line and that row."""
+    """Rows of JSON Lines data that begins ``offset`` bytes into its file, at line ``first_line`` and row ``first_row``."""
     number = first_row - 1
     for line_number, line in enumerate(data.split(b"\n"), start=first_line):
         if line.strip():
@@ -309,7 +312,7 @@ def json_lines(data: bytes, offset: int = 0, first_line: int = 1, first_row: int
                 problem = f"line {line_number}: {_not_utf8(line, error.start, offset)}"
                 yield RawRow(number, None, PairIssue(number, WHOLE_ROW, problem))
             except (ValueError, RecursionError) as error:
-                problem = f"line {line_number} is not valid JSON ({one_line(error)}): write one object a line"
+                problem = f"line {line_number} is not valid JSON ({one_line(error)}): write one object per line"
                 yield RawRow(number, None, PairIssue(number, WHOLE_ROW, problem))
         offset += len(line) + 1
 
@@ -319,11 +322,11 @@ def _not_utf8(data: bytes, position: int, offset: int) -> str:
 
 
 def _read_csv(data: bytes, filename: str, offset: int) -> list[RawRow]:
-    """Python's ``csv``, not pandas: every cell stays the text it is ("NA" is an answer), and every row is counted."""
-    # The limit is 128 KiB a cell by default, and global; long responses are longer.
+    """Rows of a CSV file; Python's ``csv`` keeps every cell as text ("NA" too) and counts all rows, unlike pandas."""
+    # The default limit of 128 KiB per cell is too small for long responses; the setting is global.
     csv.field_size_limit(max(csv.field_size_limit(), (1 << 31) - 1))
     undecoded: dict[int, str] = {}
-    # Strict: otherwise a quote that is never closed swallows all rows after it without a word.
+    # Strict: otherwise an unclosed quote silently swallows all rows after it.
     reader = csv.reader(_csv_lines(data, offset, undecoded), delimiter=_delimiter(data), strict=True)
     header: list[str] | None = None
     rows: list[RawRow] = []
@@ -340,14 +343,14 @@ def _read_csv(data: bytes, filename: str, offset: int) -> list[RawRow]:
                 rows.append(_csv_row(len(rows) + 1, header, cells, broken))
     except csv.Error as error:
         raise SparseRMError(
-            f"{filename}, line {reader.line_num}: broken CSV ({error}); put cells that hold commas, quotes or line "
+            f"{filename}, line {reader.line_num}: broken CSV ({error}); put cells that contain commas, quotes or line "
             'breaks in double quotes, and double the quotes inside ("")'
         ) from error
     return rows
 
 
 def _csv_lines(data: bytes, offset: int, undecoded: dict[int, str]) -> Iterator[str]:
-    """Lines as ``csv`` wants them (line ends kept); where one is not UTF-8, ``undecoded`` says so by line number."""
+    """Lines for ``csv``, with their line ends; errors of lines that are not UTF-8 are put in ``undecoded`` by line number."""
     text = io.TextIOWrapper(io.BytesIO(data), encoding="utf-8", errors="surrogateescape", newline="")
     for line_number, line in enumerate(text, start=1):
         raw = line.encode("utf-8", "surrogateescape")
@@ -360,7 +363,7 @@ def _csv_lines(data: bytes, offset: int, undecoded: dict[int, str]) -> Iterator[
 
 
 def _delimiter(data: bytes) -> str:
-    """The one of ``, ; tab`` that the header line has most of: Excel writes ``;`` in much of Europe."""
+    """The most frequent of ``, ; tab`` in the header line: Excel writes ``;`` in much of Europe."""
     header = data.lstrip(b"\r\n").split(b"\n", 1)[0]
     return max(",;\t", key=lambda mark: header.count(mark.encode()))
 
@@ -377,18 +380,18 @@ def _csv_row(number: int, header: list[str], cells: list[str], broken: list[str]
     if broken:
         return RawRow(number, None, PairIssue(number, WHOLE_ROW, broken[0]))
     if len(cells) < len(header) or any(cells[len(header) :]):
-        problem = f"has {len(cells)} cells, the header {len(header)}: put cells that hold a separator in double quotes"
+        problem = f"has {len(cells)} cells, the header has {len(header)}: put cells that contain a separator in double quotes"
         return RawRow(number, None, PairIssue(number, WHOLE_ROW, problem))
     values = dict(zip(header, cells, strict=False))
     for name, cell in values.items():
         if re.match(r"\s*\[\s*\{'(role|content|from|value)'", cell):
-            problem = "holds messages as Python prints them: write them as JSON, with json.dumps, or save as Parquet"
+            problem = "contains messages in Python's print format: write them as JSON with json.dumps, or save as Parquet"
             return RawRow(number, None, PairIssue(number, name, problem))
     return RawRow(number, {name: _csv_cell(cell) for name, cell in values.items()})
 
 
 def _csv_cell(cell: str) -> Any:
-    """A cell that holds messages as JSON text gives the messages; any other cell is its own text."""
+    """The messages of a cell that contains messages as JSON; the text of any other cell."""
     if not re.match(r"\s*[\[{]", cell):
         return cell
     try:
@@ -408,10 +411,10 @@ def _has_preferences(path: Path) -> bool:
             return {"chosen", "rejected"} <= set(pq.read_schema(path).names)
         with gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb") as file:
             start = file.read(_PEEK)
-    except (OSError, EOFError, zlib.error, ValueError):  # not readable: nothing to offer
+    except (OSError, EOFError, zlib.error, ValueError):  # an unreadable file is not listed
         return False
     if _suffix(path.name) in (".csv", ".tsv"):
-        header = start.removeprefix(b"\xef\xbb\xbf").split(b"\n", 1)[0]
+        header = start.removeprefix(BOM).split(b"\n", 1)[0]
         return {b"chosen", b"rejected"} <= set(re.split(rb"[^\w]+", header))
-    # An unescaped quote before the colon: the key itself, not a mention of it in a text.
+    # The unescaped quote before the colon matches the key itself, not a mention of it inside a text.
     return all(re.search(rb'"%s"\s*:' % key, start) for key in (b"chosen", b"rejected"))

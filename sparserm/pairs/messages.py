@@ -1,4 +1,4 @@
-"""Text and message lists, in the forms that people write them, into prompts and responses: the middle of ``pairs``."""
+"""Converts text and message lists in the common formats into prompts and responses."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _ROLES = {
 
 
 class RowError(Exception):
-    """Why one row cannot be used."""
+    """Raised for a row that cannot be used; names the column and the problem."""
 
     def __init__(self, column: str, problem: str) -> None:
         super().__init__(f"{column} {problem}")
@@ -32,37 +32,37 @@ class RowError(Exception):
 
 
 def as_prompt(prompt: str | Sequence[Mapping[str, Any] | Message]) -> Prompt:
-    """A prompt in its one form: a string is one user turn; messages have ``role, content`` or ``from, value``.
+    """Convert a string (one user turn) or messages with ``role, content`` or ``from, value`` to a :data:`Prompt`.
 
     Raises:
-        SparseRMError: no text, an unknown role, or a last message that is not the user's.
+        SparseRMError: there is no text, a role is unknown, or the last message is not from the user.
     """
     try:
         value = text_or_messages({"prompt": prompt}, "prompt")
         turns = (Message("user", value),) if isinstance(value, str) else value
         check_prompt(turns, "prompt")
     except RowError as problem:
-        raise SparseRMError(f"{problem}; give a text, or messages that end with the user's") from problem
+        raise SparseRMError(f"{problem}; pass text, or messages that end with a user message") from problem
     return turns
 
 
 def as_response(response: str | Sequence[Mapping[str, Any] | Message]) -> str:
-    """A response as text: a string as it is, or the content of one assistant message (TRL's conversational form).
+    """Convert a response to text: a string unchanged, or the content of one assistant message (TRL's conversational format).
 
     Raises:
-        SparseRMError: no text, several messages, or a message that is not the assistant's.
+        SparseRMError: there is no text, or several messages, or the message is not from the assistant.
     """
     try:
         return answer(text_or_messages({"response": response}, "response"), (), "response")
     except RowError as problem:
-        raise SparseRMError(f"{problem}; give a text, or one assistant message") from problem
+        raise SparseRMError(f"{problem}; pass text, or one assistant message") from problem
 
 
 def as_completion(completion: str | Sequence[Mapping[str, Any] | Message]) -> str:
-    """A response as text like :func:`as_response`, but one without text, which a policy can give, is an empty string.
+    """Convert a policy's completion to text; unlike :func:`as_response`, an empty completion gives an empty string.
 
     Raises:
-        SparseRMError: several messages, or a message that is not the assistant's.
+        SparseRMError: there are several messages, or the message is not from the assistant.
     """
     if isinstance(completion, str):
         return as_response(completion) if completion.strip() else ""
@@ -76,15 +76,15 @@ def as_completion(completion: str | Sequence[Mapping[str, Any] | Message]) -> st
 
 
 def prompt_text(prompt: Prompt) -> str:
-    """A prompt as one text: the user's message, or all turns with who says them."""
+    """A prompt as one string: the text of a single message, or all turns as ``role: text``."""
     return prompt[0].content if len(prompt) == 1 else "\n\n".join(f"{turn.role}: {turn.content}" for turn in prompt)
 
 
 def text_or_messages(values: Mapping[str, Any], column: str) -> str | Prompt:
-    """What stands in ``column`` of one row: text, or messages.
+    """The value in ``column`` of one row: text, or messages.
 
     Raises:
-        RowError: nothing, or something that is neither.
+        RowError: the value is missing or empty, or neither text nor messages.
     """
     if column not in values:
         raise RowError(column, "is missing from this row")
@@ -101,7 +101,7 @@ def text_or_messages(values: Mapping[str, Any], column: str) -> str | Prompt:
 def _messages(value: Any, column: str) -> Prompt:
     value = plain(value)
     if isinstance(value, Mapping):
-        value = _turns_of_columns(value) or (value,)  # ShareGPT: one message on its own
+        value = _turns_of_columns(value) or (value,)  # ShareGPT: a single message
     if not isinstance(value, (list, tuple)):
         raise RowError(column, f"is {_describe(value)}, expected text or a list of messages")
     if not value:
@@ -110,7 +110,7 @@ def _messages(value: Any, column: str) -> Prompt:
 
 
 def _turns_of_columns(value: Mapping[str, Any]) -> list[dict[str, Any]] | None:
-    """``{"role": [...], "content": [...]}``, as datasets' ``Sequence`` gives messages, back as a list of messages."""
+    """A list of messages from ``{"role": [...], "content": [...]}``, the form of a ``Sequence`` feature in ``datasets``."""
     lists = {key: plain(part) for key, part in value.items() if key in ("role", "content", "from", "value")}
     if not lists or not all(isinstance(part, list) for part in lists.values()) or len(set(map(len, lists.values()))) > 1:
         return None
@@ -139,7 +139,7 @@ def _is_text_part(part: Any) -> bool:
 
 
 def plain(value: Any) -> Any:
-    """NumPy's arrays and scalars, as pandas gives them, as Python's own."""
+    """Convert NumPy arrays and scalars, as pandas returns them, to Python objects; other values are unchanged."""
     return value.tolist() if type(value).__module__ == "numpy" and hasattr(value, "tolist") else value
 
 
@@ -150,9 +150,9 @@ def _is_missing(value: Any) -> bool:
 def _checked(text: str, column: str) -> str:
     try:
         text.encode("utf-8")
-    except UnicodeEncodeError as error:  # JSON can escape half a character; no tokenizer takes it
+    except UnicodeEncodeError as error:  # JSON can escape a lone surrogate; no tokenizer accepts it
         broken = ascii(text[error.start])
-        raise RowError(column, f"holds broken Unicode ({broken} at character {error.start}): remove it") from error
+        raise RowError(column, f"contains broken Unicode ({broken} at character {error.start}): remove it") from error
     return text
 
 
@@ -165,20 +165,20 @@ def _describe(value: Any) -> str:
 
 
 def transcript(text: str) -> Prompt | None:
-    """HH-RLHF's ``\\n\\nHuman: ...\\n\\nAssistant: ...`` as messages; None where the text is not of that form."""
+    """Messages of an HH-RLHF transcript ``\\n\\nHuman: ...\\n\\nAssistant: ...``; None if the text is not one."""
     before, *turns = re.split(r"(?:^|\n\n)(Human|Assistant):", text.lstrip())
     if before or len(turns) < 4 or turns[0] != "Human":
         return None
     return tuple(
-        Message(_ROLES.get(role.lower(), role.lower()), said.strip()) for role, said in zip(*[iter(turns)] * 2, strict=True)
+        Message(_ROLES.get(role.lower(), role.lower()), text.strip()) for role, text in zip(*[iter(turns)] * 2, strict=True)
     )
 
 
 def answer(value: str | Prompt, prompt: Prompt, column: str) -> str:
-    """The response in ``value``: the text itself, or its last message where nothing but the prompt stands before it.
+    """The response in ``value``: the text itself, or the last message if only the prompt precedes it.
 
     Raises:
-        RowError: there is no text, or no one assistant message after the prompt.
+        RowError: there is no text, or not exactly one assistant message after the prompt.
     """
     if isinstance(value, str):
         text = value
@@ -187,8 +187,8 @@ def answer(value: str | Prompt, prompt: Prompt, column: str) -> str:
         if lead and not same_turns(lead, prompt):
             raise RowError(
                 column,
-                f"holds {len(value)} messages ({', '.join(turn.role for turn in value[:6])}) that are not the prompt "
-                "and one answer: expected one assistant message after the prompt",
+                f"has {len(value)} messages ({', '.join(turn.role for turn in value[:6])}): expected the prompt followed by "
+                "one assistant message",
             )
         if last.role != "assistant":
             raise RowError(column, f"ends with a {last.role} message, expected an assistant message")
@@ -199,20 +199,21 @@ def answer(value: str | Prompt, prompt: Prompt, column: str) -> str:
 
 
 def same_turns(a: Prompt, b: Prompt) -> bool:
-    """Whether both hold the same messages, white space around them aside."""
+    """Whether two prompts have the same messages, ignoring surrounding white space."""
     return [(turn.role, turn.content.strip()) for turn in a] == [(turn.role, turn.content.strip()) for turn in b]
 
 
 def check_prompt(prompt: Prompt, column: str) -> None:
-    """Raise `RowError` unless the prompt ends with something that the user says."""
+    """Raise :class:`RowError` unless the prompt ends with a user message that has text."""
+    subject = "" if column == "prompt" else "prompt "
     if prompt[-1].role != "user":
-        raise RowError(column, f"prompt ends with a message of the {prompt[-1].role}, expected one of the user")
+        raise RowError(column, f"{subject}ends with a message from the {prompt[-1].role}, expected a user message")
     if not prompt[-1].content.strip():
-        raise RowError(column, "prompt is empty: its last message has no text")
+        raise RowError(column, f"{subject}is empty: its last message has no text")
 
 
 def read_prompt(values: Mapping[str, Any]) -> Prompt:
-    """The prompt of a row's column ``prompt``: a text, a transcript that asks for the answer, or messages.
+    """Read the column ``prompt`` of a row: text, a transcript ending with ``Assistant:``, or messages.
 
     Raises:
         RowError: it is none of these.
@@ -222,14 +223,14 @@ def read_prompt(values: Mapping[str, Any]) -> Prompt:
     if isinstance(value, str) and (turns is None or turns[-1] != Message("assistant", "")):
         turns = (Message("user", value),)
     elif isinstance(value, str) and turns is not None:
-        turns = turns[:-1]  # "...\n\nAssistant:" asks for the answer
+        turns = turns[:-1]  # without the empty turn of a final "Assistant:"
     assert turns is not None
     check_prompt(turns, "prompt")
     return turns
 
 
 def prompt_value(prompt: Prompt) -> str | list[dict[str, str]]:
-    """A prompt as files hold it: text where it is one user turn that reads as such, messages otherwise."""
+    """The value to write to a file: text if it would be read back as the same single user turn, messages otherwise."""
     if len(prompt) == 1 and prompt[0].role == "user" and transcript(prompt[0].content) is None:
         return prompt[0].content
     return [{"role": turn.role, "content": turn.content} for turn in prompt]

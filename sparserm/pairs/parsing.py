@@ -1,9 +1,8 @@
-"""Preference pairs from files, names and memory: read, understood, validated (the first stage).
+"""Parses raw rows into validated preference pairs.
 
-Rows come in the forms people have: TRL's explicit prompt (``prompt, chosen, rejected``), TRL's implied prompt
-(``chosen, rejected``) and ShareGPT (``conversations, chosen, rejected``), with strings or message lists; or a list of
-several chosen or rejected responses, as reward benchmarks have them. Every row becomes a pair, several, or a finding;
-nothing is dropped silently.
+Supported formats: TRL with explicit prompt (``prompt, chosen, rejected``), TRL with implicit prompt (``chosen, rejected``) and
+ShareGPT (``conversations, chosen, rejected``), with strings or message lists; ``chosen`` and ``rejected`` may also be lists of
+responses, as in reward benchmarks. Every row gives one or more pairs, or an issue; no row is dropped silently.
 """
 
 from __future__ import annotations
@@ -12,22 +11,21 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sparserm.pairs import files
-from sparserm.pairs.files import RawRow, uncollected
+from sparserm.pairs.files import RawRow, rows_of, uncollected
 from sparserm.pairs.messages import RowError, answer, check_prompt, plain, same_turns, text_or_messages, transcript
 from sparserm.pairs.split import preference_data
 from sparserm.support.files import one_line
 from sparserm.types import Message, PairIssue, PreferenceData, PreferencePair, Prompt, SparseRMError
 
 _OUR_COLUMNS = ("prompt", "chosen", "rejected", "conversations")
-#: Columns that sort pairs into kinds; the first that is there is taken.
+#: Columns with the category of a pair; the first one present is used.
 _CATEGORY_COLUMNS = ("category", "subset", "domain")
-#: What exporters write into a cell that holds nothing.
+#: Text that exporters write for a missing value.
 _MISSING_MARKS = {"nan", "NaN", "None", "null", "<NA>"}
 
 
 class PairsError(SparseRMError):
-    """Rows of a source cannot be used; ``issues`` holds every finding, warnings too, in the order of the rows."""
+    """Rows of a source cannot be used; ``issues`` lists all errors and warnings in row order."""
 
     def __init__(self, message: str, issues: Sequence[PairIssue] = ()) -> None:
         super().__init__(message)
@@ -36,7 +34,7 @@ class PairsError(SparseRMError):
 
 @dataclass(frozen=True)
 class FoundColumns:
-    """What the source calls our columns; ``prompt`` is None where the prompt is implied, ``category`` where there is none."""
+    """The source's names of our columns; ``prompt`` is None if the prompt is implicit, ``category`` if there is none."""
 
     prompt: str | None
     chosen: str
@@ -44,27 +42,16 @@ class FoundColumns:
     category: str | None = None
 
 
-def read_upload(
-    data: bytes, filename: str, *, columns: Mapping[str, str] | None = None, skip_bad: bool = False
-) -> PreferenceData:
-    """Load preference pairs from a file's bytes and name, as a browser hands them in; otherwise as `load_pairs`.
-
-    Raises:
-        PairsError, SparseRMError: as for `load_pairs`.
-    """
-    return parse_rows(files.read_bytes(data, filename), filename, columns=columns, skip_bad=skip_bad)
-
-
 def parse_pairs(
     rows: Iterable[Mapping[str, Any]], name: str = "rows", *, columns: Mapping[str, str] | None = None, skip_bad: bool = False
 ) -> PreferenceData:
-    """Read preference pairs from rows in memory: dictionaries, or a ``datasets.Dataset``.
+    """Parse preference pairs from rows in memory: dictionaries, or a ``datasets.Dataset``.
 
     Raises:
         PairsError: rows cannot be used and ``skip_bad`` is not set, or no row can be used.
         SparseRMError: there are no rows, or columns are missing.
     """
-    return parse_rows(files.rows_of(rows), name, columns=columns, skip_bad=skip_bad)
+    return parse_rows(rows_of(rows), name, columns=columns, skip_bad=skip_bad)
 
 
 # ------------------------------------------------------------------------------------------------ rows into pairs
@@ -72,13 +59,13 @@ def parse_pairs(
 
 @uncollected()
 def parse_rows(rows: Sequence[RawRow], name: str, *, columns: Mapping[str, str] | None, skip_bad: bool) -> PreferenceData:
-    """Pairs from rows as `read_source` gives them; otherwise as `load_pairs`.
+    """Parse preference pairs from raw rows.
 
     Raises:
-        PairsError, SparseRMError: as for `load_pairs`.
+        PairsError, SparseRMError: as for :func:`parse_pairs`.
     """
     if not rows:
-        raise SparseRMError(f"{name} holds no rows: expected at least one with prompt, chosen and rejected")
+        raise SparseRMError(f"{name} has no rows: expected at least one with prompt, chosen and rejected")
     issues = [row.issue for row in rows if row.issue is not None]
     pairs: list[PreferencePair] = []
     readable = [row for row in rows if row.values is not None]
@@ -98,16 +85,16 @@ def parse_rows(rows: Sequence[RawRow], name: str, *, columns: Mapping[str, str] 
 def _bad_rows_message(name: str, n_bad: int, n_rows: int, issues: Sequence[PairIssue]) -> str:
     errors = [str(issue) for issue in issues if issue.severity == "error"]
     shown = "; ".join(errors[:3]) + (f"; and {len(errors) - 3} more" if len(errors) > 3 else "")
-    mend = (
-        "mend them, or pass skip_bad=True (--skip-bad on the command line) to leave them out"
+    fix = (
+        "fix them, or pass skip_bad=True (--skip-bad on the command line) to leave them out"
         if n_bad < n_rows
-        else "no row is left: mend them, or name the source's columns: columns={'prompt': ...} (--column prompt=...)"
+        else "no usable rows: fix them, or map the source's columns: columns={'prompt': ...} (--column prompt=...)"
     )
-    return one_line(f"{name}: {n_bad} of {n_rows} rows cannot be used ({shown}); {mend}", 2000)
+    return one_line(f"{name}: {n_bad} of {n_rows} rows cannot be used ({shown}); {fix}", 2000)
 
 
 def read_rows(rows: Iterable[RawRow], columns: FoundColumns) -> tuple[list[PreferencePair], list[PairIssue]]:
-    """The pairs of rows, and why the others cannot be used, those that were not even read among them."""
+    """The pairs of the usable rows and the errors of the others, including rows that could not be read."""
     pairs: list[PreferencePair] = []
     issues = []
     for row in rows:
@@ -122,36 +109,36 @@ def read_rows(rows: Iterable[RawRow], columns: FoundColumns) -> tuple[list[Prefe
 
 
 def find_columns(rows: Iterable[RawRow], columns: Mapping[str, str], name: str) -> FoundColumns:
-    """Which of the rows' columns hold what.
+    """Find the columns that contain the prompt, the responses and the category.
 
     Args:
-        columns: our column names to the source's, where they are known.
+        columns: maps our column names to the source's, where they differ.
 
     Raises:
-        SparseRMError: a column that is needed is missing, or ``columns`` names none of ours.
+        SparseRMError: a required column is missing, or ``columns`` has an unknown key.
     """
     unknown = [ours for ours in columns if ours not in _OUR_COLUMNS]
     if unknown:
-        raise SparseRMError(f"columns maps {unknown!r}: expected names among {', '.join(_OUR_COLUMNS)}")
-    there = dict.fromkeys(key for row in rows for key in row.values or ())
+        raise SparseRMError(f"columns maps unknown names {unknown!r}: expected names among {', '.join(_OUR_COLUMNS)}")
+    present = dict.fromkeys(key for row in rows for key in row.values or ())
     theirs = {ours: columns.get(ours, ours) for ours in _OUR_COLUMNS}
-    missing = [ours for ours in _OUR_COLUMNS if theirs[ours] not in there and (ours in columns or ours in _OUR_COLUMNS[1:3])]
+    missing = [ours for ours in _OUR_COLUMNS if theirs[ours] not in present and (ours in columns or ours in _OUR_COLUMNS[1:3])]
     if missing:
         wanted = ", ".join(repr(theirs[ours]) for ours in missing)
         example = ", ".join(f"{ours!r}: ..." for ours in missing)
         options = " ".join(f"--column {ours}=..." for ours in missing)
-        listed = one_line(", ".join(map(repr, there)), 400)
+        listed = one_line(", ".join(map(repr, present)), 400)
         raise SparseRMError(
-            f"{name} has no column {wanted}: it has {listed}; say which ones to read with columns={{{example}}} "
+            f"{name} has no column {wanted}: it has {listed}; map its columns with columns={{{example}}} "
             f"({options} on the command line)"
         )
-    prompt = next((theirs[ours] for ours in ("prompt", "conversations") if theirs[ours] in there), None)
-    category = next((name for name in _CATEGORY_COLUMNS if name in there and name not in theirs.values()), None)
+    prompt = next((theirs[ours] for ours in ("prompt", "conversations") if theirs[ours] in present), None)
+    category = next((name for name in _CATEGORY_COLUMNS if name in present and name not in theirs.values()), None)
     return FoundColumns(prompt, theirs["chosen"], theirs["rejected"], category)
 
 
 def _read_row(row: RawRow, columns: FoundColumns) -> list[PreferencePair]:
-    """The row's pairs: every chosen response against every rejected one, the first chosen response's pairs first."""
+    """The pairs of a row: every chosen response with every rejected one, grouped by chosen response."""
     values = row.values or {}
     chosen, rejected = (_several(values.get(column)) for column in (columns.chosen, columns.rejected))
     if not chosen or not rejected:
@@ -161,7 +148,7 @@ def _read_row(row: RawRow, columns: FoundColumns) -> list[PreferencePair]:
 
 
 def _several(value: Any) -> list[str]:
-    """The responses of a cell that holds a list of texts; none where it holds one response, as text or as messages."""
+    """The responses of a cell that contains a list of strings; empty for a single response (text or messages)."""
     value = plain(value)
     return value if isinstance(value, list) and all(isinstance(one, str) for one in value) else []
 
@@ -178,7 +165,7 @@ def _read_pair(row: RawRow, values: Mapping[str, Any], columns: FoundColumns, *,
     check_prompt(prompt, prompt_column)
     chosen_text = answer(chosen, prompt, columns.chosen)
     rejected_text = answer(rejected, prompt, columns.rejected)
-    # Of several responses two may be equal: benchmarks count them, as a tie.
+    # In a list of responses two may be equal: benchmarks count such a pair as a tie.
     if chosen_text.strip() == rejected_text.strip() and not may_be_equal:
         raise RowError(columns.rejected, f"equals {columns.chosen}: a pair needs two different responses")
     category = _mark(values.get(columns.category)) if columns.category else ""
@@ -186,7 +173,7 @@ def _read_pair(row: RawRow, values: Mapping[str, Any], columns: FoundColumns, *,
 
 
 def _mark(value: Any) -> str:
-    """A category or an id as one line of text; empty where there is none."""
+    """A category or an id as one line of text; empty if there is none."""
     value = plain(value)
     return one_line(value, 80) if isinstance(value, (str, int)) else ""
 
@@ -197,7 +184,7 @@ def _explicit_prompt(
     if not isinstance(prompt, str):
         return prompt, chosen, rejected
     turns = transcript(prompt)
-    if turns is not None and turns[-1] == Message("assistant", ""):  # "...\n\nAssistant:" asks for the answer
+    if turns is not None and turns[-1] == Message("assistant", ""):  # a transcript that ends with "Assistant:"
         chosen, rejected = (
             value.removeprefix(prompt).strip() if isinstance(value, str) else value for value in (chosen, rejected)
         )
@@ -205,7 +192,7 @@ def _explicit_prompt(
     turn = Message("user", prompt)
     repeats = not isinstance(chosen, str) and not isinstance(rejected, str) and chosen[:-1] == rejected[:-1]
     if repeats and same_turns(chosen[-2:-1], (turn,)):  # type: ignore[arg-type]
-        # UltraFeedback's form: the prompt as a string, and once more in the messages, there with any system turn.
+        # UltraFeedback: the prompt as a string and again in the messages, which also include any system turn.
         return chosen[:-1], chosen, rejected  # type: ignore[return-value]
     return (turn,), chosen, rejected
 
@@ -227,7 +214,7 @@ def _implied_prompt(
     while n < min(len(chosen), len(rejected)) - 1 and chosen[n] == rejected[n]:
         n += 1
     if n == 0:
-        raise RowError(columns.chosen, f"and {columns.rejected} share no first message to be the prompt: add a prompt column")
+        raise RowError(columns.chosen, f"and {columns.rejected} share no first message as prompt: add a prompt column")
     return chosen[:n], chosen[n:], rejected[n:]
 
 
@@ -237,7 +224,7 @@ def _both_transcripts(chosen: str, rejected: str) -> tuple[Prompt, Prompt] | Non
 
 
 def _common_beginning(a: str, b: str) -> int:
-    """Length of the longest common beginning that ends between words: ``A cat``, ``A car`` share ``A``, no ``A ca``."""
+    """Length of the longest common beginning that ends between words: ``A cat`` and ``A car`` share ``A``, not ``A ca``."""
     n = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
     while n and not (a[n - 1].isspace() or (a[n : n + 1].isspace() and b[n : n + 1].isspace())):
         n -= 1
@@ -248,7 +235,7 @@ def _common_beginning(a: str, b: str) -> int:
 
 
 def _warnings(pairs: Iterable[PreferencePair], columns: FoundColumns) -> list[PairIssue]:
-    """What is known of single rows, and of rows together, that does not stop them from being used."""
+    """Warnings about usable pairs: duplicates, reversed preferences, empty messages and text that may be a missing value."""
     found = []
     first: dict[tuple[Prompt, str, str], int] = {}
     for pair in pairs:
@@ -259,15 +246,15 @@ def _warnings(pairs: Iterable[PreferencePair], columns: FoundColumns) -> list[Pa
         if reverse is not None and pair.chosen != pair.rejected:
             found.append((pair.row, columns.chosen, f"prefers what row {reverse} rejects: same prompt, preference reversed"))
         if any(not turn.content.strip() for turn in pair.prompt):
-            found.append((pair.row, columns.prompt or columns.chosen, "prompt holds a message without text"))
+            found.append((pair.row, columns.prompt or columns.chosen, "prompt has a message without text"))
         for column, text in ((columns.chosen, pair.chosen), (columns.rejected, pair.rejected)):
             if text.strip() in _MISSING_MARKS:
-                found.append((pair.row, column, f"is the text {text.strip()!r}: an answer, or a value that was missing?"))
+                found.append((pair.row, column, f"is the text {text.strip()!r}, which may be a missing value"))
     return [PairIssue(*one, severity="warning") for one in found]
 
 
 def _implied_text_warning(rows: Iterable[RawRow], pairs: Sequence[PreferencePair], columns: FoundColumns) -> list[PairIssue]:
-    """Answers that begin alike lose their beginning to a prompt found this way, which a user should know; said once."""
+    """One warning if the common beginning of plain-text responses was taken as the prompt, which may cut the responses."""
     if columns.prompt is not None:
         return []
     values = {row.row: row.values or {} for row in rows}
@@ -275,5 +262,5 @@ def _implied_text_warning(rows: Iterable[RawRow], pairs: Sequence[PreferencePair
     guessed = [row for row, (a, b) in texts if isinstance(a, str) and isinstance(b, str) and not _both_transcripts(a, b)]
     if not guessed:
         return []
-    problem = f"no prompt column: the words that both responses begin with were taken as the prompt ({len(guessed)} rows)"
+    problem = f"no prompt column: the common beginning of both responses was taken as the prompt ({len(guessed)} rows)"
     return [PairIssue(guessed[0], columns.chosen, problem, severity="warning")]

@@ -1,8 +1,8 @@
-"""A source of pairs cut into parts of so many rows, each of which can be read alone: how large files are scored.
+"""Splits a source of pairs into parts of a fixed number of rows that can be read independently, for scoring large files.
 
-A JSONL file is cut by one pass over its bytes that keeps none of them, a Parquet file by its footer; any process that sees
-the file can then read any part. Every other form that :func:`~sparserm.pairs.load.load_pairs` takes is read once and kept in
-memory. Row numbers and findings are those of the whole.
+A JSONL file is split in one streaming pass, a Parquet file by its footer; any process with access to the file can then read any
+part. All other sources that :func:`~sparserm.pairs.load.load_pairs` accepts are read once and held in memory. Row numbers and
+issues refer to the whole source.
 """
 
 from __future__ import annotations
@@ -18,19 +18,20 @@ from sparserm.pairs.files import BOM, RawRow, check_text, json_lines, parquet_er
 from sparserm.pairs.load import find_file, read_source
 from sparserm.types import SparseRMError
 
-#: Rows of a part: what an interruption can cost, and enough texts of like length to fill batches.
+#: Rows per part: an interruption loses at most this many; enough to fill batches with texts of similar length.
 PART_ROWS = 512
 
 
 @dataclass(frozen=True)
 class Part:
-    """Where one part lies.
+    """Position of one part in its source.
 
     Attributes:
-        index: its 0-based number.
-        first_row: the number of its first row, from 1; ``n_rows`` how many it has.
-        first_line: the number of its first line, from 1, in a JSONL file.
-        start, end: its bytes in a JSONL file; elsewhere its rows, from 0.
+        index: 0-based number of the part.
+        first_row: 1-based number of the first row.
+        n_rows: number of rows.
+        first_line: 1-based number of the first line, in a JSONL file.
+        start, end: byte range in a JSONL file; 0-based row range in other sources.
     """
 
     index: int
@@ -46,11 +47,11 @@ class PartedSource:
     """A source and its parts.
 
     Attributes:
-        name: as people know it.
-        path: the file that parts are read from; None where the rows are in memory.
-        parts: in the order of the rows.
+        name: display name of the source.
+        path: the file that parts are read from; None if the rows are in memory.
+        parts: the parts in row order.
         content_hash: SHA-256 of the file, or of the rows in memory (64 hex digits).
-        state: size in bytes and time of change of the file that was cut.
+        state: size in bytes and modification time of the file when it was split.
     """
 
     name: str
@@ -62,20 +63,20 @@ class PartedSource:
 
     @property
     def n_rows(self) -> int:
-        """Rows of all parts."""
+        """Number of rows in all parts."""
         return sum(part.n_rows for part in self.parts)
 
     def read(self, part: Part) -> list[RawRow]:
-        """The rows of one part.
+        """Read the rows of one part.
 
         Raises:
-            SparseRMError: the file is gone, has changed since it was cut, or is broken there.
+            SparseRMError: the file is missing, has changed since it was split, or this part is unreadable.
         """
         if self.path is None:
             return self._rows[part.start : part.end]
         try:
             if _state(self.path) != self.state:
-                raise SparseRMError(f"{self.path} has changed since it was first read; put it back as it was, or begin anew")
+                raise SparseRMError(f"{self.path} has changed since it was first read; restore the original, or start over")
             if self.path.suffix.lower() == ".parquet":
                 with parquet_errors(self.name):
                     return rows_of(_parquet_rows(self.path, part), part.first_row)
@@ -83,30 +84,30 @@ class PartedSource:
                 file.seek(part.start)
                 data = file.read(part.end - part.start)
         except OSError as error:
-            raise SparseRMError(f"cannot read {self.path}: {error.strerror or error}; put the file back") from error
+            raise SparseRMError(f"cannot read {self.path}: {error.strerror or error}; restore the file") from error
         return list(json_lines(data, part.start, part.first_line, part.first_row))
 
 
 def cut(source: str | Path, rows: int = PART_ROWS, split: str = "train") -> PartedSource:
-    """Find a source as :func:`~sparserm.pairs.load.load_pairs` does, and its parts.
+    """Split a source, as accepted by :func:`~sparserm.pairs.load.load_pairs`, into parts of ``rows`` rows.
 
     Raises:
-        SparseRMError: nothing of that name was found, it cannot be read, or it holds no row.
+        SparseRMError: nothing was found under that name, the source cannot be read, or it has no rows.
     """
     path = find_file(source)
     try:
-        # Not resolved: what the hub's cache links to has no suffix.
+        # The path is not resolved: files in the hub's cache are links to names without a suffix.
         in_file = path is not None and _can_seek(path)
         found = _cut_file(Path(os.path.abspath(path)), rows) if in_file and path else _cut_rows(source, rows, split)
     except OSError as error:
         raise SparseRMError(f"cannot read {path}: {error.strerror or error}; check the path") from error
     if not found.parts:
-        raise SparseRMError(f"{found.name} holds no rows: expected at least one with prompt, chosen and rejected")
+        raise SparseRMError(f"{found.name} has no rows: expected at least one with prompt, chosen and rejected")
     return found
 
 
 def _can_seek(path: Path) -> bool:
-    """Whether rows can be read from the middle: Parquet, or a row a line (not a JSON list, packed, or another kind of file)."""
+    """Whether parts can be read from the file: Parquet or uncompressed JSON Lines, not a JSON list or another format."""
     if path.suffix.lower() == ".parquet":
         return True
     with path.open("rb") as file:
@@ -139,17 +140,17 @@ def _cut_file(path: Path, rows: int) -> PartedSource:
 
 
 def _cut_rows(source: str | Path, rows: int, split: str) -> PartedSource:
-    name, kept = read_source(source, split)
+    name, all_rows = read_source(source, split)
     digest = hashlib.sha256()
-    for row in kept:
+    for row in all_rows:
         digest.update(repr(row).encode("utf-8", "surrogatepass"))
-    starts = range(0, len(kept), rows)
-    parts = [Part(i, start + 1, min(rows, len(kept) - start), 1, start, start + rows) for i, start in enumerate(starts)]
-    return PartedSource(name, None, tuple(parts), digest.hexdigest(), _rows=kept)
+    starts = range(0, len(all_rows), rows)
+    parts = [Part(i, start + 1, min(rows, len(all_rows) - start), 1, start, start + rows) for i, start in enumerate(starts)]
+    return PartedSource(name, None, tuple(parts), digest.hexdigest(), _rows=all_rows)
 
 
 def _line_parts(path: Path, rows: int) -> Iterator[Part]:
-    """Blank lines count as lines, but not as rows."""
+    """The parts of a JSONL file; blank lines count as lines, but not as rows."""
     with path.open("rb") as file:
         index = n_rows = 0
         start = position = len(BOM) if file.read(len(BOM)) == BOM else 0
@@ -176,7 +177,7 @@ def _parquet_parts(path: Path, rows: int) -> list[Part]:
 
 
 def _parquet_rows(path: Path, part: Part) -> list[dict[str, Any]]:
-    """Only the row groups that hold the part are read, up to its end and in pieces: a group can be the whole file."""
+    """Read only the row groups of the part, in batches and up to its end: a row group can be the whole file."""
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20) as file:

@@ -1,4 +1,4 @@
-"""Prompt keys, splits that keep each prompt on one side, and the overlap of two sets of pairs."""
+"""Prompt keys, train/test splits by prompt, and checks for prompts shared by two data sets."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ class Split(NamedTuple):
 
 
 def preference_data(name: str, pairs: Sequence[PreferencePair], issues: Sequence[PairIssue], n_rows: int) -> PreferenceData:
+    """Build a :class:`PreferenceData` with its content hash."""
     return PreferenceData(name, tuple(pairs), tuple(issues), n_rows, content_hash(pairs))
 
 
 def content_hash(pairs: Iterable[PreferencePair]) -> str:
-    """SHA-256 (64 hex digits) over prompts, chosen and rejected in their order, whatever file they came from."""
+    """SHA-256 (64 hex digits) of the prompts, chosen and rejected responses in order; independent of the file format."""
     digest = hashlib.sha256()
     for pair in pairs:
         turns = [[turn.role, turn.content] for turn in pair.prompt]
@@ -33,25 +34,25 @@ def content_hash(pairs: Iterable[PreferencePair]) -> str:
 
 
 def prompt_key(prompt: str | Prompt) -> str:
-    """A key (32 hex digits) that is equal for equal prompts, white space aside; stable across processes."""
+    """Hash of a prompt (32 hex digits) that ignores differences in white space; stable across processes."""
     turns = [("user", prompt)] if isinstance(prompt, str) else [(turn.role, turn.content) for turn in prompt]
     normal = [[role, " ".join(content.split())] for role, content in turns]
     return hashlib.sha256(json.dumps(normal).encode()).hexdigest()[:32]
 
 
 def prompt_groups(pairs: Sequence[PreferencePair]) -> np.ndarray:
-    """``[n]`` int64, the same number for pairs of the same prompt, numbered as they come."""
+    """``[n]`` int64 group of each pair: pairs with the same prompt share a number; numbered by first occurrence."""
     numbers: dict[str, int] = {}
     return np.array([numbers.setdefault(prompt_key(pair.prompt), len(numbers)) for pair in pairs], np.int64)
 
 
 def short_key(prompt: str | Prompt) -> int:
-    """The first 60 bits of :func:`prompt_key`: a number to keep beside a head instead of the text."""
+    """The first 60 bits of :func:`prompt_key`, which a saved head stores instead of the prompt."""
     return int(prompt_key(prompt)[:15], 16)
 
 
 def check_leakage(train: PreferenceData, test: PreferenceData) -> tuple[PairIssue, ...]:
-    """Rows of ``test`` whose prompt is also in ``train``: a head must not be measured on them."""
+    """A warning for each row of ``test`` whose prompt is also in ``train``: a head must not be evaluated on it."""
     seen: dict[str, int] = {}
     for pair in train.pairs:
         seen.setdefault(prompt_key(pair.prompt), pair.row)
@@ -64,15 +65,16 @@ def check_leakage(train: PreferenceData, test: PreferenceData) -> tuple[PairIssu
 
 
 def split_by_prompt(pairs: PreferenceData, *, test_fraction: float, seed: int) -> Split:
-    """Split so that every prompt is on one side only; the same prompts and seed give the same split in any row order.
+    """Split pairs by prompt, so that no prompt is in both parts.
 
-    Each part keeps the rows' numbers and the findings about its rows; ``test_fraction`` counts prompts.
+    The split depends only on the prompts and the seed, not on the row order. Each part keeps the row numbers and issues of its
+    rows; ``test_fraction`` is a fraction of the prompts.
 
     Raises:
         SparseRMError: ``test_fraction`` is not between 0 and 1, or there are fewer than two prompts.
     """
     if not 0 < test_fraction < 1:
-        raise SparseRMError(f"test_fraction is {test_fraction}: expected a share between 0 and 1, e.g. 0.2")
+        raise SparseRMError(f"test_fraction is {test_fraction}: expected a fraction between 0 and 1, e.g. 0.2")
     keys = [prompt_key(pair.prompt) for pair in pairs.pairs]
     order = sorted(set(keys), key=lambda key: hashlib.sha256(f"{seed}:{key}".encode()).digest())
     if len(order) < 2:

@@ -1,6 +1,6 @@
-"""What a user should know of preference data before training on it: its columns, its rows, and what is wrong with which.
+"""Validates preference data before training: finds its columns and lists the issues of every row.
 
-Nothing is raised for rows that cannot be used: they are the result. Only a source that cannot be read at all is an error.
+Rows that cannot be used are reported in the result; an error is raised only if the whole source is unreadable.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from sparserm.pairs.sources import DataSource
 from sparserm.support.files import one_line
 from sparserm.types import PairIssue, PreferenceData, SparseRMError
 
-#: What people call our columns, in the words their names are made of.
+#: Words that occur in common names for our columns.
 WORDS = {
     "prompt": ("prompt", "question", "instruction", "input", "query", "context", "conversations", "history", "user"),
     "chosen": ("chosen", "preferred", "better", "good", "best", "winner", "accepted", "positive", "pos", "correct", "win"),
@@ -43,18 +43,18 @@ _CELL = 300
 
 @dataclass(frozen=True)
 class Validation:
-    """Preference data as it was read, row by row.
+    """Result of validating a source.
 
     Attributes:
-        source: with the columns that were read, and with unusable rows left out where there are any.
-        name: of the data.
-        columns: every column of the source.
-        guessed: whether the columns were found by their names' meaning, and should be looked at.
+        source: the source with the columns that were read; ``skip_bad`` is set if some rows cannot be used.
+        name: name of the data.
+        columns: all columns of the source.
+        guessed: whether the columns were guessed from their names, and should be checked by the user.
         preview: the first rows, every cell as one line of text.
-        data: the usable pairs; None where there are none.
-        issues: every finding, errors and warnings, in the order of the rows.
-        n_rows: of the source.
-        problem: why nothing can be used, where that is so.
+        data: the usable pairs; None if there are none.
+        issues: all errors and warnings in row order.
+        n_rows: number of rows of the source.
+        problem: why no row can be used; empty if some can.
     """
 
     source: DataSource
@@ -69,22 +69,22 @@ class Validation:
 
     @property
     def n_errors(self) -> int:
-        """Rows that cannot be used."""
+        """Number of rows that cannot be used."""
         return len({issue.row for issue in self.issues if issue.severity == "error"})
 
     @property
     def n_warnings(self) -> int:
-        """Findings that do not stop a row from being used."""
+        """Number of warnings."""
         return sum(issue.severity == "warning" for issue in self.issues)
 
 
 def validate(source: DataSource) -> Validation:
-    """Read a source and say what was found.
+    """Read a source and report its columns, pairs and issues.
 
-    Where its columns have other names, and none were given, those are taken whose names mean the same.
+    If the columns have other names and no mapping is given, they are guessed from their names.
 
     Raises:
-        SparseRMError: it cannot be read as a whole, or holds no rows.
+        SparseRMError: the source cannot be read, or has no rows.
     """
     name, rows = read_source(source.name)
     columns = tuple(dict.fromkeys(key for row in rows for key in row.values or ()))
@@ -114,10 +114,11 @@ def validate(source: DataSource) -> Validation:
 
 
 def suggest_columns(columns: Sequence[str], samples: Iterable[Mapping[str, Any]] = ()) -> dict[str, str]:
-    """Our columns to those of the source whose names mean the same, e.g. ``{"prompt": "question", "chosen": "answer_good"}``.
+    """Guess which columns are ours from their names, e.g. ``{"prompt": "question", "chosen": "answer_good"}``.
 
     Args:
-        samples: some rows; a column that holds neither text nor lists in any of them is left out.
+        columns: all columns of the source.
+        samples: some rows; columns without text or lists in any of them are ignored.
     """
     rows = list(samples)
     usable = [name for name in columns if not rows or any(isinstance(row.get(name), (str, list)) for row in rows)]
@@ -131,12 +132,12 @@ def suggest_columns(columns: Sequence[str], samples: Iterable[Mapping[str, Any]]
 
 
 def issue_rows(issues: Iterable[PairIssue]) -> list[dict[str, Any]]:
-    """The validation report, one row for each finding."""
+    """The validation report as table rows, one per issue."""
     return [{"row": one.row, "column": one.column, "problem": one.problem, "severity": one.severity} for one in issues]
 
 
 def _likeness(name: str, words: Iterable[str]) -> float:
-    """How like one of the words the likest part of a name is, 0 to 1; of two names the shorter one is likelier."""
+    """Similarity (0 to 1) of the best-matching part of a name to any of the words, minus 0.02 for every further part."""
     parts = [part.lower() for part in re.findall(r"[A-Z]?[a-z]+|[A-Z]+", name)]
     best = max((difflib.SequenceMatcher(a=part, b=word).ratio() for part in parts for word in words), default=0.0)
     return best - 0.02 * (len(parts) - 1)

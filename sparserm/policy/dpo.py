@@ -1,7 +1,7 @@
-"""One round of DPO (Rafailov et al., 2023) on pairs of a policy's own samples, by TRL's ``DPOTrainer``.
+"""One round of DPO (Rafailov et al., 2023) on pairs of a policy's own samples, with TRL's ``DPOTrainer``.
 
-Pairs go in as the tokens that were drawn: a response that was cut is not taught to end where it was cut. Needs the extra
-``trl`` (``pip install "sparserm[trl]"``).
+The trainer gets the sampled token ids, so that a truncated response is not trained to end where it was truncated. Requires the
+extra ``trl`` (``pip install "sparserm[trl]"``).
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sparserm.finetuning.trl_setup import import_trl, quietly, silence, trainer_arguments
+from sparserm.finetuning.trl_setup import batch_arguments, import_trl, quietly, silence, trainer_arguments
 from sparserm.policy.language_model import Policy, Sample
 from sparserm.types import Progress, Prompt
 
-#: Pairs a step, and tokens that go through the model at once: a step of long pairs is made of several passes.
+#: Pairs per step, and tokens per forward pass: a step of long pairs is split into several passes.
 BATCH_PAIRS = 4
 PASS_TOKENS = 6000
 
 
 @dataclass(frozen=True)
 class SampledPair:
-    """Two samples to one prompt, ``chosen`` with the higher reward."""
+    """Two samples for one prompt; ``chosen`` has the higher reward."""
 
     prompt: Prompt
     chosen: Sample
@@ -33,12 +33,12 @@ class SampledPair:
 
 @dataclass(frozen=True)
 class RoundTraining:
-    """What a round of DPO did.
+    """Statistics of one round of DPO.
 
     Attributes:
-        pairs, steps: how many there were.
-        loss: mean over the steps, nats per pair; 0.693 for a policy that stays where it is.
-        seconds: of training.
+        pairs, steps: number of pairs and optimizer steps.
+        loss: mean over the steps, in nats per pair; 0.693 if the policy does not change.
+        seconds: training time.
     """
 
     pairs: int
@@ -57,11 +57,11 @@ def train_dpo(
     seed: int,
     progress: Progress | None = None,
 ) -> RoundTraining:
-    """Train every weight of ``policy``, in place, for one pass over the pairs.
+    """Train all weights of ``policy`` in place for one epoch.
 
     Args:
-        start: the reference, which stays as it is.
-        learning_rate: of AdamW, falling linearly to zero.
+        start: the reference policy, which is not changed.
+        learning_rate: of AdamW, decaying linearly to zero.
         beta: how strongly the policy is kept near the reference.
 
     Raises:
@@ -69,7 +69,7 @@ def train_dpo(
     """
     trl = import_trl()
     rows = _rows(policy, pairs)
-    # Trainers wrap what they train, and their reference, for good: theirs are copies.
+    # Copies, since the trainer wraps the model and the reference permanently.
     trained, reference = copy.deepcopy(policy.model).requires_grad_(True), copy.deepcopy(start.model)
     with tempfile.TemporaryDirectory() as work, quietly():
         trainer = trl.DPOTrainer(
@@ -91,22 +91,18 @@ def train_dpo(
 
 
 def _arguments(trl: Any, rows: Any, learning_rate: float, beta: float, seed: int, folder: str) -> Any:
-    at_once, longest = BATCH_PAIRS, max(rows["length"])
-    while at_once > 1 and 2 * at_once * longest > PASS_TOKENS:
-        at_once //= 2
     return trl.DPOConfig(
         learning_rate=learning_rate,
         beta=beta,
         seed=seed,
         num_train_epochs=1,
-        per_device_train_batch_size=at_once,
-        gradient_accumulation_steps=BATCH_PAIRS // at_once,
+        **batch_arguments(BATCH_PAIRS, max(rows["length"]), PASS_TOKENS),
         **trainer_arguments(folder),
     )
 
 
 def _rows(policy: Policy, pairs: Sequence[SampledPair]) -> Any:
-    """The tokens that were drawn, and texts, which the trainer wants to see."""
+    """The sampled tokens, with placeholders for the texts that the trainer requires."""
     from datasets import Dataset
 
     rows = []
@@ -119,17 +115,17 @@ def _rows(policy: Policy, pairs: Sequence[SampledPair]) -> Any:
 
 
 def _collator(trl: Any, padding: int) -> Any:
-    """TRL's collator over the tokens that were drawn, in place of those that the trainer makes from texts."""
+    """TRL's collator, applied to the sampled tokens instead of the tokenised texts."""
     from trl.trainer.dpo_trainer import DataCollatorForPreference
 
-    class Drawn(DataCollatorForPreference):
+    class SampledTokensCollator(DataCollatorForPreference):
         def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
             names = ("prompt", "chosen", "rejected")
             given = [{f"{name}_ids": example[f"drawn_{name}"] for name in names} for example in examples]
             found: dict[str, Any] = super().torch_call(given)
             return found
 
-    return Drawn(pad_token_id=padding)
+    return SampledTokensCollator(pad_token_id=padding)
 
 
 def _step_callback(progress: Progress) -> Any:

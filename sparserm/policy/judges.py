@@ -1,4 +1,4 @@
-"""What gives texts a reward: a head, or a fine-tuned reward model to stand beside it."""
+"""Reward models that rank or judge a policy's answers: heads and fine-tuned classifiers."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class Judgement:
     """Rewards of ``n`` texts.
 
     Attributes:
-        rewards: ``[n]`` float64, in units of the judge's own.
-        contributions: ``[n, K]`` of a head's features, which with its bias add up to the rewards; None of a classifier.
+        rewards: ``[n]`` float64, on the judge's own scale.
+        contributions: ``[n, K]`` of a head's features, which with its bias add up to the rewards; None for a classifier.
     """
 
     rewards: np.ndarray
@@ -33,7 +33,7 @@ class Judgement:
 
 @dataclass(frozen=True)
 class Judge:
-    """A reward model under a name; ``fingerprint`` changes with what decides its rewards."""
+    """A named reward model; ``fingerprint`` identifies everything that its rewards depend on."""
 
     name: str
     model: SparseRM | FineTunedRewardModel
@@ -41,7 +41,7 @@ class Judge:
 
     @classmethod
     def load(cls, source: str | Path) -> Judge:
-        """A head's folder or name, or a folder with a sequence classifier of one label as ``RewardTrainer`` saves it.
+        """Load a head by folder or name, or a sequence classifier with one label from a folder as ``RewardTrainer`` saves it.
 
         Raises:
             SparseRMError: it is neither.
@@ -54,13 +54,13 @@ class Judge:
         if folder.is_dir() and not (folder / "head.safetensors").is_file():
             if (folder / "adapter_config.json").is_file():
                 raise SparseRMError(
-                    f"{folder} holds adapters without the model that they belong to; expected a whole reward model; merge them "
-                    "(merge_and_unload) and save what comes of it"
+                    f"{folder} holds adapters without their base model; expected a complete reward model; merge them "
+                    "(merge_and_unload) and save the merged model"
                 )
             if not (folder / "config.json").is_file():
                 raise SparseRMError(
                     f"{folder} holds neither a head (config.json and head.safetensors) nor a reward model (config.json and "
-                    "model.safetensors); give one that does, or the name of a head"
+                    "model.safetensors); give the folder of one of these, or the name of a head"
                 )
             return cls(folder.resolve().name, FineTunedRewardModel.load(folder), folder_fingerprint(folder))
         if not folder.is_dir() and str(source) not in list_heads():
@@ -73,7 +73,7 @@ class Judge:
 
     @property
     def features(self) -> tuple[tuple[int, str], ...]:
-        """Number and label of each of a head's features; none of a classifier."""
+        """Id and label of each feature of a head; empty for a classifier."""
         from sparserm.model import SparseRM
 
         if not isinstance(self.model, SparseRM):
@@ -81,7 +81,7 @@ class Judge:
         return tuple((int(feature), self.model.labels.get(int(feature), "")) for feature in self.model.head.features)
 
     def judge(self, texts: Sequence[Text], progress: Progress | None = None) -> Judgement:
-        """Rewards of texts, which are not stored: a policy seldom says the same twice.
+        """Compute the rewards of texts; nothing is stored, since a policy rarely repeats a text.
 
         Raises:
             SparseRMError: a text cannot be scored.
@@ -95,7 +95,7 @@ class Judge:
 
 
 def head_contributions(model: SparseRM, texts: Sequence[Text], progress: Progress | None = None) -> np.ndarray:
-    """``[n, K]`` what each feature gives to each text's reward; nothing is stored.
+    """``[n, K]`` contribution of each feature to each text's reward; nothing is stored.
 
     Raises:
         SparseRMError: a text cannot be scored.

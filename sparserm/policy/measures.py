@@ -1,7 +1,7 @@
-"""What a trained policy's answers to held-out prompts are worth, beside those of the policy that it came from.
+"""Comparing a trained policy's answers to held-out prompts with those of the starting policy.
 
-Judges give rewards in units of their own, so they are compared by how often the policy's answers beat the start's, and by
-the mean reward in standard deviations of the start's answers.
+Rewards of different judges have different scales, so judges are compared by how often the policy's answers win against the
+start's, and by the mean reward in standard deviations of the start's answers.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ class Answers:
     """A policy's answers to held-out prompts: ``P`` prompts, ``n`` answers to each.
 
     Attributes:
-        rewards: of each judge ``[P, n]``; NaN for an empty answer, which has none.
-        contributions: ``[P, n, K]`` of the ranking head's features, NaN for an empty answer; None of a classifier.
-        tokens, finished: ``[P, n]`` the length of each, and whether it ended by itself.
-        divergence: ``[P, n]`` nats from the start, along each answer.
+        rewards: for each judge ``[P, n]``; NaN for an empty answer, which has none.
+        contributions: ``[P, n, K]`` of the ranking head's features, NaN for an empty answer; None for a classifier.
+        tokens, finished: ``[P, n]`` the length of each answer, and whether its turn ended (it was not truncated).
+        divergence: ``[P, n]`` KL from the start along each answer, in nats.
     """
 
     rewards: Mapping[str, np.ndarray]
@@ -35,17 +35,17 @@ class Answers:
 
 @dataclass(frozen=True)
 class JudgeMeasure:
-    """What one judge says of a policy's answers.
+    """Comparison of a policy's answers with the start's by one judge.
 
     Attributes:
-        reward: mean over answers with text, in the judge's own units; None where there is none.
-        gain: mean over prompts of what the policy's answers are worth beyond the start's, in standard deviations of the
-            start's answers; empty answers are left out, and so are prompts to which either says nothing. None where none
-            is left.
-        win_rate: chance that an answer of the policy beats one of the start to the same prompt, a tie for half; an empty
-            answer loses to any other.
-        gain_ci95, win_ci95: over prompts.
-        verdict: what the interval of the win rate says.
+        reward: mean over non-empty answers, on the judge's own scale; None if all are empty.
+        gain: mean over prompts of the difference in mean reward between the policy's and the start's answers, in standard
+            deviations of the start's answers. Empty answers are left out, and so are prompts with only empty answers from
+            either; None if none is left.
+        win_rate: probability that an answer of the policy wins against one of the start to the same prompt; a tie counts
+            half, an empty answer loses to any other.
+        gain_ci95, win_ci95: 95 % intervals over prompts.
+        verdict: whether the interval of the win rate is above, below or around one half.
     """
 
     reward: float | None
@@ -58,14 +58,14 @@ class JudgeMeasure:
 
 @dataclass(frozen=True)
 class PolicyMeasures:
-    """A policy after a round; round 0 is the start.
+    """Measures of a policy after a round; round 0 is the start.
 
     Attributes:
         judges: the ranker first, then the others.
-        tokens: mean length of an answer; ``finished``, ``empty``: shares of answers that ended by themselves, and that say
-            nothing.
-        kl: mean divergence from the start in nats an answer; ``kl_ci95``: over prompts.
-        features: by number what each of the ranking head's features gives an answer with text, on average.
+        tokens: mean length of an answer; ``finished``, ``empty``: shares of answers that were not truncated, and that are
+            empty.
+        kl: mean divergence from the start in nats per answer; ``kl_ci95``: 95 % interval over prompts.
+        features: mean contribution of each of the ranking head's features to a non-empty answer, by feature id.
     """
 
     round: int
@@ -79,32 +79,32 @@ class PolicyMeasures:
 
 
 def measure_policy(number: int, answers: Answers, start: Answers, features: Sequence[int]) -> PolicyMeasures:
-    """A policy's answers beside the start's to the same prompts.
+    """Compare a policy's answers with the start's to the same prompts.
 
     Args:
         number: of the round.
-        features: numbers of the ranking head's features, in the order of the contributions; none of a classifier.
+        features: ids of the ranking head's features, in the order of the contributions; empty for a classifier.
     """
     first = next(iter(answers.rewards.values()))
-    silent = np.isnan(first)
+    empty = np.isnan(first)
     means: list[float] = []
-    if answers.contributions is not None and not silent.all():
-        means = answers.contributions[~silent].mean(0).tolist()
-    moved = answers.divergence.mean(1)
+    if answers.contributions is not None and not empty.all():
+        means = answers.contributions[~empty].mean(0).tolist()
+    kl = answers.divergence.mean(1)
     return PolicyMeasures(
         round=number,
         judges={name: measure_judge(rewards, start.rewards[name]) for name, rewards in answers.rewards.items()},
         tokens=float(answers.tokens.mean()),
         finished=float(answers.finished.mean()),
-        empty=float(silent.mean()),
-        kl=float(moved.mean()),
-        kl_ci95=_interval(moved),
+        empty=float(empty.mean()),
+        kl=float(kl.mean()),
+        kl_ci95=_interval(kl),
         features=dict(zip(features, means, strict=True)) if means else {},
     )
 
 
 def measure_judge(rewards: np.ndarray, start: np.ndarray) -> JudgeMeasure:
-    """Rewards ``[P, n]`` of a policy's answers beside those of the start's answers to the same prompts."""
+    """Compare the rewards ``[P, n]`` of a policy's answers with those of the start's answers to the same prompts."""
     both = ~(np.isnan(rewards).all(1) | np.isnan(start).all(1))
     gains = np.nanmean(rewards[both], 1) - np.nanmean(start[both], 1)
     spread = float(np.nanstd(start[both])) if both.any() else 0.0
@@ -125,7 +125,7 @@ def measure_judge(rewards: np.ndarray, start: np.ndarray) -> JudgeMeasure:
 
 
 def win_shares(rewards: np.ndarray, start: np.ndarray) -> np.ndarray:
-    """``[P]`` for each prompt the share of its comparisons of an answer ``[P, n]`` with one of the start's that it wins."""
+    """``[P]`` for each prompt the share of pairs of a policy's and a start's answer that the policy wins."""
     mine, theirs = (np.nan_to_num(side, nan=-np.inf) for side in (rewards, start))
     better = mine[:, :, None] > theirs[:, None, :]
     ties = mine[:, :, None] == theirs[:, None, :]
@@ -133,13 +133,13 @@ def win_shares(rewards: np.ndarray, start: np.ndarray) -> np.ndarray:
 
 
 def conclude(measures: PolicyMeasures, ranker: str) -> str:
-    """One sentence on over-optimisation: whether those that had no part in the training follow what the ranker sees."""
+    """One sentence on over-optimisation: whether the judges that took no part in the training agree with the ranker."""
     own = measures.judges[ranker]
     others = {name: judge for name, judge in measures.judges.items() if name != ranker}
     if own.verdict != "prefers the policy":
         return f"The ranker {own.verdict}: the policy has not learned to please it."
     if not others:
-        return "The ranker prefers the policy; nobody else was asked, so this may be over-optimisation."
+        return "The ranker prefers the policy; there are no other judges, so this may be over-optimisation."
     against = [name for name, judge in others.items() if judge.verdict == "prefers the start"]
     unmoved = [name for name, judge in others.items() if judge.verdict == "sees no difference"]
     if against:
@@ -152,8 +152,8 @@ def conclude(measures: PolicyMeasures, ranker: str) -> str:
 def _interval(values: np.ndarray) -> tuple[float, float]:
     """95 % t interval of the mean of one value for each prompt.
 
-    Prompts can be few. Of win shares, which few prompts may agree on by chance, the caller adds one that is lost and one that
-    is won, as Agresti and Coull (1998) do for shares.
+    There may be few prompts. To win shares, which can be equal for all of a few prompts by chance, the caller adds one loss
+    and one win, as Agresti and Coull (1998) do for proportions.
     """
     from scipy.stats import t
 

@@ -1,7 +1,7 @@
-"""Online iterative DPO: a policy samples, a reward model ranks, DPO trains, round after round; judges look on.
+"""Online iterative DPO: in each round a policy samples, a reward model ranks and DPO trains; other judges only evaluate.
 
-Source: online iterative alignment as SparseRM is meant for (arXiv 2511.07896), by iterative DPO (Xiong et al., 2024): the
-reference stays the start in all rounds.
+Source: online iterative alignment with SparseRM (arXiv 2511.07896), by iterative DPO (Xiong et al., 2024); the starting policy
+is the reference in all rounds.
 """
 
 from __future__ import annotations
@@ -15,20 +15,22 @@ from sparserm.pairs.split import prompt_key
 from sparserm.policy.dpo import RoundTraining
 from sparserm.policy.judges import Judge
 from sparserm.policy.measures import PolicyMeasures, conclude, measure_policy
-from sparserm.policy.rounds import AlignSettings, Run, write_json
+from sparserm.policy.rounds import AlignSettings, Run
+from sparserm.support.files import write_json
 from sparserm.types import Progress, Prompt, SparseRMError
 
 
 @dataclass(frozen=True)
 class AlignReport:
-    """What came of it.
+    """Result of an alignment run.
 
     Attributes:
         policy: folder of the last round's policy.
+        ranker: name of the reward model that ranked the samples.
         measures: of the start and of every round.
         training: of every round.
-        features: number and label of the ranking head's features; empty for a classifier.
-        conclusion: whether the judges follow the ranker, in a sentence.
+        features: id and label of the ranking head's features; empty for a classifier.
+        conclusion: one sentence on whether the judges agree with the ranker.
     """
 
     policy: Path
@@ -39,8 +41,10 @@ class AlignReport:
     conclusion: str
 
     def climbed(self) -> list[tuple[int, str, float, float]]:
-        """Number, label, mean contribution at the start and at the end of each feature, what rose most first; none where one
-        of both says nothing at all, or the ranker has no features."""
+        """Id, label, and mean contribution at the start and at the end of each feature, largest increase first.
+
+        Empty if the start's or the end's answers are all empty, or the ranker has no features.
+        """
         first, last = self.measures[0].features, self.measures[-1].features
         if not first or not last:
             return []
@@ -59,21 +63,22 @@ def align(
     settings: AlignSettings,
     progress: Progress | None = None,
 ) -> AlignReport:
-    """Run the loop, or what is left of it.
+    """Run online DPO, or resume an interrupted run.
 
     Args:
-        prompts: that the policy is trained on.
-        held_out: that it is measured on, before and after.
-        judges: reward models that have no part in the training.
-        folder: of this run.
-        policy: the start, as :meth:`~sparserm.policy.language_model.Policy.load` takes it.
+        prompts: prompts to train on.
+        held_out: prompts to evaluate on, before training and after every round.
+        ranker: the reward model that ranks samples for training.
+        judges: reward models used only for evaluation.
+        folder: folder of the run.
+        policy: the starting policy, as in :meth:`~sparserm.policy.language_model.Policy.load`.
 
     Raises:
-        SparseRMError: TRL is not installed, the folder holds another run, prompts are in both parts or in none, two judges
-            are one or have one name, a prompt is too long, or a round gives no pair.
+        SparseRMError: TRL is not installed, the folder holds another run, there are too few prompts or some are in both sets,
+            two judges are the same or share a name, a prompt is too long, or a round gives no pair.
     """
     _check(prompts, held_out, [ranker, *judges], settings)
-    import_trl()  # now, and not after the first round's samples
+    import_trl()  # fails before the first round is sampled
     run = Run(folder, policy, prompts, held_out, ranker, [ranker, *judges], settings, progress)
     run.start.check_room([*prompts, *held_out], settings.max_new_tokens)
     run.claim()
@@ -98,7 +103,7 @@ def _check(prompts: Sequence[Prompt], held_out: Sequence[Prompt], judges: Sequen
     if not prompts or len(held_out) < 2 or both:
         raise SparseRMError(
             f"there are {len(prompts)} prompts to train on and {len(held_out)} held out, {len(both)} of them in both; "
-            "expected one to train on, two held out, and none in both"
+            "expected at least one to train on, at least two held out, and none in both; give other prompts"
         )
     if len(set(names)) < len(names):
         raise SparseRMError(
@@ -106,10 +111,11 @@ def _check(prompts: Sequence[Prompt], held_out: Sequence[Prompt], judges: Sequen
         )
     if len({judge.fingerprint for judge in judges}) < len(judges):
         raise SparseRMError(
-            f"of the ranker and the judges {', '.join(names)} two are the same under different names; expected judges that had "
-            "no part in the training; leave the copy out"
+            f"of the ranker and the judges {', '.join(names)} two are the same model under different names; expected judges "
+            "that take no part in the training; remove the copy"
         )
     if settings.rounds < 1 or settings.samples < 2:
         raise SparseRMError(
-            f"there are {settings.rounds} rounds of {settings.samples} samples; expected one round and two samples at least"
+            f"got {settings.rounds} rounds with {settings.samples} samples per prompt; expected at least one round and "
+            "at least two samples"
         )

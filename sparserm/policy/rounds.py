@@ -1,13 +1,14 @@
-"""The folder of one run of online DPO, what is done in a round, and how a run that was stopped goes on.
+"""The rounds of online DPO and the folder of a run, from which an interrupted run resumes.
 
-Everything is kept as it arises::
+Every result is saved as soon as it is computed::
 
-    settings.json                  what the run is of; another run is refused this folder
-    round_0/held_out.json          the start's answers to held-out prompts, judged
-    round_1/samples.jsonl          samples to the round's prompts, with the ranker's rewards
-    round_1/pairs.jsonl            best against worst, in TRL's format
-    round_1/policy/                the trained policy, a model of Transformers
-    round_1/held_out.json          its answers, judged
+    settings.json                  settings and inputs of the run; a run with others is refused
+    round_0/held_out.json          the start's answers to held-out prompts, with all judges' rewards
+    round_1/samples.jsonl          samples for the round's prompts, with the ranker's rewards
+    round_1/pairs.jsonl            best and worst samples as preference pairs, in TRL's format
+    round_1/policy/                the trained policy, in transformers format
+    round_1/training.json          statistics of the training
+    round_1/held_out.json          its answers to held-out prompts, with all judges' rewards
     report.json                    the measures of all rounds
 """
 
@@ -34,24 +35,24 @@ from sparserm.scoring.best_of_n import apart, preference_rows, rank_by
 from sparserm.support.files import to_jsonl, write_json, write_text
 from sparserm.types import Progress, Prompt, SparseRMError, Text
 
-#: Answers of each policy to each held-out prompt.
+#: Answers per policy and held-out prompt.
 HELD_OUT_SAMPLES = 2
 
 
 @dataclass(frozen=True)
 class AlignSettings:
-    """How the loop is run.
+    """Settings of online DPO.
 
     Attributes:
         rounds: of sampling, ranking and training.
-        prompts: of each round; rounds take others in turn, and begin again where there are no more.
-        samples: to each prompt, from which the best and the worst make a pair.
-        max_new_tokens: of a response.
-        min_margin: pairs whose rewards differ by less are left out.
-        learning_rate: of AdamW in each round, falling linearly to zero. One round of 8 steps with the default policy moved
-            it by 0.8 nats at 2e-5, 3.0 at 5e-5 and 7.9 at 1e-4.
+        prompts: prompts per round; each round takes the next ones, and starts over after the last.
+        samples: samples per prompt, of which the best and the worst form a pair.
+        max_new_tokens: maximum length of a response.
+        min_margin: minimum reward margin of a pair; others are left out.
+        learning_rate: of AdamW in each round, decaying linearly to zero. One round of 8 steps moved the default policy by a
+            KL of 0.8 nats at 2e-5, 3.0 at 5e-5 and 7.9 at 1e-4.
         beta: of DPO: how strongly the policy is kept near the start.
-        seed: of samples and order of pairs.
+        seed: of the samples and the order of pairs.
     """
 
     rounds: int = 2
@@ -65,7 +66,7 @@ class AlignSettings:
 
 
 class Run:
-    """The files of one run, and the policy that was used last."""
+    """One run of online DPO: computes the steps of its rounds and stores them in its folder."""
 
     def __init__(
         self,
@@ -82,13 +83,13 @@ class Run:
         self._start_name, self._prompts, self._held_out = start, prompts, held_out
         self._ranker, self._judges, self._progress = ranker, judges, progress
         self.start = Policy.load(start, progress)
-        self._held: tuple[int, Policy] = (0, self.start)
+        self._loaded: tuple[int, Policy] = (0, self.start)  # the policy used last, and its round
 
     def claim(self) -> None:
-        """Take an empty folder, or one that this very run was begun in.
+        """Write the run's settings to its folder, which must be empty or hold the same run.
 
         Raises:
-            SparseRMError: another run, or something else, is there.
+            SparseRMError: the folder holds another run or other files.
         """
         wanted = {
             "policy": folder_fingerprint(resolve(self._start_name)[0]),
@@ -100,16 +101,19 @@ class Run:
         }
         path = self.folder / "settings.json"
         if path.is_file():
-            there = json.loads(path.read_text(encoding="utf-8"))
-            # More rounds go on from the last one.
-            differ = [name for name in wanted if name != "rounds" and there.get(name) != wanted[name]]
+            found = json.loads(path.read_text(encoding="utf-8"))
+            # A finished run can be extended by more rounds.
+            differ = [name for name in wanted if name != "rounds" and found.get(name) != wanted[name]]
             if differ:
                 raise SparseRMError(
-                    f"{self.folder} holds a run with other {', '.join(differ)}; expected the same ones to go on with it; give "
+                    f"{self.folder} holds a run with other {', '.join(differ)}; expected the same ones to resume it; give "
                     "another folder"
                 )
         elif self.folder.is_dir() and any(not one.name.startswith(".settings.json.") for one in self.folder.iterdir()):
-            raise SparseRMError(f"{self.folder} is not empty and holds no run of this kind; give another folder")
+            raise SparseRMError(
+                f"{self.folder} is not empty and holds no alignment run; expected a new folder or that of a run; "
+                "give another folder"
+            )
         write_json(path, wanted)
 
     def round(self, number: int) -> Path:
@@ -117,20 +121,20 @@ class Run:
         return self.folder / f"round_{number}"
 
     def policy(self, number: int) -> Policy:
-        """The policy after a round, 0 being the start."""
-        if self._held[0] != number:
-            self._held = (number, self.start if number == 0 else Policy.load(self.round(number) / "policy"))
-        return self._held[1]
+        """The policy after a round; the start for round 0."""
+        if self._loaded[0] != number:
+            self._loaded = (number, self.start if number == 0 else Policy.load(self.round(number) / "policy"))
+        return self._loaded[1]
 
     def train(self, number: int) -> RoundTraining:
-        """The round's policy, from the one before."""
+        """Train the round's policy from the previous one's."""
         done = self.round(number) / "training.json"
         if done.is_file():
             return RoundTraining(**json.loads(done.read_text(encoding="utf-8")))
         pairs = self._pairs(number)
         policy = self.policy(number - 1)
         policy = policy.copy() if number == 1 else policy
-        self._held = (-1, policy)  # while it is trained it is no round's
+        self._loaded = (-1, policy)  # of no round while it is trained in place
         training = train_dpo(
             policy,
             self.start,
@@ -138,32 +142,32 @@ class Run:
             learning_rate=self.settings.learning_rate,
             beta=self.settings.beta,
             seed=self.settings.seed + number,
-            progress=self._told(number),
+            progress=self._round_progress(number),
         )
-        shutil.rmtree(self.round(number) / "policy", ignore_errors=True)  # of a run that was stopped while it wrote
+        shutil.rmtree(self.round(number) / "policy", ignore_errors=True)  # partly written by an interrupted run
         policy.save(self.round(number) / "policy")
         write_json(done, asdict(training))
-        self._held = (number, policy)
+        self._loaded = (number, policy)
         return training
 
     def _pairs(self, number: int) -> list[SampledPair]:
-        """Of each of the round's prompts its best sample against its worst."""
+        """The best and worst sample of each of the round's prompts."""
         first = (number - 1) * self.settings.prompts
         size = min(self.settings.prompts, len(self._prompts))
         prompts = [self._prompts[(first + i) % len(self._prompts)] for i in range(size)]
         samples, n = self._samples(number, prompts), self.settings.samples
-        sets, said = [], [i for i, (sample, _) in enumerate(samples) if sample.text]
+        sets, nonempty = [], [i for i, (sample, _) in enumerate(samples) if sample.text]
         for place, prompt in enumerate(prompts):
-            own = [i for i in said if i // n == place]
+            own = [i for i in nonempty if i // n == place]
             if own:
                 sets.append(CandidateSet(prompt, tuple(samples[i][0].text for i in own), tuple(own)))
-        ranked = rank_by(Candidates("samples", tuple(sets)), np.array([samples[i][1] for i in said]))
+        ranked = rank_by(Candidates("samples", tuple(sets)), np.array([samples[i][1] for i in nonempty]))
         kept = apart(ranked, self.settings.min_margin)
         if not kept:
             raise SparseRMError(
-                f"round {number}: of {len(prompts)} prompts none has two samples whose rewards differ by "
-                f"{self.settings.min_margin:g} or more; expected one at least; take more samples or a smaller margin, and "
-                "another folder"
+                f"round {number}: none of {len(prompts)} prompts has two samples whose rewards differ by "
+                f"{self.settings.min_margin:g} or more; expected at least one; use more samples or a smaller minimum reward "
+                "margin, and another folder"
             )
         write_text(self.round(number) / "pairs.jsonl", to_jsonl(preference_rows(kept)))
         return [
@@ -172,7 +176,7 @@ class Run:
         ]
 
     def _samples(self, number: int, prompts: Sequence[Prompt]) -> list[tuple[Sample, float]]:
-        """The samples of prompt after prompt with the ranker's rewards, NaN for an empty one."""
+        """Samples with the ranker's rewards (NaN if empty), in the order of the prompts."""
         path = self.round(number) / "samples.jsonl"
         if not path.is_file():
             drawn = self._draw(number - 1, prompts, self.settings.samples, 2 * number - 1)
@@ -183,44 +187,44 @@ class Run:
                 for sample, reward in zip(own, values, strict=True)
             )
             write_text(path, to_jsonl(rows))
-        kept = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
-        return [(_as_sample(row), float("nan") if row["reward"] is None else row["reward"]) for row in kept]
+        stored = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+        return [(_as_sample(row), float("nan") if row["reward"] is None else row["reward"]) for row in stored]
 
     def _draw(self, number: int, prompts: Sequence[Prompt], n: int, draw: int) -> list[tuple[Sample, ...]]:
-        """Answers of the policy after a round; ``draw`` is another for every set of samples of the run."""
+        """Sample answers from the policy after a round; ``draw`` differs for every call within a run and seeds it."""
         return self.policy(number).sample(
             prompts,
             n=n,
             max_new_tokens=self.settings.max_new_tokens,
             seed=1000 * self.settings.seed + draw,
-            progress=self._told((draw + 1) // 2),
+            progress=self._round_progress((draw + 1) // 2),
         )
 
     def _judge(
         self, judge: Judge, prompts: Sequence[Prompt], drawn: Sequence[Sequence[Sample]], stage: int
     ) -> tuple[np.ndarray, np.ndarray | None]:
-        """Rewards ``[P, n]`` and contributions ``[P, n, K]``, NaN where a response is empty."""
+        """Rewards ``[P, n]`` and contributions ``[P, n, K]``, NaN for empty responses."""
         texts = [Text(prompt, sample.text) for prompt, own in zip(prompts, drawn, strict=True) for sample in own]
-        said = [i for i, text in enumerate(texts) if text.response]
-        found = judge.judge([texts[i] for i in said], self._told(stage))
+        nonempty = [i for i, text in enumerate(texts) if text.response]
+        found = judge.judge([texts[i] for i in nonempty], self._round_progress(stage))
         rewards = np.full(len(texts), np.nan)
-        rewards[said] = found.rewards
+        rewards[nonempty] = found.rewards
         shape = (len(drawn), len(drawn[0]))
         if found.contributions is None:
             return rewards.reshape(shape), None
         parts = np.full((len(texts), found.contributions.shape[1]), np.nan)
-        parts[said] = found.contributions
+        parts[nonempty] = found.contributions
         return rewards.reshape(shape), parts.reshape(*shape, -1)
 
     def held_out_answers(self, number: int) -> Answers:
-        """The policy's answers to the held-out prompts, judged."""
+        """The policy's answers to the held-out prompts with all judges' rewards."""
         path = self.round(number) / "held_out.json"
         if not path.is_file():
             write_json(path, self._answer(number))
-        kept = json.loads(path.read_text(encoding="utf-8"))
-        array = {name: np.array(kept[name], float) for name in ("tokens", "finished", "divergence")}
-        parts = None if kept["contributions"] is None else np.array(kept["contributions"], float)
-        return Answers({name: np.array(one, float) for name, one in kept["rewards"].items()}, parts, **array)
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        array = {name: np.array(stored[name], float) for name in ("tokens", "finished", "divergence")}
+        parts = None if stored["contributions"] is None else np.array(stored["contributions"], float)
+        return Answers({name: np.array(one, float) for name, one in stored["rewards"].items()}, parts, **array)
 
     def _answer(self, number: int) -> dict[str, Any]:
         drawn = self._draw(number, self._held_out, HELD_OUT_SAMPLES, 2 * number)
@@ -228,19 +232,19 @@ class Run:
         parts = judged[self._ranker.name][1]
         flat = [sample for own in drawn for sample in own]
         repeated = [prompt for prompt in self._held_out for _ in range(HELD_OUT_SAMPLES)]
-        moved = divergence(self.policy(number), self.start, repeated, flat, self._told(number))
+        kl = divergence(self.policy(number), self.start, repeated, flat, self._round_progress(number))
         return {
             "prompts": [prompt_value(prompt) for prompt in self._held_out],
             "responses": [[sample.text for sample in own] for own in drawn],
             "tokens": [[len(sample.ids) for sample in own] for own in drawn],
             "finished": [[sample.finished for sample in own] for own in drawn],
-            "divergence": moved.reshape(len(drawn), -1).tolist(),
+            "divergence": kl.reshape(len(drawn), -1).tolist(),
             "rewards": {name: _plain(rewards) for name, (rewards, _) in judged.items()},
             "contributions": None if parts is None else _plain(parts),
         }
 
-    def _told(self, number: int) -> Progress | None:
-        """Progress that says which round it is of."""
+    def _round_progress(self, number: int) -> Progress | None:
+        """The progress callback with the round's number in its labels."""
         progress = self._progress
         if progress is None:
             return None
@@ -265,5 +269,5 @@ def _or_none(value: float) -> float | None:
 
 
 def _plain(values: np.ndarray) -> Any:
-    """Nested lists, None for NaN: JSON has no such number."""
+    """Nested lists with None for NaN, which JSON does not have."""
     return np.where(np.isnan(values), None, values).tolist()  # type: ignore[call-overload]

@@ -1,1 +1,1 @@
-"""Pooled representations of responses, and the store that keeps them on disk."""
+"""Pooled representations of responses, and the store that caches them on disk."""

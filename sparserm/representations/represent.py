@@ -1,4 +1,4 @@
-"""From texts to pooled representations and the latents that fired, through the store."""
+"""Computes pooled representations and latent firings of texts, with caching in the store."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ from sparserm.representations.values import (
 from sparserm.sae.autoencoder import SparseAutoencoder
 from sparserm.types import HookPoint, Pooling, PreferencePair, Progress, SparseRMError, Text, TokenizedText
 
-#: Responses computed between two writes to the store, more where a pass holds more: what an interruption can cost, and on a GPU
-#: the pass before as well.
+#: Responses computed between two writes to the store, or one forward pass if that has more. An interruption loses at most this
+#: many, and on a GPU one more pass.
 FLUSH_EVERY = 64
-#: Activations of latents held at once, with some four times as many numbers on the way to them: by many tokens at a time each
-#: weight of the SAE is read less often. Whole passes of the default backbone instead of text by text took 0.84 of the time for
-#: ``truthfulness``, 0.87 for ``safety`` and 0.86 for ``redteam`` (two cores, medians of three rounds).
+#: Maximum number of latent activations computed at once; intermediate results take about four times as many numbers. Larger
+#: batches read each SAE weight less often: whole passes of the default backbone instead of single texts took 0.84 of the time
+#: for ``truthfulness``, 0.87 for ``safety`` and 0.86 for ``redteam`` (two cores, medians of three rounds).
 CPU_ACTIVATIONS, GPU_ACTIVATIONS = 1 << 22, 1 << 26
 
-#: Bytes of half a key.
+#: Bytes of each half of a store key: the prefix (what was computed, and how) and the content (of which text).
 _HALF = 16
 
 _T = TypeVar("_T")
@@ -52,44 +52,50 @@ def represent(
     store: Store | None = None,
     progress: Progress | None = None,
 ) -> dict[HookPoint, Representations]:
-    """Pooled representations at each hook point, and where the latents of the SAE given for it are active; one pass of the
-    backbone.
+    """Pooled representations and active SAE latents of texts at each hook point, from one forward pass of the backbone.
 
-    What the store holds is not computed again nor even tokenised, nor is a text that occurs twice. Both poolings are stored,
-    and both kinds of latents, whichever is asked for, and as they come, so that interrupted work goes on where it was.
+    Texts that are in the store are neither tokenised nor computed again; repeated texts are computed once. Results for both
+    poolings and both kinds of latents are stored, whichever is requested. They are stored as they are computed, so interrupted
+    work resumes.
 
     Args:
-        texts: the responses with their prompts, ``n`` of them.
-        saes: for each hook point its SAE, or None where only representations are wanted.
-        pooling: over the response.
-        strengths: give a :class:`LatentSummary` of the latents, which tells how strongly they fired; it is
-            twelve times as large as the :class:`ActiveLatents` that fitting a head takes.
+        texts: ``n`` responses with their prompts.
+        backbone: the language model.
+        saes: the SAE of each hook point, or None for representations only.
+        pooling: how tokens of the response are pooled.
+        strengths: return a :class:`LatentSummary`, with firing rates and peak activations; it takes twelve times as much memory
+            as the :class:`ActiveLatents` that are enough to fit a head.
+        store: the store to read from and write to.
+        progress: called with the number of texts computed.
+
+    Raises:
+        SparseRMError: a representation is NaN or infinite.
     """
     contents = _contents(texts, backbone)
-    kept = _Kept(contents, backbone, saes, pooling, strengths)
+    results = _Results(contents, backbone, saes, pooling, strengths)
     if store is not None:
-        for column in kept.columns:
+        for column in results.columns:
             column.fill(store.get_many(column.keys))
-    # A text that occurs twice is computed once.
-    todo = {content: text for content, text, there in zip(contents, texts, kept.there, strict=True) if not there}
+    # The dictionary removes repeated texts.
+    todo = {content: text for content, text, filled in zip(contents, texts, results.filled, strict=True) if not filled}
     if todo:
         computed: dict[bytes, bytes] = {}
         for blobs in _compute(list(todo.values()), backbone, saes, progress):
             if store is not None:
                 store.put_many(blobs)
             computed |= blobs
-        for column in kept.columns:
+        for column in results.columns:
             column.fill(computed)
 
-    result = {hook: kept.at(hook) for hook in saes}
-    for hook, one in result.items():
-        if not np.isfinite(one.h).all():  # none such are written: an earlier version or damage left them
+    found = {hook: results.at(hook) for hook in saes}
+    for hook, one in found.items():
+        if not np.isfinite(one.h).all():  # never written by this version: from an earlier one, or a damaged file
             first = int(np.argmin(np.isfinite(one.h).all(1)))
             raise SparseRMError(
                 f"the stored {hook.name} of text {first + 1} of {len(texts)} is NaN or infinite; "
                 f"expected finite numbers; delete {store.path if store else 'the store'} to compute them again"
             )
-    return result
+    return found
 
 
 def count_missing(
@@ -101,11 +107,11 @@ def count_missing(
     *,
     strengths: bool = False,
 ) -> tuple[int, int]:
-    """Texts, and their tokens with their prompts', that :func:`represent` would have to run the backbone for."""
+    """Number of texts, and of their tokens (with prompts), that :func:`represent` would have to run the backbone on."""
     contents = _contents(texts, backbone)
     todo = dict(zip(contents, texts, strict=True))
     if store is not None:
-        keys = [place + content for place in _places(backbone, saes, pooling, strengths) for content in todo]
+        keys = [prefix + content for prefix in _prefixes(backbone, saes, pooling, strengths) for content in todo]
         missing = {key[_HALF:] for key in store.missing(keys)}
         todo = {content: text for content, text in todo.items() if content in missing}
     return len(todo), sum(len(text.ids) for text in backbone.chat.many(list(todo.values())))
@@ -129,15 +135,15 @@ def represent_pairs(
 
 
 def pair_texts(pairs: Sequence[PreferencePair]) -> list[Text]:
-    """All chosen responses, then all rejected ones."""
+    """The texts of all chosen responses, then of all rejected ones."""
     return [Text(pair.prompt, pair.chosen) for pair in pairs] + [Text(pair.prompt, pair.rejected) for pair in pairs]
 
 
-class _Kept:
-    """What is kept of ``n`` texts.
+class _Results:
+    """Preallocated results for ``n`` texts, filled from the store and from computed blobs.
 
     Attributes:
-        columns: of their counts, of their representations at each hook point, then of the SAEs' latents.
+        columns: token counts, then representations of each hook point, then latents of each SAE.
     """
 
     def __init__(
@@ -148,7 +154,7 @@ class _Kept:
         pooling: Pooling,
         strengths: bool,
     ) -> None:
-        keys = ([place + content for content in contents] for place in _places(backbone, saes, pooling, strengths))
+        keys = ([prefix + content for content in contents] for prefix in _prefixes(backbone, saes, pooling, strengths))
         self._pooling = pooling
         self._d_sae = {hook: sae.d_sae for hook, sae in saes.items() if sae}
         self._counts = ArrayColumn(next(keys), (2,), np.int32)
@@ -160,12 +166,12 @@ class _Kept:
         self.columns: list[Column] = [self._counts, *self._states.values(), *self._latents.values()]
 
     @property
-    def there(self) -> np.ndarray:
-        """``[n]`` bool, of which texts nothing is missing."""
-        return np.logical_and.reduce([column.there for column in self.columns])
+    def filled(self) -> np.ndarray:
+        """``[n]`` bool, whether all columns have a value for each text."""
+        return np.logical_and.reduce([column.filled for column in self.columns])
 
     def at(self, hook: HookPoint) -> Representations:
-        """At one hook point, of all texts."""
+        """The results of all texts at one hook point."""
         latents: Latents | None = None
         match self._latents.get(hook):
             case ArrayColumn(array=bits):
@@ -177,45 +183,45 @@ class _Kept:
         return Representations(self._pooling, self._states[hook].array, n_tokens, n_truncated, latents)
 
 
-def _places(
+def _prefixes(
     backbone: Backbone, saes: Mapping[HookPoint, SparseAutoencoder | None], pooling: Pooling, strengths: bool
 ) -> list[bytes]:
-    """Halves of keys: of counts, of representations at each hook point, then of the SAEs' latents."""
+    """Key prefixes of the columns: token counts, representations of each hook point, latents of each SAE."""
     latents = _strengths if strengths else _activity
     return [
-        _place(backbone, None, "tokens"),
-        *(_place(backbone, hook, pooling) for hook in saes),
-        *(_place(backbone, hook, latents(sae)) for hook, sae in saes.items() if sae),
+        _prefix(backbone, None, "tokens"),
+        *(_prefix(backbone, hook, pooling) for hook in saes),
+        *(_prefix(backbone, hook, latents(sae)) for hook, sae in saes.items() if sae),
     ]
 
 
 def _compute(
     texts: Sequence[Text], backbone: Backbone, saes: Mapping[HookPoint, SparseAutoencoder | None], progress: Progress | None
 ) -> Iterator[dict[bytes, bytes]]:
-    """Run the backbone and yield finished blobs by key, some texts at a time."""
+    """Run the backbone and yield computed blobs by key, in batches of texts."""
     tokenized = backbone.chat.many(texts)
-    near = {hook: sae.to(backbone.device) if sae else None for hook, sae in saes.items()}
+    on_device = {hook: sae.to(backbone.device) if sae else None for hook, sae in saes.items()}
 
     def pooled() -> Iterator[tuple[tuple[int, ...], dict[HookPoint, OnHost]]]:
         for one in backbone.passes(tokenized, list(saes), progress=progress):
-            own = tuple(tokenized[i].end - tokenized[i].start for i in one.texts)
-            yield one.texts, {hook: OnHost(found) for hook, found in _pool(one, own, near).items()}
+            n_response = tuple(tokenized[i].end - tokenized[i].start for i in one.texts)
+            yield one.texts, {hook: OnHost(found) for hook, found in _pool(one, n_response, on_device).items()}
 
-    places: list[int] = []
+    indices: list[int] = []
     arrays: list[dict[HookPoint, list[np.ndarray]]] = []
     computed = pooled() if backbone.device.type == "cpu" else _one_behind(pooled())
-    for some, found in computed:
+    for in_pass, found in computed:
         arrays.append({hook: host.arrays() for hook, host in found.items()})
-        places += some
-        if len(places) >= FLUSH_EVERY:
-            yield _blobs(texts, tokenized, places, arrays, backbone, saes)
-            places, arrays = [], []
-    if places:
-        yield _blobs(texts, tokenized, places, arrays, backbone, saes)
+        indices += in_pass
+        if len(indices) >= FLUSH_EVERY:
+            yield _blobs(texts, tokenized, indices, arrays, backbone, saes)
+            indices, arrays = [], []
+    if indices:
+        yield _blobs(texts, tokenized, indices, arrays, backbone, saes)
 
 
 def _one_behind(items: Iterable[_T]) -> Iterator[_T]:
-    """Each item when the next has been begun, so that a GPU is busy with that one while the host is with this one."""
+    """Yield each item only after the next one has been requested, so that GPU work and host work overlap."""
     waiting: list[_T] = []
     for item in items:
         yield from waiting
@@ -223,89 +229,95 @@ def _one_behind(items: Iterable[_T]) -> Iterator[_T]:
     yield from waiting
 
 
-def _pool(one: Pass, own: Sequence[int], saes: Mapping[HookPoint, SparseAutoencoder | None]) -> dict[HookPoint, list[Tensor]]:
-    """What is kept of ``n`` texts at each hook point, still on their device: the last state and the mean ``[n, d]``, and of an
-    SAE's latents the share of tokens in which each fires and its peak ``[n, d_sae]``.
+def _pool(
+    one: Pass, n_response: Sequence[int], saes: Mapping[HookPoint, SparseAutoencoder | None]
+) -> dict[HookPoint, list[Tensor]]:
+    """Pool the states of one pass over ``n`` texts at each hook point, on their device.
 
     Args:
-        own: how many of each text's tokens, its first, are the response.
+        one: the pass; its states of each text start with the response.
+        n_response: ``n`` numbers of response tokens.
+
+    Returns:
+        For each hook point the last state and the mean ``[n, d]``; with an SAE also the firing rate and the peak activation of
+        each latent ``[n, d_sae]``.
     """
     ends = np.cumsum(one.lengths)
     of_response = np.concatenate(
-        [np.arange(end - length, end - length + n) for end, length, n in zip(ends, one.lengths, own, strict=True)]
+        [np.arange(end - length, end - length + n) for end, length, n in zip(ends, one.lengths, n_response, strict=True)]
     )
     device = next(iter(one.states.values())).device
-    last, tokens = (to_device(torch.from_numpy(places), device) for places in (ends - 1, of_response))
+    last, tokens = (to_device(torch.from_numpy(positions), device) for positions in (ends - 1, of_response))
     found = {}
     for hook, states in one.states.items():
         response = states[tokens].float()
-        found[hook] = [states[last].float(), _over_texts("mean", response, own)]
+        found[hook] = [states[last].float(), _reduce_texts("mean", response, n_response)]
         if sae := saes[hook]:
-            found[hook] += _firing(response, own, sae)
+            found[hook] += _firing(response, n_response, sae)
     return found
 
 
-def _firing(response: Tensor, own: Sequence[int], sae: SparseAutoencoder) -> list[Tensor]:
-    """``[n, d_sae]`` share of tokens in which each latent fires, and its peak; of some texts at a time."""
-    at_once = (GPU_ACTIVATIONS if response.is_cuda else CPU_ACTIVATIONS) // sae.d_sae
-    ends = np.cumsum([0, *own])
+def _firing(response: Tensor, n_response: Sequence[int], sae: SparseAutoencoder) -> list[Tensor]:
+    """Firing rate and peak activation of each latent ``[n, d_sae]``, computed in batches of texts."""
+    max_tokens = (GPU_ACTIVATIONS if response.is_cuda else CPU_ACTIVATIONS) // sae.d_sae
+    ends = np.cumsum([0, *n_response])
     rates, peaks = [], []
-    for texts in _runs(own, at_once):
+    for texts in _batches(n_response, max_tokens):
         z = sae.encode(response[ends[texts.start] : ends[texts.stop]])
-        rates.append(_over_texts("mean", (z > 0).float(), own[texts]))
-        peaks.append(_over_texts("max", z, own[texts]))
+        rates.append(_reduce_texts("mean", (z > 0).float(), n_response[texts]))
+        peaks.append(_reduce_texts("max", z, n_response[texts]))
     return [torch.cat(rates), torch.cat(peaks)]
 
 
-def _runs(lengths: Sequence[int], tokens: int) -> Iterator[slice]:
-    """Neighbouring texts of together no more than so many tokens, or one alone."""
-    start, held = 0, 0
+def _batches(lengths: Sequence[int], max_tokens: int) -> Iterator[slice]:
+    """Slices of consecutive texts with at most ``max_tokens`` tokens in total; a longer text gets its own slice."""
+    start, n_tokens = 0, 0
     for i, length in enumerate(lengths):
-        if held and held + length > tokens:
+        if n_tokens and n_tokens + length > max_tokens:
             yield slice(start, i)
-            start, held = i, 0
-        held += length
+            start, n_tokens = i, 0
+        n_tokens += length
     yield slice(start, len(lengths))
 
 
-def _over_texts(what: Literal["mean", "max"], values: Tensor, lengths: Sequence[int]) -> Tensor:
-    """``[n, d]`` from ``[sum(lengths), d]``, text after text."""
+def _reduce_texts(reduction: Literal["mean", "max"], values: Tensor, lengths: Sequence[int]) -> Tensor:
+    """Reduce the tokens of each text: ``[sum(lengths), d]`` to ``[n, d]``."""
     if values.is_cuda:
-        return torch.segment_reduce(values, what, lengths=to_device(torch.tensor(lengths), values.device), unsafe=True)
-    parts = values.split(tuple(lengths))  # on a processor segment_reduce takes two to three times as long
-    return torch.stack([part.mean(0) if what == "mean" else part.amax(0) for part in parts])
+        return torch.segment_reduce(values, reduction, lengths=to_device(torch.tensor(lengths), values.device), unsafe=True)
+    parts = values.split(tuple(lengths))  # on the CPU segment_reduce takes two to three times as long
+    return torch.stack([part.mean(0) if reduction == "mean" else part.amax(0) for part in parts])
 
 
 def _blobs(
     texts: Sequence[Text],
     tokenized: Sequence[TokenizedText],
-    places: Sequence[int],
+    indices: Sequence[int],
     arrays: Sequence[Mapping[HookPoint, Sequence[np.ndarray]]],
     backbone: Backbone,
     saes: Mapping[HookPoint, SparseAutoencoder | None],
 ) -> dict[bytes, bytes]:
-    """What the store keeps of the texts at some places, by key; ``arrays`` is what :func:`_pool` gave of their passes."""
-    contents = _contents([texts[i] for i in places], backbone)
-    counts = _place(backbone, None, "tokens")
+    """The blobs to store for the texts ``indices``, by key; ``arrays`` are the results of :func:`_pool` for their passes."""
+    contents = _contents([texts[i] for i in indices], backbone)
+    counts = _prefix(backbone, None, "tokens")
     blobs = {}
-    for i, content in zip(places, contents, strict=True):
+    for i, content in zip(indices, contents, strict=True):
         text = tokenized[i]
         blobs[counts + content] = np.array([text.end - text.start, text.n_truncated], np.int32).tobytes()
     for hook, sae in saes.items():
         last, mean, *firing = (np.concatenate(column) for column in zip(*(one[hook] for one in arrays), strict=True))
         if not np.isfinite(last).all() or not np.isfinite(mean).all():
-            for i, *own in zip(places, last, mean, strict=True):
-                backbone.check_finite(i, len(texts), {hook: torch.from_numpy(np.stack(own))})
-        for pooling, states in (("last", last), ("mean", mean)):
-            place = _place(backbone, hook, pooling)
-            blobs |= {place + content: state.tobytes() for content, state in zip(contents, states, strict=True)}
+            for i, *states in zip(indices, last, mean, strict=True):
+                backbone.check_finite(i, len(texts), {hook: torch.from_numpy(np.stack(states))})
+        for pooling, pooled in (("last", last), ("mean", mean)):
+            prefix = _prefix(backbone, hook, pooling)
+            blobs |= {prefix + content: state.tobytes() for content, state in zip(contents, pooled, strict=True)}
         if sae:
             rate, peak = firing
-            active, strong = (_place(backbone, hook, what(sae)) for what in (_activity, _strengths))
+            active, strong = (_prefix(backbone, hook, kind(sae)) for kind in (_activity, _strengths))
             bits = ActiveLatents.pack(rate)
-            rows, latents = np.nonzero(rate > 0)  # of booleans: several times as fast
+            rows, latents = np.nonzero(rate > 0)  # several times as fast as on floats
             fired = firings(latents, rate[rows, latents], peak[rows, latents])
-            ends = np.cumsum(np.bincount(rows, minlength=len(places)))
+            ends = np.cumsum(np.bincount(rows, minlength=len(indices)))
             for row, (content, end) in enumerate(zip(contents, ends, strict=True)):
                 blobs[active + content] = bits[row].tobytes()
                 blobs[strong + content] = fired[ends[row - 1] if row else 0 : end].tobytes()
@@ -313,28 +325,29 @@ def _blobs(
 
 
 def _activity(sae: SparseAutoencoder) -> str:
-    """Where an SAE's latents are active, for the key of what is stored of it."""
+    """Name of the :class:`ActiveLatents` of an SAE in store keys."""
     return f"{sae.fingerprint} {ACTIVITIES}"
 
 
 def _strengths(sae: SparseAutoencoder) -> str:
-    """How strongly they fire, likewise."""
+    """Name of the :class:`LatentSummary` of an SAE in store keys."""
     return f"{sae.fingerprint} {FIRED.descr}"
 
 
-def _place(backbone: Backbone, hook: HookPoint | None, what: str) -> bytes:
-    """Half of a key, for everything but the text that a result depends on; ``what`` is a pooling, or what is kept of an SAE's
-    latents. It is the first half, so that what is read together lies together.
+def _prefix(backbone: Backbone, hook: HookPoint | None, what: str) -> bytes:
+    """First half of a key: everything that a result depends on except the text. ``what`` is ``tokens``, a pooling, or a name of
+    an SAE's latents.
 
-    The backbone's fingerprint covers its tokenizer. The dtype is part of it, since bfloat16 and float32 differ in the third
-    digit; the device is not: in float32 a GPU gives the processor's numbers to 1e-4, in bfloat16 that is not measured.
+    It comes first so that blobs which are read together are stored together. The backbone's fingerprint covers its tokenizer.
+    The dtype is included, since bfloat16 and float32 differ in the third digit; the device is not: in float32 the results of
+    GPU and CPU agree to 1e-4 (not measured in bfloat16).
     """
     where = hook.name if hook else ""
     return _half(f"{backbone.fingerprint}|{backbone.dtype}|{backbone.chat.max_length}|{where}|{what}|")
 
 
 def _contents(texts: Sequence[Text], backbone: Backbone) -> list[bytes]:
-    """Half of a key for each text, and for what the template puts around it, which need not be the same tomorrow."""
+    """Second half of a key for each text: the text and the template around it, which may contain the date."""
     around = functools.cache(lambda roles: repr(backbone.chat.frame(roles)))
 
     def content(text: Text) -> bytes:
@@ -345,5 +358,5 @@ def _contents(texts: Sequence[Text], backbone: Backbone) -> list[bytes]:
 
 
 def _half(what: str) -> bytes:
-    """Half of a key."""
+    """Hash for one half of a key."""
     return hashlib.sha256(what.encode("utf-8", "surrogatepass")).digest()[:_HALF]

@@ -1,7 +1,7 @@
-"""What the backbone computed once is kept here and never computed again, across processes.
+"""Persistent cache of backbone results, shared by all processes, and preallocated arrays filled from it.
 
-One SQLite file of blobs, keyed by content and fingerprint. SQLite's write-ahead log makes it safe with several writers
-and leaves it readable when a process is killed; nothing in it is executable.
+The store is one SQLite file of blobs, keyed by content and fingerprint. SQLite's write-ahead log allows several writers and
+keeps the file readable when a process is killed. It contains data only, no pickles.
 """
 
 from __future__ import annotations
@@ -20,39 +20,39 @@ from filelock import FileLock
 
 from sparserm.support.defaults import home
 
-#: Blobs joined at a time.
-_SOME = 1024
+#: Number of blobs copied into an array at once.
+_FILL_BATCH = 1024
 
 
 class Column(ABC):
-    """One blob for each text.
+    """Preallocated column of ``n`` values, one per text, filled from stored or computed blobs.
 
     Attributes:
-        keys: ``n`` of them, of the texts' blobs; some may be equal.
-        there: ``[n]`` bool, of which texts there is one yet.
+        keys: ``n`` keys of the blobs; repeated texts have equal keys.
+        filled: ``[n]`` bool, whether each row has been filled.
     """
 
     def __init__(self, keys: Sequence[bytes]) -> None:
         self.keys = keys
-        self.there = np.zeros(len(keys), bool)
+        self.filled = np.zeros(len(keys), bool)
 
     def fill(self, blobs: Mapping[bytes, bytes]) -> None:
-        """Keep those of its blobs that are among these."""
-        for start in range(0, len(self.keys), _SOME):
-            rows = [row for row in range(start, min(start + _SOME, len(self.keys))) if self.keys[row] in blobs]
+        """Fill the rows whose keys are in ``blobs``."""
+        for start in range(0, len(self.keys), _FILL_BATCH):
+            rows = [row for row in range(start, min(start + _FILL_BATCH, len(self.keys))) if self.keys[row] in blobs]
             if rows:
                 self._put(rows, [blobs[self.keys[row]] for row in rows])
-                self.there[rows] = True
+                self.filled[rows] = True
 
     @abstractmethod
     def _put(self, rows: Sequence[int], blobs: Sequence[bytes]) -> None: ...
 
 
 class ArrayColumn(Column):
-    """Blobs of one size, which make up an array.
+    """Column of blobs of equal size, as one array.
 
     Attributes:
-        array: ``[n, ...]``; what it holds of texts that are not there yet means nothing.
+        array: ``[n, ...]``; rows that are not filled are uninitialised.
     """
 
     def __init__(self, keys: Sequence[bytes], shape: tuple[int, ...], dtype: type) -> None:
@@ -64,10 +64,10 @@ class ArrayColumn(Column):
 
 
 class BlobColumn(Column):
-    """Blobs of any size.
+    """Column of blobs of any size.
 
     Attributes:
-        blobs: ``n`` of them, empty where one is not there yet.
+        blobs: ``n`` blobs; rows that are not filled are empty.
     """
 
     def __init__(self, keys: Sequence[bytes]) -> None:
@@ -79,10 +79,9 @@ class BlobColumn(Column):
             self.blobs[row] = blob
 
 
-#: Blobs beyond this many bytes push out those that were used longest ago.
+#: Default size limit in bytes; above it the least recently used blobs are evicted.
 DEFAULT_LIMIT = 4 << 30
 
-# Pages of 16 KiB hold several blobs each: read in the order of their keys they come three times as fast as from small ones.
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS blobs (key BLOB PRIMARY KEY, value BLOB NOT NULL, used INTEGER NOT NULL) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS blobs_used ON blobs (used);
@@ -96,15 +95,15 @@ CREATE TRIGGER IF NOT EXISTS blobs_out AFTER DELETE ON blobs
 _BYTES = "SELECT bytes FROM total"
 _CHUNK = 500  # keys per statement: SQLite allows at least 999 variables
 _T = TypeVar("_T")
-_TOUCH_AFTER_S = 3600  # reading renews a blob's time of use at most this often, so that reading rarely writes
+_TOUCH_AFTER_S = 3600  # reading updates a blob's time of use at most this often, so that reads rarely write
 
 
 class Store:
-    """Blobs by key. Safe with several processes; open one per thread.
+    """Key-value store of blobs in a SQLite file. Safe with several processes; open one per thread.
 
     Args:
-        path: the SQLite file; one that is damaged is moved aside, whenever that is noticed, and a new one begun.
-        limit_bytes: size above which the least recently used blobs are dropped.
+        path: the SQLite file; if damage is detected, at any time, the file is moved aside and a new one is created.
+        limit_bytes: size above which the least recently used blobs are evicted.
     """
 
     def __init__(self, path: Path, limit_bytes: int = DEFAULT_LIMIT) -> None:
@@ -112,13 +111,13 @@ class Store:
         self.limit_bytes = limit_bytes
         path.parent.mkdir(parents=True, exist_ok=True)
         self._db = self._connect()
-        self._despite_damage(self._prepare_alone)
+        self._retry_if_damaged(self._prepare_locked)
 
     def _connect(self) -> sqlite3.Connection:
         return sqlite3.connect(self.path, timeout=60, check_same_thread=False)
 
-    def _prepare_alone(self) -> None:
-        """One at a time: SQLite does not wait where two turn on the write-ahead log of a new file, but refuses the second."""
+    def _prepare_locked(self) -> None:
+        """Prepare under a lock: when two processes enable the write-ahead log of a new file, SQLite rejects the second."""
         with self._lock():
             self._prepare()
 
@@ -126,30 +125,32 @@ class Store:
         return FileLock(self.path.with_suffix(".lock"))
 
     def _prepare(self) -> None:
-        self._db.execute("PRAGMA page_size=16384")  # of a new file; before its journal's mode is set
+        # Pages of 16 KiB hold several blobs: reading in key order is three times as fast as with small pages. The size can only
+        # be set on a new file, before the journal mode.
+        self._db.execute("PRAGMA page_size=16384")
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=NORMAL")
         self._db.executescript(_SCHEMA)
 
-    def _despite_damage(self, work: Callable[[], _T]) -> _T:
-        """Do the work, and once more with a new file where this one proves to be damaged."""
+    def _retry_if_damaged(self, work: Callable[[], _T]) -> _T:
+        """Call ``work``; if the file turns out to be damaged, replace it and call ``work`` again."""
         try:
             return work()
         except sqlite3.DatabaseError as error:
             if not _is_damage(error):
                 raise
-        self._begin_anew()
+        self._replace_damaged()
         return work()
 
-    def _begin_anew(self) -> None:
-        """Move the file aside, unless another process has done so since, and open a new one."""
+    def _replace_damaged(self) -> None:
+        """Move the file aside, unless another process has already done so, and open a new one."""
         with self._lock():
             self._db.close()
             self._db = self._connect()
             if not self._is_sound():
                 self._db.close()
                 aside = self.path.with_suffix(f".damaged-{int(time.time())}")
-                for ending in ("", "-wal", "-shm"):  # a log left behind would be played into the new file
+                for ending in ("", "-wal", "-shm"):  # a remaining log would be replayed into the new file
                     if (part := Path(f"{self.path}{ending}")).exists():
                         os.replace(part, f"{aside}{ending}")
                 self._db = self._connect()
@@ -164,18 +165,18 @@ class Store:
             raise
 
     def get_many(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
-        """The blobs that are there, by key; reading them marks them as used."""
-        return self._despite_damage(lambda: self._get_many(keys))
+        """The stored blobs among ``keys``, by key; reading marks them as used."""
+        return self._retry_if_damaged(lambda: self._get_many(keys))
 
     def missing(self, keys: Sequence[bytes]) -> set[bytes]:
-        """Those of the keys that are not there; no blob is read."""
-        return self._despite_damage(lambda: set(keys) - self._present(sorted(set(keys))))
+        """The keys that are not in the store; no blob is read."""
+        return self._retry_if_damaged(lambda: set(keys) - self._present(sorted(set(keys))))
 
     def put_many(self, blobs: Mapping[bytes, bytes] | Iterable[tuple[bytes, bytes]]) -> None:
-        """Keep the blobs, all or none; a key that is there already keeps its value, which by content is the same."""
+        """Store blobs in one transaction; existing keys are not overwritten, since equal keys mean equal content."""
         now = int(time.time())
         rows = [(key, value, now) for key, value in (blobs.items() if isinstance(blobs, Mapping) else blobs)]
-        self._despite_damage(lambda: self._put_many(rows))
+        self._retry_if_damaged(lambda: self._put_many(rows))
 
     def _present(self, keys: Sequence[bytes]) -> set[bytes]:
         found: set[bytes] = set()
@@ -189,7 +190,7 @@ class Store:
         found: dict[bytes, bytes] = {}
         stale: list[bytes] = []
         now = int(time.time())
-        keys = sorted(set(keys))  # in the order of the file
+        keys = sorted(set(keys))  # the order in the file
         for start in range(0, len(keys), _CHUNK):
             chunk = keys[start : start + _CHUNK]
             marks = ",".join("?" * len(chunk))
@@ -209,22 +210,22 @@ class Store:
 
     @property
     def bytes(self) -> int:
-        """Bytes of all blobs."""
+        """Total size of all blobs in bytes."""
         return self._number(_BYTES)
 
     def count(self) -> int:
-        """Number of blobs. Not ``__len__``: an empty store would be false, and be taken for none."""
+        """Number of blobs. Not ``__len__``, which would make an empty store falsy."""
         return self._number("SELECT COUNT(*) FROM blobs")
 
     def close(self) -> None:
-        """Close the file; the store cannot be used afterwards."""
+        """Close the file. The store cannot be used afterwards."""
         self._db.close()
 
     def _number(self, query: str) -> int:
-        return self._despite_damage(lambda: int(self._db.execute(query).fetchone()[0]))
+        return self._retry_if_damaged(lambda: int(self._db.execute(query).fetchone()[0]))
 
     def _evict(self) -> None:
-        """Drop the least recently used blobs down to nine tenths of the limit, so that this is seldom done."""
+        """If the limit is exceeded, delete the least recently used blobs down to nine tenths of it, so that this is rare."""
         excess = int(self._db.execute(_BYTES).fetchone()[0]) - self.limit_bytes
         if excess <= 0:
             return
@@ -239,13 +240,13 @@ class Store:
 
 
 def _is_damage(error: sqlite3.DatabaseError) -> bool:
-    """Its subclasses say that a file is locked, read-only, full or closed; that file is sound."""
+    """Whether the error means a damaged file; subclasses of ``DatabaseError`` mean a locked, read-only, full or closed one."""
     return type(error) is sqlite3.DatabaseError
 
 
 @contextmanager
 def stored() -> Iterator[Store | None]:
-    """The user's store in ``SPARSERM_HOME`` for one piece of work, or None where ``SPARSERM_STORE=off``."""
+    """Open the user's store in ``SPARSERM_HOME`` for the block; yields None if ``SPARSERM_STORE=off``."""
     if os.environ.get("SPARSERM_STORE", "").lower() == "off":
         yield None
         return

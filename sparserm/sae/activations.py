@@ -1,4 +1,4 @@
-"""Activations of a text corpus for training SAEs: several layers from one pass of the backbone, on disk, resumable."""
+"""Activations of a text corpus for SAE training: several layers from one pass of the backbone, on disk, resumable."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from sparserm.backbone.packing import batches, pack
 from sparserm.support.files import write_json
 from sparserm.types import HookPoint, Message, Progress, SparseRMError, TokenizedText
 
-#: Rows between two entries in the manifest: what an interruption can cost.
+#: Rows between two updates of the manifest; an interruption loses at most this many.
 CHUNK_ROWS = 256
 
-#: Longest text of the corpus in tokens; the rest of a longer one is left out.
+#: Maximum length of a corpus text in tokens; longer ones are truncated.
 CONTEXT_SIZE = 512
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """Conversations in a fixed random order; the first ``n_held_out`` are for measuring and never trained on."""
+    """Conversations in a fixed random order; the first ``n_held_out`` are for evaluation and never trained on."""
 
     conversations: tuple[tuple[Message, ...], ...]
     n_held_out: int
@@ -35,14 +35,14 @@ class Corpus:
 
     @property
     def held_out(self) -> tuple[tuple[Message, ...], ...]:
-        """The conversations kept for measurement."""
+        """The conversations for evaluation."""
         return self.conversations[: self.n_held_out]
 
     @property
     def training(self) -> tuple[tuple[Message, ...], ...]:
-        """The conversations to train on; none of them stands among the held-out ones too."""
-        kept = set(self.held_out)
-        return tuple(one for one in self.conversations[self.n_held_out :] if one not in kept)
+        """The conversations to train on, without any that also occur among the held-out ones."""
+        held_out = set(self.held_out)
+        return tuple(one for one in self.conversations[self.n_held_out :] if one not in held_out)
 
 
 @dataclass(frozen=True)
@@ -55,15 +55,15 @@ class ActivationCache:
     d_in: int
 
     def array(self, hook: HookPoint) -> np.ndarray:
-        """``[n_tokens, d_in]`` float16, mapped from disk."""
+        """``[n_tokens, d_in]`` float16, memory-mapped."""
         return np.memmap(_file(self.folder, hook), np.float16, "r", shape=(self.n_tokens, self.d_in))
 
 
-def read_corpus(path: Path, *, n_held_out: int = 200, seed: int = 0) -> Corpus:
+def read_corpus(path: Path, *, n_held_out: int = 200) -> Corpus:
     """Read JSON lines (``.jsonl``, ``.jsonl.gz``) with ``messages`` (chat) or ``text`` (one user turn) in each row.
 
     Raises:
-        SparseRMError: a row is not of that form, or there are too few rows.
+        SparseRMError: the file cannot be read, a row has another form, or there are too few rows.
     """
     opener = gzip.open if path.suffix == ".gz" else open
     conversations = []
@@ -79,10 +79,10 @@ def read_corpus(path: Path, *, n_held_out: int = 200, seed: int = 0) -> Corpus:
         ) from error
     if len(conversations) <= n_held_out:
         raise SparseRMError(
-            f"the corpus {path} has {len(conversations)} rows; expected more than the {n_held_out} kept for measurement; "
+            f"the corpus {path} has {len(conversations)} rows; expected more than the {n_held_out} held out for evaluation; "
             "give a larger corpus"
         )
-    order = np.random.default_rng(seed).permutation(len(conversations))
+    order = np.random.default_rng(0).permutation(len(conversations))
     return Corpus(tuple(conversations[i] for i in order), n_held_out, digest.hexdigest()[:16])
 
 
@@ -95,14 +95,14 @@ def extract_activations(
     n_tokens: int,
     progress: Progress | None = None,
 ) -> ActivationCache:
-    """Fill ``folder`` with activations of at least ``n_tokens`` tokens, or of the whole corpus if that is shorter.
+    """Write activations of at least ``n_tokens`` tokens, or of the whole corpus if that is shorter, to ``folder``.
 
-    What an earlier, interrupted run has left is kept and continued. The tokens that open every conversation (a default
-    system prompt) are left out: causal attention gives them the same activations each time, and the very first one is the
-    attention sink, whose norm is a hundred times that of all others.
+    An interrupted run is resumed. The tokens that open every conversation (a default system prompt) are left out: causal
+    attention gives them the same activations each time, and the first one is the attention sink, whose norm is a hundred
+    times that of all others.
 
     Raises:
-        SparseRMError: the folder holds activations of something else, or they exceed the range of float16.
+        SparseRMError: the folder holds activations of other inputs, or they exceed the range of float16.
     """
     hooks = tuple(sorted(hooks))
     rows = corpus.training
@@ -118,7 +118,7 @@ def extract_activations(
     manifest = _read_manifest(folder, identity)
     with ExitStack() as stack:
         files = {hook: stack.enter_context(_file(folder, hook).open("ab")) for hook in hooks}
-        for file in files.values():  # a killed run may have written beyond its last entry in the manifest
+        for file in files.values():  # a killed run may have written more than its manifest says
             file.truncate(manifest["n_tokens"] * backbone.d_model * 2)
         while manifest["n_tokens"] < n_tokens and manifest["n_rows"] < len(rows):
             chunk = rows[manifest["n_rows"] : manifest["n_rows"] + CHUNK_ROWS]
@@ -172,13 +172,13 @@ def _conversation(line: str, number: int, path: Path) -> tuple[Message, ...]:
         row = json.loads(line)
         turns = row["messages"] if "messages" in row else [{"role": "user", "content": row["text"]}]
         messages = tuple(Message(one["role"], one["content"]) for one in turns)
-        for message in messages:  # JSON can hold what is no text, and half a character, which no tokenizer takes
+        for message in messages:  # values may not be strings, or hold half a character, which no tokenizer accepts
             "".join((message.role, message.content)).encode()
         return messages
     except (ValueError, KeyError, TypeError) as error:
         raise SparseRMError(
             f"line {number} of {path}: got {line.strip()[:80]!r}; expected a JSON object with `messages` (a list of role and "
-            f"content) or `text`; mend or remove the line ({type(error).__name__})"
+            f"content) or `text`; fix or remove the line ({type(error).__name__})"
         ) from error
 
 
@@ -195,8 +195,8 @@ def _read_manifest(folder: Path, identity: dict) -> dict:
         counts = {name: int(manifest[name]) for name in ("n_rows", "n_tokens")}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise SparseRMError(
-            f"{path} cannot be read ({type(error).__name__}: {error}); expected what extraction writes; remove {folder} to "
-            "compute the activations anew"
+            f"{path} cannot be read ({type(error).__name__}: {error}); expected the manifest of stored activations; remove "
+            f"{folder} to compute the activations again"
         ) from error
     for key, value in identity.items():
         if manifest.get(key) != value:
@@ -209,6 +209,6 @@ def _read_manifest(folder: Path, identity: dict) -> dict:
         file = _file(folder, HookPoint.parse(hook))
         if (size := file.stat().st_size if file.is_file() else 0) < expected:
             raise SparseRMError(
-                f"{file} has {size:,} bytes, expected at least {expected:,}; remove {folder} to compute the activations anew"
+                f"{file} has {size:,} bytes, expected at least {expected:,}; remove {folder} to compute the activations again"
             )
     return counts

@@ -1,7 +1,6 @@
-"""Sparse autoencoders: encode, decode and directions, and where an SAE is loaded from, without importing SAELens.
+"""Sparse autoencoders for inference, loaded from folders without importing SAELens or from SAELens's registry.
 
-Folders are read by :mod:`sparserm.sae.formats`; SAELens's registry is handed to SAELens. Encode and decode are held to
-SAELens's own by a parity test for every architecture read here.
+:mod:`sparserm.sae.formats` reads the folders. A parity test compares encode and decode with SAELens's for every architecture.
 """
 
 from __future__ import annotations
@@ -26,21 +25,21 @@ from sparserm.types import HookPoint, SparseRMError
 
 @dataclass(frozen=True, eq=False)
 class SparseAutoencoder:
-    """An SAE for inference; immutable and without state between calls, so threads may share it.
+    """An SAE for inference; immutable and stateless, so threads may share it.
 
     Attributes:
-        name: as it was asked for.
+        name: the name or folder that it was loaded by.
         architecture: one of :data:`~sparserm.sae.formats.ARCHITECTURES`.
         hook: where its input is read.
-        model_name: the language model that its metadata names.
+        model_name: the language model named in its metadata.
         weights: float32; ``W_enc [d_in, d_sae]``, ``W_dec [d_sae, d_in]``, ``b_dec [d_in]`` and, by architecture, ``b_enc``,
             ``threshold``, ``b_gate``, ``b_mag``, ``r_mag`` (``[d_sae]`` each).
         k: latents active per token, for ``topk``.
         normalize_activations: how the input is normalised, and the reconstruction back; one of
             :data:`~sparserm.sae.formats.NORMALISATIONS`.
-        apply_b_dec_to_input: whether ``b_dec`` is taken off the input first.
-        rescale_acts_by_decoder_norm: ``topk`` as if the decoder's rows had norm one.
-        metadata: what the file says of its training.
+        apply_b_dec_to_input: whether ``b_dec`` is subtracted from the input first.
+        rescale_acts_by_decoder_norm: whether ``topk`` encodes as if the decoder's rows had norm one.
+        metadata: metadata of its training.
     """
 
     name: str
@@ -66,12 +65,12 @@ class SparseAutoencoder:
 
     @property
     def b_dec(self) -> Tensor:
-        """``[d_in]``, what the decoder adds."""
+        """``[d_in]``, the bias of the decoder."""
         return self.weights["b_dec"]
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over the weights and all that encode and decode depend on (16 hex digits), whatever the file is called."""
+        """SHA-256 over the weights and settings that encode and decode depend on (16 hex digits); not over the name."""
         facts = [self.architecture, self.hook.name, self.k, self.normalize_activations, self.apply_b_dec_to_input]
         digest = hashlib.sha256(json.dumps([*facts, self.rescale_acts_by_decoder_norm]).encode())
         for name in sorted(self.weights):
@@ -88,7 +87,7 @@ class SparseAutoencoder:
         return self._unit_decoder
 
     def to(self, device: torch.device) -> SparseAutoencoder:
-        """This SAE with its weights on a device; what it encodes must be on the same one."""
+        """This SAE with its weights on a device; inputs must be on the same one."""
         if all(weight.device == device for weight in self.weights.values()):
             return self
         return replace(self, weights={name: weight.to(device) for name, weight in self.weights.items()})
@@ -104,7 +103,7 @@ class SparseAutoencoder:
         return z @ self.weights["W_dec"] + self.b_dec
 
     def reconstruct(self, x: Tensor) -> Tensor:
-        """``[..., d_in]``: encoded, decoded, and brought back to the scale of ``x``."""
+        """``[..., d_in]``: encoded, decoded and rescaled to the scale of ``x``."""
         x = x.float()
         normalised, shift, scale = self._normalise(x)
         return self.decode(self._encode(normalised)) * scale + shift
@@ -141,7 +140,7 @@ class SparseAutoencoder:
 
 @dataclass(frozen=True)
 class SAEInfo:
-    """An SAE that can be used by name, described without reading its weights."""
+    """Description of an SAE that can be loaded by name, without its weights."""
 
     name: str
     path: Path
@@ -153,14 +152,14 @@ class SAEInfo:
 
 
 def load_sae(source: str | Path) -> SparseAutoencoder:
-    """Load an SAE from a folder, by the name of a shipped one, or from SAELens's registry.
+    """Load an SAE from a folder, by name, or from SAELens's registry.
 
     Args:
-        source: a folder in SAELens's or sparsify's format, a name that :func:`list_saes` gives (``smollm2/layer_15``), or
+        source: a folder in SAELens's or sparsify's format, a name in :func:`list_saes` (``smollm2/layer_15``), or
             ``release:sae_id`` of the registry.
 
     Raises:
-        SparseRMError: there is no such SAE, or it is of a kind that would be read wrongly.
+        SparseRMError: the SAE does not exist, or its kind is not supported.
     """
     folder = Path(source).expanduser()
     if folder.suffix in (".pt", ".pth", ".bin", ".pkl", ".npz"):
@@ -183,7 +182,7 @@ def load_sae(source: str | Path) -> SparseAutoencoder:
 
 
 def find_saes() -> dict[str, Path]:
-    """Folders of the SAEs that have a name: shipped ones, then those in ``SPARSERM_HOME/saes``; none of them is read."""
+    """Folders of the SAEs by name: shipped ones, then those in ``SPARSERM_HOME/saes``; no file is read."""
     found: dict[str, Path] = {}
     for root in (assets_dir() / "saes", home() / "saes"):
         for path in sorted(root.glob("*/*/cfg.json")):
@@ -192,21 +191,21 @@ def find_saes() -> dict[str, Path]:
 
 
 def describe_sae(name: str, folder: Path) -> SAEInfo:
-    """What can be said of an SAE without reading its weights.
+    """Describe an SAE without reading its weights.
 
     Raises:
         SparseRMError: it cannot be used.
     """
     config = read_config(folder, name)
     metrics: dict[str, Any] = {}
-    with contextlib.suppress(SparseRMError):  # an SAE is as usable without them
+    with contextlib.suppress(SparseRMError):  # the metrics are optional
         metrics = read_json(folder / "metrics.json")
     figures = {key: value for key, value in metrics.items() if isinstance(value, (int, float)) and math.isfinite(value)}
     return SAEInfo(name, folder, config.hook.name, config.hook.layer, config.d_sae, config.architecture, figures)
 
 
 def list_saes() -> list[SAEInfo]:
-    """The SAEs that can be used by name; one that cannot is left out, and :func:`load_sae` says what is wrong with it."""
+    """The usable SAEs that have a name; :func:`load_sae` reports what is wrong with the others."""
     usable = []
     for name, folder in find_saes().items():
         with contextlib.suppress(SparseRMError):
@@ -215,10 +214,10 @@ def list_saes() -> list[SAEInfo]:
 
 
 def check_compatible(sae: SparseAutoencoder, *, model_name: str, d_model: int, n_layers: int) -> None:
-    """Refuse an SAE that cannot have been trained on this backbone.
+    """Check that an SAE can have been trained on this backbone.
 
     Raises:
-        SparseRMError: the width or the layer does not fit; names both.
+        SparseRMError: the width or the layer does not fit.
     """
     if sae.d_in != d_model or sae.hook.layer >= n_layers:
         raise SparseRMError(
@@ -233,12 +232,12 @@ def _load_folder(folder: Path, name: str) -> SparseAutoencoder:
 
 
 def _load_registry(release: str, sae_id: str) -> SparseAutoencoder:
-    """SAELens knows how each release is stored, downloads it and folds in what must be folded."""
+    """Load with SAELens, which knows how each release is stored, downloads it and folds statistics into the weights."""
     import sae_lens
 
     try:
         theirs = sae_lens.SAE.from_pretrained(release, sae_id, device="cpu", dtype="float32")
-    except Exception as error:  # unknown names, network, formats: to a user they mean one thing
+    except Exception as error:  # unknown names, network, formats
         first = (str(error).splitlines() or [""])[0]
         raise SparseRMError(
             f"SAELens could not load {release}:{sae_id} ({type(error).__name__}: {first}); expected a release and id of its "

@@ -1,16 +1,15 @@
-"""How good an SAE is, measured on held-out text with the SAE as it was reloaded from disk."""
+"""Quality of an SAE on held-out text: explained variance, sparsity, dead latents, loss recovered."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from sparserm.backbone.model import Backbone, decoder_layers
+from sparserm.backbone.model import Backbone, hooked_module
 from sparserm.sae.activations import corpus_states, tokenize_conversation
 from sparserm.sae.autoencoder import SparseAutoencoder
 from sparserm.types import Message, Progress
@@ -18,15 +17,15 @@ from sparserm.types import Message, Progress
 
 @dataclass(frozen=True)
 class SAEQuality:
-    """Measures as SAEBench names them (Karvonen et al., 2025).
+    """Quality measures, named as in SAEBench (Karvonen et al., 2025).
 
     Attributes:
         explained_variance: 1 - |x - x_hat|^2 / |x - mean(x)|^2, both summed over all tokens.
         l0: latents active per token.
         dead: share of latents that fired at none of the ``n_tokens`` tokens.
-        loss_recovered: (L_zero - L_sae) / (L_zero - L_clean), L the language model's cross-entropy when the activations are
-            replaced by zeros, by the reconstruction, or left.
-        n_tokens: tokens measured.
+        loss_recovered: (L_zero - L_sae) / (L_zero - L_clean), where L is the language model's cross-entropy with the
+            activations replaced by zeros, replaced by the reconstruction, or unchanged.
+        n_tokens: number of tokens evaluated.
     """
 
     explained_variance: float
@@ -51,13 +50,13 @@ def evaluate_sae(
     *,
     progress: Progress | None = None,
 ) -> SAEQuality:
-    """Measure on conversations that the SAE was not trained on.
+    """Evaluate an SAE on conversations that it was not trained on.
 
     Args:
-        language_model: the whole model with its unembedding, float32, of which ``backbone`` is the trunk.
+        language_model: the full model of ``backbone`` with its unembedding, in float32.
         conversations: held-out text; the opening tokens that all share are left out, as in training.
     """
-    residual = total = fired = 0.0
+    residual = fired = 0.0
     ever = np.zeros(sae.d_sae, bool)
     n = 0
     sums, squares = np.zeros(sae.d_in), 0.0
@@ -91,19 +90,15 @@ def _losses(
     conversations: Sequence[Sequence[Message]],
     progress: Progress | None,
 ) -> tuple[float, float, float]:
-    """Mean cross-entropy per token: untouched, with the reconstruction in place, with zeros in place."""
+    """Mean cross-entropy per token with the activations unchanged, reconstructed, and set to zero."""
     skip = backbone.chat.shared_prefix()
-
-    def reconstruct(x: Tensor) -> Tensor:
-        return sae.reconstruct(x)
-
     sums = [0.0, 0.0, 0.0]
     n = 0
     for done, conversation in enumerate(conversations, 1):
         ids = torch.tensor([tokenize_conversation(backbone, conversation).ids])
         if ids.shape[1] <= skip + 1:
             continue
-        for which, patch in enumerate((None, reconstruct, torch.zeros_like)):
+        for which, patch in enumerate((None, sae.reconstruct, torch.zeros_like)):
             sums[which] += _loss(language_model, ids, sae, patch, skip)
         n += ids.shape[1] - skip - 1
         if progress:
@@ -114,19 +109,16 @@ def _losses(
 def _loss(
     model: torch.nn.Module, ids: Tensor, sae: SparseAutoencoder, patch: Callable[[Tensor], Tensor] | None, skip: int
 ) -> float:
-    """Summed cross-entropy of the tokens after ``skip``, which see patched activations from ``skip`` on."""
+    """Summed cross-entropy of the tokens after ``skip``, with the activations patched from ``skip`` on."""
 
     def replace(x: Tensor) -> Tensor:
         return x if patch is None else torch.cat([x[:, :skip], patch(x[:, skip:])], 1)
 
-    layer: Any = decoder_layers(model)[sae.hook.layer]
-    if sae.hook.site == "resid_post":
-        handle = layer.register_forward_hook(lambda _module, _inputs, output: replace(output))
-    elif sae.hook.site == "resid_pre":
-        handle = layer.register_forward_pre_hook(lambda _module, inputs: (replace(inputs[0]), *inputs[1:]))
+    module = hooked_module(model, sae.hook)
+    if sae.hook.site == "resid_pre":
+        handle = module.register_forward_pre_hook(lambda _module, inputs: (replace(inputs[0]), *inputs[1:]))
     else:
-        mlp = getattr(layer, "post_feedforward_layernorm", layer.mlp)
-        handle = mlp.register_forward_hook(lambda _module, _inputs, output: replace(output))
+        handle = module.register_forward_hook(lambda _module, _inputs, output: replace(output))
     try:
         with torch.inference_mode():
             logits = model(input_ids=ids, use_cache=False).logits[0, skip:-1].float()

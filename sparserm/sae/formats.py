@@ -1,7 +1,6 @@
-"""Folders that hold an SAE: ``cfg.json`` and safetensors, in SAELens's format and in EleutherAI's sparsify format.
+"""Reading SAE folders: ``cfg.json`` and safetensors, in SAELens's format and in EleutherAI's sparsify format.
 
-What a configuration says is checked without reading weights, so that SAEs can be listed; whatever would be read wrongly is
-refused.
+Configurations are checked without reading weights, so that SAEs can be listed; kinds that are not supported are refused.
 """
 
 from __future__ import annotations
@@ -32,19 +31,18 @@ _REQUIRED = {
     "topk": ("W_enc", "b_enc", "W_dec", "b_dec"),
     "gated": ("W_enc", "b_gate", "r_mag", "b_mag", "W_dec", "b_dec"),
 }
-#: What sparsify calls the tensors of a topk SAE.
+#: sparsify's names of the tensors of a topk SAE.
 _SPARSIFY = {"encoder.weight": "W_enc", "encoder.bias": "b_enc", "W_dec": "W_dec", "b_dec": "b_dec"}
-#: Modules whose output is a hook point, as the families of transformers call them; sparsify names its folders so.
+#: Modules whose output is a hook point, by their names in transformers; sparsify names its folders after them.
 _MODULE = re.compile(r"((model|transformer|gpt_neox)\.)?(layers|h)\.(?P<layer>\d+)(?P<mlp>\.mlp)?")
 
 
 @dataclass(frozen=True)
 class SAEConfig:
-    """What a configuration says of an SAE, in any format; for each field see
-    :class:`~sparserm.sae.autoencoder.SparseAutoencoder`.
+    """Configuration of an SAE, whatever its format.
 
-    ``centred_model``: it was trained on a model with centred writing weights, as TransformerLens makes them; what the weights
-    that are read make up for.
+    For the fields see :class:`~sparserm.sae.autoencoder.SparseAutoencoder`. ``centred_model``: the SAE was trained on a model
+    with centred writing weights, as TransformerLens makes them; the weights are adapted when they are read.
     """
 
     architecture: str
@@ -60,10 +58,10 @@ class SAEConfig:
 
 
 def read_config(folder: Path, name: str) -> SAEConfig:
-    """What ``cfg.json`` says of the SAE in ``folder``.
+    """Read ``cfg.json`` of the SAE in ``folder``.
 
     Raises:
-        SparseRMError: there is none, it cannot be read, or the SAE is of a kind that would be read wrongly.
+        SparseRMError: there is none, it cannot be read, or the kind of SAE is not supported.
     """
     if not (folder / "cfg.json").is_file():
         raise SparseRMError(
@@ -75,16 +73,16 @@ def read_config(folder: Path, name: str) -> SAEConfig:
 
 
 def read_weights(folder: Path, config: SAEConfig, name: str) -> dict[str, Tensor]:
-    """The weights of the SAE in ``folder``, float32, by SAELens's names.
+    """Read the weights of the SAE in ``folder``: float32, under SAELens's names.
 
     Raises:
-        SparseRMError: they are damaged, or not those of such an SAE.
+        SparseRMError: they are damaged, or do not match the configuration.
     """
     file = _weights_file(folder)
     try:
         tensors = {key: tensor.float().contiguous() for key, tensor in load_file(folder / file).items()}
     except (OSError, SafetensorError) as error:
-        raise SparseRMError(f"{folder / file} cannot be read as safetensors ({error}); fetch it anew") from error
+        raise SparseRMError(f"{folder / file} cannot be read as safetensors ({error}); download it again") from error
     if file == SAELENS_WEIGHTS:
         return saelens_weights(tensors, config, name)
     _check_weights(tensors, tuple(_SPARSIFY), config.d_sae, name)
@@ -93,10 +91,10 @@ def read_weights(folder: Path, config: SAEConfig, name: str) -> dict[str, Tensor
 
 
 def saelens_config(cfg: Mapping[str, Any], name: str, folder: Path) -> SAEConfig:
-    """What a configuration of SAELens says.
+    """Parse a configuration of SAELens.
 
     Raises:
-        SparseRMError: the SAE is of a kind that would be read wrongly.
+        SparseRMError: the kind of SAE is not supported.
     """
     cfg = _since_version_6(cfg)
     architecture = cfg.get("architecture", "standard")
@@ -109,9 +107,9 @@ def saelens_config(cfg: Mapping[str, Any], name: str, folder: Path) -> SAEConfig
         )
     if normalisation not in NORMALISATIONS:
         raise SparseRMError(
-            f"SAE {name} has normalize_activations {normalisation!r}, whose statistics are not stored with it, so that it "
-            f"would be read wrongly; expected one of {', '.join(NORMALISATIONS)}; load it under a release name of SAELens's "
-            "registry, which folds in those it knows, or fold them into the weights before saving"
+            f"SAE {name} has normalize_activations {normalisation!r}, which needs statistics that are not stored with it; "
+            f"expected one of {', '.join(NORMALISATIONS)}; load it by its release name from SAELens's registry, which folds in "
+            "the statistics it knows, or fold them into the weights before saving"
         )
     if cfg.get("reshape_activations", "none") != "none" or activation not in ("relu", "topk"):
         raise SparseRMError(
@@ -134,36 +132,37 @@ def saelens_config(cfg: Mapping[str, Any], name: str, folder: Path) -> SAEConfig
 
 
 def saelens_weights(tensors: Mapping[str, Tensor], config: SAEConfig, name: str) -> dict[str, Tensor]:
-    """The tensors that an SAE of SAELens computes with.
+    """Check the tensors of an SAE of SAELens and return those used for inference.
 
     Raises:
         SparseRMError: they are not those of its architecture.
     """
-    scale = tensors.get("scaling_factor")  # versions of SAELens wrote ones where nothing was finetuned
+    scale = tensors.get("scaling_factor")  # some versions of SAELens write ones if it was not finetuned
     if scale is not None and torch.allclose(scale, torch.ones_like(scale)):
         tensors = {key: tensor for key, tensor in tensors.items() if key != "scaling_factor"}
     _check_weights(tensors, _REQUIRED[config.architecture], config.d_sae, name)
-    if config.centred_model and config.normalize_activations != "layer_norm":  # which centres by itself
+    if config.centred_model and config.normalize_activations != "layer_norm":  # layer_norm centres the input itself
         return _folded_centring(dict(tensors), config, name)
     return dict(tensors)
 
 
 def _folded_centring(tensors: dict[str, Tensor], config: SAEConfig, name: str) -> dict[str, Tensor]:
-    """The same latents from an input whose mean over ``d`` is still in it.
+    """Weights that give the same latents for inputs that are not centred.
 
-    TransformerLens's ``center_writing_weights`` takes the mean over ``d`` off everything that is written into the residual
-    stream, which no layer norm sees; transformers does not. The encoder's columns without their means do it here.
+    TransformerLens's ``center_writing_weights`` subtracts the mean over ``d`` from everything written to the residual stream,
+    which layer norms ignore; transformers does not. Centring the encoder's columns has the same effect.
 
     Raises:
-        SparseRMError: the input's norm, which the mean is part of, decides how it is scaled.
+        SparseRMError: the SAE scales its input by its norm, which depends on the mean.
     """
     if config.normalize_activations != "none":
         raise SparseRMError(
             f"SAE {name} was trained on a model with centred writing weights and has normalize_activations "
-            f"{config.normalize_activations!r}, which would be read wrongly; expected none or layer_norm; choose another SAE"
+            f"{config.normalize_activations!r}, which are not supported together; expected none or layer_norm; choose another "
+            "SAE"
         )
     W_enc = tensors["W_enc"] - tensors["W_enc"].mean(0, keepdim=True)
-    if config.apply_b_dec_to_input:  # the mean of b_dec stays where it was
+    if config.apply_b_dec_to_input:  # b_dec @ W_enc must not change
         shift = tensors["b_dec"] @ (W_enc - tensors["W_enc"])
         if config.architecture == "gated":
             tensors["b_gate"] = tensors["b_gate"] + shift
@@ -174,10 +173,10 @@ def _folded_centring(tensors: dict[str, Tensor], config: SAEConfig, name: str) -
 
 
 def sparsify_config(cfg: Mapping[str, Any], name: str, folder: Path) -> SAEConfig:
-    """EleutherAI sparsify: ``topk(relu(encoder(x - b_dec)))``; the folder is named after the hooked module.
+    """Parse a configuration of EleutherAI sparsify: ``topk(relu(encoder(x - b_dec)))``, in a folder named after the module.
 
     Raises:
-        SparseRMError: the SAE is of a kind that would be read wrongly.
+        SparseRMError: the kind of SAE is not supported.
     """
     unlike = [key for key in ("transcode", "skip_connection", "signed") if cfg.get(key)]
     if unlike or cfg.get("activation", "topk") != "topk":
@@ -186,29 +185,29 @@ def sparsify_config(cfg: Mapping[str, Any], name: str, folder: Path) -> SAEConfi
             "SAE; choose another SAE"
         )
     d_sae = cfg.get("num_latents")
-    if not d_sae:  # as sparsify itself takes it
+    if not d_sae:  # sparsify's default
         d_sae = _count(cfg.get("d_in"), "d_in", name) * _count(cfg.get("expansion_factor"), "expansion_factor", name)
     k, d_sae = _count(cfg.get("k"), "k", name), _count(d_sae, "num_latents", name)
     return SAEConfig("topk", _hook_of(cfg, folder), d_sae, k=k, metadata=cfg)
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a file.
+    """Read the JSON object in a file.
 
     Raises:
-        SparseRMError: it holds none.
+        SparseRMError: the file does not hold a JSON object.
     """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise SparseRMError(f"{path} cannot be read ({error}); expected a JSON object; fetch it anew") from error
+        raise SparseRMError(f"{path} cannot be read ({error}); expected a JSON object; download it again") from error
     if not isinstance(value, dict):
-        raise SparseRMError(f"{path} holds a {type(value).__name__}; expected a JSON object; fetch it anew")
+        raise SparseRMError(f"{path} holds a {type(value).__name__}; expected a JSON object; download it again")
     return value
 
 
 def _since_version_6(cfg: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration as SAELens has written it since version 6 (its ``handle_pre_6_0_config``)."""
+    """Convert a configuration to the keys of SAELens 6 and later (its ``handle_pre_6_0_config``)."""
     renamed = {"hook_point": "hook_name", "activation_fn_str": "activation_fn"}
     cfg = {renamed.get(key, key): value for key, value in cfg.items()}
     if cfg.get("activation_fn") == "topk":
@@ -227,15 +226,14 @@ def _weights_file(folder: Path) -> str:
 
 
 def _hook_of(cfg: Mapping[str, Any], folder: Path) -> HookPoint:
-    """The hook point from the metadata, or, as sparsify has it, from the folder's name (``layers.15``, ``layers.15.mlp``)."""
+    """The hook point from the metadata, or from the folder's name as in sparsify (``layers.15``, ``layers.15.mlp``)."""
     if hook_name := _mapping(cfg.get("metadata")).get("hook_name") or cfg.get("hook_name"):
         return HookPoint.parse(str(hook_name))
     if match := _MODULE.fullmatch(folder.resolve().name):
         return HookPoint(int(match["layer"]), "mlp_out" if match["mlp"] else "resid_post")
     raise SparseRMError(
-        f"the SAE in {folder} names no hook point that can be read; expected metadata.hook_name in cfg.json "
-        "(blocks.15.hook_resid_post) or a folder named after a layer or its MLP (layers.15, layers.15.mlp); add it, or choose "
-        "an SAE of such a place"
+        f"the SAE in {folder} names no hook point; expected metadata.hook_name in cfg.json (blocks.15.hook_resid_post) or a "
+        "folder named after a layer or its MLP (layers.15, layers.15.mlp); add it, or choose another SAE"
     )
 
 
@@ -246,32 +244,33 @@ def _mapping(value: Any) -> dict[str, Any]:
 def _count(value: Any, what: str, name: str) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise SparseRMError(
-            f"SAE {name} has {what} {value!r} in its configuration; expected a whole number above 0; add it or fetch it anew"
+            f"SAE {name} has {what} {value!r} in its configuration; expected a whole number above 0; correct it or download "
+            "the SAE again"
         )
     return value
 
 
 def _check_weights(weights: Mapping[str, Tensor], required: tuple[str, ...], d_sae: int, name: str) -> None:
-    """Refuse tensors that are missing, not finite, of another shape, or that would change what is computed and are not read."""
+    """Refuse tensors that are missing, unsupported, not finite or of the wrong shape."""
     if missing := [key for key in required if key not in weights]:
         raise SparseRMError(
-            f"SAE {name} lacks the tensors {', '.join(missing)}; found {', '.join(sorted(weights))}; fetch it anew"
+            f"SAE {name} lacks the tensors {', '.join(missing)}; found {', '.join(sorted(weights))}; download it again"
         )
     if more := sorted(set(weights) - set(required)):
         raise SparseRMError(
-            f"SAE {name} has the tensors {', '.join(more)}, without which it would be read wrongly; expected "
-            f"{', '.join(required)} alone; fold them into these before saving, or choose another SAE"
+            f"SAE {name} has the tensors {', '.join(more)}, which are not supported; expected only {', '.join(required)}; fold "
+            "them into these before saving, or choose another SAE"
         )
     for key in required:
         if not torch.isfinite(weights[key]).all():
-            raise SparseRMError(f"SAE {name}: {key} holds values that are not finite; fetch it anew or train it again")
+            raise SparseRMError(f"SAE {name}: {key} holds values that are not finite; download it again or train it again")
     if weights["W_dec"].ndim != 2:
         raise SparseRMError(
-            f"SAE {name}: W_dec has shape {tuple(weights['W_dec'].shape)}, expected a matrix [d_sae, d_in]; fetch it anew"
+            f"SAE {name}: W_dec has shape {tuple(weights['W_dec'].shape)}, expected a matrix [d_sae, d_in]; download it again"
         )
     d_in = weights["W_dec"].shape[1]
     shapes = {"W_enc": (d_in, d_sae), "encoder.weight": (d_sae, d_in), "W_dec": (d_sae, d_in), "b_dec": (d_in,)}
     for key in required:
         shape = shapes.get(key, (d_sae,))
         if tuple(weights[key].shape) != shape:
-            raise SparseRMError(f"SAE {name}: {key} has shape {tuple(weights[key].shape)}, expected {shape}; fetch it anew")
+            raise SparseRMError(f"SAE {name}: {key} has shape {tuple(weights[key].shape)}, expected {shape}; download it again")

@@ -1,8 +1,8 @@
-"""Training SAEs with SAELens's trainer on cached activations, one hook point after the other, resumable.
+"""SAE training from a text corpus: stored activations, one SAE per layer, and its quality on held-out text; resumable.
 
-TopK SAEs (Gao et al., 2024): an auxiliary loss keeps latents from dying, the input is scaled to norm sqrt(d_in) during
-training and the scale folded into the weights afterwards, the decoder's bias starts at the activations' mean, and the
-learning rate decays to zero.
+The SAEs are TopK SAEs (Gao et al., 2024), trained by SAELens's trainer: an auxiliary loss keeps latents from dying, the input
+is scaled to norm sqrt(d_in) during training and the scale folded into the weights afterwards, the decoder's bias starts at the
+activations' mean, and the learning rate decays to zero.
 """
 
 from __future__ import annotations
@@ -30,22 +30,25 @@ from sparserm.sae.formats import read_json
 from sparserm.support.files import write_json
 from sparserm.types import HookPoint, Progress, SparseRMError
 
+#: Checkpoints written during training; the latest is kept.
+CHECKPOINTS = 8
+
 
 @dataclass(frozen=True)
 class SAERecipe:
-    """What an SAE is trained with; the values are measured choices for the default backbone.
+    """Hyperparameters of SAE training; the defaults were chosen by measurement on the default backbone.
 
     Attributes:
-        d_sae: latents.
+        d_sae: number of latents.
         k: latents active per token (L0).
         epochs: passes over the cached activations.
         lr: Adam's learning rate after warm-up; it decays linearly to zero over the last half.
         batch_size: tokens per step.
-        dead_after_steps: steps without firing after which the auxiliary loss takes a latent for dead.
+        dead_after_steps: steps without firing after which the auxiliary loss counts a latent as dead.
         seed: of initialisation and shuffling.
 
     Raises:
-        SparseRMError: nothing could be trained with these values.
+        SparseRMError: a value is out of range.
     """
 
     d_sae: int = 4608
@@ -69,19 +72,52 @@ class SAERecipe:
             raise SparseRMError(f"lr of the SAE is {self.lr}, expected a number above 0; the default is {SAERecipe.lr}")
 
 
-def train_sae(
-    cache: ActivationCache,
-    hook: HookPoint,
-    recipe: SAERecipe,
+def train_saes(
+    corpus_path: Path,
     out: Path,
     *,
-    model_name: str,
+    layers: Sequence[int],
+    backbone: str,
+    n_tokens: int,
+    recipe: SAERecipe,
     progress: Progress | None = None,
-    checkpoints: int = 8,
+) -> dict[int, SAEQuality]:
+    """Train an SAE for every layer: ``out/layer_<l>`` with ``cfg.json``, ``sae_weights.safetensors`` and ``metrics.json``.
+
+    An interrupted run resumes when this is called again with the same arguments: activations are in ``out/activations`` until
+    the last SAE is finished, and a layer with metrics is finished.
+
+    Raises:
+        SparseRMError: a layer does not exist, the corpus cannot be used, or ``out`` holds a run with other arguments.
+    """
+    corpus = read_corpus(corpus_path)
+    model = Backbone.load(backbone, through_layer=max(layers), progress=progress)
+    for layer in layers:
+        if not 0 <= layer < model.n_layers:
+            raise SparseRMError(
+                f"layer {layer} does not exist: {model.name} has layers 0 to {model.n_layers - 1}; choose one of these"
+            )
+    hooks = [HookPoint(layer) for layer in layers]
+    for layer in layers:
+        _check_trained(out / f"layer_{layer}", recipe, model.name)
+    unfinished = [hook for hook in hooks if not _metrics(out, hook).is_file()]
+    if unfinished:
+        cache = extract_activations(model, corpus, hooks, out / "activations", n_tokens=n_tokens, progress=progress)
+        for hook in unfinished:
+            folder = out / f"layer_{hook.layer}"
+            if not (folder / "cfg.json").is_file() or (folder / "checkpoint").is_dir():
+                train_sae(cache, hook, recipe, folder, model_name=model.name, progress=progress)
+            measure_sae(folder, model, backbone, corpus, progress)
+    shutil.rmtree(out / "activations", ignore_errors=True)
+    return {hook.layer: SAEQuality(**json.loads(_metrics(out, hook).read_text())) for hook in hooks}
+
+
+def train_sae(
+    cache: ActivationCache, hook: HookPoint, recipe: SAERecipe, out: Path, *, model_name: str, progress: Progress | None = None
 ) -> Path:
     """Train one SAE and write it to ``out`` in SAELens's folder format, float16.
 
-    An interrupted run continues from its last checkpoint in ``out/checkpoint``, which is removed at the end.
+    An interrupted run resumes from its last checkpoint in ``out/checkpoint``, which is removed at the end.
 
     Returns:
         ``out``, with ``cfg.json`` and ``sae_weights.safetensors``.
@@ -98,10 +134,10 @@ def train_sae(
     note = {**asdict(recipe), "n_tokens": cache.n_tokens}
     _check_recipe(folder, note)
     data = _Batches(cache.array(hook), recipe, f"SAE of layer {hook.layer} (tokens)", total, progress)
-    trainer = _trainer(cache, hook, recipe, total, folder, data, checkpoints)
+    trainer = _trainer(cache, hook, recipe, total, folder, data)
     write_json(folder / "recipe.json", note)
     _resume(trainer, folder, data)
-    with contextlib.redirect_stderr(io.StringIO()):  # its own progress bar would fight with ours
+    with contextlib.redirect_stderr(io.StringIO()):  # hides its progress bar, ours is shown
         sae = trainer.fit()
     sae.cfg.metadata.model_name = model_name
     sae.cfg.metadata.hook_name = hook.name
@@ -109,7 +145,7 @@ def train_sae(
     sae.cfg.metadata.prepend_bos = False
     sae.cfg.metadata.training_tokens = total
     sae.cfg.metadata.recipe = asdict(recipe)
-    # Written aside and renamed, so that a killed run leaves no half of an SAE.
+    # Written to another folder and renamed, so that a killed run leaves no partial SAE.
     work = out / "writing"
     sae.save_inference_model(work)
     _store_as_half(work)
@@ -120,8 +156,15 @@ def train_sae(
     return out
 
 
+def measure_sae(folder: Path, model: Backbone, backbone: str, corpus: Corpus, progress: Progress | None) -> None:
+    """Evaluate the SAE saved in ``folder`` on the corpus's held-out text and write ``metrics.json``."""
+    language_model = load_language_model(backbone, progress=progress)
+    quality = evaluate_sae(load_sae(folder), model, language_model, corpus.held_out, progress=progress)
+    write_json(folder / "metrics.json", quality.to_dict())  # written last: it marks the layer as finished
+
+
 class _Batches(Iterator[torch.Tensor]):
-    """Shuffled batches, the same order for the same seed, from wherever training stands."""
+    """Shuffled batches, in the same order for the same seed; set ``position`` (in tokens) to resume."""
 
     def __init__(self, activations: np.ndarray, recipe: SAERecipe, what: str, total: int, progress: Progress | None) -> None:
         self.activations = activations
@@ -144,15 +187,13 @@ class _Batches(Iterator[torch.Tensor]):
                 self._epoch = epoch
                 self._order = np.random.default_rng([self.recipe.seed, epoch]).permutation(len(self.activations))
             taken = self._order[offset : offset + needed]
-            rows.append(self.activations[np.sort(taken)])  # sorted: the disk is read in one direction
+            rows.append(self.activations[np.sort(taken)])  # sorted for sequential reads from disk
             self.position += len(taken)
             needed -= len(taken)
         return torch.from_numpy(np.concatenate(rows)).float()
 
 
-def _trainer(
-    cache: ActivationCache, hook: HookPoint, recipe: SAERecipe, total: int, folder: Path, data: _Batches, checkpoints: int
-) -> Any:
+def _trainer(cache: ActivationCache, hook: HookPoint, recipe: SAERecipe, total: int, folder: Path, data: _Batches) -> Any:
     from sae_lens import TopKTrainingSAE, TopKTrainingSAEConfig
     from sae_lens.config import SAETrainerConfig
     from sae_lens.training.sae_trainer import SAETrainer
@@ -176,7 +217,7 @@ def _trainer(
         lr_warm_up_steps=min(100, steps // 10),
         lr_decay_steps=steps // 2,
         dead_feature_window=recipe.dead_after_steps,
-        n_checkpoints=checkpoints,
+        n_checkpoints=CHECKPOINTS,
         checkpoint_path=str(folder),
     )
     trainer: Any = SAETrainer(
@@ -187,13 +228,13 @@ def _trainer(
     )
     scale, mean = _input_statistics(cache.array(hook), recipe.seed)
     trainer.activation_scaler.scaling_factor = scale
-    # The mean holds half of the squared norm; learned from zero it would take a thousand steps.
+    # The mean makes up half of the squared norm; learning it from zero would take a thousand steps.
     sae.b_dec.data = torch.from_numpy(mean * scale)
     return trainer
 
 
 def _input_statistics(activations: np.ndarray, seed: int) -> tuple[float, np.ndarray]:
-    """The factor that brings the mean norm to sqrt(d_in) (as SAELens estimates it), and the mean ``[d_in]``."""
+    """The factor that scales the mean norm to sqrt(d_in) (estimated as in SAELens), and the mean ``[d_in]``."""
     n = min(len(activations), 50_000)
     rows = np.sort(np.random.default_rng(seed).choice(len(activations), n, replace=False))
     sample = activations[rows].astype(np.float32)
@@ -201,7 +242,7 @@ def _input_statistics(activations: np.ndarray, seed: int) -> tuple[float, np.nda
 
 
 def _check_recipe(folder: Path, now: dict[str, Any]) -> None:
-    """Refuse to continue something else."""
+    """Refuse a checkpoint of another recipe or number of tokens."""
     path = folder / "recipe.json"
     if not path.is_file():
         return
@@ -209,7 +250,7 @@ def _check_recipe(folder: Path, now: dict[str, Any]) -> None:
         before = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise SparseRMError(
-            f"{path} cannot be read ({error}); expected the recipe of an interrupted training; remove {folder} to begin anew"
+            f"{path} cannot be read ({error}); expected the recipe of an interrupted training; remove {folder} to start again"
         ) from error
     if before != now:
         raise SparseRMError(
@@ -217,7 +258,22 @@ def _check_recipe(folder: Path, now: dict[str, Any]) -> None:
         )
 
 
+def _check_trained(folder: Path, recipe: SAERecipe, model_name: str) -> None:
+    """Refuse an SAE that was trained with another recipe or backbone."""
+    if not (folder / "cfg.json").is_file():
+        return
+    metadata = read_json(folder / "cfg.json").get("metadata") or {}
+    before = {**(metadata.get("recipe") or {}), "model_name": metadata.get("model_name")}
+    now = {**asdict(recipe), "model_name": model_name}
+    if other := [name for name in now if before.get(name) != now[name]]:
+        raise SparseRMError(
+            f"{folder} holds an SAE trained with {', '.join(f'{name} {before.get(name)}' for name in other)}, expected "
+            f"{', '.join(f'{name} {now[name]}' for name in other)}; give another folder, or remove this one"
+        )
+
+
 def _resume(trainer: Any, folder: Path, data: _Batches) -> None:
+    """Load the latest complete checkpoint, if there is one."""
     saved = [path for path in folder.iterdir() if path.is_dir() and (path / "complete").is_file()]
     if not saved:
         return
@@ -230,7 +286,7 @@ def _resume(trainer: Any, folder: Path, data: _Batches) -> None:
 
 
 def _only_latest(folder: Path, checkpoint: Path) -> None:
-    """Mark a checkpoint as whole, then drop the older ones."""
+    """Mark a checkpoint as complete, then delete the older ones."""
     (checkpoint / "complete").touch()
     for path in folder.iterdir():
         if path.is_dir() and path != checkpoint:
@@ -238,80 +294,14 @@ def _only_latest(folder: Path, checkpoint: Path) -> None:
 
 
 def _store_as_half(folder: Path) -> None:
-    """Half the size on disk; what is lost is measured, since quality is measured on the reloaded SAE."""
+    """Store the weights as float16, half the size; quality is measured on the reloaded SAE, so it includes the rounding."""
     weights = {name: tensor.half().contiguous() for name, tensor in load_file(folder / "sae_weights.safetensors").items()}
     if not all(torch.isfinite(tensor).all() for tensor in weights.values()):
         raise SparseRMError("the trained weights do not fit float16 or are not finite; train with a lower lr")
-    (folder / "sae_weights.safetensors").write_bytes(save(weights))  # save_file's would be readable by its owner alone
+    (folder / "sae_weights.safetensors").write_bytes(save(weights))  # save_file makes it readable by its owner only
     config = json.loads((folder / "cfg.json").read_text())
     config["dtype"] = "float16"
     (folder / "cfg.json").write_text(json.dumps(config, indent=1))
-
-
-def train_saes(
-    corpus_path: Path,
-    out: Path,
-    *,
-    layers: Sequence[int],
-    backbone: str,
-    n_tokens: int,
-    recipe: SAERecipe,
-    progress: Progress | None = None,
-) -> dict[int, SAEQuality]:
-    """Write ``out/layer_<l>`` with ``cfg.json``, ``sae_weights.safetensors`` and ``metrics.json`` for every layer.
-
-    Interrupted work goes on where it was when this is called again with the same arguments: activations lie in
-    ``out/activations`` until the last SAE is finished, and a layer that has its metrics is finished.
-
-    Raises:
-        SparseRMError: no such layer, an unusable corpus, or ``out`` holds work begun with other arguments.
-    """
-    corpus = read_corpus(corpus_path)
-    model = Backbone.load(backbone, through_layer=max(layers), progress=progress)
-    for layer in layers:
-        if not 0 <= layer < model.n_layers:
-            raise SparseRMError(
-                f"layer {layer} was asked for, but {model.name} has layers 0 to {model.n_layers - 1}; choose one of these"
-            )
-    hooks = [HookPoint(layer) for layer in layers]
-    for layer in layers:
-        _check_trained(out / f"layer_{layer}", recipe, model.name)
-    unfinished = [hook for hook in hooks if not _metrics(out, hook).is_file()]
-    if unfinished:
-        cache = extract_activations(model, corpus, hooks, out / "activations", n_tokens=n_tokens, progress=progress)
-        for hook in unfinished:
-            folder = out / f"layer_{hook.layer}"
-            if not (folder / "cfg.json").is_file() or (folder / "checkpoint").is_dir():
-                train_sae(cache, hook, recipe, folder, model_name=model.name, progress=progress)
-            measure_sae(folder, model, backbone, corpus, progress)
-    shutil.rmtree(out / "activations", ignore_errors=True)
-    return {hook.layer: SAEQuality(**json.loads(_metrics(out, hook).read_text())) for hook in hooks}
-
-
-def measure_sae(folder: Path, model: Backbone, backbone: str, corpus: Corpus, progress: Progress | None) -> None:
-    """Measure an SAE as it lies on disk, on the corpus's held-out text, and write its ``metrics.json``."""
-    # The same text may stand among both parts of a corpus; then it is no test.
-    seen = set(corpus.training)
-    held_out = [one for one in corpus.held_out if one not in seen]
-    language_model = load_language_model(backbone, progress=progress)
-    quality = evaluate_sae(load_sae(folder), model, language_model, held_out, progress=progress)
-    write_json(folder / "metrics.json", quality.to_dict())  # last: that it exists means that the layer is finished
-
-
-def _check_trained(folder: Path, recipe: SAERecipe, model_name: str) -> None:
-    """Refuse to take an SAE that was trained otherwise for one of this recipe."""
-    if not (folder / "cfg.json").is_file():
-        return
-    cfg = read_json(folder / "cfg.json")
-    metadata = cfg.get("metadata") or {}
-    before = {"d_sae": cfg.get("d_sae"), "k": cfg.get("k"), "model_name": metadata.get("model_name")}
-    before |= metadata.get("recipe") or {}  # which earlier versions did not write
-    now = {**asdict(recipe), "model_name": model_name}
-    if other := [name for name in before if before[name] != now.get(name)]:
-        raise SparseRMError(
-            f"{folder} holds an SAE trained with {', '.join(f'{name} {before[name]}' for name in other)}, expected "
-            f"{', '.join(f'{name} {now.get(name)}' for name in other)}; give another folder, or remove this one"
-        )
 
 
 def _metrics(out: Path, hook: HookPoint) -> Path:

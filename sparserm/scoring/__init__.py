@@ -1,1 +1,1 @@
-"""Scoring many responses: best-of-N and whole files."""
+"""Scoring of many responses: best of N, and files of pairs of any size."""

@@ -1,7 +1,7 @@
-"""Best of N: many candidates for each of many prompts, ranked by a head, and what training wants of that ranking.
+"""Best of N: rank many candidates for each prompt with a head, and export the ranking for training.
 
-There is no best-of-N sampler in TRL: policies are sampled elsewhere, and the candidates come here as a file. What leaves is
-the ranking, and preference pairs of the best against the worst candidate of each prompt.
+The candidates are sampled elsewhere and read from a file. Exports are the ranking, the best candidate of each prompt, and
+preference pairs of the best against the worst candidate of each prompt.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RankedSet:
-    """The candidates of one prompt with their rewards; ``ranking`` are their indices from the best to the worst."""
+    """The candidates of one prompt with their rewards; ``ranking`` holds their indices, best first."""
 
     candidates: CandidateSet
     rewards: tuple[float, ...]
@@ -47,17 +47,14 @@ class RankedSet:
 
     @property
     def p_best_beats_next(self) -> float | None:
-        """Bradley-Terry chance of the best against the next; None where there is one candidate only."""
+        """Bradley-Terry win probability of the best vs. the second best; None if there is only one candidate."""
         if len(self.ranking) < 2:
             return None
         return float(expit(self.rewards[self.best] - self.rewards[self.ranking[1]]))
 
 
-# ------------------------------------------------------------------------------------------------------------ ranking
-
-
 def rank(model: SparseRM, candidates: Candidates, *, progress: Progress | None = None) -> tuple[RankedSet, ...]:
-    """Score all candidates in one go and rank those of each prompt; equal rewards keep their order.
+    """Score all candidates in one pass and rank those of each prompt; ties keep their order.
 
     Raises:
         SparseRMError: a text cannot be scored.
@@ -68,7 +65,7 @@ def rank(model: SparseRM, candidates: Candidates, *, progress: Progress | None =
 
 
 def count_missing_tokens(model: SparseRM, candidates: Candidates) -> int:
-    """Tokens that :func:`rank` would have to run the backbone for; the rest is in the store."""
+    """Number of tokens that :func:`rank` would have to run the backbone on; the rest is in the store."""
     from sparserm.representations.represent import count_missing
 
     texts = [Text(one.prompt, response) for one in candidates.sets for response in one.responses]
@@ -77,7 +74,7 @@ def count_missing_tokens(model: SparseRM, candidates: Candidates) -> int:
 
 
 def rank_by(candidates: Candidates, rewards: np.ndarray) -> tuple[RankedSet, ...]:
-    """Rank by rewards ``[n]`` of all candidates, prompt after prompt."""
+    """Rank the candidates of each prompt by ``rewards [n]``, given prompt by prompt."""
     ranked, start = [], 0
     for one in candidates.sets:
         own = rewards[start : start + len(one.responses)]
@@ -88,9 +85,9 @@ def rank_by(candidates: Candidates, rewards: np.ndarray) -> tuple[RankedSet, ...
 
 
 def ranking_rows(ranked: Iterable[RankedSet]) -> list[dict[str, Any]]:
-    """One row for each candidate, best first within its prompt: what the ranking is exported as.
+    """Rows of the exported ranking: one per candidate, best first within each prompt.
 
-    ``beats_best`` is its Bradley-Terry chance against the prompt's best candidate, 0.5 for that one itself.
+    ``beats_best`` is the Bradley-Terry win probability vs. the prompt's best candidate; 0.5 for the best itself.
     """
     return [
         {
@@ -108,7 +105,7 @@ def ranking_rows(ranked: Iterable[RankedSet]) -> list[dict[str, Any]]:
 
 
 def best_rows(ranked: Iterable[RankedSet]) -> list[dict[str, Any]]:
-    """One row for each prompt: its best candidate, and how far that is ahead of the next and of the worst."""
+    """One row per prompt: its best candidate, with the lead over the second best and over the worst."""
     return [
         {
             "prompt_number": number,
@@ -124,15 +121,15 @@ def best_rows(ranked: Iterable[RankedSet]) -> list[dict[str, Any]]:
 
 
 def apart(ranked: Iterable[RankedSet], min_margin: float) -> list[RankedSet]:
-    """Those whose best is ahead of the worst, and by ``min_margin`` or more."""
+    """The prompts whose best candidate is ahead of the worst by ``min_margin`` or more; ties are dropped."""
     return [one for one in ranked if one.spread > 0 and one.spread >= min_margin]
 
 
 def preference_rows(ranked: Iterable[RankedSet], min_margin: float = 0.0) -> list[dict[str, Any]]:
-    """The best candidate of each prompt as chosen, the worst as rejected, in TRL's format with an explicit prompt.
+    """Preference pairs in TRL's format with an explicit prompt: the best candidate as chosen, the worst as rejected.
 
-    Prompts whose best is not ahead of the worst, or by less than ``min_margin``, give no pair. The rewards stand in
-    ``score_chosen`` and ``score_rejected``, as in UltraFeedback: TRL would take a column ``margin`` into the loss.
+    Prompts whose best candidate is not ahead of the worst by ``min_margin`` give no pair. The rewards are in the columns
+    ``score_chosen`` and ``score_rejected``, as in UltraFeedback; a column ``margin`` would enter TRL's loss.
     """
     rows = []
     for one in apart(ranked, min_margin):

@@ -1,8 +1,7 @@
-"""Files of any size scored part by part, into a folder of Parquet files that pandas, DuckDB and Spark read as one table.
+"""Score files of any size part by part, into a folder of Parquet files that pandas, DuckDB and Spark read as one table.
 
-A part appears all at once, so that interrupted work goes on with the parts that are not there: no row is lost or doubled.
-One part is read at a time, whatever the file's size. What is computed is not kept in the store of representations, which such
-files would only push others out of.
+Parts are written atomically, so an interrupted run resumes with the missing parts and no row is lost or duplicated. Only one
+part is in memory at a time. Representations are not written to the store, where they would evict others.
 """
 
 from __future__ import annotations
@@ -27,8 +26,8 @@ from sparserm.pairs.parts import Part, PartedSource, cut
 from sparserm.support.files import replacing
 from sparserm.types import PreferencePair, Progress, SparseRMError
 
-#: One row for each pair of responses, in the order of the source, whose rows are counted from 1; ``tokens_cut`` of the prompt
-#: did not fit the context, of both texts together. A row that cannot be used has a problem, and no rewards.
+#: One row per pair, in the order of the source; ``row`` is 1-based. ``tokens_cut`` is the number of prompt tokens that did not
+#: fit the context, summed over both texts. A row that cannot be used has a ``problem`` and no rewards.
 SCHEMA = pa.schema(
     [
         ("row", pa.int64()),
@@ -42,21 +41,21 @@ SCHEMA = pa.schema(
         ("problem", pa.string()),
     ]
 )
-#: Changes where the same source and head would give other rows than before.
+#: Format version; increased when the same source and head would give different rows.
 FORMAT = 1
-_NOTE = "_scoring.json"  # what reads folders of Parquet leaves files that begin with an underscore alone
+_NOTE = "_scoring.json"  # Parquet readers ignore files that begin with an underscore
 
 
 @dataclass(frozen=True)
 class Scoring:
-    """What is to be scored, by what, where to: all that a worker needs to know, on whichever machine.
+    """Specification of a scoring run: everything that a worker on any machine needs.
 
     Attributes:
         source: the pairs.
-        columns: what the source calls our columns, found in its first part.
+        columns: column names of the source, detected in its first part.
         saved: the head.
-        dtype: of the backbone, the same for all parts.
-        out: the folder of the results.
+        dtype: dtype of the backbone, the same for all parts.
+        out: folder for the results.
     """
 
     source: PartedSource
@@ -66,24 +65,24 @@ class Scoring:
     out: Path
 
     def file(self, part: Part) -> Path:
-        """Where the part's scores are, or will be."""
+        """Path of the part's scores."""
         return self.out / f"part-{part.index:06}.parquet"
 
     def missing(self) -> list[Part]:
-        """The parts that are still to be scored."""
+        """The parts that have not been scored yet."""
         return [part for part in self.source.parts if not self.file(part).is_file()]
 
     def load_model(self) -> SparseRM:
-        """The head with its backbone, loaded.
+        """Load the head with its backbone.
 
         Raises:
-            SparseRMError: the backbone is not to be had here, is another, or computes in another dtype.
+            SparseRMError: the backbone is not available on this machine, is a different one, or has a different dtype.
         """
         model = SparseRM(self.saved)
         if (found := str(model.load_backbone().dtype)) != self.dtype:
             raise SparseRMError(
                 f"the backbone computes in {found} on this machine, expected {self.dtype} as on the others; use machines of "
-                "one kind"
+                "the same kind"
             )
         return model
 
@@ -93,21 +92,25 @@ class Scoring:
         with replacing(self.file(part)) as temporary, temporary.open("wb") as file:
             pq.write_table(table, file)
             file.flush()
-            os.fsync(file.fileno())  # or a machine that fails could leave an empty file under the part's name
+            os.fsync(file.fileno())  # a crash must not leave an empty file under the final name
 
 
 @dataclass(frozen=True)
 class ScoringSummary:
-    """What a folder of scores holds.
+    """Summary of a folder of scores.
 
     Attributes:
         out: the folder.
-        head: the head's name.
-        n_rows: of the source; ``n_pairs`` that were scored; ``n_unusable`` rows with a problem instead.
-        n_truncated: pairs whose prompt did not fit the context and lost its beginning.
-        accuracy: share of pairs whose chosen response has the higher reward, and ``mean_margin`` by how much.
+        head: name of the head.
+        n_rows: rows of the source.
+        n_pairs: pairs that were scored.
+        n_unusable: rows with a problem instead of rewards.
+        n_truncated: pairs whose prompt did not fit the context and was truncated at its beginning.
+        accuracy: share of pairs whose chosen response has the higher reward.
+        mean_margin: mean of reward of chosen minus reward of rejected.
         n_done_before: rows that an earlier run had scored.
-        seconds: this run took, and ``pairs_per_second`` scored in it.
+        seconds: duration of this run.
+        pairs_per_second: throughput of this run.
     """
 
     out: str
@@ -123,7 +126,7 @@ class ScoringSummary:
     pairs_per_second: float
 
 
-#: Scores the parts that are given, each into its file, and tells how many rows are done.
+#: ``engine(scoring, parts, finished)`` scores parts, each into its file, and calls ``finished`` after each.
 Engine = Callable[[Scoring, Sequence[Part], Callable[[Part], None]], None]
 
 
@@ -136,18 +139,18 @@ def score_file(
     engine: Engine | None = None,
     progress: Progress | None = None,
 ) -> ScoringSummary:
-    """Score all pairs of a source, or go on where an earlier run was stopped.
+    """Score all pairs of a source, or resume an earlier run.
 
     Args:
-        source: as for :func:`~sparserm.pairs.load.load_pairs`; JSONL and Parquet files are never in memory as a whole.
+        source: as for :func:`~sparserm.pairs.load.load_pairs`; JSONL and Parquet files are never read into memory whole.
         head: a head's folder, or the name of a shipped one.
-        out: a folder for the results; see :data:`SCHEMA`.
-        columns: our column names to the source's.
-        engine: :func:`score_here` where none is given; :class:`sparserm.integrations.ray.RayEngine` for a cluster.
-        progress: told of rows scored.
+        out: folder for the results; see :data:`SCHEMA`.
+        columns: maps the expected column names to the source's.
+        engine: defaults to :func:`score_here`; :class:`sparserm.integrations.ray.RayEngine` for a cluster.
+        progress: called with the number of rows scored.
 
     Raises:
-        SparseRMError: the source or the head cannot be used, or the folder holds something else.
+        SparseRMError: the source or the head cannot be used, or the folder holds other files.
     """
     started = time.perf_counter()
     found = cut(source)
@@ -171,7 +174,7 @@ def score_file(
 
 
 def score_here(scoring: Scoring, parts: Sequence[Part], finished: Callable[[Part], None]) -> None:
-    """In this process, part after part."""
+    """Engine that scores the parts one by one in this process."""
     model = scoring.load_model()
     for part in parts:
         scoring.score(part, model)
@@ -179,11 +182,11 @@ def score_here(scoring: Scoring, parts: Sequence[Part], finished: Callable[[Part
 
 
 def score_rows(model: SparseRM, rows: Sequence[RawRow], columns: FoundColumns) -> pa.Table:
-    """The scores of rows as a table of :data:`SCHEMA`."""
+    """Score rows into a table of :data:`SCHEMA`."""
     pairs, issues = read_rows(rows, columns)
     unusable = [{"row": issue.row, "problem": f"{issue.column}: {issue.problem}"} for issue in issues]
     scored = sorted(_score_usable(model, pairs) + unusable, key=lambda row: row["row"])
-    for row in scored:  # ids and problems can hold what JSON can write and no text can
+    for row in scored:  # JSON strings may hold lone surrogates, which UTF-8 cannot encode
         for name in ("id", "problem"):
             if row.get(name):
                 row[name] = row[name].encode("utf-8", "replace").decode()
@@ -191,7 +194,7 @@ def score_rows(model: SparseRM, rows: Sequence[RawRow], columns: FoundColumns) -
 
 
 def _readable(source: PartedSource) -> list[RawRow]:
-    """Readable rows of the first part that has any.
+    """The readable rows of the first part that has any.
 
     Raises:
         SparseRMError: no row can be read.
@@ -201,11 +204,11 @@ def _readable(source: PartedSource) -> list[RawRow]:
         if readable := [row for row in rows if row.values is not None]:
             return readable
     first = source.read(source.parts[0])[0].issue
-    raise SparseRMError(f"{source.name}: none of {source.n_rows} rows can be read ({first}); mend them")
+    raise SparseRMError(f"{source.name}: none of {source.n_rows} rows can be read ({first}); fix the file")
 
 
 def _score_usable(model: SparseRM, pairs: Sequence[PreferencePair]) -> list[dict[str, Any]]:
-    """Rows of all pairs; those that only the backbone finds unusable, by their roles or their states, are found by halves."""
+    """Score pairs; pairs that fail in the backbone (roles, non-finite states) are isolated by bisection and get a problem."""
     if not pairs:
         return []
     try:
@@ -240,10 +243,10 @@ def _score_all(model: SparseRM, pairs: Sequence[PreferencePair]) -> list[dict[st
 
 
 def _claim(scoring: Scoring) -> None:
-    """Make the folder this scoring's own, or find that it is.
+    """Claim the output folder for this run, or check that it belongs to the same run.
 
     Raises:
-        SparseRMError: it holds something else.
+        SparseRMError: the folder holds other files or other scores.
     """
     what = {
         "format": FORMAT,
@@ -258,25 +261,25 @@ def _claim(scoring: Scoring) -> None:
     }
     note = scoring.out / _NOTE
     if not note.is_file() and scoring.out.exists() and (not scoring.out.is_dir() or any(scoring.out.iterdir())):
-        raise SparseRMError(f"{scoring.out} is not empty and holds no scores; expected a new folder; give another one")
-    if not any(scoring.out.glob("part-*.parquet")):  # nothing that could be mixed up, whatever was tried before
+        raise SparseRMError(f"{scoring.out} is not empty and holds no scores; expected a new folder; choose another one")
+    if not any(scoring.out.glob("part-*.parquet")):  # no scores yet, so nothing can be mixed up
         scoring.out.mkdir(parents=True, exist_ok=True)
         note.write_text(json.dumps(what, indent=2))
         return
     try:
         found = json.loads(note.read_text())
     except (OSError, ValueError) as error:
-        raise SparseRMError(f"{note} cannot be read ({error}); remove {scoring.out} to score anew") from error
+        raise SparseRMError(f"{note} cannot be read ({error}); delete {scoring.out} to score again") from error
     for name, value in what.items():
         if found.get(name) != value:
             raise SparseRMError(
-                f"{scoring.out} holds scores of {name.replace('_', ' ')} {found.get(name)!r}, expected {value!r}; give another "
-                "folder, or remove this one to score anew"
+                f"{scoring.out} holds scores of {name.replace('_', ' ')} {found.get(name)!r}, expected {value!r}; choose "
+                "another folder, or delete this one to score again"
             )
 
 
 def _summary(scoring: Scoring, n_before: int, todo: Sequence[Part], seconds: float) -> ScoringSummary:
-    """Figures over all parts, one at a time.
+    """Aggregate the scores of all parts, one part at a time.
 
     Raises:
         SparseRMError: a part is damaged.
@@ -289,7 +292,7 @@ def _summary(scoring: Scoring, n_before: int, todo: Sequence[Part], seconds: flo
             table = pq.read_table(scoring.file(part), columns=["margin", "tokens_cut"])
         except (pa.ArrowException, OSError) as error:
             raise SparseRMError(
-                f"{scoring.file(part)} cannot be read ({error}); remove it and run the same command to score that part again"
+                f"{scoring.file(part)} cannot be read ({error}); delete it and run the same command to score this part again"
             ) from error
         margin = table["margin"].drop_null().to_numpy()
         n_pairs += len(margin)

@@ -1,1 +1,1 @@
-"""Helpers that know nothing of reward models: defaults, files, progress, quiet imports, threads."""
+"""General helpers: defaults, files, progress, progress bars of libraries, threads."""

@@ -1,4 +1,4 @@
-"""Small files: writing them whole or not at all, and rows as JSONL, CSV and single lines."""
+"""Atomic file writing, and rows as JSONL and CSV."""
 
 from __future__ import annotations
 
@@ -13,10 +13,9 @@ from typing import Any
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside ``path``; the file written there replaces ``path`` when the block ends without an error.
+    """Yield a temporary path next to ``path``; the file written there replaces ``path`` if the block ends without an error.
 
-    Readers see the old file or the new one, never a part of it, and several writers do not disturb each other. Missing
-    folders are created.
+    Readers see the old file or the new one, never a partial file; concurrent writers are safe. Missing folders are created.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
@@ -28,29 +27,29 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a UTF-8 file with :func:`replacing`."""
+    """Write a UTF-8 text file atomically."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file with :func:`replacing`."""
+    """Write a binary file atomically."""
     with replacing(path) as temporary:
         temporary.write_bytes(data)
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file with :func:`replacing`; NaN and infinities are refused with a ValueError."""
+    """Write a JSON file atomically; NaN and infinities raise a ValueError."""
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def to_jsonl(rows: Iterable[Mapping[str, Any]]) -> str:
-    """One JSON object a line."""
+    """Rows as JSON Lines: one JSON object per line."""
     return "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
 
 
 def to_csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    """A table with a header; messages stand in their cell as JSON."""
+    """Rows as CSV with a header; lists, such as messages, are written as JSON."""
     import pandas as pd
 
     cells = [{name: json.dumps(v, ensure_ascii=False) if isinstance(v, list) else v for name, v in row.items()} for row in rows]

@@ -1,4 +1,4 @@
-"""Progress on stderr, so that stdout stays for results: bars on a terminal, now and then a line in a log."""
+"""Progress on stderr, which leaves stdout for results: bars on a terminal, periodic lines in a log."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from rich.text import Text
 
 from sparserm.types import Progress as Callback
 
-#: Seconds between two lines where stderr is no terminal.
+#: Seconds between two lines where stderr is not a terminal.
 LINE_EVERY_S = 60.0
 
 
 class _RateColumn(ProgressColumn):
-    """How many a second, lately."""
+    """Recent speed, in items per second."""
 
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
@@ -27,7 +27,7 @@ class _RateColumn(ProgressColumn):
 
 @contextmanager
 def terminal_progress() -> Iterator[Callback]:
-    """A callback that draws a bar for each kind of work while the block runs, or writes lines where stderr is no terminal."""
+    """Yield a progress callback that draws one bar per task, or writes lines where stderr is not a terminal."""
     console = Console(stderr=True)
     if not console.is_terminal:
         yield _Lines(console)
@@ -37,7 +37,7 @@ def terminal_progress() -> Iterator[Callback]:
         tasks: dict[str, TaskID] = {}
 
         def progress(done: int, total: int, what: str) -> None:
-            if what not in tasks:  # what an earlier run has done says nothing of the rate
+            if what not in tasks:  # items done by an earlier run must not count toward the speed
                 tasks[what] = bars.add_task(what, total=total, completed=done)
             bars.update(tasks[what], completed=done, total=total)
 
@@ -45,7 +45,7 @@ def terminal_progress() -> Iterator[Callback]:
 
 
 class _Lines:
-    """A line a minute for each kind of work, none for what takes less."""
+    """Progress callback that prints one line per :data:`LINE_EVERY_S` seconds, and nothing for shorter tasks."""
 
     def __init__(self, console: Console) -> None:
         self._console = console

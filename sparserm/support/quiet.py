@@ -1,4 +1,4 @@
-"""Silences the progress bars of libraries."""
+"""Disables the progress bars of libraries."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-# Two threads that put the bars back in each other's order would leave them off.
+# The settings are global: two threads that restore them in the wrong order would leave the bars off.
 _BARS = threading.RLock()
 
 
 @contextmanager
 def without_bars() -> Iterator[None]:
-    """The progress bars of transformers off for the while: ours take their place, and the user's setting comes back."""
+    """Disable the progress bars of transformers and the hub inside the block, then restore the user's settings."""
     from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
     from transformers import modeling_gguf_pytorch_utils as gguf_reader
     from transformers.utils import logging
@@ -20,13 +20,13 @@ def without_bars() -> Iterator[None]:
     with _BARS:
         shown, hub_silent, gguf_bar = logging.is_progress_bar_enabled(), are_progress_bars_disabled(), gguf_reader.tqdm
         logging.disable_progress_bar()
-        gguf_reader.tqdm = logging.tqdm  # its own bar heeds no setting
+        gguf_reader.tqdm = logging.tqdm  # the GGUF reader's own bar ignores the setting
         try:
             yield
         finally:
             gguf_reader.tqdm = gguf_bar
             if shown:
-                logging.enable_progress_bar()  # the hub's bars with them
+                logging.enable_progress_bar()  # also enables the hub's bars
             if hub_silent:
                 disable_progress_bars()
             elif not shown:

@@ -1,4 +1,4 @@
-"""Fits on one thread each, several at a time."""
+"""Runs several fits in parallel, each on a single BLAS thread."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from threadpoolctl import threadpool_limits
 
-#: Pieces of work at a time at most: each holds its own copy of the pairs' representations.
+#: Maximum number of parallel calls: each holds its own copy of the pairs' representations.
 MOST = 4
 
 _Item = TypeVar("_Item")
@@ -19,8 +19,10 @@ _Result = TypeVar("_Result")
 
 
 class _OneThread:
-    """The libraries' limit is one for the whole process, and whichever thread has set it has it to itself while it lives: a
-    thread of its own sets it when the first comes and lifts it when the last leaves.
+    """Reference-counted limit of BLAS to one thread.
+
+    The limit is global to the process and bound to the thread that set it, so a dedicated thread sets it for the first caller
+    and lifts it after the last.
     """
 
     def __init__(self) -> None:
@@ -65,8 +67,9 @@ def _cores() -> int:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Multiply matrices on one thread: so small, they only make threads wait for one another, and the sums come out the same
-    on any machine.
+    """Limit BLAS to one thread inside the block.
+
+    The matrices are too small to gain from more threads, and the sums are then the same on every machine.
     """
     _one_thread.enter()
     try:
@@ -76,10 +79,10 @@ def one_thread() -> Iterator[None]:
 
 
 def in_threads(work: Callable[[_Item], _Result], items: Iterable[_Item]) -> Iterator[_Result]:
-    """The results in the order of the items, several worked at a time: NumPy lets others go on while it multiplies.
+    """Map ``work`` over the items in parallel threads (NumPy releases the GIL) and yield the results in order.
 
-    What a piece of work raises is raised in its place; then, or when the results are closed, those not begun never are. Inside
-    a piece of work the items come one after another.
+    An error is raised in place of its result; after an error, or once the generator is closed, no further call starts. Nested
+    calls run sequentially.
     """
     with one_thread():
         if getattr(_worker, "busy", False):

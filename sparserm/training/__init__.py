@@ -1,4 +1,4 @@
-"""Training pipelines: train a head, sweep settings, gather evidence, edit a head."""
+"""Training pipelines: train a head, sweep settings, compute evidence, edit a head."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
-    # Lazily: the room's other modules are imported before torch may be.
+    # Imported lazily: other modules of this package are used without importing torch.
     if name in __all__:
         from sparserm.training.train import train_head
 

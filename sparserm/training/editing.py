@@ -1,7 +1,7 @@
-"""A head changed by hand: features switched off, flipped or rescaled, and what that does to pairs it was not trained on.
+"""Manual edits of a head: switch features off, flip or rescale them, and measure the effect on held-out pairs.
 
-A reward is linear in the weights, so that all figures follow from alignment scores computed once: trying an edit is one
-matrix-vector product and never runs the language model.
+A reward is linear in the weights, so alignment scores are computed once and measuring an edit is one matrix-vector product;
+the language model is never run.
 """
 
 from __future__ import annotations
@@ -20,24 +20,23 @@ from sparserm.heads.saved import SavedHead, head_hash
 from sparserm.representations.values import PairRepresentations
 from sparserm.types import PreferenceData, SparseRMError
 
-#: Switching a feature off is suggested where that brings the length correlation this much nearer to zero.
+#: Minimum reduction of the absolute length correlation for which switching a feature off is suggested.
 LENGTH_GAIN = 0.01
 
 
 @dataclass(frozen=True)
 class HeadEdits:
-    """What the weights of a head are multiplied by: 0 switches a feature off, -1 flips it, any other number rescales it.
+    """Factors on the weights of a head: 0 switches a feature off, -1 flips it, any other number rescales it.
 
     Attributes:
-        factors: ``(feature, factor)`` by feature; a feature that keeps its weight is not named, so that equal edits are
-            equal values.
+        factors: ``(feature, factor)`` sorted by feature; factors of 1 are left out, so that equal edits compare equal.
     """
 
     factors: tuple[tuple[int, float], ...] = ()
 
     @classmethod
     def of(cls, factors: Mapping[int, float]) -> HeadEdits:
-        """From factors by feature.
+        """Build edits from factors by feature.
 
         Raises:
             SparseRMError: a factor is not finite.
@@ -49,10 +48,10 @@ class HeadEdits:
 
     @classmethod
     def parse(cls, text: str) -> HeadEdits:
-        """Read what ``str`` wrote, e.g. ``12:0,88:-1,7:0.5``.
+        """Parse the output of ``str``, e.g. ``12:0,88:-1,7:0.5``.
 
         Raises:
-            SparseRMError: it is something else.
+            SparseRMError: the text is not in this format.
         """
         try:
             parts = [part.split(":") for part in text.split(",") if part.strip()]
@@ -61,46 +60,45 @@ class HeadEdits:
             if isinstance(error, SparseRMError):
                 raise
             raise SparseRMError(
-                f"edits {text!r} cannot be read; expected feature:factor and commas, e.g. 12:0,88:-1"
+                f"edits {text!r} cannot be read; expected feature:factor separated by commas, e.g. 12:0,88:-1"
             ) from error
 
     def __str__(self) -> str:
         return ",".join(f"{feature}:{factor:.10g}" for feature, factor in self.factors)
 
     def change(self, feature: int, factor: float) -> HeadEdits:
-        """The same edits with another factor for one feature."""
+        """The same edits with one feature's factor replaced."""
         return HeadEdits.of({**dict(self.factors), feature: factor})
 
     def vector(self, features: np.ndarray) -> np.ndarray:
-        """``[K]`` float64, a factor for each of a head's features.
+        """``[K]`` float64 factors, one for each of a head's features.
 
         Raises:
-            SparseRMError: a feature is named that the head does not have.
+            SparseRMError: the edits name a feature that the head does not have.
         """
         known = {int(feature): j for j, feature in enumerate(features)}
         factors = np.ones(len(features))
         for feature, factor in self.factors:
             if feature not in known:
-                raise SparseRMError(
-                    f"feature {feature} is none of the head's; expected one of {', '.join(map(str, sorted(known)))}"
-                )
+                raise SparseRMError(f"the head has no feature {feature}; expected one of {', '.join(map(str, sorted(known)))}")
             factors[known[feature]] = factor
         return factors
 
 
 @dataclass(frozen=True)
 class HeldOutScores:
-    """Held-out pairs as a head sees them: computed once for a head and a source of pairs.
+    """Alignment scores of held-out pairs, computed once for a head and a source of pairs.
 
     Attributes:
-        head: before any edit.
+        head: the head before any edit.
         data: name of the source.
-        rows: ``[n]`` int64, which of the source's pairs these are; the others share a prompt with the training pairs.
-        n_seen: the number of those others.
+        rows: ``[n]`` int64 indices of the held-out pairs in the source; the others share a prompt with the training pairs.
+        n_seen: number of pairs left out for that reason.
         pairs: the representations of the ``n`` pairs, without latents.
         chosen, rejected: ``[n, K]`` float64 standardised alignment scores.
         differences: ``[n, K]`` float64, chosen minus rejected, exactly zero for equal responses.
-        lengths, gaps: ``[2n]`` and ``[n]`` float64, log lengths of all chosen, then all rejected responses; their gaps.
+        lengths: ``[2n]`` float64 log lengths of all chosen, then all rejected responses.
+        gaps: ``[n]`` float64 log length of chosen minus that of rejected.
     """
 
     head: RewardHead
@@ -117,7 +115,7 @@ class HeldOutScores:
 
 @dataclass(frozen=True)
 class EditOutcome:
-    """What an edited head does on the held-out pairs.
+    """Accuracy, length correlation and margins of an edited head on the held-out pairs.
 
     Attributes:
         margins: ``[n]`` float64, reward of chosen minus reward of rejected.
@@ -130,12 +128,12 @@ class EditOutcome:
 
 @dataclass(frozen=True)
 class EditEffect:
-    """An edited head beside the one it was made from.
+    """Change from the original head to the edited one.
 
     Attributes:
-        accuracy_change, ci95: after minus before, with a paired 95 % bootstrap interval over prompts.
-        broken, mended: rows of the evidence that the edit turned from right to wrong, and from wrong to right, the largest
-            change of margin first.
+        accuracy_change, ci95: accuracy after minus before, with a paired 95 % bootstrap interval over prompts.
+        broken, mended: indices into the held-out pairs of those that regressed (right before, wrong after) and those that
+            were fixed, largest change of margin first.
     """
 
     accuracy_change: float
@@ -146,12 +144,13 @@ class EditEffect:
 
 @dataclass(frozen=True)
 class FeatureAblation:
-    """What the features of an edited head are worth to it, arrays ``[K]`` in the head's order.
+    """Ablation of each feature of an edited head, arrays ``[K]`` in the head's order.
 
     Attributes:
-        accuracy_change: of switching this feature off as well; negative where the head needs it.
-        length_correlation: Spearman of the feature's part in margins with gaps in length; positive: it favours long ones.
-        length_without: the head's margin_spearman with this feature off as well.
+        accuracy_change: change of accuracy when this feature is switched off as well; negative if the head needs it.
+        length_correlation: Spearman correlation of the feature's contribution to margins with gaps in length; positive if
+            it favours longer responses.
+        length_without: the head's ``margin_spearman`` when this feature is switched off as well.
     """
 
     features: np.ndarray
@@ -161,10 +160,10 @@ class FeatureAblation:
 
 
 def read_factors(off: Sequence[str], flip: Sequence[str], scale: Sequence[str]) -> HeadEdits:
-    """Edits as a command line has them: ``off`` and ``flip`` hold ``12,88``, ``scale`` holds ``9=0.5,12=2``.
+    """Parse command-line options: ``off`` and ``flip`` as ``12,88``, ``scale`` as ``9=0.5,12=2``.
 
     Raises:
-        SparseRMError: one cannot be read, or a feature is named twice.
+        SparseRMError: an option cannot be parsed, or a feature is named twice.
     """
     factors: dict[int, float] = {}
     given = [("--off", text, "0") for text in off] + [("--flip", text, "-1") for text in flip]
@@ -185,19 +184,19 @@ def read_factors(off: Sequence[str], flip: Sequence[str], scale: Sequence[str]) 
 
 
 def edit_head(head: RewardHead, edits: HeadEdits) -> RewardHead:
-    """The head with its weights multiplied; a feature that is off stays in it with weight zero, for all to see.
+    """The head with its weights multiplied; a feature that is switched off stays in the head with weight zero.
 
     Raises:
-        SparseRMError: a feature is named that the head does not have.
+        SparseRMError: the edits name a feature that the head does not have.
     """
     return replace(head, weights=head.weights * edits.vector(head.features) + 0.0)  # + 0.0: no negative zeros
 
 
 def held_out_scores(saved: SavedHead, data: PreferenceData, pairs: PairRepresentations) -> HeldOutScores:
-    """Alignment scores of the pairs whose prompts the head was not trained on.
+    """Compute alignment scores of the pairs whose prompts the head was not trained on.
 
     Args:
-        pairs: the representations of ``data.pairs``, in their order.
+        pairs: representations of ``data.pairs``, in the same order.
 
     Raises:
         SparseRMError: no pair is held out.
@@ -206,8 +205,8 @@ def held_out_scores(saved: SavedHead, data: PreferenceData, pairs: PairRepresent
     rows = np.flatnonzero(~seen)
     if len(rows) == 0:
         raise SparseRMError(
-            f"all {len(data.pairs):,} pairs of {data.name} have prompts that the head was trained on, which say nothing about "
-            "an edit; pick pairs of other prompts"
+            f"all {len(data.pairs):,} pairs of {data.name} have prompts that the head was trained on; expected held-out pairs; "
+            "choose pairs with other prompts"
         )
     head = saved.head
     held_out = pairs.take(rows)
@@ -231,21 +230,21 @@ def held_out_scores(saved: SavedHead, data: PreferenceData, pairs: PairRepresent
     )
 
 
-def measure_edits(evidence: HeldOutScores, edits: HeadEdits) -> EditOutcome:
+def measure_edits(held_out: HeldOutScores, edits: HeadEdits) -> EditOutcome:
     """Held-out accuracy, mean margin and length correlation of the edited head."""
-    weights = edit_head(evidence.head, edits).weights
-    margins = evidence.differences @ weights
-    rewards = np.concatenate([evidence.chosen @ weights, evidence.rejected @ weights])
-    length = length_correlation(rewards, margins, evidence.lengths, evidence.gaps)
-    return EditOutcome(evaluate_margins(margins, evidence.pairs), length, margins)
+    weights = edit_head(held_out.head, edits).weights
+    margins = held_out.differences @ weights
+    rewards = np.concatenate([held_out.chosen @ weights, held_out.rejected @ weights])
+    length = length_correlation(rewards, margins, held_out.lengths, held_out.gaps)
+    return EditOutcome(evaluate_margins(margins, held_out.pairs), length, margins)
 
 
-def compare_edits(evidence: HeldOutScores, before: EditOutcome, after: EditOutcome) -> EditEffect:
-    """How much better or worse, and which pairs changed sides; a tie counts as wrong."""
+def compare_edits(held_out: HeldOutScores, before: EditOutcome, after: EditOutcome) -> EditEffect:
+    """Change of accuracy, and which pairs regressed or were fixed; a tie counts as wrong."""
     was, now = before.margins > 0, after.margins > 0
     change = now.astype(np.float64) - was
-    groups = evidence.pairs.groups
-    enough = len(np.unique(groups)) > 1  # a single prompt says nothing about others
+    groups = held_out.pairs.groups
+    enough = len(np.unique(groups)) > 1  # one prompt alone gives no interval
     order = np.argsort(-np.abs(after.margins - before.margins), kind="stable")
     return EditEffect(
         accuracy_change=float(change.mean()),
@@ -255,44 +254,44 @@ def compare_edits(evidence: HeldOutScores, before: EditOutcome, after: EditOutco
     )
 
 
-def feature_ablation(evidence: HeldOutScores, edits: HeadEdits) -> FeatureAblation:
-    """Leave one out, for all features at once."""
-    parts = evidence.differences * edit_head(evidence.head, edits).weights
+def feature_ablation(held_out: HeldOutScores, edits: HeadEdits) -> FeatureAblation:
+    """Leave-one-out ablation of all features at once."""
+    parts = held_out.differences * edit_head(held_out.head, edits).weights
     margins = parts.sum(1)
     without = margins[:, None] - parts
     return FeatureAblation(
-        features=evidence.head.features,
+        features=held_out.head.features,
         accuracy_change=(without > 0).mean(0) - float((margins > 0).mean()),
-        length_correlation=rank_correlations(parts, evidence.gaps),
-        length_without=rank_correlations(without, evidence.gaps),
+        length_correlation=rank_correlations(parts, held_out.gaps),
+        length_without=rank_correlations(without, held_out.gaps),
     )
 
 
-def length_suggestions(worth: FeatureAblation, outcome: EditOutcome, limit: int = 3) -> np.ndarray:
-    """Features without which the margins follow length less, the most helpful first: indices into the head's features.
+def length_suggestions(ablation: FeatureAblation, outcome: EditOutcome, limit: int = 3) -> np.ndarray:
+    """Features to switch off to reduce the length correlation, most effective first, as indices into the head's features.
 
-    None where the margins do not follow length further than chance would have it (two standard errors of no correlation).
+    Empty if the length correlation of the margins is within two standard errors of zero.
     """
     if not abs(outcome.length.margin_spearman) > 2 / np.sqrt(max(1, len(outcome.margins) - 1)):
         return np.zeros(0, np.int64)
-    gain = np.abs(outcome.length.margin_spearman) - np.abs(worth.length_without)
+    gain = np.abs(outcome.length.margin_spearman) - np.abs(ablation.length_without)
     order = np.argsort(-np.nan_to_num(gain, nan=-1.0), kind="stable")[:limit]
     return order[np.nan_to_num(gain[order], nan=-1.0) >= LENGTH_GAIN]
 
 
-def summarise_edits(evidence: HeldOutScores, edits: HeadEdits, data: PreferenceData) -> dict[str, Any]:
-    """Plain values for the command line; a correlation that is not defined is None, pairs are named by their rows."""
-    before, after = measure_edits(evidence, HeadEdits()), measure_edits(evidence, edits)
-    effect = compare_edits(evidence, before, after)
+def summarise_edits(held_out: HeldOutScores, edits: HeadEdits, data: PreferenceData) -> dict[str, Any]:
+    """Plain values for the command line; an undefined correlation is None, pairs are given by their rows in the source."""
+    before, after = measure_edits(held_out, HeadEdits()), measure_edits(held_out, edits)
+    effect = compare_edits(held_out, before, after)
 
     def rows(which: np.ndarray) -> list[int]:
-        return [data.pairs[i].row for i in evidence.rows[which]]
+        return [data.pairs[i].row for i in held_out.rows[which]]
 
     return {
-        "data": evidence.data,
+        "data": held_out.data,
         "n": after.evaluation.n,
         "n_prompts": after.evaluation.n_prompts,
-        "n_seen_in_training": evidence.n_seen,
+        "n_seen_in_training": held_out.n_seen,
         "accuracy": after.evaluation.accuracy,
         "ci95": list(after.evaluation.ci95),
         "parent_accuracy": before.evaluation.accuracy,
@@ -308,35 +307,36 @@ def summarise_edits(evidence: HeldOutScores, edits: HeadEdits, data: PreferenceD
 
 
 def make_edited_head(
-    parent: SavedHead, parent_name: str, edits: HeadEdits, name: str, evidence: HeldOutScores | None
+    parent: SavedHead, parent_name: str, edits: HeadEdits, name: str, held_out: HeldOutScores | None
 ) -> SavedHead:
-    """The edited head with its lineage, ready to be saved; the parent stays as it is.
+    """The edited head with its lineage, ready to be saved; the parent is not changed.
 
-    The rewards of the training responses are not kept in a head, so that the percentiles are those of the held-out pairs,
-    which the card says. Without evidence nothing is measured and the percentiles stay the parent's, which it says too.
+    A head does not store the rewards of its training responses, so the reward percentiles of the edited head are taken from
+    the held-out pairs. Without held-out pairs nothing is measured and the percentiles stay the parent's. The card records
+    which.
 
     Raises:
-        SparseRMError: nothing is edited, nothing is left, or a feature is named that the head does not have.
+        SparseRMError: no feature is edited, all are switched off, or the edits name a feature that the head does not have.
     """
     head = edit_head(parent.head, edits)
     if not edits.factors:
         raise SparseRMError("no feature is edited; switch one off, flip it or rescale it before saving a new head")
     if not head.weights.any():
-        raise SparseRMError("every feature is off, and every response would get the same reward; leave one on at least")
-    # The accuracy on training pairs and its baselines are those of the parent.
+        raise SparseRMError("every feature is off, and every response would get the same reward; leave at least one on")
+    # The parent's training accuracy does not hold for the edited head.
     training = {key: value for key, value in parent.card.training.items() if key != "accuracy"}
     training["lineage"] = _lineage(parent, parent_name, edits)
     training["yardstick"] = "the parent's training responses, before the edits"
     edited = replace(parent, head=head, card=replace(parent.card, name=name, training=training, metrics={}))
-    if evidence is None:
+    if held_out is None:
         return edited
-    training["yardstick"] = f"responses of {evidence.data}, {len(evidence.rows):,} held-out pairs"
+    training["yardstick"] = f"responses of {held_out.data}, {len(held_out.rows):,} held-out pairs"
     percent = np.linspace(0, 100, 101)
     return replace(
         edited,
-        card=replace(edited.card, metrics=_metrics(evidence, edits)),
-        quantiles_chosen=np.percentile(evidence.chosen @ head.weights + head.bias, percent),
-        quantiles_rejected=np.percentile(evidence.rejected @ head.weights + head.bias, percent),
+        card=replace(edited.card, metrics=_metrics(held_out, edits)),
+        quantiles_chosen=np.percentile(held_out.chosen @ head.weights + head.bias, percent),
+        quantiles_rejected=np.percentile(held_out.rejected @ head.weights + head.bias, percent),
     )
 
 
@@ -350,13 +350,13 @@ def _lineage(parent: SavedHead, parent_name: str, edits: HeadEdits) -> dict[str,
     return {**lineage, "parent_lineage": earlier} if earlier else lineage
 
 
-def _metrics(evidence: HeldOutScores, edits: HeadEdits) -> dict[str, Any]:
-    found = measure_edits(evidence, edits).evaluation
+def _metrics(held_out: HeldOutScores, edits: HeadEdits) -> dict[str, Any]:
+    found = measure_edits(held_out, edits).evaluation
     return {
         "accuracy": found.accuracy,
         "ci95": list(found.ci95),
         "n": found.n,
-        "measured_on": f"{evidence.data}, by which it was edited",
+        "measured_on": f"{held_out.data}, also used to choose the edits",
         "length_baseline": found.length_baseline,
-        "parent_accuracy": measure_edits(evidence, HeadEdits()).evaluation.accuracy,
+        "parent_accuracy": measure_edits(held_out, HeadEdits()).evaluation.accuracy,
     }

@@ -1,8 +1,8 @@
-"""What stands beside a trained head, so that one can tell whether to trust it: baselines, learning curve, sweep, stability.
+"""Evidence on whether a trained head can be trusted: baselines, learning curve, sweep and stability of the selection.
 
-All of it is computed from representations, with the one way to fit (``fitting``) and to measure (``evaluate``), and is the
-same every time. Accuracies are on test pairs of prompts that training has not seen; only the sweep is cross-validated over
-the training prompts, so that choosing a cell does not use the test pairs up.
+All of it is computed from representations and is deterministic. Accuracies are on test pairs whose prompts are not in the
+training pairs; only the sweep is cross-validated over the training prompts, so that choosing a cell does not touch the test
+pairs.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from sparserm.evaluation.accuracy import dense_probe_margins, evaluate_margins, random_settings
+from sparserm.evaluation.accuracy import evaluate_margins
+from sparserm.evaluation.baselines import dense_probe_margins, longer_margins, random_settings
 from sparserm.evaluation.intervals import mean_interval, rank_correlations
 from sparserm.heads.fitting import FitSettings, FittedHead, fit_head
 from sparserm.heads.reward import RewardHead, reward_margins
@@ -23,26 +24,28 @@ from sparserm.support.threads import in_threads
 from sparserm.training.sweep import Step, SweepCell, counter
 from sparserm.types import Progress, SparseRMError
 
-#: Shares of the training prompts in the learning curve.
+#: Shares of the training prompts in the learning curve, and the number of draws averaged at each.
 SHARES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1)
 CURVE_SEEDS = 3
+#: Heads trained on shuffled labels.
 SHUFFLES = 10
+#: Bootstrap resamples of the training prompts for the stability of the selection.
 RESAMPLES = 20
 
 
 @dataclass(frozen=True)
 class Measured:
-    """An accuracy on the test pairs.
+    """Accuracy of one head, or of several averaged, on the test pairs.
 
     Attributes:
         name: ``head``, ``longer`` (prefers the longer response), ``dense`` (Bradley-Terry on the whole representation),
-            ``random`` (as many latents drawn at random) or ``shuffled`` (trained on shuffled labels).
+            ``random`` (as many latents, drawn at random) or ``shuffled`` (trained on shuffled labels).
         accuracy: of one head, or the mean over several.
-        ci95: percentile bootstrap over the test prompts; of a mean over several heads wider by what their draw adds.
-        heads: how many were fitted and averaged.
-        lowest, highest: accuracy among them.
-        length_correlation: Spearman of margins with gaps in length, mean over heads; None where one of the two does not
-            vary, and in results of before it was measured.
+        ci95: percentile bootstrap over the test prompts; for several heads it includes the variance between them.
+        heads: number of heads that were fitted and averaged.
+        lowest, highest: range of their accuracies.
+        length_correlation: Spearman correlation of margins with gaps in length, mean over heads; None if margins or gaps
+            are constant.
     """
 
     name: str
@@ -56,7 +59,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """Test accuracy of heads trained on a part of the training prompts; smaller parts lie inside larger ones."""
+    """Test accuracy of heads trained on a part of the training prompts; the parts are nested."""
 
     n_prompts: int
     n_pairs: int
@@ -67,13 +70,13 @@ class CurvePoint:
 
 @dataclass(frozen=True)
 class FeatureStability:
-    """What becomes of a feature of the head when the training prompts are drawn anew.
+    """Stability of one feature of the head when the training prompts are resampled.
 
     Attributes:
-        selected: share of resamples in which it is selected again.
+        selected: share of resamples in which the feature is selected again.
         same_sign: share of those in which its weight has the same sign.
-        nearest: mean over resamples of the largest absolute cosine between its direction and a selected one: near 1 where
-            a near-copy takes its place.
+        nearest: largest absolute cosine between its direction and that of a selected feature, mean over resamples; near 1
+            if a near-duplicate is selected instead.
     """
 
     feature: int
@@ -85,13 +88,13 @@ class FeatureStability:
 
 @dataclass(frozen=True)
 class Stability:
-    """Selection repeated on prompts drawn with replacement.
+    """Stability of the feature selection under resampling of the training prompts with replacement.
 
     Attributes:
-        features: the head's, the most stable first.
-        jaccard: mean overlap of the head's features with those of a resample, |both| / |either|.
-        chance: that overlap for features drawn at random.
-        resamples: how many.
+        features: the head's features, most stable first.
+        jaccard: mean Jaccard overlap of the head's features with those selected in a resample.
+        chance: expected overlap of features drawn at random.
+        resamples: number of resamples.
     """
 
     features: tuple[FeatureStability, ...]
@@ -102,7 +105,7 @@ class Stability:
 
 @dataclass(frozen=True)
 class HeadEvidence:
-    """Everything that stands beside one head."""
+    """Baselines, learning curve, sweep and stability of one head."""
 
     baselines: tuple[Measured, ...]
     curve: tuple[CurvePoint, ...]
@@ -110,12 +113,12 @@ class HeadEvidence:
     stability: Stability
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON; :meth:`from_dict` reads it back."""
+        """Plain values for JSON, the inverse of :meth:`from_dict`."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> HeadEvidence:
-        """What :meth:`to_dict` wrote."""
+        """Read what :meth:`to_dict` wrote."""
 
         def row(kind: Any, entry: Mapping[str, Any]) -> Any:
             return kind(**{**entry, "ci95": tuple(entry["ci95"])})
@@ -138,7 +141,11 @@ def gather_head_evidence(
     cells: tuple[SweepCell, ...] = (),
     progress: Progress | None = None,
 ) -> HeadEvidence:
-    """Everything about one head; ``cells`` come from :func:`~sparserm.training.sweep.sweep`, which is not of one layer."""
+    """Compute the evidence of one head.
+
+    Args:
+        cells: results of :func:`~sparserm.training.sweep.sweep`, which covers several layers and is run beforehand.
+    """
     n_prompts = len(np.unique(train.groups))
     total = 2 + len(random_settings(settings)) + SHUFFLES + CURVE_SEEDS * (len(_sizes(n_prompts)) - 1) + RESAMPLES
     step = counter(total, progress, "Evidence (heads)")
@@ -158,7 +165,7 @@ def baselines(
     settings: FitSettings,
     step: Step = lambda: None,
 ) -> tuple[Measured, ...]:
-    """The head, and what it has to be better than, or close to, or far from, on the same test pairs."""
+    """Accuracy of the head and of its baselines on the same test pairs."""
 
     def fit(pairs: PairRepresentations, chosen: FitSettings = settings) -> RewardHead:
         return fit_head(pairs, sae, chosen).head
@@ -173,7 +180,7 @@ def baselines(
 
 
 def measure(name: str, heads: Iterable[RewardHead], test: PairRepresentations, step: Step = lambda: None) -> Measured:
-    """Mean accuracy of one head or several on the test pairs; a tie counts as wrong."""
+    """Mean accuracy of one or several heads on the test pairs; a tie counts as wrong."""
     rows = []
     for head in heads:
         rows.append(reward_margins(head, test))
@@ -188,12 +195,12 @@ def measure(name: str, heads: Iterable[RewardHead], test: PairRepresentations, s
 
 
 def longer_baseline(test: PairRepresentations) -> Measured:
-    """Prefers the longer response, in tokens."""
-    return _of_margins("longer", (test.chosen.n_tokens - test.rejected.n_tokens).astype(np.float64), test)
+    """Baseline that prefers the longer response, in tokens."""
+    return _of_margins("longer", longer_margins(test), test)
 
 
 def dense_baseline(train: PairRepresentations, test: PairRepresentations, step: Step = lambda: None) -> Measured:
-    """Knows the whole representation: what a head of few features can at best hope for."""
+    """Bradley-Terry probe on the whole representation: roughly the best that a head of few features can reach."""
     measured = _of_margins("dense", dense_probe_margins(train, test), test)
     step()
     return measured
@@ -207,9 +214,9 @@ def learning_curve(
     settings: FitSettings,
     step: Step = lambda: None,
 ) -> tuple[CurvePoint, ...]:
-    """Test accuracy over the number of training prompts, averaged over draws of them; the last point is the head itself.
+    """Test accuracy over the number of training prompts, averaged over draws; the last point is the head itself.
 
-    A part too small for ``k`` features has no point.
+    Parts too small for ``k`` features have no point.
     """
     prompts = np.unique(train.groups)
     points = []
@@ -229,20 +236,20 @@ def learning_curve(
 def selection_stability(
     fitted: FittedHead, train: PairRepresentations, sae: SparseAutoencoder, settings: FitSettings, step: Step = lambda: None
 ) -> Stability:
-    """How much of the head is selected again when the training prompts are drawn anew, with replacement."""
+    """Repeat the selection on training prompts resampled with replacement, and count which features are selected again."""
     features = fitted.head.features
     again = np.zeros(len(features))
     same = np.zeros(len(features))
     nearest = np.zeros(len(features))
     overlaps = []
 
-    def drawn_anew(seed: int) -> RewardHead | None:
+    def refit(seed: int) -> RewardHead | None:
         try:
             return fit_head(train.take(resample(train.groups, seed)), sae, replace(settings, l2=fitted.l2)).head
         except SparseRMError:  # fewer latents fire in these prompts than the head has features
             return None
 
-    for other in in_threads(drawn_anew, range(RESAMPLES)):
+    for other in in_threads(refit, range(RESAMPLES)):
         step()
         if other is None:
             overlaps.append(0.0)
@@ -279,30 +286,30 @@ def _of_margins(name: str, margins: np.ndarray, test: PairRepresentations) -> Me
 
 
 def _length_correlation(margins: np.ndarray, test: PairRepresentations) -> float | None:
-    """Of ``margins [heads, n]``, mean over heads."""
+    """Spearman correlation of ``margins [heads, n]`` with gaps in length, mean over heads."""
     mean = float(rank_correlations(margins.T, test.length_gaps).mean())
     return None if np.isnan(mean) else mean
 
 
 def _sizes(n_prompts: int) -> list[int]:
-    """Numbers of prompts in the learning curve; two are the fewest that can say anything."""
+    """Numbers of prompts in the learning curve, 2 or more each."""
     return sorted({n_prompts, *(size for share in SHARES if (size := round(share * n_prompts)) >= 2)})
 
 
 def _part(train: PairRepresentations, prompts: np.ndarray, size: int, seed: int) -> np.ndarray:
-    """Rows of the first ``size`` prompts in the seed's order."""
+    """Rows of the first ``size`` prompts in the order drawn with ``seed``."""
     return np.flatnonzero(np.isin(train.groups, np.random.default_rng(seed).permutation(prompts)[:size]))
 
 
 def resample(groups: np.ndarray, seed: int) -> np.ndarray:
-    """Rows of as many prompts as there are, drawn with replacement."""
+    """Rows of a bootstrap resample: as many prompts as there are, drawn with replacement."""
     prompts, numbers = np.unique(groups, return_inverse=True)
     rows = np.split(np.argsort(numbers, kind="stable"), np.cumsum(np.bincount(numbers))[:-1])
     return np.concatenate([rows[i] for i in np.random.default_rng(seed).integers(len(prompts), size=len(prompts))])
 
 
 def _shuffled(pairs: PairRepresentations, seed: int) -> PairRepresentations:
-    """Every pair's chosen and rejected swapped or not, by a coin."""
+    """The pairs with chosen and rejected swapped at random, each with probability 1/2."""
     n = len(pairs.groups)
     swap = np.random.default_rng(seed).random(n) < 0.5
     both = _stacked(pairs.chosen, pairs.rejected)
@@ -328,4 +335,6 @@ def _stacked_latents(first: Latents | None, second: Latents | None) -> Latents |
             return LatentSummary(indptr, np.concatenate([first.fired, second.fired]), first.d_sae)
         case None, None:
             return None
-    raise TypeError(f"the latents are {type(first).__name__} and {type(second).__name__}; expected one kind")
+    raise TypeError(
+        f"the latents are {type(first).__name__} and {type(second).__name__}; expected the same type for chosen and rejected"
+    )

@@ -1,8 +1,8 @@
-"""Layers, numbers of features and methods beside each other, cross-validated over the training prompts.
+"""Sweeps over layers, numbers of features and selection methods, cross-validated over the training prompts.
 
-A cell is what ``cross_validate`` says of its settings. What a fold and layer have in common, the dense probe above all, is
-computed once and serves every size and method, so that a sweep costs little more than its cells of one size would. Choosing a
-cell uses the training pairs up and no test pairs; the accuracy of the best of many cells is a little too good all the same.
+The accuracy of a cell equals that of ``cross_validate`` with its settings. Whatever depends only on fold and layer, above all
+the dense probe, is computed once for all sizes and methods, so a sweep costs little more than its cells of one size. Choosing a
+cell uses no test pairs, but the accuracy of the best of many cells is slightly optimistic.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 
 from sparserm.evaluation.accuracy import evaluate_margins
 from sparserm.heads.bradley_terry import prompt_folds
-from sparserm.heads.fitting import FitSettings, fit_statistics, fit_to_evidence
+from sparserm.heads.fitting import FitSettings, fit_statistics, select_and_fit
 from sparserm.heads.reward import reward_margins
 from sparserm.heads.selection import SELECTORS
 from sparserm.representations.values import PairRepresentations
@@ -32,21 +32,21 @@ if TYPE_CHECKING:
 #: Called after every fit.
 Step = Callable[[], None]
 
-#: Sizes that are looked at where none are named.
+#: Default numbers of features.
 SIZES = (4, 8, 16, 24, MAX_FEATURES)
-#: Bradley-Terry on the whole representation: it has no features, and its ``k`` is 0.
+#: Bradley-Terry probe on the whole representation; it has no features, so its ``k`` is 0.
 DENSE = "dense"
 METHODS = (*SELECTORS, DENSE)
-#: They stand beside the others and are not chosen.
+#: Methods that are shown for comparison and never chosen.
 BASELINES = ("random", DENSE)
 
 
 @dataclass(frozen=True)
 class SweepCell:
-    """Accuracy of ``k`` features of one SAE found by one method, cross-validated over the training prompts.
+    """Accuracy of one method with ``k`` features of one SAE, cross-validated over the training prompts.
 
     Attributes:
-        k: 0 for the dense probe.
+        k: number of features, 0 for the dense probe.
         ci95: bootstrap over prompts.
     """
 
@@ -60,11 +60,12 @@ class SweepCell:
 
 @dataclass(frozen=True)
 class Choice:
-    """What a sweep comes to.
+    """The best cells of a sweep; baselines are left out.
 
     Attributes:
-        best: of the highest accuracy; baselines are left out.
-        simplest: of the fewest features, and of these of the highest accuracy, inside the interval of the best.
+        best: the cell with the highest accuracy.
+        simplest: of the cells within the confidence interval of the best, the one with the fewest features; ties are broken
+            by accuracy.
     """
 
     best: SweepCell
@@ -79,11 +80,14 @@ def sweep(
     methods: Sequence[str] = METHODS,
     progress: Progress | None = None,
 ) -> tuple[SweepCell, ...]:
-    """One cell for each SAE (its layer), method and size; a cell that cannot be has none.
+    """Cross-validate every SAE (layer), method and size.
 
     Args:
-        train: representations of the training pairs by the SAE's name.
-        settings: all but ``k`` and ``selection``, which the cells have of their own.
+        train: representations of the training pairs, by the SAE's name.
+        settings: settings shared by all cells; ``k`` and ``selection`` are replaced in each.
+
+    Returns:
+        The cells; combinations with more features than latents that fire are left out.
 
     Raises:
         SparseRMError: a method is unknown.
@@ -100,10 +104,10 @@ def sweep(
 
 
 def check_methods(methods: Sequence[str]) -> tuple[str, ...]:
-    """The methods, each once.
+    """Check the names of methods and drop duplicates.
 
     Raises:
-        SparseRMError: one is unknown.
+        SparseRMError: a method is unknown.
     """
     if unknown := [method for method in methods if method not in METHODS]:
         raise SparseRMError(f"method {unknown[0]!r} is unknown; expected some of {', '.join(METHODS)}")
@@ -118,13 +122,14 @@ def sweep_margins(
     seed: int | None = None,
     step: Step = lambda: None,
 ) -> dict[tuple[str, int], np.ndarray]:
-    """``[n]`` margins for each method and size, each from a head that has not seen the pair's prompt.
+    """Out-of-fold margins for each method and size: every pair is scored by a head that was not trained on its prompt.
 
     Args:
-        seed: of the folds; None takes those of :func:`~sparserm.evaluation.accuracy.cross_validate`.
+        seed: seed of the folds; None uses those of :func:`~sparserm.evaluation.accuracy.cross_validate`.
 
     Returns:
-        Nothing for a size with more features than fire in one of the folds, and nothing at all for a single pair.
+        ``[n]`` margins by ``(method, k)``. A size with more features than fire in one of the folds is left out; empty for
+        fewer than two pairs.
     """
     if len(pairs.groups) < 2:
         return {}
@@ -149,22 +154,22 @@ def _fold_margins(
     wanted: Sequence[tuple[str, int]],
     step: Step,
 ) -> dict[tuple[str, int], np.ndarray]:
-    """Margins of the rest for each method and size that can be."""
-    evidence = fit_statistics(train, sae, settings)
+    """Margins of ``rest`` for each method and size that can be fitted on ``train``."""
+    statistics = fit_statistics(train, sae, settings)
     margins = {}
     for method, k in wanted:
         if method == DENSE:
-            margins[method, k] = rest.differences @ evidence.probe.weights
+            margins[method, k] = rest.differences @ statistics.probe.weights
         else:
             with suppress(SparseRMError):
-                head = fit_to_evidence(train, evidence, sae, replace(settings, selection=method, k=k)).head
+                head = select_and_fit(train, statistics, sae, replace(settings, selection=method, k=k)).head
                 margins[method, k] = reward_margins(head, rest)
         step()
     return margins
 
 
 def choose(cells: Sequence[SweepCell]) -> Choice | None:
-    """The best cell and the simplest one that it cannot be told from; None where there are only baselines."""
+    """The best cell, and the simplest one that is not distinguishable from it; None if there are only baselines."""
     selected = [cell for cell in cells if cell.method not in BASELINES]
     if not selected:
         return None
@@ -181,7 +186,7 @@ def describe(cell: SweepCell) -> str:
 
 
 def cells_table(cells: Sequence[SweepCell]) -> pd.DataFrame:
-    """One row for each cell."""
+    """A table with one row per cell."""
     import pandas as pd
 
     columns = ["sae", "layer", "method", "k", "accuracy", "ci95_low", "ci95_high"]
@@ -190,13 +195,13 @@ def cells_table(cells: Sequence[SweepCell]) -> pd.DataFrame:
 
 
 def counter(total: int, progress: Progress | None, what: str) -> Step:
-    """A step that reports how many there have been, from whichever thread it is taken."""
+    """A thread-safe callback that counts its calls and reports them to ``progress``."""
     done = 0
-    one_at_a_time = threading.Lock()
+    lock = threading.Lock()
 
     def step() -> None:
         nonlocal done
-        with one_at_a_time:
+        with lock:
             done += 1
             if progress is not None:
                 progress(min(done, total), total, what)

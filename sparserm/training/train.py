@@ -1,7 +1,13 @@
-"""From validated pairs to a saved-ready reward model and the figures that belong beside it."""
+"""Training of heads: :func:`train_head` for one head, and the steps that the Train page and its background jobs run.
+
+A training job splits the pairs by prompt (:func:`split_pairs`), represents both parts (:func:`represent_split`), fits and
+measures a head, and writes the results that :func:`read_result` reads. The page then fits heads with other settings from the
+stored representations (:func:`read_prepared`, :func:`fit_again`), without running the backbone.
+"""
 
 from __future__ import annotations
 
+import importlib
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,7 +18,8 @@ from typing import Any, cast
 import numpy as np
 
 from sparserm.backbone.model import Backbone
-from sparserm.evaluation.accuracy import Evaluation, cross_validate, evaluate_head, random_latents_accuracy, random_settings
+from sparserm.evaluation.accuracy import Evaluation, cross_validate, evaluate_head
+from sparserm.evaluation.baselines import random_latent_heads, random_latents_accuracy, random_settings
 from sparserm.heads.fitting import FitSettings, FittedHead, fit_head, fit_settings, make_saved_head
 from sparserm.heads.inputs import load_parts, represent_for_fit, represent_layers
 from sparserm.heads.saved import SavedHead, load_head
@@ -22,29 +29,27 @@ from sparserm.pairs.split import Split, split_by_prompt
 from sparserm.representations.values import PairRepresentations
 from sparserm.sae.autoencoder import SparseAutoencoder
 from sparserm.support.defaults import DEFAULT_BACKBONE
-from sparserm.support.threads import in_threads
 from sparserm.training.evidence import HeadEvidence, Measured, measure
 from sparserm.types import HookPoint, Pooling, PreferenceData, Progress, SparseRMError, TokenizedText
 
-#: The split is the same for the same pairs, whatever else is changed.
+#: Fixed seeds: the same pairs are always sampled and split in the same way, whatever the other settings.
 SPLIT_SEED, SAMPLE_SEED = 0, 1
-
-
+#: File of a job's results, in its folder.
 EVIDENCE_FILE = "evidence.json"
 
 
 @dataclass(frozen=True)
 class TrainSpec:
-    """What to train.
+    """Specification of a training job.
 
     Attributes:
         source: where the pairs come from.
         saes: names or folders of SAEs, one for each layer.
-        settings: of the fit.
-        test_share: of the prompts, held out.
-        max_pairs: train and test on a sample of about as many pairs; None takes all.
+        settings: settings of the fit.
+        test_share: share of the prompts that is held out for testing.
+        max_pairs: train and test on a sample of about this many pairs; None uses all.
         backbone: name of the language model.
-        name: of the head.
+        name: name of the head.
     """
 
     source: DataSource
@@ -56,12 +61,12 @@ class TrainSpec:
     name: str = "head"
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON; :meth:`from_dict` reads it back."""
+        """Plain values for JSON, the inverse of :meth:`from_dict`."""
         return {**asdict(self), "source": self.source.to_dict()}
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> TrainSpec:
-        """What :meth:`to_dict` wrote."""
+        """Read what :meth:`to_dict` wrote."""
         settings, source = fit_settings(**value["settings"]), DataSource.from_dict(value["source"])
         return cls(**{**value, "source": source, "settings": settings, "saes": tuple(value["saes"])})
 
@@ -78,14 +83,14 @@ class Prepared:
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a job has left in its folder.
+    """Results of a finished training job.
 
     Attributes:
-        spec: what was asked for.
-        sae: whose head was taken: of several layers, the one whose heads rank best in cross-validation.
+        spec: the job's specification.
+        sae: name of the SAE whose head was kept: of several layers, the one with the best cross-validated accuracy.
         saved: the head.
-        evidence: about it.
-        n_train, n_test: pairs.
+        evidence: baselines, learning curve, sweep and stability of the head.
+        n_train, n_test: numbers of pairs.
     """
 
     spec: TrainSpec
@@ -96,27 +101,9 @@ class TrainResult:
     n_test: int
 
 
-class _NotRun:
-    """A backbone that tokenises and refuses texts to be represented: what is asked of it has to be stored."""
-
-    def __init__(self, backbone: Backbone) -> None:
-        self._backbone = backbone
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._backbone, name)
-
-    def passes(self, texts: Sequence[TokenizedText], hooks: Sequence[HookPoint], **_: Any) -> Iterator[Any]:
-        if texts:
-            raise SparseRMError(
-                f"{len(texts):,} responses at {hooks[0].name} are not in the store, or no longer; train again with these "
-                "settings: what is still stored is not read again"
-            )
-        return iter(())
-
-
 @dataclass(frozen=True)
 class Measurement:
-    """How good a head is on pairs that it was not trained on.
+    """Held-out accuracy of a head, with its baselines.
 
     Attributes:
         evaluation: accuracy with its interval.
@@ -135,26 +122,31 @@ class Measurement:
             "ci95": list(self.evaluation.ci95),
             "n": self.evaluation.n,
             "measured_on": self.measured_on,
-            "random_directions": self.random_accuracy,
+            "random_directions": self.random_accuracy,  # the key of heads over random latents in saved heads
             "length_baseline": self.evaluation.length_baseline,
         }
 
 
 @dataclass(frozen=True)
 class TrainedHead:
-    """A trained model and how good it was found to be.
+    """A trained reward model with its held-out accuracy.
 
     Attributes:
         model: the reward model.
-        measurement: on the test pairs, or cross-validated over prompts of the training pairs.
-        fit_seconds: selecting features and fitting weights, representations in memory.
-        n_truncated: pairs that exceed the backbone's context.
+        measurement: on the test pairs, or cross-validated over the prompts of the training pairs.
+        fit_seconds: time to select features and fit weights, from representations in memory.
+        n_truncated: number of pairs that exceed the backbone's context.
     """
 
     model: SparseRM
     measurement: Measurement
     fit_seconds: float
     n_truncated: int
+
+    @property
+    def evaluation(self) -> Evaluation:
+        """Held-out accuracy with its interval and baseline."""
+        return self.measurement.evaluation
 
     def summary(self) -> dict[str, Any]:
         """Plain values for the command line and the card."""
@@ -185,18 +177,18 @@ def train_head(
     progress: Progress | None = None,
     **settings: Any,
 ) -> TrainedHead:
-    """Train a head and measure it: on ``test`` where it is given, else by cross-validation over prompts.
+    """Train a head and measure it, on ``test`` if given, otherwise by cross-validation over prompts.
 
     Args:
-        settings: fields of :class:`~sparserm.heads.fitting.FitSettings`; None leaves the measured default.
+        settings: fields of :class:`~sparserm.heads.fitting.FitSettings`; None means the default.
 
     Raises:
-        SparseRMError: the pairs, the SAE, the backbone and the settings do not go together.
+        SparseRMError: the pairs cannot be used, or the SAE, the backbone and the settings do not match.
     """
     chosen = fit_settings(**settings)
     dictionary, model = load_parts(backbone, sae, layer, progress)
     train = represent_for_fit(data, model, dictionary, chosen, progress)
-    import sklearn.model_selection  # noqa: F401  (loaded on first use: the figure is of the fit, not of an import)
+    importlib.import_module("sklearn.model_selection")  # loaded lazily by the fit: not to be timed with it
 
     started = time.perf_counter()
     fitted = fit_head(train, dictionary, chosen)
@@ -214,52 +206,13 @@ def train_head(
     return TrainedHead(SparseRM(saved, model), found, fit_seconds, int(truncated.sum()))
 
 
-def _cross_validated(train: PairRepresentations, sae: SparseAutoencoder, settings: FitSettings) -> Measurement:
-    drawn = [cross_validate(train, sae, one).accuracy for one in random_settings(settings)]
-    return Measurement(cross_validate(train, sae, settings), "cross-validation over prompts", float(np.mean(drawn)))
-
-
-def read_result(spec: Mapping[str, Any], folder: Path) -> TrainResult:
-    """What a job that has ended well left in its folder.
-
-    Raises:
-        SparseRMError: it is damaged.
-    """
-    try:
-        wanted, found = TrainSpec.from_dict(spec), json.loads((folder / EVIDENCE_FILE).read_text())
-        for cell in found["cells"]:
-            cell.setdefault("method", wanted.settings.selection)  # jobs of before knew no other
-        return TrainResult(
-            spec=wanted,
-            sae=found["sae"],
-            saved=load_head(folder / "head"),
-            evidence=HeadEvidence.from_dict(found),
-            n_train=found["n_train"],
-            n_test=found["n_test"],
-        )
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise SparseRMError(f"the results in {folder} cannot be read ({error}); delete this job and train again") from error
-
-
-def split_again(result: TrainResult) -> Split:
-    """The split that a job trained and tested on.
-
-    Raises:
-        SparseRMError: the pairs are gone, or are others by now.
-    """
-    split = split_pairs(result.spec.source.load(), result.spec)
-    if split.train.content_hash != result.saved.card.training["data_hash"]:
-        raise SparseRMError(
-            f"{split.train.name} holds other pairs than when this head was trained; train again to try other settings"
-        )
-    return split
-
-
 def split_pairs(data: PreferenceData, spec: TrainSpec) -> Split:
-    """Training and test pairs that share no prompt, of a sample where one was asked for; the same every time.
+    """Split pairs, or a sample of them if ``spec.max_pairs`` is set, into training and test pairs that share no prompt.
+
+    Deterministic: the same pairs and specification give the same split.
 
     Raises:
-        SparseRMError: fewer than two prompts, or a share that is not between 0 and 1.
+        SparseRMError: there are fewer than two prompts, or ``test_share`` is not between 0 and 1.
     """
     if spec.max_pairs is not None and spec.max_pairs < len(data.pairs):
         sample = split_by_prompt(data, test_fraction=spec.max_pairs / len(data.pairs), seed=SAMPLE_SEED).test
@@ -273,7 +226,7 @@ def represent_split(
     """Representations of both parts at every SAE's layer, from one pass of the backbone, by the SAE's name.
 
     Raises:
-        SparseRMError: an SAE is not one of this backbone.
+        SparseRMError: an SAE was not trained on this backbone.
     """
     pairs = (*split.train.pairs, *split.test.pairs)
     found = represent_layers(pairs, backbone, saes, pooling, progress)
@@ -281,17 +234,64 @@ def represent_split(
     return {name: Prepared(split, found[name].take(train), found[name].take(test), sae) for name, sae in saes.items()}
 
 
-def read_prepared(split: Split, backbone: Backbone, sae: SparseAutoencoder, pooling: Pooling) -> Prepared:
-    """The same for one SAE from what is stored: without running the backbone.
+def finish_head(
+    fitted: FittedHead, prepared: Prepared, backbone: Backbone, settings: FitSettings, random: Measured, name: str
+) -> SavedHead:
+    """The head with its card: trained on the training part, measured on the test part.
+
+    Args:
+        random: accuracy of heads over random latents on the test part.
+    """
+    found = Measurement(evaluate_head(fitted.head, prepared.test), prepared.split.test.name, random.accuracy)
+    return make_saved_head(fitted, prepared.split.train, backbone, prepared.sae, settings, name=name, metrics=found.metrics())
+
+
+def read_result(spec: Mapping[str, Any], folder: Path) -> TrainResult:
+    """Read the results of a finished training job from its folder.
 
     Raises:
-        SparseRMError: something is not stored, or no longer.
+        SparseRMError: the results are damaged.
     """
-    return represent_split(split, cast(Backbone, _NotRun(backbone)), {sae.name: sae}, pooling)[sae.name]
+    try:
+        found = json.loads((folder / EVIDENCE_FILE).read_text())
+        return TrainResult(
+            spec=TrainSpec.from_dict(spec),
+            sae=found["sae"],
+            saved=load_head(folder / "head"),
+            evidence=HeadEvidence.from_dict(found),
+            n_train=found["n_train"],
+            n_test=found["n_test"],
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SparseRMError(f"the results in {folder} cannot be read ({error}); delete this job and train again") from error
+
+
+def split_again(result: TrainResult) -> Split:
+    """Reproduce the split that a job trained and tested on.
+
+    Raises:
+        SparseRMError: the pairs are gone or have changed since.
+    """
+    split = split_pairs(result.spec.source.load(), result.spec)
+    if split.train.content_hash != result.saved.card.training["data_hash"]:
+        raise SparseRMError(
+            f"{split.train.name} has changed since this head was trained; expected the same pairs; train again to try "
+            "other settings"
+        )
+    return split
+
+
+def read_prepared(split: Split, backbone: Backbone, sae: SparseAutoencoder, pooling: Pooling) -> Prepared:
+    """Representations of a split at one SAE's layer, read from the store without running the backbone.
+
+    Raises:
+        SparseRMError: some representations are not in the store.
+    """
+    return represent_split(split, cast(Backbone, _StoredOnly(backbone)), {sae.name: sae}, pooling)[sae.name]
 
 
 def fit_again(prepared: Prepared, settings: FitSettings) -> tuple[FittedHead, Measured]:
-    """A head with other settings and its accuracy on the same test pairs: in well under a second for a thousand pairs.
+    """Fit a head with other settings and measure it on the same test pairs; under a second for a thousand pairs.
 
     Raises:
         SparseRMError: as for :func:`~sparserm.heads.fitting.fit_head`.
@@ -301,14 +301,28 @@ def fit_again(prepared: Prepared, settings: FitSettings) -> tuple[FittedHead, Me
 
 
 def measure_random(prepared: Prepared, settings: FitSettings) -> Measured:
-    """Heads of the same size over latents drawn at random."""
-    heads = in_threads(lambda one: fit_head(prepared.train, prepared.sae, one).head, random_settings(settings))
-    return measure("random", heads, prepared.test)
+    """Test accuracy of heads of the same size over random latents."""
+    return measure("random", random_latent_heads(prepared.train, prepared.sae, settings), prepared.test)
 
 
-def finish_head(
-    fitted: FittedHead, prepared: Prepared, backbone: Backbone, settings: FitSettings, random: Measured, name: str
-) -> SavedHead:
-    """The head with its card: trained on the training part, measured on the test part."""
-    found = Measurement(evaluate_head(fitted.head, prepared.test), prepared.split.test.name, random.accuracy)
-    return make_saved_head(fitted, prepared.split.train, backbone, prepared.sae, settings, name=name, metrics=found.metrics())
+class _StoredOnly:
+    """A backbone that tokenises texts but refuses to run on them, so that all representations must come from the store."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        self._backbone = backbone
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._backbone, name)
+
+    def passes(self, texts: Sequence[TokenizedText], hooks: Sequence[HookPoint], **_: Any) -> Iterator[Any]:
+        if texts:
+            raise SparseRMError(
+                f"{len(texts):,} responses at {hooks[0].name} are not in the store; train again with these settings, which "
+                "computes only the missing ones"
+            )
+        return iter(())
+
+
+def _cross_validated(train: PairRepresentations, sae: SparseAutoencoder, settings: FitSettings) -> Measurement:
+    drawn = [cross_validate(train, sae, one).accuracy for one in random_settings(settings)]
+    return Measurement(cross_validate(train, sae, settings), "cross-validation over prompts", float(np.mean(drawn)))

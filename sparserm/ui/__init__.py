@@ -1,1 +1,1 @@
-"""What pages are made of: session and caches, charts, components. The only part of the package that knows Streamlit."""
+"""The app's user interface, one folder for each page. The only part of the package that imports Streamlit."""

@@ -52,14 +52,14 @@ def test_the_first_visit_needs_no_typing(open_page) -> None:
     page = open_page()
     titles = [one.value for one in page.subheader]
     assert titles[0] == "Labels that the head contradicts"
-    assert any(title.startswith("The surface alone ranks") for title in titles)
+    assert any(title.startswith("Surface features alone reach") for title in titles)
 
 
 def test_flagged_rows_are_listed_by_reason_with_their_file(open_page) -> None:
     page = open_page(ROWS)
     assert _reasons(page) == ["2 reversed", "1 duplicate"]
     assert any("3 of them flagged" in caption.value for caption in page.caption)
-    assert any(button.label == "Flagged rows as CSV (3 rows)" for button in page.get("download_button"))
+    assert any(button.label == "Download flagged rows (CSV, 3 rows)" for button in page.get("download_button"))
 
 
 def test_prompts_shared_with_other_data_are_flagged(open_page) -> None:
@@ -69,7 +69,7 @@ def test_prompts_shared_with_other_data_are_flagged(open_page) -> None:
 
 def test_sound_pairs_are_said_to_be_sound(open_page) -> None:
     page = open_page([ROWS[0], ROWS[2]])
-    assert any("No repeated" in one.value for one in page.success)
+    assert any("No duplicate" in one.value for one in page.success)
 
 
 def test_what_needs_the_language_model_comes_last_and_takes_nothing_else_away(open_page, monkeypatch) -> None:
@@ -77,8 +77,8 @@ def test_what_needs_the_language_model_comes_last_and_takes_nothing_else_away(op
     monkeypatch.setattr("sparserm.ui.shared.pairs_picker.INLINE_TOKENS", 0)
     rows = [{**row, "prompt": "Not read before?"} for row in ROWS]
     page = open_page(rows)
-    assert any("have not been read by the language model" in one.value for one in page.info)
-    assert any(one.value.startswith("The surface alone") for one in page.subheader)
+    assert any("have no stored representations for" in one.value for one in page.info)
+    assert any(one.value.startswith("Surface features alone") for one in page.subheader)
     assert _reasons(page) == ["2 reversed", "1 duplicate"]
 
 
@@ -91,7 +91,7 @@ def test_large_data_is_looked_through_by_a_job(open_page, monkeypatch, tmp_path)
     monkeypatch.setattr("os.nice", lambda n: 0)
     page = open_page(ROWS)
     assert any("4 pairs takes about a minute" in one.value for one in page.info)
-    next(button for button in page.button if button.label == "Look through them").click().run()
+    next(button for button in page.button if button.label == "Start the audit").click().run()
     assert not page.exception and len(started) == 1
     work(started[0])
     page.run()

@@ -86,7 +86,12 @@ def test_a_link_shows_its_comparison_at_once_with_the_pinned_two() -> None:
     assert not page.exception and _responses(page) == HOSTILE
     assert page.text_area(key="compare_prompt").value == "Why *so*?"
     assert "wins" in page.subheader[0].value
-    assert [metric.label for metric in page.metric] == ["A beats B", "Margin, A over B", "Reward of A", "Reward of B"]
+    assert [metric.label for metric in page.metric] == [
+        "Win probability, A vs. B",
+        "Margin, A minus B",
+        "Reward of A",
+        "Reward of B",
+    ]
     rewards = dict(zip(page.dataframe[0].value["response"], page.dataframe[0].value["reward"], strict=True))
     assert page.metric[2].value == f"{rewards[3]:+.2f}" and page.metric[3].value == f"{rewards[1]:+.2f}"
 
@@ -172,4 +177,4 @@ def test_a_file_that_cannot_be_used_is_answered_with_what_helps(file, said) -> N
 
 def test_a_link_to_candidates_that_are_not_here_says_so() -> None:
     page = _open(compare_mode="Best of N", candidates="<b>no</b>")
-    assert not page.exception and "no candidates" in page.error[0].value
+    assert not page.exception and "No candidates" in page.error[0].value

@@ -57,8 +57,8 @@ def test_a_link_opens_with_its_edits_and_they_can_be_undone_redone_and_reset(mon
     untouched = _metric(_open(monkeypatch), "Held-out accuracy")
     page = _open(monkeypatch, f"{first}:0,{second}:-1")
     edited = _metric(page, "Held-out accuracy")
-    assert edited != untouched and _metric(page, "Pairs that changed sides") != "0"
-    assert len(page.dataframe[0].value) == int(_metric(page, "Pairs that changed sides"))
+    assert edited != untouched and _metric(page, "Changed pairs") != "0"
+    assert len(page.dataframe[0].value) == int(_metric(page, "Changed pairs"))
     assert _metric(_press(page, "Undo"), "Held-out accuracy") == untouched
     assert "edits" not in page.query_params
     assert _metric(_press(page, "Redo"), "Held-out accuracy") == edited
@@ -73,7 +73,7 @@ def test_each_head_keeps_its_own_edits(monkeypatch, parent) -> None:
     page = _open(monkeypatch, edits)
     page.selectbox(key="head").set_value("safety").run()
     assert not page.exception and not page.warning
-    assert "edits" not in page.query_params and _metric(page, "Pairs that changed sides") == "0"
+    assert "edits" not in page.query_params and _metric(page, "Changed pairs") == "0"
     page.selectbox(key="head").set_value("truthfulness").run()
     assert page.query_params["edits"] == edits
 
@@ -82,8 +82,8 @@ def test_each_head_keeps_its_own_edits(monkeypatch, parent) -> None:
 @pytest.mark.parametrize("edits", ["nonsense", "999999:0", "<script>alert(1)</script>"])
 def test_a_link_with_edits_of_something_else_says_so_and_edits_nothing(monkeypatch, edits) -> None:
     page = _open(monkeypatch, edits)
-    assert "edits of this link are left out" in page.warning[0].value
-    assert _metric(page, "Pairs that changed sides") == "0"
+    assert "edits in this link are ignored" in page.warning[0].value
+    assert _metric(page, "Changed pairs") == "0"
 
 
 @pytest.mark.backbone
@@ -92,7 +92,7 @@ def test_an_edited_head_is_saved_under_a_name_with_its_lineage_and_opened(monkey
     feature = int(parent.head.features[0])
     page = _open(monkeypatch, f"{feature}:0")
     page.text_input[0].set_value("truthfulness")
-    assert "is a shipped head already" in _press(page, "Save as new head").error[0].value
+    assert "is already a shipped head" in _press(page, "Save as new head").error[0].value
     page.text_input[0].set_value("mine")
     _press(page, "Save as new head")
     assert "Saved as mine" in page.success[0].value

@@ -48,8 +48,8 @@ def test_the_first_visit_needs_no_typing(open_page) -> None:
         "Accuracy",
         "AUROC",
         "Calibration error",
-        "Longer is better",
-        "Length-matched",
+        "Longer-response baseline",
+        "Length-matched accuracy",
         "Length correlation",
     ]
     assert {"Margins", "Calibration", "Slices", "Mistakes"} <= {one.value for one in page.subheader}
@@ -76,7 +76,7 @@ def test_one_pair_is_enough(open_page) -> None:
 
 def test_pairs_that_the_head_was_trained_on_are_no_test_of_it(open_page, monkeypatch) -> None:
     known = int(load_head("truthfulness").prompt_keys[0])
-    monkeypatch.setattr("sparserm.evaluation.report.short_key", lambda prompt: known)
+    monkeypatch.setattr("sparserm.heads.saved.short_key", lambda prompt: known)
     page = open_page(_rows("a", "b"))
     assert any("trained on the prompts of all 2 pairs" in warning.value for warning in page.warning)
 
@@ -93,7 +93,7 @@ def test_categories_that_were_added_to_the_same_pairs_are_seen(open_page) -> Non
 def test_a_link_opens_with_the_mistake_that_it_names_taken_apart(open_page) -> None:
     row = str(open_page().dataframe[-1].value["row"].iloc[2])
     page = open_page(mistake=row)
-    assert page.subheader[-1].value == f"Row {row}, taken apart"
+    assert page.subheader[-1].value == f"Row {row}: pairwise breakdown"
     assert any(link.proto.label == "Open in Compare" for link in page.get("page_link"))
     assert page.query_params["mistake"] == row
     assert open_page(mistake="none").subheader[-1].value == "Mistakes"

@@ -17,6 +17,7 @@ from sparserm.jobs import queue
 from sparserm.pairs.sources import list_sources
 from sparserm.representations.represent import represent_pairs
 from sparserm.representations.store import stored
+from sparserm.support.defaults import TASKS, assets_dir
 from sparserm.types import Message
 
 ROOT = Path(__file__).parents[2]
@@ -26,16 +27,21 @@ PAIRS = f"{HEAD} (starter pairs)"
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory):
-    """A data folder of the module's own, with the default backbone of the user's."""
+    """A data folder of the module's own, with the default backbone of the user's; a third of the starter pairs will do."""
     from sparserm.backbone.smollm2 import ensure_default_backbone
 
     folder = ensure_default_backbone()
     own = tmp_path_factory.mktemp("home")
     (own / "backbones").mkdir()
     (own / "backbones" / folder.name).symlink_to(folder)
+    (own / "pairs").mkdir()
+    for task in TASKS:
+        lines = (assets_dir() / "pairs" / f"{task}.jsonl").read_text().splitlines(keepends=True)
+        (own / "pairs" / f"{task}.jsonl").write_text("".join(lines[:24]))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SPARSERM_HOME", str(own))
         patch.delenv("SPARSERM_DATA", raising=False)
+        patch.setattr("sparserm.pairs.sources.assets_dir", lambda: own)
         yield own
 
 
@@ -76,9 +82,10 @@ def _counts(page: AppTest) -> str:
 
 
 @pytest.mark.backbone
-def test_before_the_pairs_are_read_the_heads_own_figures_are_there(home: Path) -> None:
+def test_before_the_pairs_are_read_the_heads_own_figures_are_there(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sparserm.ui.shared.pairs_picker.INLINE_TOKENS", 0)
     page = _page(pairs="helpfulness (starter pairs)")
-    assert "have not been read" in page.info[0].value
+    assert "have no stored representations" in page.info[0].value
     assert sorted(_listed(page)) == load_head(HEAD).head.features.tolist()
 
 
@@ -107,11 +114,11 @@ class TestWithPairs:
         assert sorted(_listed(page)) == list(range(4608)) and "**0 hidden**" in _counts(page)
 
     def test_a_link_opens_its_feature_list_and_order(self) -> None:
-        page = _page(feature="725", list="All latents", sort="number", find="72", examples="By quarter of activation")
+        page = _page(feature="725", list="All latents", sort="number", find="72", examples="By activation quartile")
         assert page.subheader[0].value.startswith("feature 725 of")
         assert page.selectbox(key="sort").value == "number"
         assert _listed(page) == [72]
-        assert page.segmented_control(key="examples").value == "By quarter of activation"
+        assert page.segmented_control(key="examples").value == "By activation quartile"
         assert _metrics(page)["Weight in the head"] == "none"
 
     @pytest.mark.parametrize("wrong", ["4608", "-1", "abc", "1e3", "²"])
@@ -174,7 +181,7 @@ class TestWithPairs:
 
     def test_every_kind_of_example_is_drawn(self) -> None:
         page = _page()
-        for which in ("By quarter of activation", "Argued for the wrong side", "Strongest"):
+        for which in ("By activation quartile", "Misleading", "Strongest"):
             page.segmented_control(key="examples").set_value(which).run()
             assert not page.exception and not page.error
 
@@ -185,7 +192,7 @@ class TestWithPairs:
         path.write_text("{")
         page = _page()
         path.unlink()
-        assert "mend the file" in page.error[0].value
+        assert "fix the file" in page.error[0].value
 
     def test_the_job_is_offered_and_started_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(queue, "_spawn", lambda folder: None)
@@ -207,14 +214,14 @@ class TestWithPairs:
         save_auto_label(card.sae_fingerprint, listed[2], replace(found, source="tiny-llm", prompt="What is <b>it</b>?"))
         page = _page(feature=str(listed[0]))
         labels = page.dataframe[0].value["label"].tolist()
-        assert labels[:3] == ["<b>*negations*</b> (auto 0.91)", "unlabelled: fires in 3 of 3,000 responses", "mine"]
+        assert labels[:3] == ["<b>*negations*</b> (auto 0.91)", "no reliable label (fires in 3 of 3,000 responses)", "mine"]
         assert page.dataframe[0].value["detects"].tolist()[:3] == [0.91] * 3
         captions = [caption.value for caption in page.caption]
         assert any("**2 of 3** features" in caption for caption in captions)
-        assert any(r"**\<b\>\*negations\*\</b\>** · detects 0.91 (0.88 to 0.94)" in caption for caption in captions)
+        assert any(r"**\<b\>\*negations\*\</b\>** · detection 0.91 (0.88 to 0.94)" in caption for caption in captions)
         assert page.text_input(key=f"label of {card.sae_fingerprint} {listed[0]}").value == ""
         page.button(key="Next feature").click().run()
-        assert any(caption.value.startswith("Unlabelled: fires in 3 of") for caption in page.caption)
+        assert any(caption.value.startswith("No reliable label: fires in 3 of") for caption in page.caption)
         page.button(key="Next feature").click().run()
         assert page.code[0].value == "What is <b>it</b>?"
         assert any(caption.value.endswith("by tiny-llm") for caption in page.caption)

@@ -25,15 +25,19 @@ def test_the_page_opens_with_an_example_filled_in(page: AppTest) -> None:
 def test_a_response_is_scored_and_the_result_says_when_it_is_stale(page: AppTest) -> None:
     page.button[0].click().run()
     assert not page.exception
-    assert [metric.label for metric in page.metric] == ["Beats chosen", "Beats rejected", "Reward"]
+    assert [metric.label for metric in page.metric] == [
+        "Win probability vs. a typical chosen response",
+        "Win probability vs. a typical rejected response",
+        "Reward",
+    ]
     assert any("they add up to" in caption.value for caption in page.caption)
     assert not page.warning
-    assert page.button[1].label == "Score and compare with the scored one"  # offered at once
+    assert page.button[1].label == "Score and compare with previous"  # offered at once
     page.text_area(key="response").set_value("Something else.").run()
     assert "changed since" in page.warning[0].value
     page.button[1].click().run()  # score, and compare with what was scored before
     assert not page.exception and not page.warning
-    assert {"Edited beats original", "Margin"} <= {metric.label for metric in page.metric}
+    assert {"Win probability, edited vs. original", "Margin"} <= {metric.label for metric in page.metric}
     page.button[0].click().run()
     assert "Margin" not in {metric.label for metric in page.metric}
 

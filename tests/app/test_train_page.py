@@ -13,8 +13,8 @@ from sparserm.heads.fitting import FitSettings
 from sparserm.heads.library import keep_head, own_heads, pack_head
 from sparserm.heads.saved import SavedHead, load_head, save_head
 from sparserm.jobs import queue
-from sparserm.pairs.files import STARTER_SETS
 from sparserm.pairs.sources import DataSource, list_sources
+from sparserm.support.defaults import TASKS
 from sparserm.training.evidence import CurvePoint, FeatureStability, HeadEvidence, Measured, Stability
 from sparserm.training.sweep import SweepCell
 from sparserm.training.train import TrainSpec
@@ -89,7 +89,7 @@ def test_columns_of_other_names_are_recognised_and_can_be_named() -> None:
         {"question": f"Q{n}?", "answer_good": f"Yes {n}.", "answer_bad": f"No {n}.", "other": f"Perhaps {n}."} for n in range(9)
     ]
     page = _uploaded(_lines(*rows))
-    assert "Recognised by what the columns are called" in _texts(page)
+    assert "Matched by column name" in _texts(page)
     assert "9 rows, 9 usable" in _texts(page)
     boxes = {box.label: box for box in page.selectbox}
     assert boxes["Chosen"].value == "answer_good"
@@ -109,7 +109,7 @@ def test_bad_rows_are_left_out_named_and_can_be_taken_away() -> None:
     ("data", "name", "message"),
     [
         (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + bytes(range(256)), "picture.csv", "is a PNG image"),
-        (b"", "empty.jsonl", "holds no rows"),
+        (b"", "empty.jsonl", "has no rows"),
         (_lines({"a": "x", "b": "y"}), "other.jsonl", "no column"),
         (_lines(_row(1, chosen=""), _row(2, rejected="")), "bad.jsonl", "2 of 2 rows cannot be used"),
         (_lines(_row(1)), "one.jsonl", "a split needs at least 2"),
@@ -128,7 +128,7 @@ def test_a_file_too_large_for_a_page_is_told_where_to_go_and_nothing_else_change
     assert "huge.jsonl has 0 MB" in _texts(page) and "SPARSERM" in _texts(page)
     assert page.selectbox(key="pairs").value == "truthfulness (starter pairs)"
     assert not _button(page, "Start training").disabled
-    assert list_sources().keys() == {f"{task} (starter pairs)" for task in STARTER_SETS}
+    assert list_sources().keys() == {f"{task} (starter pairs)" for task in TASKS}
 
 
 def test_many_pairs_are_sampled_unless_all_are_asked_for() -> None:
@@ -146,7 +146,7 @@ def test_many_pairs_are_sampled_unless_all_are_asked_for() -> None:
 def test_a_taken_name_cannot_be_started_with() -> None:
     page = _page()
     next(box for box in page.text_input if box.label == "Name of the head").set_value("safety").run()
-    assert "a shipped head already" in _texts(page)
+    assert "already a shipped head" in _texts(page)
     assert _button(page, "Start training").disabled
 
 
@@ -213,14 +213,14 @@ def _done_job(saved: SavedHead | None = None) -> queue.JobStatus:
         Stability((FeatureStability(1, 0.5, 0.5, 1.0, 0.9),), 0.5, 0.01, 20),
     )
     identity = "20260101-000000-abcdef"
-    folder = queue._root() / identity
+    folder = queue.jobs_dir() / identity
     folder.mkdir(parents=True)
     (folder / "spec.json").write_text(json.dumps(spec.to_dict()))
     result = {"sae": saved.card.sae, "n_train": 100, "n_test": 40, **evidence.to_dict()}
     (folder / "evidence.json").write_text(json.dumps(result))
     save_head(saved, folder / "head")
     status = queue.JobStatus(identity, "train", "made-up", folder, 0.0, "done")
-    queue._write(status)
+    queue.write_status(status)
     return status
 
 
@@ -234,8 +234,8 @@ def test_results_show_the_head_with_its_evidence_and_the_link_names_the_job() ->
     assert _linked(page, "job") == job.id
     metrics = {metric.label: metric for metric in page.metric}
     assert metrics["Test accuracy"].value == "70.0%" and metrics["Test accuracy"].delta == "60.0% to 80.0%"
-    assert metrics["Cross-validated"].value == "60.0%"
-    assert {"Beside its baselines", "Learning curve", "Layers, sizes and methods", "Stability of the selection"} <= {
+    assert metrics["CV accuracy"].value == "60.0%"
+    assert {"Comparison with baselines", "Learning curve", "Layers, sizes and methods", "Stability of feature selection"} <= {
         heading.value for heading in page.subheader
     }
 
@@ -252,7 +252,7 @@ def test_the_sweep_shows_one_method_at_a_time_and_names_the_best() -> None:
 
 def test_a_link_to_a_job_that_is_gone_says_so() -> None:
     _done_job()
-    assert "no longer here" in _texts(_page(view="Results", job="20250101-000000-ffffff"))
+    assert "no longer exists" in _texts(_page(view="Results", job="20250101-000000-ffffff"))
 
 
 def test_damaged_results_are_told_in_a_sentence() -> None:
@@ -272,7 +272,7 @@ def test_a_trained_head_is_saved_under_a_name_and_shows_in_the_sidebar() -> None
     box = next(box for box in page.text_input if box.label == "Name")
     box.set_value("safety").run()
     _button(page, "Save").click().run()
-    assert "a shipped head already" in _texts(page)
+    assert "already a shipped head" in _texts(page)
 
 
 def test_a_deleted_job_is_gone_and_saved_heads_stay() -> None:
@@ -306,7 +306,7 @@ def test_own_heads_are_renamed_used_and_deleted() -> None:
     _button(page, "Rename the head").click().run()
     assert not page.exception and list(own_heads()) == ["yours"]
     page.selectbox(key="managed head").set_value("yours").run()
-    _button(page, "Use it").click().run()
+    _button(page, "Use head").click().run()
     assert page.selectbox(key="head").value == "yours"
     _button(page, "Delete the head").click().run()
     assert not page.exception and not own_heads()

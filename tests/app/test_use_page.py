@@ -42,7 +42,7 @@ def test_facts_and_limits_are_all_told(page: AppTest) -> None:
 
 def test_the_head_and_its_card_can_be_downloaded(page: AppTest) -> None:
     labels = [one.label for one in page.get("download_button")]
-    assert labels[0].startswith("Download safety.zip (") and labels[1] == "Card as Markdown"
+    assert labels[0].startswith("Download safety.zip (") and labels[1] == "Download model card"
 
 
 @pytest.mark.parametrize(
@@ -66,4 +66,4 @@ def test_an_edited_head_is_shown_with_its_lineage_whatever_was_measured(tmp_path
     assert not page.exception
     assert f"from safety ({head_hash(parent)})" in " ".join(one.value for one in page.markdown).replace("\\", "")
     told = " ".join(one.value for one in page.caption).replace("\\", "")
-    assert ("before the edits 75.0%" if "n" in metrics else "accuracy not measured") in told
+    assert ("before the edits 75.0%" if "n" in metrics else "Accuracy not measured") in told

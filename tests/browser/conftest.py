@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Page
+    from playwright.sync_api import Browser, Page
 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def address() -> Iterator[str]:
     """Where the app answers; one server for all tests."""
     with socket.socket() as free:
@@ -45,26 +45,36 @@ def address() -> Iterator[str]:
             server.kill()
 
 
-@pytest.fixture
-def browse() -> Iterator[Callable[..., Page]]:
-    """``browse(**settings)`` opens a page in a browser of its own; at the end none of them may have met a script's error."""
-    chromium = shutil.which("chromium")
-    if chromium is None:
+@pytest.fixture(scope="package")
+def chromium() -> Iterator[Browser]:
+    """One browser for all tests."""
+    path = shutil.which("chromium")
+    if path is None:
         pytest.skip("Chromium is not installed")
     from playwright.sync_api import expect, sync_playwright
 
     expect.set_options(timeout=180_000)  # a busy machine is slow, not wrong
-    errors: list[str] = []
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
-
-        def page(**settings: Any) -> Page:
-            opened = browser.new_page(**{"viewport": {"width": 1400, "height": 1400}, **settings})
-            opened.set_default_timeout(180_000)
-            opened.on("pageerror", lambda error: errors.append(str(error)))
-            opened.on("dialog", lambda dialog: (errors.append(f"dialog: {dialog.message}"), dialog.dismiss()))
-            return opened
-
-        yield page
+        browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
+        yield browser
         browser.close()
+
+
+@pytest.fixture
+def browse(chromium: Browser) -> Iterator[Callable[..., Page]]:
+    """``browse(**settings)`` opens a page that shares nothing with others; at the end none may have met a script's error."""
+    errors: list[str] = []
+    pages: list[Page] = []
+
+    def page(**settings: Any) -> Page:
+        opened = chromium.new_page(**{"viewport": {"width": 1400, "height": 1400}, **settings})
+        opened.set_default_timeout(180_000)
+        opened.on("pageerror", lambda error: errors.append(str(error)))
+        opened.on("dialog", lambda dialog: (errors.append(f"dialog: {dialog.message}"), dialog.dismiss()))
+        pages.append(opened)
+        return opened
+
+    yield page
+    for one in pages:
+        one.close()
     assert errors == []

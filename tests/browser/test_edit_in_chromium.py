@@ -77,9 +77,9 @@ def test_an_edited_head_is_saved_opened_and_taken_away(page: Page, name: str) ->
     page.get_by_label("Name").fill(name)
     page.get_by_role("button", name="Save as new head").click()
     expect(page.get_by_text(f"Saved as {name}")).to_be_visible()
-    page.get_by_role("button", name="Look at it").click()
+    page.get_by_role("button", name="Open head").click()
     expect(page.get_by_text(f"{name} (version")).to_be_visible()
-    expect(page.get_by_text("Nothing is edited yet")).to_be_visible()
+    expect(page.get_by_text("No edits yet")).to_be_visible()
     page.get_by_test_id("stTopNavLink").filter(has_text="Use it").click()
     expect(page.get_by_text("from truthfulness (")).to_be_visible()
     with page.expect_download() as download:

@@ -60,7 +60,7 @@ def test_from_a_csv_to_a_head_in_use(address: str, browse: Callable[..., Page], 
     page.goto(f"{address}/train")
     page.get_by_test_id("stFileUploaderDropzoneInput").first.set_input_files(pairs)
     expect(page.get_by_text("71 rows, 70 usable, 1 left out", exact=False)).to_be_visible()
-    expect(page.get_by_text("Recognised by what the columns are called", exact=False)).to_be_visible()
+    expect(page.get_by_text("Matched by column name", exact=False)).to_be_visible()
     page.get_by_label("Name of the head").fill(name)
     page.get_by_label("Name of the head").press("Enter")
     page.get_by_role("button", name="Start training").click()
@@ -71,13 +71,13 @@ def test_from_a_csv_to_a_head_in_use(address: str, browse: Callable[..., Page], 
 
     other = browse(color_scheme="dark")
     other.goto(link)
-    expect(other.get_by_text("Stability of the selection")).to_be_visible()
+    expect(other.get_by_text("Stability of feature selection")).to_be_visible()
     expect(other.get_by_text("shuffled labels").first).to_be_visible()
     cells = other.locator(".js-plotly-plot").nth(2).locator(".nsewdrag").first
     box = cells.bounding_box()
     assert box is not None
     cells.click(position={"x": box["width"] * 0.3, "y": box["height"] / 2})  # the second of six columns
-    expect(other.get_by_text("Over the trained")).to_be_visible()
+    expect(other.get_by_text("vs. trained")).to_be_visible()
     expect(other).to_have_url(re.compile("k=8"))
 
     other.get_by_role("button", name="Save head").click()

@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,16 +16,12 @@ from sparserm.backbone.model import Backbone
 from sparserm.heads.saved import list_heads
 from sparserm.model import SparseRM
 from sparserm.pairs.load import load_pairs
+from tests.commands import Outcome
 
 pytestmark = pytest.mark.backbone
 ROOT = Path(__file__).parents[2]
 PROMPT = "Do we use only a tenth of our brains?"
 RESPONSE = "No. Scans show that nearly all of it is active over a day."
-
-
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", "from sparserm.cli import main; main()", *arguments]
-    return subprocess.run(command, check=False, capture_output=True, text=True)
 
 
 def test_the_reward_is_the_same_alone_and_in_any_batch(head: SparseRM, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -37,7 +34,7 @@ def test_the_reward_is_the_same_alone_and_in_any_batch(head: SparseRM, monkeypat
 
 def test_bfloat16_gives_nearly_the_rewards_of_float32(head: SparseRM, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SPARSERM_STORE", "off")
-    pairs = load_pairs("truthfulness").pairs[:8]
+    pairs = load_pairs("truthfulness").pairs[:5]
     prompts = [pair.prompt for pair in pairs] * 2
     responses = [pair.chosen for pair in pairs] + [pair.rejected for pair in pairs]
     layer = head.card.hook_point.layer
@@ -73,22 +70,20 @@ def test_every_shipped_head_has_its_test_accuracy_and_licence_and_at_most_32_fea
     assert 1 <= len(model.features()) <= 32
 
 
-def test_score_prints_one_json_object_whose_parts_add_up() -> None:
-    done = run("score", "--head", "truthfulness", "--prompt", PROMPT, "--response", RESPONSE, "--json")
+def test_a_process_prints_one_json_object_whose_parts_add_up() -> None:
+    arguments = ("score", "--head", "truthfulness", "--prompt", PROMPT, "--response", RESPONSE, "--json")
+    command = [sys.executable, "-c", "from sparserm.cli import main; main()", *arguments]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert abs(sum(part["contribution"] for part in result["contributions"]) + result["bias"] - result["reward"]) < 1e-5
 
 
-def test_train_and_evaluate_on_starter_pairs(tmp_path: Path) -> None:
-    trained = run("train", "truthfulness", "--out", str(tmp_path / "head"), "--k", "8", "--json")
-    assert trained.returncode == 0, trained.stderr
-    summary = json.loads(trained.stdout)
+def test_train_and_evaluate_on_starter_pairs(run: Callable[..., Outcome], tmp_path: Path) -> None:
+    summary = run("train", "truthfulness", "--out", tmp_path / "head", "--k", "8", "--json").json
     assert summary["n_train"] == len(load_pairs("truthfulness").pairs)
     assert 0 <= summary["accuracy"] <= 1
-    evaluated = run("evaluate", str(tmp_path / "head"), "safety", "--json")
-    assert evaluated.returncode == 0, evaluated.stderr
-    result = json.loads(evaluated.stdout)
+    result = run("evaluate", tmp_path / "head", "safety", "--json").json
     assert result["ci95"][0] <= result["accuracy"] <= result["ci95"][1]
     assert result["n"] == len(load_pairs("safety").pairs)
 

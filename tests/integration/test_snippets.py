@@ -95,6 +95,8 @@ def test_the_server_answers_as_the_snippet_asks(folder: Path) -> None:
 def test_a_policy_is_aligned_as_the_snippet_says(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    sample = Policy.sample
+    monkeypatch.setattr(Policy, "sample", lambda *given, **named: sample(*given, **{**named, "max_new_tokens": 6}))  # soon done
     rows = [{"prompt": f"Is {number} an even number?"} for number in range(6)]
     Path("prompts.jsonl").write_text("\n".join(map(json.dumps, rows)))
     monkeypatch.setattr(sys, "argv", shlex.split(_snippet("Align a policy").code))

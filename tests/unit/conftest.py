@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
 import pytest
+
+if TYPE_CHECKING:
+    from tests.unit.features.fake_endpoint import FakeServer
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -36,3 +42,19 @@ def tiny_backbone(tiny_folder):
     from sparserm.backbone.model import Backbone
 
     return Backbone.load(tiny_folder, dtype="float32")
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[[Callable[[str], Any]], FakeServer]]:
+    """``serve(answer)`` starts a chat-completions endpoint on this machine that answers with ``answer(prompt)``."""
+    from tests.unit.features.fake_endpoint import FakeServer
+
+    servers: list[FakeServer] = []
+
+    def start(answer: Callable[[str], Any]) -> FakeServer:
+        servers.append(FakeServer(answer))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.close()

@@ -18,8 +18,8 @@ from sparserm.backbone.model import Backbone
 from sparserm.model import SparseRM, shared_backbone
 from sparserm.pairs.parsing import parse_pairs
 from sparserm.types import Message, SparseRMError
-from tests.unit.tiny import CONTEXT, save_tiny
-from tests.unit.training.test_train import preference_rows, save_tiny_sae
+from tests.unit.pairs_data import preference_rows
+from tests.unit.tiny import CONTEXT, save_tiny, save_tiny_sae
 
 TRAIN, TEST = parse_pairs(preference_rows(), "train"), parse_pairs(preference_rows(12, 6, seed=1), "test")
 PROMPT = "How do I boil an egg?"
@@ -136,7 +136,7 @@ def test_a_prompt_matters_and_is_cut_from_the_left_where_it_is_too_long(model) -
 @pytest.mark.parametrize(
     ("ask", "message"),
     [
-        (lambda model: model.score([PROMPT], ["a", "b"]), "got 1 prompts and 2 responses; expected as many of each"),
+        (lambda model: model.score([PROMPT], ["a", "b"]), "got 1 prompts and 2 responses; expected one prompt per response"),
         (lambda model: model.score(PROMPT, ""), "response is empty"),
         (lambda model: model.score(PROMPT, " \n"), "response is empty"),
         (lambda model: model.score("", "a"), "prompt is empty"),

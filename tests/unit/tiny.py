@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 
 from sparserm.sae.autoencoder import SparseAutoencoder
+from sparserm.types import HookPoint, Site
 
 FAMILIES = ("llama", "qwen2", "gemma", "gemma2", "gpt2", "gpt_neox")
 HIDDEN, LAYERS, CONTEXT, D_SAE = 32, 4, 512, 48
@@ -85,3 +88,21 @@ def firing_sae(hook, seed: int = 0) -> SparseAutoencoder:
     weights = {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
     weights["b_enc"] -= 15
     return SparseAutoencoder("tiny", "standard", hook, "tiny", weights)
+
+
+HOOK = HookPoint(2)
+
+
+def save_tiny_sae(
+    folder: Path, *, layer: int = HOOK.layer, site: Site = "resid_post", d_in: int = HIDDEN, d_sae: int = 64, k: int = 8
+) -> Path:
+    """A random TopK SAE in SAELens's folder format."""
+    generator = torch.Generator().manual_seed(0)
+    decoder = torch.randn(d_sae, d_in, generator=generator)
+    weights = {"W_enc": decoder.T.contiguous(), "b_enc": torch.zeros(d_sae), "W_dec": decoder, "b_dec": torch.zeros(d_in)}
+    folder.mkdir(parents=True)
+    save_file(weights, folder / "sae_weights.safetensors")
+    metadata = {"model_name": "tiny", "hook_name": HookPoint(layer, site).name}
+    config = {"architecture": "topk", "d_in": d_in, "d_sae": d_sae, "k": k, "metadata": metadata}
+    (folder / "cfg.json").write_text(json.dumps(config))
+    return folder

@@ -1,5 +1,6 @@
-"""Heads behind HTTP: the reward interfaces of OpenRLHF, vLLM and Text Embeddings Inference, and one of our own.
+"""HTTP server for heads, with the reward APIs of OpenRLHF, vLLM and Text Embeddings Inference (TEI), and its own.
 
-Needs the extra ``serve`` (``pip install "sparserm[serve]"``). Requests become work (``app``), work becomes batches for the one
-language model (``batching``), and what policies have templated becomes conversations again (``dialogue``).
+Needs the extra ``serve`` (``pip install "sparserm[serve]"``). ``app`` has the endpoints, ``service`` computes rewards,
+``batching`` collects requests into batches for the language model, and ``dialogue`` parses chat-templated text into
+conversations.
 """

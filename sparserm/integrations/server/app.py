@@ -1,4 +1,4 @@
-"""The HTTP server: what each interface asks, in terms of the service, and its answer."""
+"""The HTTP endpoints: each parses its request, calls the service and formats the response."""
 
 from __future__ import annotations
 
@@ -35,44 +35,41 @@ _log = logging.getLogger("sparserm.server")
 
 
 class _GoneError(Exception):
-    """The client has closed the connection."""
+    """The client has disconnected."""
 
 
 class Metrics:
-    """What ``/metrics`` tells, of this server alone."""
+    """Prometheus metrics of this server, for ``/metrics``."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self.requests = Counter("sparserm_requests", "Requests by path and status.", ["path", "status"], registry=self.registry)
         self.seconds = Histogram(
             "sparserm_request_seconds",
-            "Time to an answer.",
+            "Request latency in seconds.",
             ["path"],
             registry=self.registry,
             buckets=(0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100),
         )
-        self.texts = Counter("sparserm_texts", "Responses that were scored.", registry=self.registry)
+        self.texts = Counter("sparserm_texts", "Responses scored.", registry=self.registry)
         self.batch = Histogram(
-            "sparserm_batch_texts",
-            "Texts read together.",
-            registry=self.registry,
-            buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 512),
+            "sparserm_batch_texts", "Texts per batch.", registry=self.registry, buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
         )
-        self.waiting = Gauge("sparserm_waiting_texts", "Texts that wait to be read.", registry=self.registry)
+        self.waiting = Gauge("sparserm_waiting_texts", "Texts waiting to be scored.", registry=self.registry)
 
 
 def create_app(
     models: Mapping[str, SparseRM], *, limits: Limits | None = None, api_key: str | None = None, log_texts: bool = False
 ) -> FastAPI:
-    """An ASGI application that serves heads of one backbone.
+    """Create an ASGI application that serves heads of one backbone.
 
     Args:
-        models: by the name that requests call them by; the first is meant where a request names none.
-        api_key: what requests have to bring as ``Authorization: Bearer KEY``; None asks for none.
-        log_texts: write every prompt and response with its reward to the log ``sparserm.server``; else no text is logged.
+        models: reward models by name; the first is the default head of requests.
+        api_key: key that requests must send as ``Authorization: Bearer KEY``; None disables authentication.
+        log_texts: log every prompt and response with its reward to ``sparserm.server``; otherwise no text is logged.
 
     Raises:
-        SparseRMError: there is no head, or heads are of different backbones.
+        SparseRMError: no heads are given, or their backbones differ.
     """
     limits = limits or Limits()
     metrics = Metrics()
@@ -82,13 +79,13 @@ def create_app(
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
-        await asyncio.to_thread(service.batcher.close)  # what waits is done first
+        await asyncio.to_thread(service.batcher.close)  # finishes the waiting requests
 
     app = FastAPI(
         title="SparseRM",
         version=__version__,
         lifespan=lifespan,
-        summary="Rewards that are sums one can read.",
+        summary="Interpretable rewards: sums of named features.",
         responses={status: {"model": schemas.Failure} for status in (401, 404, 413, 422, 429, 503)},
     )
     _add_failures(app)
@@ -109,14 +106,14 @@ def _observe(metrics: Metrics, path: str, status: int, seconds: float) -> None:
 
 
 def _add_failures(app: FastAPI) -> None:
-    """Every refusal is an ``error`` that says how to mend it, as Text Embeddings Inference answers."""
+    """Answer every error with an ``error`` message that says how to fix it, in the format of TEI."""
     kinds: dict[type[Exception], tuple[int, str, str]] = {
         UnknownHeadError: (404, "not_found", ""),
         TooLargeError: (413, "too_large", ""),
         SparseRMError: (422, "validation", ""),
-        OverloadedError: (429, "overloaded", "too much waits to be read already; try again in a moment"),
-        ClosedError: (503, "unhealthy", "the server is shutting down; ask another"),
-        _GoneError: (499, "gone", "the client has closed the connection"),
+        OverloadedError: (429, "overloaded", "too many texts are waiting to be scored; retry later"),
+        ClosedError: (503, "unhealthy", "the server is shutting down; send the request to another server"),
+        _GoneError: (499, "gone", "the client has disconnected"),
     }
 
     def handler(status: int, kind: str, message: str) -> Callable[[Request, Exception], Awaitable[Response]]:
@@ -134,13 +131,15 @@ def _add_failures(app: FastAPI) -> None:
         return JSONResponse({"error": f"{error.detail}; see /docs", "error_type": "http"}, error.status_code, error.headers)
 
     @app.exception_handler(Exception)
-    async def _(_: Request, error: Exception) -> Response:  # its message may quote a text: it is in the log's traceback only
-        return JSONResponse({"error": f"{type(error).__name__}: the log has the traceback", "error_type": "backend"}, 500)
+    async def _(_: Request, error: Exception) -> Response:  # its message may quote a text, so it goes only to the log
+        return JSONResponse(
+            {"error": f"{type(error).__name__}; the traceback is in the server log", "error_type": "backend"}, 500
+        )
 
     @app.exception_handler(RequestValidationError)
     async def _(_: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"] if part != "body") or "the body"
+        where = ".".join(str(part) for part in first["loc"] if part != "body") or "body"
         return JSONResponse({"error": f"{where}: {first['msg']}; see /docs", "error_type": "validation"}, 422)
 
 
@@ -151,25 +150,25 @@ class _FiguresResponse(Response):
 
 
 class _Endpoints:
-    """All paths; each reads its request, asks the service, and answers."""
+    """The handlers of all paths."""
 
     def __init__(self, service: Service, metrics: Metrics, log_texts: bool) -> None:
         self.service, self.metrics, self.log_texts = service, metrics, log_texts
 
     def add_to(self, app: FastAPI) -> None:
-        """Make them known."""
-        app.get("/health", summary="Whether work is being done.", response_class=PlainTextResponse)(self.health)
-        app.get("/info", summary="What is served, and the limits.")(self.info)
-        app.get("/metrics", summary="Figures for Prometheus.", response_class=_FiguresResponse)(self.figures)
+        """Register the handlers."""
+        app.get("/health", summary="Health check.", response_class=PlainTextResponse)(self.health)
+        app.get("/info", summary="Heads, backbone and limits.")(self.info)
+        app.get("/metrics", summary="Prometheus metrics.", response_class=_FiguresResponse)(self.figures)
         for path in ("score", "compare", "explain", "get_reward", "classify", "pooling", "predict", "rerank"):
             app.post(f"/{path}", summary=getattr(self, path).__doc__)(getattr(self, path))
 
     async def health(self) -> Response:
-        """Whether work is being done."""
-        return PlainTextResponse("ok") if self.service.batcher.alive else PlainTextResponse("not reading any more", 503)
+        """Health check."""
+        return PlainTextResponse("ok") if self.service.batcher.alive else PlainTextResponse("the worker thread has died", 503)
 
     async def info(self) -> dict[str, Any]:
-        """What is served."""
+        """Heads, backbone and limits."""
         heads = [
             {
                 "name": name,
@@ -191,14 +190,14 @@ class _Endpoints:
         }
 
     async def figures(self) -> Response:
-        """Figures for Prometheus."""
+        """Prometheus metrics."""
         return _FiguresResponse(generate_latest(self.metrics.registry))
 
-    async def score(self, asked: schemas.ScoreRequest, request: Request) -> dict[str, Any]:
-        """Rewards, and what each feature gives."""
-        model = self.service.head(asked.head)
-        self.service.check_number(len(asked.responses))
-        texts = _texts(asked.prompts, asked.responses)
+    async def score(self, payload: schemas.ScoreRequest, request: Request) -> dict[str, Any]:
+        """Rewards with the contribution of each feature."""
+        model = self.service.head(payload.head)
+        self.service.check_number(len(payload.responses))
+        texts = _texts(payload.prompts, payload.responses)
         found = await self._scored(model, texts, request)
         features = model.head.features.tolist()
         return {
@@ -209,13 +208,13 @@ class _Endpoints:
             "head": model.card.name,
         }
 
-    async def compare(self, asked: schemas.CompareRequest, request: Request) -> dict[str, Any]:
-        """Responses ranked, and the margin taken apart."""
-        model = self.service.head(asked.head)
-        self.service.check_number(len(asked.responses))
-        texts = _texts(asked.prompt, asked.responses)
+    async def compare(self, payload: schemas.CompareRequest, request: Request) -> dict[str, Any]:
+        """Rank responses to a prompt and break the margin down by feature."""
+        model = self.service.head(payload.head)
+        self.service.check_number(len(payload.responses))
+        texts = _texts(payload.prompt, payload.responses)
         found = await _unless_gone(request, self.service.compare(model, texts))
-        self._told(model, texts, found.rewards)
+        self._record(model, texts, found.rewards)
         return {
             "rewards": found.rewards,
             "ranking": found.ranking,
@@ -224,13 +223,13 @@ class _Endpoints:
             "head": model.card.name,
         }
 
-    async def explain(self, asked: schemas.ExplainRequest, request: Request) -> dict[str, Any]:
-        """A reward by feature and by token."""
-        model = self.service.head(asked.head)
+    async def explain(self, payload: schemas.ExplainRequest, request: Request) -> dict[str, Any]:
+        """Break a reward down by feature and by token."""
+        model = self.service.head(payload.head)
         name = next(name for name, one in self.service.models.items() if one is model)
-        (text,) = _texts(asked.prompt, [asked.response])
+        (text,) = _texts(payload.prompt, [payload.response])
         found = await _unless_gone(request, self.service.explain(model, name, text))
-        self._told(model, [text], [found.reward])
+        self._record(model, [text], [found.reward])
         return {
             "reward": found.reward,
             "bias": found.bias,
@@ -240,13 +239,13 @@ class _Endpoints:
             "head": model.card.name,
         }
 
-    async def get_reward(self, asked: schemas.GetRewardRequest, request: Request) -> dict[str, Any]:
-        """OpenRLHF: rewards of templated texts; scores are the shares of training responses that are worth less."""
-        prompts: Sequence[str | None] = asked.prompts or [None] * len(asked.query)
-        if len(prompts) != len(asked.query):
-            raise SparseRMError(f"got {len(asked.query)} queries and {len(prompts)} prompts; expected as many of each")
+    async def get_reward(self, payload: schemas.GetRewardRequest, request: Request) -> dict[str, Any]:
+        """OpenRLHF: rewards of templated texts; scores are the shares of training responses with a lower reward."""
+        prompts: Sequence[str | None] = payload.prompts or [None] * len(payload.query)
+        if len(prompts) != len(payload.query):
+            raise SparseRMError(f"got {len(payload.query)} queries and {len(prompts)} prompts; expected one prompt per query")
         model = self.service.head(None)
-        texts = self._queries(asked.query, prompts)
+        texts = self._queries(payload.query, prompts)
         found = await self._scored(model, texts, request)
         logs = {
             f"feature_{feature}": column for feature, column in zip(model.head.features, found.parts.T.tolist(), strict=True)
@@ -257,92 +256,92 @@ class _Endpoints:
             "extra_logs": logs if texts else {},
         }
 
-    async def classify(self, asked: schemas.VllmRequest, request: Request) -> dict[str, Any]:
-        """vLLM: the reward through a sigmoid, as a classifier of one label gives it."""
-        found = await self._vllm(asked, request)
+    async def classify(self, payload: schemas.VllmRequest, request: Request) -> dict[str, Any]:
+        """vLLM: sigmoid of the reward, as the probability of a single label."""
+        found = await self._vllm(payload, request)
         data = [
             {"index": i, "label": "reward", "probs": [float(expit(reward))], "num_classes": 1}
             for i, reward in enumerate(found.rewards)
         ]
-        return _vllm_answer("classify", asked, data, found)
+        return _vllm_answer("classify", payload, data, found)
 
-    async def pooling(self, asked: schemas.VllmRequest, request: Request) -> dict[str, Any]:
-        """vLLM: the reward."""
-        found = await self._vllm(asked, request)
+    async def pooling(self, payload: schemas.VllmRequest, request: Request) -> dict[str, Any]:
+        """vLLM: raw rewards."""
+        found = await self._vllm(payload, request)
         data = [{"index": i, "object": "pooling", "data": [float(reward)]} for i, reward in enumerate(found.rewards)]
-        return _vllm_answer("pooling", asked, data, found)
+        return _vllm_answer("pooling", payload, data, found)
 
-    async def predict(self, asked: schemas.PredictRequest, request: Request) -> Any:
-        """TEI: a label with its score for a text, a pair, or a batch of these."""
-        batch = isinstance(asked.inputs, list) and (not asked.inputs or isinstance(asked.inputs[0], list))
-        rows: list[Any] = list(asked.inputs) if batch else [asked.inputs]
+    async def predict(self, payload: schemas.PredictRequest, request: Request) -> Any:
+        """TEI: the score of a text or a (prompt, response) pair, or of a batch of these."""
+        batch = isinstance(payload.inputs, list) and (not payload.inputs or isinstance(payload.inputs[0], list))
+        rows: list[Any] = list(payload.inputs) if batch else [payload.inputs]
         self.service.check_number(len(rows))
         texts = [text for row in rows for text in self._row(row)]
         found = await self._scored(self.service.head(None), texts, request)
-        answers = [[{"score": score, "label": "reward"}] for score in _tei_scores(found, asked.raw_scores)]
+        answers = [[{"score": score, "label": "reward"}] for score in _tei_scores(found, payload.raw_scores)]
         return answers if batch else answers[0]
 
-    async def rerank(self, asked: schemas.RerankRequest, request: Request) -> list[dict[str, Any]]:
-        """TEI: responses to a prompt, best first."""
-        self.service.check_number(len(asked.texts))
-        texts = _texts(asked.query, asked.texts)
+    async def rerank(self, payload: schemas.RerankRequest, request: Request) -> list[dict[str, Any]]:
+        """TEI: rank responses to a prompt, best first."""
+        self.service.check_number(len(payload.texts))
+        texts = _texts(payload.query, payload.texts)
         found = await self._scored(self.service.head(None), texts, request)
-        scores = _tei_scores(found, asked.raw_scores)
+        scores = _tei_scores(found, payload.raw_scores)
         order = np.argsort(-found.rewards, kind="stable").tolist()
-        return [{"index": i, "score": scores[i], **({"text": asked.texts[i]} if asked.return_text else {})} for i in order]
+        return [{"index": i, "score": scores[i], **({"text": payload.texts[i]} if payload.return_text else {})} for i in order]
 
-    async def _vllm(self, asked: schemas.VllmRequest, request: Request) -> Rewards:
-        if (asked.input is None) == (asked.messages is None):
-            raise SparseRMError("got neither input nor messages, or both; expected one of them")
-        if asked.messages is not None:
-            texts = _texts(asked.messages[:-1], [asked.messages[-1:]])
+    async def _vllm(self, payload: schemas.VllmRequest, request: Request) -> Rewards:
+        if (payload.input is None) == (payload.messages is None):
+            raise SparseRMError("got neither or both of input and messages; expected exactly one of them")
+        if payload.messages is not None:
+            texts = _texts(payload.messages[:-1], [payload.messages[-1:]])
         else:
-            queries = [asked.input] if isinstance(asked.input, str) else asked.input or []
+            queries = [payload.input] if isinstance(payload.input, str) else payload.input or []
             texts = self._queries(queries, [None] * len(queries))
-        return await self._scored(self.service.head(self._served(asked.model)), texts, request)
+        return await self._scored(self.service.head(self._served(payload.model)), texts, request)
 
     def _served(self, model: str | None) -> str | None:
-        """The head that a client means by ``model``; the backbone's name, which trainers send as well, means the first."""
+        """The head that ``model`` names; None (the default head) if empty or the backbone's name, which trainers also send."""
         return None if model in (None, "", self.service.backbone.name) else model
 
     async def _scored(self, model: SparseRM, texts: Sequence[Text], request: Request) -> Rewards:
         found = await _unless_gone(request, self.service.score(model, texts))
-        self._told(model, texts, found.rewards)
+        self._record(model, texts, found.rewards)
         return found
 
-    def _told(self, model: SparseRM, texts: Sequence[Text], rewards: Sequence[float] | np.ndarray) -> None:
-        """Count what was scored, and log it where that is asked for."""
+    def _record(self, model: SparseRM, texts: Sequence[Text], rewards: Sequence[float] | np.ndarray) -> None:
+        """Update the metrics, and log the texts if enabled."""
         self.metrics.texts.inc(len(texts))
         if self.log_texts:
             for text, reward in zip(texts, rewards, strict=True):
                 _log.info("%s %+.4f %r %r", model.card.name, reward, [vars(turn) for turn in text.prompt], text.response)
 
     def _queries(self, queries: Sequence[str], prompts: Sequence[str | None]) -> list[Text]:
-        """Templated texts as conversations with their responses."""
+        """Parse templated texts into conversations with their responses."""
         self.service.check_number(len(queries))
         most, texts = self.service.limits.characters, []
         for number, (query, prompt) in enumerate(zip(queries, prompts, strict=True), 1):
             if len(query) > most:
                 raise TooLargeError(f"query {number} has {len(query):,} characters, expected {most:,} at most; shorten it")
             try:
-                asked, response = read_query(query, prompt)
-                texts += _texts(asked, [response])
+                conversation, response = read_query(query, prompt)
+                texts += _texts(conversation, [response])
             except SparseRMError as error:
                 raise SparseRMError(f"query {number} of {len(queries)}: {error}") from error
         return texts
 
     def _row(self, row: Any) -> list[Text]:
-        """TEI: one templated text, or a prompt and a response."""
+        """Parse one TEI input: a templated text, or a prompt and a response."""
         parts = [row] if isinstance(row, str) else row
         if len(parts) == 2:
             return _texts(parts[0], [parts[1]])
         if len(parts) != 1:
-            raise SparseRMError(f"an input has {len(parts)} texts; expected a templated text, or a prompt and a response")
+            raise SparseRMError(f"an input has {len(parts)} texts; expected one templated text, or a prompt and a response")
         return self._queries(parts, [None])
 
 
 async def _unless_gone(request: Request, work: Awaitable[_T]) -> _T:
-    """The result, or an end to the work where nobody waits for it any more."""
+    """Await the result; cancel the work and raise :class:`_GoneError` if the client disconnects."""
 
     async def gone() -> None:
         while not await request.is_disconnected():
@@ -360,16 +359,16 @@ async def _unless_gone(request: Request, work: Awaitable[_T]) -> _T:
 
 
 def _is_list_of_prompts(prompts: Any) -> bool:
-    """Messages are a sequence as well, but one of dictionaries or messages."""
+    """Whether this is a list of prompts rather than one prompt given as a list of messages."""
     return isinstance(prompts, list) and not (prompts and isinstance(prompts[0], dict | Message))
 
 
 def _texts(prompts: Any, responses: Sequence[Any]) -> list[Text]:
-    """Each response with its prompt; one prompt alone is meant for all, and is read once."""
+    """Pair each response with its prompt; a single prompt applies to all responses."""
     if _is_list_of_prompts(prompts):
         if len(prompts) != len(responses):
             raise SparseRMError(
-                f"got {len(prompts)} prompts and {len(responses)} responses; expected as many, or one prompt for all"
+                f"got {len(prompts)} prompts and {len(responses)} responses; expected one prompt per response, or one for all"
             )
         read = [as_prompt(prompt) for prompt in prompts]
     else:
@@ -381,12 +380,12 @@ def _tei_scores(found: Rewards, raw: bool) -> list[float]:
     return (found.rewards if raw else expit(found.rewards)).tolist()
 
 
-def _vllm_answer(kind: str, asked: schemas.VllmRequest, data: list[dict[str, Any]], found: Rewards) -> dict[str, Any]:
+def _vllm_answer(kind: str, payload: schemas.VllmRequest, data: list[dict[str, Any]], found: Rewards) -> dict[str, Any]:
     return {
         "id": f"{kind}-{secrets.token_hex(8)}",
         "object": "list",
         "created": int(time.time()),
-        "model": asked.model or "",
+        "model": payload.model or "",
         "data": data,
         "usage": {"prompt_tokens": found.n_tokens, "total_tokens": found.n_tokens, "completion_tokens": 0},
     }

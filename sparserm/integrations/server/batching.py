@@ -1,4 +1,4 @@
-"""Many requests, one language model: work that waits is done together, and what cannot wait is refused at once."""
+"""Dynamic batching: concurrent requests are collected into batches for one language model."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from typing import Any
 
 from sparserm.types import Text
 
-#: Results of some texts, one for each.
+#: Computes results of texts, one for each.
 Compute = Callable[[Sequence[Text]], Sequence[Any]]
 
 
 class OverloadedError(Exception):
-    """More waits than may."""
+    """The queue is full."""
 
 
 class ClosedError(Exception):
@@ -41,18 +41,18 @@ class _Work:
             else:
                 self.future.set_result(results or [])
 
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+        with contextlib.suppress(RuntimeError):  # the loop is closed, so nobody waits for the result
             self.loop.call_soon_threadsafe(tell)
 
 
 class Batcher:
-    """A thread that computes; while it does, what comes in gathers to the next batch.
+    """Run batches in a thread; requests that arrive meanwhile are collected into the next batch.
 
     Args:
-        compute: for each kind of work how it is done.
-        max_waiting: texts that may wait; a request beyond is refused.
-        max_batch: texts of one batch; a request of more is done in several.
-        on_batch: told of every batch's number of texts.
+        compute: the function for each kind of work.
+        max_waiting: maximum number of waiting texts; further requests are refused.
+        max_batch: maximum number of texts in a batch; larger requests are split.
+        on_batch: called with the number of texts of every batch.
     """
 
     def __init__(
@@ -73,20 +73,20 @@ class Batcher:
 
     @property
     def waiting(self) -> int:
-        """Texts that wait."""
+        """Number of waiting texts."""
         with self._changed:
             return self._count()
 
     @property
     def alive(self) -> bool:
-        """Whether work is being done."""
+        """Whether the thread is running."""
         return self._thread.is_alive()
 
     async def run(self, kind: Hashable, texts: Sequence[Text]) -> Sequence[Any]:
-        """Results of the texts, in their order; work whose caller has gone before it is begun is not done.
+        """Compute the results of texts, in their order. Work that is cancelled before it starts is skipped.
 
         Raises:
-            OverloadedError: too much waits already.
+            OverloadedError: the queue is full.
             ClosedError: the batcher is closed.
         """
         if not texts:
@@ -109,7 +109,7 @@ class Batcher:
                 work.given_up.set()
 
     def close(self) -> None:
-        """Take nothing more, and end when all is done that somebody waits for."""
+        """Refuse new work, finish the waiting work and stop the thread."""
         with self._changed:
             self._closed = True
             self._changed.notify()
@@ -124,7 +124,7 @@ class Batcher:
             self._do(batch)
 
     def _next(self) -> list[_Work]:
-        """The oldest work, and all of its kind that fits beside it; none at the end."""
+        """The next batch: the oldest work and all work of the same kind that fits; empty once closed and done."""
         with self._changed:
             while True:
                 self._waiting = deque(work for work in self._waiting if not work.given_up.is_set())
@@ -152,7 +152,7 @@ class Batcher:
             if len(batch) == 1:
                 batch[0].finish(None, error)
                 return
-            for work in batch:  # the fault is of one of them: the others shall not suffer for it
+            for work in batch:  # one of them is at fault: run each on its own
                 if not work.given_up.is_set():
                     self._do([work])
             return

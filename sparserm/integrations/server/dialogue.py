@@ -1,8 +1,8 @@
-"""From text in a policy's chat template back to its conversation: rewards are read in the head's own template.
+"""Parse text in a policy's chat template into a conversation, which is then scored in the template of the head's backbone.
 
-RLHF trainers send prompt and response as the policy saw them, special tokens included. The turns of the usual templates are
-told by their marks; what has none of them is one user turn and its answer. Everything here takes time linear in the text,
-which a stranger may have written.
+RLHF trainers send prompt and response in the policy's template, special tokens included. Turns of the common templates are
+recognised by their markers; text without markers is one user turn and its response. The input is untrusted, so everything
+here runs in time linear in its length.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _ROLES = {"model": "assistant", "human": "user", "gpt": "assistant"}
 
 @dataclass(frozen=True)
 class _Template:
-    """How turns are marked: ``opening`` has the role as its group; behind ``closing`` nothing of the turn follows."""
+    """Markers of turns: ``opening`` captures the role, ``closing`` ends the turn."""
 
     opening: re.Pattern[str]
     closing: str = ""
@@ -27,26 +27,26 @@ _TEMPLATES = (
     _Template(re.compile(r"<\|im_start\|>(\w{1,20})(?:\n|<\|im_sep\|>)"), "<|im_end|>"),  # ChatML: Qwen, SmolLM, Phi-4
     _Template(re.compile(r"<\|start_header_id\|>(\w{1,20})<\|end_header_id\|>\n\n"), "<|eot_id|>"),  # Llama 3
     _Template(re.compile(r"<start_of_turn>(\w{1,20})\n"), "<end_of_turn>"),  # Gemma
-    _Template(re.compile(r"<\|(system|user|assistant)\|>\n")),  # Zephyr, Phi-3: what closes a turn may also be said in it
+    _Template(re.compile(r"<\|(system|user|assistant)\|>\n")),  # Zephyr, Phi-3: the closing marker may also occur in the text
 )
-_ASKED, _ANSWERED = "[INST]", "[/INST]"  # Mistral, Llama 2
+_INST, _INST_END = "[INST]", "[/INST]"  # Mistral, Llama 2
 _ENDS = ("</s>", "<|im_end|>", "<|eot_id|>", "<|end|>", "<|endoftext|>", "<|end_of_text|>", "<end_of_turn>", "<eos>", "<pad>")
 
 
 def read_query(query: str, prompt: str | None = None) -> tuple[Prompt, str]:
-    """The conversation and the response of ``query``, a prompt with its response in whatever template.
+    """Split ``query``, a prompt with its response in any of the known templates, into the conversation and the response.
 
     Args:
-        prompt: what ``query`` begins with; where it does, no mark in the response is taken for a turn.
+        prompt: the prompt part of ``query``; if the query begins with it, markers in the response are ignored.
 
     Raises:
-        SparseRMError: there are no marks, and no prompt that the query begins with.
+        SparseRMError: the query has no markers and does not begin with ``prompt``.
     """
     if prompt and prompt.strip() and query.startswith(prompt):
         turns, response = _turns(prompt), query[len(prompt) :]
         if not turns:
             return (Message("user", prompt.strip()),), _stripped(response)
-        if turns[-1].role == "assistant":  # opened for the response, or with its beginning
+        if turns[-1].role == "assistant":  # the generation prompt, possibly with the beginning of the response
             return tuple(turns[:-1]), _stripped(turns[-1].content + response)
         return tuple(turns), _stripped(response)
     turns = _turns(query)
@@ -59,17 +59,17 @@ def read_query(query: str, prompt: str | None = None) -> tuple[Prompt, str]:
 
 
 def _turns(text: str) -> list[Message]:
-    """The turns, by the template whose mark stands first; none where there is no mark."""
+    """The turns, parsed with the template whose marker comes first; empty if there are no markers."""
     starts = [(found.start(), template) for template in _TEMPLATES if (found := template.opening.search(text))]
     first = min(starts, key=lambda one: one[0], default=None)
-    asked = text.find(_ASKED)
-    if asked >= 0 and (first is None or asked < first[0]):
+    at = text.find(_INST)
+    if at >= 0 and (first is None or at < first[0]):
         return _instructions(text)
     return _marked(text, first[1]) if first else []
 
 
 def _marked(text: str, template: _Template) -> list[Message]:
-    """Turns that each begin with a mark of their role."""
+    """Parse turns that begin with a role marker."""
     opened = list(template.opening.finditer(text))
     ends = [*(found.start() for found in opened[1:]), len(text)]
     turns = []
@@ -82,20 +82,20 @@ def _marked(text: str, template: _Template) -> list[Message]:
 
 
 def _instructions(text: str) -> list[Message]:
-    """Turns of Mistral and Llama 2, which puts the system's message into the first."""
+    """Parse turns of Mistral and Llama 2; the latter puts the system message into the first user turn."""
     turns = []
-    for part in text.split(_ASKED)[1:]:
-        asked, _, answered = part.partition(_ANSWERED)
-        if asked.lstrip().startswith("<<SYS>>"):
-            system, _, asked = asked.lstrip().removeprefix("<<SYS>>").partition("<</SYS>>")
+    for part in text.split(_INST)[1:]:
+        user, _, answer = part.partition(_INST_END)
+        if user.lstrip().startswith("<<SYS>>"):
+            system, _, user = user.lstrip().removeprefix("<<SYS>>").partition("<</SYS>>")
             turns.append(Message("system", system.strip()))
-        answered = answered.strip().removesuffix("<s>")  # with which Llama 2 begins the next turn
-        turns += [Message("user", asked.strip()), Message("assistant", _stripped(answered))]
+        answer = answer.strip().removesuffix("<s>")  # start of Llama 2's next turn
+        turns += [Message("user", user.strip()), Message("assistant", _stripped(answer))]
     return turns
 
 
 def _stripped(text: str) -> str:
-    """Without white space around it and without the marks of an end behind it."""
+    """Strip surrounding white space and trailing end-of-text markers."""
     end = len(text.rstrip())
     while mark := next((mark for mark in _ENDS if text.endswith(mark, 0, end)), None):
         end -= len(mark)

@@ -1,4 +1,4 @@
-"""What stands before every path: the key, the size of the body, and the clock."""
+"""Middleware for all paths: authentication, maximum body size, and request timing."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
-#: Open to all: a load balancer has no key.
+#: Paths without authentication, for load balancers.
 _OPEN = ("/health",)
 
 
@@ -20,16 +20,16 @@ class Gate:
     """ASGI middleware.
 
     Args:
-        body_bytes: beyond which a body is refused with 413, before all of it is read.
-        api_key: of ``Authorization: Bearer KEY``, or None.
-        observe: told of every answer: path, status, seconds.
+        body_bytes: maximum body size; larger bodies are refused with 413 without reading them whole.
+        api_key: key expected in ``Authorization: Bearer KEY``; None disables authentication.
+        observe: called with path, status and seconds of every response.
     """
 
     def __init__(self, app: Any, *, body_bytes: int, api_key: bytes | None, observe: Callable[[str, int, float], None]) -> None:
         self._app, self._body_bytes, self._api_key, self._observe = app, body_bytes, api_key, observe
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
-        """Let a request through, or refuse it."""
+        """Pass a request on to the application, or refuse it."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -51,9 +51,9 @@ class Gate:
                     counted, 413, "too_large", f"the body has more than {self._body_bytes:,} bytes; send fewer texts at a time"
                 )
             else:
-                await self._app(scope, _again(body, receive), counted)
+                await self._app(scope, _replay(body, receive), counted)
         finally:
-            route = scope.get("route")  # what was matched: paths that nobody serves would be labels without end
+            route = scope.get("route")  # the matched route; unknown paths share one label
             self._observe(getattr(route, "path", "other"), status, time.perf_counter() - started)
 
     def _allowed(self, scope: MutableMapping[str, Any]) -> bool:
@@ -67,7 +67,7 @@ class Gate:
         body = bytearray()
         while True:
             message = await receive()
-            if message["type"] != "http.request":  # gone
+            if message["type"] != "http.request":  # the client has disconnected
                 return bytes(body)
             body += message.get("body", b"")
             if len(body) > self._body_bytes:
@@ -76,8 +76,8 @@ class Gate:
                 return bytes(body)
 
 
-def _again(body: bytes, receive: Receive) -> Receive:
-    """What hands out a body that was read, and then whatever comes after it."""
+def _replay(body: bytes, receive: Receive) -> Receive:
+    """A ``receive`` that returns the body already read, then passes on later messages."""
     handed = False
 
     async def hand_out() -> Message:

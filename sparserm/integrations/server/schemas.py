@@ -1,4 +1,4 @@
-"""What requests hold, by the interface they belong to; FastAPI checks them and describes them under ``/docs``."""
+"""Request and error schemas; FastAPI validates them and documents them under ``/docs``."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 Messages = list[dict[str, Any]]
-#: A text is one user turn; messages have ``role`` and ``content``.
+#: A string is one user turn; messages have ``role`` and ``content``.
 PromptValue = str | Messages
 ResponseValue = str | Messages
 
 
 class ScoreRequest(BaseModel):
-    """Rewards of responses, each to its prompt; one prompt alone is meant for all."""
+    """Responses to score, each with its prompt; a single prompt applies to all responses."""
 
     prompts: PromptValue | list[PromptValue]
     responses: list[ResponseValue]
@@ -21,7 +21,7 @@ class ScoreRequest(BaseModel):
 
 
 class CompareRequest(BaseModel):
-    """Responses to one prompt, ranked."""
+    """Responses to one prompt, to be ranked."""
 
     prompt: PromptValue
     responses: list[ResponseValue]
@@ -29,7 +29,7 @@ class CompareRequest(BaseModel):
 
 
 class ExplainRequest(BaseModel):
-    """One response, its reward taken apart by feature and by token."""
+    """One response, whose reward is to be broken down by feature and by token."""
 
     prompt: PromptValue
     response: ResponseValue
@@ -37,7 +37,7 @@ class ExplainRequest(BaseModel):
 
 
 class GetRewardRequest(BaseModel):
-    """OpenRLHF's remote reward model: prompt and response in one text, as the policy saw them."""
+    """OpenRLHF's remote reward model: prompt and response in one text, in the policy's chat template."""
 
     query: list[str]
     prompts: list[str] | None = None
@@ -55,14 +55,14 @@ class VllmRequest(BaseModel):
 
 
 class PredictRequest(BaseModel):
-    """TEI's ``/predict``: a templated text, a (prompt, response), or a batch of lists of these."""
+    """TEI's ``/predict``: a templated text, a (prompt, response) pair, or a batch of these, each in a list."""
 
     inputs: str | list[str] | list[list[str]]
     raw_scores: bool = False
 
 
 class RerankRequest(BaseModel):
-    """TEI's ``/rerank``: responses to a prompt, best first."""
+    """TEI's ``/rerank``: responses to a prompt, to be ranked."""
 
     query: str
     texts: list[str]
@@ -71,7 +71,7 @@ class RerankRequest(BaseModel):
 
 
 class Failure(BaseModel):
-    """What every refusal says."""
+    """Body of every error response."""
 
-    error: str = Field(description="What was got, what was expected and how to mend it.")
+    error: str = Field(description="What was got, what was expected and how to fix it.")
     error_type: str

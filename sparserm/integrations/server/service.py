@@ -1,4 +1,4 @@
-"""What the server knows of its heads: one language model, and from its representations the rewards of every head."""
+"""The scoring service: one language model, and the rewards of every served head from its representations."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from sparserm.types import HookPoint, Pooling, SparseRMError, Text
 
 @dataclass(frozen=True)
 class Limits:
-    """What one request may ask for, and all of them together.
+    """Limits of a request and of the server.
 
     Attributes:
-        body_bytes: of a request.
-        texts: of a request.
-        characters: of a text with its prompt.
-        turns: of a prompt.
-        waiting: texts that may wait to be read; what comes beyond is refused with 429.
-        batch: texts that are read together.
+        body_bytes: size of a request body.
+        texts: texts in a request.
+        characters: characters of a response with its prompt.
+        turns: turns of a prompt.
+        waiting: texts waiting to be scored; further requests are refused with 429.
+        batch: texts in a batch.
     """
 
     body_bytes: int = 8 << 20
@@ -42,7 +42,7 @@ class UnknownHeadError(SparseRMError):
 
 
 class TooLargeError(SparseRMError):
-    """A request is beyond the limits."""
+    """A request exceeds the limits."""
 
 
 @dataclass(frozen=True)
@@ -50,9 +50,9 @@ class Rewards:
     """Rewards of ``n`` responses.
 
     Attributes:
-        rewards: ``[n]`` float64; an empty response, which a policy can give, has the least of the training responses.
+        rewards: ``[n]`` float64; an empty response gets the lowest reward among the training responses.
         parts: ``[n, K]`` float64 contributions of the features; zero where the response is empty.
-        n_tokens: of the responses.
+        n_tokens: total number of response tokens.
     """
 
     rewards: np.ndarray
@@ -61,14 +61,14 @@ class Rewards:
 
 
 class Service:
-    """Heads by name on one language model; the first is meant where a request names none.
+    """Heads by name on one language model; the first is the default.
 
     Args:
-        models: on the same backbone.
-        on_batch: told of every batch's number of texts.
+        models: reward models of the same backbone.
+        on_batch: called with the number of texts of every batch.
 
     Raises:
-        SparseRMError: there is no head, or heads are of different backbones.
+        SparseRMError: no heads are given, or their backbones differ.
     """
 
     def __init__(
@@ -77,12 +77,12 @@ class Service:
         backbones = {name: model.card.backbone_fingerprint for name, model in models.items()}
         if len(set(backbones.values())) != 1:
             raise SparseRMError(
-                f"the heads {', '.join(models) or '(none)'} are of {len(set(backbones.values()))} backbones; expected one head "
-                "or more on one backbone; start a server for each backbone"
+                f"the heads {', '.join(models) or '(none)'} have {len(set(backbones.values()))} backbones; expected one or "
+                "more heads of the same backbone; start one server per backbone"
             )
         self.models = dict(models)
         self.limits = limits
-        # The deepest first: its backbone serves all others.
+        # Load the deepest backbone first; the others share it.
         for model in sorted(models.values(), key=lambda one: -one.card.hook_point.layer):
             model.load_backbone()
         self.backbone = max((model.backbone for model in models.values()), key=lambda one: one.through_layer)
@@ -96,7 +96,7 @@ class Service:
         """The head of that name, or the first.
 
         Raises:
-            UnknownHeadError: none is called so.
+            UnknownHeadError: no head has this name.
         """
         if not name:
             return next(iter(self.models.values()))
@@ -105,16 +105,16 @@ class Service:
         return self.models[name]
 
     def check_number(self, n: int) -> None:
-        """Whether a request may ask for so many texts; asked before they are looked at.
+        """Check the number of texts of a request, before they are parsed.
 
         Raises:
-            TooLargeError: it may not.
+            TooLargeError: there are too many.
         """
         if n > self.limits.texts:
             raise TooLargeError(f"got {n:,} texts, expected {self.limits.texts:,} at most; send fewer at a time")
 
     def check(self, texts: Sequence[Text]) -> None:
-        """Whether the texts are within the limits.
+        """Check that texts are within the limits.
 
         Raises:
             TooLargeError: they are not.
@@ -131,27 +131,27 @@ class Service:
                 )
 
     async def score(self, model: SparseRM, texts: Sequence[Text]) -> Rewards:
-        """Rewards and what they are made of.
+        """Compute rewards and the contributions of features.
 
         Raises:
-            TooLargeError, OverloadedError, ClosedError: see there.
+            TooLargeError, OverloadedError, ClosedError: the request cannot be accepted.
             SparseRMError: a text cannot be read.
         """
         self.check(texts)
-        said = [i for i, text in enumerate(texts) if text.response.strip()]
-        found = await self.batcher.run((model.card.hook_point, model.head.pooling), [texts[i] for i in said])
+        nonempty = [i for i, text in enumerate(texts) if text.response.strip()]
+        found = await self.batcher.run((model.card.hook_point, model.head.pooling), [texts[i] for i in nonempty])
         rewards = np.full(len(texts), model.saved.least_reward)
         parts = np.zeros((len(texts), len(model.head.features)))
-        if said:
-            parts[said] = contributions(model.head, np.stack([h for h, _ in found]))
-            rewards[said] = parts[said].sum(1) + model.head.bias
+        if nonempty:
+            parts[nonempty] = contributions(model.head, np.stack([h for h, _ in found]))
+            rewards[nonempty] = parts[nonempty].sum(1) + model.head.bias
         return Rewards(rewards, parts, sum(n for _, n in found))
 
     async def explain(self, model: SparseRM, name: str, text: Text) -> Explanation:
-        """One reward by feature and by token.
+        """Break one reward down by feature and by token.
 
         Raises:
-            TooLargeError, OverloadedError, ClosedError: see there.
+            TooLargeError, OverloadedError, ClosedError: the request cannot be accepted.
             SparseRMError: the text cannot be read.
         """
         self.check([text])
@@ -163,7 +163,7 @@ class Service:
         """Rank responses to one prompt.
 
         Raises:
-            TooLargeError, OverloadedError, ClosedError: see there.
+            TooLargeError, OverloadedError, ClosedError: the request cannot be accepted.
             SparseRMError: fewer than two, or one that cannot be read.
         """
         self.check(texts)

@@ -1,4 +1,4 @@
-"""The figure of an audit: how far each mark of the surface goes as a rule."""
+"""Chart of an audit: accuracy of each surface feature used as a rule."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from sparserm.ui.shared.style import NEUTRAL, compact, sign_colour
 
 
 def surface_figure(rules: Sequence[SurfaceRule], n: int) -> go.Figure:
-    """Accuracy of "prefer more of it" from a coin outwards: right, chosen responses have more of it; left, rejected ones.
+    """Accuracy of "prefer the response with more of it": right of 50 % chosen responses have more, left rejected ones.
 
     Args:
-        n: pairs in all.
+        n: total number of pairs.
     """
     names = [f"{rule.name}  ({rule.n_differ / n:.0%})" for rule in rules]
     figure = go.Figure()
@@ -38,7 +38,7 @@ def surface_figure(rules: Sequence[SurfaceRule], n: int) -> go.Figure:
         customdata=[[rule.mean_chosen, rule.mean_rejected, rule.n_differ, *rule.ci95] for rule in rules],
         hovertemplate="%{y}<br>prefer more of it: %{x:.1%} of %{customdata[2]} pairs"
         "<br>95 % interval %{customdata[3]:.1%} to %{customdata[4]:.1%}"
-        "<br>chosen %{customdata[0]:.2f}, rejected %{customdata[1]:.2f} a response<extra></extra>",
+        "<br>mean count: chosen %{customdata[0]:.2f}, rejected %{customdata[1]:.2f}<extra></extra>",
     )
     figure.add_vline(x=0.5, line={"color": NEUTRAL, "width": 1.5})
     for x, text, anchor in ((0.49, "◂ rejected have more", "right"), (0.51, "chosen have more ▸", "left")):
@@ -47,12 +47,12 @@ def surface_figure(rules: Sequence[SurfaceRule], n: int) -> go.Figure:
         figure,
         30 * len(rules) + 80,
         showlegend=False,
-        xaxis={"range": [-0.02, 1.02], "tickformat": ".0%", "title": "accuracy of “prefer more of it”, where the two differ"},
-        yaxis={"range": [len(rules) - 0.5, -0.9], "type": "category"},  # the first mark's figure stands above it
+        xaxis={"range": [-0.02, 1.02], "tickformat": ".0%", "title": "accuracy of “prefer more of it” on pairs that differ"},
+        yaxis={"range": [len(rules) - 0.5, -0.9], "type": "category"},  # room for the first value, drawn above its point
     )
     return figure.update_layout(margin_t=26)
 
 
 def _colour(rule: SurfaceRule) -> str:
-    """Neutral where the interval holds a coin."""
+    """Neutral where the interval includes 50 %."""
     return NEUTRAL if rule.ci95[0] <= 0.5 <= rule.ci95[1] else sign_colour(rule.accuracy - 0.5)

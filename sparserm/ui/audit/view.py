@@ -1,4 +1,4 @@
-"""Parts of the Audit page: labels that the head contradicts, other flagged rows, and what the surface gives away."""
+"""Parts of the Audit page: contradicted labels, other flagged rows, and the baseline of surface features."""
 
 from __future__ import annotations
 
@@ -23,38 +23,38 @@ from sparserm.audit.flags import (
     load_audit,
 )
 from sparserm.pairs.sources import DataSource, list_sources
-from sparserm.types import PreferenceData, PreferencePair
+from sparserm.types import PreferenceData, PreferencePair, SparseRMError
 from sparserm.ui.audit import charts
-from sparserm.ui.evaluate.view import pair_apart, pair_texts
 from sparserm.ui.shared import job_panel, pairs_picker
 from sparserm.ui.shared.components import download_table, figure, pairs_table
 from sparserm.ui.shared.context import Context
+from sparserm.ui.shared.pair_breakdown import pair_breakdown, pair_texts
 from sparserm.ui.shared.pairs_picker import Represented
 from sparserm.ui.shared.style import CONFIG
 
-#: Pairs up to which the audit is made on the page: some ten seconds.
+#: Up to this many pairs the audit runs on the page, which takes some ten seconds; more are audited by a job.
 AT_ONCE = 20_000
-#: Marks are drawn that tell at least this many pairs apart; the table holds all of them.
+#: Surface features are drawn if they differ in at least this many pairs; the CSV has all of them.
 DRAWN = 10
 
 
 def pick_other(source: DataSource | None) -> DataSource | None:
-    """The data that should share no prompt with the pairs, if any."""
+    """Let the user choose other data to check for shared prompts; None if no data is chosen."""
     others = {label: one for label, one in list_sources().items() if one != source}
     picked = st.selectbox(
-        "Should share no prompt with",
+        "Check overlap with",
         list(others),
         index=None,
         key="against",
         bind="query-params",
-        placeholder="Optional: the training pairs of a test set, or the other way round",
-        help="Prompts that are in both, or nearly, are flagged as leakage.",
+        placeholder="Optional: for test pairs the training pairs, or the reverse",
+        help="Prompts that are in both, exactly or nearly, are flagged as leakage.",
     )
     return others[picked] if picked else None
 
 
 def audited(source: DataSource, pairs: PreferenceData, other: DataSource | None) -> Audit:
-    """The audit without a head: at once, or for large data by a job, until whose end the page ends here."""
+    """Audit without a head, run on the page or, for large data, by a job; stops the page until the job is done."""
     if len(pairs.pairs) > AT_ONCE:
         return _by_job(source, pairs, other)
     against = pairs_picker.load_or_stop(other) if other else None
@@ -67,10 +67,10 @@ def _by_job(source: DataSource, pairs: PreferenceData, other: DataSource | None)
         "against": other.to_dict() if other else None,
         "versions": [one.version() for one in (source, other) if one],
     }
-    job = next((one for one in jobs.list_jobs() if one.kind == "audit" and jobs.spec(one.id) == specification), None)
+    job = jobs.find_job("audit", specification)
     if job is None:
-        st.info(f"Looking through {len(pairs.pairs):,} pairs takes about a minute; you may close the tab meanwhile.")
-        if st.button("Look through them", type="primary", key="start auditing"):
+        st.info(f"Auditing {len(pairs.pairs):,} pairs takes about a minute. You can close the tab meanwhile.")
+        if st.button("Start the audit", type="primary", key="start auditing"):
             jobs.start("audit", specification, f"Audit of {pairs.name}")
             st.rerun()
         st.stop()
@@ -80,58 +80,69 @@ def _by_job(source: DataSource, pairs: PreferenceData, other: DataSource | None)
     return load_audit(job.folder)
 
 
-@st.cache_resource(max_entries=8, show_spinner="Looking through the pairs…")
+@st.cache_resource(max_entries=8, show_spinner="Auditing the pairs…")
 def _audit(pairs: int, other: int, *, _pairs: PreferenceData, _other: PreferenceData | None) -> Audit:
     return audit(_pairs, against=_other)
 
 
-@st.cache_resource(max_entries=8, show_spinner="Asking the head about every pair…")
+@st.cache_resource(max_entries=8, show_spinner="Scoring the pairs with the head…")
 def _held_out(key: str, digest: str, content: str, *, _context: Context, _found: Represented) -> HeldOutMargins:
     return held_out_margins(_context.saved, _found.data, _found.pairs, _context.sae())
 
 
 def opposed(context: Context, source: DataSource | None, surface_alone: float) -> None:
-    """Labels that the head contradicts with confidence: candidates for mislabels."""
+    """Labels that the head contradicts with confidence: possible label errors."""
     st.subheader(
         "Labels that the head contradicts",
         anchor=False,
-        help="The head gives the rejected response a high chance: the label may be wrong, or the head. Rows whose prompt it "
-        "was trained on are judged by heads of the same settings trained without that prompt.",
+        help="The head gives the rejected response a high win probability: the label may be wrong, or the head. Rows whose "
+        "prompt it was trained on are scored by heads with the same settings trained without that prompt.",
     )
     found = pairs_picker.represented(source)
-    held_out = _held_out(context.key, context.hash, found.data.content_hash, _context=context, _found=found)
+    try:
+        held_out = _held_out(context.key, context.hash, found.data.content_hash, _context=context, _found=found)
+    except SparseRMError:
+        st.error("The head was trained on these prompts, and they are too few to train heads without them. Choose more pairs.")
+        return
     one = agreement(held_out)
     ranked, sure, against, expected = st.columns(4)
     figure(
         ranked,
         "Ranked as labelled",
         f"{one.accuracy:.1%}",
-        f"surface alone {surface_alone:.1%}",
-        "Accuracy of the head on these pairs, beside that of length, lists, punctuation and the like (see below).",
+        f"surface features alone {surface_alone:.1%}",
+        "Accuracy of the head on these pairs, compared with that of surface features such as length (see below).",
     )
-    figure(sure, f"At least {SURE:.0%} sure of", f"{one.n_sure:,}", f"of {len(held_out.margins):,} pairs", "Either way.")
+    figure(
+        sure,
+        "Confident pairs",
+        f"{one.n_sure:,}",
+        f"of {len(held_out.margins):,} pairs",
+        f"Pairs in which the head gives either response a win probability of at least {SURE:.0%}.",
+    )
     figure(
         against,
-        "Label says otherwise",
+        "Contradicted labels",
         f"{one.n_contradicted:,}",
-        f"{one.n_contradicted / max(one.n_sure, 1):.1%} of those",
-        "Candidates for wrong labels, the surest first below.",
+        f"{one.n_contradicted / max(one.n_sure, 1):.1%} of confident pairs",
+        "Possible label errors, listed below with the most confident first.",
     )
     figure(
         expected,
-        "Expected",
+        "Expected contradictions",
         f"{one.n_expected:.0f}",
-        "if its chances were right",
-        "How many a calibrated head would contradict. Many more: wrong labels, or a head too sure of itself (see Evaluate).",
+        "for a calibrated head",
+        "Labels that a calibrated head would contradict even if all labels were right. Many more suggest label errors or an "
+        "overconfident head (see Evaluate).",
     )
     if one.n_trained_on:
         st.caption(
-            f":material/school: {one.n_trained_on:,} of these pairs have prompts that the head was trained on; each was "
-            "judged by a head of the same settings that was trained without its prompt."
+            f":material/school: {one.n_trained_on:,} of these pairs have prompts used in training. They are scored by heads "
+            "with the same settings trained without these prompts."
         )
     flags = contradicted(held_out)
     if not flags:
-        st.success("No label is contradicted with that confidence.")
+        st.success(f"No label is contradicted with {SURE:.0%} confidence or more.")
         return
     _contradicted_table(flags, found, context)
 
@@ -140,18 +151,18 @@ def opposed(context: Context, source: DataSource | None, surface_alone: float) -
 def _contradicted_table(flags: Sequence[Flag], found: Represented, context: Context) -> None:
     chosen = _table(flags, found.data.pairs, "contradicted", ["score"])
     if chosen is not None:
-        pair_apart(chosen.index, context, found)
+        pair_breakdown(chosen.index, context, found)
 
 
 @st.fragment
 def other_flags(found: Audit, pairs: Sequence[PreferencePair]) -> None:
-    """Rows flagged for reasons that need no head."""
-    st.subheader("Rows to look at", anchor=False)
+    """Rows flagged without a head: duplicates, reversals and leakage."""
+    st.subheader("Rows to check", anchor=False)
     if not found.flags:
-        st.success("No repeated, reversed or leaked rows.")
+        st.success("No duplicate, reversed or leaked rows.")
         return
     counts = found.counts
-    picked = st.pills("Only", list(counts), selection_mode="multi", key="reasons", bind="query-params")
+    picked = st.pills("Show only", list(counts), selection_mode="multi", key="reasons", bind="query-params")
     reasons = picked or list(counts)
     st.caption("  \n".join(f"**{counts[reason]:,} {reason}**: {REASONS[reason]}" for reason in reasons))
     chosen = _table([flag for flag in found.flags if flag.reason in reasons], pairs, "flagged", ["reason", "detail"])
@@ -161,7 +172,7 @@ def other_flags(found: Audit, pairs: Sequence[PreferencePair]) -> None:
 
 
 def _table(flags: Sequence[Flag], pairs: Sequence[PreferencePair], name: str, columns: list[str]) -> Flag | None:
-    """Flags as a table with its file; returns the one that was chosen."""
+    """Table of flags with its download; returns the selected flag."""
     table = flagged(flags, pairs)
     place = pairs_table(table, columns, name)
     download_table(table, "Flagged rows", f"{name}.csv")
@@ -169,18 +180,19 @@ def _table(flags: Sequence[Flag], pairs: Sequence[PreferencePair], name: str, co
 
 
 def surface(found: Audit) -> None:
-    """What separates chosen from rejected responses apart from content."""
+    """Accuracy of surface features, together and one by one."""
     one = found.surface
     st.subheader(
-        f"The surface alone ranks {one.accuracy:.1%} as labelled",
+        f"Surface features alone reach {one.accuracy:.1%} accuracy",
         anchor=False,
-        help="Length, refusals, lists, punctuation and the like, counted and put into one Bradley-Terry model, cross-validated "
-        "over prompts. The words looked for are English.",
+        help="Counts of words, refusals, list items, punctuation and so on in one Bradley-Terry model, cross-validated over "
+        "prompts. The word lists are English.",
     )
     st.caption(
-        f"95 % interval {one.ci95[0]:.1%} to {one.ci95[1]:.1%}; 50 % is a coin. A head that does no better may have learned "
-        "nothing but this. Each line is one mark as a rule, with the share of pairs in which the two responses differ in it; "
-        "grey where it may be a coin."
+        f"95 % interval {one.ci95[0]:.1%} to {one.ci95[1]:.1%}; 50 % is chance. A head that does no better may have learned "
+        "only these.",
+        help="Each line is one surface feature used as a rule. In brackets: share of pairs whose responses differ in it. Grey: "
+        "not distinguishable from chance.",
     )
     often = [rule for rule in one.rules if rule.n_differ >= DRAWN]
     if often:
@@ -188,10 +200,10 @@ def surface(found: Audit) -> None:
     table = pd.DataFrame([vars(rule) for rule in one.rules])
     if not table.empty:
         table[["ci95_low", "ci95_high"]] = table.pop("ci95").tolist()
-        download_table(table, "Marks", "surface.csv")
+        download_table(table, "Surface features", "surface.csv")
 
 
 def headline(found: Audit) -> None:
-    """How many pairs, and how many of them are flagged without asking a head."""
+    """Number of pairs, and of those flagged without a head."""
     rows = Counter(flag.index for flag in found.flags)
-    st.caption(f"{found.n:,} pairs, {len(rows):,} of them flagged below without asking a head.")
+    st.caption(f"{found.n:,} pairs, {len(rows):,} of them flagged below by checks that need no head.")

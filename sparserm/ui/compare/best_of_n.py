@@ -1,4 +1,4 @@
-"""Best of N on the Compare page: candidates pasted or uploaded, their ranking, and what can be taken away."""
+"""Best of N on the Compare page: candidates pasted or uploaded, their ranking, and downloads."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from sparserm.ui.shared.style import CONFIG
 from sparserm.ui.shared.text import counted, sentence
 
 PASTE, UPLOAD = "Paste", "Upload a file"
-#: Characters of candidates that are looked up in the store on the page; more of them go to a job straight away.
+#: Maximum characters of candidates to look up in the store on the page; more are ranked by a job.
 LOOKED_UP = 1_000_000
 
 _TEXT, _FILE, _IDENTITY = "best_of_n_text", "best_of_n_file", "candidates"
@@ -41,7 +41,7 @@ _TEXT, _FILE, _IDENTITY = "best_of_n_text", "best_of_n_file", "candidates"
 
 @dataclass(frozen=True)
 class Ranking:
-    """A ranking and its tables: one row for each prompt, and one for each candidate."""
+    """A ranking and its tables: ``best`` with a row for each prompt, ``full`` with a row for each candidate."""
 
     ranked: tuple[RankedSet, ...]
     best: pd.DataFrame
@@ -49,19 +49,19 @@ class Ranking:
 
 
 def draw(context: Context) -> None:
-    """The whole of it."""
-    st.caption("Many candidates for each of many prompts: which is the best, and which pairs do they make for training?")
+    """Draw the view."""
+    st.caption("Rank many candidates for each of many prompts, and export the best against the worst as training pairs.")
     read = _inputs(context)
     if st.button("Rank", type="primary", width=220, key="best_of_n_rank"):
         _take(read)
     identity = st.query_params.get(_IDENTITY) or st.session_state.get(_IDENTITY)
     if identity is None:
-        st.info("Press **Rank** to order the candidates of each prompt.", icon=":material/format_list_numbered:")
+        st.info("Press **Rank** to rank the candidates of each prompt.", icon=":material/format_list_numbered:")
         return
     st.session_state[_IDENTITY] = st.query_params[_IDENTITY] = identity
     if st.session_state.get("best_of_n_read", _signature()) != _signature():
         st.warning(
-            "The candidates have changed since they were ranked. Press **Rank** to bring it up to date.",
+            "The candidates have changed since they were ranked. Press **Rank** to update the ranking.",
             icon=":material/history:",
         )
     try:
@@ -73,18 +73,18 @@ def draw(context: Context) -> None:
 
 
 def _inputs(context: Context) -> Callable[[], Candidates]:
-    """The field or the uploader, and how what stands there is read."""
+    """Draw the text field or the uploader; returns a function that reads the candidates from it."""
     way = st.segmented_control("Candidates", [PASTE, UPLOAD], default=PASTE, required=True, key="best_of_n_way")
     if way == UPLOAD:
         file = st.file_uploader(
-            "Candidates as a file",
+            "File with candidates",
             type=["jsonl", "json", "csv", "tsv", "parquet", "gz"],
             key=_FILE,
             max_upload_size=pairs_picker.MAX_UPLOAD_MB,
-            help="A row is a prompt with the list of its responses, or with one response; rows of a prompt belong together.",
+            help="Each row has a prompt with a list of responses or with one response; rows with equal prompts are grouped.",
         )
         if file is None:
-            st.caption("Columns: `prompt` and `responses` (a list; in CSV as JSON), or `prompt` and `response`, one a row.")
+            st.caption("Columns: `prompt` and `responses` (a list; in CSV as JSON), or `prompt` and `response` (one per row).")
             return _nothing
         return lambda: read_candidates(file.getvalue(), file.name, skip_bad=True)
     if _TEXT not in st.session_state:
@@ -94,32 +94,32 @@ def _inputs(context: Context) -> Callable[[], Candidates]:
         key=_TEXT,
         height=260,
         persist_state="session",
-        help=f"Parts of a prompt's block are parted by lines of {PART}, blocks by lines of {BLOCK}. JSON lines are read too.",
+        help=f"Lines of {PART} separate a prompt and its candidates; lines of {BLOCK} separate prompts. JSONL works too.",
     )
     st.caption(
-        "A prompt, then its candidates, with a line of three dashes between them; a line of three equals signs ends them."
+        f"Write each prompt, then its candidates, separated by lines of `{PART}`. Separate prompts by lines of `{BLOCK}`."
     )
     return lambda: parse_candidates(text, skip_bad=True)
 
 
 def _nothing() -> Candidates:
-    raise SparseRMError("no file was uploaded; choose one, or paste the candidates")
+    raise SparseRMError("no file was uploaded; upload one, or paste the candidates")
 
 
 def _example(context: Context) -> str:
-    """Three starter prompts with their responses, those of one turn."""
+    """The first three single-turn starter prompts with their responses."""
     pairs = [pair for pair in inputs.starter_pairs(context.card.name) if len(pair.prompt) == 1][:3]
     return f"\n{BLOCK}\n".join(f"\n{PART}\n".join((pair.prompt[0].content, *pair.responses)) for pair in pairs)
 
 
 def _signature() -> object:
-    """Changes with what stands in the field or the uploader."""
+    """A value that changes with the contents of the field or the uploader."""
     file = st.session_state.get(_FILE)
     return st.session_state.get("best_of_n_way"), st.session_state.get(_TEXT), getattr(file, "file_id", None)
 
 
 def _take(read: Callable[[], Candidates]) -> None:
-    """Read what was handed in, keep it, and put it into the link."""
+    """Read the candidates, store them, and put their hash into the link."""
     try:
         candidates = read()
     except PairsError as error:
@@ -134,24 +134,24 @@ def _take(read: Callable[[], Candidates]) -> None:
 
 
 def _ranked(identity: str, context: Context) -> Ranking:
-    """The ranking: computed here where it is little, by a job where it is much; until that has ended the page ends here.
+    """The ranking, computed on the page if it is fast; otherwise offers a job and stops the page until it has finished.
 
     Raises:
-        SparseRMError: the candidates are not there, or one cannot be scored.
+        SparseRMError: the candidates are not available, or one cannot be scored.
     """
     spec = {"candidates": identity, "head": context.key, "hash": context.hash}
-    job = next((one for one in jobs.list_jobs() if one.kind == "best_of_n" and jobs.spec(one.id) == spec), None)
+    job = jobs.find_job("best_of_n", spec)
     if job is not None and job.state != "done":
         job_panel.show_job(job.id)
         st.stop()
     if job is None and not _is_little(identity, context.key, context.hash, _context=context):
         candidates = _candidates(identity)
         st.info(
-            f"The language model has to read {candidates.n_responses:,} candidates of {len(candidates.sets):,} prompts at "
+            f"{candidates.n_responses:,} candidates of {len(candidates.sets):,} prompts have to be scored with "
             f"{context.place}. You may close the tab meanwhile.",
             icon=":material/memory:",
         )
-        if st.button("Start", type="primary", key="best_of_n_start"):
+        if st.button("Start scoring", type="primary", key="best_of_n_start"):
             jobs.start("best_of_n", spec, f"Best of N: {candidates.n_responses:,} candidates")
             st.rerun()
         st.stop()
@@ -165,7 +165,7 @@ def _candidates(identity: str) -> Candidates:
 
 @st.cache_data(show_spinner="Reading the candidates…", max_entries=64)
 def _is_little(identity: str, head: str, version: str, *, _context: Context) -> bool:
-    """Whether the page may compute it; what the store holds costs nothing."""
+    """Whether to compute the ranking on the page; stored representations cost nothing."""
     candidates = _candidates(identity)
     characters = sum(len(response) for one in candidates.sets for response in one.responses)
     return characters < LOOKED_UP and count_missing_tokens(_context.model(), candidates) <= pairs_picker.INLINE_TOKENS
@@ -173,7 +173,7 @@ def _is_little(identity: str, head: str, version: str, *, _context: Context) -> 
 
 @st.cache_resource(show_spinner="Ranking…", max_entries=4)
 def _rank(identity: str, head: str, version: str, job: str, *, _context: Context) -> Ranking:
-    """By the rewards that a job has left, or by those of the model."""
+    """Rank by the rewards of a finished job, or by those of the model."""
     candidates = _candidates(identity)
     ranked = rank_by(candidates, np.load(Path(job) / "rewards.npy")) if job else rank(_context.model(), candidates)
     return Ranking(ranked, pd.DataFrame(best_rows(ranked)), pd.DataFrame(ranking_rows(ranked)))
@@ -181,23 +181,25 @@ def _rank(identity: str, head: str, version: str, job: str, *, _context: Context
 
 def _results(ranking: Ranking, context: Context) -> None:
     if issues := st.session_state.get("best_of_n_issues"):
-        with st.expander(f"{len(issues):,} findings about the candidates", icon=":material/report:"):
+        with st.expander(f"{len(issues):,} findings in the candidates", icon=":material/report:"):
             pairs_picker.show_issues(issues, key="candidates")
     best = ranking.best
     columns = st.columns(4)
-    columns[0].metric("Prompts", f"{len(best):,}", border=True)
-    columns[1].metric("Candidates", f"{len(ranking.full):,}", border=True)
+    columns[0].metric("Prompts", f"{len(best):,}", border=True, height="stretch")
+    columns[1].metric("Candidates", f"{len(ranking.full):,}", border=True, height="stretch")
     columns[2].metric(
-        "Best beats next",
+        "Win probability, best vs. next",
         "–" if best["beats_next"].isna().all() else f"{best['beats_next'].median():.0%}",
         border=True,
-        help="Bradley-Terry win probability of the best candidate against the next, the median over the prompts.",
+        height="stretch",
+        help="Bradley-Terry win probability of the best candidate vs. the second best; median over prompts.",
     )
     columns[3].metric(
-        "Best over worst",
+        "Margin, best minus worst",
         f"{best['spread'].median():+.2f}",
         border=True,
-        help="Reward of a prompt's best candidate minus that of its worst, the median over the prompts.",
+        height="stretch",
+        help="Reward of the best candidate minus the reward of the worst; median over prompts.",
     )
     by_prompt, everything, pairs = st.tabs(["Best of each prompt", "Full ranking", "Training pairs"])
     with by_prompt:
@@ -211,13 +213,13 @@ def _results(ranking: Ranking, context: Context) -> None:
 _COLUMNS = {
     "prompt_number": st.column_config.NumberColumn("#", width=45),
     "rank": st.column_config.NumberColumn("Rank", width=50),
-    "n": st.column_config.NumberColumn("N", width=45, help="Candidates of the prompt."),
+    "n": st.column_config.NumberColumn("N", width=45, help="Number of candidates for the prompt."),
     "prompt": st.column_config.TextColumn("Prompt", width="medium"),
-    "best": st.column_config.TextColumn("Best candidate", width=360),
+    "best": st.column_config.TextColumn("Best candidate", width=310),
     "response": st.column_config.TextColumn("Candidate", width="large"),
-    "beats_next": st.column_config.NumberColumn("Beats next", format="%.0f %%", width=85),
-    "beats_best": st.column_config.NumberColumn("Beats best", format="%.0f %%", width=85),
-    "spread": st.column_config.NumberColumn("Best over worst", format="%+.2f", width=110),
+    "beats_next": st.column_config.NumberColumn("Win prob. vs. next", format="%.0f %%", width=125),
+    "beats_best": st.column_config.NumberColumn("Win prob. vs. best", format="%.0f %%", width=125),
+    "spread": st.column_config.NumberColumn("Best minus worst", format="%+.2f", width=115),
     "reward": st.column_config.NumberColumn("Reward", format="%+.2f", width=75),
 }
 
@@ -243,20 +245,20 @@ def _best(ranking: Ranking) -> None:
             on_click=_open,
             args=(picked,),
             disabled=picked is None or len(picked.ranking) < 2,
-            help=f"The candidates of the row that is picked in the table, the best {MOST} where there are more.",
+            help=f"Compare the candidates of the selected row, at most the best {MOST}.",
         )
-        _download("Best of each prompt", lambda: to_csv(_records(best)), len(best), "best.csv", "text/csv")
+        _download("Download best of each prompt", "CSV", lambda: to_csv(_records(best)), len(best), "best.csv", "text/csv")
 
 
 def _open(one: RankedSet | None) -> None:
-    """The prompt's candidates, best first, into the fields of the other view."""
+    """Open the candidates of a prompt, best first, in the side-by-side view."""
     if one is not None:
         inputs.put(one.candidates.prompt, [one.candidates.responses[i] for i in one.ranking[:MOST]])
         st.session_state.compare_mode = inputs.SIDE_BY_SIDE
 
 
 def _ranking(table: pd.DataFrame) -> None:
-    against_best = (100 * table["beats_best"]).where(table["rank"] > 1)  # the best is held against nothing
+    against_best = (100 * table["beats_best"]).where(table["rank"] > 1)  # the best has no comparison
     st.dataframe(
         table.assign(beats_best=against_best, prompt=table["prompt"].map(_as_text)),
         hide_index=True,
@@ -265,8 +267,10 @@ def _ranking(table: pd.DataFrame) -> None:
         column_order=["prompt_number", "rank", "response", "beats_best", "reward", "prompt"],
     )
     with st.container(horizontal=True):
-        _download("Ranking as CSV", lambda: to_csv(_records(table)), len(table), "ranking.csv", "text/csv")
-        _download("Ranking as JSONL", lambda: to_jsonl(_records(table)), len(table), "ranking.jsonl", "application/jsonl")
+        _download("Download ranking", "CSV", lambda: to_csv(_records(table)), len(table), "ranking.csv", "text/csv")
+        _download(
+            "Download ranking", "JSONL", lambda: to_jsonl(_records(table)), len(table), "ranking.jsonl", "application/jsonl"
+        )
 
 
 def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
@@ -274,31 +278,35 @@ def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def _pairs(ranked: tuple[RankedSet, ...], context: Context) -> None:
-    st.caption("The best candidate of each prompt as chosen, the worst as rejected, in TRL's format with an explicit prompt.")
+    st.caption(
+        "The best candidate of each prompt is chosen, the worst rejected. Format: TRL preference data with explicit prompt."
+    )
     left, right = st.columns([1, 2], gap="large", vertical_alignment="center")
     least = left.number_input(
-        "Minimum margin",
+        "Minimum reward margin",
         min_value=0.0,
         value=0.0,
         step=0.25,
         key="best_of_n_margin",
         bind="query-params",
-        help="Least difference in reward between best and worst. At 1 the best is preferred with a chance of 73 %.",
+        help="Minimum difference in reward between best and worst. At 1, the best has a win probability of 73 %.",
     )
     made = preference_rows(ranked, least)
     left.metric(f"Pairs from {len(ranked):,} prompts", f"{len(made):,}", border=True)
     right.plotly_chart(charts.spreads_figure([one.spread for one in ranked], least), config=CONFIG, key="best_of_n_spreads")
-    _download("Pairs as JSONL", lambda: to_jsonl(made), len(made), f"pairs-by-{context.card.name}.jsonl", "application/jsonl")
+    _download(
+        "Download pairs", "JSONL", lambda: to_jsonl(made), len(made), f"pairs-by-{context.card.name}.jsonl", "application/jsonl"
+    )
 
 
 def _as_text(prompt: str | list[dict[str, str]]) -> str:
-    """A prompt in a cell: its last turn."""
+    """The last turn of a prompt, for a table cell."""
     return prompt if isinstance(prompt, str) else prompt[-1]["content"]
 
 
-def _download(name: str, content: Callable[[], str], rows: int, filename: str, mime: str) -> None:
+def _download(name: str, kind: str, content: Callable[[], str], rows: int, filename: str, mime: str) -> None:
     st.download_button(
-        f"{name} ({counted(rows)})",
+        f"{name} ({kind}, {counted(rows)})",
         content,
         filename,
         mime,

@@ -1,4 +1,4 @@
-"""Figures of responses side by side: where their rewards stand against each other and against the training responses."""
+"""Charts of the Compare page: rewards among the reference rewards, and reward spreads of candidate sets."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sparserm.ui.shared.style import DOWN, NEUTRAL, UP, compact
 
 
 def rewards_figure(names: Sequence[str], rewards: Sequence[float], typical_chosen: float, typical_rejected: float) -> go.Figure:
-    """One line for each response, best first, with its reward as a dot; the yardsticks as lines across."""
+    """One row for each response, best first, with its reward as a dot; typical rewards as vertical lines."""
     low, high = min(*rewards, typical_rejected, typical_chosen), max(*rewards, typical_rejected, typical_chosen)
     room = max(high - low, 1e-6)
     figure = go.Figure(
@@ -28,7 +28,7 @@ def rewards_figure(names: Sequence[str], rewards: Sequence[float], typical_chose
     )
     for name, value, colour, up in (("chosen", typical_chosen, UP, 15), ("rejected", typical_rejected, DOWN, 0)):
         figure.add_vline(x=value, line={"color": colour, "width": 1.5, "dash": "dash"})
-        figure.add_annotation(  # one above the other, and leaning inwards: they never overlap and are never cut off
+        figure.add_annotation(  # stacked, and anchored inwards: they never overlap and are never cut off
             x=value,
             y=1,
             yref="paper",
@@ -50,7 +50,7 @@ def rewards_figure(names: Sequence[str], rewards: Sequence[float], typical_chose
 
 
 def spreads_figure(spreads: Sequence[float], least: float) -> go.Figure:
-    """How far the best candidate of each prompt is ahead of the worst, and the margin from which they make a pair."""
+    """Histogram of the spread between best and worst candidate of each prompt, with the minimum margin of a pair."""
     counts, edges = np.histogram(spreads, bins=30)
     figure = go.Figure(
         go.Bar(
@@ -63,6 +63,6 @@ def spreads_figure(spreads: Sequence[float], least: float) -> go.Figure:
         )
     )
     figure.add_vline(x=least, line={"color": UP, "width": 2, "dash": "dash"})
-    axis = {"title": {"text": "reward of the best minus that of the worst", "standoff": 8}, "rangemode": "tozero"}
+    axis = {"title": {"text": "reward of the best minus the worst candidate", "standoff": 8}, "rangemode": "tozero"}
     count = {"title": {"text": "prompts"}, "dtick": max(1, int(np.ceil(counts.max() / 4)))}
     return compact(figure, 200, xaxis=axis, yaxis=count, bargap=0.05, showlegend=False)

@@ -1,4 +1,4 @@
-"""The fields of the Compare page: a prompt and two to eight responses, filled from a starter pair, a link, or by hand."""
+"""Input fields of the Compare page: a prompt and two to eight responses, from a starter pair, a link or the user."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from sparserm.types import Message, Prompt
 from sparserm.ui.shared import starter_examples
 from sparserm.ui.shared.context import Context
 
-#: Characters that texts may add to a link; longer ones are left out of it, and the page says so.
+#: Maximum number of characters that texts add to a link; longer texts are left out, and the page says so.
 LINK_LENGTH = 1_800
 
-#: The two halves of the page.
+#: The two views of the page.
 SIDE_BY_SIDE, BEST_OF_N = "Side by side", "Best of N"
 
 _FIELDS, _EARLIER, _PROMPT, _PAIR = "compare_fields", "compare_earlier", "compare_prompt", "compare_pair"
-_FILLED = "compare_filled"  # the pair that was filled in last, whatever became of it
+_FILLED = "compare_filled"  # the pair that was filled in last, even if it was edited since
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """What stands in the fields."""
+    """The contents of the fields."""
 
     prompt: Prompt
     responses: tuple[str, ...]
@@ -34,7 +34,7 @@ class Inputs:
 
 @dataclass(frozen=True)
 class StarterPair:
-    """A starter pair to begin with."""
+    """A starter pair to fill the fields with."""
 
     title: str
     prompt: Prompt
@@ -51,17 +51,10 @@ def starter_pairs(task: str) -> tuple[StarterPair, ...]:
 
 
 def put(prompt: Prompt, responses: Sequence[str]) -> None:
-    """Fill the fields from elsewhere; the page compares them when it is run next."""
+    """Fill the fields from another page; the Compare page compares them on its next run."""
     _fill(prompt, responses)
     st.session_state[_PAIR] = st.session_state[_FILLED] = None
     st.session_state.compare_now, st.session_state.compare_pinned = True, False
-
-
-def offer(prompt: Prompt, responses: Sequence[str]) -> None:
-    """A link to the Compare page that fills the fields when it is followed, however long the texts are."""
-    # Not a button with st.switch_page: that would clear the link, which Streamlit forbids while widgets are bound to it.
-    st.session_state["compare_offered"] = prompt, tuple(responses)
-    st.page_link("pages/compare.py", label="Open in Compare", icon=":material/compare_arrows:", query_params={"offered": "1"})
 
 
 def _fill(prompt: Prompt, responses: Sequence[str]) -> None:
@@ -73,8 +66,10 @@ def _fill(prompt: Prompt, responses: Sequence[str]) -> None:
 
 
 def begin(context: Context) -> bool:
-    """Fill the fields on the first visit, from the link or with a starter pair; another head brings its own pair while one
-    stands untouched. Returns whether a comparison should be there without a click, as a link promises."""
+    """Fill the fields on the first visit, from the link or with a starter pair, and replace an unedited pair on a new head.
+
+    Returns whether to compare without a click, as when a link is opened.
+    """
     offered = st.session_state.pop("compare_offered", None)
     if offered is not None and "offered" in st.query_params:
         del st.query_params["offered"]
@@ -90,7 +85,7 @@ def begin(context: Context) -> bool:
 
 
 def _begin_from_link(pairs: Sequence[StarterPair]) -> bool:
-    """``pair`` is the number of a starter pair, ``p`` a prompt and each ``r`` a response; what is missing is a pair's."""
+    """Read ``pair`` (number of a starter pair), ``p`` (prompt) and ``r`` (responses); the starter pair fills the rest."""
     link = st.query_params
     asked, responses = link.get("pair", ""), link.get_all("r")[:MOST]
     number = int(asked) if asked.isascii() and asked.isdigit() else 0
@@ -105,13 +100,13 @@ def _begin_from_link(pairs: Sequence[StarterPair]) -> bool:
 
 
 def read() -> Inputs:
-    """What stands in the fields now."""
+    """The current contents of the fields."""
     prompt = (*st.session_state[_EARLIER], Message("user", st.session_state[_PROMPT]))
     return Inputs(prompt, tuple(st.session_state[_key(field)] for field in st.session_state[_FIELDS]))
 
 
 def draw(context: Context) -> Inputs:
-    """The fields, responses side by side, with buttons to add and remove them."""
+    """Draw the fields, responses side by side, with buttons to remove them; returns their contents."""
     left, right = st.columns(2, gap="medium")
     left.selectbox(
         "Starter pair",
@@ -121,13 +116,13 @@ def draw(context: Context) -> Inputs:
         on_change=_fill_in,
         persist_state="session",
         format_func=lambda pair: pair.title,
-        placeholder="Pick one, or write your own",
-        help="Pairs that come with the app, the better response first.",
+        placeholder="Select one, or write your own",
+        help="Pairs that ship with the app, the chosen response first.",
     )
     with right:
         for turn in st.session_state[_EARLIER]:
             st.text(f"{turn.role}: {turn.content}")
-        st.text_area("Prompt", key=_PROMPT, height=90, placeholder="What the user said", persist_state="session")
+        st.text_area("Prompt", key=_PROMPT, height=90, placeholder="The message of the user", persist_state="session")
     fields = st.session_state[_FIELDS]
     columns = st.columns(_ACROSS[len(fields)], gap="medium")
     for number, field in enumerate(fields, 1):
@@ -136,7 +131,7 @@ def draw(context: Context) -> Inputs:
 
 
 def add_button() -> None:
-    """A further field."""
+    """The button that adds a response."""
     full = len(st.session_state[_FIELDS]) >= MOST
     st.button(
         "Add a response",
@@ -144,17 +139,17 @@ def add_button() -> None:
         key="compare add",
         on_click=_add,
         disabled=full,
-        help=f"Up to {MOST} stand side by side; for more, see Best of N." if full else None,
+        help=f"At most {MOST} responses. For more, use Best of N." if full else None,
     )
 
 
-#: For each number of fields how many stand beside each other.
+#: Number of columns for each number of fields.
 _ACROSS = {2: 2, 3: 3, 4: 2, 5: 3, 6: 3, 7: 4, 8: 4}
 
 
 def _field(place: DeltaGenerator, number: int, field: int, removable: bool) -> None:
     place.text_area(
-        f"Response {number}", key=_key(field), height=130, placeholder="One answer to the prompt", persist_state="session"
+        f"Response {number}", key=_key(field), height=130, placeholder="A response to the prompt", persist_state="session"
     )
     if removable:
         place.button(
@@ -168,14 +163,14 @@ def _field(place: DeltaGenerator, number: int, field: int, removable: bool) -> N
 
 
 def keep_link(context: Context, inputs: Inputs) -> bool:
-    """Put what stands in the fields into the link where it is short enough; returns whether it was."""
+    """Write the contents of the fields into the link if they are short enough; returns whether they are."""
     pairs = starter_pairs(context.card.name)
     number, filled = number_of(pairs, inputs), st.session_state[_FILLED]
     wanted: dict[str, list[str]] = {}
     if number:
         wanted["pair"] = [str(number)]
     else:
-        if len(inputs.prompt) > 1 and filled in pairs:  # its earlier turns are found again through the pair
+        if len(inputs.prompt) > 1 and filled in pairs:  # its earlier turns are restored from the pair
             wanted["pair"] = [str(pairs.index(filled) + 1)]
         wanted |= {"p": [inputs.prompt[-1].content], "r": list(inputs.responses)}
     fits = len(urlencode(wanted, doseq=True)) <= LINK_LENGTH
@@ -191,7 +186,7 @@ def keep_link(context: Context, inputs: Inputs) -> bool:
 
 
 def number_of(pairs: Sequence[StarterPair], inputs: Inputs) -> int:
-    """The 1-based number of the pair that stands in the fields unchanged, 0 for none."""
+    """The 1-based number of the pair that the fields contain unchanged, 0 if none."""
     return next((n for n, pair in enumerate(pairs, 1) if (pair.prompt, pair.responses) == (inputs.prompt, inputs.responses)), 0)
 
 

@@ -1,4 +1,4 @@
-"""Responses side by side as tables: what the page shows and what can be taken away."""
+"""Results of a comparison as tables, to show and to download."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import pandas as pd
 
 from sparserm.explain.comparison import SideBySide
 from sparserm.explain.contributions import FeatureDifference
-from sparserm.ui.score import tables
+from sparserm.ui.shared import tables
 
 
 def ranking_table(found: SideBySide, responses: Sequence[str]) -> pd.DataFrame:
-    """One row for each response, the best first; ``beats_best`` is its chance against the best, none for that one itself."""
+    """One row for each response, best first; ``beats_best`` is its win probability vs. the best, None for the best itself."""
     best = found.ranking[0]
     rows = [
         {
@@ -30,7 +30,7 @@ def ranking_table(found: SideBySide, responses: Sequence[str]) -> pd.DataFrame:
 
 
 def shown_ranking(table: pd.DataFrame) -> pd.DataFrame:
-    """The ranking as it is read: the best is held against nothing."""
+    """The ranking formatted for display; the best has no comparison."""
     shown = table[["rank", "response", "reward", "text"]].copy()
     shown.insert(2, "beats_best", ["–" if pd.isna(one) else f"{one:.0%}" for one in table["beats_best"]])
     shown.insert(3, "behind_best", ["–" if pd.isna(one) else f"{one:+.2f}" for one in table["behind_best"]])
@@ -38,7 +38,7 @@ def shown_ranking(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def win_matrix(found: SideBySide) -> pd.DataFrame:
-    """``[n, n]`` the chance that the response of the row beats that of the column, best first; empty on the diagonal."""
+    """``[n, n]`` win probability of the row vs. the column, best first; NaN on the diagonal."""
     order = list(found.ranking)
     names = [f"response {i + 1}" for i in order]
     table = pd.DataFrame(found.win_probability[order][:, order], index=names, columns=names)
@@ -56,7 +56,7 @@ def scores_table(found: SideBySide) -> pd.DataFrame:
 
 
 def tokens_table(found: SideBySide, shown: Sequence[int]) -> pd.DataFrame:
-    """One row for each token of the responses ``shown``: the contribution of every feature at it, and their sum."""
+    """One row for each token of the responses ``shown``, with the contribution of every feature and their sum."""
     parts = []
     for i in shown:
         values = tables.tokens_table(found.explanations[i])
@@ -66,11 +66,11 @@ def tokens_table(found: SideBySide, shown: Sequence[int]) -> pd.DataFrame:
 
 
 def sum_check(parts: Sequence[FeatureDifference], margin: float) -> str:
-    """The sum, computed here from the parts shown and not taken from the margin."""
+    """The sum of the contributions as a sentence, computed from the parts and not taken from the margin."""
     up, down = (
         [p.contribution for p in parts if (p.contribution > 0) is raises and p.contribution] for raises in (True, False)
     )
     return (
-        f"{len(up)} features speak for A with {sum(up):+.3f}, {len(down)} for B with {sum(down):+.3f}; together "
+        f"{len(up)} features favour A by {sum(up):+.3f}, {len(down)} favour B by {sum(down):+.3f}; together "
         f"{sum(up) + sum(down):+.3f}, the margin of {margin:+.3f}."
     )

@@ -1,4 +1,4 @@
-"""Parts of the Compare page: the comparison, its ranking, and two pinned responses taken apart."""
+"""Parts of the Compare page: the comparison, the ranking, and the pairwise breakdown of two pinned responses."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from sparserm.types import Progress, SparseRMError
 from sparserm.ui.compare import charts, tables
 from sparserm.ui.compare.component import diff_text, linked_texts
 from sparserm.ui.compare.inputs import Inputs
-from sparserm.ui.score.charts import difference_figure
+from sparserm.ui.shared.charts import difference_figure
 from sparserm.ui.shared.components import reference_rewards
 from sparserm.ui.shared.context import Context, feature_card_link
 from sparserm.ui.shared.style import CONFIG
 from sparserm.ui.shared.tables import differences_table
 from sparserm.ui.shared.text import counted
 
-SHOWN = 10  # bars before the smaller ones are put together
+SHOWN = 10  # bars; the smaller contributions share one more
 _A, _B = "compare_a", "compare_b"
 
 
 @dataclass(frozen=True)
 class Compared:
-    """What was compared, by which version of which head, and what came of it."""
+    """The inputs of a comparison, the head and version that made it, and its result."""
 
     head: str
     hash: str
@@ -34,15 +34,15 @@ class Compared:
 
 
 def compare(context: Context, inputs: Inputs, progress: Progress) -> Compared:
-    """One pass of the backbone over all responses.
+    """Compare all responses in one pass of the backbone.
 
     Raises:
-        SparseRMError: a field is empty, or the head or the backbone cannot be used.
+        SparseRMError: a response is empty, or the backbone is not available or does not match the head.
     """
     check_number(len(inputs.responses))
     for number, response in enumerate(inputs.responses, 1):
         if not response.strip():
-            raise SparseRMError(f"response {number} is empty; write it, or remove its field")
+            raise SparseRMError(f"response {number} is empty; fill in the field, or remove it")
     found = context.model(progress).side_by_side(inputs.prompt, inputs.responses)
     linked = _A not in st.session_state and _linked_pins(len(inputs.responses)) is not None
     if not linked and not st.session_state.get("compare_pinned"):
@@ -51,15 +51,15 @@ def compare(context: Context, inputs: Inputs, progress: Progress) -> Compared:
 
 
 def ranking(compared: Compared, context: Context) -> None:
-    """Who wins, how likely, and where that leaves everyone against the training responses."""
+    """The winner, the ranking with win probabilities, and the rewards among the reference rewards."""
     found, saved = compared.found, context.saved
     best, following = found.ranking[:2]
     table = tables.ranking_table(found, compared.inputs.responses)
     chance = f"{found.win_probability[best, following]:.0%}"
     st.subheader(
-        f"Response {best + 1} wins: {chance} against response {following + 1}",
+        f"Response {best + 1} wins: {chance} win probability vs. response {following + 1}",
         anchor=False,
-        help="Bradley-Terry win probability: the sigmoid of the difference of the two rewards.",
+        help="Bradley-Terry win probability: the sigmoid of the difference between the two rewards.",
     )
     left, right = st.columns([3, 2], gap="large", vertical_alignment="center")
     left.dataframe(
@@ -69,8 +69,10 @@ def ranking(compared: Compared, context: Context) -> None:
         column_config={
             "rank": st.column_config.NumberColumn("Rank", width=50),
             "response": st.column_config.NumberColumn("Response", width=70),
-            "beats_best": st.column_config.TextColumn("Beats the best", width=95, alignment="right"),
-            "behind_best": st.column_config.TextColumn("Margin to it", width=85, alignment="right"),
+            "beats_best": st.column_config.TextColumn(
+                "Win prob. vs. best", width=120, alignment="right", help="Bradley-Terry win probability vs. the best response."
+            ),
+            "behind_best": st.column_config.TextColumn("Margin vs. best", width=105, alignment="right"),
             "reward": st.column_config.NumberColumn("Reward", format="%+.2f", width=70, help=reference_rewards(saved)),
             "text": st.column_config.TextColumn("Text", width="medium"),
         },
@@ -89,7 +91,7 @@ def ranking(compared: Compared, context: Context) -> None:
 
 
 def pins(found: SideBySide) -> tuple[int, int]:
-    """The two responses that are taken apart, A and B; both are kept in the link."""
+    """Select the two responses of the pairwise breakdown, A and B; both are kept in the link."""
     numbers = list(range(1, len(found.rewards) + 1))
     linked = _linked_pins(len(numbers))
     if _A not in st.session_state and linked:
@@ -100,10 +102,10 @@ def pins(found: SideBySide) -> tuple[int, int]:
         pin_best(found)
     left, right = st.columns(2)
     a = left.segmented_control(
-        "A, pinned", numbers, key=_A, required=True, on_change=_pinned, args=(numbers,), persist_state="session"
+        "A (pinned)", numbers, key=_A, required=True, on_change=_pinned, args=(numbers,), persist_state="session"
     )
     others = [number for number in numbers if number != a]
-    b = right.segmented_control("B, against it", others, key=_B, required=True, on_change=_pinned, persist_state="session")
+    b = right.segmented_control("B (compared with)", others, key=_B, required=True, on_change=_pinned, persist_state="session")
     assert a is not None and b is not None
     if linked != (a, b):
         st.query_params["a"], st.query_params["b"] = str(a), str(b)
@@ -111,21 +113,21 @@ def pins(found: SideBySide) -> tuple[int, int]:
 
 
 def _linked_pins(n: int) -> tuple[int, int] | None:
-    """The pins that the link names, where they are two of ``n`` responses."""
+    """The pins in the link, if they are two of the ``n`` responses."""
     a, b = (st.query_params.get(name, "") for name in ("a", "b"))
     numbers = [str(number) for number in range(1, n + 1)]
     return (int(a), int(b)) if a in numbers and b in numbers and a != b else None
 
 
-def taken_apart(compared: Compared, context: Context, a: int, b: int) -> None:
-    """Two responses against each other: chance, linked texts and features, waterfall, word diff."""
+def pairwise(compared: Compared, context: Context, a: int, b: int) -> None:
+    """Pairwise breakdown: win probability, linked texts and features, contributions and word diff."""
     found, saved = compared.found, context.saved
     parts, margin = found.differences(a, b), found.margin(a, b)
     columns = st.columns(4)
-    columns[0].metric("A beats B", f"{found.win_probability[a, b]:.0%}", border=True)
-    columns[1].metric("Margin, A over B", f"{margin:+.2f}", border=True)
-    columns[2].metric("Reward of A", f"{found.rewards[a]:+.2f}", border=True, help=reference_rewards(saved))
-    columns[3].metric("Reward of B", f"{found.rewards[b]:+.2f}", border=True, help=reference_rewards(saved))
+    columns[0].metric("Win probability, A vs. B", f"{found.win_probability[a, b]:.0%}", border=True, height="stretch")
+    columns[1].metric("Margin, A minus B", f"{margin:+.2f}", border=True, height="stretch")
+    columns[2].metric("Reward of A", f"{found.rewards[a]:+.2f}", border=True, height="stretch", help=reference_rewards(saved))
+    columns[3].metric("Reward of B", f"{found.rewards[b]:+.2f}", border=True, height="stretch", help=reference_rewards(saved))
     asked = st.query_params.get("lit", "")
     linked_texts(
         found,
@@ -139,8 +141,12 @@ def taken_apart(compared: Compared, context: Context, a: int, b: int) -> None:
     )
     left, right = st.columns([3, 2], gap="large")
     with left:
-        st.subheader("What the margin is made of", anchor=False)
-        everything = st.toggle("All features", key="compare_all", help=f"Instead of the {SHOWN} largest and the rest together.")
+        st.subheader("Margin by feature", anchor=False)
+        everything = st.toggle(
+            "All features",
+            key="compare_all",
+            help=f"Show every feature instead of the {SHOWN} largest and the sum of the others.",
+        )
         shown = len(parts) if everything else SHOWN
         st.plotly_chart(difference_figure(parts, margin, shown), config=CONFIG, key="compare_difference")
         st.caption(tables.sum_check(parts, margin))
@@ -162,7 +168,7 @@ def _downloads(compared: Compared, a: int, b: int) -> None:
     with st.container(horizontal=True):
         for name, table in ready.items():
             st.download_button(
-                f"{name} ({counted(len(table))})",
+                f"Download {name[0].lower()}{name[1:]} (CSV, {counted(len(table))})",
                 partial(table.to_csv, index=False),
                 f"{name.lower().replace(' ', '-')}.csv",
                 "text/csv",
@@ -175,11 +181,11 @@ def _downloads(compared: Compared, a: int, b: int) -> None:
 def _every_pair(found: SideBySide) -> None:
     if len(found.rewards) < 3:
         return
-    with st.expander("Every pair: chance that the row's response beats the column's"):
+    with st.expander("All pairs: win probability of the row vs. the column"):
         matrix = tables.win_matrix(found)
         st.dataframe(matrix.map("{:.0%}".format).replace("nan%", "–"), key="compare_matrix")
         st.download_button(
-            f"Every pair ({counted(len(matrix))})",
+            f"Download all pairs (CSV, {counted(len(matrix))})",
             matrix.to_csv(),
             "every-pair.csv",
             "text/csv",
@@ -190,12 +196,12 @@ def _every_pair(found: SideBySide) -> None:
 
 
 def pin_best(found: SideBySide) -> None:
-    """A becomes the best, B the next best."""
+    """Set A to the best response and B to the second best."""
     st.session_state[_A], st.session_state[_B] = found.ranking[0] + 1, found.ranking[1] + 1
 
 
 def _pinned(numbers: list[int] | None = None) -> None:
-    """The user has chosen; B gives way where A took its place."""
+    """Remember that the user chose the pins; if A took the response of B, give B another one."""
     st.session_state.compare_pinned = True
     if numbers and st.session_state[_A] == st.session_state[_B]:
         st.session_state[_B] = next(number for number in numbers if number != st.session_state[_A])

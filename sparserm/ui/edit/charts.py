@@ -1,4 +1,4 @@
-"""The figure of an edited head: its held-out accuracy beside that of the head as it was, with intervals."""
+"""Chart of held-out accuracy before and after an edit, with intervals."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from sparserm.ui.shared.style import DOWN, NEUTRAL, UP, compact
 
 
 def accuracy_figure(before: Evaluation, after: Evaluation) -> go.Figure:
-    """Two points with their 95 % intervals; the dotted line is what picking the longer response reaches."""
+    """Accuracy before and after with 95 % intervals; the dotted line is the accuracy of picking the longer response."""
     worse, better = after.accuracy < before.accuracy, after.accuracy > before.accuracy
     colour = DOWN if worse else UP if better else NEUTRAL
     figure = go.Figure()
@@ -28,7 +28,13 @@ def accuracy_figure(before: Evaluation, after: Evaluation) -> go.Figure:
         )
     figure.add_vline(x=before.length_baseline, line={"color": NEUTRAL, "width": 1, "dash": "dot"})
     figure.add_annotation(
-        x=before.length_baseline, y=1, yref="paper", yanchor="bottom", text="longer", showarrow=False, font={"color": NEUTRAL}
+        x=before.length_baseline,
+        y=1,
+        yref="paper",
+        yanchor="bottom",
+        text="longer response",
+        showarrow=False,
+        font={"color": NEUTRAL},
     )
     ends = [before.length_baseline, *before.ci95, *after.ci95]
     room = 0.06 * max(max(ends) - min(ends), 0.05)
@@ -39,5 +45,5 @@ def accuracy_figure(before: Evaluation, after: Evaluation) -> go.Figure:
         xaxis={"tickformat": ".0%", "range": [min(ends) - room, max(ends) + room]},
         yaxis={"categoryorder": "array", "categoryarray": ["after", "before"], "range": [-0.6, 1.9]},
     )
-    figure.update_layout(margin_t=18)  # the name of the dotted line stands above it
+    figure.update_layout(margin_t=18)  # room for the label of the dotted line
     return figure

@@ -1,4 +1,4 @@
-"""Parts of the Edit page: the list of edits with undo and redo, the figures that follow them, and saving."""
+"""Parts of the Edit head page: edit history with undo and redo, figures after the edit, and saving."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ from sparserm.ui.shared.pairs_picker import Represented
 from sparserm.ui.shared.style import CONFIG
 from sparserm.ui.shared.text import counted, plain, sentence
 
-#: Pairs that changed sides are listed up to this many; the file holds all.
+#: Changed pairs listed on the page; the CSV has all of them.
 LISTED = 50
 
-#: The sliders' values as a file calls them.
+#: Column names of the sliders' values in the CSV.
 _COLUMNS = {
     "chosen": "f_chosen",
     "rejected": "f_rejected",
@@ -49,35 +49,35 @@ _COLUMNS = {
 
 @dataclass(frozen=True)
 class History:
-    """All edits made to one head, and which of them is in force."""
+    """All edits made to one head, and the position of the current one."""
 
     steps: tuple[HeadEdits, ...] = (HeadEdits(),)
     at: int = 0
 
     @property
     def now(self) -> HeadEdits:
-        """The edits in force."""
+        """The current edits."""
         return self.steps[self.at]
 
     def do(self, edits: HeadEdits) -> History:
-        """Something new: what was undone is forgotten."""
+        """Add new edits after the current ones; undone edits are dropped."""
         if edits == self.now:
             return self
         return History((*self.steps[: self.at + 1], edits), self.at + 1)
 
     def move(self, by: int) -> History:
-        """Undo (-1) or redo (1), as far as there is something."""
+        """Undo (-1) or redo (1), up to the first or last edits."""
         return History(self.steps, min(max(self.at + by, 0), len(self.steps) - 1))
 
 
 def history(context: Context) -> History:
-    """The edits of this session to the head in view; at first those of the link.
+    """Edit history of the head in view in this session; it starts with the edits in the link.
 
-    Each head has its own, so that they are there again when it is looked at again.
+    Each head has its own history, which is restored when the head is selected again.
     """
     known: dict[str, History] = st.session_state.setdefault("edit histories", {})
     if context.hash not in known:
-        # Only a session's first head is that of the link; what stands there later is of the head before.
+        # The link's edits belong to the first head of a session; later they are those of the head selected before.
         known[context.hash] = History().do(_linked(context) if not known else HeadEdits())
     _link(known[context.hash])
     return known[context.hash]
@@ -88,7 +88,7 @@ def _linked(context: Context) -> HeadEdits:
         edits = HeadEdits.parse(st.query_params.get("edits", ""))
         edits.vector(context.saved.head.features)
     except SparseRMError as error:
-        st.warning(f"The edits of this link are left out: {plain(error)}", icon=":material/link_off:")
+        st.warning(f"The edits in this link are ignored: {plain(error)}", icon=":material/link_off:")
         return HeadEdits()
     return edits
 
@@ -112,73 +112,73 @@ def _move(head: str, by: int) -> None:
     known[head] = known[head].move(by)
 
 
-def evidence(context: Context, found: Represented) -> HeldOutScores:
-    """The scores of the held-out pairs; where no pair is held out, the page says so and ends."""
+def held_out(context: Context, found: Represented) -> HeldOutScores:
+    """Scores of the held-out pairs; if no pair is held out, show an error and stop the page."""
     try:
-        return _evidence(context.hash, found.data.content_hash, _context=context, _found=found)
+        return _held_out(context.hash, found.data.content_hash, _context=context, _found=found)
     except SparseRMError as error:
         st.error(sentence(error))
         st.stop()
 
 
 @st.cache_resource(show_spinner=False, max_entries=8)
-def _evidence(head: str, content: str, *, _context: Context, _found: Represented) -> HeldOutScores:
+def _held_out(head: str, content: str, *, _context: Context, _found: Represented) -> HeldOutScores:
     return held_out_scores(_context.saved, _found.data, _found.pairs)
 
 
 def what_is_held_out(found: HeldOutScores) -> None:
-    """How many pairs the figures are of, and which were left out."""
+    """Say how many pairs the figures are measured on and how many were left out."""
     n, prompts = len(found.rows), len(np.unique(found.pairs.groups))
     text = f"Measured on {n:,} pairs of {prompts:,} prompts that the head was not trained on."
     if found.n_seen:
         total = n + found.n_seen
         st.warning(
-            f"{found.n_seen:,} of {total:,} pairs are left out: the head was trained on their prompts. {text}",
+            f"{found.n_seen:,} of {total:,} pairs are left out because the head was trained on their prompts. {text}",
             icon=":material/filter_alt:",
         )
     else:
-        st.caption(f"{text} None had to be left out.")
+        st.caption(text)
 
 
 def unedited(found: HeldOutScores) -> EditOutcome:
-    """The figures of the head as it is."""
+    """Figures of the unedited head."""
     return measure_edits(found, HeadEdits())
 
 
 @st.fragment
 def live(context: Context, found: HeldOutScores, before: EditOutcome, data: PreferenceData) -> None:
-    """All that follows the sliders: only this part of the page is run again, the figures first."""
+    """Everything that depends on the sliders; on a change only this part of the page is run again, figures first."""
     edits = history(context).now
     after = measure_edits(found, edits)
     effect = compare_edits(found, before, after)
     place = _figures(before, after, effect)
     _toolbar(context)
-    worth = feature_ablation(found, edits)
-    features = _sliders(context, edits, worth)
+    ablation = feature_ablation(found, edits)
+    features = _sliders(context, edits, ablation)
     place.plotly_chart(charts.accuracy_figure(before.evaluation, after.evaluation), config=CONFIG, key="accuracy")
-    _suggestions(context.hash, worth, after, edits)
+    _suggestions(context.hash, ablation, after, edits)
     _flipped(found, data, before, after, effect)
     n_flipped, figures = len(effect.broken) + len(effect.mended), figures_table(before, after)
     _files(features, figures, n_flipped, lambda: flipped_table(found, data, before, after, effect, None))
     with st.expander("All figures, before and after"):
-        st.dataframe(figures, hide_index=True, key="figures")
+        st.dataframe(figures, hide_index=True, key="figures", column_config={name: name.capitalize() for name in figures})
     _save(context, edits, found)
 
 
 def _figures(before: EditOutcome, after: EditOutcome, effect: EditEffect) -> DeltaGenerator:
-    """The figures that matter most; returns where the chart of the accuracies goes."""
+    """Draw the main figures; returns the place for the accuracy chart."""
     place, accuracy, length, sides = st.columns([1.7, 1.45, 1.4, 1.55])
     low, high = after.evaluation.ci95
     change, ends = 100 * effect.accuracy_change, [100 * end for end in effect.ci95]
     accuracy.metric(
         "Held-out accuracy",
         f"{after.evaluation.accuracy:.1%}",
-        f"{change:+.1f} points ({ends[0]:+.1f} to {ends[1]:+.1f})" if change or any(ends) else "as before",
+        f"{change:+.1f} points ({ends[0]:+.1f} to {ends[1]:+.1f})" if change or any(ends) else "unchanged",
         border=True,
         delta_color="off",
         delta_arrow="auto" if change else "off",
-        help=f"95 % interval {low:.1%} to {high:.1%}, bootstrap over prompts. The change has an interval of its own, of the "
-        "differences pair by pair: much narrower, since both heads are measured on the same pairs.",
+        help=f"95 % interval {low:.1%} to {high:.1%}, bootstrap over prompts. The interval of the change is a paired one and "
+        "therefore much narrower, since both heads are measured on the same pairs.",
     )
     length.metric(
         "Length correlation",
@@ -187,23 +187,24 @@ def _figures(before: EditOutcome, after: EditOutcome, effect: EditEffect) -> Del
         border=True,
         delta_color="off",
         delta_arrow="off",
-        help="Spearman correlation of margins with gaps in log length over the held-out pairs: prompts that call for long "
-        "answers do not count. All correlations are in the table below.",
+        help="Spearman correlation of margins with differences in log length on the held-out pairs. Comparing within pairs "
+        "ignores that some prompts call for long answers. All correlations are in the table below.",
     )
     sides.metric(
-        "Pairs that changed sides",
+        "Changed pairs",
         f"{len(effect.broken) + len(effect.mended):,}",
-        f"{len(effect.mended):,} now right, {len(effect.broken):,} now wrong",
+        f"{len(effect.mended):,} fixed, {len(effect.broken):,} regressed",
         border=True,
         delta_color="off",
         delta_arrow="off",
+        help="Fixed: now ranked as labelled. Regressed: no longer ranked as labelled.",
     )
     return place
 
 
 def _toolbar(context: Context) -> None:
     done = history(context)
-    undo, redo, reset, said = st.columns([1, 1, 1, 5], vertical_alignment="center")
+    undo, redo, reset, note = st.columns([1, 1, 1, 5], vertical_alignment="center")
     head, last = context.hash, len(done.steps) - 1
     undo.button("Undo", icon=":material/undo:", disabled=done.at == 0, on_click=_move, args=(head, -1), width="stretch")
     redo.button("Redo", icon=":material/redo:", disabled=done.at == last, on_click=_move, args=(head, 1), width="stretch")
@@ -216,14 +217,14 @@ def _toolbar(context: Context) -> None:
         width="stretch",
     )
     n = len(done.now.factors)
-    said.caption(
+    note.caption(
         f"{n} of {len(context.saved.head.features)} features edited."
         if n
-        else "Nothing is edited yet: move a slider, or press **off** or **flip** in a row."
+        else "No edits yet. Move a slider, or press **off** or **flip** in a row."
     )
 
 
-def _sliders(context: Context, edits: HeadEdits, worth: FeatureAblation) -> pd.DataFrame:
+def _sliders(context: Context, edits: HeadEdits, ablation: FeatureAblation) -> pd.DataFrame:
     saved, labels, factors = context.saved, labels_of(context.card), edits.vector(context.saved.head.features)
     rows = [
         {
@@ -233,8 +234,8 @@ def _sliders(context: Context, edits: HeadEdits, worth: FeatureAblation) -> pd.D
             "factor": float(factors[j]),
             "chosen": float(saved.f_chosen[j]),
             "rejected": float(saved.f_rejected[j]),
-            "length": _plain(worth.length_correlation[j]),
-            "without": float(worth.accuracy_change[j]) if factors[j] else None,
+            "length": _plain(ablation.length_correlation[j]),
+            "without": float(ablation.accuracy_change[j]) if factors[j] else None,
         }
         for j in np.argsort(-np.abs(saved.head.weights), kind="stable")
     ]
@@ -250,17 +251,15 @@ def _plain(value: float) -> float | None:
     return None if np.isnan(value) else float(value)
 
 
-def _suggestions(head: str, worth: FeatureAblation, outcome: EditOutcome, edits: HeadEdits) -> None:
-    found = length_suggestions(worth, outcome)
+def _suggestions(head: str, ablation: FeatureAblation, outcome: EditOutcome, edits: HeadEdits) -> None:
+    found = length_suggestions(ablation, outcome)
     if len(found) == 0:
         return
-    st.caption(
-        f"These features tie margins to length the most (now {correlation(outcome.length.margin_spearman)}). Without them:"
-    )
+    st.caption(f"Features that contribute most to the length correlation, now {correlation(outcome.length.margin_spearman)}:")
     for column, j in zip(st.columns(3), found, strict=False):
-        feature, points = int(worth.features[j]), 100 * worth.accuracy_change[j]
+        feature, points = int(ablation.features[j]), 100 * ablation.accuracy_change[j]
         column.button(
-            f"Switch off {feature}: length {correlation(worth.length_without[j])}, accuracy {points:+.1f} points",
+            f"Switch off {feature}: length {correlation(ablation.length_without[j])}, accuracy {points:+.1f} points",
             key=f"suggested {feature}",
             on_click=_do,
             args=(head, edits.change(feature, 0.0)),
@@ -269,10 +268,10 @@ def _suggestions(head: str, worth: FeatureAblation, outcome: EditOutcome, edits:
 
 
 def _flipped(found: HeldOutScores, data: PreferenceData, before: EditOutcome, after: EditOutcome, effect: EditEffect) -> None:
-    st.subheader("Pairs that changed sides", anchor=False)
+    st.subheader("Changed pairs", anchor=False)
     n = len(effect.broken) + len(effect.mended)
     if n == 0:
-        st.caption("None: every held-out pair is ranked as before.")
+        st.caption("None. Every held-out pair is ranked as before.")
         return
     st.dataframe(
         flipped_table(found, data, before, after, effect, LISTED),
@@ -280,26 +279,31 @@ def _flipped(found: HeldOutScores, data: PreferenceData, before: EditOutcome, af
         height=min(330, 38 + 35 * n),
         key="flipped",
         column_config={
-            f"margin {when}": st.column_config.NumberColumn(when, format="%+.2f", width=70, help=f"margin {when} the edit")
-            for when in ("before", "after")
+            **{name: name.capitalize() for name in ("row", "change", "prompt", "chosen", "rejected")},
+            **{
+                f"margin {when}": st.column_config.NumberColumn(
+                    when.capitalize(), format="%+.2f", help=f"Margin {when} the edit"
+                )
+                for when in ("before", "after")
+            },
         },
     )
     if n > LISTED:
-        st.caption(f"The first {LISTED} of {n:,} are listed; the file holds all.")
+        st.caption(f"The first {LISTED} of {n:,} pairs; the CSV has all of them.")
 
 
 def flipped_table(
     found: HeldOutScores, data: PreferenceData, before: EditOutcome, after: EditOutcome, effect: EditEffect, limit: int | None
 ) -> pd.DataFrame:
-    """A row for each pair that changed sides: first those now wrong, the largest change first."""
-    order = [(i, "now wrong") for i in effect.broken] + [(i, "now right") for i in effect.mended]
+    """One row per changed pair: regressed pairs first, each group by size of the change."""
+    order = [(i, "regressed") for i in effect.broken] + [(i, "fixed") for i in effect.mended]
     rows: list[dict[str, Any]] = []
     for i, what in order[:limit]:
         pair = data.pairs[found.rows[i]]
         rows.append(
             {
                 "row": pair.row,
-                "ranked": what,
+                "change": what,
                 "margin before": before.margins[i],
                 "margin after": after.margins[i],
                 "prompt": pair.prompt[-1].content,
@@ -311,11 +315,11 @@ def flipped_table(
 
 
 def _files(features: pd.DataFrame, figures: pd.DataFrame, n_flipped: int, flipped: Callable[[], pd.DataFrame]) -> None:
-    """All that is shown, to take away; the table of pairs is made when it is asked for."""
+    """Downloads of all tables; the table of pairs is built on request."""
 
     def offer(label: str, n: int, name: str, table: Callable[[], pd.DataFrame]) -> None:
         st.download_button(
-            f"{label} as CSV ({counted(n)})",
+            f"Download {label} (CSV, {counted(n)})",
             lambda: table().to_csv(index=False),
             name,
             "text/csv",
@@ -326,19 +330,19 @@ def _files(features: pd.DataFrame, figures: pd.DataFrame, n_flipped: int, flippe
         )
 
     with st.container(horizontal=True):
-        offer("Changed pairs", n_flipped, "changed_pairs.csv", flipped)
-        offer("Features", len(features), "features.csv", lambda: features)
-        offer("Figures", len(figures), "figures.csv", lambda: figures)
+        offer("changed pairs", n_flipped, "changed_pairs.csv", flipped)
+        offer("features", len(features), "features.csv", lambda: features)
+        offer("figures", len(figures), "figures.csv", lambda: figures)
 
 
 def figures_table(before: EditOutcome, after: EditOutcome) -> pd.DataFrame:
-    """Every figure before and after the edit."""
+    """All figures before and after the edit."""
     rows = [
         ("accuracy", *(one.evaluation.accuracy for one in (before, after))),
         ("95 % interval, low", *(one.evaluation.ci95[0] for one in (before, after))),
         ("95 % interval, high", *(one.evaluation.ci95[1] for one in (before, after))),
         ("mean margin", *(one.evaluation.mean_margin for one in (before, after))),
-        ("accuracy of picking the longer", *(one.evaluation.length_baseline for one in (before, after))),
+        ("accuracy of picking the longer response", *(one.evaluation.length_baseline for one in (before, after))),
         ("reward with length, Pearson", before.length.reward_pearson, after.length.reward_pearson),
         ("reward with length, Spearman", before.length.reward_spearman, after.length.reward_spearman),
         ("margin with length gap, Pearson", before.length.margin_pearson, after.length.margin_pearson),
@@ -350,8 +354,8 @@ def figures_table(before: EditOutcome, after: EditOutcome) -> pd.DataFrame:
 def _save(context: Context, edits: HeadEdits, found: HeldOutScores) -> None:
     st.subheader("Save as a new head", anchor=False)
     st.caption(
-        f"{plain(context.key)} (version {context.hash}) stays as it is, and the new head names it as its parent. Its card will "
-        "say that its accuracy is of the pairs that it was edited by: check it on other pairs, too."
+        f"{plain(context.key)} (version {context.hash}) is not changed. The new head's accuracy is measured on the pairs it "
+        "was edited on; evaluate it on other pairs too."
     )
     with st.form("save", border=False):
         name, press = st.columns([3, 1], vertical_alignment="bottom")
@@ -364,17 +368,17 @@ def _save(context: Context, edits: HeadEdits, found: HeldOutScores) -> None:
             st.error(sentence(error))
         else:
             st.session_state["edit saved"] = wanted
-            st.rerun()  # the whole page: the sidebar lists the new head
+            st.rerun()  # the whole page, so that the sidebar lists the new head
 
 
 def saved_notice() -> None:
-    """After saving: where the new head is, and a button that goes there."""
+    """After saving: the name of the new head and a button that opens it."""
     name = st.session_state.get("edit saved")
     if name is None:
         return
-    said, press = st.columns([4, 1], vertical_alignment="center")
-    said.success(f"Saved as {plain(name)}. It can be chosen in the sidebar, and on the command line by its name.")
-    press.button("Look at it", on_click=_open, args=(name,), width="stretch")
+    message, press = st.columns([4, 1], vertical_alignment="center")
+    message.success(f"Saved as {plain(name)}. You can select it in the sidebar.")
+    press.button("Open head", on_click=_open, args=(name,), width="stretch")
 
 
 def _open(name: str) -> None:

@@ -1,4 +1,4 @@
-"""Figures of a head on a dataset: margins, calibration, accuracy by slice, and a benchmark's sections and styles."""
+"""Charts of a head on a dataset: margins, calibration, accuracy by slice, benchmark sections and styles."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from sparserm.evaluation.report import Calibration, Slice
 from sparserm.evaluation.reward_benchmarks import STYLES
 from sparserm.ui.shared.style import DIVERGING, DOWN, NEUTRAL, UP, compact
 
-#: Slices drawn; the table holds all of them.
+#: Slices drawn; the CSV has all of them.
 MOST = 20
 
 
 def margins_figure(margins: np.ndarray) -> go.Figure:
-    """How the margins lie around zero, the wrong ones in the rejected hue."""
+    """Histogram of margins; pairs ranked against their label have the colour of rejected responses."""
     size = max(float(np.ptp(margins)) / 40, 1e-3)
-    # A bar ends at zero, so that none mixes right and wrong; a tie counts as wrong, as it does in the accuracy.
+    # Bins end at zero, so that no bar mixes right and wrong pairs; a tie counts as wrong, as in the accuracy.
     places = np.ceil(margins / size) - 1
     figure = go.Figure()
-    for name, rows, colour in (("ranked the other way", margins <= 0, DOWN), ("ranked as labelled", margins > 0, UP)):
+    for name, rows, colour in (("ranked against the label", margins <= 0, DOWN), ("ranked as labelled", margins > 0, UP)):
         at, counts = np.unique(places[rows], return_counts=True)
         figure.add_bar(
             x=(at + 0.5) * size,
@@ -46,7 +46,7 @@ def margins_figure(margins: np.ndarray) -> go.Figure:
 
 
 def reliability_figure(calibration: Calibration) -> go.Figure:
-    """Confidence against the share ranked as labelled; on the line, the chances mean what they say."""
+    """Reliability diagram: confidence of the head against the share of pairs ranked as labelled."""
     bins = calibration.bins
     most = max(one.n for one in bins)
     figure = go.Figure()
@@ -54,7 +54,7 @@ def reliability_figure(calibration: Calibration) -> go.Figure:
         x=[0.5, 1],
         y=[0.5, 1],
         mode="lines",
-        name="chances that come true",
+        name="perfect calibration",
         hoverinfo="skip",
         line={"color": NEUTRAL, "width": 1.5, "dash": "dash"},
     )
@@ -62,7 +62,7 @@ def reliability_figure(calibration: Calibration) -> go.Figure:
         x=[one.confidence for one in bins],
         y=[one.correct for one in bins],
         mode="markers",
-        name="pairs of about this confidence",
+        name="pairs in this bin",
         marker={"color": UP, "size": [8 + 14 * (one.n / most) ** 0.5 for one in bins], "opacity": 1, "line": {"width": 0}},
         error_y=_whiskers([one.correct for one in bins], [one.ci95 for one in bins]),
         customdata=[[one.n, *one.ci95] for one in bins],
@@ -75,12 +75,12 @@ def reliability_figure(calibration: Calibration) -> go.Figure:
         300,
         legend=_ABOVE,
         xaxis={"title": "confidence of the head", "range": [0.48, 1.02], "tickformat": ".0%"},
-        yaxis={"title": "ranked as labelled", "range": [low - 0.03, 1.04], "tickformat": ".0%"},
+        yaxis={"title": "share ranked as labelled", "range": [low - 0.03, 1.04], "tickformat": ".0%"},
     )
 
 
 def slices_figure(slices: Sequence[Slice], accuracy: float) -> go.Figure:
-    """Accuracy of each slice with its interval; in colour where the interval leaves out the accuracy on all pairs."""
+    """Accuracy of each slice with its interval, coloured if the interval excludes the accuracy on all pairs."""
     shown = slices[:MOST]
     colours = [UP if one.ci95[0] > accuracy else DOWN if one.ci95[1] < accuracy else NEUTRAL for one in shown]
     names = [f"{escape(one.name)}  ({one.n:,})" for one in shown]
@@ -99,9 +99,9 @@ def slices_figure(slices: Sequence[Slice], accuracy: float) -> go.Figure:
         x=[one.length_baseline for one in shown],
         y=names,
         mode="markers",
-        name="longer is better",
+        name="longer-response baseline",
         marker={"color": NEUTRAL, "size": 8, "symbol": "diamond-open"},
-        hovertemplate="longer is better: %{x:.1%}<extra></extra>",
+        hovertemplate="longer-response baseline: %{x:.1%}<extra></extra>",
     )
     figure.add_scatter(
         x=[one.accuracy for one in shown],
@@ -113,7 +113,7 @@ def slices_figure(slices: Sequence[Slice], accuracy: float) -> go.Figure:
         hovertemplate="%{y}: %{x:.1%}<br>95 % interval %{customdata[0]:.1%} to %{customdata[1]:.1%}"
         "<br>%{customdata[2]} prompts<extra></extra>",
     )
-    figure.add_scatter(  # the legend's own: it would take the colour of whichever slice comes first
+    figure.add_scatter(  # legend entry only: otherwise it would take the colour of the first slice
         x=[None],
         y=[None],
         mode="lines+markers",
@@ -132,7 +132,7 @@ def slices_figure(slices: Sequence[Slice], accuracy: float) -> go.Figure:
 
 
 def sections_figure(sections: Mapping[str, float], overall: float) -> go.Figure:
-    """A benchmark's sections, and the overall score as a line."""
+    """Scores of a benchmark's sections, with the overall score as a line."""
     figure = go.Figure(
         go.Bar(
             x=list(sections.values()),
@@ -157,7 +157,7 @@ def sections_figure(sections: Mapping[str, float], overall: float) -> go.Figure:
 
 
 def styles_figure(matrix: Sequence[Sequence[float]]) -> go.Figure:
-    """RM-Bench: how often a chosen response of one style beats a rejected one of another, centred on a coin."""
+    """RM-Bench: accuracy by style of the chosen and of the rejected response; colours are centred on 50 %."""
     figure = go.Figure(
         go.Heatmap(
             z=matrix,
@@ -171,14 +171,14 @@ def styles_figure(matrix: Sequence[Sequence[float]]) -> go.Figure:
             xgap=3,
             ygap=3,
             texttemplate="%{z:.1%}",
-            hovertemplate="chosen, %{y}, beats rejected, %{x}: %{z:.1%}<extra></extra>",
+            hovertemplate="chosen (%{y}) beats rejected (%{x}): %{z:.1%}<extra></extra>",
         )
     )
     return compact(
         figure,
         240,
         xaxis={"title": "style of the rejected response"},
-        yaxis={"title": "of the chosen one", "autorange": "reversed"},
+        yaxis={"title": "style of the chosen", "autorange": "reversed"},
     )
 
 
@@ -186,7 +186,7 @@ _ABOVE = {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "traceorde
 
 
 def _whiskers(values: Sequence[float], intervals: Sequence[tuple[float, float]]) -> dict[str, object]:
-    """Error bars from the value to the ends of its interval."""
+    """Error bars for intervals around values."""
     return {
         "type": "data",
         "symmetric": False,

@@ -1,4 +1,4 @@
-"""The card of one feature: its evidence, where responses lie on it, its tokens, neighbours and examples, and your own text."""
+"""The card of one feature: statistics, histogram, promoted tokens, similar features, examples and the user's own text."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from sparserm.explain.contributions import label_of
 from sparserm.features.cards import SIDES, FeatureCard, Side, neuronpedia_url
 from sparserm.features.listing import FiringText
 from sparserm.features.logit_lens import LogitLens
@@ -19,7 +18,7 @@ from sparserm.heads.reward import RewardHead, alignment_scores
 from sparserm.types import SparseRMError
 from sparserm.ui.features import state
 from sparserm.ui.features.charts import density_figure
-from sparserm.ui.features.examples import ExampleRow, LitText, show_chips, show_examples
+from sparserm.ui.features.examples import ColouredText, ExampleRow, show_chips, show_examples
 from sparserm.ui.features.list_view import columns
 from sparserm.ui.features.state import ShownExample
 from sparserm.ui.shared.components import download_table, figure
@@ -28,45 +27,45 @@ from sparserm.ui.shared.style import CONFIG
 from sparserm.ui.shared.text import plain, sentence
 from sparserm.ui.shared.tokens import coloured_tokens
 
-STRONGEST, QUARTERS, WRONG = "Strongest", "By quarter of activation", "Argued for the wrong side"
+STRONGEST, QUARTILES, MISLEADING = "Strongest", "By activation quartile", "Misleading"
 _DETECTION = (
-    "Detection score: the share of responses, half of them with the feature firing strongly and half without, that are told "
-    "right by the label, or by being more like the top examples than like others; with its 95 % interval over prompts. Chance "
-    "is one half. The prompts are others than those that the label was found on, and both halves are of like length."
+    "Detection: accuracy at telling responses in which the feature fires strongly from an equal number in which it does not, "
+    "by the label or by similarity to the top examples, with a 95 % interval over prompts; 0.5 is chance. Measured on prompts "
+    "that were not used to find the label, with both groups of similar length."
 )
-SCORE, ACTIVATION = "alignment score", "activation"
+SCORE, ACTIVATION = "Alignment score", "Peak activation"
 
 
 @dataclass(frozen=True)
 class Lean:
-    """Which way a feature pulls, +1 or -1, and in words."""
+    """Whether a feature raises (+1) or lowers (-1) the reward, with a sentence that says so."""
 
     sign: int
     text: str
 
 
 def lean(table: FeatureTable, feature: int, weight: float | None) -> Lean:
-    """By its weight in the head, or by its mean scores where it has none there."""
+    """Direction by the feature's weight; for a latent outside the head, by its mean score gap."""
     if weight is not None:
         return Lean(1 if weight > 0 else -1, f"a high score {'raises' if weight > 0 else 'lowers'} the reward")
     raises = bool(table.score_gap[feature] > 0)
     side = "chosen" if raises else "rejected"
-    return Lean(1 if raises else -1, f"not in the head, its scores are higher in {side} responses")
+    return Lean(1 if raises else -1, f"not in the head; scores are higher in {side} responses")
 
 
 def weight_of(head: RewardHead, feature: int) -> float | None:
-    """Its weight, where it is one of the head's features."""
+    """Weight of a feature in the head, or None if it is not one of the head's features."""
     place = np.flatnonzero(head.features == feature)
     return float(head.weights[place[0]]) if len(place) else None
 
 
 def full_colour(read: Mapping[tuple[int, Side], ShownExample]) -> float:
-    """The activation at which the colour is full: the largest one of the examples."""
+    """Activation drawn in full colour: the largest one among the examples."""
     return max((one.peak for one in read.values()), default=1.0) or 1.0
 
 
 def header(context: Context, feature: int, listed: Sequence[int]) -> None:
-    """Which feature it is, its neighbours in the list, its labels and its page elsewhere."""
+    """Title, buttons for the previous and next feature of the list, labels and the link to Neuronpedia."""
     title, before, after = st.columns([8, 2, 2], vertical_alignment="bottom")
     title.subheader(context.feature_title(feature), anchor=False)
     place = listed.index(feature) if feature in listed else None
@@ -78,7 +77,7 @@ def header(context: Context, feature: int, listed: Sequence[int]) -> None:
             icon=f":material/{icon}:",
             disabled=to is None,
             width="stretch",
-            help=f"{what} in the list",
+            help=f"{what} feature in the list",
             on_click=state.choose,
             args=(feature if to is None else to,),
         )
@@ -88,7 +87,7 @@ def header(context: Context, feature: int, listed: Sequence[int]) -> None:
     name.text_input(
         "Label",
         key=key,
-        placeholder=f"{label_of({}, feature)}: say what it stands for, and every page will call it so",
+        placeholder="Name this feature; the name appears on every page",
         on_change=state.store_label,
         args=(context.card.sae_fingerprint, feature, key),
     )
@@ -101,24 +100,24 @@ def header(context: Context, feature: int, listed: Sequence[int]) -> None:
 
 
 def _automatic(label: AutoLabel) -> None:
-    """The automatic label, or why there is none, with what it is worth and what it came from."""
-    parts = [f"Automatic label: **{plain(label.text)}**" if label.text else f"Unlabelled: {plain(label.reason)}"]
+    """The automatic label, or why there is none, with its detection score and its source."""
+    parts = [f"Automatic label: **{plain(label.text)}**" if label.text else f"No reliable label: {plain(label.reason)}"]
     if label.text and label.detection:
-        parts.append(f"detects {label.detection}")
+        parts.append(f"detection {label.detection}")
     if label.examples:
-        parts.append(f"top examples detect {label.examples}")
+        parts.append(f"detection by top examples {label.examples}")
     if label.promoted:
-        parts.append(f"{plain(', '.join(label.promoted))} also promoted")
-    parts.append(f"fires in {label.n_firing:,} of {label.n_texts:,} responses of {plain(label.data)}")
-    parts.append("by the rule" if label.source == "rule" else f"by {plain(label.source)}")
+        parts.append(f"also promoted: {plain(', '.join(label.promoted))}")
+    parts.append(f"fires in {label.n_firing:,} of {label.n_texts:,} responses in {plain(label.data)}")
+    parts.append("generated by the word rule" if label.source == "rule" else f"generated by {plain(label.source)}")
     st.caption(" · ".join(parts), help=_DETECTION)
     if label.prompt:
-        with st.popover("What it was asked", icon=":material/chat:"):
+        with st.popover("Show the prompt", icon=":material/chat:"):
             st.code(label.prompt, language=None, wrap_lines=True)
 
 
 def evidence(table: FeatureTable, feature: int, weight: float | None) -> None:
-    """Firing rates with intervals, the gap with its test, and the weight."""
+    """Firing rates with intervals, their gap with its test, and the weight in the head."""
     chosen, rejected, gap, in_head = st.columns(4)
     rates = (
         (chosen, "Fires in chosen", table.f_chosen, table.chosen_low, table.chosen_high),
@@ -130,54 +129,54 @@ def evidence(table: FeatureTable, feature: int, weight: float | None) -> None:
             name,
             f"{rate[feature]:.1%}",
             f"{low[feature]:.1%} to {high[feature]:.1%}",
-            "Share of responses in which it fires at a token or more, with its 95 % Wilson interval; responses to one prompt "
-            "are not taken for independent.",
+            "Share of responses in which it fires on at least one token, with a 95 % Wilson interval; responses to the same "
+            "prompt are not treated as independent.",
         )
     q = table.q[feature]
     figure(
         gap,
-        "Gap",
-        f"{100 * table.gap[feature]:+.1f} pts",
-        f"q = {q:.2g}" + (", could be chance" if q > 0.05 else ""),
-        f"Chosen less rejected. q: McNemar's mid-p test over {table.n_prompts:,} prompts, corrected for all latents that fire "
-        "(Benjamini-Hochberg).",
+        "Firing-rate gap",
+        f"{100 * table.gap[feature]:+.1f} points",
+        f"q = {q:.2g}" + (", not significant" if q > 0.05 else ""),
+        f"Firing rate in chosen minus rejected responses. q: McNemar's mid-p test over {table.n_prompts:,} prompts, corrected "
+        "for all latents that fire (Benjamini-Hochberg).",
     )
     figure(
         in_head,
         "Weight in the head",
         "none" if weight is None else f"{weight:+.3f}",
-        f"scores differ by {table.score_gap[feature]:+.2f} SD",
-        "The weight multiplies the standardised alignment score; the difference is chosen less rejected, on average.",
+        f"mean score gap {table.score_gap[feature]:+.2f} SD",
+        "The weight multiplies the standardised alignment score. The gap is the mean score of chosen minus rejected responses.",
     )
-    notes = [f"correlation with length {table.length_correlation[feature]:+.2f}"]
-    notes.append(f"fires at {table.rate[feature]:.2%} of the tokens and in {table.share[feature]:.1%} of the responses")
-    notes.append(f"mean peak {table.mean_peak[feature]:.2f}")
+    notes = [f"Correlation with length {table.length_correlation[feature]:+.2f}"]
+    notes.append(f"fires on {table.rate[feature]:.2%} of tokens and in {table.share[feature]:.1%} of responses")
+    notes.append(f"mean peak activation {table.mean_peak[feature]:.2f}")
     if table.dense[feature]:
         notes.append("**dense**")
     if table.begin_of_text[feature]:
-        notes.append(f"**begin of text** ({table.opening[feature]:.0%} of its firings on the first token)")
+        notes.append(f"**begin of text** ({table.opening[feature]:.0%} of activations on the first token)")
     st.caption(" · ".join(notes))
 
 
 def density(card: FeatureCard, context: Context, firing: FiringText | None, rows: Sequence[int]) -> None:
-    """Where chosen and rejected responses lie, with the text at hand marked.
+    """Histograms of chosen and rejected responses, with the user's text marked.
 
     Args:
-        rows: of the pairs in their source.
+        rows: row of each pair in its source.
     """
     what = st.segmented_control(
-        "Density of",
+        "Histogram of",
         [SCORE, ACTIVATION],
         key="density",
         default=SCORE,
         required=True,
-        help="The alignment score is what the head weighs. The activation is the latent's largest one in the response; "
-        "responses in which it is silent lie at zero.",
+        help="The head weights the alignment score. The peak activation is the latent's largest one in the response, zero "
+        "where it does not fire.",
     )
     scores = what == SCORE
     chosen, rejected = (card.scores_chosen, card.scores_rejected) if scores else (card.peaks_chosen, card.peaks_rejected)
     mark = None if firing is None else (_own_score(context, card, firing) if scores else float(firing.of(card.feature).max()))
-    drawn = density_figure(chosen, rejected, str(what), None if mark is None else (mark, "your text"))
+    drawn = density_figure(chosen, rejected, str(what).lower(), None if mark is None else (mark, "your text"))
     st.plotly_chart(drawn, config=CONFIG, key="density figure")
     values = pd.DataFrame(
         {
@@ -197,20 +196,20 @@ def _own_score(context: Context, card: FeatureCard, firing: FiringText) -> float
 
 
 def logits(context: Context, feature: int, every: LogitLens | None) -> None:
-    """The tokens that its direction promotes and suppresses."""
+    """The tokens that the decoder direction promotes and suppresses."""
     st.markdown(
-        "**Promotes and suppresses**",
-        help="Logit lens: the tokens whose logits the decoder direction raises and lowers most if it reached the unembedding "
-        "as it is. Later layers may use it otherwise.",
+        "**Promoted and suppressed tokens**",
+        help="Logit lens: the tokens whose logits the decoder direction raises and lowers most when it is applied directly to "
+        "the unembedding. Later layers may use it differently.",
     )
     try:
         lens = state.lens_of(context, feature, every)
     except SparseRMError as error:
         st.caption(sentence(error))
         return
-    st.caption("raises the logits of")
+    st.caption("Raises the logits of")
     show_chips(lens.promoted[0], lens.promoted_logits[0].tolist(), up=True, key="promoted")
-    st.caption("lowers the logits of")
+    st.caption("Lowers the logits of")
     show_chips(lens.suppressed[0], lens.suppressed_logits[0].tolist(), up=False, key="suppressed")
     rows = pd.DataFrame(
         {
@@ -223,8 +222,8 @@ def logits(context: Context, feature: int, every: LogitLens | None) -> None:
 
 
 def similar(card: FeatureCard, table: FeatureTable, labels: Mapping[int, str]) -> None:
-    """The latents of the nearest directions; a click goes there."""
-    st.markdown("**Most similar features**", help="Cosine of the decoder directions. A click on a row opens the feature.")
+    """Table of the latents with the nearest decoder directions; clicking a row opens one."""
+    st.markdown("**Most similar features**", help="By cosine of the decoder directions. Click a row to open that feature.")
     rows = pd.DataFrame(
         [{"feature": j, "cosine": cosine, "gap": 100 * table.gap[j], "label": labels.get(j, "")} for j, cosine in card.similar]
     )
@@ -244,11 +243,11 @@ def similar(card: FeatureCard, table: FeatureTable, labels: Mapping[int, str]) -
 
 
 def example_lists(card: FeatureCard, read: Mapping[tuple[int, Side], ShownExample], leaning: Lean) -> None:
-    """Responses with their tokens lit: the strongest, those of each quarter, or the pairs it misjudged."""
+    """Responses with coloured tokens: the strongest, those of each activation quartile, or misleading pairs."""
     st.subheader("Examples", anchor=False)
     which = st.segmented_control(
         "Examples",
-        [STRONGEST, QUARTERS, WRONG],
+        [STRONGEST, QUARTILES, MISLEADING],
         key="examples",
         default=STRONGEST,
         required=True,
@@ -256,71 +255,72 @@ def example_lists(card: FeatureCard, read: Mapping[tuple[int, Side], ShownExampl
         persist_state="session",
         label_visibility="collapsed",
     )
-    rows = {STRONGEST: _strongest, QUARTERS: _quarters, WRONG: _misjudged}[str(which)](card, read, leaning.sign)
+    rows = {STRONGEST: _strongest, QUARTILES: _quartiles, MISLEADING: _misleading}[str(which)](card, read, leaning.sign)
     if not rows:
-        st.info("It argued for the wrong side in none of these pairs." if which == WRONG else "It fires in no response.")
+        st.info("None of these pairs is misleading." if which == MISLEADING else "It fires in none of these responses.")
         return
-    if which == WRONG:
+    if which == MISLEADING:
         values = [np.abs(one.values) for row in rows for one in (row.chosen, row.rejected) if one is not None]
-        full, unit = float(np.quantile(np.concatenate(values), 0.98)), "score, from the mean,"
+        full, unit = float(np.quantile(np.concatenate(values), 0.98)), "score relative to the mean"
         st.caption(
-            "Pairs in which its part in the margin, chosen less rejected, is furthest below zero. Tokens are lit by their "
-            f"alignment score from the mean, in full colour at {full:.1f}: teal speaks for a response, orange against it."
+            "Pairs in which this feature pushes the margin furthest toward the rejected response. Teal tokens raise the "
+            "reward of their response, orange ones lower it.",
+            help=f"Tokens are coloured by their alignment score relative to the mean; full colour at {full:.1f}.",
         )
     else:
         full, unit = full_colour(read), "activation"
-        st.caption(f"Tokens are lit by activation, in full colour at {full:.1f}; {leaning.text}.")
-    none = "" if which == QUARTERS else "No more of them."
+        st.caption(f"Tokens are coloured by activation, full colour at {full:.1f}; {leaning.text}.")
+    none = "" if which == QUARTILES else "No further example."
     show_examples(rows, full=full, unit=unit, none=none, key=f"examples {which}")
     download_table(state.examples_csv(read), "Examples", f"feature-{card.feature}-examples.csv")
 
 
 def _strongest(card: FeatureCard, read: Mapping[tuple[int, Side], ShownExample], sign: int) -> list[ExampleRow]:
-    sides = [[_lit(read[one.pair, side], sign) for one in card.top if one.side == side] for side in SIDES]
+    sides = [[_coloured(read[one.pair, side], sign) for one in card.top if one.side == side] for side in SIDES]
     return _side_by_side(sides[0], sides[1])
 
 
-def _quarters(card: FeatureCard, read: Mapping[tuple[int, Side], ShownExample], sign: int) -> list[ExampleRow]:
+def _quartiles(card: FeatureCard, read: Mapping[tuple[int, Side], ShownExample], sign: int) -> list[ExampleRow]:
     rows = []
-    names = ("Highest quarter", "Third quarter", "Second quarter", "Lowest quarter")
+    names = ("Highest quartile", "Third quartile", "Second quartile", "Lowest quartile")
     for name, band in zip(names, card.bands, strict=False):
-        sides = [[_lit(read[one.pair, side], sign) for one in band.examples if one.side == side] for side in SIDES]
-        rows += _side_by_side(sides[0], sides[1], f"{name}: peaks of {band.low:.2f} to {band.high:.2f}")
+        sides = [[_coloured(read[one.pair, side], sign) for one in band.examples if one.side == side] for side in SIDES]
+        rows += _side_by_side(sides[0], sides[1], f"{name}: peak activation {band.low:.2f} to {band.high:.2f}")
     return rows
 
 
-def _misjudged(card: FeatureCard, read: Mapping[tuple[int, Side], ShownExample], sign: int) -> list[ExampleRow]:
-    """Lit by the score and not by activation: it argues also where it does not fire."""
+def _misleading(card: FeatureCard, read: Mapping[tuple[int, Side], ShownExample], sign: int) -> list[ExampleRow]:
+    """Tokens are coloured by score, not activation: a feature also contributes where it does not fire."""
     mean = float(np.concatenate([card.scores_chosen, card.scores_rejected]).mean())
 
-    def lit(one: ShownExample, score: float) -> LitText:
-        return LitText(f"score {score:+.2f}", one.prompt, one.tokens, sign * (one.reading.scores - mean))
+    def coloured(one: ShownExample, score: float) -> ColouredText:
+        return ColouredText(f"Score {score:+.2f}", one.prompt, one.tokens, sign * (one.reading.scores - mean))
 
     return [
         ExampleRow(
-            lit(read[one.pair, "chosen"], one.score_chosen),
-            lit(read[one.pair, "rejected"], one.score_rejected),
-            f"row {read[one.pair, 'chosen'].row:,}: {one.contribution:+.3f} of the margin",
+            coloured(read[one.pair, "chosen"], one.score_chosen),
+            coloured(read[one.pair, "rejected"], one.score_rejected),
+            f"Row {read[one.pair, 'chosen'].row:,}: contributes {one.contribution:+.3f} to the margin",
         )
         for one in card.wrong
     ]
 
 
-def _lit(one: ShownExample, sign: int) -> LitText:
-    return LitText(f"row {one.row:,} · peak {one.peak:.2f}", one.prompt, one.tokens, sign * one.reading.activations)
+def _coloured(one: ShownExample, sign: int) -> ColouredText:
+    return ColouredText(f"Row {one.row:,} · peak {one.peak:.2f}", one.prompt, one.tokens, sign * one.reading.activations)
 
 
-def _side_by_side(chosen: Sequence[LitText], rejected: Sequence[LitText], title: str = "") -> list[ExampleRow]:
+def _side_by_side(chosen: Sequence[ColouredText], rejected: Sequence[ColouredText], title: str = "") -> list[ExampleRow]:
     n = max(len(chosen), len(rejected))
     padded = [[*side, *[None] * (n - len(side))] for side in (chosen, rejected)]
     return [ExampleRow(a, b, title if i == 0 else "") for i, (a, b) in enumerate(zip(*padded, strict=True))]
 
 
 def on_text(feature: int, firing: FiringText, full: float, leaning: Lean) -> None:
-    """The text at hand, lit by the feature."""
+    """The user's text, its tokens coloured by the feature's activation."""
     values = firing.of(feature)
-    lit = f"Lit by the activation of feature {feature}, in full colour at {full:.1f}."
-    st.caption(lit if values.any() else f"Feature {feature} does not fire on this text.")
+    caption = f"Coloured by the activation of feature {feature}, full colour at {full:.1f}."
+    st.caption(caption if values.any() else f"Feature {feature} does not fire on this text.")
     coloured_tokens(
         firing.tokens,
         (leaning.sign * values).tolist(),

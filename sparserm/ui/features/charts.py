@@ -1,4 +1,4 @@
-"""Figures of one feature: where chosen and rejected responses lie on its direction, or how strongly it fires in them."""
+"""Histogram of one feature: alignment scores or peak activations of chosen and rejected responses."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 
 from sparserm.ui.shared.style import DOWN, NEUTRAL, UP, compact
 
-#: At most; few responses get fewer, about two for every square root.
+#: Maximum; fewer for few responses, about twice their square root.
 BINS = 40
 
 
@@ -18,8 +18,8 @@ def density_figure(chosen: np.ndarray, rejected: np.ndarray, unit: str, mark: tu
 
     Args:
         chosen, rejected: ``[n]`` values.
-        unit: of the values.
-        mark: where another response lies, and what it is called.
+        unit: title of the x axis.
+        mark: value and name of another response, drawn as a line.
     """
     values = np.concatenate([chosen, rejected, [mark[0]] if mark else []])
     low, high = (float(values.min()), float(values.max())) if len(values) else (0.0, 1.0)

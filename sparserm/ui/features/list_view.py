@@ -1,4 +1,4 @@
-"""Parts of the Features page around its list: filters, table, the text that latents are looked for on, and the job."""
+"""Parts of the Features page around its list: filters, table, the text to search on, and the jobs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from streamlit.elements.lib.column_types import ColumnConfig
 from sparserm import jobs
 from sparserm.features.auto_labels import LEAST_DETECTION
 from sparserm.features.listing import FeatureList, FiringText, visible
-from sparserm.features.llm_labels import configured_endpoint
+from sparserm.features.llm_labels import MODEL, URL, configured_endpoint
 from sparserm.features.logit_lens import LogitLens
 from sparserm.features.table import DENSE_RATE, OPENING_SHARE, FeatureTable
 from sparserm.heads.labels import auto_labels
@@ -24,16 +24,16 @@ from sparserm.ui.shared.components import download_table
 from sparserm.ui.shared.context import Context
 from sparserm.ui.shared.pairs_picker import Represented
 from sparserm.ui.shared.style import sign_colour
-from sparserm.ui.shared.text import plain, sentence
+from sparserm.ui.shared.text import plain
 
 HEAD, ALL, TEXT = "Head's features", "All latents", "Firing on a text"
-#: A longer list is drawn without colours: they are sent cell by cell.
+#: Longer lists are drawn without colours, which are sent cell by cell.
 COLOURED = 1_000
 _ABOUT_LABELS = (
-    "A rule looks for words and marks that responses in which the feature fires have and others of like length lack. What it "
-    "finds on half of the prompts is judged on the other half: the number after a label is the share of responses that it "
-    f"tells right, one half being chance. A label that is not surely above {LEAST_DETECTION:.1f} is not shown. Your own labels "
-    "come first."
+    "The word rule looks for words and punctuation that are frequent in responses where the feature fires and rare in others "
+    "of similar length. Labels are found on half of the prompts and tested on the other half: the number after a label is its "
+    f"detection accuracy there, 0.5 being chance. Labels not reliably above {LEAST_DETECTION:.1f} are not shown. Your own "
+    "labels take precedence."
 )
 _SHOWN = [
     "feature",
@@ -56,7 +56,7 @@ _SHOWN = [
 
 
 def filters(listed: str) -> tuple[bool, bool]:
-    """Whether dense and begin-of-text latents are to be hidden; a head's own features never are, since they make its reward."""
+    """Whether to hide dense and begin-of-text latents; the head's own features, which make up its reward, never are."""
     if listed == HEAD:
         return False, False
     dense, begin = st.columns(2)
@@ -66,7 +66,7 @@ def filters(listed: str) -> tuple[bool, bool]:
         key="hide_dense",
         bind="query-params",
         persist_state="session",
-        help=f"They fire at more than {DENSE_RATE:.0%} of the response tokens, and seldom stand for one thing.",
+        help=f"They fire on more than {DENSE_RATE:.0%} of the response tokens and rarely have a single meaning.",
     )
     hide_begin = begin.toggle(
         "Hide begin-of-text latents",
@@ -74,13 +74,13 @@ def filters(listed: str) -> tuple[bool, bool]:
         key="hide_begin",
         bind="query-params",
         persist_state="session",
-        help=f"At least {OPENING_SHARE:.0%} of their firings are on the first token of a response: they tell that it begins.",
+        help=f"At least {OPENING_SHARE:.0%} of their activations are on a response's first token: they only mark its start.",
     )
     return hide_dense, hide_begin
 
 
 def hidden_line(shown: FeatureList, listed: str) -> str:
-    """How many there are, and how many the filters hide."""
+    """How many features are listed and how many the filters hide."""
     kinds = f"{shown.n_dense:,} dense, {shown.n_begin:,} begin-of-text"
     if listed == HEAD:
         return f"{len(shown.rows):,} features, none hidden ({kinds})"
@@ -88,7 +88,7 @@ def hidden_line(shown: FeatureList, listed: str) -> str:
 
 
 def feature_table(shown: FeatureList, feature: int) -> None:
-    """The list; a click on a row chooses its feature."""
+    """Table of the listed features; clicking a row opens one."""
     rows = shown.rows
     features = [int(one) for one in rows["feature"]]
     state.select_row(state.LIST, features, feature)
@@ -114,22 +114,23 @@ def _text_colour(value: float) -> str:
 
 
 def columns() -> dict[str, ColumnConfig | str | None]:
+    """Titles, formats and help of the columns of feature tables."""
     number, text = st.column_config.NumberColumn, st.column_config.TextColumn
     return {
         "feature": number("Feature", format="%d", width=70, pinned=True),
         "label": text("Label", width="medium"),
         "detects": number(
-            "Detects",
+            "Detection",
             format="%.2f",
-            help="Share of responses that the automatic label tells right, firing from "
-            "silent, on prompts that it was not found on. One half is chance.",
+            help="Accuracy of the automatic label at predicting whether the feature fires in a response, on prompts that were "
+            "not used to find the label. 0.5 is chance.",
         ),
-        "promotes": text("Promotes", width="medium", help="Tokens whose logits its direction raises most (logit lens)."),
-        "on_text": number("On the text", format="%.2f", help="Its activation: the largest, or the one at the token asked for."),
-        "at": text("At token", width="small", help="Where that is: the token's number and text."),
-        "weight": number("Weight", format="%+.3f", help="In the head, on the standardised alignment score."),
+        "promotes": text("Promoted tokens", width="medium", help="Tokens whose logits its direction raises most (logit lens)."),
+        "on_text": number("Activation", format="%.2f", help="Peak activation on the text, or that on the chosen token."),
+        "at": text("At token", width="small", help="Number and text of the token with that activation."),
+        "weight": number("Weight", format="%+.3f", help="Weight of the standardised alignment score in the head."),
         "gap": number(
-            "Gap", format="%+.1f", help="Share of chosen responses in which it fires, less that of rejected ones, in points."
+            "Gap (points)", format="%+.1f", help="Firing rate in chosen minus rejected responses, in percentage points."
         ),
         "f_chosen": number("In chosen", format="percent", help="Share of chosen responses in which it fires."),
         "f_rejected": number("In rejected", format="percent", help="Share of rejected responses in which it fires."),
@@ -139,25 +140,25 @@ def columns() -> dict[str, ColumnConfig | str | None]:
             help="McNemar's mid-p test of the gap over prompts, corrected for the number of latents (Benjamini-Hochberg).",
         ),
         "score_gap": number(
-            "Score gap",
+            "Score gap (SD)",
             format="%+.2f",
-            help="Mean alignment score of chosen less rejected, in standard deviations: what a weight multiplies.",
+            help="Mean alignment score of chosen minus rejected, in standard deviations. The weight multiplies this score.",
         ),
         "length_correlation": number(
-            "Length r", format="%+.2f", help="Correlation of its alignment score with the log of the response's length."
+            "Length corr.", format="%+.2f", help="Correlation of the alignment score with the log of the response length."
         ),
-        "token_rate": number("Density", format="percent", help="Share of response tokens at which it fires."),
-        "mean_peak": number("Mean peak", format="%.2f", help="Largest activation in a response, mean where it fires."),
+        "token_rate": number("Density", format="percent", help="Share of response tokens on which it fires."),
+        "mean_peak": number("Mean peak", format="%.2f", help="Peak activation, averaged over the responses in which it fires."),
         "note": text(
             "Note",
-            help=f"Dense: fires at more than {DENSE_RATE:.0%} of the tokens. Begin of text: at least "
-            f"{OPENING_SHARE:.0%} of its firings are on a response's first token.",
+            help=f"Dense: fires on more than {DENSE_RATE:.0%} of the tokens. Begin of text: at least "
+            f"{OPENING_SHARE:.0%} of its activations are on the first token of a response.",
         ),
     }
 
 
 def text_fields() -> tuple[str, str]:
-    """The prompt and the response that features are tried on."""
+    """Text fields for the prompt and response to search on."""
     left, right = st.columns([1, 2])
     prompt = left.text_area("Prompt (optional)", key="text_prompt", height=110, persist_state="session", bind="query-params")
     text = right.text_area(
@@ -172,45 +173,46 @@ def text_fields() -> tuple[str, str]:
 
 
 def token_choice(firing: FiringText | None) -> int | None:
-    """The token at which latents are to be looked for, or None for the whole text."""
+    """Index of the token to list latents for, or None for the whole text."""
     tokens = firing.tokens if firing else ()
     return st.selectbox(
-        "Latents that fire at",
+        "Latents that fire on",
         range(len(tokens)),
         index=None,
         key="token",
         format_func=lambda place: f"{place + 1} {visible(tokens[place])}" if place < len(tokens) else "",
-        placeholder="any token of the text; pick one to see what fires there",
+        placeholder="any token; choose one to list the latents that fire on it",
     )
 
 
 def offer_job(source: DataSource, context: Context, lens: LogitLens | None) -> None:
-    """The job that looks promoted tokens up for all latents and reads the examples of the head's features."""
+    """Button for the job that computes promoted tokens of all latents and the examples of the head's features."""
     wanted = state.job_specification(source, context)
     if (job := state.running_job("features", wanted)) is not None:
         job_panel.show_job(job.id)
     elif lens is None:
         left, right = st.columns([4, 1], vertical_alignment="center")
         left.caption(
-            f"The tokens that each of the {context.card.d_sae:,} latents promotes have not been looked up yet, so the list and "
-            "the search do without them. A job looks them up once, and reads the examples of the head's features."
+            f"Promoted tokens of the {context.card.d_sae:,} latents are not computed yet, so list and search lack them. A job "
+            "computes them once, together with the examples of the head's features."
         )
-        if right.button("Prepare", key="prepare", icon=":material/memory:", width="stretch"):
+        if right.button("Compute tokens", key="prepare", icon=":material/memory:", width="stretch"):
             jobs.start("features", wanted, f"Features of {context.key}")
             st.rerun()
 
 
 def offer_labels(source: DataSource, context: Context) -> None:
-    """How many of the head's features have an automatic label, and the job that makes them from the pairs at hand."""
+    """Number of the head's features with an automatic label, and the job that generates labels from the chosen pairs."""
     try:
         endpoint = configured_endpoint()
-    except SparseRMError as error:
-        st.warning(sentence(error))
+    except SparseRMError:
+        needed = f"set both {URL} and {MODEL}, with an address that begins with http:// or https://, and restart the app"
+        st.warning(plain(f"The labelling model cannot be used: {needed}."))
         endpoint = None
     left, right = st.columns([4, 1], vertical_alignment="center")
     left.caption(_labelled_line(context), help=_ABOUT_LABELS)
     ask = endpoint is not None and left.checkbox(
-        f"Ask {plain(endpoint.model)} instead of the rule: responses of these pairs are sent to {plain(endpoint.url)}",
+        f"Ask {plain(endpoint.model)} instead of the word rule: responses of these pairs are sent to {plain(endpoint.url)}",
         key="ask endpoint",
         persist_state="session",
     )
@@ -222,7 +224,7 @@ def offer_labels(source: DataSource, context: Context) -> None:
         icon=":material/label:",
         width="stretch",
         disabled=job is not None,
-        help="Makes the automatic labels of the head's features, from the pairs chosen above.",
+        help="Generates automatic labels for the head's features from the pairs chosen above.",
     )
     if job is not None:
         job_panel.show_job(job.id)
@@ -238,16 +240,16 @@ def _labelled_line(context: Context) -> str:
         return "No feature of this head has an automatic label yet."
     named = [one for one in own if one.text is not None]
     data = plain(textwrap.shorten(", ".join(sorted({one.data for one in own})), 80))
-    return f"**{len(named)} of {len(own)}** features have an automatic label that predicts where they fire (from {data})."
+    return f"**{len(named)} of {len(own)}** features have a reliable automatic label (from {data})."
 
 
 def source_line(name: str, table: FeatureTable) -> str:
-    """What the figures come from."""
+    """Names the pairs that the figures come from."""
     return f"{table.n_pairs:,} pairs of {table.n_prompts:,} prompts from {plain(textwrap.shorten(name, 80))}"
 
 
 def measured(source: DataSource | None, context: Context) -> tuple[Represented, FeatureTable]:
-    """The pairs as the head sees them and every latent over them; until that is there, the head's own figures are.
+    """Representations of the pairs and statistics of every latent; the head's own figures are shown until they are ready.
 
     Raises:
         SparseRMError: the backbone or the SAE cannot be used.
@@ -266,7 +268,7 @@ def measured(source: DataSource | None, context: Context) -> tuple[Represented, 
 def _head_meanwhile(context: Context) -> None:
     rows = pd.DataFrame(SparseRM(context.saved).features()).drop(columns=["mu", "sigma"])
     st.subheader(f"The head's {len(rows)} features", anchor=False)
-    st.caption("As found in its training pairs. Examples and all other latents follow once the pairs have been read.")
+    st.caption("Figures from its training pairs. Examples and all other latents appear once the pairs are processed.")
     drawn = rows.assign(gap=100 * rows["gap"]).style.map(_text_colour, subset=["weight", "gap"])
     st.dataframe(drawn, hide_index=True, column_config=columns())
     download_table(rows, "Features", f"head-{context.key}.csv")

@@ -1,4 +1,4 @@
-"""What the Features page holds: which feature is looked at, and results kept in memory by all that they depend on."""
+"""State of the Features page: the selected feature, and results cached by everything they depend on."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from sparserm.features.table import FeatureTable, feature_table
 from sparserm.heads.labels import auto_labels, given_labels, save_label, user_labels
 from sparserm.pairs.sources import DataSource
 from sparserm.types import Message, Prompt, SparseRMError
-from sparserm.ui.score.scoring import ScoredResponse
 from sparserm.ui.shared import starter_examples
 from sparserm.ui.shared.context import Context
 from sparserm.ui.shared.pairs_picker import Represented
+from sparserm.ui.shared.scoring import ScoredResponse
 from sparserm.ui.shared.text import sentence
 
 LIST, NUMBER = "features list", "feature number"
@@ -29,7 +29,7 @@ LIST, NUMBER = "features list", "feature number"
 
 @dataclass(frozen=True)
 class ShownExample:
-    """A response of the pairs as the card shows it: its row in the source, prompt, tokens, and the latent at each of them."""
+    """A response as the card shows it: its row in the source, its prompt, its tokens and the latent's values on them."""
 
     row: int
     prompt: str
@@ -38,13 +38,15 @@ class ShownExample:
 
     @property
     def peak(self) -> float:
-        """Its largest activation."""
+        """Largest activation in the response."""
         return float(self.reading.activations.max(initial=0.0))
 
 
 def begin(context: Context) -> int:
-    """Which feature is looked at: the link's, else the last one, and of a new SAE the head's heaviest; with a text to try
-    features on."""
+    """Select a feature and fill in the text to search on.
+
+    The feature is the link's, else the last one selected; for another SAE it is the head's largest weight.
+    """
     state, fingerprint, head = st.session_state, context.card.sae_fingerprint, context.saved.head
     heaviest = int(head.features[np.argmax(np.abs(head.weights))])
     asked = st.query_params.get("feature", "")
@@ -60,13 +62,13 @@ def begin(context: Context) -> int:
 
 
 def own_text() -> tuple[str, str]:
-    """The prompt and the text that features are tried on, before their fields are drawn."""
+    """The user's prompt and text, available before their fields are drawn."""
     prompt, text = (str(st.session_state.get(key, st.query_params.get(key, ""))) for key in ("text_prompt", "text"))
     return prompt, text
 
 
 def _fill_text(context: Context) -> None:
-    """What was scored last, or the first example; what the user has typed stays, and what a link brings along."""
+    """Fill the text fields with the last scored response or the first example, unless the user or a link has set them."""
     state, fresh = st.session_state, _first_text(context)
     linked = "text" not in state and "text" in st.query_params
     untouched = "text" not in state or own_text() == state.get("features filled")
@@ -75,46 +77,46 @@ def _fill_text(context: Context) -> None:
 
 
 def _first_text(context: Context) -> tuple[str, str]:
-    """What was scored last, or the first example."""
+    """Prompt and response that were scored last, or the first example."""
     scored: ScoredResponse | None = st.session_state.get("scored")
     one = scored.request if scored else starter_examples.examples(context.card.name)[0]
     return one.prompt[-1].content, one.response
 
 
 def choose(feature: int) -> None:
-    """Look at a feature; for callbacks."""
+    """Select a feature; for callbacks."""
     st.session_state["feature"] = int(feature)
     st.query_params["feature"] = str(int(feature))
 
 
 def choose_typed() -> None:
-    """Look at the feature whose number was typed; for callbacks."""
+    """Select the feature whose number was typed; for callbacks."""
     choose(st.session_state[NUMBER])
 
 
 def choose_row(key: str, features: list[int]) -> None:
-    """Look at the feature of the row that was clicked in the table ``key``; for callbacks."""
+    """Select the feature of the clicked row of table ``key``; for callbacks."""
     rows = st.session_state[key]["selection"]["rows"]
     if rows and rows[0] < len(features):
         choose(features[rows[0]])
 
 
 def select_row(key: str, features: list[int], feature: int) -> None:
-    """Let the table ``key`` show which feature is looked at, however it was chosen; before the table is drawn."""
+    """Highlight the selected feature in table ``key``; call it before the table is drawn."""
     st.session_state[key] = {"selection": {"rows": [features.index(feature)] if feature in features else []}}
 
 
 def store_label(fingerprint: str, feature: int, key: str) -> None:
-    """Keep what was typed into the label's field; for callbacks."""
+    """Save the label typed by the user; for callbacks."""
     try:
         save_label(fingerprint, feature, st.session_state[key])
-        del st.session_state[key]  # the field shows what was kept, or what the head calls it where the label was taken away
+        del st.session_state[key]  # then the field shows the saved label, or the head's own after deletion
     except (SparseRMError, OSError) as error:
         st.session_state["label problem"] = sentence(error)
 
 
 def label_problem(context: Context) -> str:
-    """What is wrong with the file of the user's labels, if anything."""
+    """Error message if the file of the user's labels cannot be read, else empty."""
     try:
         user_labels(context.card.sae_fingerprint)
     except SparseRMError as error:
@@ -122,18 +124,18 @@ def label_problem(context: Context) -> str:
     return ""
 
 
-def kept(found: Represented, context: Context) -> FeatureStore:
-    """Where results for these pairs, this SAE and this backbone lie."""
+def feature_store(found: Represented, context: Context) -> FeatureStore:
+    """Stored results for these pairs, this SAE and this backbone."""
     return FeatureStore(found.data.content_hash, context.card.sae_fingerprint, context.card.backbone_fingerprint)
 
 
 def table(found: Represented, context: Context) -> FeatureTable:
-    """Statistics of every latent, with openings, which are measured the first time."""
+    """Statistics of every latent. Firing on the first token is measured on first use and then stored."""
     activity = context.card.training.get("settings", {}).get("activity", "any")
-    return _table(kept(found, context), context.saved.head.pooling, activity, _found=found, _context=context)
+    return _table(feature_store(found, context), context.saved.head.pooling, activity, _found=found, _context=context)
 
 
-@st.cache_resource(show_spinner="Measuring every latent over the pairs…", max_entries=8)
+@st.cache_resource(show_spinner="Computing statistics of all latents…", max_entries=8)
 def _table(store: FeatureStore, pooling: str, activity: str, *, _found: Represented, _context: Context) -> FeatureTable:
     sae = _context.sae()
     opening = store.known_openings()
@@ -143,8 +145,8 @@ def _table(store: FeatureStore, pooling: str, activity: str, *, _found: Represen
 
 
 def card(found: Represented, context: Context, feature: int) -> FeatureCard:
-    """One latent over these pairs."""
-    return _card(kept(found, context), context.hash, feature, _found=found, _context=context)
+    """Card of one latent on these pairs."""
+    return _card(feature_store(found, context), context.hash, feature, _found=found, _context=context)
 
 
 @st.cache_resource(show_spinner=False, max_entries=64)
@@ -153,11 +155,11 @@ def _card(store: FeatureStore, head: str, feature: int, *, _found: Represented, 
 
 
 def examples(found: Represented, context: Context, shown: FeatureCard) -> Mapping[tuple[int, Side], ShownExample]:
-    """The responses of a card with the latent's activation at every token; read by the language model the first time."""
-    return _examples(kept(found, context), context.hash, shown.feature, _found=found, _context=context, _card=shown)
+    """Responses of a card with the latent's activation on every token; the language model runs on first use only."""
+    return _examples(feature_store(found, context), context.hash, shown.feature, _found=found, _context=context, _card=shown)
 
 
-@st.cache_resource(show_spinner="Reading the examples…", max_entries=64)
+@st.cache_resource(show_spinner="Computing activations of the examples…", max_entries=64)
 def _examples(
     store: FeatureStore, head: str, feature: int, *, _found: Represented, _context: Context, _card: FeatureCard
 ) -> dict[tuple[int, Side], ShownExample]:
@@ -173,9 +175,9 @@ def _examples(
 
 
 def known_lens(found: Represented, context: Context) -> LogitLens | None:
-    """The tokens that every latent promotes, where the job has looked them up."""
-    path = kept(found, context).of_sae / "lens.npz"
-    return _known_lens(kept(found, context), path.stat().st_mtime_ns) if path.is_file() else None
+    """Promoted tokens of every latent, or None until the job has computed them."""
+    path = feature_store(found, context).of_sae / "lens.npz"
+    return _known_lens(feature_store(found, context), path.stat().st_mtime_ns) if path.is_file() else None
 
 
 @st.cache_resource(show_spinner=False, max_entries=4)
@@ -183,13 +185,13 @@ def _known_lens(store: FeatureStore, changed: int) -> LogitLens | None:
     return store.known_lens()
 
 
-@st.cache_resource(show_spinner="Looking up the tokens it promotes…", max_entries=256)
+@st.cache_resource(show_spinner="Computing promoted tokens…", max_entries=256)
 def _lens_of(backbone: str, sae: str, feature: int, *, _context: Context) -> LogitLens:
     return logit_lens(_context.sae(), load_unembedding(_context.card.backbone_source), np.array([feature]))
 
 
 def lens_of(context: Context, feature: int, every: LogitLens | None) -> LogitLens:
-    """The tokens that one latent promotes.
+    """Promoted and suppressed tokens of one latent.
 
     Raises:
         SparseRMError: the backbone's files hold no unembedding.
@@ -200,10 +202,10 @@ def lens_of(context: Context, feature: int, every: LogitLens | None) -> LogitLen
 
 
 def fire(context: Context, prompt: str, response: str) -> FiringText | None:
-    """The latents that fire on a text; nothing where there is no text.
+    """Latents that fire on a text, or None if the text is empty.
 
     Raises:
-        SparseRMError: the text cannot be read.
+        SparseRMError: the text cannot be processed.
     """
     if not response.strip():
         return None
@@ -212,42 +214,42 @@ def fire(context: Context, prompt: str, response: str) -> FiringText | None:
     return _fire(card.backbone_fingerprint, card.sae_fingerprint, context.saved.head.pooling, turn, response, _context=context)
 
 
-@st.cache_resource(show_spinner="Reading the text…", max_entries=16)
+@st.cache_resource(show_spinner="Running the language model on the text…", max_entries=16)
 def _fire(backbone: str, sae: str, pooling: str, prompt: Prompt, response: str, *, _context: Context) -> FiringText:
     model = _context.model()
     return fire_on_text(prompt, response, model.backbone, _context.sae(), model.head.pooling)
 
 
 def job_specification(source: DataSource, context: Context) -> dict[str, object]:
-    """What the job that gets everything ready is asked to do."""
+    """Specification of the job that computes promoted tokens and examples."""
     return {"source": source.to_dict(), "head": context.key}
 
 
 def label_specification(source: DataSource, context: Context, *, endpoint: bool) -> dict[str, object]:
-    """What the job that labels the head's features is asked to do."""
+    """Specification of the job that labels the head's features."""
     return {**job_specification(source, context), "endpoint": endpoint}
 
 
 def listed_labels(context: Context) -> dict[int, str]:
-    """What the list calls each latent; where an automatic label was sought and not found, it says why."""
+    """Labels by latent for the list; where no automatic label was found, the reason."""
     automatic = auto_labels(context.card.sae_fingerprint)
     return {feature: one.shown for feature, one in automatic.items()} | dict(given_labels(context.card))
 
 
 def detected(context: Context) -> dict[int, float]:
-    """What the automatic labels detect, and the descriptions that were too weak to be one."""
+    """Detection scores by latent, also of descriptions too weak to be used as labels."""
     automatic = auto_labels(context.card.sae_fingerprint)
     return {feature: one.detection.accuracy for feature, one in automatic.items() if one.detection}
 
 
 def running_job(kind: str, wanted: Mapping[str, object]) -> jobs.JobStatus | None:
-    """The last job of this kind and specification, unless it is done."""
-    found = next((one for one in jobs.list_jobs() if one.kind == kind and jobs.spec(one.id) == wanted), None)
+    """The latest job of this kind and specification, or None if it is done."""
+    found = jobs.find_job(kind, wanted)
     return found if found is not None and found.state != "done" else None
 
 
 def examples_csv(read: Mapping[tuple[int, Side], ShownExample]) -> pd.DataFrame:
-    """The examples of a card, a row for each response."""
+    """Examples of a card, one row per response."""
     return pd.DataFrame(
         [
             {"row": one.row, "side": side, "peak": one.peak, "prompt": one.prompt, "response": "".join(one.tokens)}

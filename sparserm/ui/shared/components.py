@@ -1,4 +1,4 @@
-"""Parts that several pages share: the figures of a scored response and what is said of a head."""
+"""Widgets that several pages use: metrics, downloads, the table of pairs and progress bars."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 
 def figure(place: DeltaGenerator, label: str, value: str, note: str, text: str) -> None:
-    """One measured figure with what it is held against, and its definition behind the question mark."""
+    """A metric with a reference value below it and its definition as a tooltip."""
     place.metric(label, value, note, delta_color="off", delta_arrow="off", help=text, border=True, height="stretch")
 
 
 def download_table(table: pd.DataFrame, what: str, filename: str) -> None:
-    """A table to take away as CSV, written when it is asked for; the button says how many rows it has."""
+    """A button that downloads a table as CSV; the CSV is written when it is pressed."""
     st.download_button(
-        f"{what} as CSV ({counted(len(table))})",
+        f"Download {what[:1].lower()}{what[1:]} (CSV, {counted(len(table))})",
         lambda: table.to_csv(index=False),
         filename,
         "text/csv",
@@ -37,11 +37,11 @@ def download_table(table: pd.DataFrame, what: str, filename: str) -> None:
 
 
 def pairs_table(table: pd.DataFrame, columns: Sequence[str], link: str) -> int | None:
-    """Preference pairs, one a row: ``columns``, then their texts; returns the place of the one that was chosen.
+    """Table of preference pairs: ``columns``, then their texts. Returns the position of the selected row.
 
     Args:
         table: with ``row``, ``id``, ``category``, ``prompt``, ``chosen``, ``rejected`` and ``columns``.
-        link: the name under which the chosen pair's row stands in the link.
+        link: the query parameter that holds the row of the selected pair.
     """
     asked = table.index[table["row"].astype(str) == st.query_params.get(link, "")].tolist()[:1]
     marks = [name for name in ("row", "id", "category") if table[name].astype(bool).any()]
@@ -51,7 +51,7 @@ def pairs_table(table: pd.DataFrame, columns: Sequence[str], link: str) -> int |
         height=min(330, 38 + 35 * len(table)),
         on_select="rerun",
         selection_mode="single-row",
-        # Other rows are another table: a choice must not point at whatever stands in its place now.
+        # Other rows get another key: a selection must not point at a different pair.
         key=f"{link} {hash(tuple(table['row']))}",
         selection_default={"selection": {"rows": asked}},
         column_order=[*marks, *columns, "prompt", "chosen", "rejected"],
@@ -60,9 +60,13 @@ def pairs_table(table: pd.DataFrame, columns: Sequence[str], link: str) -> int |
             "id": st.column_config.TextColumn("Id", width=80),
             "category": st.column_config.TextColumn("Category", width=120),
             "reason": st.column_config.TextColumn("Reason", width=120),
-            "detail": st.column_config.TextColumn("What was found", width=230),
-            "score": st.column_config.NumberColumn("Rejected wins", format="percent", width=100, help="By the head."),
-            "chance": st.column_config.NumberColumn("Chosen wins", format="percent", width=95, help="By the head."),
+            "detail": st.column_config.TextColumn("Finding", width=230),
+            "score": st.column_config.NumberColumn(
+                "Rejected wins", format="percent", width=100, help="Win probability by the head."
+            ),
+            "chance": st.column_config.NumberColumn(
+                "Chosen wins", format="percent", width=95, help="Win probability by the head."
+            ),
             "margin": st.column_config.NumberColumn("Margin", format="%+.2f", width=75),
             "prompt": st.column_config.TextColumn("Prompt", width="medium"),
             "chosen": st.column_config.TextColumn("Chosen", width="medium"),
@@ -78,17 +82,17 @@ def pairs_table(table: pd.DataFrame, columns: Sequence[str], link: str) -> int |
 
 
 def reference_rewards(saved: SavedHead) -> str:
-    """What a reward is to be held against."""
+    """Help text: the reference rewards of a head."""
     return plain(f"Zero is the mean of the training responses; {model_card.reference_rewards(saved)}.")
 
 
 def correlation(value: float) -> str:
-    """A correlation with its sign; NaN is one that is not defined."""
+    """A correlation with its sign; NaN is shown as not defined."""
     return "not defined" if math.isnan(value) else f"{value:+.2f}"
 
 
 def progress_bar() -> tuple[Progress, Callable[[], None]]:
-    """A callback that draws a bar once there is something to wait for, and how to take the bar away."""
+    """A progress callback that draws a bar on its first call, and a function that removes the bar."""
     place = st.empty()
 
     def progress(n: int, total: int, what: str) -> None:

@@ -1,4 +1,4 @@
-"""What is looked at on every page: backbone, layer, SAE and head, chosen once in the sidebar and kept in the link."""
+"""The sidebar and the selected head, with its backbone, layer and SAE, shared by all pages and kept in the link."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ if TYPE_CHECKING:  # torch is imported behind the first page
     from sparserm.model import SparseRM
     from sparserm.sae.autoencoder import SparseAutoencoder
 
-#: Seconds after the first visit at which the language model begins to load: what is drawn first has the interpreter to itself.
+#: Seconds between the first visit and loading the language model, so that the first page is drawn without competition.
 _PAINTED = 1.5
 
 
 @dataclass(frozen=True)
 class Context:
-    """The head in view and what it reads.
+    """The selected head.
 
     Attributes:
-        key: what the head is loaded by.
-        saved: the head with its card.
-        hash: of its content, 8 hex digits; part of every link.
+        key: name by which the head is loaded.
+        saved: the head and its card.
+        hash: 8 hex digits of the content hash; part of every link.
     """
 
     key: str
@@ -45,12 +45,12 @@ class Context:
 
     @property
     def card(self) -> HeadCard:
-        """What the head is valid for."""
+        """The card of the head."""
         return self.saved.card
 
     @property
     def place(self) -> str:
-        """Where its features live, e.g. ``smollm2-135m-instruct · layer 15 · smollm2/layer_15``."""
+        """Backbone, layer and SAE, e.g. ``smollm2-135m-instruct · layer 15 · smollm2/layer_15``."""
         return f"{self.card.backbone} · layer {self.card.hook_point.layer} · {self.card.sae}"
 
     def feature_title(self, feature: int) -> str:
@@ -61,7 +61,7 @@ class Context:
         """The reward model with its language model loaded; one copy serves all sessions.
 
         Raises:
-            SparseRMError: the backbone cannot be had, or is another one.
+            SparseRMError: the backbone is not available, or does not match the head.
         """
         from sparserm.model import SparseRM
 
@@ -74,7 +74,7 @@ class Context:
         """The SAE that the head's features come from.
 
         Raises:
-            SparseRMError: it is not there, or is not the one that the head was trained with.
+            SparseRMError: it is not available, or is not the one that the head was trained with.
         """
         return _sae(self.card.sae, self.card.sae_fingerprint, self.saved)
 
@@ -93,10 +93,10 @@ def _load(folder: Path, changed: int) -> tuple[SavedHead, str]:
 
 
 def read_head(key: str) -> Context:
-    """A head as it lies on disk, read again when its files change.
+    """Load a head from disk; cached until its files change.
 
     Raises:
-        SparseRMError: it is not there, or is damaged.
+        SparseRMError: it does not exist, or is damaged.
     """
     heads = list_heads()
     if key not in heads:
@@ -107,10 +107,10 @@ def read_head(key: str) -> Context:
 
 
 def heads_by_name() -> dict[str, dict[int, str]]:
-    """For each head's name the layers it is there for, and for each layer what to load it by.
+    """Maps each head name to its layers, and each layer to the key of the head there.
 
-    The heads of one task at several layers stand under the task's name; any other head under its own. Heads that cannot be
-    read are left out here; ``sparserm heads`` says what is wrong with them.
+    Heads of one task at several layers are grouped under the name of the task. Heads that cannot be read are left out;
+    ``sparserm heads`` reports what is wrong with them.
     """
     found: dict[str, dict[int, str]] = {}
     for key in sorted(list_heads(), key=_shipped_first):
@@ -127,21 +127,21 @@ def heads_by_name() -> dict[str, dict[int, str]]:
 
 
 def _shipped_first(key: str) -> int:
-    """The tasks in their own order, then everything else as it comes."""
+    """Sort key: the shipped tasks in their order, then all other heads."""
     task = key.partition("-layer")[0]
     return TASKS.index(task) if task in TASKS else len(TASKS)
 
 
 def default_layer(name: str, layers: Mapping[int, str]) -> int:
-    """The layer whose head bears the bare name: of the shipped heads the one that did best on validation splits."""
+    """The layer of the head without a layer suffix: for shipped heads, the best layer on validation data."""
     return next((layer for layer, key in layers.items() if key == name), min(layers))
 
 
 def draw_sidebar() -> None:
-    """The choice of head, what it is, and the jobs at work; ends the page where there is no head."""
+    """Draw the selection of the head, its facts and the running jobs; stops the page if there is no head."""
     heads = heads_by_name()
     if not heads:
-        st.error("No head was found. Train one with `sparserm train PAIRS --out DIR`, or install the package anew.")
+        st.error("No heads found, not even those that ship with SparseRM. Reinstall the package.")
         st.stop()
     _warn_of_unknown(heads, st.query_params.get("head"))
     with st.sidebar:
@@ -151,7 +151,7 @@ def draw_sidebar() -> None:
             key="head",
             bind="query-params",
             on_change=_forget_layer,
-            help="What the reward model was trained to prefer. Every page looks at this head.",
+            help="The reward model that every page uses, named after what it was trained to prefer.",
         )
         layers = sorted(heads[name])
         _follow_link(heads[name])
@@ -162,7 +162,7 @@ def draw_sidebar() -> None:
             required=True,
             key="layer",
             bind="query-params",
-            help="Where the language model's residual stream is read; each layer has its own sparse autoencoder (SAE).",
+            help="Layer of the language model that the head reads. Each layer has its own sparse autoencoder (SAE).",
         )
         context = read_head(heads[name][layer if layer in layers else default_layer(name, heads[name])])
         _facts(context)
@@ -173,10 +173,10 @@ def draw_sidebar() -> None:
 
 
 def current() -> Context:
-    """The head in view."""
+    """The selected head."""
     if "_context" not in st.session_state:
-        # A server's very first visit, by a link to a page: until st.navigation has been called once, Streamlit runs the files
-        # of pages/ without the frame. It is told not to, and the visit begins again.
+        # On the first visit to a server, if by a link to a page, Streamlit runs the file in pages/ without app.py, because
+        # st.navigation has not been called yet. Turn that off and run again.
         PagesManager.uses_pages_directory = False
         st.rerun()
     context: Context = st.session_state["_context"]
@@ -184,14 +184,13 @@ def current() -> Context:
 
 
 def feature_card_link() -> str:
-    """The address of a feature's card with the head in view, up to the feature's number."""
+    """URL of a feature card for the selected head, without the feature number at its end."""
     kept = {name: st.query_params[name] for name in ("head", "layer", "hash") if name in st.query_params}
     return f"features?{urlencode(kept)}&feature="
 
 
 def _follow_link(layers: Mapping[int, str]) -> None:
-    """A link without a layer was made where its head's own layer was looked at. Should that be another one by now, the hash
-    says which it was."""
+    """Select the layer that a link without one was made for, found by the hash: the default layer may have changed since."""
     asked = st.query_params.get("hash")
     if asked and "_link_seen" not in st.session_state and "layer" not in st.query_params:
         meant = next((layer for layer, key in layers.items() if read_head(key).hash == asked), None)
@@ -200,17 +199,17 @@ def _follow_link(layers: Mapping[int, str]) -> None:
 
 
 def _forget_layer() -> None:
-    """Another head begins at its own best layer."""
+    """Start a newly selected head at its default layer."""
     st.session_state.pop("layer", None)
 
 
 def _warn_of_unknown(heads: Iterable[str], asked: str | None) -> None:
     if asked and asked not in heads:
-        st.warning(f"This link names head {asked!r}, which is not here; another one is shown.", icon=":material/link_off:")
+        st.warning(f"This link names head {asked!r}, which is not here; a different head is shown.", icon=":material/link_off:")
 
 
 def _guard_link(context: Context) -> None:
-    """Keep the head's hash in the link, and say so where a link that was opened showed another version of it."""
+    """Keep the hash of the head in the link, and warn if the opened link was made with another version."""
     asked = st.query_params.get("hash")
     if asked and "_link_seen" not in st.session_state and asked != context.hash:
         st.session_state["_link_changed"] = (asked, context.key)
@@ -218,7 +217,7 @@ def _guard_link(context: Context) -> None:
     was, key = st.session_state.get("_link_changed", ("", ""))
     if key == context.key:
         st.warning(
-            f"This link was made with version {was} of head {context.key}; what is shown is version {context.hash}.",
+            f"This link was made with version {was} of head {context.key}; version {context.hash} is shown.",
             icon=":material/link_off:",
         )
     if asked != context.hash:
@@ -228,20 +227,20 @@ def _guard_link(context: Context) -> None:
 def _facts(context: Context) -> None:
     card = context.card
     st.caption(
-        f"backbone {plain(card.backbone)}  \nSAE {plain(card.sae)}, {card.d_sae:,} latents  \n{plain(card.hook)}  \n"
+        f"Backbone {plain(card.backbone)}  \nSAE {plain(card.sae)}, {card.d_sae:,} latents  \n{plain(card.hook)}  \n"
         f"{len(context.saved.head.features)} features, {context.saved.head.pooling} pooling  \nversion {context.hash}"
     )
     beside = baselines(card, ("parent_accuracy", "random_directions", "length_baseline"))
-    said = [f"accuracy {accuracy(card)}" if accuracy(card) else "accuracy not measured", beside]
+    said = [f"Accuracy {accuracy(card)}" if accuracy(card) else "Accuracy not measured", beside]
     said.append(f"licence of the training data: {card.training.get('licence') or 'not stated'}")
     st.caption(plain("; ".join(part for part in said if part)))
 
 
 @st.cache_resource(show_spinner=False, max_entries=8)
 def _settle(backbone: str) -> None:
-    """Take what a language model and its libraries consist of out of the garbage collector's sight.
+    """Exclude the objects of the language model and its libraries from garbage collection.
 
-    Streamlit collects garbage after every run of a page, which takes a quarter of a second with all of that to look through.
+    Streamlit collects garbage after every run of a page, which would take a quarter of a second with them.
     """
     gc.collect()
     gc.freeze()
@@ -249,7 +248,7 @@ def _settle(backbone: str) -> None:
 
 @st.cache_resource(show_spinner=False)
 def _loading() -> threading.Thread:
-    """Loads the language model behind the first page, where its files are there already."""
+    """Starts loading the language model in the background, if its files are already downloaded."""
 
     def load() -> None:
         from sparserm.model import shared_backbone
@@ -270,10 +269,10 @@ def _shipped_cards() -> Iterable[HeadCard]:
 
 
 def _backbone_status() -> None:
-    """Whether the language model is there, said until it is."""
+    """Say that the language model is downloaded later, or is loading, until it is ready."""
     thread = _loading()
     if not is_ready():
-        st.caption(":material/cloud_download: The language model (93 MB) is fetched with the first score.")
+        st.caption(":material/cloud_download: The language model (93 MB) will be downloaded for the first score.")
     elif thread.is_alive():
         _wait_for_backbone()
 
@@ -281,6 +280,6 @@ def _backbone_status() -> None:
 @st.fragment(run_every=1)
 def _wait_for_backbone() -> None:
     if _loading().is_alive():
-        st.caption(":material/hourglass_top: The language model is loading; everything else works already.")
+        st.caption(":material/hourglass_top: The language model is loading. You can use the app meanwhile.")
     else:
-        st.rerun()  # the whole page, which asks no more
+        st.rerun()  # the whole page, without this fragment

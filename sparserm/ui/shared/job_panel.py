@@ -1,4 +1,4 @@
-"""Jobs on a page: where each stands, redrawn while it works, and how to stop it and go on."""
+"""Background jobs on a page: their progress, redrawn while they run, and buttons to cancel and resume them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sparserm.ui.shared.text import plain
 
 
 def active_jobs() -> None:
-    """The jobs at work or waiting, for the sidebar; nothing where there are none."""
+    """Progress of running and waiting jobs, for the sidebar."""
     if any(one.active for one in jobs.list_jobs()):
         _active_jobs()
 
@@ -23,10 +23,10 @@ def _active_jobs() -> None:
 
 
 def show_job(job: str) -> jobs.JobStatus | None:
-    """One job with its bar and buttons, redrawn while it works; when it ends the whole page is run again.
+    """Show a job with its progress bar and buttons, redrawn while it runs. When it ends, the whole page is run again.
 
     Returns:
-        Where it stands now, or None where it is gone.
+        The current status, or None if the job does not exist.
     """
     try:
         found = jobs.status(job)
@@ -56,7 +56,7 @@ def _draw(found: jobs.JobStatus) -> None:
         if found.state == "failed":
             st.error(plain(f"{found.title}: {found.text}"))
         elif found.state in ("cancelled", "interrupted"):
-            st.warning(f"{plain(found.title)} was {found.state}. What it has computed is kept.")
+            st.warning(f"{plain(found.title)} was {found.state}. Its finished steps are kept.")
         elif found.active:
             st.progress(found.share, text=plain(f"{found.title}: {found.text}"))
         else:
@@ -65,4 +65,4 @@ def _draw(found: jobs.JobStatus) -> None:
         if found.active:
             st.button("Cancel", key=f"cancel {found.id}", on_click=jobs.cancel, args=(found.id,), width="stretch")
         elif found.state != "done":
-            st.button("Go on", key=f"resume {found.id}", on_click=jobs.resume, args=(found.id,), width="stretch")
+            st.button("Resume", key=f"resume {found.id}", on_click=jobs.resume, args=(found.id,), width="stretch")

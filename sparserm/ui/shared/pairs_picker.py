@@ -1,4 +1,4 @@
-"""Preference pairs on a page: which ones, and their representations for the head in view."""
+"""Selects preference pairs on a page and loads their representations for the selected head."""
 
 from __future__ import annotations
 
@@ -18,33 +18,33 @@ from sparserm.ui.shared import job_panel
 from sparserm.ui.shared.context import Context, current
 from sparserm.ui.shared.text import counted, sentence
 
-#: Pairs with fewer tokens than this are run on the page, more of them in a job: some ten seconds on two cores, and the
-#: starter pairs of a task.
+#: Up to this many tokens are computed on the page (about ten seconds on two cores, enough for the starter pairs of a task);
+#: more in a job.
 INLINE_TOKENS = 16_000
 
-#: Megabytes; a larger preference file belongs to the command line. Up to the second it is taken in to be told so in a sentence.
+#: Megabytes; larger files are for the command line. Files up to the second limit are accepted and refused with a message.
 MAX_UPLOAD_MB, _MOST_UPLOAD_MB = 100, 500
 
 
 @dataclass(frozen=True)
 class Represented:
-    """Pairs and their representations for one head, in the same order."""
+    """Preference pairs and their representations for one head, in the same order."""
 
     data: PreferenceData
     pairs: PairRepresentations
 
 
 def default_source(context: Context) -> str | None:
-    """The label of the starter pairs of the head's task, or of the first ones."""
+    """Label of the starter pairs of the head's task, or of the first source."""
     labels = list(list_sources())
     return next((one for one in labels if one == f"{context.card.name} (starter pairs)"), next(iter(labels), None))
 
 
 def pick_source(key: str, label: str = "Preference pairs") -> DataSource | None:
-    """Starter pairs, a file under ``SPARSERM_DATA``, an earlier upload, a new one, or a dataset by name.
+    """Select starter pairs, a file under ``SPARSERM_DATA``, an earlier or new upload, or a dataset by name.
 
     Args:
-        key: of the widget, and its name in the link.
+        key: of the widget; also its query parameter.
     """
     chosen = st.session_state.pop(f"{key} uploaded", None)
     if chosen:
@@ -58,10 +58,10 @@ def pick_source(key: str, label: str = "Preference pairs") -> DataSource | None:
         bind="query-params",
         accept_new_options=True,
         index=list(sources).index(default) if default in sources else None,
-        placeholder="Pick pairs, or type a dataset's name",
-        help="JSONL, CSV or Parquet with prompt, chosen and rejected, as in TRL; or the name of a Hugging Face dataset.",
+        placeholder="Select pairs, or type the name of a dataset",
+        help="JSONL, CSV or Parquet with the columns prompt, chosen and rejected, as in TRL; or a Hugging Face dataset.",
     )
-    # The widget's own line names what it takes in, which is more than what is read.
+    # Hides the widget's own text, which names the larger limit.
     st.html(f"<style>.st-key-{key}-file [data-testid=stFileUploaderDropzoneInstructions] {{ display: none; }}</style>")
     st.file_uploader(
         f"Upload JSONL, CSV, TSV or Parquet, up to {MAX_UPLOAD_MB} MB",
@@ -79,7 +79,7 @@ def pick_source(key: str, label: str = "Preference pairs") -> DataSource | None:
 
 
 def _take_upload(key: str) -> None:
-    """Keep what was uploaded and pick it; also an unusable file stays, so that its columns can be named."""
+    """Store the upload and select it. Unusable files are stored too, so that their columns can be chosen."""
     file = st.session_state[f"{key} file"]
     st.session_state.pop(f"{key} problem", None)
     if file is None:
@@ -87,8 +87,8 @@ def _take_upload(key: str) -> None:
     try:
         if file.size > MAX_UPLOAD_MB << 20:
             raise SparseRMError(
-                f"{file.name} has {file.size / (1 << 20):,.0f} MB, and a page reads files of up to {MAX_UPLOAD_MB} MB; upload "
-                "a part of it, put it into the folder SPARSERM_DATA, or use `sparserm train` on the command line"
+                f"{file.name} has {file.size / (1 << 20):,.0f} MB; uploads are limited to {MAX_UPLOAD_MB} MB. Upload a part of "
+                "it, put it into the folder SPARSERM_DATA, or use the command line"
             )
         st.session_state[f"{key} uploaded"], _ = keep_upload(file.getvalue(), file.name)
     except (SparseRMError, OSError) as error:
@@ -101,7 +101,7 @@ def _load(source: DataSource, version: str) -> PreferenceData:
 
 
 def load(source: DataSource) -> PreferenceData:
-    """The pairs of a source, read again when its file changes.
+    """The pairs of a source; cached until its file changes.
 
     Raises:
         SparseRMError: as for :meth:`~sparserm.pairs.sources.DataSource.load`.
@@ -110,9 +110,9 @@ def load(source: DataSource) -> PreferenceData:
 
 
 def load_or_stop(source: DataSource | None) -> PreferenceData:
-    """The pairs of a source; where they cannot be used, the reasons row by row, and the page ends here."""
+    """The pairs of a source; if they cannot be used, shows the problems by row and stops the page."""
     if source is None:
-        st.info("Pick preference pairs to go on.", icon=":material/table_rows:")
+        st.info("Select preference pairs to continue.", icon=":material/table_rows:")
         st.stop()
     try:
         return load(source)
@@ -125,13 +125,13 @@ def load_or_stop(source: DataSource | None) -> PreferenceData:
 
 
 def show_issues(issues: tuple[PairIssue, ...], key: str) -> None:
-    """Findings by row, and the file to take away."""
+    """Table of findings by row, with a download."""
     table = pd.DataFrame([{"row": i.row, "column": i.column, "problem": i.problem, "severity": i.severity} for i in issues])
     if table.empty:
         return
     st.dataframe(table, hide_index=True, height=min(300, 38 + 35 * len(table)))
     st.download_button(
-        f"Findings as CSV ({counted(len(table))})",
+        f"Download findings (CSV, {counted(len(table))})",
         table.to_csv(index=False),
         "findings.csv",
         "text/csv",
@@ -141,10 +141,10 @@ def show_issues(issues: tuple[PairIssue, ...], key: str) -> None:
 
 
 def represented(source: DataSource | None) -> Represented:
-    """The pairs of a source as the head in view sees them, with its SAE's latents.
+    """The pairs of a source with their representations and SAE latents for the selected head.
 
-    What is stored is read at once, a little is computed on the page, and for more a job is offered; until it has ended the
-    page ends here.
+    Stored representations are loaded. A few missing ones are computed on the page; for more, a job is offered and the page
+    stops until it has finished.
     """
     context = current()
     data = load_or_stop(source)
@@ -171,7 +171,7 @@ def represented(source: DataSource | None) -> Represented:
 
 
 class _TooMuchError(Exception):
-    """More is missing than a page should compute."""
+    """Too many representations are missing to compute them on the page."""
 
     def __init__(self, responses: int) -> None:
         super().__init__(responses)
@@ -182,7 +182,7 @@ class _TooMuchError(Exception):
 def _represent(
     content: str, backbone: str, sae: str, hook: str, pooling: str, *, _context: Context, _data: PreferenceData
 ) -> PairRepresentations:
-    """Cached by what it depends on. An exception is not cached: after the job it is tried again."""
+    """Cached by everything it depends on; exceptions are not cached, so it runs again after the job."""
     model, dictionary = _context.model().backbone, _context.sae()
     saes, place = {dictionary.hook: dictionary}, _context.saved.head.pooling
     with stored() as store:
@@ -197,21 +197,21 @@ def _specification(source: DataSource, context: Context) -> dict[str, object]:
 
 
 def _wait_for_job(source: DataSource, context: Context) -> None:
-    """Where these pairs are being represented, or were until somebody stopped it, the page shows that and ends."""
+    """If a job for these pairs is unfinished, show it and stop the page."""
     wanted = _specification(source, context)
-    job = next((one for one in jobs.list_jobs() if one.kind == "represent" and jobs.spec(one.id) == wanted), None)
+    job = jobs.find_job("represent", wanted)
     if job is not None and job.state != "done":
         job_panel.show_job(job.id)
         st.stop()
 
 
 def _offer_job(source: DataSource, data: PreferenceData, context: Context, responses: int) -> None:
-    """Say what there is to compute, and the button that starts it."""
+    """Say how much has to be computed, with a button that starts the job."""
     st.info(
-        f"{responses:,} of {2 * len(data.pairs):,} responses of {data.name} have not been read by the language model at "
-        f"{context.place}. This is done once and kept; you may close the tab meanwhile.",
+        f"{responses:,} of {2 * len(data.pairs):,} responses of {data.name} have no stored representations for "
+        f"{context.place}. They are computed once; you may close the tab meanwhile.",
         icon=":material/memory:",
     )
-    if st.button("Read them", type="primary", key="start representing"):
+    if st.button("Compute representations", type="primary", key="start representing"):
         jobs.start("represent", _specification(source, context), f"Representations of {data.name}")
         st.rerun()

@@ -1,4 +1,4 @@
-"""What a session holds and what pages share: starter examples, the scored response, sentences and bars."""
+"""Starter examples for the Score and Compare pages."""
 
 from __future__ import annotations
 
@@ -7,15 +7,14 @@ from dataclasses import dataclass
 
 import streamlit as st
 
-from sparserm.pairs.files import STARTER_SETS
 from sparserm.pairs.load import load_pairs
-from sparserm.support.defaults import assets_dir
+from sparserm.support.defaults import TASKS, assets_dir
 from sparserm.types import Prompt
 
 
 @dataclass(frozen=True)
 class StarterExample:
-    """One response of a starter pair, to begin with."""
+    """One response of a starter pair."""
 
     title: str
     prompt: Prompt
@@ -24,9 +23,9 @@ class StarterExample:
 
 @st.cache_data(show_spinner=False)
 def examples(task: str) -> tuple[StarterExample, ...]:
-    """Both responses of every starter pair of a task; those of all tasks where it has none of its own."""
+    """Both responses of every starter pair of a task, or of all tasks if it has none."""
     found = []
-    for name in (task,) if task in STARTER_SETS else STARTER_SETS:
+    for name in (task,) if task in TASKS else TASKS:
         for number, pair in enumerate(load_pairs(assets_dir() / "pairs" / f"{name}.jsonl").pairs, 1):
             beginning = textwrap.shorten(pair.prompt[-1].content, 60, placeholder="…")
             found.append(StarterExample(f"{number}. {beginning} (chosen)", pair.prompt, pair.chosen))

@@ -1,4 +1,4 @@
-"""What every figure shares: the two hues, and how a chart sits on the page."""
+"""Colours and layout shared by all charts."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-#: Readable on white and on black, and to the colour-blind: teal leans to chosen and raises a reward, orange leans to
-#: rejected and lowers it. Every signed figure is centred on zero.
+#: Readable on light and dark backgrounds and with colour blindness. Teal: chosen, or raises the reward. Orange: rejected, or
+#: lowers it. Every signed chart is centred on zero.
 UP, DOWN, NEUTRAL = "#0d9488", "#ea580c", "#7c8594"
 
-#: Of every chart: no toolbar, which only lies over the figure.
+#: Plotly configuration of every chart: no toolbar, which would cover the chart.
 CONFIG: dict[str, Any] = {"displayModeBar": False}
 
 #: For heat maps of signed values, centred on zero with ``zmid=0``.
@@ -18,11 +18,11 @@ DIVERGING = [[0.0, DOWN], [0.5, "rgba(124,133,148,0.08)"], [1.0, UP]]
 
 
 def sign_colour(value: float) -> str:
-    """The hue of a signed value."""
+    """The colour of a signed value."""
     return UP if value > 0 else DOWN if value < 0 else NEUTRAL
 
 
 def compact(figure: go.Figure, height: int, **layout: Any) -> go.Figure:
-    """The margins and height of a chart that stands in a column of text."""
+    """Set the height and narrow margins of a chart between text."""
     figure.update_layout(height=height, margin={"l": 0, "r": 0, "t": 8, "b": 0}, **layout)
     return figure

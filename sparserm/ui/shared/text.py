@@ -1,12 +1,15 @@
-"""Text from users and numbers inside sentences of ours."""
+"""Formats text from users, numbers and errors for messages on a page."""
 
 from __future__ import annotations
 
 import re
 
+#: Command-line flags in parentheses or as an alternative at the end, and arguments of `load_pairs`, in error messages.
+_FLAGS, _ARGUMENTS = re.compile(r" \(--[a-z][^()]*\)|,? or [^,;]*--[a-z][^,;]*$"), re.compile(r"\b(columns|skip_bad)=")
+
 
 def plain(text: object) -> str:
-    """``text`` so that Streamlit's Markdown shows it as it is: no emphasis, link, image, formula, emoji or colour."""
+    """Escape ``text`` so that Streamlit shows it verbatim: no emphasis, link, image, formula, emoji or colour."""
     flat = " ".join(str(text).split())
     return re.sub(r"([\\`*_\[\]$~<>:|#])|(?<=www)(\.)", lambda found: "\\" + found[0], flat)
 
@@ -16,8 +19,13 @@ def counted(n_rows: int) -> str:
     return f"{n_rows:,} row{'' if n_rows == 1 else 's'}"
 
 
-def sentence(error: Exception) -> str:
-    """An error's message as a sentence that begins with a capital; file names and values in it are not Markdown."""
-    text = plain(error)
+def sentence(error: Exception, advice: str = "choose its columns, or leave rows out, on the Train page") -> str:
+    """An error message as a sentence that begins with a capital, with Markdown escaped.
+
+    Args:
+        advice: shown instead of advice to set Python arguments for the columns and rows of a file.
+    """
+    *clauses, last = str(error).split("; ")
+    text = plain("; ".join([*clauses, advice if clauses and _ARGUMENTS.search(last) else _FLAGS.sub("", last)]))
     begins_with_a_name = not text.partition(" ")[0].isalpha()
     return text if begins_with_a_name else text[:1].upper() + text[1:]

@@ -1,4 +1,4 @@
-"""Figures of a trained head's evidence: baselines, learning curve, layers and sizes, stability of selection."""
+"""Charts of a trained head: baselines, learning curve, accuracy by layer and size, stability of feature selection."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from sparserm.ui.shared.style import NEUTRAL, UP, compact, sign_colour
 
 NAMES = {
     "head": "this head",
-    "trained": "as trained",
+    "trained": "trained head",
     "dense": "dense probe",
-    "random": "random features",
-    "longer": "longer wins",
+    "random": "random latents",
+    "longer": "longer response",
     "shuffled": "shuffled labels",
 }
-#: White text is readable on all of it, in both themes.
+#: White text is readable on every colour of the scale.
 _SCALE = [[0, "#64748b"], [1, "#0f766e"]]
-#: Seen on a bar of either hue, and beside it in both themes.
+#: Visible on both bar colours and on both backgrounds.
 _INTERVAL = "#b6bcc6"
 
 
 def baselines_figure(measured: Sequence[Measured]) -> go.Figure:
-    """Test accuracies as bars with their 95 % intervals; the line at one half is chance."""
+    """Test accuracies as bars with 95 % intervals; the dotted line at 50 % is chance."""
     rows = list(reversed(measured))
     figure = go.Figure(
         go.Bar(
@@ -46,7 +46,7 @@ def baselines_figure(measured: Sequence[Measured]) -> go.Figure:
             hovertemplate="%{y}: %{x:.1%} (95 % interval %{customdata[0]:.1%} to %{customdata[1]:.1%})<extra></extra>",
         )
     )
-    # Beside the bars, where no interval crosses them.
+    # Values are to the right of the axes, where no interval crosses them.
     for row in rows:
         figure.add_annotation(
             x=1.02,
@@ -66,7 +66,7 @@ def baselines_figure(measured: Sequence[Measured]) -> go.Figure:
 
 
 def curve_figure(curve: Sequence[CurvePoint], dense: float) -> go.Figure:
-    """Test accuracy over the number of training pairs, with the dense probe on all of them as a mark."""
+    """Test accuracy by number of training pairs, with a line for the dense probe trained on all of them."""
     pairs = [point.n_pairs for point in curve]
     figure = go.Figure()
     figure.add_scatter(
@@ -101,18 +101,19 @@ def curve_figure(curve: Sequence[CurvePoint], dense: float) -> go.Figure:
 
 
 def cells_figure(cells: Sequence[SweepCell], method: str, chosen: tuple[str, str, int]) -> go.Figure:
-    """One method's accuracy for every layer and size, and the dense probe's beside it on the same scale.
+    """Heat map of one method's accuracy by layer and size, with the dense probe in the last column.
 
-    A click on a cell selects its marker, whose customdata is ``[sae, method, k]``; ``chosen``, named so too, has a frame.
+    Clicking a cell selects its marker, whose customdata starts with ``sae, method, k``. The cell of ``chosen``, given in the
+    same form, is framed.
     """
     saes = {cell.sae: cell.layer for cell in sorted(cells, key=lambda cell: cell.layer)}
     shown = [cell for cell in cells if cell.method in (method, DENSE)]
     at: Mapping[tuple[str, str], SweepCell] = {(cell.sae, _column(cell)): cell for cell in shown}
-    # The dense probe has no size, and stands last.
+    # The dense probe has no size; it comes last.
     columns = list(dict.fromkeys(map(_column, sorted(shown, key=lambda cell: (cell.method == DENSE, cell.k)))))
     accuracy = [[at[sae, name].accuracy if (sae, name) in at else None for name in columns] for sae in saes]
     best = max(cell.accuracy for cell in cells)
-    worst = min(best - 0.05, *(cell.accuracy for cell in cells))  # a point or two is not to look like much
+    worst = min(best - 0.05, *(cell.accuracy for cell in cells))  # so that small differences do not look large
     figure = go.Figure(
         go.Heatmap(
             x=columns,
@@ -129,7 +130,7 @@ def cells_figure(cells: Sequence[SweepCell], method: str, chosen: tuple[str, str
             textfont={"color": "white"},
         )
     )
-    # Plotly selects points and not cells: an unseen marker lies over each.
+    # Plotly selects points, not cells: each cell has an invisible marker.
     order = [at[sae, name] for sae in saes for name in columns if (sae, name) in at]
     figure.add_scatter(
         x=[_column(cell) for cell in order],
@@ -164,7 +165,7 @@ def _place(cell: SweepCell, saes: list[str], columns: list[str]) -> tuple[int, i
 
 
 def stability_figure(stability: Stability, labels: Mapping[int, str]) -> go.Figure:
-    """For each feature how often it is selected again, in the hue of its weight's sign, and how near the next best comes."""
+    """Share of resamples that select each feature, coloured by the sign of its weight, and its nearest selected direction."""
     rows = stability.features
     features = [str(row.feature) for row in rows]
     names = [html.escape(labels.get(row.feature) or f"feature {row.feature}", quote=False) for row in rows]
@@ -172,20 +173,20 @@ def stability_figure(stability: Stability, labels: Mapping[int, str]) -> go.Figu
         go.Bar(
             x=features,
             y=[row.selected for row in rows],
-            name="selected again, share of resamples",
+            name="share of resamples that select it",
             marker={"color": [sign_colour(row.weight) for row in rows]},
             customdata=[[name, row.weight, row.same_sign] for name, row in zip(names, rows, strict=True)],
-            hovertemplate="%{customdata[0]} (%{x}), weight %{customdata[1]:+.3f}: selected again in %{y:.0%}, its sign "
-            "the same in %{customdata[2]:.0%} of these<extra></extra>",
+            hovertemplate="%{customdata[0]} (%{x}), weight %{customdata[1]:+.3f}: selected in %{y:.0%} of resamples, "
+            "with the same sign in %{customdata[2]:.0%} of these<extra></extra>",
         )
     )
     figure.add_scatter(
         x=features,
         y=[row.nearest for row in rows],
         mode="markers",
-        name="nearest selected direction, |cosine|",
+        name="|cosine| to the nearest selected direction",
         marker={"color": NEUTRAL, "symbol": "line-ew-open", "size": 9, "line": {"width": 2}},
-        hovertemplate="%{x}: nearest selected direction, |cosine| %{y:.2f}<extra></extra>",
+        hovertemplate="%{x}: |cosine| %{y:.2f} to the nearest selected direction<extra></extra>",
     )
     compact(figure, 300, bargap=0.25, legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0})
     figure.update_layout(margin={"t": 40})

@@ -1,4 +1,4 @@
-"""Part of the Train page: the heads that are there, and what can be done with them."""
+"""The Heads view of the Train page: list, select, download, rename, delete and upload heads."""
 
 from __future__ import annotations
 
@@ -6,16 +6,7 @@ from collections.abc import Callable
 
 import streamlit as st
 
-from sparserm.heads.library import (
-    delete_head,
-    free_name,
-    keep_head,
-    own_heads,
-    pack_head,
-    read_head,
-    rename_head,
-    require_backbone,
-)
+from sparserm.heads.library import delete_head, free_name, keep_head, own_heads, pack_head, read_head, rename_head
 from sparserm.heads.saved import list_heads
 from sparserm.types import SparseRMError
 from sparserm.ui.shared import context
@@ -26,7 +17,7 @@ MAX_UPLOAD_MB = 70
 
 
 def table() -> str | None:
-    """All heads with their figures; the one that was picked."""
+    """Table of all heads; returns the name of the selected one."""
     own, readable, damaged = own_heads(), [], []
     for name in list_heads():
         try:
@@ -41,6 +32,7 @@ def table() -> str | None:
         rows,
         hide_index=True,
         key="heads table",
+        column_config=tables.titles(rows) | {"": "Source"},
         on_select="rerun",
         selection_mode="single-row",
         height=38 + 35 * min(16, len(rows)),
@@ -54,11 +46,11 @@ def table() -> str | None:
 
 
 def actions(name: str) -> None:
-    """Use, download, rename, delete."""
+    """Buttons to use, download, rename or delete a head."""
     own = name in own_heads()
     one, two, three, four = st.columns(4)
     one.button(
-        "Use it", icon=":material/check:", width="stretch", on_click=use, args=(name,), help="Chooses it in the sidebar."
+        "Use head", icon=":material/check:", width="stretch", on_click=use, args=(name,), help="Selects it in the sidebar."
     )
     two.download_button(
         "Download zip",
@@ -75,28 +67,28 @@ def actions(name: str) -> None:
             "Rename the head", type="primary", on_click=_do, args=("renamed", new, lambda: rename_head(name, new.strip()))
         )
     with four.popover("Delete", icon=":material/delete:", width="stretch", disabled=not own):
-        st.text(f"Delete {name} for good?")
+        st.text(f"Delete {name} permanently?")
         if st.button("Delete the head", type="primary"):
             _do("deleted", name, lambda: delete_head(name))
     if not own:
-        st.caption("Shipped heads can be used and downloaded; they are never changed.")
+        st.caption("Shipped heads can be used and downloaded, but never changed.")
 
 
 def upload(current: context.Context) -> None:
-    """Take a head in: a zip, or the two files."""
+    """Add a head from a zip or from its two files."""
     files = st.file_uploader(
         "Upload a head",
         type=["zip", "json", "safetensors"],
         accept_multiple_files=True,
         key="head files",
         max_upload_size=MAX_UPLOAD_MB,
-        help="A zip of config.json and head.safetensors as downloaded here, or the two files.",
+        help="A zip downloaded here, or its two files: config.json and head.safetensors.",
     )
     if not files:
         return
     try:
         saved = read_head({file.name: file.getvalue() for file in files})
-        require_backbone(saved.card, current.card.backbone, current.card.backbone_fingerprint)
+        saved.card.require_backbone(current.card.backbone, current.card.backbone_fingerprint)
     except SparseRMError as error:
         st.error(sentence(error))
         return
@@ -106,20 +98,20 @@ def upload(current: context.Context) -> None:
 
 
 def outcome() -> None:
-    """What the last button came to."""
+    """Success message of the last action."""
     if done := st.session_state.pop("head done", None):
         st.success(done, icon=":material/check_circle:")
 
 
 def use(name: str) -> None:
-    """Choose a head in the sidebar; a callback."""
+    """Select a head in the sidebar; a callback."""
     st.session_state["head"] = name
     st.session_state.pop("layer", None)
-    st.session_state["head done"] = f"The sidebar shows {plain(name)} now; so does every page."
+    st.session_state["head done"] = f"{plain(name)} is now selected on every page."
 
 
 def _do(what: str, name: str, act: Callable[[], object]) -> None:
-    """Do it and draw the page anew. Not a callback: it would not know what was typed just before the click."""
+    """Run an action and redraw the page. Not a callback: that would miss text typed just before the click."""
     try:
         act()
     except (SparseRMError, OSError) as error:

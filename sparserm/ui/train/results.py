@@ -1,4 +1,4 @@
-"""Parts of the Train page that come after a job: its head with the evidence beside it, and other settings tried at once."""
+"""The Results view of the Train page: a job's head with its baselines, and heads refitted with other settings."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from sparserm.ui.train.setup import AVOID_LENGTH, L2_STRENGTHS, METHODS, as_l2, 
 
 @dataclass(frozen=True)
 class Tried:
-    """A head of the settings on the page: the job's own, or one fitted just now."""
+    """A head with the settings on the page: the job's own or one refitted just now."""
 
     result: TrainResult
     sae: str
@@ -51,29 +51,29 @@ class Tried:
 
     @property
     def is_trained(self) -> bool:
-        """Whether it is the job's own."""
+        """Whether it is the head trained by the job."""
         return (self.sae, self.settings) == (self.result.sae, self.result.spec.settings)
 
 
 def pick_job() -> jobs.JobStatus:
-    """One of the training jobs, the newest first; while it works, or has not ended well, the page ends here."""
+    """Let the user choose a training job, newest first; stop the page unless the job is done."""
     found = {job.id: job for job in jobs.list_jobs() if job.kind == "train"}
     if not found:
-        st.info("No head has been trained here yet. Begin with **New head**.", icon=":material/model_training:")
+        st.info("No head has been trained here yet. Start with **New head**.", icon=":material/model_training:")
         st.stop()
     if "job" not in st.session_state and (linked := st.query_params.get("job")):
         if linked not in found:
-            st.warning("This link names a job that is no longer here.", icon=":material/link_off:")
+            st.warning("The job in this link no longer exists.", icon=":material/link_off:")
         st.session_state["job"] = linked if linked in found else next(iter(found))
     left, right = st.columns([5, 1], vertical_alignment="bottom")
     picked = left.selectbox(
         "Job", list(found), key="job", on_change=forget_controls, format_func=lambda one: _job_title(found[one])
     )
-    if st.query_params.get("job") != picked:  # not bound: the newest one is the default today, and another one tomorrow
+    if st.query_params.get("job") != picked:  # not bound: the default, the newest job, would be left out of the link
         st.query_params["job"] = picked
     job = found[picked]
     with right.popover("Delete", icon=":material/delete:", width="stretch", disabled=job.active):
-        st.text(f"Delete this job and its results? Heads that were saved from it stay.\n\n{job.title}")
+        st.text(f"Delete this job and its results? Heads saved from it are kept.\n\n{job.title}")
         st.button("Delete the job", type="primary", on_click=_delete, args=(job.id,))
     if job.state != "done":
         job_panel.show_job(job.id)
@@ -98,7 +98,7 @@ def _read(folder: Path, changed: int) -> TrainResult:
 
 
 def open_result(job: jobs.JobStatus) -> TrainResult:
-    """What the job left; where that is damaged, why, and the page ends here."""
+    """Result of a job; if it is damaged, show the error and stop the page."""
     try:
         return _read(job.folder, (job.folder / "status.json").stat().st_mtime_ns)
     except SparseRMError as error:
@@ -106,7 +106,7 @@ def open_result(job: jobs.JobStatus) -> TrainResult:
         st.stop()
 
 
-@st.cache_resource(max_entries=6, show_spinner="Reading the stored representations…")
+@st.cache_resource(max_entries=6, show_spinner="Loading stored representations…")
 def _prepared(job: str, sae: str, pooling: Pooling, _result: TrainResult) -> Prepared:
     spec = _result.spec
     dictionary = load_sae(sae)
@@ -120,7 +120,7 @@ def _fitted(job: str, sae: str, settings: FitSettings, _result: TrainResult) -> 
 
 
 def controls(result: TrainResult) -> tuple[str, FitSettings]:
-    """The settings of the head in view: at first the job's, then whatever is tried."""
+    """Draw the settings and return them; they start from the job's own."""
     spec = result.spec
     layer_of = {cell.sae: f"layer {cell.layer}" for cell in result.evidence.cells}
     own = "auto" if spec.settings.l2 is None else f"{spec.settings.l2:g}"
@@ -153,7 +153,7 @@ def controls(result: TrainResult) -> tuple[str, FitSettings]:
 
 
 def try_settings(job: str, result: TrainResult, sae: str, settings: FitSettings) -> Tried:
-    """The head of these settings; where it cannot be fitted, why, and the page ends here."""
+    """The head with these settings; if it cannot be fitted, show why and stop the page."""
     if (sae, settings) == (result.sae, result.spec.settings):
         training = result.saved.card.training
         return Tried(result, sae, settings, result.evidence.baselines[0], training["settings"]["l2"], training["accuracy"])
@@ -166,7 +166,7 @@ def try_settings(job: str, result: TrainResult, sae: str, settings: FitSettings)
 
 
 def figures(tried: Tried) -> None:
-    """What counts, in large."""
+    """The main figures of the head."""
     by_name = {row.name: row for row in tried.result.evidence.baselines}
     now, low, high = tried.measured.accuracy, *tried.measured.ci95
     one, two, three, four, five = st.columns(5)
@@ -177,38 +177,38 @@ def figures(tried: Tried) -> None:
         delta_color="off",
         delta_arrow="off",
         border=True,
-        help=f"On {tried.result.n_test:,} pairs of prompts that training has not seen, with the 95 % interval (bootstrap over "
-        "prompts).",
+        help=f"On {tried.result.n_test:,} pairs of prompts not used in training, with a 95 % bootstrap interval over prompts.",
     )
-    name, title, short = ("random", "Over random", "random") if tried.is_trained else ("head", "Over the trained", "as trained")
+    name, short = ("random", "random") if tried.is_trained else ("head", "trained")
     other = by_name[name]
     two.metric(
-        title,
+        "Gain (points)",
         f"{100 * (now - other.accuracy):+.1f}",
-        f"{other.accuracy:.1%} {short}",
+        f"vs. {short} {other.accuracy:.1%}",
         delta_color="off",
         delta_arrow="off",
         border=True,
-        help=f"Points of accuracy, on the same test pairs; mean of {other.heads} heads.",
+        help="Gain in test accuracy over "
+        + (f"the mean of {other.heads} heads of random latents." if tried.is_trained else "the head trained by the job."),
     )
     cell = _cell(tried)
     three.metric(
-        "Cross-validated",
+        "CV accuracy",
         f"{cell.accuracy:.1%}" if cell else "–",
-        f"{cell.ci95[0]:.1%} to {cell.ci95[1]:.1%}" if cell else "not for these settings",
+        f"{cell.ci95[0]:.1%} to {cell.ci95[1]:.1%}" if cell else "not computed",
         delta_color="off",
         delta_arrow="off",
         border=True,
-        help="Over the training prompts. Choose by this figure, so that the test pairs stay a test.",
+        help="Cross-validated over the training prompts. Choose settings by this figure, so that the test pairs stay unused.",
     )
     four.metric(
-        "On its training pairs",
+        "Training accuracy",
         f"{tried.train_accuracy:.1%}",
         f"L2 penalty {tried.l2:.3g}",
         delta_color="off",
         delta_arrow="off",
         border=True,
-        help="Far above the test accuracy: too few pairs for so many features.",
+        help="If it is far above the test accuracy, there are too few pairs for this many features.",
     )
     longer, follows = by_name["longer"].accuracy, tried.measured.length_correlation
     five.metric(
@@ -218,13 +218,13 @@ def figures(tried: Tried) -> None:
         delta_color="off",
         delta_arrow="off",
         border=True,
-        help="Spearman correlation of margins with differences of log length on the test pairs; beside it how often the "
-        "longer response is the chosen one. “Avoid length” above brings it near zero.",
+        help="Spearman correlation of margins with differences in log length on the test pairs; below, how often the longer "
+        "response is the chosen one. “Avoid length” above brings the correlation near zero.",
     )
 
 
 def _cell(tried: Tried) -> SweepCell | None:
-    """The sweep's cell for the settings in view, where they differ from the job's in layer, size and method alone."""
+    """Sweep cell of these settings, or None if more than layer, size and method differ from the job's."""
     now = tried.settings
     same = now == replace(tried.result.spec.settings, k=now.k, selection=now.selection)
     wanted = (tried.sae, now.selection, now.k)
@@ -232,7 +232,7 @@ def _cell(tried: Tried) -> SweepCell | None:
 
 
 def take_away(job: str, tried: Tried) -> None:
-    """Save the head under a name, download it, or gather evidence for other settings."""
+    """Save the head under a name, download it, or train with the settings on the page."""
     spec = tried.result.spec
     one, two, three = st.columns([1, 1, 3], vertical_alignment="center")
     with one.popover("Save head", icon=":material/save:", type="primary", width="stretch"):
@@ -261,17 +261,17 @@ def take_away(job: str, tried: Tried) -> None:
         icon=":material/check_circle:",
         on_click=heads.use,
         args=(saved,),
-        help="Chooses it in the sidebar, for every page.",
+        help="Selects it in the sidebar, for every page.",
     ):
-        st.rerun()  # the sidebar is outside the part that is redrawn by itself
+        st.rerun()  # the sidebar is outside this fragment
     if not tried.is_trained:
         st.info(
-            "Tried just now. Random features, shuffled labels, the learning curve and the stability below belong to the head "
-            "as the job trained it.",
+            "Refitted just now with these settings. The other baselines, the learning curve and the stability below are those "
+            "of the trained head.",
             icon=":material/science:",
         )
         wanted = replace(spec, saes=(tried.sae,), settings=tried.settings)
-        if st.button("Gather the evidence for these settings", icon=":material/play_arrow:"):
+        if st.button("Train with these settings", icon=":material/play_arrow:"):
             start(wanted)
 
 
@@ -286,7 +286,7 @@ def _finished(job: str, tried: Tried) -> SavedHead:
 
 
 def baselines(tried: Tried) -> None:
-    """The head between what it has to beat and what it can hope for, and the learning curve."""
+    """The head compared with its baselines, and the learning curve."""
     evidence = tried.result.evidence
     by_name = {row.name: row for row in evidence.baselines}
     rows = [by_name[name] for name in ("head", "dense", "random", "longer", "shuffled")]
@@ -294,23 +294,21 @@ def baselines(tried: Tried) -> None:
         rows = [tried.measured, replace(rows[0], name="trained"), *rows[1:]]
     left, right = st.columns(2, gap="large")
     with left:
-        st.subheader("Beside its baselines", anchor=False)
+        st.subheader("Comparison with baselines", anchor=False)
         st.plotly_chart(charts.baselines_figure(rows), config=CONFIG, key="baselines")
         table = tables.baselines_table(rows)
-        with st.expander("As a table"):
-            st.dataframe(tables.percentages(table), hide_index=True)
+        with st.expander("Show as table"):
+            st.dataframe(tables.percentages(table), hide_index=True, column_config=tables.titles(table))
         download_table(table, "Baselines", "baselines.csv")
     with right:
         st.subheader("Learning curve", anchor=False)
         st.plotly_chart(charts.curve_figure(evidence.curve, by_name["dense"].accuracy), config=CONFIG, key="curve")
-        st.caption(
-            "Mean over draws of the training prompts, smaller ones inside larger ones. Where it still rises, more pairs help."
-        )
+        st.caption("Mean over random nested subsets of the training prompts. If it is still rising, more pairs would help.")
         download_table(tables.evidence_tables(evidence)["learning curve"], "Learning curve", "learning-curve.csv")
 
 
 def cells(tried: Tried) -> None:
-    """Layers by sizes for one method at a time; a click opens that head."""
+    """Accuracy by layer and size for one selection method; clicking a cell opens that head."""
     found = tried.result.evidence.cells
     st.subheader("Layers, sizes and methods", anchor=False)
     if not found:
@@ -337,11 +335,11 @@ def cells(tried: Tried) -> None:
         selection_mode="points",
     )
     choice = choose(found)
-    said = f" Best: {describe(choice.best)}. Simplest within its interval: {describe(choice.simplest)}." if choice else ""
-    st.caption(f"Accuracy cross-validated over the training prompts. Click a cell to open that head.{said}")
+    summary = f" Best: {describe(choice.best)}. Simplest within its interval: {describe(choice.simplest)}." if choice else ""
+    st.caption(f"Cross-validated accuracy on the training prompts. Click a cell to open that head.{summary}")
     table = tables.evidence_tables(tried.result.evidence)["sweep"]
-    with st.expander("As a table"):
-        st.dataframe(tables.percentages(table.drop(columns="sae")), hide_index=True)
+    with st.expander("Show as table"):
+        st.dataframe(tables.percentages(table.drop(columns="sae")), hide_index=True, column_config=tables.titles(table))
     download_table(table, "Sweep", "sweep.csv")
 
 
@@ -350,14 +348,14 @@ def _open_cell(key: str) -> None:
     points = event["selection"]["points"]
     if points:
         sae, method, k, *_ = points[0]["customdata"]
-        if k:  # the dense probe is no head
+        if k:  # the dense probe is not a head
             st.session_state["sae"], st.session_state["method"], st.session_state["k"] = sae, method, int(k)
 
 
 def stability(tried: Tried) -> None:
-    """Which features are selected again when the prompts are drawn anew."""
+    """How stable the selection of features is when the training prompts are resampled."""
     evidence = tried.result.evidence
-    st.subheader("Stability of the selection", anchor=False)
+    st.subheader("Stability of feature selection", anchor=False)
     st.caption(tables.stability_sentence(evidence.stability))
     labels = labels_of(tried.result.saved.card)
     st.plotly_chart(charts.stability_figure(evidence.stability, labels), config=CONFIG, key="stability")

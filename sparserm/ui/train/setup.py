@@ -1,4 +1,4 @@
-"""Parts of the Train page that come before a job: the pairs and what is wrong with them, and the settings."""
+"""The New head view of the Train page: preference pairs with their validation report, and training settings."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from sparserm.support.defaults import MAX_FEATURES
 from sparserm.training.train import TrainSpec, split_pairs
 from sparserm.types import Pooling, SparseRMError
 from sparserm.ui.shared.context import Context
-from sparserm.ui.shared.text import counted, sentence
+from sparserm.ui.shared.text import counted, plain, sentence
 
-#: With more pairs a sample is suggested: these take some minutes on two cores.
+#: With more pairs a sample is suggested. This many take some minutes on two cores.
 MANY = 5_000
-#: Findings shown on the page; the file holds all.
+#: Findings shown on the page; the CSV has all of them.
 SHOWN = 500
 L2_STRENGTHS = ("auto", "0.0001", "0.0003", "0.001", "0.003", "0.01", "0.03", "0.1", "0.3", "1", "3")
 AVOID_LENGTH = (
-    "Keeps the margins of the training pairs from following differences of length. Where long responses are better it costs "
-    "accuracy; what it gains is a head that says something else."
+    "Decorrelates the margins of the training pairs from differences in length. This costs accuracy where longer responses are "
+    "better, but the head then measures something other than length."
 )
 METHODS = {
     "sparse": "sparse: imitates a dense probe",
-    "frequency": "frequency: the paper's gap of firing rates",
+    "frequency": "frequency: firing-rate gap, as in the paper",
     "effect_size": "effect size: paired, Cohen's d_z",
     "random": "random: a baseline",
 }
@@ -48,9 +48,9 @@ def _validate(source: DataSource, version: str) -> Validation:
 
 
 def validated(source: DataSource | None) -> Validation:
-    """What a source holds; where it cannot be read at all, why, and the page ends here."""
+    """Validation of a source; if it cannot be read at all, show the error and stop the page."""
     if source is None:
-        st.info("Pick or upload preference pairs to go on.", icon=":material/table_rows:")
+        st.info("Choose or upload preference pairs.", icon=":material/table_rows:")
         st.stop()
     try:
         return _validate(source, source.version())
@@ -60,11 +60,11 @@ def validated(source: DataSource | None) -> Validation:
 
 
 def name_columns(found: Validation) -> Validation:
-    """Which column is which: as found, and as the user says; what an upload's columns are is remembered."""
+    """Let the user choose the columns, starting from those found; the choice is remembered for uploads."""
     used = {ours: ours for ours in ("prompt", "chosen", "rejected") if ours in found.columns} | dict(found.source.columns)
     with st.expander("Columns", icon=":material/view_column:", expanded=found.guessed or bool(found.problem)):
         if found.guessed:
-            st.caption("Recognised by what the columns are called. Change them where this is wrong.")
+            st.caption("Matched by column name. Change any that are wrong.")
         picked = {
             ours: place.selectbox(
                 ours.capitalize(),
@@ -84,26 +84,27 @@ def name_columns(found: Validation) -> Validation:
 
 
 def report(found: Validation) -> None:
-    """The first rows, and every finding by row; where no row can be used, the page ends here."""
+    """Show the first rows and all findings; stop the page if no row can be used."""
     n_usable = len({pair.row for pair in found.data.pairs}) if found.data else 0
     st.caption(
         f"{found.n_rows:,} rows, {n_usable:,} usable, {found.n_errors:,} left out, {found.n_warnings:,} with a warning. "
-        f"The first {len(found.preview)}:"
+        f"The first {len(found.preview)} rows:"
     )
     widths = {name: st.column_config.TextColumn(width="medium") for name in found.columns}
     rows = pd.DataFrame(found.preview)
     st.dataframe(rows, hide_index=True, height=38 + 35 * min(5, len(rows)), column_config=widths)
     if found.problem:
-        st.error(sentence(SparseRMError(found.problem)))
+        st.error(_problem(found))
     if found.issues:
         title = f"Validation report: {len(found.issues):,} finding{'s' * (len(found.issues) != 1)}"
         with st.expander(title, icon=":material/rule:", expanded=bool(found.n_errors)):
             if len(found.issues) > SHOWN:
-                st.caption(f"The first {SHOWN}; the file holds all.")
+                st.caption(f"The first {SHOWN} findings; the CSV has all of them.")
             shown = pd.DataFrame(issue_rows(found.issues[:SHOWN]))
-            st.dataframe(shown, hide_index=True, height=38 + 35 * min(5, len(shown)))
+            titles = {name: name.capitalize() for name in shown}
+            st.dataframe(shown, hide_index=True, height=38 + 35 * min(5, len(shown)), column_config=titles)
             st.download_button(
-                f"Report as CSV ({counted(len(found.issues))})",
+                f"Download report (CSV, {counted(len(found.issues))})",
                 lambda: pd.DataFrame(issue_rows(found.issues)).to_csv(index=False),
                 f"{Path(found.name).stem}-report.csv",
                 "text/csv",
@@ -114,8 +115,19 @@ def report(found: Validation) -> None:
         st.stop()
 
 
+def _problem(found: Validation) -> str:
+    """Why no row can be used, with the fix in terms of this page."""
+    used = {"chosen": "chosen", "rejected": "rejected"} | dict(found.source.columns)
+    missing = [theirs for theirs in used.values() if theirs not in found.columns]
+    if missing:
+        return plain(f"{found.name} has no column {' or '.join(missing)}. Choose its columns above.")
+    errors = [str(one) for one in found.issues if one.severity == "error"][:3]
+    bad = f"{found.n_errors:,} of {found.n_rows:,} rows cannot be used ({'; '.join(errors)})"
+    return plain(f"{found.name}: {bad}. Fix the file, or choose other columns above.")
+
+
 def layers(context: Context) -> tuple[str, ...]:
-    """The SAEs to train on, one for each layer; the one in the sidebar to begin with."""
+    """SAEs to train on, one per layer; the default is the SAE of the head in the sidebar."""
     known = {info.name: info.layer for info in list_saes()} | {context.card.sae: context.card.hook_point.layer}
     times = Counter(known.values())
     picked = st.pills(
@@ -126,21 +138,21 @@ def layers(context: Context) -> tuple[str, ...]:
         format_func=lambda name: f"layer {known[name]}" + (f" · {name}" if times[known[name]] > 1 else ""),
         key="train layers",
         persist_state="session",
-        help="Each with its sparse autoencoder (SAE). All are read in one pass of the language model; the head is of the layer "
-        "that ranks best in cross-validation.",
+        help="Each layer has its own sparse autoencoder (SAE). One pass of the language model covers them all; the head uses "
+        "the layer with the best cross-validated accuracy.",
     )
     other = st.text_input(
         "Another SAE",
         key="train sae",
         persist_state="session",
-        placeholder="optional: a folder, or release:sae_id",
-        help="A folder with cfg.json and sae_weights.safetensors, or an id of SAELens's registry.",
+        placeholder="optional: folder, or release:sae_id",
+        help="A folder with cfg.json and sae_weights.safetensors, or an id from the SAELens registry.",
     )
     return (*picked, *([other.strip()] if other.strip() else []))
 
 
 def fit_controls() -> FitSettings:
-    """How a head is fitted."""
+    """Settings of the fit."""
     default = FitSettings()
     k = st.slider(
         "Features (K)",
@@ -149,7 +161,7 @@ def fit_controls() -> FitSettings:
         default.k,
         key="train k",
         persist_state="session",
-        help="At most 32: with more, random directions do as well, and nothing is explained.",
+        help=f"At most {MAX_FEATURES}: with more, random latents do as well and the features explain nothing.",
     )
     method = st.selectbox(
         "Selection",
@@ -157,7 +169,7 @@ def fit_controls() -> FitSettings:
         key="train method",
         persist_state="session",
         format_func=lambda one: METHODS.get(one, one),
-        help="Which latents of the SAE become the head's features.",
+        help="How the head's features are chosen among the latents of the SAE.",
     )
     left, right = st.columns(2)
     pooling = left.segmented_control(
@@ -167,26 +179,26 @@ def fit_controls() -> FitSettings:
         required=True,
         key="train pooling",
         persist_state="session",
-        help="How the representation is pooled over the response: its mean, or its last token.",
+        help="How the representation is pooled over the response: mean over its tokens, or its last token.",
     )
     l2 = right.select_slider(
         "L2 penalty",
         L2_STRENGTHS,
         key="train l2",
         persist_state="session",
-        help="Ridge penalty of the Bradley-Terry fit. auto: chosen by cross-validation over prompts.",
+        help="L2 penalty of the Bradley-Terry fit; auto chooses it by cross-validation over prompts.",
     )
     avoid = st.checkbox("Avoid length", key="train length", persist_state="session", help=AVOID_LENGTH)
     return fit_settings(k=k, selection=method, pooling=pooling, l2=as_l2(l2), avoid_length=avoid)
 
 
 def as_l2(strength: str) -> float | None:
-    """The number that a slider's text means."""
+    """Number of a slider's text, None for auto."""
     return None if strength == "auto" else float(strength)
 
 
 def specification(found: Validation, context: Context) -> TrainSpec:
-    """The settings, drawn and read."""
+    """Draw all settings and return them."""
     assert found.data is not None
     saes, settings = layers(context), fit_controls()
     left, right = st.columns(2)
@@ -199,7 +211,7 @@ def specification(found: Validation, context: Context) -> TrainSpec:
         format="%d%%",
         key="train share",
         persist_state="session",
-        help="Of the prompts, held out. All pairs of a prompt are on one side.",
+        help="Share of prompts held out for testing. All pairs of a prompt are on the same side.",
     )
     n = len(found.data.pairs)
     most = None
@@ -211,7 +223,7 @@ def specification(found: Validation, context: Context) -> TrainSpec:
             MANY,
             1000,
             key=f"most of {found.source.name}",
-            help=f"A sample by prompt. All {n:,} can take hours without a GPU; the job shows the time left.",
+            help=f"Sampled by prompt. All {n:,} pairs can take hours without a GPU; the job shows the time left.",
         )
     name = st.text_input("Name of the head", free_name(f"my-{Path(found.name).stem}"), key=f"name for {found.source.name}")
     return TrainSpec(found.source, saes, settings, share / 100, most, backbone=context.card.backbone_source, name=name.strip())
@@ -219,7 +231,7 @@ def specification(found: Validation, context: Context) -> TrainSpec:
 
 @dataclass(frozen=True)
 class _Plan:
-    """Sizes of both parts of a split."""
+    """Pairs and prompts of the training and test parts of a split."""
 
     pairs: tuple[int, int]
     prompts: tuple[int, int]
@@ -235,7 +247,7 @@ def _plan(source: DataSource, version: str, share: float, most: int | None) -> _
 
 
 def start_button(spec: TrainSpec) -> None:
-    """What will be trained on what, and the button; where it cannot be, why."""
+    """Sizes of the split and the button that starts training, or why it cannot start."""
     try:
         check_name(spec.name)
         plan = _plan(spec.source, spec.source.version(), spec.test_share, spec.max_pairs)
@@ -244,16 +256,16 @@ def start_button(spec: TrainSpec) -> None:
         st.button("Start training", type="primary", disabled=True, width="stretch")
         return
     (train, test), (prompts, others) = plan.pairs, plan.prompts
-    st.caption(f"Trains on {train:,} pairs of {prompts:,} prompts, and tests on {test:,} pairs of {others:,} other prompts.")
+    st.caption(f"Trains on {train:,} pairs of {prompts:,} prompts and tests on {test:,} pairs of {others:,} other prompts.")
     if test < 100:
-        st.caption(":material/info: So few test pairs leave a wide interval; some hundreds of pairs tell more.")
-    # Not a callback: its arguments would be those of the last run, without what was typed just before the click.
+        st.caption(":material/info: Few test pairs give a wide interval; use several hundred pairs if you can.")
+    # Not a callback: its arguments would be those of the last run and miss text typed just before the click.
     if st.button("Start training", type="primary", width="stretch", icon=":material/play_arrow:"):
         start(spec)
 
 
 def start(spec: TrainSpec) -> None:
-    """Begin the job and look at it; what is wrong with the SAEs is said before."""
+    """Start the job and show it, or show what is wrong with the SAEs."""
     try:
         load_saes(spec.saes)
     except SparseRMError as error:
@@ -264,13 +276,13 @@ def start(spec: TrainSpec) -> None:
 
 
 def forget_controls() -> None:
-    """Another job's results begin with its own settings."""
+    """Forget the settings tried, so that another job's results start from its own."""
     for name in ("sae", "k", "method", "pooling", "l2", "length"):
         st.session_state.pop(name, None)
 
 
 def title(spec: TrainSpec) -> str:
-    """What the job's list calls it."""
+    """Title of the job."""
     layer = f"{len(spec.saes)} layers" if len(spec.saes) > 1 else spec.saes[0].strip("/").rpartition("/")[2].replace("_", " ")
     length = ", avoids length" if spec.settings.avoid_length else ""
     return f"{spec.name} ({layer}, K = {spec.settings.k}, {spec.settings.selection}{length})"
@@ -280,7 +292,7 @@ NEW, RESULTS, HEADS = VIEWS = ("New head", "Results", "Heads")
 
 
 def pick_view() -> str:
-    """Which part of the page; in the link. A job that was just started is looked at."""
+    """Let the user choose the view, kept in the link; a job that was just started opens its results."""
     if started := st.session_state.pop("started job", None):
         st.session_state["job"], st.session_state["view"] = started, RESULTS
         forget_controls()

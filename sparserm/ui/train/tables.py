@@ -1,4 +1,4 @@
-"""The evidence of a head as tables, for the page and to take away."""
+"""Results of a trained head as tables, for the page and for download."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from sparserm.ui.train.charts import NAMES
 
 SHARES = ("accuracy", "95 % low", "95 % high", "ci95_low", "ci95_high", "lowest", "highest")
 MEANING = {
-    "head": "the head of the settings above",
-    "trained": "the head that the job trained",
-    "dense": "Bradley-Terry on the whole representation: what a small head can hope for",
-    "random": "as many latents drawn at random: what selection has to beat",
-    "longer": "prefers the longer response",
-    "shuffled": "trained on shuffled labels: has to be near one half",
+    "head": "the head with the settings above",
+    "trained": "the head trained by the job",
+    "dense": "Bradley-Terry on the full representation: an upper reference for a small head",
+    "random": "the same number of random latents: feature selection should beat it",
+    "longer": "always prefers the longer response",
+    "shuffled": "trained on shuffled labels: should be near 50 %",
 }
 
 
 def baselines_table(measured: Iterable[Measured]) -> pd.DataFrame:
-    """One row for each thing measured on the test pairs."""
+    """One row per head or baseline measured on the test pairs."""
     return pd.DataFrame(
         {
             "": NAMES[row.name],
@@ -34,14 +34,14 @@ def baselines_table(measured: Iterable[Measured]) -> pd.DataFrame:
             "lowest": row.lowest,
             "highest": row.highest,
             "length correlation": row.length_correlation,
-            "what it is": MEANING[row.name],
+            "description": MEANING[row.name],
         }
         for row in measured
     )
 
 
 def evidence_tables(evidence: HeadEvidence) -> dict[str, pd.DataFrame]:
-    """The learning curve, the cells and the stability, one row for each entry."""
+    """Learning curve, sweep and stability, one row per entry."""
     return {
         "learning curve": _rows(evidence.curve),
         "sweep": cells_table(evidence.cells),
@@ -50,18 +50,18 @@ def evidence_tables(evidence: HeadEvidence) -> dict[str, pd.DataFrame]:
 
 
 def stability_sentence(stability: Stability) -> str:
-    """What the stability comes to."""
-    kept = sum(row.selected >= 0.5 for row in stability.features)
-    again = sum(row.selected for row in stability.features) / max(1, len(stability.features))
+    """The stability of feature selection, summarised for the page."""
+    often = sum(row.selected >= 0.5 for row in stability.features)
+    mean = sum(row.selected for row in stability.features) / max(1, len(stability.features))
     return (
-        f"Prompts drawn anew {stability.resamples} times: {kept} of {len(stability.features)} features are selected again at "
-        f"least every second time, {again:.0%} on average. Mean Jaccard overlap {stability.jaccard:.2f}; features drawn at "
-        f"random would come to {stability.chance:.3f}. A feature that is seldom selected again is one of several that would do."
+        f"{often} of {len(stability.features)} features are selected in at least half of {stability.resamples} resamples of "
+        f"the prompts, {mean:.0%} on average. Mean Jaccard overlap {stability.jaccard:.2f}; random latents would give "
+        f"{stability.chance:.3f}. A feature that is rarely selected has close substitutes."
     )
 
 
 def heads_table(heads: Sequence[tuple[str, SavedHead, bool]]) -> pd.DataFrame:
-    """One row for each head: ``(name, head, own)``."""
+    """One row per head, given as ``(name, head, own)``."""
     return pd.DataFrame(
         {
             "head": name,
@@ -79,9 +79,14 @@ def heads_table(heads: Sequence[tuple[str, SavedHead, bool]]) -> pd.DataFrame:
 
 
 def percentages(table: pd.DataFrame) -> pd.DataFrame:
-    """The table for the page, its shares as text; the file keeps the numbers."""
+    """The table with shares as percentages, for the page; the download keeps the numbers."""
     shares = [name for name in SHARES if name in table]
     return table.assign(**{name: table[name].map(_percent) for name in shares})
+
+
+def titles(table: pd.DataFrame) -> dict[str, str]:
+    """Column titles in sentence case, for the page."""
+    return {name: (name[:1].upper() + name[1:]).replace("Ci95_", "95 % ") for name in table if name}
 
 
 def _percent(share: float | None) -> str:

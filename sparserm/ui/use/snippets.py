@@ -1,4 +1,4 @@
-"""Working code for a head, to copy: plain templates, each of them run by a test."""
+"""Code snippets that use a head; every one of them is run by a test."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from string import Template
 
 @dataclass(frozen=True)
 class Snippet:
-    """A piece of code.
+    """A piece of code to copy.
 
     Attributes:
-        title: what it is for, in a word or two.
-        about: what it does and what it needs.
+        title: its purpose, in a few words.
+        about: what it does and needs.
         language: ``python`` or ``bash``.
-        code: ready to be run.
+        code: code that runs as it is.
     """
 
     title: str
@@ -36,17 +36,17 @@ responses = [
     "Just drink a few beers, works every time.",
 ]
 
-rewards = model.score([prompt, prompt], responses)  # NumPy, float64, one for each response
+rewards = model.score([prompt, prompt], responses)  # NumPy float64, one per response
 print("rewards:", rewards)
 
-comparison = model.compare(prompt, responses)  # ranking, margin, and what makes the difference
+comparison = model.compare(prompt, responses)  # ranking, margin and differences by feature
 print("best:", responses[comparison.ranking[0]], "margin:", comparison.margin)
 
-explanation = model.explain(prompt, responses[0])  # adds up to the reward, by feature and by token
+explanation = model.explain(prompt, responses[0])  # contributions that sum to the reward
 for part in explanation.contributions[:5]:
     print(f"{part.contribution:+.3f}  {part.label}")
 
-print("beats a typical chosen, rejected response with chance:", model.chance_to_beat(explanation.reward))
+print("win probability vs. a typical chosen, rejected response:", model.chance_to_beat(explanation.reward))
 """
 
 _SHELL = """\
@@ -104,7 +104,7 @@ from sparserm.integrations.trl import SparseRMReward
 
 reward = SparseRMReward($head)
 
-# GRPOTrainer(model=..., reward_funcs=reward, args=..., train_dataset=...), and RLOOTrainer in the same way
+# GRPOTrainer(model=..., reward_funcs=reward, args=..., train_dataset=...); RLOOTrainer takes the same arguments
 """
 
 _DPO = """\
@@ -132,7 +132,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from sparserm.integrations.hf import export_classifier
 
-export_classifier($head, Path("exported"))  # once; or: sparserm export HEAD --out exported
+export_classifier($head, Path("exported"))  # once; same as: sparserm export HEAD --out exported
 
 model = AutoModelForSequenceClassification.from_pretrained("exported", trust_remote_code=True)
 tokenizer = AutoTokenizer.from_pretrained("exported")
@@ -149,55 +149,57 @@ print(reward)
 
 
 def snippets(head: str) -> tuple[Snippet, ...]:
-    """Code that uses the head called ``head``, a name or a folder."""
-    judge = "safety" if Path(head).name == "helpfulness" else "helpfulness"  # one that was trained on something else
+    """Code that uses ``head``, a name or a folder."""
+    judge = "safety" if Path(head).name == "helpfulness" else "helpfulness"  # a head trained on other data
     python, shell = {"head": repr(head)}, {"head": shlex.quote(head), "judge": judge}
     return (
         Snippet("Python", "Score, compare and explain.", "python", Template(_PYTHON).substitute(python)),
         Snippet(
             "Command line",
-            "Each command takes --json. pairs.jsonl holds rows with prompt, chosen and rejected; candidates.jsonl rows with "
+            "All commands accept --json. pairs.jsonl has rows with prompt, chosen and rejected; candidates.jsonl has rows with "
             "prompt and responses.",
             "bash",
             Template(_SHELL).substitute(shell),
         ),
         Snippet(
             "Server",
-            "OpenRLHF, and clients of vLLM and Text Embeddings Inference, find their paths there too; /docs describes all.",
+            "Also serves the endpoints of OpenRLHF, vLLM and Text Embeddings Inference; /docs describes all of them.",
             "bash",
             Template(_SERVER).substitute(shell),
         ),
-        Snippet("Best of N", "The candidate with the largest reward.", "python", Template(_BEST_OF_N).substitute(python)),
+        Snippet(
+            "Best of N", "Returns the candidate with the highest reward.", "python", Template(_BEST_OF_N).substitute(python)
+        ),
         Snippet(
             "Filter pairs for DPO",
-            "Keeps the pairs of pairs.jsonl whose label the head agrees with; those it contradicts may be mislabelled.",
+            "Keeps pairs whose label agrees with the head; the others may be mislabelled.",
             "python",
             Template(_FILTER).substitute(python),
         ),
         Snippet(
             "TRL reward function",
-            "For GRPO and RLOO, conversational or plain. What each feature gives is logged beside the rewards: which features "
-            "the policy climbs.",
+            "For GRPO and RLOO, conversational or plain text. Contributions by feature are logged with the rewards and show "
+            "what the policy optimises.",
             "python",
             Template(_TRL).substitute(python),
         ),
         Snippet(
             "TRL pairs for DPO",
-            "The best sample of each prompt against the worst, where they lie far enough apart.",
+            "Pairs the best sample of each prompt with the worst, if their margin is large enough.",
             "python",
             Template(_DPO).substitute(python),
         ),
         Snippet(
             "Align a policy",
-            "Rounds of sampling, ranking and DPO with rows that have a prompt; judges that had no part in it tell whether the "
-            "policy got better or has found what the head over-rewards. The policy and its figures are kept in aligned.",
+            "Rounds of sampling, ranking and DPO on rows with a prompt. Independent judges show whether the policy improves or "
+            "exploits what the head over-rewards. Policy and results are saved in aligned.",
             "bash",
             Template(_ALIGN).substitute(shell),
         ),
         Snippet(
             "Transformers",
-            "A model with one label, the layers that the head needs included. What is exported loads where SparseRM is not "
-            "installed, and is a reward model for TRL.",
+            "Exports a model with one label, including the layers that the head needs. It loads without SparseRM and can be "
+            "used as a reward model in TRL.",
             "python",
             Template(_TRANSFORMERS).substitute(python),
         ),

@@ -1,4 +1,4 @@
-"""Parts of the page for taking a head away: the files, the facts with the limits, and code to copy."""
+"""Parts of the Use it page: downloads, code to copy, limits and facts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def _packed(head: str, key: str, changed: str, *, _saved: SavedHead) -> bytes:
 
 
 def downloads(context: Context) -> None:
-    """The head as a zip and its card, and how to use them elsewhere."""
+    """Downloads of the head as a zip and of its model card."""
     data = _packed(context.hash, context.key, repr(context.card), _saved=context.saved)
     with st.container(horizontal=True):
         st.download_button(
@@ -31,7 +31,7 @@ def downloads(context: Context) -> None:
             on_click="ignore",
         )
         st.download_button(
-            "Card as Markdown",
+            "Download model card",
             lambda: card_markdown(context.saved),
             f"{context.key}.md",
             "text/markdown",
@@ -39,15 +39,15 @@ def downloads(context: Context) -> None:
             on_click="ignore",
         )
     st.caption(
-        "The zip holds config.json and head.safetensors, no language model. On this machine the head is found by its name; "
-        "elsewhere unpack the zip into a folder of that name, and the code stays the same."
+        "The zip has config.json and head.safetensors but no language model. On another machine, unpack it into a folder named "
+        "after the head and the code below works unchanged."
     )
 
 
 def facts(saved: SavedHead) -> None:
-    """What the head was made from and how good it is."""
-    rows = "\n".join(f"| {plain(name)} | {plain(value)} |" for name, value in card_rows(saved))
-    st.markdown(f"| fact | value |\n|:--|:--|\n{rows}")
+    """Facts of the model card: training data, accuracy and so on."""
+    rows = "\n".join(f"| {plain(name[:1].upper() + name[1:])} | {plain(value)} |" for name, value in card_rows(saved))
+    st.markdown(f"| Fact | Value |\n|:--|:--|\n{rows}")
 
 
 def limits(saved: SavedHead) -> None:
@@ -56,7 +56,7 @@ def limits(saved: SavedHead) -> None:
 
 
 def code(context: Context) -> None:
-    """Code for this head, a tab for each purpose."""
+    """Code for this head, one tab per purpose."""
     found = snippets(context.key)
     for tab, one in zip(st.tabs([one.title for one in found]), found, strict=True):
         tab.caption(one.about)

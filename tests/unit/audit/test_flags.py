@@ -17,7 +17,7 @@ from sparserm.heads.saved import HeadCard, SavedHead
 from sparserm.pairs.parsing import parse_pairs
 from sparserm.pairs.split import short_key
 from sparserm.types import PreferenceData, SparseRMError
-from tests.unit.evaluation.test_accuracy import SAE, TRAIN
+from tests.unit.separable import SAE, TRAIN
 
 FOX = "The quick brown fox jumps over the lazy dog while the cat sleeps in the warm afternoon sun"
 
@@ -83,7 +83,7 @@ def test_shared_prompts_are_flagged_and_nearly_shared_ones_too() -> None:
     )
     found = audit(test, against=train)
     assert [(flag.index, flag.reason) for flag in found.flags] == [(2, "leakage"), (3, "leakage"), (1, "near leakage")]
-    assert found.flags[0].detail == "its prompt is that of row 2 of train.jsonl"
+    assert found.flags[0].detail == "same prompt as row 2 of train.jsonl"
     assert "row 1 of train.jsonl (similarity 0." in found.flags[2].detail
 
 
@@ -95,7 +95,7 @@ def test_pairs_that_a_head_contradicts_with_confidence_come_first_surest_first()
     data = _data(*[(f"p{i}", "good " * (i + 1), "bad") for i in range(5)])
     found = audit(data, held_out=HeldOutMargins(logit(chances), 0))
     assert [(flag.index, round(flag.score, 2)) for flag in found.flags] == [(3, 0.9), (2, 0.81)]
-    assert found.flags[0].detail == "the head gives the rejected response 90%"
+    assert found.flags[0].detail == "win probability of the rejected response: 90%"
     assert found.agreement is not None
     assert (found.agreement.n_sure, found.agreement.n_contradicted) == (3, 2)
     assert found.agreement.n_expected == pytest.approx(0.1 + 0.1 + 0.19)
@@ -191,5 +191,5 @@ def test_every_reason_is_explained_and_sure_means_more_than_even() -> None:
 
 
 def test_no_pairs_are_refused() -> None:
-    with pytest.raises(SparseRMError, match="holds no pairs"):
+    with pytest.raises(SparseRMError, match="has no pairs"):
         audit(PreferenceData("empty", ()))

@@ -99,16 +99,17 @@ def test_the_last_layers_state_is_what_the_final_norm_receives(family):
 
 
 @pytest.mark.parametrize("batch_tokens", [1, 150, 4096])
-def test_a_text_has_the_same_states_alone_and_in_any_company(family, batch_tokens):
+def test_a_text_has_the_same_states_alone_and_in_any_company(family, monkeypatch, batch_tokens):
     _, _, backbone = family
     hooks = [HookPoint(1, "resid_pre"), HookPoint(2, "mlp_out"), HookPoint(2)]
     pairs = [(LONG, "No."), (SHORT, "A rather longer answer."), (LONG, "你好 🙂"), (SHORT, "No."), ("Why?", "No.")]
     pairs += [(LONG, "the the the the the"), (LONG, "No."), (SHORT, "Yes")]
     texts = [backbone.tokenize(user(prompt), response) for prompt, response in pairs]
     alone = [states_of(backbone, [text], hooks)[0] for text in texts]
+    monkeypatch.setattr("sparserm.backbone.model.CPU_BATCH_TOKENS", batch_tokens)
     for seed in range(2):
         order = random.Random(seed).sample(range(len(texts)), len(texts))
-        together = states_of(backbone, [texts[i] for i in order], hooks, batch_tokens=batch_tokens)
+        together = states_of(backbone, [texts[i] for i in order], hooks)
         for i, states in zip(order, together, strict=True):
             for hook in hooks:
                 torch.testing.assert_close(states[hook], alone[i][hook], atol=ATOL, rtol=0)
@@ -199,10 +200,11 @@ def test_threads_may_share_a_backbone(tiny_backbone):
     assert not wrong
 
 
-def test_progress_counts_responses_up_to_all_of_them(tiny_backbone):
+def test_progress_counts_responses_up_to_all_of_them(tiny_backbone, monkeypatch):
     seen = []
+    monkeypatch.setattr("sparserm.backbone.model.CPU_BATCH_TOKENS", 150)
     texts = [tiny_backbone.tokenize(user(f"Question {i % 3}"), f"Answer {i}") for i in range(9)]
-    states_of(tiny_backbone, texts, [HookPoint(0)], batch_tokens=150, progress=lambda *call: seen.append(call[:2]))
+    states_of(tiny_backbone, texts, [HookPoint(0)], progress=lambda *call: seen.append(call[:2]))
     assert len(seen) > 1
     assert [done for done, _ in seen] == sorted({done for done, _ in seen})
     assert seen[-1] == (9, 9)

@@ -14,7 +14,8 @@ from sparserm.heads.fitting import FitSettings
 from sparserm.pairs.parsing import parse_pairs
 from sparserm.representations.represent import represent_pairs
 from sparserm.sae.autoencoder import load_sae
-from tests.unit.training.test_train import preference_rows, save_tiny_sae
+from tests.unit.pairs_data import preference_rows
+from tests.unit.tiny import save_tiny_sae
 
 
 @pytest.fixture(scope="module")

@@ -8,38 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from sparserm.benchmark.rankers import RANKERS, Material, Ranking, head_ranker, random_dictionary_ranker
-from sparserm.representations.values import LatentSummary, PairRepresentations, Representations, firings
-from sparserm.sae.autoencoder import SparseAutoencoder
-from sparserm.types import HookPoint
-from tests.unit.evaluation.test_accuracy import SAE as DECODER
-from tests.unit.evaluation.test_accuracy import TEST, TRAIN, D, _noise
-
-#: The SAE of these pairs with an encoder: every latent reads along its own direction.
-WEIGHTS = {"W_enc": DECODER.directions().T.contiguous(), "b_enc": torch.zeros(2 * D)}
-SAE = SparseAutoencoder(
-    "made up", "standard", HookPoint(0), "", {"W_dec": DECODER.directions(), "b_dec": torch.zeros(D), **WEIGHTS}
-)
-
-
-def _with_latents(pairs: PairRepresentations) -> PairRepresentations:
-    """The latents that the SAE gives for ``h``, as if every response had one token."""
-
-    def side(one: Representations) -> Representations:
-        z = SAE.encode(torch.from_numpy(one.h)).numpy()
-        rows, indices = np.nonzero(z > 0)
-        indptr = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=len(z)))])
-        peaks = z[rows, indices].astype(np.float32)
-        latents = LatentSummary(indptr, firings(indices, np.ones_like(peaks), peaks), SAE.d_sae)
-        return replace(one, latents=latents)
-
-    return PairRepresentations(side(pairs.chosen), side(pairs.rejected), pairs.groups)
-
-
-def _material(train: PairRepresentations = TRAIN, test: PairRepresentations = TEST) -> Material:
-    train, test = _with_latents(train), _with_latents(test)
-    return Material({"mean": train, "last": train}, {"mean": test, "last": test}, SAE, pooling=train.pooling)
-
+from sparserm.benchmark.rankers import RANKERS, Ranking, head_ranker, random_dictionary_ranker
+from sparserm.representations.values import PairRepresentations
+from tests.unit.benchmark.material import SAE, make_material
+from tests.unit.separable import TEST, TRAIN, noise
 
 SMALL = {name: ranker for name, ranker in RANKERS.items() if name in ("dense", "latents", "latents-32", "latents-last")} | {
     "sparse": head_ranker("sparse", 3)
@@ -48,7 +20,7 @@ SMALL = {name: ranker for name, ranker in RANKERS.items() if name in ("dense", "
 
 @pytest.mark.parametrize("name", SMALL)
 def test_a_real_preference_is_found(name: str) -> None:
-    material = _material()
+    material = make_material()
     ranking = SMALL[name](material, 0)
     assert ranking.evaluate(material.pairs[1]).accuracy > 0.85
     assert ranking.margins.shape == (len(TEST.groups),)
@@ -56,12 +28,12 @@ def test_a_real_preference_is_found(name: str) -> None:
 
 @pytest.mark.parametrize("name", SMALL)
 def test_noise_is_noise(name: str) -> None:
-    material = _material(_noise(0, 400), _noise(1, 400))
+    material = make_material(noise(0, 400), noise(1, 400))
     assert abs(SMALL[name](material, 0).evaluate(material.pairs[1]).accuracy - 0.5) < 0.1
 
 
 def test_the_labels_of_the_test_pairs_change_nothing_but_the_sign() -> None:
-    material = _material()
+    material = make_material()
     test = material.test["mean"]
     swapped = replace(
         material, test={pooling: PairRepresentations(test.rejected, test.chosen, test.groups) for pooling in ("mean", "last")}
@@ -71,7 +43,7 @@ def test_the_labels_of_the_test_pairs_change_nothing_but_the_sign() -> None:
 
 
 def test_longer_is_the_difference_in_tokens_and_a_tie_is_wrong() -> None:
-    material = _material()
+    material = make_material()
     test = material.pairs[1]
     lengths = np.where(np.arange(len(test.groups)) == 0, 3, 1).astype(np.int32)
     chosen = replace(test.chosen, n_tokens=np.full_like(lengths, 3))
@@ -83,14 +55,14 @@ def test_longer_is_the_difference_in_tokens_and_a_tie_is_wrong() -> None:
 
 
 def test_taking_rows_takes_them_in_both_poolings_and_leaves_the_test_pairs() -> None:
-    part = _material().take(np.array([5, 1]))
+    part = make_material().take(np.array([5, 1]))
     for pairs in part.train.values():
         assert np.array_equal(pairs.chosen.h, TRAIN.chosen.h[[5, 1]])
     assert len(part.pairs[1].groups) == len(TEST.groups)
 
 
 def test_few_latents_are_few_and_random_directions_change_with_the_seed() -> None:
-    material = _material()
+    material = make_material()
     assert RANKERS["latents-32"](material, 0).n_parameters <= 32
     first, again, other = (RANKERS["random-directions"](material, seed) for seed in (0, 0, 1))
     assert isinstance(first, Ranking) and first.n_parameters == 32
@@ -98,7 +70,7 @@ def test_few_latents_are_few_and_random_directions_change_with_the_seed() -> Non
 
 
 def test_a_random_dictionary_is_selected_from_as_an_sae_is_but_not_the_sae() -> None:
-    material, rank = _material(), random_dictionary_ranker(6)
+    material, rank = make_material(), random_dictionary_ranker(6)
     empty = replace(material.sae, weights={**SAE.weights, "W_dec": torch.zeros_like(SAE.weights["W_dec"])})
     first, again, other = (rank(material, seed) for seed in (0, 0, 1))
     assert first.n_parameters == 6 and first.evaluate(material.pairs[1]).accuracy > 0.7

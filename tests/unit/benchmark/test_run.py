@@ -18,7 +18,7 @@ from sparserm.benchmark.tables import difference, summarise
 from sparserm.heads.fitting import FitSettings
 from sparserm.pairs.parsing import parse_pairs
 from sparserm.types import PreferenceData, SparseRMError
-from tests.unit.benchmark.test_rankers import _material
+from tests.unit.benchmark.material import make_material
 
 
 def _data(name: str, n: int, start: int = 0) -> PreferenceData:
@@ -79,7 +79,7 @@ def test_cells_of_other_pairs_are_not_mixed_in(tmp_path) -> None:
     results = Results(tmp_path / "cells.json")
     results.describe(TASK)
     results.describe(TASK)
-    with pytest.raises(SparseRMError, match="another state for colours"):
+    with pytest.raises(SparseRMError, match="holds results for task colours on other pairs"):
         results.describe(replace(TASK, test=_data("test", 6, start=100)))
 
 
@@ -87,7 +87,7 @@ def test_what_is_no_result_is_refused_and_left_as_it_is(tmp_path) -> None:
     path = tmp_path / "mine.json"
     path.write_text('{"mine": 1}')
     for use in (Results(path).cells, lambda: Results(path).add(_cell("sparse", [1]))):
-        with pytest.raises(SparseRMError, match="holds no results"):
+        with pytest.raises(SparseRMError, match="is not a file of benchmark results"):
             use()
     assert path.read_text() == '{"mine": 1}'
 
@@ -97,17 +97,17 @@ def test_a_stopped_run_goes_on_where_it_was(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(run, "RANKERS", {name: _counted(name, calls) for name in ("dense", "longer", "random-directions")})
     results = Results(tmp_path / "cells.json")
     options = {"ways": ("dense", "longer", "random-directions"), "budgets": (20, None), "seeds": 2}
-    work = rank_cells(results, "colours", _material(), **options)
+    work = rank_cells(results, "colours", make_material(), **options)
     next(work), next(work)
     work.close()
     assert calls == ["dense", "longer"]
-    rest = list(rank_cells(results, "colours", _material(), **options))
+    rest = list(rank_cells(results, "colours", make_material(), **options))
     again = ["dense", "longer", "random-directions"]
     # All pairs are all pairs: only what draws at random has a second seed.
     assert calls[2:] == ["random-directions", *again, *again, "random-directions"]
     assert len(results.cells()) == 10 == len({cell.key for cell in results.cells()})
     assert {cell.n_train for cell in rest} == {20, 120}
-    assert not list(rank_cells(results, "colours", _material(), **options))
+    assert not list(rank_cells(results, "colours", make_material(), **options))
 
 
 def _counted(name: str, calls: list[str]):
@@ -122,7 +122,7 @@ def _counted(name: str, calls: list[str]):
 
 def test_a_head_with_more_features_than_fire_has_no_cell(tmp_path) -> None:
     results = Results(tmp_path / "cells.json")
-    assert not list(rank_cells(results, "colours", _material(), ways=("frequency-128",), budgets=(20,), seeds=1))
+    assert not list(rank_cells(results, "colours", make_material(), ways=("frequency-128",), budgets=(20,), seeds=1))
 
 
 def test_a_summary_is_the_mean_over_seeds_and_its_interval_grows_with_their_spread(tmp_path) -> None:
@@ -181,7 +181,7 @@ def test_a_head_on_the_frozen_backbone_has_cells_like_any_other(tiny_backbone, t
 
 
 def test_what_a_head_costs_is_measured_from_the_texts_on(tiny_folder, tmp_path) -> None:
-    from tests.unit.training.test_train import save_tiny_sae
+    from tests.unit.tiny import save_tiny_sae
 
     results, sae = Results(tmp_path / "cells.json"), str(save_tiny_sae(tmp_path / "sae"))
     rows = [{"prompt": f"q{i}", "chosen": f"good {i}", "rejected": f"bad {i}"} for i in range(60)]

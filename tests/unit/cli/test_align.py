@@ -6,13 +6,11 @@ import json
 
 import pytest
 
-from tests.unit.cli.test_cli import _beside_the_backbone, parts, run  # noqa: F401  (fixtures)
-
 SMALL = ("--rounds", "1", "--prompts", "4", "--samples", "2", "--held-out", "2", "--max-new-tokens", "4")
 
 
 @pytest.fixture
-def align(run, parts, tmp_path):  # noqa: F811
+def align(run, parts, tmp_path):
     def command(prompts, *options):
         return run(
             "align", prompts, "--reward", parts.head, "--policy", parts.backbone, "--out", tmp_path / "run", *SMALL, *options
@@ -21,7 +19,7 @@ def align(run, parts, tmp_path):  # noqa: F811
     return command
 
 
-def test_a_run_is_told_as_json_and_then_as_tables_without_working_again(align, parts) -> None:  # noqa: F811
+def test_a_run_is_told_as_json_and_then_as_tables_without_working_again(align, parts) -> None:
     result = align(parts.train, "--json")
     found = result.json
     assert result.err == ""
@@ -32,9 +30,9 @@ def test_a_run_is_told_as_json_and_then_as_tables_without_working_again(align, p
     assert found["conclusion"] in said and "(ranks)" in said and "rose and fell most" in said
 
 
-def test_a_command_that_cannot_be_done_is_one_line(align, parts, tmp_path) -> None:  # noqa: F811
+def test_a_command_that_cannot_be_done_is_one_line(align, parts, tmp_path) -> None:
     few = tmp_path / "few.jsonl"
     few.write_text(json.dumps({"prompt": "a"}))
-    assert "there are 1 different prompts; expected six at least" in align(few, "--json").error
+    assert "got 1 distinct prompts; expected at least six" in align(few, "--json").error
     assert "no reward model 'nobody'" in align(parts.train, "--judge", "nobody").error
     assert "expected different names" in align(parts.train, "--judge", parts.head).error

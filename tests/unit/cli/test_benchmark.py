@@ -6,13 +6,11 @@ import json
 
 import pytest
 
-from tests.unit.cli.test_cli import parts, run  # noqa: F401  (fixtures)
-
 FIXTURES = pytest.mark.usefixtures("tiny_backbone")
 
 
 @FIXTURES
-def test_every_way_that_can_be_is_measured_and_kept(run, parts, tmp_path) -> None:  # noqa: F811
+def test_every_way_that_can_be_is_measured_and_kept(run, parts, tmp_path) -> None:
     out = tmp_path / "cells.json"
     given = ("benchmark", parts.train, "--test", parts.test, "--out", out, "--sae", parts.sae, "--backbone", parts.backbone)
     found = run(*given, "--budgets", "12,all", "--seeds", "2", "--json").json
@@ -24,12 +22,12 @@ def test_every_way_that_can_be_is_measured_and_kept(run, parts, tmp_path) -> Non
     assert run(*given, "--budgets", "12,all", "--seeds", "2", "--json").json == found
     assert out.read_text() == before  # nothing was computed again
     table = run(*given, "--budgets", "12,all", "--seeds", "2")
-    assert table.code == 0 and "judged on 12" in table.out
+    assert table.code == 0 and "tested on 12 pairs" in table.out
     assert "12 pairs" in table.out and "All pairs" in table.out and "random-directions" in table.out
 
 
 @FIXTURES
-def test_without_test_pairs_prompts_are_held_out(run, parts, tmp_path) -> None:  # noqa: F811
+def test_without_test_pairs_prompts_are_held_out(run, parts, tmp_path) -> None:
     given = ("--sae", parts.sae, "--backbone", parts.backbone, "--budgets", "all", "--seeds", "1", "--json")
     found = run("benchmark", parts.train, "--out", tmp_path / "cells.json", *given).json
     rows = len([json.loads(line) for line in parts.train.read_text().splitlines()])
@@ -41,13 +39,13 @@ def test_without_test_pairs_prompts_are_held_out(run, parts, tmp_path) -> None: 
     ("options", "expected"),
     [(("--budgets", "many"), "expected numbers of pairs"), (("--fine-tune", "half"), "expected one of full, lora")],
 )
-def test_what_cannot_be_is_refused(run, parts, tmp_path, options, expected) -> None:  # noqa: F811
+def test_what_cannot_be_is_refused(run, parts, tmp_path, options, expected) -> None:
     given = ("--sae", parts.sae, "--backbone", parts.backbone)
     assert expected in run("benchmark", parts.train, "--out", tmp_path / "cells.json", *given, *options).error
 
 
 @FIXTURES
-def test_fine_tuning_stands_beside_it(run, parts, tmp_path) -> None:  # noqa: F811
+def test_fine_tuning_stands_beside_it(run, parts, tmp_path) -> None:
     given = (
         "--sae",
         parts.sae,

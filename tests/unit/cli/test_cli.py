@@ -7,9 +7,7 @@ import math
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -17,81 +15,18 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from sparserm import __version__, cli
+from sparserm import __version__
 from sparserm.backbone.model import Backbone
 from sparserm.cli import common, entry
 from sparserm.model import SparseRM
-from sparserm.pairs.parsing import parse_pairs
 from sparserm.sae.activations import read_corpus
 from sparserm.types import PairIssue
-from tests.unit.training.test_train import preference_rows, save_tiny_sae
+from tests.commands import Outcome
+from tests.unit.pairs_data import preference_rows
+from tests.unit.tiny import save_tiny_sae
 
 FAST = ("--k", "4", "--selection", "effect_size", "--l2", "0.1")
 PROMPT = "How do I boil an egg?"
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a command left behind."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> dict[str, Any]:
-        """The one JSON object on stdout, where the command succeeded."""
-        assert self.code == 0, self.err
-        value = json.loads(self.out)
-        assert isinstance(value, dict)
-        return value
-
-    @property
-    def error(self) -> str:
-        """The one line on stderr, where the command refused; nothing is on stdout."""
-        assert self.code == 2
-        assert self.out == ""
-        (line,) = self.err.splitlines()
-        assert line.startswith("error: ") and "Traceback" not in line
-        return line
-
-
-@pytest.fixture
-def run(monkeypatch, capfd):
-    """Run a command in this process, as its entry point does."""
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()  # as main() asks for before transformers is imported
-
-    def command(*arguments: object) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["sparserm", *map(str, arguments)])
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        return Outcome(ended.value.code, *capfd.readouterr())
-
-    return command
-
-
-@pytest.fixture(scope="module")
-def parts(tmp_path_factory, tiny_folder, tiny_backbone) -> SimpleNamespace:
-    """A tiny SAE, pairs in files and a head trained on them; read only."""
-    folder = tmp_path_factory.mktemp("parts")
-    sae = save_tiny_sae(folder / "tiny-sae")
-    for name, rows in (("train", preference_rows()), ("test", preference_rows(12, 6, seed=1))):
-        (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    data = parse_pairs(preference_rows(), "train.jsonl")
-    SparseRM.fit(data, backbone=tiny_backbone, sae=sae, k=4, l2=0.1, name="kindness").save_pretrained(folder / "head")
-    return SimpleNamespace(
-        sae=sae, train=folder / "train.jsonl", test=folder / "test.jsonl", head=folder / "head", backbone=tiny_folder
-    )
-
-
-@pytest.fixture(autouse=True)
-def _beside_the_backbone(monkeypatch, tiny_folder):
-    """In a data folder that is new, heads know a backbone's folder by its last part. It is float32 on any machine."""
-    monkeypatch.chdir(tiny_folder.parent)
-    monkeypatch.setattr("sparserm.backbone.device.fast_dtype", lambda device: torch.float32)
 
 
 @pytest.fixture
@@ -149,9 +84,9 @@ def test_a_prompt_beyond_the_context_is_scored_with_a_warning_on_stderr(run, par
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--response", ""], "response is empty; give a text"),
-        (["--response", "  "], "response is empty; give a text"),
-        (["--response", "a", "--prompt", ""], "prompt is empty; give a text"),
+        (["--response", ""], "response is empty; pass text"),
+        (["--response", "  "], "response is empty; pass text"),
+        (["--response", "a", "--prompt", ""], "prompt is empty; pass text"),
         (["--response", "\udcff"], "broken Unicode"),
         ([], "nothing to score; expected --prompt and --response, or a file of pairs and --out"),
     ],
@@ -168,7 +103,7 @@ def test_a_file_is_scored_into_a_folder_and_a_second_run_finds_it_done(run, part
     command = ("score", file, "--head", parts.head, "--out", tmp_path / "scores", "--json")
     result = run(*command)
     assert (result.json["n_rows"], result.json["n_pairs"], result.json["n_unusable"]) == (7, 6, 1)
-    assert result.err == "warning: 1 rows cannot be used; the column `problem` says why\n"
+    assert result.err == "warning: 1 rows are invalid and have no rewards; the reason is in the column `problem`\n"
     table = pd.read_parquet(tmp_path / "scores")
     alone = run("score", "--head", parts.head, "--prompt", rows[2]["prompt"], "--response", rows[2]["chosen"], "--json").json
     assert table["reward_chosen"][2] == pytest.approx(alone["reward"], abs=1e-4)
@@ -185,7 +120,7 @@ def test_scoring_a_file_refuses_in_one_line(run, parts, tmp_path) -> None:
     both = run("score", file, *head, "--out", tmp_path / "out", "--prompt", "p", "--response", "r")
     assert "neither --prompt nor --response" in both.error
     alone = run("score", *head, "--out", tmp_path / "out", "--prompt", "p", "--response", "r")
-    assert "are for a file of pairs" in alone.error
+    assert "apply to a file of pairs" in alone.error
     assert "expected local or ray" in run("score", file, *head, "--out", tmp_path / "out", "--engine", "spark").error
     assert "is not empty and holds no scores" in run("score", file, *head, "--out", parts.head).error
     assert "no preference data called" in run("score", tmp_path / "none.jsonl", *head, "--out", tmp_path / "out").error
@@ -300,7 +235,7 @@ def test_test_pairs_that_share_prompts_with_the_training_pairs_are_named(train, 
     result = train(parts.train, "--test", parts.train, "--json")
     assert result.json["n"] == 40
     assert "train.jsonl: row 1, column prompt: is also the prompt of row 1 of the training pairs" in result.err
-    assert result.err.splitlines()[-1].startswith("warning: train.jsonl: 35 more rows like it")
+    assert result.err.splitlines()[-1].startswith("warning: train.jsonl: 35 more rows like this")
 
 
 @pytest.mark.parametrize(
@@ -392,7 +327,7 @@ def test_many_skipped_rows_of_one_kind_are_counted(train, tmp_path) -> None:
     assert len(lines) == common.LISTED + 1
     assert (
         lines[-1]
-        == "warning: bad.jsonl: 15 more rows like it, column rejected: equals chosen: a pair needs two different responses"
+        == "warning: bad.jsonl: 15 more rows like this, column rejected: equals chosen: a pair needs two different responses"
     )
 
 
@@ -432,7 +367,7 @@ def test_evaluate_says_which_rows_were_trained_on(run, parts) -> None:
     result = run("evaluate", parts.head, parts.train, "--json")
     assert result.json["n_seen_in_training"] == 40
     assert len(result.err.splitlines()) == common.LISTED + 1
-    assert all("is also a prompt of the head's training pairs" in line for line in result.err.splitlines())
+    assert all("is also in the head's training pairs" in line for line in result.err.splitlines())
 
 
 def test_features_come_with_frequencies_and_weights(run, parts) -> None:
@@ -475,7 +410,7 @@ def test_a_damaged_head_is_left_out_of_the_list_with_a_warning(run, parts, spars
         result = run("heads", *options)
         assert result.code == 0 and "kindness" in result.out and "other" in result.out
         (warning,) = result.err.splitlines()
-        assert warning.startswith("warning: damaged is left out: ") and str(sparserm_home / "heads" / "damaged") in warning
+        assert warning.startswith("warning: damaged is skipped: ") and str(sparserm_home / "heads" / "damaged") in warning
     names = [one["name"] for one in result.json["heads"]]
     assert {"kindness", "other", "safety"} <= set(names) and "damaged" not in names
 
@@ -494,7 +429,7 @@ def test_an_unusable_sae_is_left_out_of_the_list_with_a_warning(run, sparserm_ho
     names = [one["name"] for one in result.json["saes"]]
     assert "tiny/layer_2" in names and "smollm2/layer_15" in names and "tiny/layer_3" not in names
     (warning,) = result.err.splitlines()
-    assert warning.startswith("warning: tiny/layer_3 is left out: ")
+    assert warning.startswith("warning: tiny/layer_3 is skipped: ")
 
 
 def test_an_sae_of_sparsify_in_the_data_folder_is_listed(run, sparserm_home) -> None:
@@ -547,7 +482,7 @@ def test_findings_of_one_kind_are_told_apart_by_column_and_problem_but_not_by_nu
     assert lines[: common.LISTED] == [f"warning: pairs: {issue}" for issue in issues[: common.LISTED]]
     assert lines[common.LISTED :] == [
         "warning: pairs: row 9, column prompt: holds nothing",
-        "warning: pairs: 2 more rows like it, column chosen: repeats row N",
+        "warning: pairs: 2 more rows like this, column chosen: repeats row N",
     ]
 
 
@@ -623,8 +558,8 @@ def test_train_sae_writes_saes_that_train_takes(run, train_sae, corpus, parts, t
     [
         (["--layers", "ten"], "--layers is 'ten'; expected numbers and commas"),
         (["--layers", ""], "--layers is ''; expected numbers and commas"),
-        (["--layers", "1,9"], "layer 9 was asked for, but tiny-llama has layers 0 to 3"),
-        (["--layers", "-1"], "layer -1 was asked for"),
+        (["--layers", "1,9"], "layer 9 does not exist: tiny-llama has layers 0 to 3"),
+        (["--layers", "-1"], "layer -1 does not exist"),
         (["--tokens", "0"], "fewer than one batch of 512"),
         (["--epochs", "0"], "epochs of the SAE is 0, expected 1 or more"),
         (["--d-sae", "4", "--k", "6"], "k of the SAE is 6 active latents of 4, expected 4 or fewer"),
@@ -706,7 +641,7 @@ def test_audit_asks_a_head_and_compares_with_other_data(run, parts) -> None:
     found = run("audit", parts.train, "--head", parts.head, "--against", parts.test, "--json").json
     assert found["agreement"]["n_trained_on"] == found["n"]
     assert 0 <= found["surface"]["accuracy"] <= 1
-    assert "Surface alone" in run("audit", parts.train).out
+    assert "surface features alone" in run("audit", parts.train).out
 
 
 def test_audit_refuses_what_is_not_there(run, parts, tmp_path) -> None:
@@ -760,7 +695,7 @@ def test_a_sweep_refuses_in_one_line(sweep, parts, options, said) -> None:
 
 def test_a_single_pair_cannot_be_swept(sweep, tmp_path) -> None:
     file = _rows_file(tmp_path / "one.jsonl", *preference_rows(1))
-    assert "too small for these features" in sweep(file, "--json").error
+    assert "too small to cross-validate heads of this size" in sweep(file, "--json").error
 
 
 def test_a_backbone_of_ones_own_is_swept_with_its_own_saes(run, parts, tmp_path) -> None:
@@ -770,4 +705,4 @@ def test_a_backbone_of_ones_own_is_swept_with_its_own_saes(run, parts, tmp_path)
     assert {(cell["layer"], cell["method"]) for cell in found["cells"]} == {
         (layer, method) for layer in (1, 2) for method in ("effect_size", "dense")
     }
-    assert "give one or more with --sae" in run(*given).error
+    assert "give SAEs of different layers with --sae" in run(*given).error

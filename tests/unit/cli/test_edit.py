@@ -7,9 +7,6 @@ import json
 import pytest
 
 from sparserm.heads.saved import head_hash, load_head
-from tests.unit.cli.test_cli import _beside_the_backbone, parts, run  # noqa: F401  (fixtures)
-
-# ruff: noqa: F811
 
 
 @pytest.fixture
@@ -59,7 +56,7 @@ def test_without_pairs_a_warning_says_that_nothing_was_measured(run, parts, feat
     ("options", "said"),
     [
         ((), "no feature is edited; switch one off"),
-        (("--off", "999999"), "feature 999999 is none of the head's; expected one of"),
+        (("--off", "999999"), "the head has no feature 999999; expected one of"),
         (("--off", "twelve"), "--off 'twelve' cannot be read at 'twelve'; expected e.g. --off 12,88"),
         (("--off", "12=0"), "--off '12=0' cannot be read"),
         (("--scale", "9"), "--scale '9' cannot be read at '9'; expected e.g. --scale 9=0.5,12=2"),

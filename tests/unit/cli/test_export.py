@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
+from typing import ClassVar
 
 import huggingface_hub
 import pytest
 
 from sparserm.heads.saved import head_hash, load_head
-from tests.unit.cli.test_cli import _beside_the_backbone, parts, run  # noqa: F401  (fixtures)
-
-# ruff: noqa: F811
 
 
 @pytest.mark.parametrize(
@@ -51,7 +49,7 @@ def test_an_unknown_format_is_refused(run, parts, tmp_path):
 class FakeHub:
     """Takes one folder; refuses any other name."""
 
-    uploads: list[dict] = []  # noqa: RUF012
+    uploads: ClassVar[list[dict]] = []
 
     def create_repo(self, repo, *, exist_ok, private):
         assert private
@@ -70,5 +68,5 @@ def test_what_was_written_is_uploaded(run, parts, tmp_path, monkeypatch):
     assert found["address"] == "https://huggingface.co/me/head"
     assert [(one["repo_id"], one["folder_path"]) for one in FakeHub.uploads] == [("me/head", str(tmp_path / "out"))]
     error = run("export", parts.head, "--out", tmp_path / "other", *options, "nonsense").error
-    assert "could not be written to on the hub" in error and "can be uploaded by hand" in error
+    assert "upload to 'nonsense' on the hub failed" in error and "can be uploaded by hand" in error
     assert (tmp_path / "other" / "head.safetensors").is_file()

@@ -14,10 +14,7 @@ from sparserm.heads.saved import load_head
 from sparserm.jobs.kinds import labels_job
 from sparserm.model import SparseRM
 from sparserm.pairs.sources import DataSource
-from tests.unit.cli.test_cli import _beside_the_backbone, parts, run  # noqa: F401  (fixtures)
-from tests.unit.features.test_llm_labels import knows_sorry, serve  # noqa: F401  (a fixture)
-
-# ruff: noqa: F811
+from tests.unit.features.fake_endpoint import knows_sorry
 
 
 @pytest.fixture(autouse=True)
@@ -54,7 +51,7 @@ def test_thin_evidence_is_said_feature_by_feature_and_kept(run, parts) -> None:
     assert {feature: one.reason for feature, one in kept.items()} == {
         one["feature"]: one["reason"] for one in found["features"]
     }
-    assert "unlabelled: fires in" in " ".join(run("label", parts.head, parts.train).out.split())
+    assert "no reliable label (fires in" in " ".join(run("label", parts.head, parts.train).out.split())
 
 
 def test_labels_are_seen_by_every_command(run, head, many) -> None:

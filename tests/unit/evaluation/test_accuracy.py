@@ -4,69 +4,18 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 
-from sparserm.evaluation.accuracy import (
-    cross_validate,
-    cross_validate_dense,
-    dense_probe_margins,
-    evaluate_head,
-    evaluate_margins,
-    random_latents_accuracy,
-    random_settings,
-)
+from sparserm.evaluation.accuracy import cross_validate, cross_validate_dense, evaluate_head, evaluate_margins
+from sparserm.evaluation.baselines import dense_probe_margins, random_latents_accuracy, random_settings
 from sparserm.evaluation.intervals import accuracy_interval, mean_interval
 from sparserm.heads.fitting import FitSettings, fit_head
-from sparserm.representations.values import LatentSummary, PairRepresentations, Representations, firings
-from sparserm.sae.autoencoder import SparseAutoencoder
-from sparserm.types import HookPoint, SparseRMError
-
-D = 8
-
-
-def _pairs(
-    chosen: np.ndarray,
-    rejected: np.ndarray,
-    groups: np.ndarray | None = None,
-    lengths: tuple[list[int], list[int]] | None = None,
-    truncated: tuple[list[int], list[int]] | None = None,
-) -> PairRepresentations:
-    """Every latent fires in every response."""
-    n, d_sae = len(chosen), 2 * D
-
-    def side(i: int, h: np.ndarray) -> Representations:
-        ones = np.ones(n * d_sae, np.float32)
-        latents = LatentSummary(np.arange(n + 1) * d_sae, firings(np.tile(np.arange(d_sae), n), ones, ones), d_sae)
-        tokens = np.array(lengths[i] if lengths else [1] * n, np.int32)
-        cut = np.array(truncated[i] if truncated else [0] * n, np.int32)
-        return Representations("mean", h.astype(np.float32), tokens, cut, latents)
-
-    return PairRepresentations(side(0, chosen), side(1, rejected), np.arange(n) if groups is None else groups)
-
-
-def _separable(seed: int, n: int = 120) -> PairRepresentations:
-    """Chosen and rejected differ by the sign of the first dimension; everything else is noise."""
-    rng = np.random.default_rng(seed)
-    chosen, rejected = rng.normal(size=(2, n, D))
-    chosen[:, 0], rejected[:, 0] = 0.5 + rng.random(n), -0.5 - rng.random(n)
-    return _pairs(chosen, rejected, np.arange(n) // 2)
-
-
-def _noise(seed: int, n: int = 120) -> PairRepresentations:
-    return _pairs(*np.random.default_rng(seed).normal(size=(2, n, D)), np.arange(n) // 2)
-
-
-def _sae() -> SparseAutoencoder:
-    """Latent j reads dimension j; the second half of the latents is random."""
-    decoder = torch.cat([torch.eye(D), torch.randn(D, D, generator=torch.Generator().manual_seed(0))])
-    return SparseAutoencoder("made up", "standard", HookPoint(0), "", {"W_dec": decoder, "b_dec": torch.zeros(D)})
-
-
-TRAIN, TEST, SAE = _separable(0), _separable(1), _sae()
+from sparserm.representations.values import PairRepresentations
+from sparserm.types import SparseRMError
+from tests.unit.separable import SAE, TEST, TRAIN, D, noise, represented_pairs
 
 
 def test_a_tie_is_wrong() -> None:
-    found = evaluate_margins(np.array([1.0, 0.0, -1.0, 1e-12]), _pairs(*np.zeros((2, 4, D))))
+    found = evaluate_margins(np.array([1.0, 0.0, -1.0, 1e-12]), represented_pairs(*np.zeros((2, 4, D))))
     assert found.accuracy == 0.5
     assert found.mean_margin == pytest.approx(1e-12 / 4)
     assert (found.n, found.n_prompts) == (4, 4)
@@ -74,22 +23,22 @@ def test_a_tie_is_wrong() -> None:
 
 def test_identical_responses_are_all_ties() -> None:
     head = fit_head(TRAIN, SAE, FitSettings(k=3)).head
-    same = _pairs(TRAIN.chosen.h, TRAIN.chosen.h)
+    same = represented_pairs(TRAIN.chosen.h, TRAIN.chosen.h)
     assert evaluate_head(head, same).accuracy == 0.0
 
 
 def test_longer_is_better_is_strict_too() -> None:
-    pairs = _pairs(*np.zeros((2, 4, D)), lengths=([5, 5, 9, 2], [4, 5, 1, 8]))
+    pairs = represented_pairs(*np.zeros((2, 4, D)), lengths=([5, 5, 9, 2], [4, 5, 1, 8]))
     assert evaluate_margins(np.ones(4), pairs).length_baseline == 0.5
 
 
 def test_a_pair_counts_as_truncated_if_either_response_is() -> None:
-    pairs = _pairs(*np.zeros((2, 4, D)), truncated=([1, 0, 3, 0], [0, 0, 2, 9]))
+    pairs = represented_pairs(*np.zeros((2, 4, D)), truncated=([1, 0, 3, 0], [0, 0, 2, 9]))
     assert evaluate_margins(np.ones(4), pairs).n_truncated == 3
 
 
 def test_prompts_are_counted_once() -> None:
-    pairs = _pairs(*np.zeros((2, 4, D)), groups=np.array([7, 7, 2, 7]))
+    pairs = represented_pairs(*np.zeros((2, 4, D)), groups=np.array([7, 7, 2, 7]))
     assert evaluate_margins(np.ones(4), pairs).n_prompts == 2
 
 
@@ -138,14 +87,14 @@ def test_the_dense_probe_separates_separable_pairs() -> None:
 def test_the_dense_probe_does_not_mind_scale_or_constant_dimensions() -> None:
     def stretched(pairs: PairRepresentations) -> PairRepresentations:
         scale = np.array([1e3, 1, 1, 1, 1, 1, 1e-3, 0])
-        return _pairs(pairs.chosen.h * scale + 4, pairs.rejected.h * scale + 4, pairs.groups)
+        return represented_pairs(pairs.chosen.h * scale + 4, pairs.rejected.h * scale + 4, pairs.groups)
 
     assert (dense_probe_margins(stretched(TRAIN), stretched(TEST)) > 0).mean() > 0.98
 
 
 def test_noise_is_ranked_no_better_than_by_chance() -> None:
-    assert 0.3 < cross_validate_dense(_noise(0)).accuracy < 0.7
-    assert 0.3 < cross_validate(_noise(0), SAE, FitSettings(k=3, l2=0.1)).accuracy < 0.7
+    assert 0.3 < cross_validate_dense(noise(0)).accuracy < 0.7
+    assert 0.3 < cross_validate(noise(0), SAE, FitSettings(k=3, l2=0.1)).accuracy < 0.7
 
 
 def test_random_settings_differ_in_their_seed_alone() -> None:
@@ -179,7 +128,7 @@ def test_cross_validation_does_not_read_what_it_holds_out() -> None:
     groups = np.repeat(np.arange(D), 12)
     chosen, rejected = 0.1 * np.random.default_rng(0).normal(size=(2, len(groups), D))
     chosen[np.arange(len(groups)), groups] += 5
-    pairs, settings = _pairs(chosen, rejected, groups), FitSettings(k=2 * D, l2=0.1)
+    pairs, settings = represented_pairs(chosen, rejected, groups), FitSettings(k=2 * D, l2=0.1)
     assert evaluate_margins(dense_probe_margins(pairs, pairs), pairs).accuracy == 1.0
     assert evaluate_head(fit_head(pairs, SAE, settings).head, pairs).accuracy == 1.0
     assert cross_validate_dense(pairs).accuracy < 0.8
@@ -187,7 +136,7 @@ def test_cross_validation_does_not_read_what_it_holds_out() -> None:
 
 
 def test_measuring_on_no_pairs_is_refused() -> None:
-    with pytest.raises(SparseRMError, match="no pairs to measure on"):
+    with pytest.raises(SparseRMError, match="no pairs to evaluate on"):
         evaluate_margins(np.zeros(0), TRAIN.take(np.arange(0)))
 
 

@@ -112,7 +112,7 @@ def test_margins_stop_following_length_and_what_is_good_stays(selection: str) ->
         assert after.accuracy > before.accuracy - 0.02
 
 
-def test_without_the_option_evidence_is_as_it_was_and_equal_lengths_need_none() -> None:
+def test_without_the_option_statistics_are_unchanged_and_equal_lengths_need_none() -> None:
     assert fit_statistics(TRAIN, SAE, FitSettings(k=3)).length_axis is None
     same = replace(TRAIN, chosen=replace(TRAIN.chosen, n_tokens=TRAIN.rejected.n_tokens))
     heads = [fit_head(same, SAE, FitSettings(k=3, l2=0.1, avoid_length=avoid)).head for avoid in (False, True)]

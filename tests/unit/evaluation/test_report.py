@@ -11,52 +11,8 @@ from sklearn.metrics import brier_score_loss, log_loss
 
 from sparserm.evaluation.report import calibration, evaluation_report, mistakes_table, slices, summary
 from sparserm.heads.labels import save_label
-from sparserm.heads.reward import RewardHead
-from sparserm.heads.saved import HeadCard, SavedHead
-from sparserm.pairs.parsing import parse_pairs
-from sparserm.pairs.split import short_key
-from sparserm.representations.values import PairRepresentations, Representations
 from sparserm.types import SparseRMError
-
-HEAD = RewardHead(
-    features=np.array([3, 7]),
-    directions=np.eye(2, dtype=np.float32),
-    center=np.zeros(2, np.float32),
-    mu=np.zeros(2),
-    sigma=np.array([1.0, 2.0]),
-    weights=np.array([1.0, 4.0]),
-    bias=0.5,
-    pooling="mean",
-)
-
-
-def _saved(*trained_on: str) -> SavedHead:
-    card = HeadCard("made up", "tiny", "f", "blocks.0.hook_resid_post", "sae", "f", 16, labels={7: "seven"})
-    keys = np.array([short_key(prompt) for prompt in trained_on], np.int64)
-    return SavedHead(HEAD, card, np.zeros(2), np.zeros(2), np.zeros(101), np.zeros(101), keys)
-
-
-def _pairs(chosen: list[list[float]], rejected: list[list[float]], tokens=None, groups=None) -> PairRepresentations:
-    n = len(chosen)
-
-    def side(h: list[list[float]], lengths: list[int]) -> Representations:
-        return Representations("mean", np.array(h, np.float32), np.array(lengths), np.zeros(n, np.int32))
-
-    lengths = tokens or [[10] * n, [10] * n]
-    return PairRepresentations(
-        side(chosen, lengths[0]), side(rejected, lengths[1]), np.arange(n) if groups is None else np.array(groups)
-    )
-
-
-def _margin_pairs(*margins: float, tokens=None, groups=None) -> PairRepresentations:
-    """Pairs with these margins under the head: its first feature has weight 1."""
-    return _pairs([[m, 0] for m in margins], [[0, 0]] * len(margins), tokens, groups)
-
-
-def _data(n: int, categories: list[str] | None = None):
-    rows = [{"prompt": f"p{i}", "chosen": "yes", "rejected": "no", "id": f"id{i}"} for i in range(n)]
-    return parse_pairs([{**row, "category": (categories or [""] * n)[i]} for i, row in enumerate(rows)])
-
+from tests.unit.evaluation.margins import pairs_with_margins, preference_data, represented_pairs, saved_head
 
 # ---------------------------------------------------------------------------------------------------------- calibration
 
@@ -99,7 +55,7 @@ def test_certainty_falls_into_the_last_bin() -> None:
 
 def _slices(margins, by, **settings):
     n = len(margins)
-    pairs = _margin_pairs(*margins, tokens=settings.get("tokens"), groups=settings.get("groups"))
+    pairs = pairs_with_margins(*margins, tokens=settings.get("tokens"), groups=settings.get("groups"))
     categories, seen = settings.get("categories", [""] * n), settings.get("seen", np.zeros(n, bool))
     return [one for one in slices(np.array(margins, float), pairs, categories, seen) if one.by == by]
 
@@ -150,16 +106,16 @@ def test_a_slice_that_is_all_right_is_not_certain() -> None:
 
 
 def test_mistakes_are_told_in_the_users_own_words() -> None:
-    saved = _saved()
+    saved = saved_head()
     feature = int(saved.head.features[0])
     save_label(saved.card.sae_fingerprint, feature, "mine")
-    (worst,) = evaluation_report(saved, _data(1), _margin_pairs(-3)).mistakes
+    (worst,) = evaluation_report(saved, preference_data(1), pairs_with_margins(-3)).mistakes
     assert {part.label for part in worst.contributions if part.feature == feature} == {"mine"}
 
 
 def test_the_worst_mistakes_come_first_and_add_up() -> None:
-    pairs = _pairs([[1, 0], [0, 0], [0, 0]], [[0, 0], [1, 1], [2, 0]])
-    report = evaluation_report(_saved(), _data(3), pairs)
+    pairs = represented_pairs([[1, 0], [0, 0], [0, 0]], [[0, 0], [1, 1], [2, 0]])
+    report = evaluation_report(saved_head(), preference_data(3), pairs)
     assert [(one.index, one.margin) for one in report.mistakes] == [(1, -3.0), (2, -2.0)]
     worst = report.mistakes[0]
     assert worst.chance == pytest.approx(expit(-3))
@@ -169,12 +125,12 @@ def test_the_worst_mistakes_come_first_and_add_up() -> None:
 
 
 def test_auroc_compares_every_chosen_with_every_rejected_response() -> None:
-    pairs = _pairs([[1, 0], [3, 0]], [[0, 0], [2, 0]])  # 1 > 0, 3 > 0, 3 > 2, but 1 < 2
-    assert evaluation_report(_saved(), _data(2), pairs).auroc == 0.75
+    pairs = represented_pairs([[1, 0], [3, 0]], [[0, 0], [2, 0]])  # 1 > 0, 3 > 0, 3 > 2, but 1 < 2
+    assert evaluation_report(saved_head(), preference_data(2), pairs).auroc == 0.75
 
 
 def test_prompts_of_the_training_pairs_are_counted() -> None:
-    report = evaluation_report(_saved("p0", "p2", "elsewhere"), _data(3), _margin_pairs(1, -1, 1))
+    report = evaluation_report(saved_head("p0", "p2", "elsewhere"), preference_data(3), pairs_with_margins(1, -1, 1))
     assert report.n_seen_in_training == 2
     assert {one.name: one.n for one in report.slices if one.by == "training"} == {
         "prompt not trained on": 1,
@@ -183,29 +139,31 @@ def test_prompts_of_the_training_pairs_are_counted() -> None:
 
 
 def test_length_matched_accuracy_stands_beside_longer_is_better() -> None:
-    pairs = _margin_pairs(1, -1, -1, tokens=[[11, 9, 90], [10, 10, 10]])
-    matched = evaluation_report(_saved(), _data(3), pairs).length_matched
+    pairs = pairs_with_margins(1, -1, -1, tokens=[[11, 9, 90], [10, 10, 10]])
+    matched = evaluation_report(saved_head(), preference_data(3), pairs).length_matched
     assert matched is not None
     assert (matched.n, matched.accuracy, matched.length_baseline) == (2, 0.5, 0.5)
-    far = _margin_pairs(1, tokens=[[90], [10]])
-    assert evaluation_report(_saved(), _data(1), far).length_matched is None
+    far = pairs_with_margins(1, tokens=[[90], [10]])
+    assert evaluation_report(saved_head(), preference_data(1), far).length_matched is None
 
 
 def test_how_far_margins_follow_length_and_accuracy_without_its_help() -> None:
-    pairs = _margin_pairs(1, 2, -1, -3, tokens=[[20, 40, 5, 5], [10, 10, 10, 15]])
-    report = evaluation_report(_saved(), _data(4), pairs)
+    pairs = pairs_with_margins(1, 2, -1, -3, tokens=[[20, 40, 5, 5], [10, 10, 10, 15]])
+    report = evaluation_report(saved_head(), preference_data(4), pairs)
     assert report.length.margin_spearman == pytest.approx(1.0)
     assert report.length_balanced is not None
     assert (report.length_balanced.accuracy, report.length_balanced.longer, report.length_balanced.shorter) == (0.5, 1.0, 0.0)
-    found = summary(report, _data(4).pairs)
+    found = summary(report, preference_data(4).pairs)
     assert (found["length_balanced"]["n_longer"], found["length_correlation"]["margin_spearman"]) == (2, pytest.approx(1.0))
-    always = summary(evaluation_report(_saved(), _data(1), _margin_pairs(1, tokens=[[9], [3]])), _data(1).pairs)
+    always = summary(
+        evaluation_report(saved_head(), preference_data(1), pairs_with_margins(1, tokens=[[9], [3]])), preference_data(1).pairs
+    )
     assert always["length_balanced"] is None and always["length_correlation"]["margin_spearman"] is None
 
 
 def test_the_summary_is_json_and_names_rows() -> None:
-    data = _data(3, ["a", "b", "a"])
-    report = evaluation_report(_saved(), data, _margin_pairs(1, -1, 0))
+    data = preference_data(3, ["a", "b", "a"])
+    report = evaluation_report(saved_head(), data, pairs_with_margins(1, -1, 0))
     found = json.loads(json.dumps(summary(report, data.pairs), allow_nan=False))
     assert [(one["row"], one["id"], one["category"]) for one in found["mistakes"]] == [(2, "id1", "b")]
     assert sum(one["n"] for one in found["calibration"]["bins"]) == 3
@@ -213,12 +171,12 @@ def test_the_summary_is_json_and_names_rows() -> None:
 
 def test_no_pairs_are_refused() -> None:
     with pytest.raises(SparseRMError, match="no pairs"):
-        evaluation_report(_saved(), _data(1), _margin_pairs(1).take(np.arange(0)))
+        evaluation_report(saved_head(), preference_data(1), pairs_with_margins(1).take(np.arange(0)))
 
 
 def test_every_wrong_pair_can_be_taken_away_ties_too_the_worst_first() -> None:
-    data = _data(4, ["a", "b", "a", "b"])
-    table = mistakes_table(evaluation_report(_saved(), data, _margin_pairs(1, 0, -2, -1)), data.pairs)
+    data = preference_data(4, ["a", "b", "a", "b"])
+    table = mistakes_table(evaluation_report(saved_head(), data, pairs_with_margins(1, 0, -2, -1)), data.pairs)
     assert list(table["row"]) == [3, 4, 2]
     assert table.to_dict("records")[0] == {
         "row": 3,
@@ -230,4 +188,4 @@ def test_every_wrong_pair_can_be_taken_away_ties_too_the_worst_first() -> None:
         "chosen": "yes",
         "rejected": "no",
     }
-    assert len(mistakes_table(evaluation_report(_saved(), _data(1), _margin_pairs(1)), data.pairs)) == 0
+    assert len(mistakes_table(evaluation_report(saved_head(), preference_data(1), pairs_with_margins(1)), data.pairs)) == 0

@@ -9,23 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sparserm.explain.comparison import DiffSpan, SideBySide, check_number, word_diff
-from sparserm.explain.contributions import explain_response
+from sparserm.explain.comparison import DiffSpan, check_number, word_diff
 from sparserm.types import SparseRMError
-from tests.unit.explain.test_contributions import _random
-
-
-def _compared(seed: int, pooling: str = "mean", n: int = 4) -> SideBySide:
-    head, _ = _random(seed, pooling)
-    rng = np.random.default_rng(seed)
-    states = [rng.normal(size=(int(rng.integers(2, 9)), 6)).astype(np.float32) for _ in range(n)]
-    return SideBySide(tuple(explain_response(head, h, ["x"] * (len(h) - 1), {}) for h in states))
+from tests.unit.explain.random_heads import compared
 
 
 @pytest.mark.parametrize("pooling", ["mean", "last"])
 @pytest.mark.parametrize("seed", range(10))
 def test_the_differences_of_any_two_sum_to_their_margin(seed: int, pooling: str) -> None:
-    found = _compared(seed, pooling)
+    found = compared(seed, pooling)
     for a in range(4):
         for b in range(4):
             parts = found.differences(a, b)
@@ -36,7 +28,7 @@ def test_the_differences_of_any_two_sum_to_their_margin(seed: int, pooling: str)
 
 @pytest.mark.parametrize("seed", range(5))
 def test_scores_and_contributions_are_in_the_heads_feature_order(seed: int) -> None:
-    found = _compared(seed)
+    found = compared(seed)
     bias = found.explanations[0].bias
     np.testing.assert_allclose(found.contributions.sum(1) + bias, found.rewards, atol=1e-12)
     for i, one in enumerate(found.explanations):
@@ -45,7 +37,7 @@ def test_scores_and_contributions_are_in_the_heads_feature_order(seed: int) -> N
 
 
 def test_the_chance_to_win_is_bradley_terrys() -> None:
-    found = _compared(3)
+    found = compared(3)
     object.__setattr__(found, "rewards", np.array([0.0, np.log(3.0), 0.0, -np.log(3.0)]))
     np.testing.assert_allclose(found.win_probability[1], [0.75, 0.5, 0.75, 0.9])
     np.testing.assert_allclose(found.win_probability + found.win_probability.T, 1.0)

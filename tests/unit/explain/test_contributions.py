@@ -9,6 +9,7 @@ import pytest
 
 from sparserm.explain.contributions import Explanation, compare_responses, explain_difference, explain_response, label_of
 from sparserm.heads.reward import RewardHead, contributions, rewards
+from tests.unit.explain.random_heads import random_head
 
 #: Contributions of h = (x, y) are 2 (x - 1) and -(y - 2) / 2.
 HEAD = RewardHead(
@@ -24,24 +25,6 @@ HEAD = RewardHead(
 #: Two response tokens, then one that closes the turn.
 H = np.array([[2.0, 2.0], [1.0, 6.0], [4.0, 0.0]], np.float32)
 TOKENS, LABELS = ["Yes", "!"], {4: "politeness"}
-
-
-def _random(seed: int, pooling: str) -> tuple[RewardHead, np.ndarray]:
-    rng = np.random.default_rng(seed)
-    k, d = int(rng.integers(1, 8)), 6
-    directions = rng.normal(size=(k, d))
-    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
-    head = RewardHead(
-        features=np.sort(rng.choice(100, k, replace=False)),
-        directions=directions.astype(np.float32),
-        center=rng.normal(size=d).astype(np.float32),
-        mu=rng.normal(size=k),
-        sigma=rng.uniform(0.1, 3, k),
-        weights=rng.normal(size=k),
-        bias=float(rng.normal()),
-        pooling=pooling,  # type: ignore[arg-type]
-    )
-    return head, rng.normal(size=(int(rng.integers(2, 20)), d)).astype(np.float32)
 
 
 def _by_feature(explanation: Explanation) -> list[float]:
@@ -73,7 +56,7 @@ def test_a_contribution_says_where_it_comes_from() -> None:
 
 @pytest.mark.parametrize("seed", range(20))
 def test_mean_pooling_adds_up_along_every_margin(seed: int) -> None:
-    head, h = _random(seed, "mean")
+    head, h = random_head(seed, "mean")
     n = len(h) - 1
     found = explain_response(head, h, ["x"] * n, {})
     cells = found.token_contributions
@@ -90,7 +73,7 @@ def test_mean_pooling_adds_up_along_every_margin(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", range(10))
 def test_last_pooling_reads_the_end_of_the_turn(seed: int) -> None:
-    head, h = _random(seed, "last")
+    head, h = random_head(seed, "last")
     n = len(h) - 1
     found = explain_response(head, h, ["x"] * n, {})
     assert found.reward == pytest.approx(float(rewards(head, h[-1])), abs=1e-12)
@@ -101,7 +84,7 @@ def test_last_pooling_reads_the_end_of_the_turn(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_the_largest_contribution_comes_first(seed: int) -> None:
-    head, h = _random(seed, "mean")
+    head, h = random_head(seed, "mean")
     explained = [abs(part.contribution) for part in explain_response(head, h, ["x"] * len(h), {}).contributions]
     compared = [abs(part.contribution) for part in compare_responses(head, h[:2], {}).contributions]
     assert explained == sorted(explained, reverse=True) and compared == sorted(compared, reverse=True)
@@ -136,7 +119,7 @@ def test_equal_rewards_keep_their_order() -> None:
 
 @pytest.mark.parametrize("seed", range(20))
 def test_differences_sum_to_the_margin(seed: int) -> None:
-    head, h = _random(seed, "mean")
+    head, h = random_head(seed, "mean")
     found = compare_responses(head, h, {})
     first, second = (0, 1) if len(h) == 2 else found.ranking[:2]
     assert sum(part.contribution for part in found.contributions) == pytest.approx(found.margin, abs=1e-12)
@@ -147,7 +130,7 @@ def test_differences_sum_to_the_margin(seed: int) -> None:
 
 
 def test_a_difference_of_explanations_adds_up_to_the_margin() -> None:
-    head, h = _random(3, "mean")
+    head, h = random_head(3, "mean")
     tokens = ["x"] * len(h)
     a, b = explain_response(head, h, tokens, LABELS), explain_response(head, h[::-1] * 0.5, tokens, LABELS)
     parts = explain_difference(a, b)
@@ -161,7 +144,7 @@ def test_a_difference_of_explanations_adds_up_to_the_margin() -> None:
 
 
 def test_token_scores_give_the_token_contributions() -> None:
-    head, h = _random(4, "mean")
+    head, h = random_head(4, "mean")
     found = explain_response(head, h, ["x"] * len(h), LABELS)
     assert found.token_scores is not None
     np.testing.assert_allclose(

@@ -16,7 +16,8 @@ from sparserm.jobs.worker import work
 from sparserm.model import SparseRM
 from sparserm.representations.represent import represent_pairs
 from sparserm.sae.autoencoder import load_sae
-from tests.unit.training.test_train import HOOK, SETTINGS, TRAIN, preference_rows, save_tiny_sae
+from tests.unit.pairs_data import SETTINGS, TRAIN, preference_rows
+from tests.unit.tiny import HOOK, save_tiny_sae
 
 
 @pytest.fixture(scope="module")

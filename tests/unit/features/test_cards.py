@@ -15,8 +15,9 @@ from sparserm.representations.represent import represent_pairs
 from sparserm.representations.values import PairRepresentations
 from sparserm.sae.autoencoder import load_sae
 from sparserm.types import Message, PreferencePair, SparseRMError
-from tests.unit.features.test_table import D_SAE, pairs_where, tiny_sae
-from tests.unit.training.test_train import HOOK, TRAIN, save_tiny_sae
+from tests.unit.features.latents import D_SAE, pairs_where, tiny_sae
+from tests.unit.pairs_data import TRAIN
+from tests.unit.tiny import HOOK, save_tiny_sae
 
 N = 30
 PAIRS = pairs_where(np.random.default_rng(3).random((2, N, D_SAE)) < 0.6)

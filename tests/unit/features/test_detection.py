@@ -8,37 +8,9 @@ import numpy as np
 import pytest
 
 from sparserm.features.detection import LEAST_TEXTS, Sample, contrast, detection, example_scores, gather_texts
-from sparserm.representations.values import PairRepresentations
-from sparserm.types import Message, PreferencePair, SparseRMError
-from tests.unit.features.test_table import D_SAE, pairs_where
-
-N = 240
-#: What the latents of the world fire on.
-SORRY, CHANCE, RARE, LONG, ALWAYS = range(D_SAE)
-
-
-def world(seed: int = 0) -> tuple[list[PreferencePair], PairRepresentations]:
-    """Pairs whose latents fire on "sorry", by chance, in three responses, in long ones, and always; other tests use it too."""
-    rng = np.random.default_rng(seed)
-    fillers = ["the", "a", "cat", "dog", "house", "tree", "runs", "sleeps", "slowly", "today"]
-    fires = np.zeros((2, N, D_SAE), bool)
-    fires[..., SORRY] = rng.random((2, N)) < 0.4
-    fires[..., CHANCE] = rng.random((2, N)) < 0.5
-    fires[0, :3, RARE] = True
-    fires[..., ALWAYS] = True
-    lengths = pairs_where(fires)
-    for side, represented in enumerate((lengths.chosen, lengths.rejected)):
-        fires[side, :, LONG] = represented.n_tokens > 22
-    texts = [
-        [" ".join([*(["sorry"] if fires[side, i, SORRY] else []), *rng.choice(fillers, 5), f"{side}-{i}"]) for i in range(N)]
-        for side in range(2)
-    ]
-    pairs = [PreferencePair((Message("user", f"Question {i}"),), texts[0][i], texts[1][i]) for i in range(N)]
-    return pairs, pairs_where(fires)
-
-
-PAIRS, REPRESENTED = world()
-TEXTS = gather_texts(PAIRS, REPRESENTED)
+from sparserm.types import SparseRMError
+from tests.unit.features.latents import D_SAE
+from tests.unit.features.world import ALWAYS, CHANCE, LONG, PAIRS, REPRESENTED, SORRY, TEXTS, N
 
 
 def _contrast(feature: int):
@@ -137,5 +109,5 @@ def test_texts_without_words_and_a_single_prompt_are_no_obstacle() -> None:
 
 def test_representations_without_latents_are_refused() -> None:
     bare = replace(REPRESENTED, chosen=replace(REPRESENTED.chosen, latents=None))
-    with pytest.raises(SparseRMError, match="do not hold how strongly latents fired"):
+    with pytest.raises(SparseRMError, match="have no latent strengths"):
         TEXTS.peaks(0, bare)

@@ -11,7 +11,7 @@ from sparserm.features.listing import SORTS, FiringText, filter_features, list_f
 from sparserm.features.logit_lens import LogitLens
 from sparserm.features.table import feature_table
 from sparserm.heads.reward import RewardHead
-from tests.unit.features.test_table import D_SAE, pairs_where, tiny_sae
+from tests.unit.features.latents import D_SAE, pairs_where, tiny_sae
 
 LABELS = {1: "Refuses [politely]", 4: "lists"}
 RATES = np.array([0.5, 0.05, 0.02, 0.2, 0.01])

@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import re
-import threading
 import time
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
 
 import pytest
 
@@ -18,64 +12,8 @@ from sparserm.features.auto_labels import Unlabelled, label_features
 from sparserm.features.llm_labels import KEY, MODEL, MOST_JUDGED, URL, Endpoint, EndpointLabeller, configured_endpoint
 from sparserm.heads.labels import MAX_LENGTH, AutoLabel
 from sparserm.types import SparseRMError
-from tests.unit.features.test_auto_labels import DATA
-from tests.unit.features.test_detection import CHANCE, RARE, REPRESENTED, SORRY, TEXTS
-
-
-class FakeServer:
-    """Chat completions by a function of the prompt; ``requests`` holds path, headers and body of each."""
-
-    def __init__(self, answer: Callable[[str], Any]) -> None:
-        self.requests: list[tuple[str, dict[str, str], dict[str, Any]]] = []
-        server = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                server.requests.append((self.path, dict(self.headers), body))
-                said = answer(body["messages"][0]["content"])
-                status, raw = said if isinstance(said, tuple) else (200, _completion(said))
-                self.send_response(status)
-                self.send_header("Location", "/elsewhere")
-                self.end_headers()
-                with contextlib.suppress(BrokenPipeError):  # whoever asked did not wait
-                    self.wfile.write(raw.encode())
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._http.server_port}/v1"
-        threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True).start()
-
-    def close(self) -> None:
-        self._http.shutdown()
-        self._http.server_close()
-
-
-def _completion(content: str) -> str:
-    return json.dumps({"choices": [{"message": {"role": "assistant", "content": content}}]})
-
-
-def knows_sorry(prompt: str) -> str:
-    """A model that says "apologies", and judges rightly what is one; with the fences that models like to put around JSON."""
-    if "numbered" not in prompt:
-        return '```json\n{"label": "apologies,\\n made politely"}\n```'
-    numbered = json.loads(re.search(r"as JSON: (\{.*\})", prompt)[1])
-    return f"Sure! {json.dumps({'active': [int(number) for number, text in numbered.items() if 'sorry' in text]})}"
-
-
-@pytest.fixture
-def serve() -> Iterator[Callable[[Callable[[str], Any]], FakeServer]]:
-    servers: list[FakeServer] = []
-
-    def start(answer: Callable[[str], Any]) -> FakeServer:
-        servers.append(FakeServer(answer))
-        return servers[-1]
-
-    yield start
-    for server in servers:
-        server.close()
+from tests.unit.features.fake_endpoint import FakeServer, knows_sorry
+from tests.unit.features.world import CHANCE, DATA, RARE, REPRESENTED, SORRY, TEXTS
 
 
 def _label(server: FakeServer, feature: int = SORRY, key: str = "") -> AutoLabel:
@@ -112,7 +50,7 @@ def test_no_key_no_header(serve) -> None:
     assert "Authorization" not in server.requests[0][1]
 
 
-def test_where_the_evidence_is_thin_nothing_is_asked(serve) -> None:
+def test_where_data_is_insufficient_nothing_is_asked(serve) -> None:
     server = serve(knows_sorry)
     assert _label(server, RARE).reason.startswith("fires in 3 of") and server.requests == []
 
@@ -125,9 +63,9 @@ def test_a_description_that_predicts_nothing_is_not_shown(serve) -> None:
 @pytest.mark.parametrize(
     ("answer", "reason"),
     [
-        ('{"label": null}', "sees nothing"),
-        ('{"label": "  "}', "sees nothing"),
-        ('{"label": 3}', "sees nothing"),
+        ('{"label": null}', "found nothing"),
+        ('{"label": "  "}', "found nothing"),
+        ('{"label": 3}', "found nothing"),
         ("I think it is apologies.", "the endpoint answered I think it is apologies."),
         ("{apologies}", "the endpoint answered {apologies}"),
         ("[1]", "the endpoint answered [1]"),
@@ -140,7 +78,7 @@ def test_an_answer_without_a_label_leaves_the_feature_unlabelled(serve, answer: 
 
 def test_a_judge_that_gives_no_numbers_leaves_the_feature_unlabelled(serve) -> None:
     label = _label(serve(lambda prompt: '{"active": "all"}' if "numbered" in prompt else knows_sorry(prompt)))
-    assert label.text is None and "not the numbers" in label.reason
+    assert label.text is None and "expected a list of numbers" in label.reason
 
 
 def test_a_long_description_is_cut_to_a_labels_length(serve) -> None:
@@ -180,7 +118,7 @@ def test_a_server_that_takes_too_long_is_given_up(serve, monkeypatch) -> None:
 def test_a_server_that_is_not_there_is_named(serve) -> None:
     server = serve(knows_sorry)
     server.close()
-    with pytest.raises(SparseRMError, match=r"127\.0\.0\.1.* cannot be asked"):
+    with pytest.raises(SparseRMError, match=r"127\.0\.0\.1.* cannot be reached"):
         _label(server)
 
 

@@ -8,7 +8,7 @@ import torch
 
 from sparserm.features.logit_lens import TOKENS, load_unembedding, logit_lens
 from sparserm.types import SparseRMError
-from tests.unit.features.test_table import tiny_sae
+from tests.unit.features.latents import tiny_sae
 from tests.unit.tiny import HIDDEN, save_tiny
 
 FEATURES = np.array([3, 0])
@@ -56,7 +56,7 @@ def test_many_latents_are_looked_up_as_one_at_a_time(tmp_path) -> None:
 
 
 def test_an_sae_of_another_width_is_refused(tmp_path) -> None:
-    with pytest.raises(SparseRMError, match="width 6, the unembedding 32"):
+    with pytest.raises(SparseRMError, match="width 6, expected the unembedding's 32"):
         logit_lens(tiny_sae(), load_unembedding(save_tiny(tmp_path / "model")), FEATURES)
 
 

@@ -6,42 +6,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 from scipy.stats import binomtest, false_discovery_control
 
 from sparserm.features.table import DENSE_RATE, FeatureTable, feature_table
-from sparserm.representations.values import LatentSummary, PairRepresentations, Representations, firings
-from sparserm.sae.autoencoder import SparseAutoencoder
-from sparserm.types import HookPoint, SparseRMError
-
-D, D_SAE = 6, 5
-
-
-def tiny_sae(d_in: int = D, d_sae: int = D_SAE) -> SparseAutoencoder:
-    """A random ReLU SAE; other test files use it too."""
-    generator = torch.Generator().manual_seed(0)
-    W_dec = torch.randn(d_sae, d_in, generator=generator)
-    b_dec = torch.randn(d_in, generator=generator)
-    weights = {"W_enc": W_dec.T.contiguous(), "b_enc": torch.zeros(d_sae), "W_dec": W_dec, "b_dec": b_dec}
-    return SparseAutoencoder("tiny", "standard", HookPoint(2), "", weights)
-
-
-def pairs_where(fires: np.ndarray, groups: list[int] | None = None, rate: float = 0.25, seed: int = 0) -> PairRepresentations:
-    """Pairs of random representations whose latents fire as ``fires [2, n, d_sae]`` says; other test files use it too."""
-    rng = np.random.default_rng(seed)
-
-    def side(active: np.ndarray) -> Representations:
-        n = len(active)
-        rows, latents = np.nonzero(active)
-        indptr = np.concatenate([[0], np.cumsum(active.sum(1))]).astype(np.int64)
-        peaks = (1 + np.arange(len(rows))).astype(np.float32)
-        summary = LatentSummary(indptr, firings(latents, np.full(len(rows), rate), peaks), active.shape[1])
-        h = rng.normal(size=(n, D)).astype(np.float32)
-        lengths = rng.integers(4, 40, n).astype(np.int32)
-        return Representations("mean", h, lengths, np.zeros(n, np.int32), summary)
-
-    n = fires.shape[1]
-    return PairRepresentations(side(fires[0]), side(fires[1]), np.array(groups if groups is not None else range(n)))
+from sparserm.representations.values import PairRepresentations
+from sparserm.types import SparseRMError
+from tests.unit.features.latents import D_SAE, pairs_where, tiny_sae
 
 
 def _random_pairs(n: int = 40, groups: list[int] | None = None, seed: int = 0) -> PairRepresentations:
@@ -180,7 +150,7 @@ def test_latents_of_another_sae_or_none_are_refused() -> None:
     pairs = _random_pairs()
     with pytest.raises(SparseRMError, match="5 latents, expected the 7"):
         feature_table(pairs, tiny_sae(d_sae=7))
-    with pytest.raises(SparseRMError, match="do not hold how strongly latents fired"):
+    with pytest.raises(SparseRMError, match="have no latent strengths"):
         feature_table(replace(pairs, chosen=replace(pairs.chosen, latents=None)), tiny_sae())
 
 

@@ -114,19 +114,19 @@ def test_a_tie_on_the_training_pairs_counts_as_wrong() -> None:
     assert fit_head(same, SAE, FitSettings(k=2, selection="random")).accuracy == 0.0
 
 
-def test_evidence_standardises_by_the_spread_of_the_scores() -> None:
-    evidence = fit_statistics(TRAIN, SAE, FitSettings())
+def test_statistics_standardise_by_the_spread_of_the_scores() -> None:
+    statistics = fit_statistics(TRAIN, SAE, FitSettings())
     features = np.array([7, 3])
     chosen, rejected = (
-        alignment_scores(side.h, evidence.directions[features], SAE.b_dec.numpy()) for side in (TRAIN.chosen, TRAIN.rejected)
+        alignment_scores(side.h, statistics.directions[features], SAE.b_dec.numpy()) for side in (TRAIN.chosen, TRAIN.rejected)
     )
     spread = np.concatenate([chosen, rejected]).std(0)
     np.testing.assert_allclose(
-        (TRAIN.differences @ evidence.directions[features].T) / evidence.moments.sigma[features],
+        (TRAIN.differences @ statistics.directions[features].T) / statistics.moments.sigma[features],
         (chosen - rejected) / spread,
         atol=1e-5,
     )
-    assert list(np.flatnonzero(~evidence.usable)) == [0]
+    assert list(np.flatnonzero(~statistics.usable)) == [0]
 
 
 @pytest.mark.parametrize("k", [64, 1000])
@@ -136,7 +136,7 @@ def test_k_beyond_the_latents_that_fire_is_refused_with_the_bound(k: int) -> Non
 
 
 def test_the_wrong_pooling_is_refused_naming_both() -> None:
-    with pytest.raises(SparseRMError, match="pooled by mean, expected last"):
+    with pytest.raises(SparseRMError, match="have mean pooling, expected last"):
         fit_head(TRAIN, SAE, FitSettings(pooling="last"))
 
 
@@ -152,7 +152,7 @@ def test_k_below_one_is_refused(k: int) -> None:
 
 
 def test_pairs_without_latents_are_refused() -> None:
-    with pytest.raises(SparseRMError, match="hold no latents"):
+    with pytest.raises(SparseRMError, match="have no latents"):
         fit_head(replace(TRAIN, chosen=replace(TRAIN.chosen, latents=None)), SAE, FitSettings(k=3))
 
 

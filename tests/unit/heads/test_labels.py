@@ -69,7 +69,7 @@ def test_a_damaged_file_is_named_and_left_alone(sparserm_home, content) -> None:
     path.parent.mkdir()
     path.write_text(content)
     for work in (lambda: user_labels(SAE), lambda: save_label(SAE, 1, "new")):
-        with pytest.raises(SparseRMError, match="mend the file"):
+        with pytest.raises(SparseRMError, match="fix the file"):
             work()
     assert path.read_text() == content
 

@@ -49,17 +49,17 @@ def test_the_facts_are_the_cards() -> None:
     facts = dict(card_rows(saved))
     assert facts["version"] == head_hash(saved)
     assert facts["accuracy"] == "85.0% (95 % interval 80.0% to 90.0%, n = 1,234) on test.jsonl"
-    assert facts["beside it"] == (
-        "dense probe on the whole representation 88.0%, random directions 70.0%, picking the longer 50.0%"
+    assert facts["baselines"] == (
+        "dense probe on the whole representation 88.0%, random latents 70.0%, picking the longer response 50.0%"
     )
     assert facts["trained on"] == "train.jsonl: 2,000 pairs of 600 prompts"
     assert facts["features"] == "1 of 4,608 latents of SAE dictionary (ss)"
     assert "edited" not in facts
 
 
-def test_the_yardstick_says_of_which_responses_it_is() -> None:
+def test_the_reference_rewards_say_of_which_responses_it_is() -> None:
     assert reference_rewards(_saved()) == (
-        "typical chosen +50.00 (middle half +25.00 to +75.00), typical rejected -50.00 (-75.00 to -25.00); "
+        "typical chosen +50.00 (middle 50 % +25.00 to +75.00), typical rejected -50.00 (-75.00 to -25.00); "
         "medians of the training responses"
     )
     edited = _saved(training={"yardstick": "responses of other.jsonl, 9 held-out pairs"})
@@ -76,12 +76,12 @@ def test_an_edited_head_says_what_was_edited() -> None:
 
 def test_limits_follow_from_the_figures() -> None:
     plain = _limits()
-    assert "ranks about 15 in 100 the wrong way round" in plain and "tiny at blocks.1" in plain
-    assert not any(word in plain for word in ("longer response", "random directions", "commercially", "not stated"))
-    assert "not been measured" in _limits(metrics={})
+    assert "ranks about 15 of 100 test pairs incorrectly" in plain and "tiny at blocks.1" in plain
+    assert not any(word in plain for word in ("longer response", "random latents", "commercially", "not stated"))
+    assert "not been evaluated" in _limits(metrics={})
     assert "Picking the longer response does about as well" in _limits(metrics={**METRICS, "length_baseline": 0.81})
     assert "preferred in 70%" in _limits(metrics={**METRICS, "length_baseline": 0.7})
-    assert "random directions does about as well" in _limits(metrics={**METRICS, "random_directions": 0.8})
+    assert "random latents does about as well" in _limits(metrics={**METRICS, "random_directions": 0.8})
     assert "not be used commercially (X, CC BY-NC 4.0)" in _limits(training={"licence": "X, CC BY-NC 4.0"})
     assert "licence of its training data is not stated" in _limits(training={})
 

@@ -290,5 +290,5 @@ def test_a_head_for_another_place_has_another_hash(name: str) -> None:
 @pytest.mark.parametrize("change", [lambda x: x + 5000, lambda x: x - 100, lambda x: x.astype(np.float64)])
 def test_features_that_the_sae_does_not_have_are_refused(folder: Path, change: Callable[[np.ndarray], np.ndarray]) -> None:
     _edit_tensor(folder, "features", change)
-    with pytest.raises(SparseRMError, match="features must be numbers of latents from 0 to 4607"):
+    with pytest.raises(SparseRMError, match="features must be latent ids from 0 to 4607"):
         load_head(folder)

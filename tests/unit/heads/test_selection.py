@@ -60,7 +60,7 @@ def _differences(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return x, second_moments(x)
 
 
-def _evidence(gap: list[float], dead: tuple[int, ...] = ()) -> FitStatistics:
+def _statistics(gap: list[float], dead: tuple[int, ...] = ()) -> FitStatistics:
     """FitStatistics of given frequency gaps around one half; nothing else in it is informative."""
     chosen, rejected = 0.5 + np.array(gap) / 2, 0.5 - np.array(gap) / 2
     chosen[list(dead)] = rejected[list(dead)] = 0
@@ -120,28 +120,28 @@ def test_pairs_without_latents_have_no_frequencies() -> None:
 
 
 def test_frequency_takes_both_ends_of_the_gap() -> None:
-    evidence = _evidence([0.1, -0.4, 0.3, -0.2, 0.5, 0.0])
-    assert sorted(select_frequency(evidence, 4)) == [1, 2, 3, 4]
+    statistics = _statistics([0.1, -0.4, 0.3, -0.2, 0.5, 0.0])
+    assert sorted(select_frequency(statistics, 4)) == [1, 2, 3, 4]
 
 
 def test_frequency_gives_the_odd_feature_to_the_chosen_side() -> None:
-    evidence = _evidence([0.1, -0.4, 0.3, -0.2, 0.5, 0.0])
-    assert sorted(select_frequency(evidence, 3)) == [1, 2, 4]
-    assert list(select_frequency(evidence, 1)) == [4]
+    statistics = _statistics([0.1, -0.4, 0.3, -0.2, 0.5, 0.0])
+    assert sorted(select_frequency(statistics, 3)) == [1, 2, 4]
+    assert list(select_frequency(statistics, 1)) == [4]
 
 
 def test_effect_size_is_mean_over_spread() -> None:
     # Latent 0: mean 1, spread 2; latent 1: mean -0.5, spread 0.5; latent 2: mean 3, spread 30.
     x = np.array([[-1, -1, -27], [1, -0.5, 3], [3, 0, 33]], np.float32)
-    evidence = replace(_evidence([0.0] * 3), differences=x)
-    assert list(select_effect_size(evidence, 3)) == [1, 0, 2]
+    statistics = replace(_statistics([0.0] * 3), differences=x)
+    assert list(select_effect_size(statistics, 3)) == [1, 0, 2]
 
 
 def test_random_is_seeded() -> None:
-    evidence = _world()
-    np.testing.assert_array_equal(select_random(evidence, 8), select_random(evidence, 8))
-    other = select_random(replace(evidence, seed=1), 8)
-    assert set(other) != set(select_random(evidence, 8))
+    statistics = _world()
+    np.testing.assert_array_equal(select_random(statistics, 8), select_random(statistics, 8))
+    other = select_random(replace(statistics, seed=1), 8)
+    assert set(other) != set(select_random(statistics, 8))
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -150,13 +150,13 @@ def test_sparse_finds_the_planted_directions(seed: int) -> None:
 
 
 def test_sparse_does_not_take_a_near_copy_beside_what_it_has() -> None:
-    evidence = _world()
-    directions = evidence.directions.copy()
+    statistics = _world()
+    directions = statistics.directions.copy()
     directions[6] = directions[5] + 0.01 * directions[8]
     directions[6] /= np.linalg.norm(directions[6])
-    sigma = evidence.moments.sigma.copy()
+    sigma = statistics.moments.sigma.copy()
     sigma[6] = sigma[5]
-    doubled = replace(evidence, directions=directions, moments=_moments(sigma))
+    doubled = replace(statistics, directions=directions, moments=_moments(sigma))
     assert {5, 6} <= set(select_effect_size(doubled, 3))
     chosen = set(select_sparse(doubled, 3))
     assert len(chosen & {5, 6}) == 1 and chosen > {20, 41}
@@ -170,13 +170,13 @@ def test_sparse_judges_a_latent_by_what_it_adds_to_those_chosen() -> None:
     x *= np.where(rng.random(3000) < expit(x @ [2, 1, 0.75]), 1, -1)[:, None]
     directions = np.array([[1, 0, 0], [-0.9, 0.19**0.5, 0], [0, 0, 1]], np.float32)
     alive = FeatureStats(np.ones(3), np.ones(3))
-    evidence = FitStatistics(*_differences(x), directions, _moments(np.ones(3)), np.arange(3000), alive)
-    assert list(select_sparse(evidence, 2)) == [0, 1]
+    statistics = FitStatistics(*_differences(x), directions, _moments(np.ones(3)), np.arange(3000), alive)
+    assert list(select_sparse(statistics, 2)) == [0, 1]
 
 
 def test_sparse_is_deterministic() -> None:
-    evidence = _world()
-    np.testing.assert_array_equal(select_sparse(evidence, 8), select_sparse(evidence, 8))
+    statistics = _world()
+    np.testing.assert_array_equal(select_sparse(statistics, 8), select_sparse(statistics, 8))
 
 
 def test_sparse_exchanges_a_direction_that_was_best_alone_for_two_that_are_better_together() -> None:
@@ -244,24 +244,24 @@ def test_as_many_features_as_latents_that_fire(method: str) -> None:
 
 
 def test_frequency_takes_no_dead_latent_where_all_gaps_are_positive() -> None:
-    evidence = _evidence([0.1, 0.2, 0.3, 0.4, 0.0, 0.0], dead=(4, 5))
-    assert not set(select_frequency(evidence, 4)) & {4, 5}
+    statistics = _statistics([0.1, 0.2, 0.3, 0.4, 0.0, 0.0], dead=(4, 5))
+    assert not set(select_frequency(statistics, 4)) & {4, 5}
 
 
 def test_margins_are_compared_on_the_training_pairs_and_a_little_on_all_others() -> None:
-    evidence = _world()
-    x = evidence.differences.astype(np.float64)
+    statistics = _world()
+    x = statistics.differences.astype(np.float64)
     a, b = np.random.default_rng(0).normal(size=(2, x.shape[1]))
     away = a - b
     expected = ((x @ away) ** 2).mean() + ISOTROPIC * ((x**2).mean(0) * away**2).sum()
-    assert ((evidence.root.T @ away) ** 2).sum() == pytest.approx(expected)
+    assert ((statistics.root.T @ away) ** 2).sum() == pytest.approx(expected)
 
 
 def test_the_fewer_the_pairs_the_more_their_covariance_is_doubted() -> None:
     rng = np.random.default_rng(3)
     x = rng.normal(size=(4, 16))  # 16 dimensions, 4 pairs: 16 / (2 x 4) = 2
     stats = FeatureStats(np.full(16, 0.5), np.full(16, 0.5))
-    evidence = FitStatistics(*_differences(x), np.eye(16, dtype=np.float32), _moments(np.ones(16)), np.arange(4), stats)
+    statistics = FitStatistics(*_differences(x), np.eye(16, dtype=np.float32), _moments(np.ones(16)), np.arange(4), stats)
     away = rng.normal(size=16)
     expected = ((x @ away) ** 2).mean() + 2 * ((x**2).mean(0) * away**2).sum()
-    assert np.square(evidence.root.T @ away).sum() == pytest.approx(expected, rel=1e-5)
+    assert np.square(statistics.root.T @ away).sum() == pytest.approx(expected, rel=1e-5)

@@ -18,8 +18,8 @@ from sparserm.integrations.hf import export_classifier, export_steering, fold
 from sparserm.model import SparseRM
 from sparserm.pairs.parsing import parse_pairs
 from sparserm.types import SparseRMError
-from tests.unit.tiny import save_tiny
-from tests.unit.training.test_train import preference_rows, save_tiny_sae
+from tests.unit.pairs_data import preference_rows
+from tests.unit.tiny import save_tiny, save_tiny_sae
 
 PROMPTS = ["How do I boil an egg?", "And two?", "Hi"]
 RESPONSES = ["please boil it for six minutes", "go away", "ünïcode 🥚 is text too\nin two lines"]
@@ -36,13 +36,43 @@ def _trained(folder: Path, tmp: Path, pooling: str = "mean", **settings) -> Spar
     return model
 
 
-@pytest.fixture(scope="module", params=[("llama", "mean"), ("llama", "last"), ("qwen2", "mean"), ("gpt2", "mean")])
-def exported(request, tmp_path_factory) -> tuple[SparseRM, Path]:
-    family, pooling = request.param
-    tmp = tmp_path_factory.mktemp(f"{family}-{pooling}")
-    model = _trained(save_tiny(tmp / "backbone", family), tmp, pooling)
-    export_classifier(tmp / "head", tmp / "out")
-    return model, tmp / "out"
+EXPORTS = [("llama", "mean"), ("llama", "last"), ("qwen2", "mean"), ("gpt2", "mean")]
+
+
+@pytest.fixture(scope="module")
+def exports(tmp_path_factory) -> dict[tuple[str, str], tuple[SparseRM, Path]]:
+    """Heads on backbones of several families and their exports, by family and pooling; read only."""
+    found = {}
+    for family, pooling in EXPORTS:
+        tmp = tmp_path_factory.mktemp(f"{family}-{pooling}")
+        model = _trained(save_tiny(tmp / "backbone", family), tmp, pooling)
+        export_classifier(tmp / "head", tmp / "out")
+        found[family, pooling] = model, tmp / "out"
+    return found
+
+
+@pytest.fixture(params=EXPORTS)
+def exported(request, exports) -> tuple[SparseRM, Path]:
+    return exports[request.param]
+
+
+@pytest.fixture(scope="module")
+def logits_without_sparserm(exports) -> dict[Path, float]:
+    """Logits of the first conversation, by folder, from one process that cannot import sparserm."""
+    code = (
+        "import sys; sys.modules['sparserm'] = None\n"
+        "from transformers import AutoModelForSequenceClassification, AutoTokenizer\n"
+        "for folder, text in zip(sys.argv[1::2], sys.argv[2::2]):\n"
+        "    model = AutoModelForSequenceClassification.from_pretrained(folder, trust_remote_code=True)\n"
+        "    tokenizer = AutoTokenizer.from_pretrained(folder)\n"
+        "    print(model(**{k: v for k, v in tokenizer(text, return_tensors='pt', add_special_tokens=False).items()\n"
+        "                   if k != 'token_type_ids'}).logits.item())\n"
+    )
+    folders = [folder for _, folder in exports.values()]
+    given = [one for folder in folders for one in (str(folder), _conversations(AutoTokenizer.from_pretrained(folder))[0])]
+    run = subprocess.run([sys.executable, "-c", code, *given], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    return dict(zip(folders, map(float, run.stdout.split()), strict=True))
 
 
 def _conversations(tokenizer, prompts=PROMPTS, responses=RESPONSES) -> list[str]:
@@ -104,24 +134,13 @@ def test_what_enters_a_layer_leaves_the_one_below(tiny_folder, tmp_path, layer, 
 @pytest.mark.parametrize(("layer", "site"), [(2, "mlp_out"), (0, "resid_pre")])
 def test_a_place_where_no_cut_model_ends_is_refused(tiny_folder, tmp_path, layer, site):
     _trained(tiny_folder, tmp_path, layer=layer, site=site)
-    with pytest.raises(SparseRMError, match="expected the residual stream behind a layer"):
+    with pytest.raises(SparseRMError, match="expected the residual stream after a layer"):
         export_classifier(tmp_path / "head", tmp_path / "out")
 
 
-def test_it_loads_where_sparserm_is_not_installed(exported):
+def test_it_loads_where_sparserm_is_not_installed(exported, logits_without_sparserm):
     model, folder = exported
-    code = (
-        "import sys; sys.modules['sparserm'] = None\n"
-        "from transformers import AutoModelForSequenceClassification, AutoTokenizer\n"
-        "model = AutoModelForSequenceClassification.from_pretrained(sys.argv[1], trust_remote_code=True)\n"
-        "tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])\n"
-        "print(model(**{k: v for k, v in tokenizer(sys.argv[2], return_tensors='pt', add_special_tokens=False).items()\n"
-        "               if k != 'token_type_ids'}).logits.item())\n"
-    )
-    text = _conversations(AutoTokenizer.from_pretrained(folder))[0]
-    run = subprocess.run([sys.executable, "-c", code, str(folder), text], capture_output=True, text=True, check=False)
-    assert run.returncode == 0, run.stderr
-    assert float(run.stdout) == pytest.approx(model.score(PROMPTS[0], RESPONSES[0])[0], abs=1e-4)
+    assert logits_without_sparserm[folder] == pytest.approx(model.score(PROMPTS[0], RESPONSES[0])[0], abs=1e-4)
 
 
 def test_the_head_travels_with_it_and_its_card_says_what_it_is(exported):
@@ -140,7 +159,7 @@ def test_a_turn_that_says_nothing_gets_the_least_reward_and_none_is_an_error(exp
     least = min(model.saved.quantiles_chosen[0], model.saved.quantiles_rejected[0])
     ids = torch.tensor([tokenizer(_conversations(tokenizer, ["Hi"], [""])[0], add_special_tokens=False)["input_ids"]])
     assert classifier(input_ids=ids).logits.item() == pytest.approx(least)
-    with pytest.raises(ValueError, match=r"text 1 of the batch holds no assistant turn .*apply_chat_template"):
+    with pytest.raises(ValueError, match=r"text 1 of the batch has no assistant turn .*apply_chat_template"):
         classifier(input_ids=torch.tensor([[5, 6, 7]]))
 
 

@@ -19,7 +19,8 @@ from sparserm.pairs.parts import cut
 from sparserm.scoring import bulk
 from sparserm.scoring.bulk import score_file
 from sparserm.types import SparseRMError
-from tests.unit.training.test_train import preference_rows, save_tiny_sae
+from tests.unit.pairs_data import preference_rows
+from tests.unit.tiny import save_tiny_sae
 
 ray = pytest.importorskip("ray")
 
@@ -92,7 +93,7 @@ def test_what_a_user_can_mend_is_said_in_one_line(head, tmp_path, monkeypatch):
 def test_workers_want_a_gpu_each_and_do_not_wait_for_what_is_not_there(cluster, monkeypatch):
     assert _gpu_each(ray, 2) == {}
     monkeypatch.setenv("SPARSERM_DEVICE", "cuda:1")
-    with pytest.raises(SparseRMError, match=r"2 workers on SPARSERM_DEVICE=cuda:1 want a GPU each and the Ray cluster has 0"):
+    with pytest.raises(SparseRMError, match=r"has 0 GPUs, expected 2, one per worker on SPARSERM_DEVICE=cuda:1"):
         _gpu_each(ray, 2)
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"GPU": 2.0})
     assert _gpu_each(ray, 2) == {"num_gpus": 1, "runtime_env": {"env_vars": {"SPARSERM_DEVICE": "cuda"}}}

@@ -19,30 +19,16 @@ from fastapi.testclient import TestClient
 from scipy.special import expit
 
 from sparserm.integrations.server.app import create_app
-from sparserm.integrations.server.service import Limits
 from sparserm.model import SparseRM
-from sparserm.pairs.parsing import parse_pairs
 from sparserm.types import SparseRMError
-from tests.unit.training.test_train import preference_rows, save_tiny_sae
 
 PROMPT, RESPONSES = "How do I boil an egg?", ["please boil it", "go away", "never"]
 TEMPLATED = [f"<|im_start|>user\n{PROMPT}<|im_end|>\n<|im_start|>assistant\n{one}<|im_end|>" for one in RESPONSES]
-LIMITS = Limits(body_bytes=20_000, texts=8, characters=2_000, waiting=16, batch=4)
-
-
-@pytest.fixture(scope="module")
-def models(tiny_backbone, tmp_path_factory) -> dict[str, SparseRM]:
-    data = parse_pairs(preference_rows(), "tiny")
-    found = {}
-    for name, layer, pooling in (("mean", 2, "mean"), ("last", 1, "last")):
-        sae = save_tiny_sae(tmp_path_factory.mktemp("saes") / name, layer=layer)
-        found[name] = SparseRM.fit(data, backbone=tiny_backbone, sae=sae, k=3, l2=0.01, pooling=pooling, name=name)
-    return found
 
 
 @pytest.fixture
-def client(models):
-    with TestClient(create_app(models, limits=LIMITS)) as client:
+def client(models, limits):
+    with TestClient(create_app(models, limits=limits)) as client:
         yield client
 
 
@@ -216,25 +202,26 @@ def test_heads_of_two_backbones_are_refused(models, tiny_backbone):
 # -------------------------------------------------------------------------------------------------- a server of its own
 
 
-@pytest.fixture
-def running(models, tiny_folder, tmp_path, monkeypatch):
-    """`sparserm serve` in a process, with room for few; ends with the test."""
+@pytest.fixture(scope="module")
+def running(models, tiny_folder, tmp_path_factory):
+    """`sparserm serve` in a process, with room for few; one for all tests."""
+    folder = tmp_path_factory.mktemp("served")
     for name, model in models.items():
-        model.save_pretrained(tmp_path / name)
+        model.save_pretrained(folder / name)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-c", "from sparserm.cli import main; main()", "serve", tmp_path / "mean", tmp_path / "last"]
+    command = [sys.executable, "-c", "from sparserm.cli import main; main()", "serve", folder / "mean", folder / "last"]
     process = subprocess.Popen(
         [*map(str, command), "--port", str(port), "--max-waiting", "4"],
         cwd=tiny_folder.parent,
-        stderr=(tmp_path / "log").open("w"),
+        stderr=(folder / "log").open("w"),
         env={**os.environ, "SPARSERM_STORE": "off"},
     )
     address = f"http://127.0.0.1:{port}"
     for _ in range(600):
         if process.poll() is not None:
-            pytest.fail((tmp_path / "log").read_text())
+            pytest.fail((folder / "log").read_text())
         try:
             if httpx.get(f"{address}/health", timeout=5).status_code == 200:
                 break
@@ -249,27 +236,9 @@ def _ask(address: str, responses: list[str], timeout: float = 60) -> int:
     return httpx.post(f"{address}/score", json={"prompts": PROMPT, "responses": responses}, timeout=timeout).status_code
 
 
-def _wait_until(address: str, figure: str) -> None:
-    """Until the server's figures say so; 30 seconds at most."""
-    for _ in range(600):
-        if f"\n{figure}\n" in httpx.get(f"{address}/metrics", timeout=30).text:
-            return
-        time.sleep(0.05)
-    pytest.fail(f"{figure} was never so")
-
-
-def test_overload_is_refused_at_once_and_sigterm_lets_what_was_begun_end(running):
-    many = ["a " * 400 + str(i) for i in range(400)]  # some seconds of work
-    found: dict[str, int] = {}
-    first = threading.Thread(target=lambda: found.update(first=_ask(running.address, many)))
-    first.start()
-    _wait_until(running.address, "sparserm_batch_texts_count 1.0")
-    assert _ask(running.address, ["one more"]) == 429
-    assert not found  # at once: the other is still at it
-    running.process.send_signal(signal.SIGTERM)
-    first.join(60)
-    assert found == {"first": 200}
-    assert running.process.wait(30) in (0, -signal.SIGTERM)
+def _figure(address: str, name: str) -> float:
+    lines = httpx.get(f"{address}/metrics", timeout=30).text.splitlines()
+    return float(next(line for line in lines if line.startswith(f"{name} ")).split()[1])
 
 
 def test_what_a_client_that_went_away_has_asked_is_not_computed(running):
@@ -278,6 +247,23 @@ def test_what_a_client_that_went_away_has_asked_is_not_computed(running):
         _ask(running.address, many, timeout=0.5)
     while _ask(running.address, ["yes"]) == 429:  # until it is noticed that it has gone
         time.sleep(0.1)
-    figures = httpx.get(f"{running.address}/metrics", timeout=30).text
-    read = float(next(line for line in figures.splitlines() if line.startswith("sparserm_batch_texts_sum")).split()[1])
-    assert read < len(many)
+    assert _figure(running.address, "sparserm_batch_texts_sum") < len(many)
+
+
+def test_overload_is_refused_at_once_and_sigterm_lets_what_was_begun_end(running):
+    """Last, since it ends the server."""
+    many = ["a " * 400 + str(i) for i in range(200)]  # a second of work or more
+    found: dict[str, int] = {}
+    batches = _figure(running.address, "sparserm_batch_texts_count")
+    first = threading.Thread(target=lambda: found.update(first=_ask(running.address, many)))
+    first.start()
+    deadline = time.monotonic() + 30
+    while _figure(running.address, "sparserm_batch_texts_count") == batches:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert _ask(running.address, ["one more"]) == 429
+    assert not found  # at once: the other is still at it
+    running.process.send_signal(signal.SIGTERM)
+    first.join(60)
+    assert found == {"first": 200}
+    assert running.process.wait(30) in (0, -signal.SIGTERM)

@@ -14,7 +14,6 @@ from schemathesis.checks import (
 )
 
 from sparserm.integrations.server.app import create_app
-from tests.unit.integrations.test_server import LIMITS, models  # noqa: F401  (a fixture)
 
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 POSTED = ("/score", "/compare", "/explain", "/get_reward", "/classify", "/pooling", "/predict", "/rerank")
@@ -22,8 +21,8 @@ READ = ("/health", "/info", "/metrics")
 
 
 @pytest.fixture(scope="module")
-def client(models):  # noqa: F811
-    with TestClient(create_app(models, limits=LIMITS), raise_server_exceptions=False) as client:
+def client(models, limits):
+    with TestClient(create_app(models, limits=limits), raise_server_exceptions=False) as client:
         yield client
 
 
@@ -39,7 +38,7 @@ def test_every_path_is_tried(described) -> None:
 @pytest.mark.parametrize(("path", "method"), [*((path, "POST") for path in POSTED), *((path, "GET") for path in READ)])
 def test_answers_are_as_described(described, client, path, method) -> None:
     @given(case=described[path][method].as_strategy())
-    @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True, database=None)
+    @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True, database=None)
     def check(case) -> None:
         asked = case.as_transport_kwargs(base_url=str(client.base_url))
         case.validate_response(client.request(**asked), checks=CHECKS)

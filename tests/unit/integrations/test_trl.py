@@ -10,7 +10,8 @@ from sparserm.model import SparseRM
 from sparserm.pairs.parsing import parse_pairs
 from sparserm.representations.store import stored
 from sparserm.types import Message, SparseRMError
-from tests.unit.training.test_train import preference_rows, save_tiny_sae
+from tests.unit.pairs_data import preference_rows
+from tests.unit.tiny import save_tiny_sae
 
 PROMPTS = ["How do I boil an egg?", "And two?"]
 SAMPLES = [["please boil it", "go away", "never"], ["of course, gladly", "shut up"]]
@@ -69,7 +70,7 @@ def test_what_a_policy_says_is_not_stored(model):
 
 
 def test_unusable_completions_say_what_was_expected(model):
-    with pytest.raises(SparseRMError, match="give a text, or one assistant message"):
+    with pytest.raises(SparseRMError, match="pass text, or one assistant message"):
         SparseRMReward(model)(prompts=PROMPTS[:1], completions=[user("I am the user")])
 
 
@@ -105,9 +106,9 @@ def test_a_margin_leaves_out_prompts_and_says_so_where_none_is_left(model):
     spreads = [np.ptp(model.score([prompt] * len(own), own)) for prompt, own in zip(PROMPTS, SAMPLES, strict=True)]
     between = float(np.mean(spreads))
     assert preference_dataset(model, PROMPTS, SAMPLES, min_margin=between)["prompt"][:] == [PROMPTS[int(np.argmax(spreads))]]
-    with pytest.raises(SparseRMError, match=r"of 2 prompts none .* differ by 1000 or more; .* smaller margin"):
+    with pytest.raises(SparseRMError, match=r"none of 2 prompts .* differ by 1000 or more; .* lower min_margin"):
         preference_dataset(model, PROMPTS, SAMPLES, min_margin=1000)
-    with pytest.raises(SparseRMError, match="none has two samples"):
+    with pytest.raises(SparseRMError, match="none of 2 prompts has two samples"):
         preference_dataset(model, PROMPTS, [["same", "same"], ["alone"]])
 
 

@@ -33,7 +33,7 @@ def test_what_is_read_back_is_what_was_found(tmp_path) -> None:
     run({"source": one.to_dict(), "against": other.to_dict()}, tmp_path, report)
     assert load_audit(tmp_path) == audit(load_pairs(one.name), against=load_pairs(other.name))
     assert [flag.reason for flag in load_audit(tmp_path).flags] == ["leakage"]
-    assert report.stages[-1] == "2 of 2: Looking through 3 pairs"
+    assert report.stages[-1] == "2 of 2: Auditing 3 pairs"
 
 
 def test_nothing_to_compare_with_and_nothing_there(tmp_path) -> None:

@@ -15,7 +15,8 @@ from sparserm.model import SparseRM
 from sparserm.pairs.candidates import keep_candidates, read_candidates
 from sparserm.pairs.parsing import parse_pairs
 from sparserm.scoring.best_of_n import count_missing_tokens, rank
-from tests.unit.training.test_train import preference_rows, save_tiny_sae
+from tests.unit.pairs_data import preference_rows
+from tests.unit.tiny import save_tiny_sae
 
 ROWS = [{"prompt": f"Question {i}?", "responses": [f"please {i}", f"go away {i}", "gladly"]} for i in range(3)]
 CANDIDATES = read_candidates("\n".join(map(json.dumps, ROWS)).encode(), "candidates.jsonl")

@@ -43,5 +43,5 @@ def test_held_out_prompts_are_others_and_at_most_a_third() -> None:
     assert len(split.held_out) == 3 and sorted((*split.train, *split.held_out), key=str) == sorted(prompts, key=str)
     assert split_prompts(prompts, 2, 0).held_out == split.held_out[:2]
     assert split != split_prompts(prompts, 64, 1)
-    with pytest.raises(SparseRMError, match="six at least"):
+    with pytest.raises(SparseRMError, match="at least six"):
         split_prompts(prompts[:5], 2, 0)

@@ -1,4 +1,4 @@
-"""Pairs: every form is understood, every row becomes a pair or a finding, every error says how to mend it."""
+"""Pairs: every form is understood, every row becomes a pair or a finding, every error says how to fix it."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ import gzip
 import io
 import json
 import random
-import sys
-import types
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +20,9 @@ from hypothesis import strategies as st
 from sparserm.pairs.files import list_data_files
 from sparserm.pairs.load import load_pairs
 from sparserm.pairs.messages import as_prompt, as_response
-from sparserm.pairs.parsing import PairsError, parse_pairs, read_upload
+from sparserm.pairs.parsing import PairsError, parse_pairs
 from sparserm.pairs.split import check_leakage, content_hash, prompt_key, split_by_prompt
-from sparserm.types import Message, PreferencePair, SparseRMError
+from sparserm.types import Message, PreferenceData, PreferencePair, SparseRMError
 
 ROWS = [
     {"prompt": "How do I boil an egg?", "chosen": "Ten minutes, in water.", "rejected": "No idea."},
@@ -72,6 +71,13 @@ FORMATS = {
 }
 
 
+def load_bytes(data: bytes, filename: str, **kwargs) -> PreferenceData:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, filename)
+        path.write_bytes(data)
+        return load_pairs(path, **kwargs)
+
+
 def only(row, **kwargs) -> PreferencePair:
     return parse_pairs([row], **kwargs).pairs[0]
 
@@ -96,13 +102,12 @@ def test_every_format_gives_the_same_pairs(filename, tmp_path):
     assert [pair.row for pair in data.pairs] == [1, 2, 3]
     assert (data.name, data.n_rows, data.n_skipped, data.issues) == (filename, 3, 0, ())
     assert data.content_hash == parse_pairs(ROWS).content_hash
-    assert read_upload(path.read_bytes(), filename) == data
 
 
 @pytest.mark.parametrize("filename", FORMATS)
 def test_message_lists_survive_every_format(filename):
     rows = [{"prompt": [U], "chosen": [A], "rejected": [B]}, {"prompt": [U], "chosen": [B], "rejected": [A]}]
-    data = read_upload(FORMATS[filename](rows), filename)
+    data = load_bytes(FORMATS[filename](rows), filename)
     assert [(pair.prompt, pair.chosen, pair.rejected) for pair in data.pairs] == [
         ((USER,), ANSWER, OTHER),
         ((USER,), OTHER, ANSWER),
@@ -131,13 +136,13 @@ def test_saved_dataset_and_its_splits(tmp_path):
 
 
 def test_a_csv_answer_that_looks_empty_to_pandas_is_kept_and_questioned():
-    data = read_upload(b"prompt,chosen,rejected\nHow many moons has Venus?,None,NaN\n", "a.csv")
+    data = load_bytes(b"prompt,chosen,rejected\nHow many moons has Venus?,None,NaN\n", "a.csv")
     assert (data.pairs[0].chosen, data.pairs[0].rejected) == ("None", "NaN")
     assert [(issue.column, issue.severity) for issue in data.issues] == [("chosen", "warning"), ("rejected", "warning")]
 
 
 def test_a_cell_longer_than_pythons_csv_limit():
-    assert len(read_upload(csv_bytes([{**ROWS[0], "chosen": "word " * 60_000}]), "a.csv").pairs[0].chosen) == 300_000
+    assert len(load_bytes(csv_bytes([{**ROWS[0], "chosen": "word " * 60_000}]), "a.csv").pairs[0].chosen) == 300_000
 
 
 # ------------------------------------------------------------------------------------------------------------ forms
@@ -233,14 +238,14 @@ TURNS = {"prompt": [U], "chosen": [A], "rejected": [B]}
         ({**TURNS, "prompt": [{"role": "wizard", "content": "x"}]}, "prompt", "role text 'wizard', expected system"),
         ({**TURNS, "prompt": [{"content": "x"}]}, "prompt", "message 1 has the role empty (None)"),
         ({**TURNS, "prompt": [{"role": "user"}]}, "prompt", "message 1 has the content empty (None)"),
-        ({**TURNS, "prompt": [U, A]}, "prompt", "prompt ends with a message of the assistant"),
-        ({**TURNS, "prompt": [{"role": "user", "content": " "}]}, "prompt", "prompt is empty"),
+        ({**TURNS, "prompt": [U, A]}, "prompt", "ends with a message from the assistant"),
+        ({**TURNS, "prompt": [{"role": "user", "content": " "}]}, "prompt", "is empty: its last message has no text"),
         ({**TURNS, "chosen": [U]}, "chosen", "ends with a user message"),
         ({**TURNS, "chosen": [{"role": "assistant", "content": ""}]}, "chosen", "is empty"),
-        ({**TURNS, "chosen": [A, U, A]}, "chosen", "holds 3 messages (assistant, user, assistant)"),
-        ({**TURNS, "chosen": [U, A, A]}, "chosen", "holds 3 messages"),
+        ({**TURNS, "chosen": [A, U, A]}, "chosen", "has 3 messages (assistant, user, assistant)"),
+        ({**TURNS, "chosen": [U, A, A]}, "chosen", "has 3 messages"),
         ({"chosen": [A], "rejected": [B]}, "chosen", "share no first message"),
-        ({"chosen": [U, A, U, A], "rejected": [U, B]}, "chosen", "holds 3 messages"),
+        ({"chosen": [U, A, U, A], "rejected": [U, B]}, "chosen", "has 3 messages"),
         ({"chosen": "Yes", "rejected": "No"}, "chosen", "begin with no words in common"),
         ({"chosen": "Yes", "rejected": "Yes"}, "chosen", "begin with no words in common"),
         ({"chosen": [U, A], "rejected": "No"}, "chosen", "differ in form"),
@@ -268,12 +273,14 @@ def test_the_message_counts_shows_three_and_says_how_to_go_on():
     assert "and 2 more" in message and "row 5" not in message and "\n" not in message
     assert "pass skip_bad=True (--skip-bad on the command line)" in message
     assert len(caught.value.issues) == 5
-    with pytest.raises(PairsError, match=r"5 of 5 rows .* no row is left"):
+    with pytest.raises(PairsError, match=r"5 of 5 rows .* no usable rows"):
         parse_pairs(bad, skip_bad=True)
 
 
 def test_missing_columns_are_named_with_those_that_are_there():
-    with pytest.raises(SparseRMError, match=r"no column 'chosen', 'rejected': it has 'q', 'good', 'bad'; say which") as caught:
+    with pytest.raises(
+        SparseRMError, match=r"no column 'chosen', 'rejected': it has 'q', 'good', 'bad'; map its columns"
+    ) as caught:
         parse_pairs([{"q": "x", "good": "y", "bad": "z"}])
     assert not isinstance(caught.value, PairsError)
     assert problem_of({"prompt": "x", "chosen": "y"} | {"rejected": "z", "chosen": None}).column == "chosen"
@@ -283,59 +290,59 @@ def test_missing_columns_are_named_with_those_that_are_there():
 
 def test_broken_json_names_the_line():
     lines = b'\n{"prompt": "x", "chosen": \n\n[1]\n' + jsonl([GOOD])
-    data = read_upload(lines, "a.jsonl", skip_bad=True)
+    data = load_bytes(lines, "a.jsonl", skip_bad=True)
     assert (data.n_rows, len(data.pairs), data.pairs[0].row) == (3, 1, 3)
     assert "line 2 is not valid JSON" in data.issues[0].problem and data.issues[0].row == 1
     assert "is list, expected an object" in data.issues[1].problem and data.issues[1].row == 2
     with pytest.raises(SparseRMError, match=r"a\.json is not valid JSON .*line 1 column 2"):
-        read_upload(b"[oops]", "a.json")
+        load_bytes(b"[oops]", "a.json")
 
 
 def test_wrong_encoding_names_the_byte_and_the_remedy():
     start = jsonl([GOOD])
-    data = read_upload(
+    data = load_bytes(
         start + jsonl([{**GOOD, "chosen": "caf\xe9"}]).decode().encode("latin-1") + start, "a.jsonl", skip_bad=True
     )
     offset = len(start) + len('{"prompt": "Hello?", "chosen": "caf')
     assert data.issues[0].row == 2 and f"byte 0xE9 at offset {offset} of the file" in data.issues[0].problem
     assert "iconv" in data.issues[0].problem
     table = b'prompt,chosen,rejected\nHello?,"two\nlines",no\nHello?,caf\xe9,no\nHello?,tea,no\n'
-    data = read_upload(b"\xef\xbb\xbf" + table, "a.csv", skip_bad=True)
+    data = load_bytes(b"\xef\xbb\xbf" + table, "a.csv", skip_bad=True)
     assert [pair.row for pair in data.pairs] == [1, 3]
     assert data.issues[0].row == 2
     assert f"line 4: not UTF-8 (byte 0xE9 at offset {table.index(0xE9) + 3} of the file)" in data.issues[0].problem
     with pytest.raises(SparseRMError, match="byte 0xE9 at offset"):
-        read_upload(b'[{"chosen": "\xe9"}]', "a.json")
+        load_bytes(b'[{"chosen": "\xe9"}]', "a.json")
     for utf16 in ("utf-16", "utf-16-le"):
         with pytest.raises(SparseRMError, match="expected UTF-8"):
-            read_upload(start.decode().encode(utf16), "a.jsonl")
+            load_bytes(start.decode().encode(utf16), "a.jsonl")
 
 
 @pytest.mark.parametrize(
     ("data", "filename", "problem"),
     [
-        (b"", "a.jsonl", "holds no rows"),
-        (b"\n \n", "a.jsonl", "holds no rows"),
-        (b"[]", "a.json", "holds no rows"),
-        (b"prompt,chosen,rejected\n", "a.csv", "holds no rows"),
+        (b"", "a.jsonl", "has no rows"),
+        (b"\n \n", "a.jsonl", "has no rows"),
+        (b"[]", "a.json", "has no rows"),
+        (b"prompt,chosen,rejected\n", "a.csv", "has no rows"),
         (b"chosen,chosen,rejected\na,b,c\n", "a.csv", "more than one column 'chosen'"),
         (b'prompt,chosen,rejected\nx,y,"never closed\nx,y,z\n', "a.csv", "broken CSV"),
         (b"PAR1 but not really", "a.parquet", "not a readable Parquet file"),
         (b"\x1f\x8b\x08 cut short", "a.jsonl.gz", "broken gzip file"),
         (gzip.compress(b"x" * 1000)[:-9], "a.jsonl.gz", "broken gzip file"),
-        (b"hello", "a.docx", "not a preference file this reads: expected one of .jsonl"),
+        (b"hello", "a.docx", "unsupported format: expected one of .jsonl"),
     ],
 )
 def test_a_file_that_is_broken_as_a_whole(data, filename, problem):
     with pytest.raises(SparseRMError, match=problem):
-        read_upload(data, filename, skip_bad=True)
+        load_bytes(data, filename, skip_bad=True)
 
 
 def test_csv_rows_of_the_wrong_width_and_python_lists_are_found():
     table = b"prompt,chosen,rejected\nx,y,z,,\nx,y, and more,z\nx,y\n" + b"x,\"[{'role': 'assistant', 'content': 'y'}]\",z\n"
-    data = read_upload(table, "a.csv", skip_bad=True)
+    data = load_bytes(table, "a.csv", skip_bad=True)
     assert [(issue.row, issue.column) for issue in data.issues] == [(2, "(whole row)"), (3, "(whole row)"), (4, "chosen")]
-    assert "has 4 cells, the header 3" in data.issues[0].problem and "json.dumps" in data.issues[2].problem
+    assert "has 4 cells, the header has 3" in data.issues[0].problem and "json.dumps" in data.issues[2].problem
 
 
 def test_duplicates_and_reversed_preferences_are_kept_and_warned_of():
@@ -366,7 +373,7 @@ def test_names_under_the_data_folder(tmp_path, monkeypatch):
         assert load_pairs(name).content_hash == parse_pairs(ROWS).content_hash
     assert len(load_pairs("mapped", columns={"prompt": "q", "chosen": "good", "rejected": "bad"}).pairs) == 1
     (tmp_path / "other" / "mild.train.jsonl").write_bytes(jsonl(ROWS))
-    with pytest.raises(SparseRMError, match=r"names several files .* other/mild.train.jsonl, safety/mild.train.jsonl"):
+    with pytest.raises(SparseRMError, match=r"matches several files .* other/mild.train.jsonl, safety/mild.train.jsonl"):
         load_pairs("mild.train")
 
 
@@ -374,9 +381,7 @@ def test_a_file_wins_over_a_starter_set_and_a_folder_does_not(tmp_path, monkeypa
     assets = tmp_path / "assets"
     (assets / "pairs").mkdir(parents=True)
     (assets / "pairs" / "safety.jsonl").write_bytes(jsonl(ROWS))
-    fake = types.ModuleType("sparserm.support.defaults")
-    fake.assets_dir = lambda: assets  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "sparserm.support.defaults", fake)
+    monkeypatch.setattr("sparserm.pairs.load.assets_dir", lambda: assets)
     here = tmp_path / "here"
     here.mkdir()
     monkeypatch.chdir(here)
@@ -405,7 +410,12 @@ def test_what_was_tried_is_said_where_nothing_is_found(monkeypatch):
     with pytest.raises(SparseRMError) as caught:
         load_pairs("some-owner/some-set", split="dev")
     assert asked[-1] == ("some-owner/some-set", "dev")
-    for part in ("not a file", "SPARSERM_DATA (there: none)", "starter set (truthfulness, ", "ConnectionError: no route to"):
+    for part in (
+        "not a file",
+        "SPARSERM_DATA (available: none)",
+        "starter set (truthfulness, ",
+        "ConnectionError: no route to",
+    ):
         assert part in str(caught.value)
 
 
@@ -441,10 +451,10 @@ def test_prompts_and_responses_in_every_form():
     assert as_prompt([{"from": "human", "value": "Hello?"}]) == (USER,)
     assert as_response(ANSWER) == as_response([A]) == as_response([{"from": "gpt", "value": ANSWER}]) == ANSWER
     for bad in ("", " ", [], [A], [{"role": "x", "content": "y"}], 5, None, "\ud800"):
-        with pytest.raises(SparseRMError, match=r"^prompt .*give a text, or messages"):
+        with pytest.raises(SparseRMError, match=r"^prompt .*pass text, or messages"):
             as_prompt(bad)  # type: ignore[arg-type]
     for bad in ("", [], [U], [U, A], [A, A], {"role": "assistant"}, 5, None):
-        with pytest.raises(SparseRMError, match=r"^response .*give a text, or one assistant message"):
+        with pytest.raises(SparseRMError, match=r"^response .*pass text, or one assistant message"):
             as_response(bad)  # type: ignore[arg-type]
 
 
@@ -515,7 +525,7 @@ VALUE = st.recursive(
 def test_property_content_hash_is_independent_of_the_format(rows):
     rows = [row for row in rows if row["chosen"].strip() != row["rejected"].strip()]
     if rows:
-        hashes = {read_upload(write(rows), name).content_hash for name, write in FORMATS.items()}
+        hashes = {load_bytes(write(rows), name).content_hash for name, write in FORMATS.items()}
         assert hashes == {parse_pairs(rows).content_hash}
 
 
@@ -543,7 +553,7 @@ def test_property_bytes_raise_nothing_but_our_error(noise, filename, at, is_nois
     """Noise alone, and noise inside a file that was good."""
     good = FORMATS.get(filename, jsonl)(ROWS)
     try:
-        read_upload(noise if is_noise else good[:at] + noise[:3] + good[at + 2 :], filename, skip_bad=True)
+        load_bytes(noise if is_noise else good[:at] + noise[:3] + good[at + 2 :], filename, skip_bad=True)
     except SparseRMError as error:
         assert "\n" not in str(error)
 
@@ -591,7 +601,7 @@ def test_a_row_of_several_responses_is_good_or_bad_as_a_whole() -> None:
 )
 def test_a_file_of_another_kind_is_called_what_it_is(beginning: bytes, kind: str) -> None:
     with pytest.raises(SparseRMError, match=rf"pairs\.csv is .*{kind}.*: expected a table of preference pairs"):
-        read_upload(beginning + bytes(range(256)), "pairs.csv")
+        load_bytes(beginning + bytes(range(256)), "pairs.csv")
 
 
 def test_reading_pairs_leaves_the_garbage_collector_as_it_was(monkeypatch):

@@ -89,7 +89,7 @@ def test_what_cannot_be_cut_says_why(tmp_path):
     with pytest.raises(SparseRMError, match="no preference data called"):
         cut(tmp_path / "none.jsonl")
     (tmp_path / "empty.jsonl").write_text("\n\n")
-    with pytest.raises(SparseRMError, match=r"empty\.jsonl holds no rows"):
+    with pytest.raises(SparseRMError, match=r"empty\.jsonl has no rows"):
         cut(tmp_path / "empty.jsonl")
     (tmp_path / "broken.parquet").write_bytes(b"PAR1 and no more")
     with pytest.raises(SparseRMError, match=r"broken\.parquet is not a readable Parquet file"):
@@ -100,7 +100,7 @@ def test_what_cannot_be_cut_says_why(tmp_path):
     path = _write(tmp_path, "jsonl")
     source = cut(path, 4)
     path.unlink()
-    with pytest.raises(SparseRMError, match="put the file back"):
+    with pytest.raises(SparseRMError, match="restore the file"):
         source.read(source.parts[0])
 
 

@@ -55,7 +55,7 @@ def test_only_uploads_are_forgotten() -> None:
     forget_upload(source)
     assert label not in list_sources()
     starter = list_sources()["safety (starter pairs)"]
-    with pytest.raises(SparseRMError, match="left where it is"):
+    with pytest.raises(SparseRMError, match="was not deleted"):
         forget_upload(starter)
     assert Path(starter.name).is_file()
 

@@ -10,7 +10,8 @@ from sparserm.model import SparseRM
 from sparserm.pairs.parsing import parse_pairs
 from sparserm.policy.judges import Judge
 from sparserm.types import Message, SparseRMError, Text
-from tests.unit.training.test_train import preference_rows, save_tiny_sae
+from tests.unit.pairs_data import preference_rows
+from tests.unit.tiny import save_tiny_sae
 
 TEXTS = [Text((Message("user", f"How do I boil {n} eggs?"),), said) for n in (1, 2) for said in ("please boil", "go away")]
 

@@ -27,10 +27,11 @@ def test_every_prompt_has_its_responses_and_the_seed_decides_them(policy) -> Non
     assert first != policy.sample(PROMPTS, n=3, max_new_tokens=5, seed=1)
 
 
-def test_company_and_padding_do_not_reach_a_prompts_own_responses(policy) -> None:
+def test_company_and_padding_do_not_reach_a_prompts_own_responses(policy, monkeypatch) -> None:
     """As good as greedy: at a temperature near zero the response depends on the prompt alone."""
-    together = policy.sample(PROMPTS, max_new_tokens=6, temperature=1e-4)
-    assert together == [policy.sample([prompt], max_new_tokens=6, temperature=1e-4)[0] for prompt in PROMPTS]
+    monkeypatch.setattr(policy.model.generation_config, "temperature", 1e-4)
+    together = policy.sample(PROMPTS, max_new_tokens=6)
+    assert together == [policy.sample([prompt], max_new_tokens=6)[0] for prompt in PROMPTS]
 
 
 def test_a_prompt_without_room_is_refused(policy) -> None:
@@ -82,7 +83,7 @@ def test_a_tokenizer_without_an_end_is_refused(tmp_path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(folder)
     tokenizer.eos_token = None
     tokenizer.save_pretrained(folder)
-    with pytest.raises(SparseRMError, match="names no eos_token"):
+    with pytest.raises(SparseRMError, match="has no eos_token"):
         Policy.load(folder)
 
 

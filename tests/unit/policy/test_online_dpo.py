@@ -16,7 +16,8 @@ from sparserm.policy.language_model import Policy
 from sparserm.policy.online_dpo import align
 from sparserm.policy.rounds import AlignSettings
 from sparserm.types import Message, SparseRMError
-from tests.unit.training.test_train import preference_rows, save_tiny_sae
+from tests.unit.pairs_data import preference_rows
+from tests.unit.tiny import save_tiny_sae
 
 PROMPTS = [(Message("user", f"Question {i}"),) for i in range(6)]
 SETTINGS = AlignSettings(rounds=2, prompts=3, samples=3, max_new_tokens=6, learning_rate=1e-3)
@@ -136,14 +137,14 @@ def test_a_folder_with_something_else_in_it_is_left_alone(run, tmp_path) -> None
 def test_what_cannot_be_run_is_refused(run, tiny_folder, tmp_path) -> None:
     with pytest.raises(SparseRMError, match="ranker, ranker; expected different names"):
         run(judges=[Stub("ranker", 2, "c")])
-    with pytest.raises(SparseRMError, match="the same under different names"):
+    with pytest.raises(SparseRMError, match="the same model under different names"):
         run(judges=[Stub("copy", 1, "a")])
     with pytest.raises(SparseRMError, match="leaves no room"):
         run(replace(SETTINGS, max_new_tokens=500))
     assert not (tmp_path / "run").exists()
     with pytest.raises(SparseRMError, match="2 of them in both"):
         align(PROMPTS, PROMPTS[4:], Stub("r", 1, "a"), (), tmp_path / "x", policy=tiny_folder, settings=SETTINGS)
-    with pytest.raises(SparseRMError, match="two samples at least"):
+    with pytest.raises(SparseRMError, match="at least two samples"):
         run(replace(SETTINGS, samples=1))
     with pytest.raises(SparseRMError, match=r"differ by 1e\+06 or more"):
         run(replace(SETTINGS, min_margin=1e6))

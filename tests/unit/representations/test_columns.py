@@ -18,20 +18,20 @@ KEYS = [b"a", b"b", b"a", b"c"]
 
 @pytest.mark.parametrize("some", [1, 3, 1000])
 def test_an_array_is_filled_in_parts(monkeypatch, some: int) -> None:
-    monkeypatch.setattr(store, "_SOME", some)
+    monkeypatch.setattr(store, "_FILL_BATCH", some)
     column = ArrayColumn(KEYS, (2,), np.int32)
     column.fill({b"a": blob(1, 2), b"other": b"?"})
-    np.testing.assert_array_equal(column.there, [True, False, True, False])
+    np.testing.assert_array_equal(column.filled, [True, False, True, False])
     column.fill({b"c": blob(5, 6), b"b": blob(3, 4)})
     np.testing.assert_array_equal(column.array, [[1, 2], [3, 4], [1, 2], [5, 6]])
-    assert column.there.all()
+    assert column.filled.all()
 
 
 def test_blobs_of_any_size_are_kept_as_they_are() -> None:
     column = BlobColumn(KEYS)
     column.fill({b"a": b"", b"c": b"long"})
     assert column.blobs == [b"", b"", b"", b"long"]
-    np.testing.assert_array_equal(column.there, [True, False, True, True])
+    np.testing.assert_array_equal(column.filled, [True, False, True, True])
 
 
 def test_a_blob_of_another_size_is_refused() -> None:

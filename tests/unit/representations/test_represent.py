@@ -159,7 +159,7 @@ def test_strengths_are_stored_beside_where_latents_are_active(tiny_backbone, tex
         frequency = active.latents.frequency(activity)
         np.testing.assert_array_equal(frequency, strong.strengths.frequency(activity))
         assert 0 < frequency.mean() < 1
-    with pytest.raises(SparseRMError, match=r"how strongly latents fired; represent the pairs .* strengths=True"):
+    with pytest.raises(SparseRMError, match=r"have no latent strengths; represent the pairs .* strengths=True"):
         _ = active.strengths
 
 

@@ -181,14 +181,13 @@ def test_finished_work_of_another_recipe_or_backbone_is_refused(train, tmp_path,
     assert not calls
 
 
-def test_finished_work_of_a_version_that_noted_no_recipe_is_known_by_its_size(train, tmp_path) -> None:
-    found = train(tmp_path, layers=(1,))
+def test_an_sae_without_a_recorded_recipe_is_refused(train, tmp_path) -> None:
+    train(tmp_path, layers=(1,))
     cfg = json.loads((tmp_path / "layer_1" / "cfg.json").read_text())
     del cfg["metadata"]["recipe"]
     (tmp_path / "layer_1" / "cfg.json").write_text(json.dumps(cfg))
-    assert train(tmp_path, layers=(1,)) == found
-    with pytest.raises(SparseRMError, match="k 4, expected k 5"):
-        train(tmp_path, layers=(1,), recipe=replace(RECIPE, k=5))
+    with pytest.raises(SparseRMError, match=r"layer_1 holds an SAE trained with d_sae None, k None.*expected d_sae 40, k 4"):
+        train(tmp_path, layers=(1,))
 
 
 def test_a_corpus_that_cannot_be_used_is_refused_before_any_work(train, tmp_path, calls) -> None:

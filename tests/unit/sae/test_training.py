@@ -64,10 +64,10 @@ def _interrupt_at(tokens: int):
     return progress
 
 
-def _interrupted(cache: ActivationCache, out: Path, *tokens: int, **more: int) -> None:
+def _interrupted(cache: ActivationCache, out: Path, *tokens: int) -> None:
     for at in tokens:
         with pytest.raises(KeyboardInterrupt):
-            train_sae(cache, HOOK, RECIPE, out, model_name="tiny", progress=_interrupt_at(at), **more)
+            train_sae(cache, HOOK, RECIPE, out, model_name="tiny", progress=_interrupt_at(at))
 
 
 def test_training_learns_what_the_activations_are_made_of(trained, cache, tmp_path) -> None:
@@ -140,11 +140,12 @@ def test_the_same_recipe_gives_the_same_bytes_and_another_seed_others(trained, c
 
 
 @pytest.mark.parametrize(("tokens", "checkpoints"), [((4000,), 8), ((18_000,), 8), ((3000, 9000, 16_000), 8), ((2000,), 3)])
-def test_interrupted_training_ends_with_the_same_weights(trained, cache, tmp_path, tokens, checkpoints) -> None:
+def test_interrupted_training_ends_with_the_same_weights(trained, cache, tmp_path, monkeypatch, tokens, checkpoints) -> None:
+    monkeypatch.setattr(module, "CHECKPOINTS", checkpoints)
     out = tmp_path / "sae"
-    _interrupted(cache, out, *tokens, checkpoints=checkpoints)
+    _interrupted(cache, out, *tokens)
     assert not (out / "cfg.json").exists()
-    train_sae(cache, HOOK, RECIPE, out, model_name="tiny", checkpoints=checkpoints)
+    train_sae(cache, HOOK, RECIPE, out, model_name="tiny")
     ours, theirs = (load_file(folder / "sae_weights.safetensors") for folder in (out, trained))
     for name, tensor in theirs.items():
         assert torch.equal(ours[name], tensor), name
@@ -268,5 +269,5 @@ def test_impossible_recipes_are_refused(wrong, message) -> None:
 def test_a_broken_note_of_the_recipe_is_refused(cache, tmp_path, content) -> None:
     (tmp_path / "checkpoint").mkdir()
     (tmp_path / "checkpoint" / "recipe.json").write_text(content)
-    with pytest.raises(SparseRMError, match=r"recipe\.json cannot be read .*; remove .*checkpoint to begin anew"):
+    with pytest.raises(SparseRMError, match=r"recipe\.json cannot be read .*; remove .*checkpoint to start again"):
         train_sae(cache, HOOK, replace(RECIPE, epochs=1), tmp_path, model_name="")

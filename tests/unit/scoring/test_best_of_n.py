@@ -83,15 +83,15 @@ def test_pasted_blocks_are_prompts_and_responses() -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", "holds nothing to rank"),
-        (" \n===\n", "holds nothing to rank"),
+        ("", "has nothing to rank"),
+        (" \n===\n", "has nothing to rank"),
         ("only a prompt", "responses: is empty, expected a list"),
         ("---\na", "prompt: is empty"),
         ('{"prompt": "Q", "responses": ["a"', "not valid JSON"),
         ('{"question": "Q", "responses": ["a", "b"]}', "has the columns 'question', 'responses'; expected 'prompt' with"),
         ('{"prompt": "Q", "text": "a"}', "expected 'prompt' with 'responses'"),
-        ('{"prompt": "Q", "responses": "a, b"}', "expected a JSON list of texts"),
-        ('{"prompt": "Q", "responses": {"a": 1}}', "is no list"),
+        ('{"prompt": "Q", "responses": "a, b"}', "expected a JSON list of strings"),
+        ('{"prompt": "Q", "responses": {"a": 1}}', "is not a list"),
         ('{"prompt": "Q", "responses": []}', "responses: is empty"),
     ],
 )

@@ -16,7 +16,8 @@ from sparserm.pairs.parts import cut
 from sparserm.scoring import bulk
 from sparserm.scoring.bulk import Scoring, ScoringSummary, score_file, score_here
 from sparserm.types import SparseRMError
-from tests.unit.training.test_train import preference_rows, save_tiny_sae
+from tests.unit.pairs_data import preference_rows
+from tests.unit.tiny import save_tiny_sae
 
 ROWS = [
     *preference_rows(8, 3, seed=1),
@@ -165,7 +166,7 @@ GOOD = {"prompt": "p", "chosen": "yes please", "rejected": "go away"}
 
 
 def test_what_only_the_backbone_refuses_is_a_problem_of_its_row(head, tmp_path, tiny_backbone, monkeypatch):
-    refused = "turns that alternate"
+    refused = "alternating user and assistant turns"
 
     def render(roles, generation=True):
         if roles[:2] == ("user", "user"):
@@ -221,7 +222,7 @@ def test_parts_of_another_size_are_not_mixed(head, path, tmp_path, monkeypatch):
 def test_a_damaged_part_is_named(head, path, tmp_path):
     score_file(path, head, tmp_path / "out")
     (tmp_path / "out" / "part-000001.parquet").write_bytes(b"")
-    with pytest.raises(SparseRMError, match=r"part-000001\.parquet cannot be read .*remove it"):
+    with pytest.raises(SparseRMError, match=r"part-000001\.parquet cannot be read .*delete it"):
         score_file(path, head, tmp_path / "out")
 
 

@@ -25,7 +25,7 @@ from sparserm.training.evidence import (
     selection_stability,
 )
 from sparserm.training.sweep import sweep
-from tests.unit.evaluation.test_accuracy import SAE, TEST, TRAIN, _noise, _pairs
+from tests.unit.separable import SAE, TEST, TRAIN, noise, represented_pairs
 
 SETTINGS = FitSettings(k=3, l2=0.1)
 FITTED = fit_head(TRAIN, SAE, SETTINGS)
@@ -47,7 +47,7 @@ def test_a_real_preference_is_found_by_the_head_and_the_probe_and_by_no_control(
 
 
 def test_noise_is_noise_to_everyone() -> None:
-    found = _by_name(_noise(0, 400), _noise(1, 400))
+    found = _by_name(noise(0, 400), noise(1, 400))
     for name in ("head", "dense", "random", "shuffled"):
         low, high = found[name].ci95
         assert low - 0.03 < 0.5 < high + 0.03, name
@@ -62,7 +62,9 @@ def test_shuffling_changes_labels_and_nothing_else() -> None:
 
 
 def test_shuffling_moves_latents_and_lengths_with_their_response() -> None:
-    pairs = _pairs(*np.random.default_rng(0).normal(size=(2, 6, 8)), lengths=([1, 2, 3, 4, 5, 6], [11, 12, 13, 14, 15, 16]))
+    pairs = represented_pairs(
+        *np.random.default_rng(0).normal(size=(2, 6, 8)), lengths=([1, 2, 3, 4, 5, 6], [11, 12, 13, 14, 15, 16])
+    )
     first = pairs.chosen.latents
     assert first is not None
     quarter = firings(first.indices, np.full_like(first.rate, 0.25), first.peak)
@@ -77,7 +79,7 @@ def test_shuffling_moves_latents_and_lengths_with_their_response() -> None:
 
 def test_the_mean_of_several_heads_is_over_heads_and_ties_are_wrong() -> None:
     rng = np.random.default_rng(0)
-    test = _pairs(*rng.normal(size=(2, 4, 8)))
+    test = represented_pairs(*rng.normal(size=(2, 4, 8)))
     up = FITTED.head
     down, flat = replace(up, weights=-up.weights), replace(up, weights=0 * up.weights)
     found = measure("all", [up, down, flat], test)
@@ -96,7 +98,7 @@ def test_an_interval_of_several_heads_holds_the_chance_of_their_draw_too() -> No
 
 
 def test_longer_is_measured_by_hand() -> None:
-    pairs = _pairs(*np.zeros((2, 4, 8)), lengths=([5, 5, 5, 5], [1, 5, 9, 2]))
+    pairs = represented_pairs(*np.zeros((2, 4, 8)), lengths=([5, 5, 5, 5], [1, 5, 9, 2]))
     found = longer_baseline(pairs)
     assert found.accuracy == 0.5
     assert found.length_correlation == pytest.approx(spearmanr([4, 0, -4, 3], [5, 1, 5 / 9, 2.5])[0])

@@ -13,7 +13,7 @@ from sparserm.representations.values import LatentSummary, PairRepresentations
 from sparserm.training import sweep as sweeping
 from sparserm.training.sweep import DENSE, METHODS, SweepCell, cells_table, choose, sweep
 from sparserm.types import SparseRMError
-from tests.unit.evaluation.test_accuracy import SAE, TRAIN, _noise
+from tests.unit.separable import SAE, TRAIN, noise
 
 SETTINGS = FitSettings(l2=0.1)
 
@@ -24,7 +24,7 @@ SETTINGS = FitSettings(l2=0.1)
 )
 def test_every_cell_is_what_cross_validation_says_of_its_settings(seed: int, settings: FitSettings) -> None:
     rng = np.random.default_rng(seed)
-    pairs = _noise(seed, 40)
+    pairs = noise(seed, 40)
     lengths = rng.integers(1, 50, (2, 40))
     pairs = replace(
         pairs,
@@ -52,7 +52,7 @@ def test_layers_stand_beside_each_other_and_noise_is_worse(monkeypatch: pytest.M
     monkeypatch.setattr(sweeping, "fit_statistics", lambda *given: (probes.append(1), gather(*given))[1])
     told: list[tuple[int, int]] = []
     cells = sweep(
-        {"one": TRAIN, "noise": _noise(2)},
+        {"one": TRAIN, "noise": noise(2)},
         {"one": SAE, "noise": SAE},
         SETTINGS,
         (3, 8),

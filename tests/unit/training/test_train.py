@@ -9,11 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from safetensors.torch import save_file
 
 from sparserm.backbone.model import Backbone
-from sparserm.evaluation.accuracy import cross_validate, evaluate_head, random_settings
+from sparserm.evaluation.accuracy import cross_validate, evaluate_head
+from sparserm.evaluation.baselines import random_settings
 from sparserm.heads.fitting import FitSettings, fit_head, fit_settings
 from sparserm.heads.inputs import load_parts
 from sparserm.heads.selection import feature_stats
@@ -23,41 +22,9 @@ from sparserm.pairs.split import short_key
 from sparserm.representations.represent import represent_pairs
 from sparserm.sae.autoencoder import load_sae
 from sparserm.training.train import TrainedHead, train_head
-from sparserm.types import HookPoint, PreferenceData, Site, SparseRMError
-from tests.unit.tiny import CONTEXT, HIDDEN, LAYERS
-
-HOOK = HookPoint(2)
-SETTINGS = {"k": 4, "selection": "effect_size", "l2": 0.1}
-
-
-def save_tiny_sae(
-    folder: Path, *, layer: int = HOOK.layer, site: Site = "resid_post", d_in: int = HIDDEN, d_sae: int = 64, k: int = 8
-) -> Path:
-    """A random TopK SAE in SAELens's folder format; other test files use it too."""
-    generator = torch.Generator().manual_seed(0)
-    decoder = torch.randn(d_sae, d_in, generator=generator)
-    weights = {"W_enc": decoder.T.contiguous(), "b_enc": torch.zeros(d_sae), "W_dec": decoder, "b_dec": torch.zeros(d_in)}
-    folder.mkdir(parents=True)
-    save_file(weights, folder / "sae_weights.safetensors")
-    metadata = {"model_name": "tiny", "hook_name": HookPoint(layer, site).name}
-    config = {"architecture": "topk", "d_in": d_in, "d_sae": d_sae, "k": k, "metadata": metadata}
-    (folder / "cfg.json").write_text(json.dumps(config))
-    return folder
-
-
-def preference_rows(n: int = 40, n_prompts: int = 10, seed: int = 0) -> list[dict[str, str]]:
-    """Kind answers are mostly preferred over rude ones, whatever their length; other test files use it too."""
-    rng = np.random.default_rng(seed)
-    kind, rude = ["please", "thanks", "gladly", "of", "course", "happily"], ["shut", "up", "go", "away", "idiot", "never"]
-    rows = []
-    for i in range(n):
-        good, bad = (" ".join(rng.choice(words, rng.integers(2, 6))) + f" {i}" for words in (kind, rude))
-        chosen, rejected = (bad, good) if rng.random() < 0.15 else (good, bad)
-        rows.append({"prompt": f"Question {i % n_prompts}, set {seed}?", "chosen": chosen, "rejected": rejected})
-    return rows
-
-
-TRAIN, TEST = parse_pairs(preference_rows(), "train.jsonl"), parse_pairs(preference_rows(14, 7, seed=1), "test.jsonl")
+from sparserm.types import PreferenceData, SparseRMError
+from tests.unit.pairs_data import SETTINGS, TEST, TRAIN, preference_rows
+from tests.unit.tiny import CONTEXT, HOOK, LAYERS, save_tiny_sae
 
 
 @pytest.fixture(scope="module")

@@ -11,19 +11,11 @@ import numpy as np
 import plotly.graph_objects as go
 import pytest
 
-from sparserm.explain.contributions import Contribution, Explanation
-from sparserm.ui.score.charts import LONGEST, Bar, contribution_bars, contributions_figure, reference_figure
+from sparserm.explain.contributions import Explanation
+from sparserm.ui.score.charts import reference_figure
+from sparserm.ui.shared.charts import LONGEST, Bar, contribution_bars, contributions_figure
 from sparserm.ui.shared.style import DOWN, NEUTRAL, UP
-
-
-def explanation(*values: float, bias: float = 0.0, labels: dict[int, str] | None = None) -> Explanation:
-    """Feature ``10 + j`` contributes the j-th value; largest first, as the engine gives them."""
-    parts = [
-        Contribution(10 + j, (labels or {}).get(10 + j, f"feature {10 + j}"), 2 * v, -0.5, v) for j, v in enumerate(values)
-    ]
-    parts.sort(key=lambda part: -abs(part.contribution))
-    features = np.arange(10, 10 + len(values))
-    return Explanation(sum(values) + bias, bias, tuple(parts), ("a",), np.array([values]), np.array([sum(values)]), features)
+from tests.unit.ui.explanations import explanation
 
 
 def _random(seed: int) -> Explanation:
@@ -61,7 +53,7 @@ def test_bars_by_hand() -> None:
     assert bars == [
         Bar("politeness (11)", -2.0, "alignment score -4.00, weight -0.500", feature=11),
         Bar("feature 10", 0.5, "alignment score +1.00, weight -0.500", feature=10),
-        Bar("2 smaller features", 0.125, "together"),
+        Bar("2 smaller features", 0.125, "sum of the smaller ones"),
         Bar("bias", 1.0, "added to every reward"),
     ]
 
@@ -141,7 +133,7 @@ def test_a_long_label_leaves_the_bars_their_room_and_keeps_its_end() -> None:
     assert html.unescape(figure.layout.yaxis.tickvals[0]) == html.unescape(figure.data[0].y[0]) == f"{label} (10)"
 
 
-# ------------------------------------------------------------------------------------------------------------ yardstick
+# ---------------------------------------------------------------------------------------------------- reference rewards
 
 
 def _percentiles(mean: float, spread: float = 1.0) -> np.ndarray:
@@ -149,7 +141,7 @@ def _percentiles(mean: float, spread: float = 1.0) -> np.ndarray:
 
 
 @pytest.mark.parametrize("reward", [-50.0, -1.0, 0.0, 0.7, 50.0])
-def test_the_yardstick_shows_the_reward_among_both_kinds_of_responses(reward) -> None:
+def test_the_reference_figure_shows_the_reward_among_both_kinds_of_responses(reward) -> None:
     figure = reference_figure(_percentiles(1), _percentiles(-1), reward)
     colours = {trace.name: trace.line.color for trace in figure.data}
     assert colours == {"rejected in training": DOWN, "chosen in training": UP}
@@ -178,11 +170,11 @@ def test_the_note_leans_inwards_at_the_ends(reward, anchor) -> None:
 
 
 @pytest.mark.parametrize("reward", [0.0, 2.0])
-def test_a_head_of_one_training_pair_has_a_finite_yardstick(reward) -> None:
+def test_a_head_of_one_training_pair_has_a_finite_reference_figure(reward) -> None:
     assert _finite(reference_figure(np.full(101, 1.0), np.full(101, -1.0), reward))
 
 
-def test_rewards_that_are_all_the_same_have_a_yardstick() -> None:
+def test_equal_rewards_have_a_reference_figure() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert _finite(reference_figure(np.full(101, 1.0), np.full(101, 1.0), 1.0))

@@ -1,4 +1,4 @@
-"""What the Compare page draws: tables that add up, figures of our own words only, and what the linked component is given."""
+"""The Compare page: tables that add up, charts, and the input of the linked component."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from sparserm.ui.compare import tables
 from sparserm.ui.compare.charts import rewards_figure, spreads_figure
 from sparserm.ui.compare.component import linked_data
 from sparserm.ui.shared.tables import differences_table
-from tests.unit.explain.test_comparison import _compared
+from tests.unit.explain.random_heads import compared
 
 
 @pytest.fixture(params=["mean", "last"])
 def found(request) -> SideBySide:
-    return _compared(7, request.param)
+    return compared(7, request.param)
 
 
 def test_the_ranking_holds_everyone_against_the_best(found) -> None:
@@ -79,13 +79,13 @@ def test_the_component_is_given_every_token_of_both_texts_in_the_tables_order(fo
         assert feature[1] == ""  # a feature without a label goes by its number
 
 
-def test_the_component_draws_anew_only_what_has_changed(found) -> None:
+def test_the_component_is_redrawn_only_when_its_input_changes(found) -> None:
     one = linked_data(found, 0, 1, shares=True)
     assert one["id"] == linked_data(found, 0, 1, shares=True)["id"]
     assert len({one["id"], linked_data(found, 1, 0, shares=True)["id"], linked_data(found, 0, 1, shares=False)["id"]}) == 3
 
 
-def test_figures_are_finite_and_hold_their_yardsticks() -> None:
+def test_figures_are_finite_and_show_the_typical_rewards() -> None:
     figure = rewards_figure(["response 2", "response 1"], [1.0, -2.0], 0.5, -0.5)
     assert list(figure.data[0].x) == [1.0, -2.0]
     low, high = figure.layout.xaxis.range

@@ -11,7 +11,7 @@ from sparserm.evaluation.reward_benchmarks import BenchmarkRow, BenchmarkScore
 from sparserm.ui.audit import charts as audit_charts
 from sparserm.ui.evaluate import charts, view
 from sparserm.ui.shared.style import DOWN, NEUTRAL, UP
-from tests.unit.evaluation.test_report import _data, _margin_pairs, _saved
+from tests.unit.evaluation.margins import pairs_with_margins, preference_data, saved_head
 
 
 def _slice(name: str, accuracy: float, ci95: tuple[float, float], n: int = 10) -> Slice:
@@ -74,7 +74,7 @@ def test_a_benchmark_is_drawn_by_section_and_written_by_subset() -> None:
 
 
 def test_a_report_of_one_pair_can_be_drawn() -> None:
-    report = evaluation_report(_saved(), _data(1), _margin_pairs(-1))
+    report = evaluation_report(saved_head(), preference_data(1), pairs_with_margins(-1))
     charts.margins_figure(report.margins)
     charts.reliability_figure(report.calibration)
     charts.slices_figure([one for one in report.slices if one.by == "length"], report.evaluation.accuracy)

@@ -9,9 +9,9 @@ import pytest
 
 from sparserm.features.cards import neuronpedia_url
 from sparserm.ui.features.charts import density_figure
-from sparserm.ui.features.examples import AFTER, BEFORE, WHOLE, LitText, _pack
+from sparserm.ui.features.examples import AFTER, BEFORE, WHOLE, ColouredText, _pack
 from sparserm.ui.shared.style import DOWN, UP
-from tests.unit.features.test_table import tiny_sae
+from tests.unit.features.latents import tiny_sae
 
 
 def _heights(figure, name: str) -> np.ndarray:
@@ -39,7 +39,7 @@ def test_the_mark_is_text_and_no_markup() -> None:
 
 
 def test_a_token_is_coloured_by_its_sign_and_size() -> None:
-    packed = _pack(LitText("row 1", "why", ("a", "b", "c"), np.array([2.0, 0.0, -9.0])), full=4.0, unit="score")
+    packed = _pack(ColouredText("row 1", "why", ("a", "b", "c"), np.array([2.0, 0.0, -9.0])), full=4.0, unit="score")
     assert [share for _, share, _ in packed["tokens"]] == [32, 0, -65]
     assert packed["tokens"][0] == ["a", 32, "score +2.00"]
     assert _pack(None, 1.0, "score") is None
@@ -51,7 +51,7 @@ def test_a_token_is_coloured_by_its_sign_and_size() -> None:
 def test_a_long_response_is_cut_to_what_surrounds_its_peak(n: int, peak: int, shown: tuple[int, int]) -> None:
     values = np.zeros(n)
     values[peak] = -1
-    packed = _pack(LitText("", "", ("x",) * n, values), full=1.0, unit="")
+    packed = _pack(ColouredText("", "", ("x",) * n, values), full=1.0, unit="")
     assert (packed["start"], packed["end"]) == shown and len(packed["tokens"]) == n
 
 

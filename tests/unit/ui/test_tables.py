@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from sparserm.explain.contributions import Explanation
-from sparserm.ui.score.tables import contributions_table, sum_check, tokens_table
-from tests.unit.ui.test_charts import explanation
+from sparserm.ui.score.tables import sum_check
+from sparserm.ui.shared.tables import contributions_table, tokens_table
+from tests.unit.ui.explanations import explanation
 
 
 def _random(seed: int) -> Explanation:
@@ -58,7 +59,7 @@ def test_a_file_without_contributions_holds_bias_and_reward() -> None:
 def test_the_sentence_by_hand() -> None:
     assert sum_check(explanation(0.5, -2.0, 0.25, 0.0, bias=1.0)) == (
         "2 features raise the reward by +0.750, 1 lower it by -2.000; "
-        "with the bias of +1.000 they add up to -0.250, the reward."
+        "with the bias of +1.000 they add up to the reward of -0.250."
     )
 
 
@@ -74,7 +75,7 @@ def test_the_sentences_numbers_add_up(seed) -> None:
 def test_the_sum_is_computed_from_the_parts_and_not_taken_from_the_reward() -> None:
     given = explanation(1.0, 2.0)
     wrong = Explanation(**{**vars(given), "reward": 99.0})
-    assert "add up to +3.000" in sum_check(wrong)
+    assert "add up to the reward of +3.000" in sum_check(wrong)
 
 
 def test_nothing_adds_up_to_nothing() -> None:

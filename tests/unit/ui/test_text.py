@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 from markdown_it import MarkdownIt
 
-from sparserm.ui.shared.text import counted, plain
+from sparserm.pairs.load import load_pairs
+from sparserm.types import SparseRMError
+from sparserm.ui.shared.text import counted, plain, sentence
 
 HOSTILE = (
     "<script>alert(1)</script>",
@@ -37,3 +42,25 @@ def test_it_stays_on_its_line() -> None:
 
 def test_one_row_is_a_row() -> None:
     assert [counted(n) for n in (0, 1, 2, 1092)] == ["0 rows", "1 row", "2 rows", "1,092 rows"]
+
+
+@pytest.mark.parametrize(
+    "row", [{"question": "Q", "answer": "A"}, {"prompt": "Q", "chosen": "A", "rejected": ""}], ids=["columns", "rows"]
+)
+@pytest.mark.parametrize("usable", [0, 1])
+def test_errors_about_a_file_name_no_python_arguments_and_no_flags(row: dict[str, str], usable: int, tmp_path: Path) -> None:
+    path = tmp_path / "pairs.jsonl"
+    rows = [row, *[{"prompt": "Q", "chosen": "A", "rejected": "B"}] * usable]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    with pytest.raises(SparseRMError) as found:
+        load_pairs(path)
+    said = sentence(found.value)
+    assert said.endswith("; choose its columns, or leave rows out, on the Train page")
+    assert "=" not in said and "--" not in said
+    assert sentence(found.value, "choose the columns above").endswith("; choose the columns above")
+
+
+def test_errors_name_no_flags() -> None:
+    assert sentence(SparseRMError("got 1 pair; give more pairs (--test)")) == "Got 1 pair; give more pairs"
+    assert sentence(SparseRMError("no model; try again, or give one with --backbone FOLDER")) == "No model; try again"
+    assert sentence(SparseRMError("got 'a --b c'; expected a number")) == "Got 'a --b c'; expected a number"

@@ -29,7 +29,7 @@ STABILITY = Stability((FeatureStability(7, 0.5, 0.9, 1.0, 0.95), FeatureStabilit
 
 def test_a_bar_is_as_long_as_its_accuracy_and_its_interval_as_wide() -> None:
     (bars,) = charts.baselines_figure(MEASURED).data
-    assert list(bars.y) == ["longer wins", "random features", "dense probe", "this head"]  # from the bottom up
+    assert list(bars.y) == ["longer response", "random latents", "dense probe", "this head"]  # from the bottom up
     assert list(bars.x) == [0.55, 0.7, 0.85, 0.8]
     assert bars.error_x.array == pytest.approx([0.05] * 4)
     assert bars.error_x.arrayminus == pytest.approx([0.1] * 4)

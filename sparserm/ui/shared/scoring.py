@@ -1,4 +1,4 @@
-"""Scores a response for the Score page."""
+"""Scores and explains a response for the Score page."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sparserm.ui.shared.context import Context
 
 @dataclass(frozen=True)
 class ScoreRequest:
-    """What is to be scored, and by which version of which head."""
+    """A prompt and response to score, and the head, with its version, to score them with."""
 
     head: str
     hash: str
@@ -21,12 +21,12 @@ class ScoreRequest:
 
 @dataclass(frozen=True)
 class ScoredResponse:
-    """A request with its answer.
+    """A request with its result.
 
     Attributes:
-        beats: chances against a typical chosen and a typical rejected response.
+        beats: win probabilities vs. a typical chosen and a typical rejected response.
         percentile: share of the head's training responses with a lower reward.
-        inspected: the tokens that the language model read.
+        inspected: the tokens that the language model received.
     """
 
     request: ScoreRequest
@@ -37,10 +37,10 @@ class ScoredResponse:
 
 
 def score(context: Context, request: ScoreRequest, progress: Progress) -> ScoredResponse:
-    """Score and explain; ``progress`` is told of a first use's download.
+    """Score and explain a response; ``progress`` reports the download of the language model on first use.
 
     Raises:
-        SparseRMError: the head, the backbone or the text cannot be used.
+        SparseRMError: the backbone is not available or does not match the head, or the text cannot be scored.
     """
     model = context.model(progress)
     explanation = model.explain(request.prompt, request.response, sae=context.sae())

@@ -1,0 +1,55 @@
+// Text from users is set with textContent and never becomes markup.
+
+const make = (tag, name, text) => {
+  const node = document.createElement(tag);
+  if (name) node.className = name;
+  if (text !== undefined) node.textContent = text;
+  return node;
+};
+function example(one, colours) {
+  const box = make('div', 'example');
+  const meta = make('div', 'meta');
+  meta.append(make('span', 'peak', one.meta), make('span', 'prompt', one.prompt));
+  const text = make('div', 'text');
+  text.dir = 'auto';
+  const more = make('button');
+  more.type = 'button';
+  const cut = one.start > 0 || one.end < one.tokens.length;
+  const draw = whole => {
+    box.classList.toggle('whole', whole);
+    const [start, end] = whole ? [0, one.tokens.length] : [one.start, one.end];
+    const spans = one.tokens.slice(start, end).map(([token, share, note]) => {
+      const span = make('span', '', token);
+      if (share) {
+        const colour = share > 0 ? colours.up : colours.down;
+        span.style.backgroundColor = `color-mix(in srgb, ${colour} ${Math.abs(share)}%, transparent)`;
+        span.title = note;
+      }
+      return span;
+    });
+    if (start > 0) spans.unshift(make('span', '', '… '));
+    if (end < one.tokens.length) spans.push(make('span', '', ' …'));
+    text.replaceChildren(...spans);
+    more.textContent = whole ? 'Show less' : cut ? `Show all ${one.tokens.length} tokens` : 'Show the whole prompt';
+    more.onclick = () => draw(!whole);
+  };
+  draw(false);
+  box.append(meta, text);
+  if (cut || one.prompt.length > 50 || one.prompt.includes('\n')) box.append(more);
+  return box;
+}
+export default function ({ parentElement, data }) {
+  const grid = parentElement.querySelector('.examples');
+  const nodes = ['Chosen', 'Rejected'].map((side, i) => {
+    const head = make('div', 'head', side);
+    head.style.borderColor = [data.up, data.down][i];
+    return head;
+  });
+  for (const row of data.rows) {
+    if (row.title) nodes.push(make('div', 'title', row.title));
+    for (const one of [row.chosen, row.rejected]) {
+      nodes.push(one ? example(one, data) : make('div', 'none', data.none));
+    }
+  }
+  grid.replaceChildren(...nodes);
+}
