@@ -83,7 +83,7 @@ class SparseRM:
 
     @classmethod
     def from_pretrained(cls, source: str | Path, *, backbone: Backbone | None = None) -> SparseRM:
-        """Load a head from a folder, or a shipped one by name (``truthfulness``, ``safety``, ``redteam``, ``helpfulness``).
+        """Load a head from a folder, or by name: a saved head, or ``truthfulness``, ``safety``, ``redteam`` or ``helpfulness``.
 
         Raises:
             SparseRMError: the head does not exist, is damaged, or was trained on another backbone.
@@ -111,7 +111,7 @@ class SparseRM:
             layer: layer of the shipped SAE; defaults to :data:`~sparserm.support.defaults.DEFAULT_LAYER`.
             name: name of the head; defaults to the name of the pairs.
             progress: called during downloads and while representations are computed.
-            settings: ``k``, ``pooling``, ``selection``, ``l2``; see :class:`~sparserm.heads.fitting.FitSettings`.
+            settings: fields of :class:`~sparserm.heads.fitting.FitSettings`, such as ``k``, ``pooling`` and ``l2``.
 
         Raises:
             SparseRMError: the pairs cannot be used, or the SAE, the backbone and the settings do not match.
@@ -127,7 +127,7 @@ class SparseRM:
 
     @property
     def labels(self) -> Mapping[int, str]:
-        """Labels by feature id: the head's own, overridden by those that the user gave."""
+        """Labels by feature id: the user's, else the head's own, else automatic ones."""
         return labels_of(self.card)
 
     @property
@@ -192,7 +192,7 @@ class SparseRM:
         """Rank two or more responses to one prompt and break the margin down by feature.
 
         Raises:
-            SparseRMError: fewer than two responses.
+            SparseRMError: fewer than two responses, or one that cannot be scored.
         """
         if len(responses) < 2:
             raise SparseRMError(f"got {len(responses)} responses; expected two or more to compare")
@@ -217,7 +217,7 @@ class SparseRM:
             sae: as for :meth:`explain`.
 
         Raises:
-            SparseRMError: fewer than two or more than eight responses.
+            SparseRMError: fewer than two or more than eight responses, or one that cannot be scored.
         """
         check_number(len(responses))
         return SideBySide(self._explain(as_prompt(prompt), [as_response(response) for response in responses], sae))

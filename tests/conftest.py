@@ -15,7 +15,7 @@ from xdist.scheduler import LoadScopeScheduling
 #: Rooms in the order in which they start: the slowest first, so that no process is left alone with them at the end.
 SLOWEST_FIRST = ("tests/browser/", "tests/integration/", "tests/app/", "tests/unit/integrations/", "tests/unit/policy/")
 
-#: Each process holds the real backbone: about 2 GB.
+#: Each process may hold the real backbone: about 2 GB.
 MAX_PROCESSES = 4
 
 

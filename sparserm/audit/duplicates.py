@@ -43,7 +43,7 @@ def _words(text: str) -> str:
 def near_matches(texts: Sequence[str], others: Sequence[str] | None = None) -> list[Match]:
     """The most similar near duplicate of each text among ``others``, or among the preceding texts if ``others`` is None.
 
-    If there are many long texts, only their last characters are compared; texts without a rare shingle are not found.
+    Of long texts only the last characters are compared; texts without a rare shingle are not found.
     """
     from sklearn.feature_extraction.text import HashingVectorizer
 

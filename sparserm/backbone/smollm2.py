@@ -56,7 +56,7 @@ def ensure_default_backbone(progress: Progress | None = None) -> Path:
     with FileLock(folder.with_suffix(".lock")):
         if _is_complete(folder):
             return folder
-        # Left by a killed process: whoever holds the lock is the only one at work.
+        # Left by a killed process: only the holder of the lock works here.
         for old in folder.parent.glob(f"{NAME}.part-*"):
             shutil.rmtree(old, ignore_errors=True)
         work = Path(tempfile.mkdtemp(prefix=f"{NAME}.part-", dir=folder.parent))

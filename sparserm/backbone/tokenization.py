@@ -47,7 +47,7 @@ class ChatTokenizer:
         return self._assemble(prompt, response, self._encode_content)
 
     def many(self, texts: Sequence[Text]) -> list[TokenizedText]:
-        """Tokenise many texts, several times as fast: each distinct content once, :data:`CHUNK` of them per call.
+        """Tokenise many texts, several times faster: each distinct content once, :data:`CHUNK` of them per tokenizer call.
 
         Raises:
             SparseRMError: as for a single text.

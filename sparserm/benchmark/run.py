@@ -154,7 +154,7 @@ def rank_cells(
     budgets: Sequence[int | None] = BUDGETS,
     seeds: int = SEEDS,
 ) -> Iterator[Cell]:
-    """Compute the cells of rankers that are missing in the results, save and yield them."""
+    """Compute the ranker cells that are missing from the results; save and yield each."""
     n = len(material.pairs[0].groups)
     done = {cell.key for cell in results.cells()}
     for budget in fitting_budgets(budgets, n):

@@ -71,7 +71,7 @@ def cross_validate(pairs: PairRepresentations, sae: SparseAutoencoder, settings:
     """Cross-validate over prompts: features, L2 and weights are chosen again on the training part of every fold.
 
     Raises:
-        SparseRMError: fewer than 2 pairs.
+        SparseRMError: fewer than 2 pairs, or fewer latents that fire in a fold than ``settings.k``.
     """
     return evaluate_margins(cross_validated_margins(pairs, sae, settings), pairs)
 
@@ -80,7 +80,7 @@ def cross_validated_margins(pairs: PairRepresentations, sae: SparseAutoencoder, 
     """``[n]`` margins of :func:`cross_validate`, each from a head that was not trained on the pair's prompt.
 
     Raises:
-        SparseRMError: fewer than 2 pairs.
+        SparseRMError: fewer than 2 pairs, or fewer latents that fire in a fold than ``settings.k``.
     """
     _check_enough(pairs)
 
@@ -91,7 +91,11 @@ def cross_validated_margins(pairs: PairRepresentations, sae: SparseAutoencoder, 
 
 
 def cross_validate_dense(pairs: PairRepresentations, l2: float | None = None) -> Evaluation:
-    """:func:`cross_validate` for the dense probe."""
+    """:func:`cross_validate` for the dense probe.
+
+    Raises:
+        SparseRMError: fewer than 2 pairs.
+    """
     _check_enough(pairs)
 
     def fold(rows: tuple[np.ndarray, np.ndarray]) -> np.ndarray:

@@ -35,7 +35,7 @@ def random_settings(settings: FitSettings, draws: int = 5) -> list[FitSettings]:
 
 
 def random_latent_heads(train: PairRepresentations, sae: SparseAutoencoder, settings: FitSettings) -> list[RewardHead]:
-    """Heads of the same size over latents drawn at random: what selection has to beat."""
+    """Heads of the same size over latents drawn at random: the baseline for feature selection."""
     return list(in_threads(lambda one: fit_head(train, sae, one).head, random_settings(settings)))
 
 

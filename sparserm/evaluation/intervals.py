@@ -49,17 +49,14 @@ def mean_interval(rows: np.ndarray, groups: np.ndarray) -> tuple[float, float]:
 
 
 def share_interval(correct: np.ndarray, groups: np.ndarray) -> tuple[float, float]:
-    """:func:`accuracy_interval` for a small part of the pairs.
+    """:func:`accuracy_interval` for parts of the pairs that may be small.
 
     Where all or none are correct a bootstrap interval has width zero; Wilson's interval over prompts is returned instead.
     """
-    from scipy.stats import binomtest
-
     if correct.min() < correct.max():
         return accuracy_interval(correct, groups)
-    n = len(np.unique(groups))
-    interval = binomtest(round(float(correct.mean()) * n), n).proportion_ci(method="wilson")
-    return float(interval.low), float(interval.high)
+    low, high = wilson_interval(np.array(correct.mean()), np.array(len(np.unique(groups))))
+    return float(low), float(high)
 
 
 def wilson_interval(p: np.ndarray, n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -18,7 +18,7 @@ from sparserm.types import SparseRMError
 #: Maximum number of responses compared side by side; for more see :mod:`sparserm.scoring.best_of_n`.
 MOST = 8
 
-# A word with the white space before it; each ASCII punctuation mark and each CJK character is a word of its own.
+# A word with the white space before it; each ASCII punctuation mark and each CJK character counts as one word.
 _CJK = "\u3040-\u30ff\u3400-\u9fff"
 _MARKS = r"!-/:-@\[-`{-~"
 _WORD = re.compile(rf"\s*(?:[{_CJK}]|[{_MARKS}]|[^\s{_MARKS}{_CJK}]+(?:'[^\s{_MARKS}{_CJK}]+)*)|\s+")

@@ -80,7 +80,7 @@ class FeatureCard:
         peaks_chosen, peaks_rejected: ``[n]`` float32 peak activations, 0 where it does not fire.
         top: the distinct responses with the highest peaks, strongest first, :data:`TOP` of each side.
         bands: examples from every quarter of the peaks, the highest quarter first.
-        wrong: misleading examples, largest contribution first; for a latent outside the head the sign of its mean score
+        wrong: misleading examples, most negative contribution first; for a latent outside the head the sign of its mean score
             difference takes the place of the weight.
         similar: ids of other latents and the cosine similarity of their decoder directions, largest first.
     """

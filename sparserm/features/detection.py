@@ -3,8 +3,8 @@
 A label is judged by what it predicts (Bills et al., 2023; Paulo et al., 2024, "Automatically Interpreting Millions of Features
 in Large Language Models", who introduced the name). Texts are the distinct responses of preference pairs. *Active* texts are
 those with a peak activation in the upper half of all peaks above zero. *Inactive* texts are those in which the latent does not
-fire, or, if that is less than a quarter of the responses, the quarter with the lowest peaks. Longer texts are more likely to
-fire, so "it is long" would pass for an explanation: every active text is matched with an inactive one of similar length.
+fire, or, if that is less than a quarter of the responses, the quarter with the lowest peaks. Latents fire more often in longer
+texts, so a label such as "long" would score well: every active text is matched with an inactive one of similar length.
 
 Prompts are split in halves. Labels are found on one half (the labelling half) and judged on the other (the held-out half);
 each distinct text is used once, so no text is in both.

@@ -23,6 +23,7 @@ import numpy as np
 
 from sparserm.features.auto_labels import LabelContext, Proposal, Rule, Unlabelled
 from sparserm.heads.labels import MAX_LENGTH
+from sparserm.support.files import one_line
 from sparserm.types import SparseRMError
 
 URL, MODEL, KEY = "SPARSERM_LABEL_URL", "SPARSERM_LABEL_MODEL", "SPARSERM_LABEL_KEY"
@@ -81,8 +82,8 @@ class Endpoint:
             content = json.loads(answer)["choices"][0]["message"]["content"]
         except (ValueError, KeyError, IndexError, TypeError) as error:
             raise SparseRMError(
-                f"{self.url} answered {_short(answer.decode(errors='replace'))}; expected a chat completion; give the address "
-                "of an OpenAI-compatible server, including /v1"
+                f"{self.url} answered {one_line(answer.decode(errors='replace'))}; expected a chat completion; give the "
+                "address of an OpenAI-compatible server, including /v1"
             ) from error
         found = re.search(r"\{.*\}", content, re.DOTALL) if isinstance(content, str) else None
         try:
@@ -90,7 +91,7 @@ class Endpoint:
         except ValueError:
             value = None
         if not isinstance(value, dict):
-            raise Unlabelled(f"the endpoint answered {_short(str(content))}, expected a JSON object")
+            raise Unlabelled(f"the endpoint answered {one_line(str(content))}, expected a JSON object")
         return value
 
     def _post(self, body: bytes) -> bytes:
@@ -101,7 +102,7 @@ class Endpoint:
                 answer: bytes = response.read()
                 return answer
         except urllib.error.HTTPError as error:
-            said = _short(error.read(2000).decode(errors="replace"))
+            said = one_line(error.read(2000).decode(errors="replace"))
             raise SparseRMError(
                 f"{self.url} answered {error.code} {error.reason}: {said}; check the address, the model {self.model!r} "
                 f"and {KEY}"
@@ -135,7 +136,7 @@ class EndpointLabeller:
         label = self.endpoint.ask(prompt).get("label")
         if not isinstance(label, str) or not label.strip():
             raise Unlabelled(f"{self.source} found nothing that the responses in which it fires have in common")
-        text = _short(label, MAX_LENGTH)
+        text = one_line(label, MAX_LENGTH)
         return Proposal(
             text, lambda rows: self._verdicts(text, [context.texts.texts[row] for row in rows]), terms, promoted, prompt
         )
@@ -146,11 +147,11 @@ class EndpointLabeller:
         verdicts = np.zeros(len(texts))
         for start in range(0, len(order), BATCH):
             batch = order[start : start + BATCH]
-            numbered = {str(number): _short(texts[row], CHARACTERS) for number, row in enumerate(batch, 1)}
+            numbered = {str(number): one_line(texts[row], CHARACTERS) for number, row in enumerate(batch, 1)}
             answer = self.endpoint.ask(_JUDGE.format(label=label, texts=_json(numbered)))
             active = answer.get("active")
             if not isinstance(active, list):
-                raise Unlabelled(f"the endpoint answered {_short(json.dumps(answer))}, expected a list of numbers")
+                raise Unlabelled(f"the endpoint answered {one_line(json.dumps(answer))}, expected a list of numbers")
             verdicts[batch] = [number in {str(one) for one in active} for number in numbered]
         return verdicts
 
@@ -178,7 +179,7 @@ def finding_prompt(context: LabelContext, terms: Sequence[str]) -> str:
     texts = context.texts.texts
     quiet = context.found.find.limited(2 * SHOWN)
     kinds = {"active": context.found.top[:SHOWN], "inactive": quiet.rows[~quiet.active]}
-    shown = {kind: _json([_short(texts[row], CHARACTERS) for row in rows]) for kind, rows in kinds.items()}
+    shown = {kind: _json([one_line(texts[row], CHARACTERS) for row in rows]) for kind, rows in kinds.items()}
     return _FIND.format(**shown, terms=", ".join(terms) or "none", promoted=_json(context.promoted))
 
 
@@ -191,8 +192,3 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 
 def _json(value: object) -> str:
     return json.dumps(value, ensure_ascii=False)
-
-
-def _short(text: str, most: int = 200) -> str:
-    flat = " ".join(text.split())
-    return flat if len(flat) <= most else flat[: most - 1] + "…"

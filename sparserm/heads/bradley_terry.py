@@ -210,7 +210,7 @@ def prompt_folds(groups: np.ndarray, seed: int | None = None) -> list[tuple[np.n
     """Deterministic folds over prompts as ``(train, held out)`` row indices; fewer than :data:`FOLDS` for fewer prompts.
 
     Args:
-        seed: shuffles the prompts; None keeps their order.
+        seed: seed to shuffle the prompts; None distributes them by their number of pairs.
     """
     from sklearn.model_selection import GroupKFold
 

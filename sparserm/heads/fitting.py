@@ -172,7 +172,7 @@ def fit_selected(
     """Fit the weights of given features: least squares on the margins of a dense probe (:attr:`FitStatistics.root`).
 
     The probe is the Bradley-Terry fit; the head is its least-squares projection onto K features. Heads fitted to the labels a
-    second time, with a penalty of their own, were no more accurate on held-out prompts, and their loss was 0.01 to 0.03 nats
+    second time, with a separate penalty, were no more accurate on held-out prompts, and their loss was 0.01 to 0.03 nats
     higher with whole categories of TruthfulQA's training questions held out: the features were already selected with these
     labels, which the probe's penalty accounts for and a second one does not.
     """

@@ -24,7 +24,8 @@ def load_parts(
     """Load an SAE and a backbone and check that they match; the default is the shipped SAE of ``layer``.
 
     Raises:
-        SparseRMError: the width or the number of layers does not match, or ``layer`` is not the SAE's.
+        SparseRMError: the width or the number of layers does not match, ``layer`` is not the SAE's, or no SAE is given for a
+            backbone without a shipped one.
     """
     if sae is None and str(backbone) != DEFAULT_BACKBONE and not isinstance(backbone, Backbone):
         raise SparseRMError(f"backbone {str(backbone)!r} has no shipped SAE; give one with --sae (a folder or release:sae_id)")
@@ -71,7 +72,7 @@ def represent_for_fit(
     *,
     latents: bool = True,
 ) -> PairRepresentations:
-    """Representations of the pairs at the SAE's hook point, read from the store where they are stored.
+    """Representations of the pairs at the SAE's hook point, read from the store where available.
 
     Args:
         latents: compute the SAE's latents too.

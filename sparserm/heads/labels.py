@@ -79,7 +79,7 @@ class AutoLabel:
 
     @property
     def shown(self) -> str:
-        """E.g. ``negations (auto 0.89)``, or ``no reliable label (fires in 3 of 1,200 responses)``."""
+        """The text to show, e.g. ``negations (auto 0.89)`` or ``no reliable label (fires in 3 of 1,200 responses)``."""
         if self.text is None or self.detection is None:
             return f"no reliable label ({self.reason})"
         return f"{self.text} (auto {self.detection.accuracy:.2f})"

@@ -63,7 +63,7 @@ def free_name(wanted: str) -> str:
 
 
 def keep_head(saved: SavedHead, name: str) -> Path:
-    """Save a head in the library under a name, which its card gets too.
+    """Save a head in the library under a name, which is also written to its card.
 
     Raises:
         SparseRMError: the name is invalid or taken.
@@ -150,7 +150,7 @@ def _move(folder: Path, name: str) -> Path:
     try:
         return folder.rename(target)
     except OSError as error:  # another session took the name after it was checked
-        raise SparseRMError(f"{name!r} was taken a moment ago; choose another name, such as {free_name(name)}") from error
+        raise SparseRMError(f"{name!r} was taken in the meantime; choose another name, such as {free_name(name)}") from error
 
 
 def _from_zip(data: bytes, label: str) -> dict[str, bytes]:

@@ -138,7 +138,7 @@ def _length(training: Mapping[str, Any]) -> str:
 
 
 def _lineage(lineage: Any) -> str:
-    """E.g. ``from truthfulness (8fbeab5f): 754 off, 814 flipped, 9 × 0.5``."""
+    """The edits as text, e.g. ``from truthfulness (8fbeab5f): 754 off, 814 flipped, 9 × 0.5``."""
     if not isinstance(lineage, dict) or not isinstance(lineage.get("edits"), dict):
         return ""
     words: dict[float, str] = {0: "off", -1: "flipped"}

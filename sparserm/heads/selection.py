@@ -71,7 +71,7 @@ class FitStatistics:
 
     @property
     def usable(self) -> np.ndarray:
-        """``[d_sae]`` bool: latents that fire in some training response; directions of dead latents are meaningless."""
+        """``[d_sae]`` bool: latents that are active in some training response; directions of dead latents are meaningless."""
         return (self.stats.f_chosen + self.stats.f_rejected) > 0
 
     @functools.cached_property

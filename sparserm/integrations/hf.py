@@ -43,8 +43,8 @@ def export_classifier(head: str | Path, folder: Path, progress: Progress | None 
     ``folder`` gets the truncated backbone with the folded head, the tokenizer, a model card, and the head itself in ``head``.
 
     Raises:
-        SparseRMError: the head does not exist or does not read the residual stream after a layer, or its chat template gives
-            different tokens when a conversation is tokenised as one text.
+        SparseRMError: the head does not exist or does not read the residual stream after a layer, or the backbone's
+            chat template gives different tokens when a conversation is tokenised as one text.
     """
     saved = load_head(head)
     hook = saved.card.hook_point
@@ -108,13 +108,13 @@ def export_head(head: str | Path, folder: Path) -> None:
 
 
 def push_to_hub(folder: Path, repo: str, *, private: bool = False) -> str:
-    """Upload an exported folder to the hub repository ``repo`` (``USER/NAME``), created if missing, and return its URL.
+    """Upload an exported folder to the Hub repository ``repo`` (``USER/NAME``), created if missing, and return its URL.
 
     Args:
         private: whether a newly created repository is private.
 
     Raises:
-        SparseRMError: the hub refuses the upload or cannot be reached.
+        SparseRMError: the Hub refuses the upload or cannot be reached.
     """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
@@ -126,14 +126,14 @@ def push_to_hub(folder: Path, repo: str, *, private: bool = False) -> str:
     except (HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OSError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise SparseRMError(
-            f"upload to {repo!r} on the hub failed ({reason}); expected USER/NAME and write access; log in with "
+            f"upload to {repo!r} on the Hub failed ({reason}); expected USER/NAME and write access; log in with "
             f"`hf auth login`; {folder} is complete and can be uploaded by hand"
         ) from error
     return str(made)
 
 
 def _model_card(saved: SavedHead, library: str, loading: str) -> str:
-    """Model card for the hub: facts and limits of the head, its features, and how to load it."""
+    """Model card for the Hub: facts and limits of the head, its features, and how to load it."""
     labels = saved.card.labels
     rows = [
         f"| {feature} | {str(labels.get(feature, '')).replace('|', '/')} | {weight:+.3f} | {chosen:.1%} | {rejected:.1%} |"

@@ -97,7 +97,7 @@ class RayEngine:
             except ray.exceptions.RayError as error:
                 last = str(error).strip().splitlines()[-1]
                 raise SparseRMError(
-                    f"Ray gave up ({type(error).__name__}: {last}); check that workers have enough memory for the backbone and "
+                    f"Ray failed ({type(error).__name__}: {last}); check that workers have enough memory for the backbone and "
                     "can access the source and the output folder; run the same command to resume"
                 ) from error
 
@@ -106,10 +106,10 @@ def _gpu_each(ray: Any, workers: int) -> dict[str, Any]:
     """Ray options that reserve one GPU per worker; checked here because Ray would wait for missing GPUs without a message."""
     if not default_device().startswith("cuda"):
         return {}
-    there = int(ray.cluster_resources().get("GPU", 0))
-    if there < workers:
+    available = int(ray.cluster_resources().get("GPU", 0))
+    if available < workers:
         raise SparseRMError(
-            f"the Ray cluster has {there} GPUs, expected {workers}, one per worker on SPARSERM_DEVICE={default_device()}; "
+            f"the Ray cluster has {available} GPUs, expected {workers}, one per worker on SPARSERM_DEVICE={default_device()}; "
             "use fewer workers, or unset SPARSERM_DEVICE to run on CPUs"
         )
     # Ray makes only its own GPU visible to each worker, so it is always device 0.

@@ -84,9 +84,8 @@ def best_of_n_job(spec: dict[str, Any], folder: Path, report: Report) -> None:
 def features_job(spec: dict[str, Any], folder: Path, report: Report) -> None:
     """Compute what the Features page shows for the head ``spec["head"]`` on the pairs ``spec["source"]``.
 
-    These are representations, openings, examples of the head's features, and the tokens that each latent promotes.
-
-    Everything is cached where the pages read it, and an interrupted job resumes from there.
+    These are representations, opening shares, activations on the examples of the head's features, and the tokens that each
+    latent promotes. All of it is cached where the pages read it, and an interrupted job resumes from there.
 
     Raises:
         SparseRMError: the pairs, the head, its SAE or its backbone cannot be used.
@@ -161,7 +160,7 @@ def train_job(spec: dict[str, Any], folder: Path, report: Report) -> None:
 
 
 def count_in_pairs(split: Split, report: Progress) -> Progress:
-    """Report progress in pairs instead of responses; stored pairs count as done, so that a resumed job starts where it was."""
+    """Report progress in pairs instead of responses; stored pairs count as done, also when a job is resumed."""
     n = len(split.train.pairs) + len(split.test.pairs)
 
     def progress(done: int, total: int, what: str) -> None:

@@ -164,7 +164,7 @@ def _list(values: Mapping[str, Any], column: str) -> list[Any]:
 
 
 def keep_candidates(candidates: Candidates) -> str:
-    """Store candidates in ``SPARSERM_HOME/candidates`` for jobs and links; returns the hash of their content, their key."""
+    """Store candidates in ``SPARSERM_HOME/candidates`` for jobs and links, and return their key, a hash of their content."""
     sets = ((prompt_value(one.prompt), one.responses, one.rows) for one in candidates.sets)
     data = to_jsonl({"prompt": prompt, "responses": responses, "rows": rows} for prompt, responses, rows in sets).encode()
     digest = hashlib.sha256(data).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""Readers that turn files, saved datasets and hub datasets into raw rows.
+"""Readers that turn files, saved datasets and Hub datasets into raw rows.
 
 A row that cannot be read keeps its number and gets an issue; an error is raised only if the whole source is unreadable.
 """
@@ -152,7 +152,7 @@ def read_saved_dataset(path: Path, split: str) -> list[RawRow]:
 
 
 def read_hub_dataset(name: str, split: str) -> list[RawRow]:
-    """Read a dataset of the Hugging Face hub by name (or a local folder that ``datasets.load_dataset`` reads).
+    """Read a dataset of the Hugging Face Hub by name (or a local folder that ``datasets.load_dataset`` reads).
 
     Raises:
         SparseRMError: it cannot be loaded; the message includes the reason given by ``datasets``.
@@ -163,7 +163,7 @@ def read_hub_dataset(name: str, split: str) -> list[RawRow]:
         if not Path(name).is_dir() and not _is_in_hub_cache(name):
             _ask_hub(name)
         return rows_of(datasets.load_dataset(name, split=split))
-    except Exception as error:  # errors of datasets, the hub, httpx or the file system
+    except Exception as error:  # errors of datasets, the Hub, httpx or the file system
         raise SparseRMError(
             f"datasets.load_dataset({name!r}, split={split!r}) failed: {_reason(error)}; check the name and the network, or "
             "use a file"

@@ -44,7 +44,7 @@ def load_pairs(
        written by ``datasets.save_to_disk``;
     2. a file below ``SPARSERM_DATA``, by relative path or file name, with or without the suffix;
     3. a starter set: ``truthfulness``, ``safety``, ``redteam`` or ``helpfulness``;
-    4. a dataset of the Hugging Face hub, through ``datasets.load_dataset``.
+    4. a dataset of the Hugging Face Hub, through ``datasets.load_dataset``.
 
     Args:
         source: the path or name.
@@ -75,7 +75,7 @@ def read_source(source: str | Path, split: str = "train") -> tuple[str, list[Raw
 
 
 def find_file(source: str | Path) -> Path | None:
-    """The file that :func:`load_pairs` reads for a source; None for a saved dataset or a hub dataset.
+    """The file that :func:`load_pairs` reads for a source; None for a saved dataset or a Hub dataset.
 
     Raises:
         SparseRMError: the source is empty, or matches several files under ``SPARSERM_DATA``.

@@ -96,7 +96,7 @@ def cut(source: str | Path, rows: int = PART_ROWS, split: str = "train") -> Part
     """
     path = find_file(source)
     try:
-        # The path is not resolved: files in the hub's cache are links to names without a suffix.
+        # The path is not resolved: files in the Hub's cache are links to names without a suffix.
         in_file = path is not None and _can_seek(path)
         found = _cut_file(Path(os.path.abspath(path)), rows) if in_file and path else _cut_rows(source, rows, split)
     except OSError as error:

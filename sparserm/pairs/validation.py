@@ -81,7 +81,7 @@ class Validation:
 def validate(source: DataSource) -> Validation:
     """Read a source and report its columns, pairs and issues.
 
-    If the columns have other names and no mapping is given, they are guessed from their names.
+    If ``chosen`` and ``rejected`` are missing and no mapping is given, the columns are guessed from their names.
 
     Raises:
         SparseRMError: the source cannot be read, or has no rows.
@@ -114,7 +114,7 @@ def validate(source: DataSource) -> Validation:
 
 
 def suggest_columns(columns: Sequence[str], samples: Iterable[Mapping[str, Any]] = ()) -> dict[str, str]:
-    """Guess which columns are ours from their names, e.g. ``{"prompt": "question", "chosen": "answer_good"}``.
+    """Guess from their names which columns hold prompt and responses, e.g. ``{"prompt": "question", "chosen": "answer_good"}``.
 
     Args:
         columns: all columns of the source.

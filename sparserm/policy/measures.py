@@ -1,7 +1,7 @@
-"""Comparing a trained policy's answers to held-out prompts with those of the starting policy.
+"""Comparing a trained policy's answers to held-out prompts with those of the initial policy.
 
 Rewards of different judges have different scales, so judges are compared by how often the policy's answers win against the
-start's, and by the mean reward in standard deviations of the start's answers.
+initial policy's, and by the mean reward in standard deviations of the initial policy's answers.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Answers:
         rewards: for each judge ``[P, n]``; NaN for an empty answer, which has none.
         contributions: ``[P, n, K]`` of the ranking head's features, NaN for an empty answer; None for a classifier.
         tokens, finished: ``[P, n]`` the length of each answer, and whether its turn ended (it was not truncated).
-        divergence: ``[P, n]`` KL from the start along each answer, in nats.
+        divergence: ``[P, n]`` KL from the initial policy along each answer, in nats.
     """
 
     rewards: Mapping[str, np.ndarray]
@@ -35,17 +35,17 @@ class Answers:
 
 @dataclass(frozen=True)
 class JudgeMeasure:
-    """Comparison of a policy's answers with the start's by one judge.
+    """Comparison of a policy's answers with the initial policy's by one judge.
 
     Attributes:
         reward: mean over non-empty answers, on the judge's own scale; None if all are empty.
-        gain: mean over prompts of the difference in mean reward between the policy's and the start's answers, in standard
-            deviations of the start's answers. Empty answers are left out, and so are prompts with only empty answers from
-            either; None if none is left.
-        win_rate: probability that an answer of the policy wins against one of the start to the same prompt; a tie counts
-            half, an empty answer loses to any other.
+        gain: mean over prompts of the difference in mean reward between the policy's and the initial policy's answers, in
+            standard deviations of the initial policy's answers. Empty answers are left out, and so are prompts with only
+            empty answers from either; None if none is left.
+        win_rate: probability that an answer of the policy wins against one of the initial policy to the same prompt; a tie
+            counts half, an empty answer loses to any other.
         gain_ci95, win_ci95: 95 % intervals over prompts.
-        verdict: whether the interval of the win rate is above, below or around one half.
+        verdict: whether the interval of the win rate is above, below or around one half; "the start" is the initial policy.
     """
 
     reward: float | None
@@ -58,13 +58,13 @@ class JudgeMeasure:
 
 @dataclass(frozen=True)
 class PolicyMeasures:
-    """Measures of a policy after a round; round 0 is the start.
+    """Measures of a policy after a round; round 0 is the initial policy.
 
     Attributes:
         judges: the ranker first, then the others.
         tokens: mean length of an answer; ``finished``, ``empty``: shares of answers that were not truncated, and that are
             empty.
-        kl: mean divergence from the start in nats per answer; ``kl_ci95``: 95 % interval over prompts.
+        kl: mean divergence from the initial policy in nats per answer; ``kl_ci95``: 95 % interval over prompts.
         features: mean contribution of each of the ranking head's features to a non-empty answer, by feature id.
     """
 
@@ -79,7 +79,7 @@ class PolicyMeasures:
 
 
 def measure_policy(number: int, answers: Answers, start: Answers, features: Sequence[int]) -> PolicyMeasures:
-    """Compare a policy's answers with the start's to the same prompts.
+    """Compare a policy's answers with the initial policy's to the same prompts.
 
     Args:
         number: of the round.
@@ -104,7 +104,7 @@ def measure_policy(number: int, answers: Answers, start: Answers, features: Sequ
 
 
 def measure_judge(rewards: np.ndarray, start: np.ndarray) -> JudgeMeasure:
-    """Compare the rewards ``[P, n]`` of a policy's answers with those of the start's answers to the same prompts."""
+    """Compare the rewards ``[P, n]`` of a policy's answers with those of the initial policy to the same prompts."""
     both = ~(np.isnan(rewards).all(1) | np.isnan(start).all(1))
     gains = np.nanmean(rewards[both], 1) - np.nanmean(start[both], 1)
     spread = float(np.nanstd(start[both])) if both.any() else 0.0
@@ -125,7 +125,7 @@ def measure_judge(rewards: np.ndarray, start: np.ndarray) -> JudgeMeasure:
 
 
 def win_shares(rewards: np.ndarray, start: np.ndarray) -> np.ndarray:
-    """``[P]`` for each prompt the share of pairs of a policy's and a start's answer that the policy wins."""
+    """``[P]`` for each prompt the share of pairs of a policy's and the initial policy's answer that the policy wins."""
     mine, theirs = (np.nan_to_num(side, nan=-np.inf) for side in (rewards, start))
     better = mine[:, :, None] > theirs[:, None, :]
     ties = mine[:, :, None] == theirs[:, None, :]
@@ -137,23 +137,23 @@ def conclude(measures: PolicyMeasures, ranker: str) -> str:
     own = measures.judges[ranker]
     others = {name: judge for name, judge in measures.judges.items() if name != ranker}
     if own.verdict != "prefers the policy":
-        return f"The ranker {own.verdict}: the policy has not learned to please it."
+        return f"The ranker {own.verdict}: training did not increase its reward."
     if not others:
         return "The ranker prefers the policy; there are no other judges, so this may be over-optimisation."
     against = [name for name, judge in others.items() if judge.verdict == "prefers the start"]
     unmoved = [name for name, judge in others.items() if judge.verdict == "sees no difference"]
     if against:
-        return f"Over-optimised: the ranker prefers the policy, but the start is preferred by {' and '.join(against)}."
+        return f"Over-optimised: the ranker prefers the policy, but the initial policy is preferred by {' and '.join(against)}."
     if unmoved:
         return f"Not confirmed: the ranker prefers the policy, but no difference is seen by {' and '.join(unmoved)}."
     return "Confirmed: the ranker prefers the policy, and so does every judge that had no part in the training."
 
 
 def _interval(values: np.ndarray) -> tuple[float, float]:
-    """95 % t interval of the mean of one value for each prompt.
+    """95 % t interval of the mean of one value for each prompt, since there may be few prompts.
 
-    There may be few prompts. To win shares, which can be equal for all of a few prompts by chance, the caller adds one loss
-    and one win, as Agresti and Coull (1998) do for proportions.
+    Win shares may by chance be equal for all of a few prompts, which would give an interval of width zero; the caller adds one
+    loss and one win to them, similar to Agresti and Coull (1998) for proportions.
     """
     from scipy.stats import t
 

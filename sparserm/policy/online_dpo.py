@@ -1,6 +1,6 @@
 """Online iterative DPO: in each round a policy samples, a reward model ranks and DPO trains; other judges only evaluate.
 
-Source: online iterative alignment with SparseRM (arXiv 2511.07896), by iterative DPO (Xiong et al., 2024); the starting policy
+Source: online iterative alignment with SparseRM (arXiv 2511.07896), by iterative DPO (Xiong et al., 2024); the initial policy
 is the reference in all rounds.
 """
 
@@ -27,7 +27,7 @@ class AlignReport:
     Attributes:
         policy: folder of the last round's policy.
         ranker: name of the reward model that ranked the samples.
-        measures: of the start and of every round.
+        measures: of the initial policy and of every round.
         training: of every round.
         features: id and label of the ranking head's features; empty for a classifier.
         conclusion: one sentence on whether the judges agree with the ranker.
@@ -41,9 +41,9 @@ class AlignReport:
     conclusion: str
 
     def climbed(self) -> list[tuple[int, str, float, float]]:
-        """Id, label, and mean contribution at the start and at the end of each feature, largest increase first.
+        """Each feature's id, label, and mean contribution before and after training, largest increase first.
 
-        Empty if the start's or the end's answers are all empty, or the ranker has no features.
+        Empty if all answers before or after training are empty, or the ranker has no features.
         """
         first, last = self.measures[0].features, self.measures[-1].features
         if not first or not last:
@@ -71,7 +71,7 @@ def align(
         ranker: the reward model that ranks samples for training.
         judges: reward models used only for evaluation.
         folder: folder of the run.
-        policy: the starting policy, as in :meth:`~sparserm.policy.language_model.Policy.load`.
+        policy: the initial policy, as in :meth:`~sparserm.policy.language_model.Policy.load`.
 
     Raises:
         SparseRMError: TRL is not installed, the folder holds another run, there are too few prompts or some are in both sets,

@@ -3,7 +3,7 @@
 Every result is saved as soon as it is computed::
 
     settings.json                  settings and inputs of the run; a run with others is refused
-    round_0/held_out.json          the start's answers to held-out prompts, with all judges' rewards
+    round_0/held_out.json          the initial policy's answers to held-out prompts, with all judges' rewards
     round_1/samples.jsonl          samples for the round's prompts, with the ranker's rewards
     round_1/pairs.jsonl            best and worst samples as preference pairs, in TRL's format
     round_1/policy/                the trained policy, in transformers format
@@ -51,7 +51,7 @@ class AlignSettings:
         min_margin: minimum reward margin of a pair; others are left out.
         learning_rate: of AdamW in each round, decaying linearly to zero. One round of 8 steps moved the default policy by a
             KL of 0.8 nats at 2e-5, 3.0 at 5e-5 and 7.9 at 1e-4.
-        beta: of DPO: how strongly the policy is kept near the start.
+        beta: of DPO: how strongly the policy is kept near the initial one.
         seed: of the samples and the order of pairs.
     """
 
@@ -121,7 +121,7 @@ class Run:
         return self.folder / f"round_{number}"
 
     def policy(self, number: int) -> Policy:
-        """The policy after a round; the start for round 0."""
+        """The policy after a round; the initial policy for round 0."""
         if self._loaded[0] != number:
             self._loaded = (number, self.start if number == 0 else Policy.load(self.round(number) / "policy"))
         return self._loaded[1]

@@ -69,7 +69,7 @@ def represent(
         progress: called with the number of texts computed.
 
     Raises:
-        SparseRMError: a representation is NaN or infinite.
+        SparseRMError: a text cannot be tokenised, or a representation is NaN or infinite.
     """
     contents = _contents(texts, backbone)
     results = _Results(contents, backbone, saes, pooling, strengths)

@@ -152,7 +152,7 @@ def corpus_states(
 
 
 def tokenize_conversation(backbone: Backbone, conversation: Sequence[Message]) -> TokenizedText:
-    """A conversation of the corpus, cut to :data:`CONTEXT_SIZE` tokens."""
+    """Tokenise a conversation of the corpus, truncated to :data:`CONTEXT_SIZE` tokens."""
     ids = backbone.chat.conversation(conversation)[: min(CONTEXT_SIZE, backbone.chat.max_length)]
     return TokenizedText(ids, 0, len(ids))
 
@@ -172,7 +172,7 @@ def _conversation(line: str, number: int, path: Path) -> tuple[Message, ...]:
         row = json.loads(line)
         turns = row["messages"] if "messages" in row else [{"role": "user", "content": row["text"]}]
         messages = tuple(Message(one["role"], one["content"]) for one in turns)
-        for message in messages:  # values may not be strings, or hold half a character, which no tokenizer accepts
+        for message in messages:  # values may not be strings, or hold a lone surrogate, which no tokenizer accepts
             "".join((message.role, message.content)).encode()
         return messages
     except (ValueError, KeyError, TypeError) as error:

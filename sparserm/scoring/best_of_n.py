@@ -105,7 +105,7 @@ def ranking_rows(ranked: Iterable[RankedSet]) -> list[dict[str, Any]]:
 
 
 def best_rows(ranked: Iterable[RankedSet]) -> list[dict[str, Any]]:
-    """One row per prompt: its best candidate, with the lead over the second best and over the worst."""
+    """One row per prompt: its best candidate, the win probability vs. the second best, and the reward margin to the worst."""
     return [
         {
             "prompt_number": number,

@@ -143,7 +143,7 @@ def score_file(
 
     Args:
         source: as for :func:`~sparserm.pairs.load.load_pairs`; JSONL and Parquet files are never read into memory whole.
-        head: a head's folder, or the name of a shipped one.
+        head: folder or name of a head.
         out: folder for the results; see :data:`SCHEMA`.
         columns: maps the expected column names to the source's.
         engine: defaults to :func:`score_here`; :class:`sparserm.integrations.ray.RayEngine` for a cluster.

@@ -12,7 +12,7 @@ _BARS = threading.RLock()
 
 @contextmanager
 def without_bars() -> Iterator[None]:
-    """Disable the progress bars of transformers and the hub inside the block, then restore the user's settings."""
+    """Disable the progress bars of transformers and the Hub inside the block, then restore the user's settings."""
     from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
     from transformers import modeling_gguf_pytorch_utils as gguf_reader
     from transformers.utils import logging
@@ -26,7 +26,7 @@ def without_bars() -> Iterator[None]:
         finally:
             gguf_reader.tqdm = gguf_bar
             if shown:
-                logging.enable_progress_bar()  # also enables the hub's bars
+                logging.enable_progress_bar()  # also enables the Hub's bars
             if hub_silent:
                 disable_progress_bars()
             elif not shown:

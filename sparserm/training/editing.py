@@ -132,14 +132,14 @@ class EditEffect:
 
     Attributes:
         accuracy_change, ci95: accuracy after minus before, with a paired 95 % bootstrap interval over prompts.
-        broken, mended: indices into the held-out pairs of those that regressed (right before, wrong after) and those that
+        regressed, fixed: indices into the held-out pairs of those that regressed (right before, wrong after) and those that
             were fixed, largest change of margin first.
     """
 
     accuracy_change: float
     ci95: tuple[float, float]
-    broken: np.ndarray
-    mended: np.ndarray
+    regressed: np.ndarray
+    fixed: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ class FeatureAblation:
 
     Attributes:
         accuracy_change: change of accuracy when this feature is switched off as well; negative if the head needs it.
-        length_correlation: Spearman correlation of the feature's contribution to margins with gaps in length; positive if
+        length_correlation: Spearman correlation of the feature's contribution to margins with length gaps; positive if
             it favours longer responses.
         length_without: the head's ``margin_spearman`` when this feature is switched off as well.
     """
@@ -249,8 +249,8 @@ def compare_edits(held_out: HeldOutScores, before: EditOutcome, after: EditOutco
     return EditEffect(
         accuracy_change=float(change.mean()),
         ci95=accuracy_interval(change, groups) if enough else (-1.0, 1.0),
-        broken=order[(was & ~now)[order]],
-        mended=order[(~was & now)[order]],
+        regressed=order[(was & ~now)[order]],
+        fixed=order[(~was & now)[order]],
     )
 
 
@@ -301,8 +301,8 @@ def summarise_edits(held_out: HeldOutScores, edits: HeadEdits, data: PreferenceD
         "length_baseline": after.evaluation.length_baseline,
         "length_correlation": after.length.to_dict(),
         "parent_length_correlation": before.length.to_dict(),
-        "broken": rows(effect.broken),
-        "mended": rows(effect.mended),
+        "broken": rows(effect.regressed),
+        "mended": rows(effect.fixed),
     }
 
 

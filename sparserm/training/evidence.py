@@ -44,8 +44,8 @@ class Measured:
         ci95: percentile bootstrap over the test prompts; for several heads it includes the variance between them.
         heads: number of heads that were fitted and averaged.
         lowest, highest: range of their accuracies.
-        length_correlation: Spearman correlation of margins with gaps in length, mean over heads; None if margins or gaps
-            are constant.
+        length_correlation: Spearman correlation of margins with length gaps, mean over heads; None if margins or gaps are
+            constant.
     """
 
     name: str
@@ -286,7 +286,7 @@ def _of_margins(name: str, margins: np.ndarray, test: PairRepresentations) -> Me
 
 
 def _length_correlation(margins: np.ndarray, test: PairRepresentations) -> float | None:
-    """Spearman correlation of ``margins [heads, n]`` with gaps in length, mean over heads."""
+    """Spearman correlation of ``margins [heads, n]`` with length gaps, mean over heads."""
     mean = float(rank_correlations(margins.T, test.length_gaps).mean())
     return None if np.isnan(mean) else mean
 

@@ -179,7 +179,7 @@ def choose(cells: Sequence[SweepCell]) -> Choice | None:
 
 
 def describe(cell: SweepCell) -> str:
-    """E.g. ``sparse, layer 15, K = 16: 83.1% (81.2% to 85.0%)``."""
+    """A cell as text, e.g. ``sparse, layer 15, K = 16: 83.1% (81.2% to 85.0%)``."""
     low, high = cell.ci95
     size = f", K = {cell.k}" if cell.k else ""
     return f"{cell.method}, layer {cell.layer}{size}: {cell.accuracy:.1%} ({low:.1%} to {high:.1%})"

@@ -188,7 +188,7 @@ def train_head(
     chosen = fit_settings(**settings)
     dictionary, model = load_parts(backbone, sae, layer, progress)
     train = represent_for_fit(data, model, dictionary, chosen, progress)
-    importlib.import_module("sklearn.model_selection")  # loaded lazily by the fit: not to be timed with it
+    importlib.import_module("sklearn.model_selection")  # the fit would import it: excluded from the timing
 
     started = time.perf_counter()
     fitted = fit_head(train, dictionary, chosen)

@@ -90,7 +90,7 @@ def test_train_and_evaluate_on_starter_pairs(run: Callable[..., Outcome], tmp_pa
 
 def test_the_same_pairs_give_the_same_head_to_the_bit(tmp_path: Path) -> None:
     for name in ("one", "two"):
-        SparseRM.fit("safety", k=4, name="same").save_pretrained(tmp_path / name)
+        SparseRM.fit("truthfulness", k=4, name="same").save_pretrained(tmp_path / name)
     assert (tmp_path / "one/head.safetensors").read_bytes() == (tmp_path / "two/head.safetensors").read_bytes()
 
 

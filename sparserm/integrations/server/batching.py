@@ -12,7 +12,7 @@ from typing import Any
 
 from sparserm.types import Text
 
-#: Computes results of texts, one for each.
+#: Computes one result for each text.
 Compute = Callable[[Sequence[Text]], Sequence[Any]]
 
 
@@ -152,7 +152,7 @@ class Batcher:
             if len(batch) == 1:
                 batch[0].finish(None, error)
                 return
-            for work in batch:  # one of them is at fault: run each on its own
+            for work in batch:  # one of them caused the error: run each separately
                 if not work.given_up.is_set():
                     self._do([work])
             return

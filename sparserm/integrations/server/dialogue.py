@@ -40,7 +40,7 @@ def read_query(query: str, prompt: str | None = None) -> tuple[Prompt, str]:
         prompt: the prompt part of ``query``; if the query begins with it, markers in the response are ignored.
 
     Raises:
-        SparseRMError: the query has no markers and does not begin with ``prompt``.
+        SparseRMError: the query does not begin with ``prompt``, and its last recognised turn is not an answer to another turn.
     """
     if prompt and prompt.strip() and query.startswith(prompt):
         turns, response = _turns(prompt), query[len(prompt) :]

@@ -158,7 +158,7 @@ def live(context: Context, found: HeldOutScores, before: EditOutcome, data: Pref
     place.plotly_chart(charts.accuracy_figure(before.evaluation, after.evaluation), config=CONFIG, key="accuracy")
     _suggestions(context.hash, ablation, after, edits)
     _flipped(found, data, before, after, effect)
-    n_flipped, figures = len(effect.broken) + len(effect.mended), figures_table(before, after)
+    n_flipped, figures = len(effect.regressed) + len(effect.fixed), figures_table(before, after)
     _files(features, figures, n_flipped, lambda: flipped_table(found, data, before, after, effect, None))
     with st.expander("All figures, before and after"):
         st.dataframe(figures, hide_index=True, key="figures", column_config={name: name.capitalize() for name in figures})
@@ -192,8 +192,8 @@ def _figures(before: EditOutcome, after: EditOutcome, effect: EditEffect) -> Del
     )
     sides.metric(
         "Changed pairs",
-        f"{len(effect.broken) + len(effect.mended):,}",
-        f"{len(effect.mended):,} fixed, {len(effect.broken):,} regressed",
+        f"{len(effect.regressed) + len(effect.fixed):,}",
+        f"{len(effect.fixed):,} fixed, {len(effect.regressed):,} regressed",
         border=True,
         delta_color="off",
         delta_arrow="off",
@@ -269,7 +269,7 @@ def _suggestions(head: str, ablation: FeatureAblation, outcome: EditOutcome, edi
 
 def _flipped(found: HeldOutScores, data: PreferenceData, before: EditOutcome, after: EditOutcome, effect: EditEffect) -> None:
     st.subheader("Changed pairs", anchor=False)
-    n = len(effect.broken) + len(effect.mended)
+    n = len(effect.regressed) + len(effect.fixed)
     if n == 0:
         st.caption("None. Every held-out pair is ranked as before.")
         return
@@ -296,7 +296,7 @@ def flipped_table(
     found: HeldOutScores, data: PreferenceData, before: EditOutcome, after: EditOutcome, effect: EditEffect, limit: int | None
 ) -> pd.DataFrame:
     """One row per changed pair: regressed pairs first, each group by size of the change."""
-    order = [(i, "regressed") for i in effect.broken] + [(i, "fixed") for i in effect.mended]
+    order = [(i, "regressed") for i in effect.regressed] + [(i, "fixed") for i in effect.fixed]
     rows: list[dict[str, Any]] = []
     for i, what in order[:limit]:
         pair = data.pairs[found.rows[i]]

@@ -19,6 +19,7 @@ from sparserm.heads.fitting import FitSettings
 from sparserm.pairs.parsing import parse_pairs
 from sparserm.types import PreferenceData, SparseRMError
 from tests.unit.benchmark.material import make_material
+from tests.unit.tiny import save_tiny_sae
 
 
 def _data(name: str, n: int, start: int = 0) -> PreferenceData:
@@ -181,8 +182,6 @@ def test_a_head_on_the_frozen_backbone_has_cells_like_any_other(tiny_backbone, t
 
 
 def test_what_a_head_costs_is_measured_from_the_texts_on(tiny_folder, tmp_path) -> None:
-    from tests.unit.tiny import save_tiny_sae
-
     results, sae = Results(tmp_path / "cells.json"), str(save_tiny_sae(tmp_path / "sae"))
     rows = [{"prompt": f"q{i}", "chosen": f"good {i}", "rejected": f"bad {i}"} for i in range(60)]
     task = Task("colours", parse_pairs(rows, "train"), TASK.test)

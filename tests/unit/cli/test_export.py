@@ -68,5 +68,5 @@ def test_what_was_written_is_uploaded(run, parts, tmp_path, monkeypatch):
     assert found["address"] == "https://huggingface.co/me/head"
     assert [(one["repo_id"], one["folder_path"]) for one in FakeHub.uploads] == [("me/head", str(tmp_path / "out"))]
     error = run("export", parts.head, "--out", tmp_path / "other", *options, "nonsense").error
-    assert "upload to 'nonsense' on the hub failed" in error and "can be uploaded by hand" in error
+    assert "upload to 'nonsense' on the Hub failed" in error and "can be uploaded by hand" in error
     assert (tmp_path / "other" / "head.safetensors").is_file()

@@ -71,7 +71,7 @@ def test_a_taken_name_is_refused_and_another_one_suggested(name: str) -> None:
 def test_a_name_that_another_session_takes_in_between_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     keep_head(SHIPPED, "mine")
     monkeypatch.setattr(library, "check_name", lambda name: None)
-    with pytest.raises(SparseRMError, match="taken a moment ago"):
+    with pytest.raises(SparseRMError, match="taken in the meantime"):
         keep_head(replace(SHIPPED, head=replace(SHIPPED.head, bias=9.0)), "mine")
     assert load_head("mine").head.bias == SHIPPED.head.bias
 

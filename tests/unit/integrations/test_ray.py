@@ -106,7 +106,7 @@ def test_either_engine_goes_on_where_the_other_was_stopped(head, tmp_path):
     whole = pd.read_parquet(tmp_path / "out")
     for file in sorted((tmp_path / "out").glob("part-*"))[3:]:
         file.unlink()
-    again = score_file(path, head, tmp_path / "out", engine=RayEngine(workers=2))
+    again = score_file(path, head, tmp_path / "out", engine=RayEngine(workers=1))
     assert again.n_done_before == 12
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "out"), whole)
-    score_file(path, head, tmp_path / "out", engine=RayEngine(workers=2))  # nothing is left to do
+    score_file(path, head, tmp_path / "out", engine=RayEngine(workers=1))  # nothing is left to do

@@ -329,7 +329,7 @@ def test_wrong_encoding_names_the_byte_and_the_remedy():
         (b'prompt,chosen,rejected\nx,y,"never closed\nx,y,z\n', "a.csv", "broken CSV"),
         (b"PAR1 but not really", "a.parquet", "not a readable Parquet file"),
         (b"\x1f\x8b\x08 cut short", "a.jsonl.gz", "broken gzip file"),
-        (gzip.compress(b"x" * 1000)[:-9], "a.jsonl.gz", "broken gzip file"),
+        (gzip.compress(b"x" * 1000, mtime=0)[:-9], "a.jsonl.gz", "broken gzip file"),
         (b"hello", "a.docx", "unsupported format: expected one of .jsonl"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Edited heads: figures by hand, the same as measuring the edited head anew, and a parent that stays as it was."""
+"""Edited heads: figures by hand, the same as measuring the edited head itself, and a parent that stays as it was."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_figures_by_hand(held_out: HeldOutScores) -> None:
     assert after.margins.tolist() == [1.0, 1.0, 1.0, -1.0]
     assert after.evaluation.accuracy == 0.75
     effect = compare_edits(held_out, before, after)
-    assert (effect.accuracy_change, effect.broken.tolist(), effect.mended.tolist()) == (0.0, [3], [0])
+    assert (effect.accuracy_change, effect.regressed.tolist(), effect.fixed.tolist()) == (0.0, [3], [0])
     assert effect.ci95[0] < 0 < effect.ci95[1]
 
 
@@ -125,8 +125,8 @@ def test_any_edit_measures_the_same_as_the_edited_head_anew() -> None:
     for factors in rng.choice([-1.0, 0.0, 0.35, 1.0, 2.0], size=(20, 6)):
         edits = HeadEdits.of(dict(zip(range(10, 16), factors, strict=True)))
         found, head = measure_edits(held_out, edits), edit_head(saved.head, edits)
-        anew = evaluate_head(head, pairs)
-        assert found.evaluation == replace(anew, mean_margin=pytest.approx(anew.mean_margin))
+        again = evaluate_head(head, pairs)
+        assert found.evaluation == replace(again, mean_margin=pytest.approx(again.mean_margin))
         np.testing.assert_allclose(found.margins, rewards(head, pairs.chosen.h) - rewards(head, pairs.rejected.h), atol=1e-12)
 
 
