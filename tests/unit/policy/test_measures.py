@@ -92,7 +92,7 @@ def test_features_that_rise_add_up_to_the_rewards_rise() -> None:
         ("prefers the policy", ["prefers the policy", "sees no difference"], "no difference is seen by judge 1"),
         ("prefers the policy", ["prefers the start", "sees no difference"], "Over-optimised.*by judge 0"),
         ("prefers the policy", [], "there are no other judges"),
-        ("sees no difference", ["prefers the policy"], "has not learned"),
+        ("sees no difference", ["prefers the policy"], "training did not increase its reward"),
     ],
 )
 def test_what_is_concluded(own, others, said) -> None:
