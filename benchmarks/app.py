@@ -1,6 +1,6 @@
 """Speed of the app with the real backbone in Chromium: ``python -m benchmarks.app``. Medians of warm interactions.
 
-Measured are the first page in a new tab, scoring a response, switching off a feature, changing pages, the server's health check
+Measures the first page in a new tab, scoring a response, switching off a feature, changing pages, the server's health check
 during a job, and the server's memory over many interactions. Every scored text is new.
 """
 

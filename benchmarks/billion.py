@@ -2,7 +2,7 @@
 
 Host: a file of pairs is scored on one thread exactly as in ``sparserm score``, except for the forward pass, which returns
 zeros. What remains is reading, templates, tokenization, packing, pooling, rewards and Parquet; also the check for non-finite
-values and the mean over tokens, which a device would do. Reported is processor time, which is what has to be paid for.
+values and the mean over tokens, which a device would do. Times are processor time, which determines the cost.
 
 Accelerator: the multiply-adds of these pairs as counted by ``benchmarks.throughput``, which measures their rate with
 ``--device cuda``.

@@ -33,7 +33,7 @@ with st.container(horizontal=True, vertical_alignment="center"):
 if pressed or at_once:
     progress, done = progress_bar()
     try:
-        with st.spinner("Reading the responses…"):
+        with st.spinner("Scoring the responses…"):
             st.session_state.compared = compare_view.compare(context, inputs, progress)
     except SparseRMError as error:
         st.error(sentence(error))

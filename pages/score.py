@@ -67,7 +67,7 @@ def score_fields(request: ScoreRequest, *, keep_original: bool) -> None:
     progress, done = progress_bar()
     before: ScoredResponse | None = st.session_state.get("scored")
     try:
-        with st.spinner("Reading the response…"):
+        with st.spinner("Scoring the response…"):
             st.session_state.scored = score(context, request, progress)
             st.session_state.original = before if keep_original else None
     except SparseRMError as error:

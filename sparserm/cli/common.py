@@ -43,6 +43,7 @@ TITLES = {
     "ci95": "95% interval",
     "chance": "win probability",
     "random_directions": "random latents",
+    "length_baseline": "longer-response baseline",
     "expected_error": "expected calibration error",
 }
 

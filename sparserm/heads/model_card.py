@@ -18,7 +18,7 @@ _BASELINES = {
     "frequency": "features by frequency gap",
     "random_directions": "random latents",
     "shuffled_labels": "shuffled labels",
-    "length_baseline": "picking the longer response",
+    "length_baseline": "longer-response baseline",
 }
 
 
@@ -50,7 +50,7 @@ def accuracy(card: HeadCard) -> str:
     interval = card.metrics.get("ci95")
     inside = []
     if isinstance(interval, list) and len(interval) == 2 and all(isinstance(end, (int, float)) for end in interval):
-        inside.append(f"95 % interval {interval[0]:.1%} to {interval[1]:.1%}")
+        inside.append(f"95% interval {interval[0]:.1%} to {interval[1]:.1%}")
     if n is not None:
         inside.append(f"n = {n:,.0f}")
     where = f" on {card.metrics['measured_on']}" if card.metrics.get("measured_on") else ""
@@ -68,7 +68,7 @@ def reference_rewards(saved: SavedHead) -> str:
     chosen, rejected = saved.quantiles_chosen, saved.quantiles_rejected
     of = saved.card.training.get("yardstick")
     return (
-        f"typical chosen {chosen[50]:+.2f} (middle 50 % {chosen[25]:+.2f} to {chosen[75]:+.2f}), "
+        f"typical chosen {chosen[50]:+.2f} (middle 50% {chosen[25]:+.2f} to {chosen[75]:+.2f}), "
         f"typical rejected {rejected[50]:+.2f} ({rejected[25]:+.2f} to {rejected[75]:+.2f}); "
         f"medians of {of or 'the training responses'}"
     )
@@ -81,11 +81,11 @@ def head_limits(saved: SavedHead) -> tuple[str, ...]:
     limits = [
         f"It was trained on pairs from {training.get('data') or 'a source that is not stated'}. On other kinds of prompts, in "
         "other languages or at other lengths its accuracy is unknown until you measure it there.",
-        f"It reads {card.backbone} at {card.hook}; other language models are refused: their rewards would be meaningless.",
+        f"It reads {card.backbone} at {card.hook}; other language models are rejected: their rewards would be meaningless.",
         "It measures how similar a response is to preferred responses, not whether it is true, safe or helpful.",
         "Optimising against it (best-of-N with a large N, reinforcement learning) exploits its errors: limit how far a policy "
         "may move, and read the responses that win.",
-        "A prompt that exceeds the language model's context is cut from the left.",
+        "A prompt that exceeds the language model's context is truncated on the left.",
     ]
     if value is None:
         limits.insert(0, "It has not been evaluated on held-out pairs: its accuracy is unknown.")

@@ -165,7 +165,7 @@ def read_hub_dataset(name: str, split: str) -> list[RawRow]:
         return rows_of(datasets.load_dataset(name, split=split))
     except Exception as error:  # errors of datasets, the Hub, httpx or the file system
         raise SparseRMError(
-            f"datasets.load_dataset({name!r}, split={split!r}) failed: {_reason(error)}; check the name and the network, or "
+            f"dataset {name!r}, split {split!r}, could not be loaded: {_reason(error)}; check the name and the network, or "
             "use a file"
         ) from error
 

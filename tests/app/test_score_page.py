@@ -79,7 +79,7 @@ def test_a_link_to_a_head_that_is_not_here_says_so() -> None:
     page.query_params["head"] = "<script>nobody</script>"
     page.run()
     assert not page.exception
-    assert "not here" in page.warning[0].value
+    assert "not found" in page.warning[0].value
 
 
 def test_a_link_fills_in_what_it_names_and_an_example_the_rest() -> None:

@@ -11,7 +11,7 @@ from sparserm.ui.shared.style import NEUTRAL, compact, sign_colour
 
 
 def surface_figure(rules: Sequence[SurfaceRule], n: int) -> go.Figure:
-    """Accuracy of "prefer the response with more of it": right of 50 % chosen responses have more, left rejected ones.
+    """Accuracy of "prefer the response with more of it": right of 50% chosen responses have more, left rejected ones.
 
     Args:
         n: total number of pairs.
@@ -37,7 +37,7 @@ def surface_figure(rules: Sequence[SurfaceRule], n: int) -> go.Figure:
         textfont={"size": 11},
         customdata=[[rule.mean_chosen, rule.mean_rejected, rule.n_differ, *rule.ci95] for rule in rules],
         hovertemplate="%{y}<br>prefer more of it: %{x:.1%} of %{customdata[2]} pairs"
-        "<br>95 % interval %{customdata[3]:.1%} to %{customdata[4]:.1%}"
+        "<br>95% interval %{customdata[3]:.1%} to %{customdata[4]:.1%}"
         "<br>mean count: chosen %{customdata[0]:.2f}, rejected %{customdata[1]:.2f}<extra></extra>",
     )
     figure.add_vline(x=0.5, line={"color": NEUTRAL, "width": 1.5})
@@ -54,5 +54,5 @@ def surface_figure(rules: Sequence[SurfaceRule], n: int) -> go.Figure:
 
 
 def _colour(rule: SurfaceRule) -> str:
-    """Neutral where the interval includes 50 %."""
+    """Neutral where the interval includes 50%."""
     return NEUTRAL if rule.ci95[0] <= 0.5 <= rule.ci95[1] else sign_colour(rule.accuracy - 0.5)

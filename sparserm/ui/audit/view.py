@@ -189,7 +189,7 @@ def surface(found: Audit) -> None:
         "prompts. The word lists are English.",
     )
     st.caption(
-        f"95 % interval {one.ci95[0]:.1%} to {one.ci95[1]:.1%}; 50 % is chance. A head that does no better may have learned "
+        f"95% interval {one.ci95[0]:.1%} to {one.ci95[1]:.1%}; 50% is chance. A head that does no better may have learned "
         "only these.",
         help="Each line is one surface feature used as a rule. In brackets: share of pairs whose responses differ in it. Grey: "
         "not distinguishable from chance.",

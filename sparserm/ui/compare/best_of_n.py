@@ -148,7 +148,7 @@ def _ranked(identity: str, context: Context) -> Ranking:
         candidates = _candidates(identity)
         st.info(
             f"{candidates.n_responses:,} candidates of {len(candidates.sets):,} prompts have to be scored with "
-            f"{context.place}. You may close the tab meanwhile.",
+            f"{context.place}. You can close the tab meanwhile.",
             icon=":material/memory:",
         )
         if st.button("Start scoring", type="primary", key="best_of_n_start"):
@@ -217,8 +217,8 @@ _COLUMNS = {
     "prompt": st.column_config.TextColumn("Prompt", width="medium"),
     "best": st.column_config.TextColumn("Best candidate", width=310),
     "response": st.column_config.TextColumn("Candidate", width="large"),
-    "beats_next": st.column_config.NumberColumn("Win prob. vs. next", format="%.0f %%", width=125),
-    "beats_best": st.column_config.NumberColumn("Win prob. vs. best", format="%.0f %%", width=125),
+    "beats_next": st.column_config.NumberColumn("Win prob. vs. next", format="%.0f%%", width=125),
+    "beats_best": st.column_config.NumberColumn("Win prob. vs. best", format="%.0f%%", width=125),
     "spread": st.column_config.NumberColumn("Best minus worst", format="%+.2f", width=115),
     "reward": st.column_config.NumberColumn("Reward", format="%+.2f", width=75),
 }
@@ -289,7 +289,7 @@ def _pairs(ranked: tuple[RankedSet, ...], context: Context) -> None:
         step=0.25,
         key="best_of_n_margin",
         bind="query-params",
-        help="Minimum difference in reward between best and worst. At 1, the best has a win probability of 73 %.",
+        help="Minimum difference in reward between best and worst. At 1, the best has a win probability of 73%.",
     )
     made = preference_rows(ranked, least)
     left.metric(f"Pairs from {len(ranked):,} prompts", f"{len(made):,}", border=True)

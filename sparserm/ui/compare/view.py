@@ -87,7 +87,7 @@ def ranking(compared: Compared, context: Context) -> None:
     _every_pair(found)
     if any(explanation.n_truncated for explanation in found.explanations):
         most = max(explanation.n_truncated for explanation in found.explanations)
-        st.warning(f"Up to {most:,} tokens of the prompt were cut from the left: the text exceeds the context.")
+        st.warning(f"Up to {most:,} prompt tokens were truncated on the left: the text exceeds the context length.")
 
 
 def pins(found: SideBySide) -> tuple[int, int]:

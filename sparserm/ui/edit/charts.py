@@ -9,7 +9,7 @@ from sparserm.ui.shared.style import DOWN, NEUTRAL, UP, compact
 
 
 def accuracy_figure(before: Evaluation, after: Evaluation) -> go.Figure:
-    """Accuracy before and after with 95 % intervals; the dotted line is the accuracy of picking the longer response."""
+    """Accuracy before and after with 95% intervals; the dotted line is the longer-response baseline."""
     worse, better = after.accuracy < before.accuracy, after.accuracy > before.accuracy
     colour = DOWN if worse else UP if better else NEUTRAL
     figure = go.Figure()
@@ -24,7 +24,7 @@ def accuracy_figure(before: Evaluation, after: Evaluation) -> go.Figure:
             textposition="top center",
             cliponaxis=False,
             error_x={"type": "data", "array": [high - found.accuracy], "arrayminus": [found.accuracy - low], "color": hue},
-            hovertemplate=f"{name}: %{{x:.1%}}, 95 % interval {low:.1%} to {high:.1%}<extra></extra>",
+            hovertemplate=f"{name}: %{{x:.1%}}, 95% interval {low:.1%} to {high:.1%}<extra></extra>",
         )
     figure.add_vline(x=before.length_baseline, line={"color": NEUTRAL, "width": 1, "dash": "dot"})
     figure.add_annotation(

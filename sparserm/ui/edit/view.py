@@ -177,7 +177,7 @@ def _figures(before: EditOutcome, after: EditOutcome, effect: EditEffect) -> Del
         border=True,
         delta_color="off",
         delta_arrow="auto" if change else "off",
-        help=f"95 % interval {low:.1%} to {high:.1%}, bootstrap over prompts. The interval of the change is a paired one and "
+        help=f"95% interval {low:.1%} to {high:.1%}, bootstrap over prompts. The interval of the change is a paired one and "
         "therefore much narrower, since both heads are measured on the same pairs.",
     )
     length.metric(
@@ -339,14 +339,14 @@ def figures_table(before: EditOutcome, after: EditOutcome) -> pd.DataFrame:
     """All figures before and after the edit."""
     rows = [
         ("accuracy", *(one.evaluation.accuracy for one in (before, after))),
-        ("95 % interval, low", *(one.evaluation.ci95[0] for one in (before, after))),
-        ("95 % interval, high", *(one.evaluation.ci95[1] for one in (before, after))),
+        ("95% interval, low", *(one.evaluation.ci95[0] for one in (before, after))),
+        ("95% interval, high", *(one.evaluation.ci95[1] for one in (before, after))),
         ("mean margin", *(one.evaluation.mean_margin for one in (before, after))),
-        ("accuracy of picking the longer response", *(one.evaluation.length_baseline for one in (before, after))),
-        ("reward with length, Pearson", before.length.reward_pearson, after.length.reward_pearson),
-        ("reward with length, Spearman", before.length.reward_spearman, after.length.reward_spearman),
-        ("margin with length gap, Pearson", before.length.margin_pearson, after.length.margin_pearson),
-        ("margin with length gap, Spearman", before.length.margin_spearman, after.length.margin_spearman),
+        ("longer-response baseline", *(one.evaluation.length_baseline for one in (before, after))),
+        ("correlation of reward and length, Pearson", before.length.reward_pearson, after.length.reward_pearson),
+        ("correlation of reward and length, Spearman", before.length.reward_spearman, after.length.reward_spearman),
+        ("correlation of margin and length difference, Pearson", before.length.margin_pearson, after.length.margin_pearson),
+        ("correlation of margin and length difference, Spearman", before.length.margin_spearman, after.length.margin_spearman),
     ]
     return pd.DataFrame(rows, columns=["figure", "before", "after"]).round(4)
 

@@ -110,7 +110,7 @@ function update(state, row, data) {
   Object.assign(id, { href: state.data.card + data.feature, target: '_blank' });
   row.name.replaceChildren(...(data.label ? [el('bdi', '', data.label), id] : [id]));
   row.name.title = data.label;
-  row.fires.textContent = `${(100 * data.chosen).toFixed(0)} % / ${(100 * data.rejected).toFixed(0)} %`;
+  row.fires.textContent = `${(100 * data.chosen).toFixed(0)}% / ${(100 * data.rejected).toFixed(0)}%`;
   const gap = data.chosen - data.rejected,
     { up, down } = state.data;
   row.gap.textContent = signed(100 * gap, 1);

@@ -66,7 +66,7 @@ def reliability_figure(calibration: Calibration) -> go.Figure:
         marker={"color": UP, "size": [8 + 14 * (one.n / most) ** 0.5 for one in bins], "opacity": 1, "line": {"width": 0}},
         error_y=_whiskers([one.correct for one in bins], [one.ci95 for one in bins]),
         customdata=[[one.n, *one.ci95] for one in bins],
-        hovertemplate="confidence %{x:.1%}: %{y:.1%} as labelled<br>95 % interval %{customdata[1]:.1%} to %{customdata[2]:.1%}"
+        hovertemplate="confidence %{x:.1%}: %{y:.1%} as labelled<br>95% interval %{customdata[1]:.1%} to %{customdata[2]:.1%}"
         "<br>%{customdata[0]} pairs<extra></extra>",
     )
     low = min(0.45, *(one.ci95[0] for one in bins))
@@ -110,14 +110,14 @@ def slices_figure(slices: Sequence[Slice], accuracy: float) -> go.Figure:
         showlegend=False,
         marker={"color": colours, "size": 11, "opacity": 1},
         customdata=[[*one.ci95, one.n_prompts] for one in shown],
-        hovertemplate="%{y}: %{x:.1%}<br>95 % interval %{customdata[0]:.1%} to %{customdata[1]:.1%}"
+        hovertemplate="%{y}: %{x:.1%}<br>95% interval %{customdata[0]:.1%} to %{customdata[1]:.1%}"
         "<br>%{customdata[2]} prompts<extra></extra>",
     )
     figure.add_scatter(  # legend entry only: otherwise it would take the colour of the first slice
         x=[None],
         y=[None],
         mode="lines+markers",
-        name="accuracy, 95 % interval",
+        name="accuracy, 95% interval",
         line={"color": NEUTRAL, "width": 3},
         marker={"color": NEUTRAL, "size": 11},
     )
@@ -157,7 +157,7 @@ def sections_figure(sections: Mapping[str, float], overall: float) -> go.Figure:
 
 
 def styles_figure(matrix: Sequence[Sequence[float]]) -> go.Figure:
-    """RM-Bench: accuracy by style of the chosen and of the rejected response; colours are centred on 50 %."""
+    """RM-Bench: accuracy by style of the chosen and of the rejected response; colours are centred on 50%."""
     figure = go.Figure(
         go.Heatmap(
             z=matrix,

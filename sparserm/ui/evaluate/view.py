@@ -45,7 +45,7 @@ def figures(report: EvaluationReport) -> None:
         "Accuracy",
         f"{one.accuracy:.1%}",
         f"{_interval(one.ci95)}, n = {one.n:,}",
-        "Share of pairs whose chosen response has the higher reward; a tie counts as wrong. 95 % interval over prompts.",
+        "Share of pairs whose chosen response has the higher reward; a tie counts as wrong. 95% interval over prompts.",
     )
     figure(
         auroc,
@@ -66,7 +66,7 @@ def figures(report: EvaluationReport) -> None:
 
 
 def _length_figures(report: EvaluationReport) -> None:
-    """The length baseline, accuracy on length-matched pairs, and how the margins correlate with length."""
+    """The longer-response baseline, accuracy on length-matched pairs, and how the margins correlate with length."""
     matched, balanced = report.length_matched, report.length_balanced
     longer, even, follows = st.columns(3)
     figure(
@@ -113,7 +113,7 @@ def what_was_seen(report: EvaluationReport) -> None:
             icon=":material/school:",
         )
     if report.evaluation.n_truncated:
-        st.warning(f"{report.evaluation.n_truncated:,} pairs exceed the context length; their prompts were cut from the left.")
+        st.warning(f"{report.evaluation.n_truncated:,} pairs exceed the context length; prompts were truncated on the left.")
 
 
 def distributions(report: EvaluationReport) -> None:

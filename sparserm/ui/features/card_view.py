@@ -30,7 +30,7 @@ from sparserm.ui.shared.tokens import coloured_tokens
 STRONGEST, QUARTILES, MISLEADING = "Strongest", "By activation quartile", "Misleading"
 _DETECTION = (
     "Detection: accuracy at telling responses in which the feature fires strongly from an equal number in which it does not, "
-    "by the label or by similarity to the top examples, with a 95 % interval over prompts; 0.5 is chance. Measured on prompts "
+    "by the label or by similarity to the top examples, with a 95% interval over prompts; 0.5 is chance. Measured on prompts "
     "that were not used to find the label, with both groups of similar length."
 )
 SCORE, ACTIVATION = "Alignment score", "Peak activation"
@@ -129,7 +129,7 @@ def evidence(table: FeatureTable, feature: int, weight: float | None) -> None:
             name,
             f"{rate[feature]:.1%}",
             f"{low[feature]:.1%} to {high[feature]:.1%}",
-            "Share of responses in which it fires on at least one token, with a 95 % Wilson interval; responses to the same "
+            "Share of responses in which it fires on at least one token, with a 95% Wilson interval; responses to the same "
             "prompt are not treated as independent.",
         )
     q = table.q[feature]

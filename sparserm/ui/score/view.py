@@ -95,13 +95,13 @@ def _centred(values: np.ndarray) -> list[float]:
 
 
 def inspector(scored: ScoredResponse) -> None:
-    """The tokens in the chat template, with the scored ones marked, and how many were cut."""
+    """The tokens in the chat template, with the scored ones marked, and how many were truncated."""
     found = scored.inspected
     n_scored = sum(found.scored)
     with st.expander(f"Input inspector: {len(found.tokens):,} tokens, {n_scored:,} of them scored"):
         st.caption(
             "The input of the language model, in its chat template. The head scores the coloured tokens. "
-            + (f"{found.n_truncated:,} tokens were cut from the left." if found.n_truncated else "Nothing was cut.")
+            + (f"{found.n_truncated:,} tokens were truncated on the left." if found.n_truncated else "Nothing was truncated.")
         )
         coloured_tokens(
             found.tokens,
@@ -145,5 +145,5 @@ def result_metrics(scored: ScoredResponse, saved: SavedHead) -> None:
     )
     if scored.explanation.n_truncated:
         st.warning(
-            f"{scored.explanation.n_truncated:,} tokens of the prompt were cut from the left: the text exceeds the context."
+            f"{scored.explanation.n_truncated:,} prompt tokens were truncated on the left: the text exceeds the context length."
         )

@@ -62,10 +62,10 @@ def pairs_table(table: pd.DataFrame, columns: Sequence[str], link: str) -> int |
             "reason": st.column_config.TextColumn("Reason", width=120),
             "detail": st.column_config.TextColumn("Finding", width=230),
             "score": st.column_config.NumberColumn(
-                "Rejected wins", format="percent", width=100, help="Win probability by the head."
+                "Rejected wins", format="percent", width=100, help="The head's win probability for the rejected response."
             ),
             "chance": st.column_config.NumberColumn(
-                "Chosen wins", format="percent", width=95, help="Win probability by the head."
+                "Chosen wins", format="percent", width=95, help="The head's win probability for the chosen response."
             ),
             "margin": st.column_config.NumberColumn("Margin", format="%+.2f", width=75),
             "prompt": st.column_config.TextColumn("Prompt", width="medium"),

@@ -205,7 +205,7 @@ def _forget_layer() -> None:
 
 def _warn_of_unknown(heads: Iterable[str], asked: str | None) -> None:
     if asked and asked not in heads:
-        st.warning(f"This link names head {asked!r}, which is not here; a different head is shown.", icon=":material/link_off:")
+        st.warning(f"This link names head {asked!r}, which was not found; another head is shown.", icon=":material/link_off:")
 
 
 def _guard_link(context: Context) -> None:

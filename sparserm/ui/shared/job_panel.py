@@ -6,7 +6,7 @@ import streamlit as st
 
 from sparserm import jobs
 from sparserm.types import SparseRMError
-from sparserm.ui.shared.text import plain
+from sparserm.ui.shared.text import plain, sentence
 
 
 def active_jobs() -> None:
@@ -54,7 +54,7 @@ def _draw(found: jobs.JobStatus) -> None:
     left, right = st.columns([5, 1], vertical_alignment="center")
     with left:
         if found.state == "failed":
-            st.error(plain(f"{found.title}: {found.text}"))
+            st.error(f"{plain(found.title)}: {sentence(found.text)}")
         elif found.state in ("cancelled", "interrupted"):
             st.warning(f"{plain(found.title)} was {found.state}. Its finished steps are kept.")
         elif found.active:

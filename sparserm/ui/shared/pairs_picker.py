@@ -178,7 +178,7 @@ class _TooMuchError(Exception):
         self.responses = responses
 
 
-@st.cache_resource(show_spinner="Reading the representations…", max_entries=12)
+@st.cache_resource(show_spinner="Loading representations…", max_entries=12)
 def _represent(
     content: str, backbone: str, sae: str, hook: str, pooling: str, *, _context: Context, _data: PreferenceData
 ) -> PairRepresentations:
@@ -209,7 +209,7 @@ def _offer_job(source: DataSource, data: PreferenceData, context: Context, respo
     """Say how much has to be computed, with a button that starts the job."""
     st.info(
         f"{responses:,} of {2 * len(data.pairs):,} responses of {data.name} have no stored representations for "
-        f"{context.place}. They are computed once; you may close the tab meanwhile.",
+        f"{context.place}. They are computed once; you can close the tab meanwhile.",
         icon=":material/memory:",
     )
     if st.button("Compute representations", type="primary", key="start representing"):

@@ -19,7 +19,7 @@ def counted(n_rows: int) -> str:
     return f"{n_rows:,} row{'' if n_rows == 1 else 's'}"
 
 
-def sentence(error: Exception, advice: str = "choose its columns, or leave rows out, on the Train page") -> str:
+def sentence(error: Exception | str, advice: str = "choose its columns, or leave rows out, on the Train page") -> str:
     """An error message as a sentence that begins with a capital, with Markdown escaped.
 
     Args:

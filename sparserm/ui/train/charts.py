@@ -26,7 +26,7 @@ _INTERVAL = "#b6bcc6"
 
 
 def baselines_figure(measured: Sequence[Measured]) -> go.Figure:
-    """Test accuracies as bars with 95 % intervals; the dotted line at 50 % is chance."""
+    """Test accuracies as bars with 95% intervals; the dotted line at 50% is chance."""
     rows = list(reversed(measured))
     figure = go.Figure(
         go.Bar(
@@ -43,7 +43,7 @@ def baselines_figure(measured: Sequence[Measured]) -> go.Figure:
                 "width": 4,
             },
             customdata=[[*row.ci95] for row in rows],
-            hovertemplate="%{y}: %{x:.1%} (95 % interval %{customdata[0]:.1%} to %{customdata[1]:.1%})<extra></extra>",
+            hovertemplate="%{y}: %{x:.1%} (95% interval %{customdata[0]:.1%} to %{customdata[1]:.1%})<extra></extra>",
         )
     )
     # Values are to the right of the axes, where no interval crosses them.
@@ -140,7 +140,7 @@ def cells_figure(cells: Sequence[SweepCell], method: str, chosen: tuple[str, str
         customdata=[[cell.sae, cell.method, cell.k, *cell.ci95] for cell in order],
         text=[f"{html.escape(cell.sae)}, {_column(cell)}: {cell.accuracy:.1%}" for cell in order],
         hovertemplate=[
-            "%{text} (95 % interval %{customdata[3]:.1%} to %{customdata[4]:.1%})"
+            "%{text} (95% interval %{customdata[3]:.1%} to %{customdata[4]:.1%})"
             + ("" if cell.method == DENSE else "<br>click to open")
             + "<extra></extra>"
             for cell in order

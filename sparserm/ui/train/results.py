@@ -177,7 +177,7 @@ def figures(tried: Tried) -> None:
         delta_color="off",
         delta_arrow="off",
         border=True,
-        help=f"On {tried.result.n_test:,} pairs of prompts not used in training, with a 95 % bootstrap interval over prompts.",
+        help=f"On {tried.result.n_test:,} pairs of prompts not used in training, with a 95% bootstrap interval over prompts.",
     )
     name, short = ("random", "random") if tried.is_trained else ("head", "trained")
     other = by_name[name]

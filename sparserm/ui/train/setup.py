@@ -35,7 +35,7 @@ AVOID_LENGTH = (
     "better, but the head then measures something other than length."
 )
 METHODS = {
-    "sparse": "sparse: imitates a dense probe",
+    "sparse": "sparse: approximates a dense probe",
     "frequency": "frequency: firing-rate gap, as in the paper",
     "effect_size": "effect size: paired, Cohen's d_z",
     "random": "random: a baseline",

@@ -18,7 +18,7 @@ MEANING = {
     "dense": "Bradley-Terry on the full representation: an upper reference for a small head",
     "random": "the same number of random latents: feature selection should beat it",
     "longer": "always prefers the longer response",
-    "shuffled": "trained on shuffled labels: should be near 50 %",
+    "shuffled": "trained on shuffled labels: should be near 50%",
 }
 
 
@@ -86,7 +86,7 @@ def percentages(table: pd.DataFrame) -> pd.DataFrame:
 
 def titles(table: pd.DataFrame) -> dict[str, str]:
     """Column titles in sentence case, for the page."""
-    return {name: (name[:1].upper() + name[1:]).replace("Ci95_", "95 % ") for name in table if name}
+    return {name: (name[:1].upper() + name[1:]).replace("Ci95_", "95% ").replace("95 %", "95%") for name in table if name}
 
 
 def _percent(share: float | None) -> str:

@@ -156,7 +156,7 @@ def snippets(head: str) -> tuple[Snippet, ...]:
         Snippet("Python", "Score, compare and explain.", "python", Template(_PYTHON).substitute(python)),
         Snippet(
             "Command line",
-            "All commands accept --json. pairs.jsonl has rows with prompt, chosen and rejected; candidates.jsonl has rows with "
+            "All these accept --json. pairs.jsonl has rows with prompt, chosen and rejected; candidates.jsonl has rows with "
             "prompt and responses.",
             "bash",
             Template(_SHELL).substitute(shell),

@@ -48,9 +48,9 @@ def test_the_facts_are_the_cards() -> None:
     saved = _saved()
     facts = dict(card_rows(saved))
     assert facts["version"] == head_hash(saved)
-    assert facts["accuracy"] == "85.0% (95 % interval 80.0% to 90.0%, n = 1,234) on test.jsonl"
+    assert facts["accuracy"] == "85.0% (95% interval 80.0% to 90.0%, n = 1,234) on test.jsonl"
     assert facts["baselines"] == (
-        "dense probe on the whole representation 88.0%, random latents 70.0%, picking the longer response 50.0%"
+        "dense probe on the whole representation 88.0%, random latents 70.0%, longer-response baseline 50.0%"
     )
     assert facts["trained on"] == "train.jsonl: 2,000 pairs of 600 prompts"
     assert facts["features"] == "1 of 4,608 latents of SAE dictionary (ss)"
@@ -59,7 +59,7 @@ def test_the_facts_are_the_cards() -> None:
 
 def test_the_reference_rewards_say_of_which_responses_it_is() -> None:
     assert reference_rewards(_saved()) == (
-        "typical chosen +50.00 (middle 50 % +25.00 to +75.00), typical rejected -50.00 (-75.00 to -25.00); "
+        "typical chosen +50.00 (middle 50% +25.00 to +75.00), typical rejected -50.00 (-75.00 to -25.00); "
         "medians of the training responses"
     )
     edited = _saved(training={"yardstick": "responses of other.jsonl, 9 held-out pairs"})
