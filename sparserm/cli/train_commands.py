@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -211,7 +212,13 @@ def benchmark(
     if printed_json(as_json, {"out": str(out), "n_train": n_train, "n_test": n_test, "rows": rows, "head": head}):
         return
     typer.echo(f"{task.name}: {n_train} training pairs, tested on {n_test} pairs of other prompts.")
-    for budget in wanted:
+    _print_budgets(rows, wanted)
+    if head:
+        _print_head(head, n_train)
+
+
+def _print_budgets(rows: list[dict[str, Any]], budgets: Sequence[int | None]) -> None:
+    for budget in budgets:
         shown = [
             {
                 "method": row["way"],
@@ -230,20 +237,22 @@ def benchmark(
     typer.echo(
         "Parameters: trained parameters. Seconds: fitting on computed representations; for fine-tuning, the whole training."
     )
-    if head:
-        faithful, balanced = head["faithfulness"], head["balanced"]
-        print_facts(
-            f"Head of {head['k']} features, trained on all {n_train} pairs",
-            {
-                "correlation of margins with length (Spearman)": head["length"]["margin_spearman"],
-                "length-balanced accuracy": balanced and balanced["accuracy"],
-                "largest error: sum of contributions": faithful["feature_sum"],
-                "largest error: predicted effect of steering the backbone": faithful["steer"],
-                "standard deviation of rewards": faithful["spread"],
-                "overlap of features selected from other prompts (Jaccard)": head["jaccard"],
-                "overlap expected by chance": head["chance"],
-            },
-        )
+
+
+def _print_head(head: dict[str, Any], n_train: int) -> None:
+    faithful, balanced = head["faithfulness"], head["balanced"]
+    print_facts(
+        f"Head of {head['k']} features, trained on all {n_train} pairs",
+        {
+            "correlation of margins with length (Spearman)": head["length"]["margin_spearman"],
+            "length-balanced accuracy": balanced and balanced["accuracy"],
+            "largest error: sum of contributions": faithful["feature_sum"],
+            "largest error: predicted effect of steering the backbone": faithful["steer"],
+            "standard deviation of rewards": faithful["spread"],
+            "overlap of features selected from other prompts (Jaccard)": head["jaccard"],
+            "overlap expected by chance": head["chance"],
+        },
+    )
 
 
 @app.command("train-sae")
