@@ -34,7 +34,7 @@ def test_the_reward_is_the_same_alone_and_in_any_batch(head: SparseRM, monkeypat
 
 def test_bfloat16_gives_nearly_the_rewards_of_float32(head: SparseRM, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SPARSERM_STORE", "off")
-    pairs = load_pairs("truthfulness").pairs[:5]
+    pairs = load_pairs("truthfulness").pairs[:8]
     prompts = [pair.prompt for pair in pairs] * 2
     responses = [pair.chosen for pair in pairs] + [pair.rejected for pair in pairs]
     layer = head.card.hook_point.layer

@@ -38,7 +38,7 @@ def test_every_path_is_tried(described) -> None:
 @pytest.mark.parametrize(("path", "method"), [*((path, "POST") for path in POSTED), *((path, "GET") for path in READ)])
 def test_answers_are_as_described(described, client, path, method) -> None:
     @given(case=described[path][method].as_strategy())
-    @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True, database=None)
+    @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True, database=None)
     def check(case) -> None:
         asked = case.as_transport_kwargs(base_url=str(client.base_url))
         case.validate_response(client.request(**asked), checks=CHECKS)

@@ -197,7 +197,9 @@ def test_two_saes_of_one_layer_are_refused(saes: tuple[str, ...], tmp_path: Path
 def test_a_job_that_avoids_length_says_so_in_the_card(run_job, spec: TrainSpec) -> None:
     result = _result(run_job(replace(spec, settings=replace(SETTINGS, avoid_length=True))))
     assert result.saved.card.training["settings"]["avoid_length"] is True
-    assert result.spec.settings.avoid_length and dict(card_rows(result.saved))["length"].startswith("fitted on")
+    assert result.spec.settings.avoid_length
+    said = "fitted on the training pairs so that margins do not follow response length"
+    assert dict(card_rows(result.saved))["length"] == said
 
 
 def test_damaged_results_are_told(run_job, spec: TrainSpec) -> None:
