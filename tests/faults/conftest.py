@@ -1,7 +1,6 @@
-"""The fixtures of unit tests: an own data folder per test, and a tiny llama."""
+"""The fixtures of unit tests: an own data folder per test, a tiny llama, and commands on it."""
 
-from tests.unit.conftest import _session_home as _session_home
-from tests.unit.conftest import serve as serve
-from tests.unit.conftest import sparserm_home as sparserm_home
-from tests.unit.conftest import tiny_backbone as tiny_backbone
-from tests.unit.conftest import tiny_folder as tiny_folder
+from tests.unit.cli.conftest import parts, run
+from tests.unit.conftest import _session_home, serve, sparserm_home, tiny_backbone, tiny_folder
+
+__all__ = ["_session_home", "parts", "run", "serve", "sparserm_home", "tiny_backbone", "tiny_folder"]
