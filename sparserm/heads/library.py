@@ -34,8 +34,20 @@ def heads_dir() -> Path:
 
 
 def own_heads() -> dict[str, Path]:
-    """The user's own heads by name."""
+    """Folders of the user's own heads by name."""
     return {name: folder for name, folder in list_heads().items() if folder.parent == heads_dir()}
+
+
+def own_folders() -> dict[str, Path]:
+    """All folders of the library by name, also those that hold no readable head; without those hidden by a shipped name."""
+    shipped = list_heads().keys() - own_heads().keys()
+    folders = sorted(heads_dir().glob("[!.]*")) if heads_dir().is_dir() else []
+    return {folder.name: folder for folder in folders if folder.is_dir() and folder.name not in shipped}
+
+
+def own_entries() -> dict[str, SavedHead | SparseRMError]:
+    """The head in every folder of :func:`own_folders`, or why it cannot be read; :func:`delete_head` deletes either."""
+    return {name: _read(folder) for name, folder in own_folders().items()}
 
 
 def check_name(name: str) -> None:
@@ -58,7 +70,7 @@ def check_name(name: str) -> None:
 def free_name(wanted: str) -> str:
     """``wanted`` as a valid head name, with a number appended where it is taken."""
     base = re.sub(r"[^\w.-]+", "-", wanted).strip("._-")[:56].rstrip(".") or "head"
-    taken = {name.casefold() for name in list_heads()}
+    taken = {name.casefold() for name in (*list_heads(), *own_folders())}
     return next(name for n in count(1) if (name := base if n == 1 else f"{base}-{n}").casefold() not in taken)
 
 
@@ -88,12 +100,16 @@ def rename_head(old: str, new: str) -> Path:
 
 
 def delete_head(name: str) -> None:
-    """Delete one of the user's heads.
+    """Delete one of the user's heads, or a folder of the library that cannot be read as a head.
 
     Raises:
         SparseRMError: the head is shipped or does not exist.
     """
-    shutil.rmtree(_own(name))
+    folder = _own(name)
+    if folder.is_symlink():
+        folder.unlink()
+    else:
+        shutil.rmtree(folder)
 
 
 def pack_head(saved: SavedHead) -> bytes:
@@ -129,8 +145,15 @@ def read_head(files: Mapping[str, bytes]) -> SavedHead:
     return parse_head(found["config.json"], found["head.safetensors"], Path(label))
 
 
+def _read(folder: Path) -> SavedHead | SparseRMError:
+    try:
+        return load_head(folder)
+    except SparseRMError as error:
+        return error
+
+
 def _own(name: str) -> Path:
-    own = own_heads()
+    own = own_folders()
     if name not in own:
         what = "is a shipped head and cannot be changed" if name in list_heads() else "is not one of your heads"
         raise SparseRMError(f"{name!r} {what}; expected one of {', '.join(own) or '(you have not saved a head yet)'}")

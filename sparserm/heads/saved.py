@@ -141,7 +141,7 @@ def list_heads() -> dict[str, Path]:
     """Folders of the heads available by name: the shipped ones, then those in ``SPARSERM_HOME/heads``."""
     found: dict[str, Path] = {}
     for root in (assets_dir() / "heads", home() / "heads"):
-        for folder in sorted(root.glob("*")) if root.is_dir() else ():
+        for folder in sorted(root.glob("[!.]*")) if root.is_dir() else ():
             if (folder / "config.json").is_file():
                 found.setdefault(folder.name, folder)
     return found

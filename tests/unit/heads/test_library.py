@@ -11,7 +11,17 @@ import numpy as np
 import pytest
 
 from sparserm.heads import library
-from sparserm.heads.library import check_name, delete_head, free_name, keep_head, own_heads, pack_head, read_head, rename_head
+from sparserm.heads.library import (
+    check_name,
+    delete_head,
+    free_name,
+    keep_head,
+    own_entries,
+    own_heads,
+    pack_head,
+    read_head,
+    rename_head,
+)
 from sparserm.heads.saved import SavedHead, list_heads, load_head
 from sparserm.types import SparseRMError
 
@@ -173,3 +183,28 @@ def test_a_head_for_another_backbone_is_refused_with_both_named() -> None:
     SHIPPED.card.require_backbone("smollm2", SHIPPED.card.backbone_fingerprint)
     with pytest.raises(SparseRMError, match=r"trained on backbone smollm2.*, got qwen \(0123\); choose that backbone"):
         SHIPPED.card.require_backbone("qwen", "0123")
+
+
+@pytest.mark.parametrize("lost", ["config.json", "head.safetensors"])
+def test_a_folder_that_is_no_head_is_listed_with_the_reason_and_can_be_deleted(lost: str) -> None:
+    keep_head(SHIPPED, "whole")
+    folder = keep_head(SHIPPED, "half")
+    (folder / lost).unlink()
+    (folder.parent / ".half.being-written").mkdir()
+    entries = own_entries()
+    assert list(entries) == ["half", "whole"] and isinstance(entries["whole"], SavedHead)
+    assert isinstance(entries["half"], SparseRMError) and lost in str(entries["half"])
+    assert free_name("half") == "half-2"
+    delete_head("half")
+    assert not folder.exists() and list(own_entries()) == ["whole"]
+
+
+def test_nothing_outside_the_library_is_deleted(tmp_path: Path) -> None:
+    folder = keep_head(SHIPPED, "mine")
+    (tmp_path / "kept").write_text("kept")
+    (folder.parent / "link").symlink_to(tmp_path)
+    delete_head("link")
+    assert (tmp_path / "kept").is_file() and list(own_entries()) == ["mine"]
+    for name in ("..", "../heads/mine", ".", "", str(folder)):
+        with pytest.raises(SparseRMError, match="not one of your heads"):
+            delete_head(name)
