@@ -1,29 +1,97 @@
-"""Atomic file writing, and rows as JSONL and CSV."""
+"""Atomic writing of files and folders, and rows as JSONL and CSV."""
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import re
+import shutil
+import stat
+import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import lru_cache
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
+
+from sparserm.types import SparseRMError
+
+#: Temporary files and folders that a killed process left behind are removed after this many seconds.
+LEFTOVER_S = 24 * 3600
+
+#: Endings of hidden names: what is being written, and an old folder while the new one takes its place.
+_TEMPORARY, _ASIDE = "tmp", "old"
+
+#: Names of up to this many bytes are part of their temporary name; longer ones would exceed the file system's limit of 255.
+_MAX_STEM = 150
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path next to ``path``; the file written there replaces ``path`` if the block ends without an error.
 
-    Readers see the old file or the new one, never a partial file; concurrent writers are safe. Missing folders are created.
+    Readers see the old file or the new one, never a partial file, also after a crash of the machine; concurrent writers are
+    safe. Missing folders are created. The temporary file is removed on every error.
     """
+    _lstat(path)  # a name that is too long is an error now, not after the work
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    _remove_leftovers(path.parent)
+    temporary = _sibling(path, _TEMPORARY)
     try:
         yield temporary
+        _sync(temporary)
         os.replace(temporary, path)
+        _sync(path.parent)
     finally:
-        temporary.unlink(missing_ok=True)
+        _remove(temporary)
+
+
+@contextmanager
+def replacing_folder(path: Path, *, replace: bool) -> Iterator[Path]:
+    """Yield a new temporary folder next to ``path``; it becomes ``path`` if the block ends without an error.
+
+    An old folder is moved aside, and removed once the new one is in its place; an error in between moves it back. A process
+    killed between the two moves leaves both beside each other: see :func:`interrupted_replacement`. A link is replaced
+    itself, what it points to stays.
+
+    Args:
+        replace: whether ``path`` may be a folder with files; a missing or an empty one is always fine.
+
+    Raises:
+        SparseRMError: ``path`` is a file, or a folder with files and ``replace`` is false.
+    """
+    path = Path(os.path.abspath(path))  # a relative one may be "."
+    _require_free(path, replace)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_leftovers(path.parent)
+    temporary, aside = _sibling(path, _TEMPORARY), _sibling(path, _ASIDE)
+    try:
+        os.mkdir(temporary)
+        yield temporary
+        _sync_tree(temporary)
+        _move(temporary, path, aside if replace else None)
+        _sync(path.parent)
+    except BaseException:
+        # Decided by what is on disk: Ctrl-C may come between a move and any note of it.
+        if os.path.lexists(aside) and not os.path.lexists(path):
+            os.rename(aside, path)
+        raise
+    finally:
+        _remove(temporary)
+        if os.path.lexists(path):
+            _discard(aside)
+
+
+def interrupted_replacement(path: Path) -> Path | None:
+    """The folder that was at ``path`` before a process was killed while replacing it; None if that did not happen."""
+    path = Path(os.path.abspath(path))
+    if os.path.lexists(path):
+        return None
+    found = [one for one in _siblings(path, _ASIDE) if one.is_dir()]
+    return max(found, key=_last_change, default=None)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -60,3 +128,110 @@ def one_line(text: object, limit: int = 200) -> str:
     """``text`` on one line, cut to ``limit`` characters."""
     flat = " ".join(str(text).split())
     return flat if len(flat) <= limit else flat[: limit - 1] + "…"
+
+
+def _require_free(path: Path, replace: bool) -> None:
+    found = _lstat(path)
+    if found is None:
+        return
+    if not path.is_dir():
+        raise SparseRMError(f"{path} is a file, expected a folder; choose another name")
+    if not replace and (stat.S_ISLNK(found.st_mode) or any(path.iterdir())):
+        raise SparseRMError(f"{path} exists, expected a new or empty folder; choose another name")
+
+
+def _move(new: Path, path: Path, aside: Path | None) -> None:
+    """Move a folder to ``path``. What is there goes ``aside``; where that is None, it may only be an empty folder."""
+    while True:
+        with suppress(FileNotFoundError):
+            if aside is not None:
+                os.rename(path, aside)
+            else:
+                with suppress(OSError):
+                    os.rmdir(path)  # succeeds only if empty
+        try:
+            return os.rename(new, path)
+        except OSError as error:
+            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                raise
+            if aside is None:
+                raise SparseRMError(f"{path} exists, expected a new or empty folder; choose another name") from error
+            _discard(aside)  # another process has put its folder at path, which is now the one to replace
+
+
+def _sibling(path: Path, ending: str) -> Path:
+    """A new hidden name next to ``path``."""
+    return path.with_name(f".{_stem(path)}.{uuid.uuid4().hex}.{ending}")
+
+
+def _siblings(path: Path, ending: str) -> list[Path]:
+    """All names that :func:`_sibling` gave and that exist."""
+    pattern = re.compile(rf"\.{re.escape(_stem(path))}\.[0-9a-f]{{32}}\.{ending}")
+    return [one for one in path.parent.iterdir() if pattern.fullmatch(one.name)] if path.parent.is_dir() else []
+
+
+def _stem(path: Path) -> str:
+    name = path.name.encode(errors="surrogateescape")
+    return path.name if len(name) <= _MAX_STEM else f"{path.name[:30]}~{sha256(name).hexdigest()[:16]}"
+
+
+@lru_cache(maxsize=1024)  # once per folder and process: some folders hold thousands of files
+def _remove_leftovers(folder: Path) -> None:
+    """Remove temporary files and folders that killed processes left, if nothing has changed in them for a day."""
+    with suppress(OSError):
+        for path in folder.iterdir():
+            named_so = re.fullmatch(rf"\..+\.[0-9a-f]{{32}}\.{_TEMPORARY}", path.name)
+            if named_so and _last_change(path) < time.time() - LEFTOVER_S:
+                _remove(path)
+
+
+def _last_change(path: Path) -> float:
+    """Time of the last change of a file, or of a folder and its entries; a move counts as one."""
+    times = [path.lstat(), *(one.lstat() for one in path.iterdir())] if path.is_dir() else [path.lstat()]
+    return max(max(one.st_mtime, one.st_ctime) for one in times)
+
+
+def _discard(aside: Path) -> None:
+    """Remove an old folder. It is first renamed, so that a name which ends in ``old`` is always that of a whole folder."""
+    rubbish = aside.with_suffix(f".{_TEMPORARY}")
+    with suppress(OSError):
+        os.rename(aside, rubbish)
+        _remove(rubbish)
+
+
+def _remove(path: Path) -> None:
+    """Remove a file, link or folder, as far as possible: an error here must not hide the one that led here."""
+    with suppress(OSError):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _lstat(path: Path) -> os.stat_result | None:
+    """The entry at ``path`` itself, None if it is missing; a name that the file system refuses raises an OSError."""
+    try:
+        return path.lstat()
+    except FileNotFoundError:
+        return None
+
+
+def _sync_tree(folder: Path) -> None:
+    for parent, _, files in os.walk(folder):
+        for name in files:
+            _sync(Path(parent, name))
+        _sync(Path(parent))
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file or the names in a folder are on the disk itself."""
+    if os.name == "nt" and path.is_dir():
+        return  # Windows has no such call
+    descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # file systems that cannot
+            raise
+    finally:
+        os.close(descriptor)
