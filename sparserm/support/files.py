@@ -12,6 +12,7 @@ import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from fnmatch import fnmatchcase
 from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
@@ -92,6 +93,13 @@ def interrupted_replacement(path: Path) -> Path | None:
         return None
     found = [one for one in _siblings(path, _ASIDE) if one.is_dir()]
     return max(found, key=_last_change, default=None)
+
+
+def foreign_entry(folder: Path, names: Iterable[str]) -> Path | None:
+    """The first entry of a folder that none of the ``names`` (patterns such as ``*.json``) matches; None if there is none."""
+    known = (*names, ".DS_Store")  # macOS puts that file everywhere
+    entries = sorted(folder.iterdir()) if folder.is_dir() else []
+    return next((one for one in entries if not any(fnmatchcase(one.name, name) for name in known)), None)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from sparserm.support import files
-from sparserm.support.files import interrupted_replacement, replacing, replacing_folder
+from sparserm.support.files import foreign_entry, interrupted_replacement, replacing, replacing_folder
 from sparserm.types import SparseRMError
 
 #: Every call of the operating system on the way, reads aside.
@@ -257,3 +257,11 @@ def test_nothing_was_interrupted(tmp_path: Path) -> None:
     assert interrupted_replacement(tmp_path / "missing" / "head") is None
     replace_folder(tmp_path / "head")
     assert interrupted_replacement(tmp_path / "head") is None
+
+
+def test_foreign_entry(tmp_path: Path) -> None:
+    write(tmp_path, {"config.json": "", ".DS_Store": "", "model-1.safetensors": ""})
+    names = ("config.json", "*.safetensors")
+    assert foreign_entry(tmp_path, names) is None and foreign_entry(tmp_path / "missing", names) is None
+    write(tmp_path, {"notes.txt": "", "zebra": ""})
+    assert foreign_entry(tmp_path, names) == tmp_path / "notes.txt"
