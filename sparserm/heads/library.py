@@ -10,21 +10,29 @@ import io
 import re
 import shutil
 import tempfile
+import unicodedata
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import count
 from pathlib import Path
 
-from sparserm.heads.saved import SavedHead, list_heads, load_head, parse_head, save_head
+from sparserm.heads.checks import texts_in
+from sparserm.heads.saved import HeadCard, SavedHead, list_heads, load_head, parse_head, read_files, save_head
 from sparserm.support.defaults import home
+from sparserm.support.files import one_line
 from sparserm.types import SparseRMError
 
 FILES = ("config.json", "head.safetensors")
 #: Maximum size of a file. A head has at most 32 directions, a few MB for the widest language models.
 MAX_BYTES = 64 << 20
+#: Maximum length of a head's name in bytes, which leaves room for the name of a temporary folder, and of a name or label in an
+#: uploaded head in characters.
+MAX_NAME, MAX_SHOWN = 200, 200
+#: Categories of Unicode that are not seen or not on one line, and the invisible characters that scripts and emoji need.
+_UNSEEN, _JOINERS = ("Cc", "Cf", "Cs", "Zl", "Zp"), "\u200c\u200d"
 _FIX = "zip the folder that `sparserm train` wrote again, or download the head again"
 
 
@@ -47,7 +55,7 @@ def own_folders() -> dict[str, Path]:
 
 def own_entries() -> dict[str, SavedHead | SparseRMError]:
     """The head in every folder of :func:`own_folders`, or why it cannot be read; :func:`delete_head` deletes either."""
-    return {name: _read(folder) for name, folder in own_folders().items()}
+    return {name: _read(name, folder) for name, folder in own_folders().items()}
 
 
 def check_name(name: str) -> None:
@@ -56,10 +64,11 @@ def check_name(name: str) -> None:
     Raises:
         SparseRMError: it is not a valid folder name on every system, or is taken.
     """
-    if not re.fullmatch(r"[^\W_][\w.-]{0,62}[\w-]|[^\W_]", name):
+    if not re.fullmatch(r"[^\W_][\w.-]{0,62}[\w-]|[^\W_]", name) or not _is_portable(name):
         raise SparseRMError(
-            f"{name!r} cannot be a head's name: expected 1 to 64 letters, digits, dots, hyphens or underscores that begin "
-            "with a letter or digit and do not end with a dot, such as my-head"
+            f"{one_line(name, 80)!r} cannot be a head's name: expected 1 to 64 letters, digits, dots, hyphens or underscores "
+            "that begin with a letter or digit, do not end with a dot and are not reserved by Windows (CON, NUL, COM1, ...), "
+            "such as my-head"
         )
     taken = next((one for one in list_heads() if one.casefold() == name.casefold()), None)
     if taken is not None or (heads_dir() / name).exists():
@@ -69,7 +78,8 @@ def check_name(name: str) -> None:
 
 def free_name(wanted: str) -> str:
     """``wanted`` as a valid head name, with a number appended where it is taken."""
-    base = re.sub(r"[^\w.-]+", "-", wanted).strip("._-")[:56].rstrip(".") or "head"
+    base = re.sub(r"[^\w.-]+", "-", wanted).strip("._-")[:56].encode()[:160].decode(errors="ignore").rstrip(".") or "head"
+    base = base if _is_portable(base) else f"head-{base}"
     taken = {name.casefold() for name in (*list_heads(), *own_folders())}
     return next(name for n in count(1) if (name := base if n == 1 else f"{base}-{n}").casefold() not in taken)
 
@@ -142,12 +152,36 @@ def read_head(files: Mapping[str, bytes]) -> SavedHead:
         raise SparseRMError(f"got {got}{what}; expected a zip of {' and '.join(FILES)}, or these two files")
     for name, data in found.items():
         _check_size(len(data), f"{label}, {name}")
-    return parse_head(found["config.json"], found["head.safetensors"], Path(label))
+    saved = parse_head(found["config.json"], found["head.safetensors"], Path(label))
+    _check_shown(saved.card, label)
+    return saved
 
 
-def _read(folder: Path) -> SavedHead | SparseRMError:
+def _check_shown(card: HeadCard, label: str) -> None:
+    """Refuse an upload with texts that would not be shown as they are: with control or invisible characters, or too long."""
+    for text in texts_in(asdict(replace(card, labels={})) | {"labels": [*card.labels.values()]}):
+        if any(unicodedata.category(sign) in _UNSEEN and sign not in _JOINERS for sign in text):
+            raise SparseRMError(
+                f"{label}: config.json holds the text {one_line(text, 60)!a} with control or invisible characters; "
+                "expected visible characters on one line; change it and upload the head again"
+            )
+    for what, text in (("its name", card.name), *((f"the label of feature {id_}", one) for id_, one in card.labels.items())):
+        if len(text) > MAX_SHOWN:
+            raise SparseRMError(
+                f"{label}: {what} has {len(text):,} characters, expected at most {MAX_SHOWN}; shorten it in config.json and "
+                "upload the head again"
+            )
+
+
+def _is_portable(name: str) -> bool:
+    """Whether file systems have room for the name, and Windows does not reserve it for a device, whatever follows a dot."""
+    reserved = re.fullmatch(r"(con|prn|aux|nul|(com|lpt)[0-9¹²³])(\..*)?", name, re.IGNORECASE)
+    return len(name.encode()) <= MAX_NAME and reserved is None
+
+
+def _read(name: str, folder: Path) -> SavedHead | SparseRMError:
     try:
-        return load_head(folder)
+        return read_files(folder, Path(name))
     except SparseRMError as error:
         return error
 

@@ -13,33 +13,17 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
+from sparserm.heads.checks import FORMAT, MAX_CONFIG, STATISTICS, TENSORS, check_config, check_tensors
 from sparserm.heads.reward import RewardHead
 from sparserm.pairs.split import short_key
 from sparserm.support.defaults import assets_dir, folder_note, home
-from sparserm.support.files import write_bytes, write_text
+from sparserm.support.files import one_line, write_bytes, write_text
+from sparserm.support.paths import given_path
+from sparserm.support.strict_json import parse_json
 from sparserm.types import HookPoint, PreferencePair, SparseRMError
 
-#: Version of the file format.
-FORMAT = 1
-_STATISTICS = ("f_chosen", "f_rejected", "quantiles_chosen", "quantiles_rejected", "prompt_keys")
-_TENSORS = ("features", "directions", "center", "mu", "sigma", "weights")
-
-#: Required entries of ``config.json`` and their types.
-_CONFIG_TYPES: dict[str, type | tuple[type, ...]] = {
-    "format": int,
-    "pooling": str,
-    "bias": (int, float),
-    "name": str,
-    "backbone": str,
-    "backbone_fingerprint": str,
-    "hook": str,
-    "sae": str,
-    "sae_fingerprint": str,
-    "d_sae": int,
-    "labels": dict,
-    "training": dict,
-    "metrics": dict,
-}
+#: Facts in ``config.json`` that a reward depends on, besides the tensors.
+_FACTS = ("bias", "pooling", "hook", "backbone_fingerprint", "sae_fingerprint", "d_sae")
 
 
 @dataclass(frozen=True)
@@ -128,13 +112,8 @@ def head_hash(saved: SavedHead) -> str:
     Name, labels, metrics and training data do not count, so that links stay valid when a label is edited.
     """
     card = saved.card
-    digest = hashlib.sha256()
-    for name in _TENSORS:
-        tensor = np.ascontiguousarray(getattr(saved.head, name))
-        digest.update(f"{name} {tensor.dtype.str} {tensor.shape} ".encode() + tensor.tobytes())
     rest = [float(saved.head.bias), saved.head.pooling, card.hook, card.backbone_fingerprint, card.sae_fingerprint]
-    digest.update(json.dumps(rest).encode())
-    return digest.hexdigest()[:8]
+    return _digest({name: getattr(saved.head, name) for name in TENSORS}, rest)[:8]
 
 
 def list_heads() -> dict[str, Path]:
@@ -153,14 +132,14 @@ def find_head(source: str | Path) -> Path:
     Raises:
         SparseRMError: there is no such head.
     """
-    folder = Path(source).expanduser()
+    folder = given_path(source)
     if (folder / "config.json").is_file():
         return folder
     heads = list_heads()
     if str(source) in heads:
         return heads[str(source)]
     raise SparseRMError(
-        f"no head {str(source)!r}: expected a folder with config.json and head.safetensors, or one of "
+        f"no head {one_line(source)!r}: expected a folder with config.json and head.safetensors, or one of "
         f"{', '.join(heads) or '(none found)'}; `sparserm heads` lists them"
     )
 
@@ -172,11 +151,21 @@ def load_head(source: str | Path) -> SavedHead:
         SparseRMError: there is no such head, or its files are invalid.
     """
     folder = find_head(source)
+    return read_files(folder, folder)
+
+
+def read_files(folder: Path, shown: Path) -> SavedHead:
+    """Read the two files of a head; ``shown`` is named in error messages in place of the folder.
+
+    Raises:
+        SparseRMError: they cannot be read, or are invalid.
+    """
     try:
         config, tensors = (folder / "config.json").read_bytes(), (folder / "head.safetensors").read_bytes()
     except OSError as error:
-        raise _unreadable(folder, error) from error
-    return parse_head(config, tensors, folder)
+        missing = Path(error.filename or "").name
+        raise _unreadable(shown, f"{missing}: {error.strerror or type(error).__name__}") from error
+    return parse_head(config, tensors, shown)
 
 
 def parse_head(config_json: bytes, safetensors: bytes, folder: Path) -> SavedHead:
@@ -185,95 +174,84 @@ def parse_head(config_json: bytes, safetensors: bytes, folder: Path) -> SavedHea
     Raises:
         SparseRMError: the files are invalid.
     """
+    if len(config_json) > MAX_CONFIG:
+        raise _unreadable(folder, f"config.json has {len(config_json):,} bytes, expected at most {MAX_CONFIG:,}")
     try:
-        config = json.loads(config_json.decode("utf-8"), parse_constant=_refuse_constant)
+        config = parse_json(config_json)
         tensors = load(safetensors)
-    except (ValueError, RecursionError, SafetensorError) as error:
+    except (ValueError, KeyError, SafetensorError) as error:  # KeyError: a type of numbers that NumPy lacks
         raise _unreadable(folder, error) from error
     _check(folder, config, tensors)
-    head = RewardHead(**{name: tensors[name] for name in _TENSORS}, bias=float(config["bias"]), pooling=config["pooling"])
+    head = RewardHead(**{name: tensors[name] for name in TENSORS}, bias=float(config["bias"]), pooling=config["pooling"])
     fields = {name: config[name] for name in HeadCard.__dataclass_fields__ if name in config}
-    fields["labels"] = {int(feature): label for feature, label in fields.get("labels", {}).items()}
-    return SavedHead(head, HeadCard(**fields), **{name: tensors[name] for name in _STATISTICS})
+    fields["labels"] = {int(feature): label for feature, label in config["labels"].items()}
+    return SavedHead(head, HeadCard(**fields), **{name: tensors[name] for name in STATISTICS})
 
 
 def save_head(saved: SavedHead, folder: Path) -> None:
     """Write a head to a folder; each file is written to a temporary one and renamed.
 
+    ``sha256`` in ``config.json`` covers the tensors and what else a reward depends on; it is checked when the head is loaded.
+    The other entries may be edited by hand.
+
     Raises:
         SparseRMError: the head has values that :func:`load_head` would refuse.
     """
-    tensors = {name: np.ascontiguousarray(getattr(saved.head, name)) for name in _TENSORS}
-    for name in _STATISTICS:
-        tensors[name] = np.ascontiguousarray(getattr(saved, name))
-    _check_tensors(folder / "head.safetensors", tensors)
-    write_bytes(folder / "head.safetensors", save(tensors))  # a file of save_file is readable by its owner only
+    tensors = {name: np.ascontiguousarray(getattr(saved.head, name)) for name in TENSORS}
+    tensors |= {name: np.ascontiguousarray(getattr(saved, name)) for name in STATISTICS}
     config = {
         "format": FORMAT,
         "model_type": "sparserm",
         "pooling": saved.head.pooling,
-        "bias": saved.head.bias,
+        "bias": float(saved.head.bias),
         "features": saved.head.features.tolist(),
         **asdict(saved.card),
     }
-    write_text(folder / "config.json", json.dumps(config, indent=1, ensure_ascii=False) + "\n")
+    config["sha256"] = _content_hash(config, tensors)
+    text = json.dumps(config, indent=1, ensure_ascii=False) + "\n"
+    try:
+        config = parse_json(text)
+    except ValueError as error:
+        raise SparseRMError(f"the card of head {one_line(saved.card.name)!r} cannot be saved ({error}); correct it") from error
+    _check(folder, config, tensors)
+    write_bytes(folder / "head.safetensors", save(tensors))  # a file of save_file is readable by its owner only
+    write_text(folder / "config.json", text)
 
 
-def _unreadable(folder: Path, error: Exception) -> SparseRMError:
+def _unreadable(folder: Path, reason: object) -> SparseRMError:
     return SparseRMError(
-        f"{folder} cannot be read as a head ({error}); expected config.json and head.safetensors as `sparserm train` "
-        "writes them; train it again or download it again"
+        f"{folder} cannot be read as a head ({one_line(reason)}); expected config.json and head.safetensors as "
+        "`sparserm train` writes them; train it again or download it again"
     )
 
 
-def _refuse_constant(name: str) -> None:
-    """Refuse NaN and infinity, which Python's JSON parser accepts."""
-    raise ValueError(f"{name} is not a number")
-
-
 def _check(folder: Path, config: Any, tensors: Mapping[str, np.ndarray]) -> None:
-    """Refuse files that would silently give wrong rewards."""
-    if not isinstance(config, dict) or (missing := [name for name in _CONFIG_TYPES if name not in config]):
-        what = f"lacks {', '.join(missing)}" if isinstance(config, dict) else "is not an object"
-        raise SparseRMError(f"{folder / 'config.json'} {what}; expected the configuration of a head; train it again")
-    for name, kind in _CONFIG_TYPES.items():
-        if not isinstance(config[name], kind):
-            raise SparseRMError(
-                f"{folder / 'config.json'}: {name} is {config[name]!r}, a value of the wrong type; train the head again"
-            )
-    if config["format"] != FORMAT or config["pooling"] not in ("last", "mean") or not np.isfinite(config["bias"]):
+    """Refuse files that would give wrong rewards or fail later."""
+    check_config(folder / "config.json", config)
+    check_tensors(folder / "head.safetensors", tensors, config["d_sae"])
+    if "features" in config and config["features"] != tensors["features"].tolist():
         raise SparseRMError(
-            f"{folder} has format {config['format']}, pooling {config['pooling']!r}, bias {config['bias']}; expected format "
-            f"{FORMAT}, pooling last or mean and a finite bias; use the version of sparserm that wrote it, or train it again"
+            f"{folder}: the features in config.json are not those in head.safetensors; expected the two files of one head; "
+            "download it again or train it again"
         )
-    try:
-        HookPoint.parse(config["hook"])
-    except SparseRMError as error:
-        raise SparseRMError(f"{folder / 'config.json'}: {error}") from error
-    if not all(key.isdigit() and isinstance(label, str) for key, label in config.get("labels", {}).items()):
-        raise SparseRMError(f"{folder / 'config.json'}: labels must be texts by feature id; fix or remove them")
-    _check_tensors(folder / "head.safetensors", tensors)
-    features = tensors["features"]
-    if features.dtype.kind not in "iu" or (len(features) and not 0 <= features.min() <= features.max() < config["d_sae"]):
+    # Heads saved by earlier versions have no hash.
+    if "sha256" in config and config["sha256"] != _content_hash(config, tensors):
         raise SparseRMError(
-            f"{folder / 'head.safetensors'}: features must be latent ids from 0 to {config['d_sae'] - 1}; train the head again"
+            f"{folder} is not as it was saved: the tensors, {', '.join(_FACTS[:-1])} or {_FACTS[-1]} do not match sha256 in "
+            "config.json; expected the two files of one head, unchanged; download it again or train it again"
         )
 
 
-def _check_tensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
-    wanted = (*_TENSORS, *_STATISTICS)
-    if missing := [name for name in wanted if name not in tensors]:
-        raise SparseRMError(f"{path} lacks {', '.join(missing)}; train the head again")
-    k, d = tensors["directions"].shape if tensors["directions"].ndim == 2 else (0, 0)
-    shapes: dict[str, tuple[int, ...]] = {
-        name: (k,) for name in ("features", "mu", "sigma", "weights", "f_chosen", "f_rejected")
-    }
-    shapes |= {"center": (d,), "quantiles_chosen": (101,), "quantiles_rejected": (101,)}
-    for name, shape in shapes.items():
-        if tensors[name].shape != shape:
-            raise SparseRMError(f"{path}: {name} has shape {tensors[name].shape}, expected {shape}; train the head again")
-    for name in wanted:
-        if not np.isfinite(tensors[name]).all():
-            raise SparseRMError(f"{path}: {name} holds values that are not finite; train the head again")
-    if (tensors["sigma"] <= 0).any():
-        raise SparseRMError(f"{path}: sigma has values that are not positive; train the head again")
+def _content_hash(config: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> str:
+    """SHA-256 over all tensors and what else a reward depends on, 64 hex digits."""
+    facts = [float(config["bias"]), *(config[name] for name in _FACTS[1:])]
+    return _digest({name: tensors[name] for name in (*TENSORS, *STATISTICS)}, facts)
+
+
+def _digest(tensors: Mapping[str, np.ndarray], facts: list[Any]) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in tensors.items():
+        values = np.ascontiguousarray(tensor)
+        digest.update(f"{name} {values.dtype.str} {values.shape} ".encode() + values.tobytes())
+    digest.update(json.dumps(facts).encode())
+    return digest.hexdigest()

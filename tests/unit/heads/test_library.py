@@ -208,3 +208,19 @@ def test_nothing_outside_the_library_is_deleted(tmp_path: Path) -> None:
     for name in ("..", "../heads/mine", ".", "", str(folder)):
         with pytest.raises(SparseRMError, match="not one of your heads"):
             delete_head(name)
+
+
+@pytest.mark.parametrize("name", ["con", "CON", "nul.txt", "Com1", "lpt9.tar.gz", "aux", "prn", "COM²"])
+def test_names_that_windows_keeps_for_devices_are_not_given(name: str) -> None:
+    with pytest.raises(SparseRMError, match=r"reserved by Windows"):
+        check_name(name)
+    assert free_name(name) == f"head-{name}"
+    check_name(free_name(name))
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "\U00010400" * 64, "\U00010400" * 400])
+def test_names_that_file_systems_have_no_room_for_are_not_given(name: str) -> None:
+    with pytest.raises(SparseRMError, match="cannot be a head's name") as error:
+        check_name(name)
+    assert len(str(error.value)) < 500
+    keep_head(SHIPPED, free_name(name))

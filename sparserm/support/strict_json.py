@@ -1,0 +1,69 @@
+"""Parsing of JSON that others wrote: what cannot be meant, or would fail later, is refused."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from typing import Any
+
+#: Maximum depth of nested objects and lists; an edit of an edit of a head nests its lineage by one.
+MAX_DEPTH = 100
+
+
+def parse_json(data: bytes | str) -> Any:
+    """Parse UTF-8 JSON: numbers must be finite and fit in 64 bits, keys must be unique, and texts must be valid Unicode.
+
+    Raises:
+        ValueError: it is not such JSON, or nested more than :data:`MAX_DEPTH` levels deep.
+    """
+    text = data.decode("utf-8") if isinstance(data, bytes) else data
+    try:
+        value = json.loads(
+            text, parse_constant=_not_a_number, parse_float=_finite, parse_int=_whole, object_pairs_hook=_unique_keys
+        )
+    except RecursionError:
+        raise _too_deep() from None
+    _check_depth(value)
+    if "\\u" in text:  # an escape can stand for half of a character
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
+    return value
+
+
+def _not_a_number(name: str) -> None:
+    raise ValueError(f"{name} is not a number")
+
+
+def _finite(digits: str) -> float:
+    value = float(digits)
+    if not math.isfinite(value):
+        raise ValueError(f"{digits[:20]} is too large for a number")
+    return value
+
+
+def _whole(digits: str) -> int:
+    if len(digits) > 20 or not -(2**63) <= (value := int(digits)) < 2**63:
+        raise ValueError(f"{digits[:20]}… is too large for a whole number")
+    return value
+
+
+def _unique_keys(entries: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(entries)
+    if len(value) < len(entries):
+        twice = Counter(key for key, _ in entries).most_common(1)[0][0]
+        raise ValueError(f"the key {twice[:100]!r} occurs more than once")
+    return value
+
+
+def _check_depth(value: Any) -> None:
+    level = [value]
+    for _ in range(MAX_DEPTH + 1):
+        nested = [one for one in level if isinstance(one, (dict, list))]
+        level = [child for one in nested for child in (one.values() if isinstance(one, dict) else one)]
+        if not nested:
+            return
+    raise _too_deep()
+
+
+def _too_deep() -> ValueError:
+    return ValueError(f"objects and lists are nested more than {MAX_DEPTH} levels deep")
