@@ -1,7 +1,6 @@
 """The user's library of heads in ``SPARSERM_HOME/heads``: save, rename, delete, export and import heads.
 
-Shipped heads are never replaced or removed, and no two heads share a name. A head is written to a temporary folder and then
-renamed, so that it never appears incomplete.
+Shipped heads are never replaced or removed, and no two heads share a name. A head never appears incomplete.
 """
 
 from __future__ import annotations
@@ -9,23 +8,20 @@ from __future__ import annotations
 import io
 import re
 import shutil
-import tempfile
 import unicodedata
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from itertools import count
 from pathlib import Path
 
 from sparserm.heads.checks import texts_in
-from sparserm.heads.saved import HeadCard, SavedHead, list_heads, load_head, parse_head, read_files, save_head
+from sparserm.heads.saved import FILES, HeadCard, SavedHead, head_files, list_heads, load_head, parse_head, read_files
 from sparserm.support.defaults import home
-from sparserm.support.files import one_line
+from sparserm.support.files import one_line, replacing_folder
 from sparserm.types import SparseRMError
 
-FILES = ("config.json", "head.safetensors")
 #: Maximum size of a file. A head has at most 32 directions, a few MB for the widest language models.
 MAX_BYTES = 64 << 20
 #: Maximum length of a head's name in bytes, which leaves room for the name of a temporary folder, and of a name or label in an
@@ -91,10 +87,14 @@ def keep_head(saved: SavedHead, name: str) -> Path:
         SparseRMError: the name is invalid or taken.
     """
     check_name(name)
-    heads_dir().mkdir(parents=True, exist_ok=True)
-    with _temporary_folder() as folder:
-        save_head(replace(saved, card=replace(saved.card, name=name)), folder)
-        return _move(folder, name)
+    files = head_files(replace(saved, card=replace(saved.card, name=name)))
+    try:
+        with replacing_folder(heads_dir() / name, replace=False) as folder:
+            for file, data in files.items():
+                (folder / file).write_bytes(data)
+    except SparseRMError as error:  # another session took the name after it was checked
+        raise SparseRMError(f"{name!r} was taken in the meantime; choose another name, such as {free_name(name)}") from error
+    return heads_dir() / name
 
 
 def rename_head(old: str, new: str) -> Path:
@@ -125,10 +125,9 @@ def delete_head(name: str) -> None:
 def pack_head(saved: SavedHead) -> bytes:
     """A zip of ``config.json`` and ``head.safetensors``; the same head gives the same bytes."""
     packed = io.BytesIO()
-    with _temporary_folder() as folder, zipfile.ZipFile(packed, "w") as archive:
-        save_head(saved, folder)
-        for name in FILES:  # ZipInfo's default date is 1980, so the bytes do not depend on the time
-            archive.writestr(zipfile.ZipInfo(name), (folder / name).read_bytes(), zipfile.ZIP_DEFLATED)
+    with zipfile.ZipFile(packed, "w") as archive:
+        for name, data in head_files(saved).items():  # ZipInfo's default date is 1980, so the bytes do not depend on the time
+            archive.writestr(zipfile.ZipInfo(name), data, zipfile.ZIP_DEFLATED)
     return packed.getvalue()
 
 
@@ -192,22 +191,6 @@ def _own(name: str) -> Path:
         what = "is a shipped head and cannot be changed" if name in list_heads() else "is not one of your heads"
         raise SparseRMError(f"{name!r} {what}; expected one of {', '.join(own) or '(you have not saved a head yet)'}")
     return own[name]
-
-
-@contextmanager
-def _temporary_folder() -> Iterator[Path]:
-    """A temporary folder on the same file system as the library, but outside it."""
-    home().mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=home(), prefix="head-", ignore_cleanup_errors=True) as folder:
-        yield Path(folder) / "head"
-
-
-def _move(folder: Path, name: str) -> Path:
-    target = heads_dir() / name
-    try:
-        return folder.rename(target)
-    except OSError as error:  # another session took the name after it was checked
-        raise SparseRMError(f"{name!r} was taken in the meantime; choose another name, such as {free_name(name)}") from error
 
 
 def _from_zip(data: bytes, label: str) -> dict[str, bytes]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -17,11 +18,12 @@ from sparserm.heads.checks import FORMAT, MAX_CONFIG, STATISTICS, TENSORS, check
 from sparserm.heads.reward import RewardHead
 from sparserm.pairs.split import short_key
 from sparserm.support.defaults import assets_dir, folder_note, home
-from sparserm.support.files import one_line, write_bytes, write_text
+from sparserm.support.files import foreign_entry, interrupted_replacement, one_line, replacing_folder, write_bytes
 from sparserm.support.paths import given_path
 from sparserm.support.strict_json import parse_json
 from sparserm.types import HookPoint, PreferencePair, SparseRMError
 
+FILES = ("config.json", "head.safetensors")
 #: Facts in ``config.json`` that a reward depends on, besides the tensors.
 _FACTS = ("bias", "pooling", "hook", "backbone_fingerprint", "sae_fingerprint", "d_sae")
 
@@ -138,6 +140,11 @@ def find_head(source: str | Path) -> Path:
     heads = list_heads()
     if str(source) in heads:
         return heads[str(source)]
+    if (old := interrupted_replacement(folder)) is not None:
+        raise SparseRMError(
+            f"head {folder} was being replaced when a process was killed; the old head is in {old}; move it back to {folder}, "
+            "or save the new one again"
+        )
     raise SparseRMError(
         f"no head {one_line(source)!r}: expected a folder with config.json and head.safetensors, or one of "
         f"{', '.join(heads) or '(none found)'}; `sparserm heads` lists them"
@@ -161,7 +168,7 @@ def read_files(folder: Path, shown: Path) -> SavedHead:
         SparseRMError: they cannot be read, or are invalid.
     """
     try:
-        config, tensors = (folder / "config.json").read_bytes(), (folder / "head.safetensors").read_bytes()
+        config, tensors = ((folder / name).read_bytes() for name in FILES)
     except OSError as error:
         missing = Path(error.filename or "").name
         raise _unreadable(shown, f"{missing}: {error.strerror or type(error).__name__}") from error
@@ -189,7 +196,26 @@ def parse_head(config_json: bytes, safetensors: bytes, folder: Path) -> SavedHea
 
 
 def save_head(saved: SavedHead, folder: Path) -> None:
-    """Write a head to a folder; each file is written to a temporary one and renamed.
+    """Write a head to a folder, replacing the head that is there.
+
+    A folder that holds nothing else is replaced as a whole, so that it never mixes two heads. In other folders each file is
+    replaced; after a crash in between, :func:`load_head` refuses the head.
+
+    Raises:
+        SparseRMError: the head has values that :func:`load_head` would refuse, or ``folder`` is a file.
+    """
+    files = head_files(saved)
+    if _holds_more(folder):
+        for name, data in files.items():
+            write_bytes(folder / name, data)
+        return
+    with replacing_folder(folder, replace=True) as new:
+        for name, data in files.items():
+            (new / name).write_bytes(data)
+
+
+def head_files(saved: SavedHead) -> dict[str, bytes]:
+    """The two files of a head by name.
 
     ``sha256`` in ``config.json`` covers the tensors and what else a reward depends on; it is checked when the head is loaded.
     The other entries may be edited by hand.
@@ -207,15 +233,27 @@ def save_head(saved: SavedHead, folder: Path) -> None:
         "features": saved.head.features.tolist(),
         **asdict(saved.card),
     }
-    config["sha256"] = _content_hash(config, tensors)
-    text = json.dumps(config, indent=1, ensure_ascii=False) + "\n"
+    text = json.dumps({**config, "sha256": _content_hash(config, tensors)}, indent=1, ensure_ascii=False) + "\n"
+    shown = Path(one_line(saved.card.name, 80))
     try:
-        config = parse_json(text)
+        parsed = parse_json(text)
     except ValueError as error:
-        raise SparseRMError(f"the card of head {one_line(saved.card.name)!r} cannot be saved ({error}); correct it") from error
-    _check(folder, config, tensors)
-    write_bytes(folder / "head.safetensors", save(tensors))  # a file of save_file is readable by its owner only
-    write_text(folder / "config.json", text)
+        raise SparseRMError(f"the card of head {shown} cannot be saved ({error}); correct it") from error
+    _check(shown, parsed, tensors)
+    return {"config.json": text.encode(), "head.safetensors": save(tensors)}
+
+
+def _holds_more(folder: Path) -> bool:
+    """Whether a folder holds more than a head, or is one that cannot be moved: a mount point, or around the current folder."""
+    if not folder.is_dir():
+        return False
+    folder = folder.resolve()
+    return (
+        foreign_entry(folder, FILES) is not None
+        or os.path.ismount(folder)
+        or Path.cwd().is_relative_to(folder)
+        or not os.access(folder.parent, os.W_OK)
+    )
 
 
 def _unreadable(folder: Path, reason: object) -> SparseRMError:
