@@ -43,10 +43,10 @@ class HookPoint:
         Raises:
             SparseRMError: the name is not one of the three supported hook points.
         """
-        match = re.fullmatch(r"blocks\.(\d+)\.hook_(resid_post|resid_pre|mlp_out)", name)
+        match = re.fullmatch(r"blocks\.([0-9]{1,4})\.hook_(resid_post|resid_pre|mlp_out)", name)
         if match is None:
             raise SparseRMError(
-                f"hook point {name!r} is not supported: expected blocks.<layer>.hook_resid_post, hook_resid_pre or "
+                f"hook point {name[:80]!r} is not supported: expected blocks.<layer>.hook_resid_post, hook_resid_pre or "
                 "hook_mlp_out; choose an SAE trained on one of these"
             )
         return cls(int(match[1]), match[2])  # type: ignore[arg-type]

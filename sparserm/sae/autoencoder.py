@@ -20,7 +20,12 @@ from torch import Tensor
 
 from sparserm.sae.formats import SAEConfig, read_config, read_json, read_weights, saelens_config, saelens_weights
 from sparserm.support.defaults import assets_dir, home
+from sparserm.support.files import one_line
+from sparserm.support.paths import given_path
 from sparserm.types import HookPoint, SparseRMError
+
+#: Key of the fingerprint in the metadata of SAEs that were trained here; it is checked when they are loaded.
+FINGERPRINT = "sparserm_fingerprint"
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +79,8 @@ class SparseAutoencoder:
         facts = [self.architecture, self.hook.name, self.k, self.normalize_activations, self.apply_b_dec_to_input]
         digest = hashlib.sha256(json.dumps([*facts, self.rescale_acts_by_decoder_norm]).encode())
         for name in sorted(self.weights):
-            digest.update(name.encode() + self.weights[name].cpu().numpy().tobytes())
+            digest.update(name.encode())
+            digest.update(self.weights[name].cpu().contiguous().numpy().reshape(-1).data)
         return digest.hexdigest()[:16]
 
     @functools.cached_property
@@ -161,7 +167,7 @@ def load_sae(source: str | Path) -> SparseAutoencoder:
     Raises:
         SparseRMError: the SAE does not exist, or its kind is not supported.
     """
-    folder = Path(source).expanduser()
+    folder = given_path(source)
     if folder.suffix in (".pt", ".pth", ".bin", ".pkl", ".npz"):
         raise SparseRMError(
             f"{folder} is a pickle or an archive; expected a folder with cfg.json and safetensors; save the SAE with "
@@ -176,7 +182,7 @@ def load_sae(source: str | Path) -> SparseAutoencoder:
         release, sae_id = str(source).split(":", 1)
         return _load_registry(release, sae_id)
     raise SparseRMError(
-        f"no SAE {str(source)!r}: expected a folder, one of {', '.join(known) or '(none shipped)'}, or release:sae_id of "
+        f"no SAE {one_line(source)!r}: expected a folder, one of {', '.join(known) or '(none shipped)'}, or release:sae_id of "
         "SAELens's registry"
     )
 
@@ -228,7 +234,14 @@ def check_compatible(sae: SparseAutoencoder, *, model_name: str, d_model: int, n
 
 def _load_folder(folder: Path, name: str) -> SparseAutoencoder:
     config = read_config(folder, name)
-    return _assembled(name, config, read_weights(folder, config, name))
+    sae = _assembled(name, config, read_weights(folder, config, name))
+    recorded = sae.metadata.get(FINGERPRINT)  # only SAEs trained by SparseRM have one
+    if recorded is not None and recorded != sae.fingerprint:
+        raise SparseRMError(
+            f"SAE {name} is not as it was saved: its weights and settings have fingerprint {sae.fingerprint}, expected "
+            f"{one_line(recorded, 80)}; download it again or train it again"
+        )
+    return sae
 
 
 def _load_registry(release: str, sae_id: str) -> SparseAutoencoder:

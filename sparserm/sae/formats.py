@@ -5,7 +5,7 @@ Configurations are checked without reading weights, so that SAEs can be listed; 
 
 from __future__ import annotations
 
-import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,6 +17,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from sparserm.support.files import one_line
+from sparserm.support.strict_json import parse_json
 from sparserm.types import HookPoint, SparseRMError
 
 ARCHITECTURES = ("standard", "jumprelu", "topk", "gated")
@@ -24,6 +26,9 @@ NORMALISATIONS = ("none", "layer_norm", "constant_norm_rescale")
 
 SAELENS_WEIGHTS = "sae_weights.safetensors"
 SPARSIFY_WEIGHTS = "sae.safetensors"
+
+#: Maximum size of a weight; products of larger ones overflow float32.
+LARGEST = 1e9
 
 _REQUIRED = {
     "standard": ("W_enc", "b_enc", "W_dec", "b_dec"),
@@ -81,8 +86,8 @@ def read_weights(folder: Path, config: SAEConfig, name: str) -> dict[str, Tensor
     file = _weights_file(folder)
     try:
         tensors = {key: tensor.float().contiguous() for key, tensor in load_file(folder / file).items()}
-    except (OSError, SafetensorError) as error:
-        raise SparseRMError(f"{folder / file} cannot be read as safetensors ({error}); download it again") from error
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:  # PyTorch lacks some types of numbers
+        raise SparseRMError(f"{folder / file} cannot be read as safetensors ({one_line(error)}); download it again") from error
     if file == SAELENS_WEIGHTS:
         return saelens_weights(tensors, config, name)
     _check_weights(tensors, tuple(_SPARSIFY), config.d_sae, name)
@@ -102,18 +107,18 @@ def saelens_config(cfg: Mapping[str, Any], name: str, folder: Path) -> SAEConfig
     activation = cfg.get("activation_fn", "relu")
     if architecture not in ARCHITECTURES:
         raise SparseRMError(
-            f"SAE {name} is of architecture {architecture!r}; expected one of {', '.join(ARCHITECTURES)} (BatchTopK and "
+            f"SAE {name} is of architecture {_shown(architecture)}; expected one of {', '.join(ARCHITECTURES)} (BatchTopK and "
             "Matryoshka SAEs are saved as jumprelu); choose another SAE"
         )
     if normalisation not in NORMALISATIONS:
         raise SparseRMError(
-            f"SAE {name} has normalize_activations {normalisation!r}, which needs statistics that are not stored with it; "
-            f"expected one of {', '.join(NORMALISATIONS)}; load it by its release name from SAELens's registry, which folds in "
-            "the statistics it knows, or fold them into the weights before saving"
+            f"SAE {name} has normalize_activations {_shown(normalisation)}, which needs statistics that are not stored with "
+            f"it; expected one of {', '.join(NORMALISATIONS)}; load it by its release name from SAELens's registry, which "
+            "folds in the statistics it knows, or fold them into the weights before saving"
         )
     if cfg.get("reshape_activations", "none") != "none" or activation not in ("relu", "topk"):
         raise SparseRMError(
-            f"SAE {name} reshapes its input or has activation {activation!r}; expected an SAE on the residual "
+            f"SAE {name} reshapes its input or has activation {_shown(activation)}; expected an SAE on the residual "
             "stream or the MLP output with its architecture's own activation; choose another SAE"
         )
     metadata = _mapping(cfg.get("metadata"))
@@ -124,8 +129,8 @@ def saelens_config(cfg: Mapping[str, Any], name: str, folder: Path) -> SAEConfig
         model_name=str({**cfg, **metadata}.get("model_name") or ""),
         k=_count(cfg.get("k"), "k", name) if architecture == "topk" else None,
         normalize_activations=normalisation,
-        apply_b_dec_to_input=bool(cfg.get("apply_b_dec_to_input", True)),
-        rescale_acts_by_decoder_norm=architecture == "topk" and bool(cfg.get("rescale_acts_by_decoder_norm", False)),
+        apply_b_dec_to_input=_flag(cfg, "apply_b_dec_to_input", True, name),
+        rescale_acts_by_decoder_norm=architecture == "topk" and _flag(cfg, "rescale_acts_by_decoder_norm", False, name),
         centred_model=bool(_mapping({**cfg, **metadata}.get("model_from_pretrained_kwargs")).get("center_writing_weights")),
         metadata=metadata,
     )
@@ -181,8 +186,8 @@ def sparsify_config(cfg: Mapping[str, Any], name: str, folder: Path) -> SAEConfi
     unlike = [key for key in ("transcode", "skip_connection", "signed") if cfg.get(key)]
     if unlike or cfg.get("activation", "topk") != "topk":
         raise SparseRMError(
-            f"SAE {name} of sparsify has {', '.join(unlike) or 'activation ' + repr(cfg['activation'])}; expected a plain topk "
-            "SAE; choose another SAE"
+            f"SAE {name} of sparsify has {', '.join(unlike) or 'activation ' + _shown(cfg['activation'])}; expected a plain "
+            "topk SAE; choose another SAE"
         )
     d_sae = cfg.get("num_latents")
     if not d_sae:  # sparsify's default
@@ -198,9 +203,9 @@ def read_json(path: Path) -> dict[str, Any]:
         SparseRMError: the file does not hold a JSON object.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = parse_json(path.read_bytes(), nan=True)  # SAELens writes what Python does
     except (OSError, ValueError) as error:
-        raise SparseRMError(f"{path} cannot be read ({error}); expected a JSON object; download it again") from error
+        raise SparseRMError(f"{path} cannot be read ({one_line(error)}); expected a JSON object; download it again") from error
     if not isinstance(value, dict):
         raise SparseRMError(f"{path} holds a {type(value).__name__}; expected a JSON object; download it again")
     return value
@@ -242,12 +247,26 @@ def _mapping(value: Any) -> dict[str, Any]:
 
 
 def _count(value: Any, what: str, name: str) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < 2**31:
         raise SparseRMError(
-            f"SAE {name} has {what} {value!r} in its configuration; expected a whole number above 0; correct it or download "
-            "the SAE again"
+            f"SAE {name} has {what} {_shown(value)} in its configuration; expected a whole number above 0; correct "
+            "it or download the SAE again"
         )
     return value
+
+
+def _flag(cfg: Mapping[str, Any], what: str, default: bool, name: str) -> bool:
+    value = cfg.get(what, default)
+    if not isinstance(value, bool):
+        raise SparseRMError(
+            f"SAE {name} has {what} {_shown(value)} in its configuration; expected true or false; correct it or download the "
+            "SAE again"
+        )
+    return value
+
+
+def _shown(value: Any) -> str:
+    return one_line(repr(value), 80)
 
 
 def _check_weights(weights: Mapping[str, Tensor], required: tuple[str, ...], d_sae: int, name: str) -> None:
@@ -262,8 +281,11 @@ def _check_weights(weights: Mapping[str, Tensor], required: tuple[str, ...], d_s
             "them into these before saving, or choose another SAE"
         )
     for key in required:
-        if not torch.isfinite(weights[key]).all():
+        low, high = (float(end) for end in torch.aminmax(weights[key])) if weights[key].numel() else (0.0, 0.0)
+        if not -math.inf < low <= high < math.inf:
             raise SparseRMError(f"SAE {name}: {key} holds values that are not finite; download it again or train it again")
+        if max(-low, high) > LARGEST:
+            raise SparseRMError(f"SAE {name}: {key} holds values beyond {LARGEST:g}; download it again or train it again")
     if weights["W_dec"].ndim != 2:
         raise SparseRMError(
             f"SAE {name}: W_dec has shape {tuple(weights['W_dec'].shape)}, expected a matrix [d_sae, d_in]; download it again"

@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save
 
 from sparserm.backbone.model import Backbone, load_language_model
 from sparserm.sae.activations import CONTEXT_SIZE, ActivationCache, Corpus, extract_activations, read_corpus
-from sparserm.sae.autoencoder import load_sae
+from sparserm.sae.autoencoder import FINGERPRINT, load_sae
 from sparserm.sae.evaluation import SAEQuality, evaluate_sae
 from sparserm.sae.formats import read_json
 from sparserm.support.files import write_json
@@ -301,6 +301,8 @@ def _store_as_half(folder: Path) -> None:
     (folder / "sae_weights.safetensors").write_bytes(save(weights))  # save_file makes it readable by its owner only
     config = json.loads((folder / "cfg.json").read_text())
     config["dtype"] = "float16"
+    (folder / "cfg.json").write_text(json.dumps(config, indent=1))
+    config["metadata"][FINGERPRINT] = load_sae(folder).fingerprint  # of the weights as stored
     (folder / "cfg.json").write_text(json.dumps(config, indent=1))
 
 

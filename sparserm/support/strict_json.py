@@ -11,8 +11,11 @@ from typing import Any
 MAX_DEPTH = 100
 
 
-def parse_json(data: bytes | str) -> Any:
+def parse_json(data: bytes | str, *, nan: bool = False) -> Any:
     """Parse UTF-8 JSON: numbers must be finite and fit in 64 bits, keys must be unique, and texts must be valid Unicode.
+
+    Args:
+        nan: accept ``NaN`` and ``Infinity``, which are not JSON but which Python writes.
 
     Raises:
         ValueError: it is not such JSON, or nested more than :data:`MAX_DEPTH` levels deep.
@@ -20,7 +23,11 @@ def parse_json(data: bytes | str) -> Any:
     text = data.decode("utf-8") if isinstance(data, bytes) else data
     try:
         value = json.loads(
-            text, parse_constant=_not_a_number, parse_float=_finite, parse_int=_whole, object_pairs_hook=_unique_keys
+            text,
+            parse_constant=float if nan else _not_a_number,
+            parse_float=_finite,
+            parse_int=_whole,
+            object_pairs_hook=_unique_keys,
         )
     except RecursionError:
         raise _too_deep() from None
@@ -30,7 +37,7 @@ def parse_json(data: bytes | str) -> Any:
     return value
 
 
-def _not_a_number(name: str) -> None:
+def _not_a_number(name: str) -> float:
     raise ValueError(f"{name} is not a number")
 
 
