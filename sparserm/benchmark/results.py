@@ -147,24 +147,40 @@ class Results:
         """Record what the task's cells are computed from: the data by name and hash, and fingerprints by name.
 
         Raises:
-            SparseRMError: the file already holds cells of other pairs for this task.
+            SparseRMError: the file already holds cells of other pairs, or made with other things, for this task.
         """
+        self.check(task, **made_with)
         found = {
             "train": _described(task.train),
             "test": {**_described(task.test), "groups": prompt_groups(task.test.pairs).tolist()},
         }
 
         def write(record: dict[str, Any]) -> None:
-            known = record["tasks"].setdefault(task.name, {**found, **made_with})
-            for part in ("train", "test"):
-                if known[part]["hash"] != found[part]["hash"]:
-                    raise SparseRMError(
-                        f"{self.path} holds results for task {task.name} on other pairs ({known[part]['name']}); "
-                        "expected the same pairs; choose another --out, or delete the file"
-                    )
-            known |= made_with
+            record["tasks"][task.name] = {**found, **record["tasks"].get(task.name, {}), **made_with}
 
         self._change(write)
+
+    def check(self, task: Task, **made_with: str) -> None:
+        """Check that the task's cells in the file, if any, are of the same pairs and made the same way.
+
+        Raises:
+            SparseRMError: they are of others, or the file is not a results file.
+        """
+        known = self._read()["tasks"].get(task.name)
+        if known is None:
+            return
+        for part, data in (("train", task.train), ("test", task.test)):
+            if known[part]["hash"] != data.content_hash:
+                raise SparseRMError(
+                    f"{self.path} holds results for task {task.name} on other pairs ({known[part]['name']}); "
+                    "expected the same pairs; choose another --out, or delete the file"
+                )
+        for name, value in made_with.items():
+            if known.get(name, value) != value:
+                raise SparseRMError(
+                    f"{self.path} holds results for task {task.name} with {name} {known[name]}, expected {value}; choose "
+                    "another --out, or delete the file"
+                )
 
     def head(self, task: str) -> dict[str, Any] | None:
         """Diagnostics of the task's head, or None."""
@@ -182,9 +198,11 @@ class Results:
         self._change(write)
 
     def add(self, row: Cell | Cost) -> None:
-        """Add a cell or a cost, with the current environment."""
+        """Add a cell or a cost, with the current environment; a cell that another process has added is left out."""
 
         def write(record: dict[str, Any]) -> None:
+            if isinstance(row, Cell) and any(_cell_of(one).key == row.key for one in record["cells"]):
+                return
             name, found = environment()
             record["environments"][name] = found
             record["cells" if isinstance(row, Cell) else "costs"].append({**asdict(row), "environment": name})
@@ -212,7 +230,7 @@ class Results:
             record = json.loads(self.path.read_text())
             parts = {kind: record[kind] for kind in ("environments", "tasks", "costs", "cells")}
             return {"heads": record.get("heads", {}), **parts}
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise SparseRMError(
                 f"{self.path} is not a file of benchmark results ({type(error).__name__}); expected JSON written by a "
                 "benchmark; choose another --out"

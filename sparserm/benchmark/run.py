@@ -87,6 +87,7 @@ def run_benchmark(
     """
     if unknown := [way for way in fine_tuned if way not in get_args(Way)]:
         raise SparseRMError(f"fine-tuning {unknown[0]!r} is unknown; expected one of {', '.join(get_args(Way))}")
+    results.check(task)
     dictionary, model = load_parts(backbone, sae, None, progress)
     results.describe(task, backbone=model.fingerprint, sae=dictionary.fingerprint, hook=dictionary.hook.name)
     material = represent_material(task, model, dictionary, progress)

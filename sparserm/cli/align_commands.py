@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sparserm.cli.common import AsJson, app, print_table, printed_json
+from sparserm.cli.outputs import RUN, Output, head_folder, pairs_file
 from sparserm.support.defaults import DEFAULT_BACKBONE
 
 if TYPE_CHECKING:
@@ -51,9 +52,12 @@ def align(
     from sparserm.pairs.load import load_prompts, split_prompts
     from sparserm.policy.judges import Judge
     from sparserm.policy.online_dpo import align
-    from sparserm.policy.rounds import AlignSettings
+    from sparserm.policy.rounds import AlignSettings, require_run
     from sparserm.support.progress import terminal_progress
 
+    models = {f"the reward model {one}": head_folder(one) for one in (reward, *(judge or ()))}
+    Output(out, {"the prompts": pairs_file(prompts), "the policy": policy, **models}, folder=RUN).check_resumed()
+    require_run(out)
     split = split_prompts(load_prompts(prompts), held_out, seed)
     ranker, judges = Judge.load(reward), [Judge.load(one) for one in judge or ()]
     settings = AlignSettings(rounds, n_prompts, samples, max_new_tokens, min_margin, learning_rate, beta, seed)

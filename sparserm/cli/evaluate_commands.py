@@ -23,6 +23,7 @@ from sparserm.cli.common import (
     warn,
     warn_truncated,
 )
+from sparserm.cli.outputs import Force, Output, head_folder, pairs_file
 from sparserm.types import PreferenceData
 
 
@@ -75,18 +76,22 @@ def audit(
     out: Annotated[Path | None, typer.Option(help="CSV file for the flagged rows and their texts.")] = None,
     column: Columns = None,
     skip_bad: SkipBad = False,
+    force: Force = False,
     as_json: AsJson = False,
 ) -> None:
     """Find mislabelled, duplicate and leaked pairs, and measure how well surface features alone predict the labels."""
     from sparserm.audit import flags as engine
 
+    inputs = {"the pairs": pairs_file(pairs), "the pairs of --against": pairs_file(against)}
+    output = Output(out, {**inputs, "the head": head_folder(head)}, force) if out else None
+    if output:
+        output.check()
     data = load(pairs, column, skip_bad)
     other = load(against, column, skip_bad) if against else None
     held_out = _held_out_margins(head, data) if head else None
     found = engine.audit(data, held_out=held_out, against=other)
-    if out:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        engine.flagged(found.flags, data.pairs).to_csv(out, index=False)
+    if output:
+        output.write(engine.flagged(found.flags, data.pairs).to_csv(index=False))
     result = {"data": data.name, "head": head, "out": str(out) if out else None, **engine.summary(found, data.pairs)}
     if printed_json(as_json, result):
         return

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from sparserm.cli.common import AsJson, HeadArgument, app, print_facts, printed_json
+from sparserm.cli.outputs import HEAD, Folder, Force, Output
 from sparserm.types import SparseRMError
 
 FORMATS = ("classifier", "head", "steering")
@@ -16,7 +17,7 @@ FORMATS = ("classifier", "head", "steering")
 @app.command()
 def export(
     head: HeadArgument,
-    out: Annotated[Path, typer.Option(help="Folder to write to; it has to be new or empty.")],
+    out: Annotated[Path, typer.Option(help="Folder to write to.")],
     form: Annotated[
         str,
         typer.Option(
@@ -25,6 +26,7 @@ def export(
     ] = "classifier",
     push_to_hub: Annotated[str | None, typer.Option(help="Repository USER/NAME on the Hugging Face Hub to upload to.")] = None,
     private: Annotated[bool, typer.Option(help="Create the repository as private; it is public by default.")] = False,
+    force: Force = False,
     as_json: AsJson = False,
 ) -> None:
     """Export a head as a transformers classifier, as a head alone, or as steering directions."""
@@ -32,12 +34,16 @@ def export(
 
     if form not in FORMATS:
         raise SparseRMError(f"--format is {form!r}; expected one of {', '.join(FORMATS)}")
-    find_head(head)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise SparseRMError(f"--out {out} is not empty; expected a new folder; choose another")
+    folder = find_head(head)
     from sparserm.integrations import hf
     from sparserm.support.progress import terminal_progress
 
+    kinds = {
+        "classifier": Folder("an exported classifier", hf.CLASSIFIER_FILES, "classifier.py"),
+        "steering": Folder("exported directions", hf.STEERING_FILES, "steering.safetensors"),
+        "head": HEAD,
+    }
+    Output(out, {"the head that is exported": folder}, force, kinds[form]).check()
     if form == "classifier":
         with terminal_progress() as progress:
             hf.export_classifier(head, out, progress)

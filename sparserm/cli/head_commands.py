@@ -21,7 +21,7 @@ from sparserm.cli.common import (
     printed_json,
     readable,
 )
-from sparserm.types import SparseRMError
+from sparserm.cli.outputs import HEAD, Force, Output, pairs_file
 
 
 @app.command()
@@ -111,6 +111,7 @@ def edit(
     test: Annotated[str | None, typer.Option(help="Held-out pairs to measure the edits on.")] = None,
     column: Columns = None,
     skip_bad: SkipBad = False,
+    force: Force = False,
     as_json: AsJson = False,
 ) -> None:
     """Switch off, flip or rescale features, measure the effect on held-out pairs, and save a new head."""
@@ -120,11 +121,10 @@ def edit(
     from sparserm.training.editing import held_out_scores, make_edited_head, read_factors, summarise_edits
 
     edits = read_factors(off or (), flip or (), scale or ())
-    model, name = SparseRM.from_pretrained(head), find_head(head).name
-    if out.resolve() == find_head(head).resolve():
-        raise SparseRMError(
-            f"--out {out} is the head that is edited; expected another folder, since the original is not changed"
-        )
+    folder = find_head(head)
+    output = Output(out, {"the head that is edited": folder, "the test pairs": pairs_file(test)}, force, HEAD)
+    output.check()
+    model, name = SparseRM.from_pretrained(head), folder.name
     make_edited_head(model.saved, name, edits, out.name, None)  # rejects invalid edits before any work
     held_out, measured = None, {}
     if test:
@@ -139,6 +139,7 @@ def edit(
             err=True,
         )
     edited = make_edited_head(model.saved, name, edits, out.name, held_out)
+    output.check()  # it may have appeared meanwhile
     SparseRM(edited).save_pretrained(out)
     result = {"out": str(out), "hash": head_hash(edited), **edited.card.training["lineage"], **measured}
     if not printed_json(as_json, result):

@@ -22,6 +22,7 @@ from sparserm.cli.common import (
     warn,
     warn_truncated,
 )
+from sparserm.cli.outputs import RUN, Force, Output, check_all, head_folder, pairs_file
 from sparserm.pairs.candidates import load_candidates
 from sparserm.support.files import to_csv, to_jsonl
 from sparserm.types import SparseRMError
@@ -73,6 +74,7 @@ def _score_file(pairs: str, head: str, out: Path, columns: list[str] | None, eng
         run = score_here
     else:
         raise SparseRMError(f"--engine is {engine!r}; expected local or ray")
+    Output(out, {"the pairs": pairs_file(pairs), "the head": head_folder(head)}, folder=RUN).check_resumed()
     with terminal_progress() as progress:
         scored = score_file(pairs, head, out, columns=column_names(columns), engine=run, progress=progress)
     if scored.n_unusable:
@@ -168,6 +170,7 @@ def best_of_n_command(
     ] = None,
     min_margin: Annotated[float, typer.Option(help="Minimum reward margin of a pair.")] = 0.0,
     skip_bad: SkipBad = False,
+    force: Force = False,
     as_json: AsJson = False,
 ) -> None:
     """Rank the candidate responses of many prompts, and make preference pairs of the best and the worst."""
@@ -177,6 +180,10 @@ def best_of_n_command(
 
     if out.suffix not in (".jsonl", ".csv"):
         raise SparseRMError(f"--out is {out}; expected a name that ends in .jsonl or .csv")
+    inputs = {"the candidates": candidates, "the head": head_folder(head)}
+    ranking = Output(out, inputs, force)
+    chosen = Output(pairs, inputs, force, option="--pairs") if pairs else None
+    check_all(*(output for output in (ranking, chosen) if output))
     found = load_candidates(candidates, skip_bad=skip_bad)
     warn(found.issues, found.name)
     model = SparseRM.from_pretrained(head)
@@ -184,10 +191,10 @@ def best_of_n_command(
         model.load_backbone(progress)
         ranked = best_of_n.rank(model, found, progress=progress)
     rows = best_of_n.ranking_rows(ranked)
-    out.write_text(to_jsonl(rows) if out.suffix == ".jsonl" else to_csv(rows), encoding="utf-8")
+    ranking.write(to_jsonl(rows) if out.suffix == ".jsonl" else to_csv(rows))
     made = best_of_n.preference_rows(ranked, min_margin)
-    if pairs is not None:
-        pairs.write_text(to_jsonl(made), encoding="utf-8")
+    if chosen:
+        chosen.write(to_jsonl(made))
     result = {
         "out": str(out),
         "n_prompts": len(ranked),

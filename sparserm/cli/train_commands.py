@@ -24,6 +24,7 @@ from sparserm.cli.common import (
     warn,
     warn_truncated,
 )
+from sparserm.cli.outputs import HEAD, RUN, Force, Output, pairs_file, sae_folder
 from sparserm.support.defaults import DEFAULT_BACKBONE, DEFAULT_LAYERS
 from sparserm.types import SparseRMError
 
@@ -47,6 +48,7 @@ def train(
     test: Annotated[str | None, typer.Option(help="Test pairs. Default: cross-validation over prompts.")] = None,
     column: Columns = None,
     skip_bad: SkipBad = False,
+    force: Force = False,
     as_json: AsJson = False,
 ) -> None:
     """Train a head on preference pairs."""
@@ -54,6 +56,9 @@ def train(
     from sparserm.support.progress import terminal_progress
     from sparserm.training.train import train_head
 
+    inputs = {"the pairs": pairs_file(pairs), "the test pairs": pairs_file(test), "the backbone": backbone}
+    output = Output(out, {**inputs, "the SAE": sae_folder(sae)}, force, HEAD)
+    output.check()
     data = load(pairs, column, skip_bad)
     test_data = load(test, column, skip_bad) if test else None
     if test_data:
@@ -73,6 +78,7 @@ def train(
             selection=selection,
             avoid_length=avoid_length,
         )
+    output.check()  # it may have appeared meanwhile
     result.model.save_pretrained(out)
     warn_truncated(result.n_truncated)
     summary = {"out": str(out), **result.summary()}
@@ -99,6 +105,7 @@ def sweep(
     out: Annotated[Path | None, typer.Option(help="CSV file for the results.")] = None,
     column: Columns = None,
     skip_bad: SkipBad = False,
+    force: Force = False,
     as_json: AsJson = False,
 ) -> None:
     """Compare layers, numbers of features and selection methods by cross-validation over prompts."""
@@ -111,7 +118,12 @@ def sweep(
     sizes = numbers("--k", k, "8,16,32") if k else list(engine.SIZES)
     settings = [fit_settings(k=size, pooling=pooling) for size in sizes][-1]  # checks every size
     chosen = engine.check_methods(methods.split(",") if methods else engine.METHODS)
-    saes = load_saes(tuple(sae) if sae else _layer_saes(layers, backbone))
+    names = tuple(sae) if sae else _layer_saes(layers, backbone)
+    inputs = {"the pairs": pairs_file(pairs), "the backbone": backbone, **{f"the SAE {one}": sae_folder(one) for one in names}}
+    output = Output(out, inputs, force) if out else None
+    if output:
+        output.check()
+    saes = load_saes(names)
     data = load(pairs, column, skip_bad)
     with terminal_progress() as progress:
         through = max(sae.hook.layer for sae in saes.values())
@@ -120,9 +132,8 @@ def sweep(
         cells = engine.sweep(represented, saes, settings, sizes, chosen, progress)
     if not cells:
         raise SparseRMError(f"{data.name} is too small to cross-validate heads of this size; give more pairs or a smaller --k")
-    if out:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        engine.cells_table(cells).to_csv(out, index=False)
+    if output:
+        output.write(engine.cells_table(cells).to_csv(index=False))
     choice, n_prompts = engine.choose(cells), len({pair.prompt for pair in data.pairs})
     result: dict[str, Any] = {
         "data": data.name,
@@ -187,6 +198,10 @@ def benchmark(
     from sparserm.support.progress import terminal_progress
 
     wanted = read_budgets(budgets)
+    inputs = {"the pairs": pairs_file(pairs), "the test pairs": pairs_file(test), "the backbone": backbone}
+    Output(out, {**inputs, "the SAE": sae_folder(sae)}).check_resumed()
+    results = Results(out)
+    results.read()  # refuses a file of something else
     data = load(pairs, column, skip_bad)
     if test:
         held_out = load(test, column, skip_bad)
@@ -194,7 +209,6 @@ def benchmark(
         task = Task(data.name, data, held_out)
     else:
         task = Task(data.name, *split_by_prompt(data, test_fraction=0.25, seed=0))
-    results = Results(out)
     with terminal_progress() as progress:
         run_benchmark(
             results,
@@ -275,6 +289,7 @@ def train_sae_command(
     from sparserm.support.progress import terminal_progress
 
     wanted = numbers("--layers", layers, "10,15,20")
+    Output(out, {"the corpus": corpus, "the backbone": backbone}, folder=RUN).check_resumed()
     given = {"d_sae": d_sae, "k": k, "epochs": epochs, "seed": seed}
     changed = {name: value for name, value in given.items() if value is not None}
     with terminal_progress() as progress:

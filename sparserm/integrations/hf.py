@@ -22,9 +22,22 @@ from sparserm.heads.reward import RewardHead
 from sparserm.heads.saved import SavedHead, load_head, save_head
 from sparserm.integrations.classifier import SparseRMClassifierConfig, SparseRMForSequenceClassification
 from sparserm.model import SparseRM
+from sparserm.support.defaults import HEAD_FILES
+from sparserm.support.files import replacing_folder, require_only
 from sparserm.types import Message, Progress, SparseRMError
 
 AutoModelForSequenceClassification.register(SparseRMClassifierConfig, SparseRMForSequenceClassification, exist_ok=True)
+
+#: Files of exported directions.
+STEERING_FILES = ("steering.safetensors", "steering.json")
+
+#: Files of an exported classifier: those of transformers' models and tokenizers, its code, the card, and the head itself.
+CLASSIFIER_FILES = (
+    *("config.json", "model*.safetensors", "model.safetensors.index.json", "classifier.py", "README.md"),
+    *("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    *("chat_template.jinja", "vocab.json", "vocab.txt", "merges.txt", "spiece.model"),
+    *(f"head/{name}" for name in HEAD_FILES),
+)
 
 #: Test conversations: tokenising the templated text as a whole must give the tokens that the head was trained on.
 _TRIALS = (("Hello?", "the answer is yes"), ("What is 2 + 2?\nSay why.", "It is 4:\n\n- two\n- and two"))
@@ -41,11 +54,13 @@ def export_classifier(head: str | Path, folder: Path, progress: Progress | None 
     """Export a head as a transformers classifier with one label.
 
     ``folder`` gets the truncated backbone with the folded head, the tokenizer, a model card, and the head itself in ``head``.
+    It is written as a whole; an earlier export there is replaced.
 
     Raises:
-        SparseRMError: the head does not exist or does not read the residual stream after a layer, or the backbone's
-            chat template gives different tokens when a conversation is tokenised as one text.
+        SparseRMError: ``folder`` holds other files, the head does not exist or does not read the residual stream after a
+            layer, or the backbone's chat template gives different tokens when a conversation is tokenised as one text.
     """
+    require_only(folder, CLASSIFIER_FILES, "an exported classifier")
     saved = load_head(head)
     hook = saved.card.hook_point
     layer = hook.layer - (hook.site == "resid_pre")  # the input of a layer is the output of the one before
@@ -57,27 +72,28 @@ def export_classifier(head: str | Path, folder: Path, progress: Progress | None 
     source = Backbone.load(saved.card.backbone_source, through_layer=layer, dtype="float32", device="cpu", progress=progress)
     SparseRM(saved, source)  # checks the backbone
     _check_tokens(source.chat)
-    _classifier(saved, source).save_pretrained(folder)
     tokenizer = source.chat.tokenizer
     tokenizer.chat_template = source.chat.template
-    tokenizer.save_pretrained(folder)
-    save_head(saved, folder / "head")
-    (folder / "README.md").write_text(_model_card(saved, "transformers", _LOAD_CLASSIFIER), encoding="utf-8")
+    with replacing_folder(folder, replace=True) as new:
+        _classifier(saved, source).save_pretrained(new)
+        tokenizer.save_pretrained(new)
+        save_head(saved, new / "head")
+        (new / "README.md").write_text(_model_card(saved, "transformers", _LOAD_CLASSIFIER), encoding="utf-8")
 
 
 def export_steering(head: str | Path, folder: Path) -> None:
     """Export the directions of a head for steering.
 
     ``steering.safetensors`` holds the unit ``directions [K, d]`` of the head's features and ``reward [d]``, their weighted sum
-    (see :func:`fold`); ``steering.json`` describes the hook point and the features.
+    (see :func:`fold`); ``steering.json`` describes the hook point and the features. The folder is written as a whole; an
+    earlier export there is replaced.
 
     Raises:
-        SparseRMError: the head does not exist.
+        SparseRMError: ``folder`` holds other files, or the head does not exist.
     """
+    require_only(folder, STEERING_FILES, "exported directions")
     saved = load_head(head)
-    folder.mkdir(parents=True, exist_ok=True)
     reward = fold(saved.head)[0].astype(np.float32)
-    (folder / "steering.safetensors").write_bytes(save({"directions": saved.head.directions, "reward": reward}))
     features = [
         {
             "feature": int(feature),
@@ -93,18 +109,24 @@ def export_steering(head: str | Path, folder: Path) -> None:
         "layer": saved.card.hook_point.layer,
         "features": features,
     }
-    (folder / "steering.json").write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    with replacing_folder(folder, replace=True) as new:
+        (new / "steering.safetensors").write_bytes(save({"directions": saved.head.directions, "reward": reward}))
+        (new / "steering.json").write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def export_head(head: str | Path, folder: Path) -> None:
     """Export the head alone (tens of kilobytes) with a model card; it needs a copy of the backbone to run.
 
+    ``folder`` is written as a whole; an earlier export there is replaced.
+
     Raises:
-        SparseRMError: the head does not exist.
+        SparseRMError: ``folder`` holds other files, or the head does not exist.
     """
+    require_only(folder, HEAD_FILES, "a head")
     saved = load_head(head)
-    save_head(saved, folder)
-    (folder / "README.md").write_text(_model_card(saved, "sparserm", _LOAD_HEAD), encoding="utf-8")
+    with replacing_folder(folder, replace=True) as new:
+        save_head(saved, new)
+        (new / "README.md").write_text(_model_card(saved, "sparserm", _LOAD_HEAD), encoding="utf-8")
 
 
 def push_to_hub(folder: Path, repo: str, *, private: bool = False) -> str:

@@ -15,8 +15,8 @@ from sparserm.pairs.split import prompt_key
 from sparserm.policy.dpo import RoundTraining
 from sparserm.policy.judges import Judge
 from sparserm.policy.measures import PolicyMeasures, conclude, measure_policy
-from sparserm.policy.rounds import AlignSettings, Run
-from sparserm.support.files import write_json
+from sparserm.policy.rounds import AlignSettings, Run, require_run
+from sparserm.support.files import only_writer, write_json
 from sparserm.types import Progress, Prompt, SparseRMError
 
 
@@ -74,14 +74,20 @@ def align(
         policy: the initial policy, as in :meth:`~sparserm.policy.language_model.Policy.load`.
 
     Raises:
-        SparseRMError: TRL is not installed, the folder holds another run, there are too few prompts or some are in both sets,
-            two judges are the same or share a name, a prompt is too long, or a round gives no pair.
+        SparseRMError: TRL is not installed, the folder holds another run or one is writing to it, there are too few prompts
+            or some are in both sets, two judges are the same or share a name, a prompt is too long, or a round gives no pair.
     """
     _check(prompts, held_out, [ranker, *judges], settings)
     import_trl()  # fails before the first round is sampled
+    require_run(folder)
     run = Run(folder, policy, prompts, held_out, ranker, [ranker, *judges], settings, progress)
     run.start.check_room([*prompts, *held_out], settings.max_new_tokens)
-    run.claim()
+    with only_writer(folder):
+        run.claim()
+        return _align(run, ranker, settings)
+
+
+def _align(run: Run, ranker: Judge, settings: AlignSettings) -> AlignReport:
     answers = [run.held_out_answers(0)]
     training = []
     for number in range(1, settings.rounds + 1):
@@ -93,7 +99,7 @@ def align(
     report = AlignReport(
         run.round(settings.rounds) / "policy", ranker.name, measures, tuple(training), ranker.features, conclusion
     )
-    write_json(folder / "report.json", {**asdict(report), "policy": str(report.policy)})
+    write_json(run.folder / "report.json", {**asdict(report), "policy": str(report.policy)})
     return report
 
 

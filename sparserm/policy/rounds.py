@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -32,7 +31,7 @@ from sparserm.policy.judges import Judge
 from sparserm.policy.language_model import Policy, Sample, divergence
 from sparserm.policy.measures import Answers
 from sparserm.scoring.best_of_n import apart, preference_rows, rank_by
-from sparserm.support.files import to_jsonl, write_json, write_text
+from sparserm.support.files import holds_nothing, replacing_folder, to_jsonl, write_json, write_text
 from sparserm.types import Progress, Prompt, SparseRMError, Text
 
 #: Answers per policy and held-out prompt.
@@ -63,6 +62,28 @@ class AlignSettings:
     learning_rate: float = 2e-5
     beta: float = 0.1
     seed: int = 0
+
+
+def require_run(folder: Path) -> dict[str, Any] | None:
+    """The settings of the run in a folder; None if the folder is missing or empty.
+
+    Raises:
+        SparseRMError: it holds other files, or settings that cannot be read.
+    """
+    path = folder / "settings.json"
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(found, dict):
+            return found
+    except FileNotFoundError:
+        if not holds_nothing(folder):
+            raise SparseRMError(
+                f"{folder} is not empty and holds no alignment run; expected a new folder or that of a run; give another folder"
+            ) from None
+        return None
+    except ValueError:
+        pass
+    raise SparseRMError(f"{path} cannot be read; expected the settings of an alignment run; give another folder")
 
 
 class Run:
@@ -99,9 +120,7 @@ class Run:
             "judges": {judge.name: judge.fingerprint for judge in self._judges},
             **asdict(self.settings),
         }
-        path = self.folder / "settings.json"
-        if path.is_file():
-            found = json.loads(path.read_text(encoding="utf-8"))
+        if (found := require_run(self.folder)) is not None:
             # A finished run can be extended by more rounds.
             differ = [name for name in wanted if name != "rounds" and found.get(name) != wanted[name]]
             if differ:
@@ -109,12 +128,7 @@ class Run:
                     f"{self.folder} holds a run with other {', '.join(differ)}; expected the same ones to resume it; give "
                     "another folder"
                 )
-        elif self.folder.is_dir() and any(not one.name.startswith(".settings.json.") for one in self.folder.iterdir()):
-            raise SparseRMError(
-                f"{self.folder} is not empty and holds no alignment run; expected a new folder or that of a run; "
-                "give another folder"
-            )
-        write_json(path, wanted)
+        write_json(self.folder / "settings.json", wanted)
 
     def round(self, number: int) -> Path:
         """The folder of a round."""
@@ -144,8 +158,8 @@ class Run:
             seed=self.settings.seed + number,
             progress=self._round_progress(number),
         )
-        shutil.rmtree(self.round(number) / "policy", ignore_errors=True)  # partly written by an interrupted run
-        policy.save(self.round(number) / "policy")
+        with replacing_folder(self.round(number) / "policy", replace=True) as new:  # of a run stopped before the next line
+            policy.save(new)
         write_json(done, asdict(training))
         self._loaded = (number, policy)
         return training

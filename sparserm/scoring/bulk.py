@@ -23,7 +23,7 @@ from sparserm.model import SparseRM
 from sparserm.pairs.files import RawRow
 from sparserm.pairs.parsing import FoundColumns, find_columns, read_rows
 from sparserm.pairs.parts import Part, PartedSource, cut
-from sparserm.support.files import replacing
+from sparserm.support.files import holds_nothing, only_writer, replacing, write_json
 from sparserm.types import PreferencePair, Progress, SparseRMError
 
 #: One row per pair, in the order of the source; ``row`` is 1-based. ``tokens_cut`` is the number of prompt tokens that did not
@@ -91,8 +91,6 @@ class Scoring:
         table = score_rows(model, self.source.read(part), self.columns)
         with replacing(self.file(part)) as temporary, temporary.open("wb") as file:
             pq.write_table(table, file)
-            file.flush()
-            os.fsync(file.fileno())  # a crash must not leave an empty file under the final name
 
 
 @dataclass(frozen=True)
@@ -150,17 +148,27 @@ def score_file(
         progress: called with the number of rows scored.
 
     Raises:
-        SparseRMError: the source or the head cannot be used, or the folder holds other files.
+        SparseRMError: the source or the head cannot be used, the folder holds other files or scores, or another run is
+            writing to it.
     """
     started = time.perf_counter()
+    folder = Path(os.path.abspath(Path(out).expanduser()))
+    _read_note(folder)
     found = cut(source)
     columns_found = find_columns(_readable(found), columns or {}, found.name)
     saved = load_head(head)
-    dtype = str(SparseRM(saved).load_backbone(progress).dtype)
-    scoring = Scoring(found, columns_found, saved, dtype, Path(os.path.abspath(Path(out).expanduser())))
-    _claim(scoring)
+    what = _description(found, columns_found, saved)
+    _check_same(folder, what)
+    with only_writer(folder):
+        dtype = str(SparseRM(saved).load_backbone(progress).dtype)
+        _claim(folder, {**what, "dtype": dtype})
+        return _score(Scoring(found, columns_found, saved, dtype, folder), engine or score_here, progress, started)
+
+
+def _score(scoring: Scoring, engine: Engine, progress: Progress | None, started: float) -> ScoringSummary:
+    """Score what is missing, and sum up all."""
     todo = scoring.missing()
-    n_rows, left = found.n_rows, sum(part.n_rows for part in todo)
+    n_rows, left = scoring.source.n_rows, sum(part.n_rows for part in todo)
     done = n_rows - left
 
     def finished(part: Part) -> None:
@@ -169,7 +177,7 @@ def score_file(
         if progress:
             progress(done, n_rows, "Scores (rows)")
 
-    (engine or score_here)(scoring, todo, finished)
+    engine(scoring, todo, finished)
     return _summary(scoring, n_rows - left, todo, time.perf_counter() - started)
 
 
@@ -242,40 +250,63 @@ def _score_all(model: SparseRM, pairs: Sequence[PreferencePair]) -> list[dict[st
     ]
 
 
-def _claim(scoring: Scoring) -> None:
-    """Claim the output folder for this run, or check that it belongs to the same run.
+def _description(source: PartedSource, columns: FoundColumns, saved: SavedHead) -> dict[str, Any]:
+    """What the scores are of, and the format they are in; two runs with the same description give the same rows."""
+    return {
+        "format": FORMAT,
+        "source": source.name,
+        "content_hash": source.content_hash,
+        "rows": source.n_rows,
+        "part_rows": max(part.n_rows for part in source.parts),
+        "columns": asdict(columns),
+        "head": saved.card.name,
+        "head_hash": head_hash(saved),
+    }
+
+
+def _claim(folder: Path, what: Mapping[str, Any]) -> None:
+    """Write down what the scores in a folder are of.
 
     Raises:
         SparseRMError: the folder holds other files or other scores.
     """
-    what = {
-        "format": FORMAT,
-        "source": scoring.source.name,
-        "content_hash": scoring.source.content_hash,
-        "rows": scoring.source.n_rows,
-        "part_rows": max(part.n_rows for part in scoring.source.parts),
-        "columns": asdict(scoring.columns),
-        "head": scoring.saved.card.name,
-        "head_hash": head_hash(scoring.saved),
-        "dtype": scoring.dtype,
-    }
-    note = scoring.out / _NOTE
-    if not note.is_file() and scoring.out.exists() and (not scoring.out.is_dir() or any(scoring.out.iterdir())):
-        raise SparseRMError(f"{scoring.out} is not empty and holds no scores; expected a new folder; choose another one")
-    if not any(scoring.out.glob("part-*.parquet")):  # no scores yet, so nothing can be mixed up
-        scoring.out.mkdir(parents=True, exist_ok=True)
-        note.write_text(json.dumps(what, indent=2))
+    _check_same(folder, what)
+    write_json(folder / _NOTE, what)
+
+
+def _check_same(folder: Path, what: Mapping[str, Any]) -> None:
+    found = _read_note(folder)
+    if not any(folder.glob("part-*.parquet")):  # no scores yet, so nothing can be mixed up
         return
-    try:
-        found = json.loads(note.read_text())
-    except (OSError, ValueError) as error:
-        raise SparseRMError(f"{note} cannot be read ({error}); delete {scoring.out} to score again") from error
     for name, value in what.items():
-        if found.get(name) != value:
+        if found is None or found.get(name) != value:
             raise SparseRMError(
-                f"{scoring.out} holds scores of {name.replace('_', ' ')} {found.get(name)!r}, expected {value!r}; choose "
+                f"{folder} holds scores of {name.replace('_', ' ')} {(found or {}).get(name)!r}, expected {value!r}; choose "
                 "another folder, or delete this one to score again"
             )
+
+
+def _read_note(folder: Path) -> dict[str, Any] | None:
+    """The description of the scores in a folder; None if it is missing or empty.
+
+    Raises:
+        SparseRMError: it holds other files, or the description cannot be read.
+    """
+    note = folder / _NOTE
+    try:
+        found = json.loads(note.read_text())
+        if isinstance(found, dict):
+            return found
+        reason = "no JSON object"
+    except FileNotFoundError:
+        if not holds_nothing(folder):
+            raise SparseRMError(
+                f"{folder} is not empty and holds no scores; expected a new folder; choose another one"
+            ) from None
+        return None
+    except (OSError, ValueError) as error:
+        reason = str(error)
+    raise SparseRMError(f"{note} cannot be read ({reason}); delete {folder} to score again")
 
 
 def _summary(scoring: Scoring, n_before: int, todo: Sequence[Part], seconds: float) -> ScoringSummary:

@@ -22,6 +22,9 @@ DEFAULT_LAYER = 15
 #: Maximum number of features of a head: with more, random latents do as well.
 MAX_FEATURES = 32
 
+#: Names in the folder of a saved head; one with other names in it is not replaced.
+HEAD_FILES = ("config.json", "head.safetensors", "README.md")
+
 
 def home() -> Path:
     """The data folder and cache: ``SPARSERM_HOME``, or the user's cache folder."""

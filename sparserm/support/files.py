@@ -18,13 +18,21 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from sparserm.types import SparseRMError
+
+#: Name of the lock in a folder that a run writes to; data frames and Parquet readers pass over hidden files.
+LOCK = ".lock"
 
 #: Temporary files and folders that a killed process left behind are removed after this many seconds.
 LEFTOVER_S = 24 * 3600
 
 #: Endings of hidden names: what is being written, and an old folder while the new one takes its place.
 _TEMPORARY, _ASIDE = "tmp", "old"
+
+#: Temporary names, those of earlier versions too.
+_LEFTOVER = re.compile(rf"\..+\.[0-9a-f]{{32}}(\.{_TEMPORARY})?")
 
 #: Names of up to this many bytes are part of their temporary name; longer ones would exceed the file system's limit of 255.
 _MAX_STEM = 150
@@ -95,17 +103,78 @@ def interrupted_replacement(path: Path) -> Path | None:
     return max(found, key=_last_change, default=None)
 
 
-def foreign_entry(folder: Path, names: Iterable[str]) -> Path | None:
-    """The first entry of a folder that none of the ``names`` (patterns such as ``*.json``) matches; None if there is none."""
-    known = (*names, ".DS_Store")  # macOS puts that file everywhere
-    entries = sorted(folder.iterdir()) if folder.is_dir() else []
-    return next((one for one in entries if not any(fnmatchcase(one.name, name) for name in known)), None)
+def foreign_entry(folder: Path, names: Sequence[str]) -> Path | None:
+    """The first entry in a folder that none of the ``names`` covers; None if there is none.
+
+    Args:
+        names: patterns of files such as ``*.json`` and ``head/*.json``; ``layer_*/**`` covers all that is in such folders.
+    """
+    for entry in sorted(folder.iterdir()) if folder.is_dir() else []:
+        if entry.name == ".DS_Store":  # macOS puts that file everywhere
+            continue
+        split = [name.partition("/") for name in names]
+        below = [rest for first, _, rest in split if fnmatchcase(entry.name, first)]
+        if not entry.is_dir() or entry.is_symlink():
+            found = None if "" in below else entry
+        elif not (inner := [rest for rest in below if rest]):
+            found = entry
+        else:
+            found = None if "**" in inner else foreign_entry(entry, inner)
+        if found is not None:
+            return found
+    return None
+
+
+def require_only(folder: Path, names: Sequence[str], what: str) -> None:
+    """Refuse a folder with entries that none of the ``names`` covers (see :func:`foreign_entry`): it would be replaced.
+
+    Args:
+        what: what a folder of this kind holds, e.g. ``a head``.
+
+    Raises:
+        SparseRMError: there is such an entry.
+    """
+    if (other := foreign_entry(folder, names)) is not None:
+        raise SparseRMError(
+            f"{folder} holds {other.relative_to(folder)}, which is no part of {what}; expected a new folder, or one with "
+            f"nothing but {what}; give another name"
+        )
+
+
+@contextmanager
+def only_writer(folder: Path) -> Iterator[None]:
+    """Make a folder and hold its lock, so that no other run that asks for it writes there; leftovers of a killed one go.
+
+    Raises:
+        SparseRMError: another process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / LOCK, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise SparseRMError(
+            f"another run is writing to {folder}; expected one at a time; wait for it, or give another folder"
+        ) from error
+    except NotImplementedError:  # a file system without locks
+        pass
+    try:
+        for path in [path for path in folder.rglob(".*") if _LEFTOVER.fullmatch(path.name)]:
+            _remove(path)
+        yield
+    finally:
+        lock.release()
+
+
+def holds_nothing(folder: Path) -> bool:
+    """Whether a folder is missing, or holds nothing but the lock and the leftovers of a run that was killed at once."""
+    return not folder.is_dir() or all(one.name == LOCK or _LEFTOVER.fullmatch(one.name) for one in folder.iterdir())
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a UTF-8 text file atomically."""
     with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", newline="")
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -188,8 +257,7 @@ def _remove_leftovers(folder: Path) -> None:
     """Remove temporary files and folders that killed processes left, if nothing has changed in them for a day."""
     with suppress(OSError):
         for path in folder.iterdir():
-            named_so = re.fullmatch(rf"\..+\.[0-9a-f]{{32}}\.{_TEMPORARY}", path.name)
-            if named_so and _last_change(path) < time.time() - LEFTOVER_S:
+            if _LEFTOVER.fullmatch(path.name) and _last_change(path) < time.time() - LEFTOVER_S:
                 _remove(path)
 
 

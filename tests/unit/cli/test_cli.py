@@ -122,7 +122,8 @@ def test_scoring_a_file_refuses_in_one_line(run, parts, tmp_path) -> None:
     alone = run("score", *head, "--out", tmp_path / "out", "--prompt", "p", "--response", "r")
     assert "apply to a file of pairs" in alone.error
     assert "expected local or ray" in run("score", file, *head, "--out", tmp_path / "out", "--engine", "spark").error
-    assert "is not empty and holds no scores" in run("score", file, *head, "--out", parts.head).error
+    assert "is not empty and holds no scores" in run("score", file, *head, "--out", parts.sae).error
+    assert "is the head; expected another folder" in run("score", file, *head, "--out", parts.head).error
     assert "no preference data called" in run("score", tmp_path / "none.jsonl", *head, "--out", tmp_path / "out").error
 
 
@@ -280,8 +281,9 @@ def test_an_sae_of_another_width_is_refused(train, parts, tmp_path) -> None:
 
 
 def test_a_head_cannot_be_written_over_a_file(train, parts) -> None:
-    error = train(parts.test, "--json", out=parts.test).error
-    assert str(parts.test) in error and "check the path" in error
+    error = train(parts.train, "--json", out=parts.test).error
+    assert str(parts.test) in error and "is a file; expected a new folder" in error
+    assert "is the pairs; expected another folder" in train(parts.test, "--json", out=parts.test).error
 
 
 # -------------------------------------------------------------------------------------------------------- bad pairs

@@ -39,7 +39,7 @@ def test_the_rows_of_pairs_that_changed_sides_are_those_of_the_file(run, parts, 
     shifted.write_text("\n".join(["{}", *rows]))  # a row that is left out moves all others
     flips = ("--flip", ",".join(map(str, features)))
     found = [
-        run("edit", parts.head, *flips, "--out", tmp_path / "new", "--test", path, "--skip-bad", "--json").json
+        run("edit", parts.head, *flips, "--out", tmp_path / path.stem, "--test", path, "--skip-bad", "--json").json
         for path in (parts.test, shifted)
     ]
     assert found[0]["broken"] and found[1]["broken"] == [row + 1 for row in found[0]["broken"]]
@@ -49,7 +49,7 @@ def test_without_pairs_a_warning_says_that_nothing_was_measured(run, parts, feat
     outcome = run("edit", parts.head, "--off", features[0], "--out", tmp_path / "new", "--json")
     assert "accuracy" not in outcome.json
     assert outcome.err.startswith("warning: nothing was measured") and "--test" in outcome.err
-    assert "nothing was measured" in run("edit", parts.head, "--off", features[0], "--out", tmp_path / "new").err
+    assert "nothing was measured" in run("edit", parts.head, "--off", features[0], "--out", tmp_path / "other").err
 
 
 @pytest.mark.parametrize(

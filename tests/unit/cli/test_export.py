@@ -36,7 +36,8 @@ def test_a_head_alone_is_the_same_head(run, parts, tmp_path):
 
 def test_a_folder_that_holds_something_is_left_as_it_is(run, parts):
     before = json.loads((parts.head / "config.json").read_text())
-    assert "is not empty; expected a new folder" in run("export", parts.head, "--out", parts.head).error
+    assert "is not empty; expected a new folder" in run("export", parts.head, "--out", parts.sae).error
+    assert "is the head that is exported" in run("export", parts.head, "--out", parts.head).error
     assert json.loads((parts.head / "config.json").read_text()) == before
 
 

@@ -124,7 +124,7 @@ def test_a_round_that_was_not_noted_as_trained_is_trained_again(run, tmp_path) -
 
 def test_a_run_that_was_killed_at_its_first_write_begins_anew(run, tmp_path) -> None:
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / ".settings.json.0f").write_text("{")
+    (tmp_path / "run" / f".settings.json.{'0f' * 16}").write_text("{")
     assert len(run(replace(SETTINGS, rounds=1)).measures) == 2
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +13,7 @@ from typing import Any
 import pytest
 
 from sparserm.support import files
-from sparserm.support.files import foreign_entry, interrupted_replacement, replacing, replacing_folder
+from sparserm.support.files import foreign_entry, interrupted_replacement, only_writer, replacing, replacing_folder
 from sparserm.types import SparseRMError
 
 #: Every call of the operating system on the way, reads aside.
@@ -260,8 +262,18 @@ def test_nothing_was_interrupted(tmp_path: Path) -> None:
 
 
 def test_foreign_entry(tmp_path: Path) -> None:
-    write(tmp_path, {"config.json": "", ".DS_Store": "", "model-1.safetensors": ""})
-    names = ("config.json", "*.safetensors")
+    write(tmp_path, {"config.json": "", ".DS_Store": "", "model-1.safetensors": "", "head/a.json": "", "layer_3/x/y": ""})
+    names = ("config.json", "*.safetensors", "head/*.json", "layer_*/**")
     assert foreign_entry(tmp_path, names) is None and foreign_entry(tmp_path / "missing", names) is None
-    write(tmp_path, {"notes.txt": "", "zebra": ""})
-    assert foreign_entry(tmp_path, names) == tmp_path / "notes.txt"
+    for other in ("notes.txt", "head/notes.txt", "more.safetensors/x", "layer_4", "x/config.json"):
+        write(folder := tmp_path / f"of {other.replace('/', ' ')}", {"config.json": "", other: ""})
+        assert foreign_entry(folder, names) in (folder / other, (folder / other).parent)
+
+
+def test_second_writer_is_refused(tmp_path: Path) -> None:
+    script = "import sys; from pathlib import Path; from sparserm.support.files import only_writer\n"
+    script += f"with only_writer(Path({str(tmp_path / 'run')!r})): print('in')"
+    with only_writer(tmp_path / "run"):
+        refused = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert f"another run is writing to {tmp_path / 'run'}" in refused.stderr
+    assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False).stdout == "in\n"
