@@ -13,6 +13,7 @@ from sparserm.backbone.model import Backbone
 from sparserm.features.table import FeatureTable
 from sparserm.heads.reward import RewardHead
 from sparserm.sae.autoencoder import SparseAutoencoder
+from sparserm.support.parsing import whole_number
 from sparserm.types import Pooling, Prompt
 
 if TYPE_CHECKING:
@@ -129,8 +130,8 @@ def filter_features(
             head by the q-value of their gap.
     """
     wanted = query.strip().casefold()
-    if wanted.isdigit():
-        rows = rows[rows["feature"] == int(wanted)]
+    if (feature := whole_number(wanted)) is not None:
+        rows = rows[rows["feature"] == feature]
     elif wanted:
         texts = rows["label"] + "\n" + rows["promotes"]
         rows = rows[texts.str.casefold().str.contains(wanted, regex=False)]

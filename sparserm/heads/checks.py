@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from sparserm.support.files import one_line
+from sparserm.support.parsing import whole_number
 from sparserm.types import HookPoint, SparseRMError
 
 #: Version of the file format.
@@ -69,7 +70,7 @@ _FINGERPRINT = _Kind(
     "1 to 64 letters and digits", lambda value: isinstance(value, str) and bool(re.fullmatch("[0-9A-Za-z]{1,64}", value))
 )
 _LABELS = _Kind(
-    "texts by feature id", lambda value: _TEXTS.holds(value) and all(re.fullmatch("[0-9]{1,10}", key) for key in value)
+    "texts by feature id", lambda value: _TEXTS.holds(value) and all(whole_number(key) is not None for key in value)
 )
 
 _REQUIRED = {

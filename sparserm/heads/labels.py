@@ -6,10 +6,10 @@ one file each per SAE. Automatic labels of the shipped heads' features are shipp
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,13 @@ from filelock import FileLock
 
 from sparserm.heads.saved import HeadCard
 from sparserm.support.defaults import assets_dir, home
-from sparserm.support.files import write_json
+from sparserm.support.files import one_line, write_json
+from sparserm.support.parsing import parse_json, whole_number
 from sparserm.types import SparseRMError
 
 #: Maximum length of a label in characters.
 MAX_LENGTH = 120
-_FINGERPRINT = re.compile("[0-9a-zA-Z]+")
+_FINGERPRINT = re.compile("[0-9a-zA-Z]{1,64}")
 
 
 @dataclass(frozen=True)
@@ -112,12 +113,13 @@ def user_labels(sae_fingerprint: str) -> dict[int, str]:
         return {}
     path = _path(sae_fingerprint)
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = parse_json(path.read_bytes())
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
-        raise SparseRMError(f"the labels in {path} cannot be read ({error}); fix the file or move it away") from error
-    if not isinstance(value, dict) or not all(key.isdigit() and isinstance(label, str) for key, label in value.items()):
+        raise SparseRMError(f"the labels in {path} cannot be read ({one_line(error)}); fix the file or move it away") from error
+    entries = value.items() if isinstance(value, dict) else [("", "")]
+    if not all(whole_number(key) is not None and isinstance(label, str) for key, label in entries):
         raise SparseRMError(f"{path} is invalid; expected an object of label texts by feature id; fix the file or move it away")
     return {int(feature): label for feature, label in value.items()}
 
@@ -171,12 +173,16 @@ def shipped_labels(sae_fingerprint: str) -> Path:
 
 
 def read_auto_labels(path: Path) -> dict[int, AutoLabel]:
-    """Read a file of :func:`write_auto_labels`; empty where it is missing or damaged."""
+    """Read a file of :func:`write_auto_labels`; empty where it is missing or damaged, and without entries that are damaged."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-        return {int(feature): _read_auto(one) for feature, one in value.items()}
-    except (OSError, ValueError, TypeError, AttributeError, KeyError):
+        value = parse_json(path.read_bytes())
+    except (OSError, ValueError):
         return {}
+    found = {}
+    for key, one in value.items() if isinstance(value, dict) else ():
+        with suppress(ValueError, TypeError, AttributeError, KeyError):
+            found[int(key)] = _read_auto(one)
+    return found
 
 
 def write_auto_labels(path: Path, labels: Mapping[int, AutoLabel]) -> None:
@@ -187,12 +193,22 @@ def write_auto_labels(path: Path, labels: Mapping[int, AutoLabel]) -> None:
 
 def _read_auto(value: dict[str, Any]) -> AutoLabel:
     scores = {name: value[name] and _read_detection(value[name]) for name in ("detection", "examples")}
-    return AutoLabel(**{**value, **scores, "terms": tuple(value["terms"]), "promoted": tuple(value["promoted"])})
+    label = AutoLabel(**{**value, **scores, "terms": tuple(value["terms"]), "promoted": tuple(value["promoted"])})
+    texts = (label.text or "", label.reason, label.source, label.data, label.data_hash, label.prompt)
+    if not all(isinstance(text, str) for text in (*texts, *label.terms, *label.promoted)):
+        raise TypeError("a text is no text")
+    return replace(label, n_firing=int(label.n_firing), n_texts=int(label.n_texts))
 
 
 def _read_detection(value: dict[str, Any]) -> Detection:
     low, high = value["ci95"]
-    return Detection(**{**value, "ci95": (float(low), float(high))})
+    return Detection(
+        accuracy=float(value["accuracy"]),
+        ci95=(float(low), float(high)),
+        auroc=float(value["auroc"]),
+        n=int(value["n"]),
+        n_prompts=int(value["n_prompts"]),
+    )
 
 
 def _write(path: Path, labels: Mapping[int, object]) -> None:

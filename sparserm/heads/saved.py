@@ -19,8 +19,7 @@ from sparserm.heads.reward import RewardHead
 from sparserm.pairs.split import short_key
 from sparserm.support.defaults import assets_dir, folder_note, home
 from sparserm.support.files import foreign_entry, interrupted_replacement, one_line, replacing_folder, write_bytes
-from sparserm.support.paths import given_path
-from sparserm.support.strict_json import parse_json
+from sparserm.support.parsing import given_path, parse_json
 from sparserm.types import HookPoint, PreferencePair, SparseRMError
 
 FILES = ("config.json", "head.safetensors")

@@ -21,7 +21,7 @@ from torch import Tensor
 from sparserm.sae.formats import SAEConfig, read_config, read_json, read_weights, saelens_config, saelens_weights
 from sparserm.support.defaults import assets_dir, home
 from sparserm.support.files import one_line
-from sparserm.support.paths import given_path
+from sparserm.support.parsing import given_path
 from sparserm.types import HookPoint, SparseRMError
 
 #: Key of the fingerprint in the metadata of SAEs that were trained here; it is checked when they are loaded.

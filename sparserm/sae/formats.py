@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from sparserm.support.files import one_line
-from sparserm.support.strict_json import parse_json
+from sparserm.support.parsing import parse_json
 from sparserm.types import HookPoint, SparseRMError
 
 ARCHITECTURES = ("standard", "jumprelu", "topk", "gated")

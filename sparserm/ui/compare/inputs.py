@@ -10,6 +10,7 @@ import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
 from sparserm.explain.comparison import MOST
+from sparserm.support.parsing import whole_number
 from sparserm.types import Message, Prompt
 from sparserm.ui.shared import starter_examples
 from sparserm.ui.shared.context import Context
@@ -88,7 +89,7 @@ def _begin_from_link(pairs: Sequence[StarterPair]) -> bool:
     """Read ``pair`` (number of a starter pair), ``p`` (prompt) and ``r`` (responses); the starter pair fills the rest."""
     link = st.query_params
     asked, responses = link.get("pair", ""), link.get_all("r")[:MOST]
-    number = int(asked) if asked.isascii() and asked.isdigit() else 0
+    number = whole_number(asked) or 0
     pair = pairs[number - 1] if 1 <= number <= len(pairs) else pairs[0]
     earlier = pair.prompt[:-1] if asked or not responses else ()
     prompt = link.get("p", "" if responses and not asked else pair.prompt[-1].content)

@@ -8,6 +8,7 @@ from functools import partial
 import streamlit as st
 
 from sparserm.explain.comparison import SideBySide, check_number, word_diff
+from sparserm.support.parsing import whole_number
 from sparserm.types import Progress, SparseRMError
 from sparserm.ui.compare import charts, tables
 from sparserm.ui.compare.component import diff_text, linked_texts
@@ -135,7 +136,7 @@ def pairwise(compared: Compared, context: Context, a: int, b: int) -> None:
         b,
         shares=saved.head.pooling == "mean",
         card=feature_card_link(),
-        locked=int(asked) if asked.isdigit() else None,
+        locked=whole_number(asked),
         on_lock=_keep_locked,
         key="compare_linked",
     )

@@ -17,6 +17,7 @@ from sparserm.features.logit_lens import LogitLens, load_unembedding, logit_lens
 from sparserm.features.table import FeatureTable, feature_table
 from sparserm.heads.labels import auto_labels, given_labels, save_label, user_labels
 from sparserm.pairs.sources import DataSource
+from sparserm.support.parsing import whole_number
 from sparserm.types import Message, Prompt, SparseRMError
 from sparserm.ui.shared import starter_examples
 from sparserm.ui.shared.context import Context
@@ -50,10 +51,11 @@ def begin(context: Context) -> int:
     state, fingerprint, head = st.session_state, context.card.sae_fingerprint, context.saved.head
     heaviest = int(head.features[np.argmax(np.abs(head.weights))])
     asked = st.query_params.get("feature", "")
+    linked = whole_number(asked)
     if state.setdefault("features of", fingerprint) != fingerprint:
         state["features of"], state["feature"] = fingerprint, heaviest
-    elif asked.isdecimal() and int(asked) < context.card.d_sae:
-        state["feature"] = int(asked)
+    elif linked is not None and linked < context.card.d_sae:
+        state["feature"] = linked
     feature: int = state.setdefault("feature", heaviest)
     if asked != str(feature):
         st.query_params["feature"] = str(feature)

@@ -1,11 +1,16 @@
-"""Parsing of JSON that others wrote: what cannot be meant, or would fail later, is refused."""
+"""Parsing of JSON, numbers and paths that people give: what cannot be meant, or would fail later, is refused."""
 
 from __future__ import annotations
 
 import json
 import math
+import re
 from collections import Counter
+from pathlib import Path
 from typing import Any
+
+from sparserm.support.files import one_line
+from sparserm.types import SparseRMError
 
 #: Maximum depth of nested objects and lists; an edit of an edit of a head nests its lineage by one.
 MAX_DEPTH = 100
@@ -35,6 +40,28 @@ def parse_json(data: bytes | str, *, nan: bool = False) -> Any:
     if "\\u" in text:  # an escape can stand for half of a character
         json.dumps(value, ensure_ascii=False).encode("utf-8")
     return value
+
+
+def whole_number(text: str) -> int | None:
+    """The number written by 1 to 10 digits from 0 to 9; None for any other text, such as ``²``."""
+    return int(text) if re.fullmatch("[0-9]{1,10}", text) else None
+
+
+def given_path(source: str | Path) -> Path:
+    """The path of a file or folder that a person named, with ``~`` expanded; it need not exist.
+
+    Raises:
+        SparseRMError: no path can be like that, such as one with a name of 300 characters, or it must not be looked up.
+    """
+    try:
+        path = Path(source).expanduser()
+        path.exists()
+    except (OSError, RuntimeError) as error:  # RuntimeError: a home folder that is not known
+        reason = (error.strerror if isinstance(error, OSError) else str(error)) or type(error).__name__
+        raise SparseRMError(
+            f"{one_line(source)!r} cannot be looked up ({reason}); expected the path of a file or folder, or a name; check it"
+        ) from error
+    return path
 
 
 def _not_a_number(name: str) -> float:
