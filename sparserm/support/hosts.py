@@ -10,6 +10,9 @@ import re
 from collections.abc import Collection
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
+#: The names of the loopback interface.
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+
 #: A host, then perhaps a port; IPv6 addresses are in brackets.
 _HOST = re.compile(r"(?:\[(?P<address>[0-9a-f:.]+)\]|(?P<name>[^\s:/?#@\[\]\\]+))(?::\d*)?")
 
