@@ -68,12 +68,13 @@ class Output:
         """
         with self._named_errors():
             self._check_inputs()
+            parent = self._existing_parent()
             found = _entry(self.path)
             if self.folder is None:
                 self._check_file(found)
             else:
                 self._check_folder(self.folder, found)
-            self._check_place(self.path.parent)
+            _probe(parent)
 
     def check_resumed(self) -> None:
         """Check that this can be written, where a run may have been begun before; the run itself checks what is there.
@@ -83,12 +84,13 @@ class Output:
         """
         with self._named_errors():
             self._check_inputs()
+            parent = self._existing_parent()
             found = _entry(self.path)
             if self.folder is None:
                 replace(self, force=True)._check_file(found)
             elif found is not None and not found.is_dir():
                 raise SparseRMError(f"{self._named} is a file; expected a new folder, or that of a run; give another name")
-            self._check_place(self.path if self.folder and found else self.path.parent)
+            _probe(self.path if self.folder and found else parent)
 
     def write(self, text: str) -> None:
         """Write the file, which must not have appeared during the work."""
@@ -106,7 +108,7 @@ class Output:
                 how = "is"
             elif found and _is_in(self.path, path):
                 how = "is in"
-            elif found and _is_in(path, self.path):
+            elif found and self.folder and _is_in(path, self.path):
                 how = "holds"
             else:
                 continue
@@ -152,18 +154,18 @@ class Output:
                 f"{self._named} is not empty; expected a new folder; give another name, or --force to replace {kind.what} there"
             )
 
-    def _check_place(self, parent: Path) -> None:
-        """Check that the folder that everything is written to exists, or can be made, and takes a file."""
-        missing = [self.path]
-        while not parent.exists():
+    def _existing_parent(self) -> Path:
+        """The folder that exists and that everything is going to be made in."""
+        missing, parent = [self.path], self.path.parent
+        while not os.path.exists(parent):
             missing.append(parent)
             parent = parent.parent
         if not parent.is_dir():
             raise SparseRMError(f"{self._named} cannot be written: {parent} is a file; expected a folder; give another place")
-        longest = max((len(os.fsencode(one.name)) for one in missing), default=0)
+        longest = max(len(os.fsencode(one.name)) for one in missing)
         if longest > (limit := _longest_name(parent)):
-            raise SparseRMError(f"{self._named} has a name of {longest} bytes; expected {limit} at most; give a shorter name")
-        _probe(parent)
+            raise SparseRMError(f"{self._named} has a name of {longest} bytes; expected at most {limit}; give a shorter one")
+        return parent
 
     @contextmanager
     def _named_errors(self) -> Iterator[None]:

@@ -13,7 +13,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -27,8 +27,12 @@ from sparserm.sae.activations import CONTEXT_SIZE, ActivationCache, Corpus, extr
 from sparserm.sae.autoencoder import FINGERPRINT, load_sae
 from sparserm.sae.evaluation import SAEQuality, evaluate_sae
 from sparserm.sae.formats import read_json
-from sparserm.support.files import write_json
+from sparserm.support.files import only_writer, replacing, require_only, write_json
 from sparserm.types import HookPoint, Progress, SparseRMError
+
+#: What may be in the folder of a run, and in that of a layer; hidden files are locks and temporary ones.
+_RUN_FILES = ("layer_*/**", "activations/**", "README.md", ".*")
+_SAE_FILES = ("cfg.json", "sae_weights.safetensors", "metrics.json", "checkpoint/**", "writing/**", ".*")
 
 #: Checkpoints written during training; the latest is kept.
 CHECKPOINTS = 8
@@ -88,9 +92,16 @@ def train_saes(
     the last SAE is finished, and a layer with metrics is finished.
 
     Raises:
-        SparseRMError: a layer does not exist, the corpus cannot be used, or ``out`` holds a run with other arguments.
+        SparseRMError: a layer does not exist, the corpus cannot be used, ``out`` holds other files or a run with other
+            arguments, or another run is writing to it.
     """
+    require_only(out, _RUN_FILES, "a run of train-sae")
+    for layer in layers:
+        require_only(out / f"layer_{layer}", _SAE_FILES, "an SAE")
     corpus = read_corpus(corpus_path)
+    wanted = {**asdict(recipe), "corpus": corpus.content_hash, "tokens": n_tokens}
+    for layer in layers:
+        _check_trained(out / f"layer_{layer}", wanted)
     model = Backbone.load(backbone, through_layer=max(layers), progress=progress)
     for layer in layers:
         if not 0 <= layer < model.n_layers:
@@ -99,25 +110,37 @@ def train_saes(
             )
     hooks = [HookPoint(layer) for layer in layers]
     for layer in layers:
-        _check_trained(out / f"layer_{layer}", recipe, model.name)
-    unfinished = [hook for hook in hooks if not _metrics(out, hook).is_file()]
-    if unfinished:
-        cache = extract_activations(model, corpus, hooks, out / "activations", n_tokens=n_tokens, progress=progress)
-        for hook in unfinished:
-            folder = out / f"layer_{hook.layer}"
-            if not (folder / "cfg.json").is_file() or (folder / "checkpoint").is_dir():
-                train_sae(cache, hook, recipe, folder, model_name=model.name, progress=progress)
-            measure_sae(folder, model, backbone, corpus, progress)
-    shutil.rmtree(out / "activations", ignore_errors=True)
+        _check_trained(out / f"layer_{layer}", {"model_name": model.name})
+    with only_writer(out):
+        unfinished = [hook for hook in hooks if not _metrics(out, hook).is_file()]
+        if unfinished:
+            cache = extract_activations(model, corpus, hooks, out / "activations", n_tokens=n_tokens, progress=progress)
+            made_from = {"corpus": corpus.content_hash, "tokens": n_tokens}
+            for hook in unfinished:
+                folder = out / f"layer_{hook.layer}"
+                if not (folder / "cfg.json").is_file() or (folder / "checkpoint").is_dir():
+                    train_sae(cache, hook, recipe, folder, model_name=model.name, made_from=made_from, progress=progress)
+                measure_sae(folder, model, backbone, corpus, progress)
+        shutil.rmtree(out / "activations", ignore_errors=True)
     return {hook.layer: SAEQuality(**json.loads(_metrics(out, hook).read_text())) for hook in hooks}
 
 
 def train_sae(
-    cache: ActivationCache, hook: HookPoint, recipe: SAERecipe, out: Path, *, model_name: str, progress: Progress | None = None
+    cache: ActivationCache,
+    hook: HookPoint,
+    recipe: SAERecipe,
+    out: Path,
+    *,
+    model_name: str,
+    made_from: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
 ) -> Path:
     """Train one SAE and write it to ``out`` in SAELens's folder format, float16.
 
     An interrupted run resumes from its last checkpoint in ``out/checkpoint``, which is removed at the end.
+
+    Args:
+        made_from: what else to write down in its metadata.
 
     Returns:
         ``out``, with ``cfg.json`` and ``sae_weights.safetensors``.
@@ -145,12 +168,15 @@ def train_sae(
     sae.cfg.metadata.prepend_bos = False
     sae.cfg.metadata.training_tokens = total
     sae.cfg.metadata.recipe = asdict(recipe)
+    for name, value in (made_from or {}).items():
+        setattr(sae.cfg.metadata, name, value)
     # Written to another folder and renamed, so that a killed run leaves no partial SAE.
     work = out / "writing"
     sae.save_inference_model(work)
     _store_as_half(work)
     for name in ("sae_weights.safetensors", "cfg.json"):
-        os.replace(work / name, out / name)
+        with replacing(out / name) as temporary:
+            os.replace(work / name, temporary)
     shutil.rmtree(work)
     shutil.rmtree(folder, ignore_errors=True)
     return out
@@ -258,14 +284,14 @@ def _check_recipe(folder: Path, now: dict[str, Any]) -> None:
         )
 
 
-def _check_trained(folder: Path, recipe: SAERecipe, model_name: str) -> None:
-    """Refuse an SAE that was trained with another recipe or backbone."""
+def _check_trained(folder: Path, now: Mapping[str, Any]) -> None:
+    """Refuse an SAE that was trained with another recipe, on another corpus or on another backbone."""
     if not (folder / "cfg.json").is_file():
         return
     metadata = read_json(folder / "cfg.json").get("metadata") or {}
-    before = {**(metadata.get("recipe") or {}), "model_name": metadata.get("model_name")}
-    now = {**asdict(recipe), "model_name": model_name}
-    if other := [name for name in now if before.get(name) != now[name]]:
+    before = {**metadata, **(metadata.get("recipe") or {})}
+    unknown = {"corpus", "tokens"} - before.keys()  # of an SAE of an earlier version
+    if other := [name for name in now if name not in unknown and before.get(name) != now[name]]:
         raise SparseRMError(
             f"{folder} holds an SAE trained with {', '.join(f'{name} {before.get(name)}' for name in other)}, expected "
             f"{', '.join(f'{name} {now[name]}' for name in other)}; give another folder, or remove this one"

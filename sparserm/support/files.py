@@ -163,6 +163,8 @@ def only_writer(folder: Path) -> Iterator[None]:
             _remove(path)
         yield
     finally:
+        with suppress(OSError):  # Windows keeps open files
+            (folder / LOCK).unlink()  # while it is held: others that wait for this file notice that it is gone
         lock.release()
 
 

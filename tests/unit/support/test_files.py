@@ -276,4 +276,5 @@ def test_second_writer_is_refused(tmp_path: Path) -> None:
     with only_writer(tmp_path / "run"):
         refused = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert f"another run is writing to {tmp_path / 'run'}" in refused.stderr
+    assert not os.listdir(tmp_path / "run")
     assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False).stdout == "in\n"
