@@ -79,7 +79,7 @@ class SparseRM:
         self.card = saved.card
         self._backbone = backbone
         if backbone is not None:
-            self.card.require_backbone(backbone.name, backbone.fingerprint)
+            self._require(backbone)
 
     @classmethod
     def from_pretrained(cls, source: str | Path, *, backbone: Backbone | None = None) -> SparseRM:
@@ -143,7 +143,7 @@ class SparseRM:
         """
         if self._backbone is None:
             backbone = shared_backbone(self.card.backbone_source, self.card.hook_point.layer, progress)
-            self.card.require_backbone(backbone.name, backbone.fingerprint)
+            self._require(backbone)
             self._backbone = backbone
         return self._backbone
 
@@ -156,10 +156,11 @@ class SparseRM:
         from sparserm.sae.autoencoder import load_sae
 
         sae = load_sae(self.card.sae)
-        if sae.fingerprint != self.card.sae_fingerprint:
+        if sae.fingerprint != self.card.sae_fingerprint or (sae.d_sae, sae.d_in) != (self.card.d_sae, self.saved.width):
             raise SparseRMError(
-                f"SAE {self.card.sae} is {sae.fingerprint}, but head {self.card.name} was trained with "
-                f"{self.card.sae_fingerprint}; put that SAE back, or train the head again"
+                f"SAE {self.card.sae} is {sae.fingerprint} with {sae.d_sae:,} latents of width {sae.d_in}, but head "
+                f"{self.card.name} was trained with {self.card.sae_fingerprint}, {self.card.d_sae:,} latents of width "
+                f"{self.saved.width}; put that SAE back, or train the head again"
             )
         return sae
 
@@ -290,6 +291,11 @@ class SparseRM:
     def save_pretrained(self, folder: str | Path) -> None:
         """Write ``config.json`` and ``head.safetensors``."""
         save_head(self.saved, Path(folder))
+
+    def _require(self, backbone: Backbone) -> None:
+        """Refuse any other backbone than the head's."""
+        self.card.require_backbone(backbone.name, backbone.fingerprint)
+        self.saved.require_width(backbone.d_model)
 
     def _explain(self, prompt: Prompt, responses: Sequence[str], sae: SparseAutoencoder | None) -> tuple[Explanation, ...]:
         texts = [self.backbone.tokenize(prompt, response) for response in responses]

@@ -7,21 +7,21 @@ import inspect
 import json
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from sparserm.backbone import smollm2
 from sparserm.backbone.device import fast_dtype, to_device, usable_device
 from sparserm.backbone.packing import ROW_TOKENS, Batch, batches, pack
 from sparserm.backbone.tokenization import ChatTokenizer
-from sparserm.support.defaults import DEFAULT_BACKBONE, default_device, folder_note, home
-from sparserm.support.files import write_text
+from sparserm.support.defaults import DEFAULT_BACKBONE, default_device, folder_note, home, noted_folder
+from sparserm.support.files import one_line, write_text
+from sparserm.support.parsing import given_path
 from sparserm.support.quiet import without_bars
 from sparserm.types import HookPoint, Progress, Prompt, SparseRMError, TokenizedText
 
@@ -308,8 +308,8 @@ def _from_folder(auto: Any, folder: Path, name: str | Path, **settings: Any) -> 
     try:
         with without_bars():
             return auto.from_pretrained(folder, trust_remote_code=False, **settings)  # None would prompt on the terminal
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    except Exception as error:  # entries of the wrong type fail in many ways
+        reason = one_line(error) or type(error).__name__
         raise SparseRMError(
             f"the backbone {str(name)!r} cannot be loaded from {folder} ({reason}); expected "
             "config.json, tokenizer files and safetensors weights as save_pretrained writes them"
@@ -374,7 +374,7 @@ def resolve(name: str | Path, progress: Progress | None = None) -> tuple[Path, s
     """
     if str(name) in (DEFAULT_BACKBONE, smollm2.NAME):
         return smollm2.ensure_default_backbone(progress), smollm2.NAME
-    folder = Path(name).expanduser()
+    folder = given_path(name)
     if folder.is_dir():
         return folder, folder.resolve().name
     if str(name).startswith((".", "/", "~")) or str(name).count("/") > 1:
@@ -398,10 +398,12 @@ def folder_fingerprint(folder: Path) -> str:
     suffixes, unread = (".safetensors", ".json", ".jinja", ".model"), ("generation_config.json", "README.md")
     files = sorted(path for path in folder.iterdir() if path.suffix in suffixes and path.name not in unread)
     state = [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files]
-    key = hashlib.sha256(json.dumps([str(folder.resolve()), state]).encode()).hexdigest()[:32]
+    key = hashlib.sha256(json.dumps([str(folder.resolve()), state, "with a checksum"]).encode()).hexdigest()[:32]
     known = home() / "fingerprints" / key
-    if known.is_file():
-        return known.read_text()
+    with suppress(OSError, ValueError):
+        found, checksum = known.read_text().split()
+        if checksum == _checksum(key, found):
+            return found
     digest = hashlib.sha256()
     for path in files:
         digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
@@ -409,12 +411,17 @@ def folder_fingerprint(folder: Path) -> str:
             while chunk := file.read(1 << 20):
                 digest.update(chunk)
     fingerprint = digest.hexdigest()[:16]
-    write_text(known, fingerprint)
+    with suppress(OSError):  # only to save time
+        write_text(known, f"{fingerprint} {_checksum(key, fingerprint)}")
     return fingerprint
+
+
+def _checksum(key: str, fingerprint: str) -> str:
+    return hashlib.sha256(f"{key} {fingerprint}".encode()).hexdigest()[:8]
 
 
 def _note_folder(folder: Path, fingerprint: str) -> None:
     """Record the full path of a backbone given as a folder: heads store only the last part of it."""
-    note = folder_note(fingerprint)
-    if not note.is_file() or note.read_text() != str(folder):
-        write_text(note, str(folder))
+    if noted_folder(fingerprint) != folder:
+        with suppress(OSError):  # heads then need the folder again
+            write_text(folder_note(fingerprint), str(folder))

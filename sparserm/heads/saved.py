@@ -17,7 +17,7 @@ from safetensors.numpy import load, save
 from sparserm.heads.checks import FORMAT, MAX_CONFIG, STATISTICS, TENSORS, check_config, check_tensors
 from sparserm.heads.reward import RewardHead
 from sparserm.pairs.split import short_key
-from sparserm.support.defaults import assets_dir, folder_note, home
+from sparserm.support.defaults import assets_dir, home, noted_folder
 from sparserm.support.files import foreign_entry, interrupted_replacement, one_line, replacing_folder, write_bytes
 from sparserm.support.parsing import given_path, parse_json
 from sparserm.types import HookPoint, PreferencePair, SparseRMError
@@ -57,9 +57,8 @@ class HeadCard:
     @property
     def backbone_source(self) -> str:
         """Where to load the backbone from: the folder last used on this machine, else the backbone's name."""
-        note = folder_note(Path(self.backbone_fingerprint).name)
-        folder = note.read_text() if note.is_file() else ""
-        return folder if folder and Path(folder).is_dir() else self.backbone
+        folder = noted_folder(Path(self.backbone_fingerprint).name)
+        return str(folder) if folder else self.backbone
 
     @property
     def hook_point(self) -> HookPoint:
@@ -74,8 +73,8 @@ class HeadCard:
         """
         if self.backbone_fingerprint != fingerprint:
             raise SparseRMError(
-                f"head {self.name!r} was trained on backbone {self.backbone} ({self.backbone_fingerprint}), got {name} "
-                f"({fingerprint}); choose that backbone, or train a head on this one"
+                f"head {one_line(self.name)!r} was trained on backbone {self.backbone} ({self.backbone_fingerprint}), got "
+                f"{name} ({fingerprint}); choose that backbone, or train a head on this one"
             )
 
 
@@ -96,6 +95,23 @@ class SavedHead:
     quantiles_chosen: np.ndarray
     quantiles_rejected: np.ndarray
     prompt_keys: np.ndarray
+
+    @property
+    def width(self) -> int:
+        """Width of the representations that the head reads."""
+        return self.head.directions.shape[1]
+
+    def require_width(self, d_model: int) -> None:
+        """Refuse a head whose directions do not fit its backbone, as that of a head put together by hand.
+
+        Raises:
+            SparseRMError: the widths differ.
+        """
+        if self.width != d_model:
+            raise SparseRMError(
+                f"head {one_line(self.card.name)!r} reads representations of width {self.width}, but backbone "
+                f"{self.card.backbone} has width {d_model}; download the head again or train it again"
+            )
 
     def trained_on(self, pairs: Sequence[PreferencePair]) -> np.ndarray:
         """``[n]`` bool, whether the prompt of each pair is one of the training prompts."""

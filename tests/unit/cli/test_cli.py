@@ -7,6 +7,7 @@ import math
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from safetensors.torch import save_file
 from sparserm import __version__
 from sparserm.backbone.model import Backbone
 from sparserm.cli import common, entry
+from sparserm.heads.saved import load_head, save_head
 from sparserm.model import SparseRM
 from sparserm.sae.activations import read_corpus
 from sparserm.types import PairIssue
@@ -187,8 +189,8 @@ def test_a_damaged_head_is_refused_with_its_path(run, parts, tmp_path) -> None:
 
 
 def test_a_head_of_another_backbone_is_refused(run, parts, tmp_path) -> None:
-    shutil.copytree(parts.head, tmp_path / "head")
-    _edit(tmp_path / "head" / "config.json", backbone_fingerprint="0123456789abcdef")
+    saved = load_head(parts.head)
+    save_head(replace(saved, card=replace(saved.card, backbone_fingerprint="0123456789abcdef")), tmp_path / "head")
     error = run("score", "--head", tmp_path / "head", "--prompt", PROMPT, "--response", "a", "--json").error
     assert "was trained on backbone tiny-llama (0123456789abcdef), got tiny-llama" in error
 
@@ -417,11 +419,20 @@ def test_a_damaged_head_is_left_out_of_the_list_with_a_warning(run, parts, spars
     assert {"kindness", "other", "safety"} <= set(names) and "damaged" not in names
 
 
-@pytest.mark.parametrize("metrics", [{"accuracy": "high", "ci95": {}, "n": "few"}, {}])
-def test_a_head_with_odd_metrics_is_listed(run, parts, sparserm_home, metrics) -> None:
+@pytest.mark.parametrize("metrics", [{"accuracy": None, "ci95": None, "n": None}, {}])
+def test_a_head_without_metrics_is_listed(run, parts, sparserm_home, metrics) -> None:
     shutil.copytree(parts.head, sparserm_home / "heads" / "odd")
     _edit(sparserm_home / "heads" / "odd" / "config.json", metrics=metrics)
     assert "odd" in run("heads").out and run("heads", "--json").json["heads"][-1]["name"] == "odd"
+
+
+@pytest.mark.parametrize("metrics", [{"accuracy": "high"}, {"ci95": {}}, {"n": "few"}])
+def test_a_head_with_metrics_of_another_type_is_left_out_of_the_list_with_a_warning(run, parts, sparserm_home, metrics) -> None:
+    shutil.copytree(parts.head, sparserm_home / "heads" / "odd")
+    _edit(sparserm_home / "heads" / "odd" / "config.json", metrics=metrics)
+    result = run("heads", "--json")
+    assert f"metrics.{next(iter(metrics))} is {next(iter(metrics.values()))!r}, expected" in result.err
+    assert "odd" not in [one["name"] for one in result.json["heads"]]
 
 
 def test_an_unusable_sae_is_left_out_of_the_list_with_a_warning(run, sparserm_home) -> None:
