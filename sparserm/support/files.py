@@ -54,6 +54,9 @@ def replacing(path: Path) -> Iterator[Path]:
         _sync(temporary)
         os.replace(temporary, path)
         _sync(path.parent)
+    except OSError as error:
+        _name(error, path)
+        raise
     finally:
         _remove(temporary)
 
@@ -83,10 +86,12 @@ def replacing_folder(path: Path, *, replace: bool) -> Iterator[Path]:
         _sync_tree(temporary)
         _move(temporary, path, aside if replace else None)
         _sync(path.parent)
-    except BaseException:
+    except BaseException as error:
         # Decided by what is on disk: Ctrl-C may come between a move and any note of it.
         if os.path.lexists(aside) and not os.path.lexists(path):
             os.rename(aside, path)
+        if isinstance(error, OSError):
+            _name(error, path)
         raise
     finally:
         _remove(temporary)
@@ -207,6 +212,13 @@ def one_line(text: object, limit: int = 200) -> str:
     """``text`` on one line, cut to ``limit`` characters."""
     flat = " ".join(str(text).split())
     return flat if len(flat) <= limit else flat[: limit - 1] + "…"
+
+
+def _name(error: OSError, path: Path) -> None:
+    """Let an error of writing ``path`` name it: that of a full disk names nothing, others the temporary file."""
+    named = Path(os.fsdecode(error.filename)).parts if isinstance(error.filename, (str, bytes, os.PathLike)) else ()
+    if not named or any(_LEFTOVER.fullmatch(part) for part in named):
+        error.filename = str(path)
 
 
 def _require_free(path: Path, replace: bool) -> None:

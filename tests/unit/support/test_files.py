@@ -155,6 +155,19 @@ def test_error_while_writing_leaves_nothing(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["head"] and read(tmp_path / "head") == OLD
 
 
+def test_errors_name_what_was_to_be_written(tmp_path: Path) -> None:
+    for manager, name in ((replacing(tmp_path / "file"), "file"), (replacing_folder(tmp_path / "head", replace=True), "head")):
+        with pytest.raises(OSError, match="No space") as raised, manager:
+            raise OSError(28, "No space left on device")
+        assert raised.value.filename == str(tmp_path / name)
+    with pytest.raises(FileNotFoundError) as missing, replacing_folder(tmp_path / "head", replace=True) as temporary:
+        (temporary / "missing" / "file").write_text("")
+    assert missing.value.filename == str(tmp_path / "head")
+    with pytest.raises(FileNotFoundError) as other, replacing(tmp_path / "file"):
+        (tmp_path / "other").read_text()
+    assert other.value.filename == str(tmp_path / "other")
+
+
 def test_files_are_on_disk_before_the_rename(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
     for name in ("fsync", "rename", "replace"):
