@@ -24,9 +24,10 @@ from sparserm.representations.values import (
     PairRepresentations,
     Representations,
     firings,
+    possible_firings,
 )
 from sparserm.sae.autoencoder import SparseAutoencoder
-from sparserm.types import HookPoint, Pooling, PreferencePair, Progress, SparseRMError, Text, TokenizedText
+from sparserm.types import HookPoint, Pooling, PreferencePair, Progress, Text, TokenizedText
 
 #: Responses computed between two writes to the store, or one forward pass if that has more. An interruption loses at most this
 #: many, and on a GPU one more pass.
@@ -56,7 +57,7 @@ def represent(
 
     Texts that are in the store are neither tokenised nor computed again; repeated texts are computed once. Results for both
     poolings and both kinds of latents are stored, whichever is requested. They are stored as they are computed, so interrupted
-    work resumes.
+    work resumes. What is damaged in the store is deleted there and computed again.
 
     Args:
         texts: ``n`` responses with their prompts.
@@ -69,13 +70,13 @@ def represent(
         progress: called with the number of texts computed.
 
     Raises:
-        SparseRMError: a text cannot be tokenised, or a representation is NaN or infinite.
+        SparseRMError: a text cannot be tokenised, or a computed representation is NaN or infinite.
     """
     contents = _contents(texts, backbone)
     results = _Results(contents, backbone, saes, pooling, strengths)
     if store is not None:
         for column in results.columns:
-            column.fill(store.get_many(column.keys))
+            store.drop(column.fill_stored(store.get_many(column.keys)))
     # The dictionary removes repeated texts.
     todo = {content: text for content, text, filled in zip(contents, texts, results.filled, strict=True) if not filled}
     if todo:
@@ -87,15 +88,7 @@ def represent(
         for column in results.columns:
             column.fill(computed)
 
-    found = {hook: results.at(hook) for hook in saes}
-    for hook, one in found.items():
-        if not np.isfinite(one.h).all():  # never written by this version: from an earlier one, or a damaged file
-            first = int(np.argmin(np.isfinite(one.h).all(1)))
-            raise SparseRMError(
-                f"the stored {hook.name} of text {first + 1} of {len(texts)} is NaN or infinite; "
-                f"expected finite numbers; delete {store.path if store else 'the store'} to compute them again"
-            )
-    return found
+    return {hook: results.at(hook) for hook in saes}
 
 
 def count_missing(
@@ -157,10 +150,12 @@ class _Results:
         keys = ([prefix + content for content in contents] for prefix in _prefixes(backbone, saes, pooling, strengths))
         self._pooling = pooling
         self._d_sae = {hook: sae.d_sae for hook, sae in saes.items() if sae}
-        self._counts = ArrayColumn(next(keys), (2,), np.int32)
-        self._states = {hook: ArrayColumn(next(keys), (backbone.d_model,), np.float32) for hook in saes}
+        self._counts = ArrayColumn(next(keys), (2,), np.int32, _not_negative)
+        self._states = {hook: ArrayColumn(next(keys), (backbone.d_model,), np.float32, _finite) for hook in saes}
         self._latents: dict[HookPoint, ArrayColumn | BlobColumn] = {
-            hook: BlobColumn(next(keys)) if strengths else ArrayColumn(next(keys), ActiveLatents.row_shape(d_sae), np.uint8)
+            hook: BlobColumn(next(keys), FIRED, functools.partial(possible_firings, d_sae=d_sae))
+            if strengths
+            else ArrayColumn(next(keys), ActiveLatents.row_shape(d_sae), np.uint8)
             for hook, d_sae in self._d_sae.items()
         }
         self.columns: list[Column] = [self._counts, *self._states.values(), *self._latents.values()]
@@ -181,6 +176,16 @@ class _Results:
                 latents = LatentSummary(indptr, np.frombuffer(b"".join(blobs), FIRED), self._d_sae[hook])
         n_tokens, n_truncated = self._counts.array.T
         return Representations(self._pooling, self._states[hook].array, n_tokens, n_truncated, latents)
+
+
+def _finite(states: np.ndarray) -> np.ndarray:
+    """``[m]`` bool, which states ``[m, d]`` have neither NaN nor infinities."""
+    return np.asarray(np.isfinite(states).all(1))
+
+
+def _not_negative(counts: np.ndarray) -> np.ndarray:
+    """``[m]`` bool, which numbers of tokens ``[m, 2]`` can be right."""
+    return np.asarray((counts >= 0).all(1))
 
 
 def _prefixes(

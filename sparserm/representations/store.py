@@ -2,18 +2,25 @@
 
 The store is one SQLite file of blobs, keyed by content and fingerprint. SQLite's write-ahead log allows several writers and
 keeps the file readable when a process is killed. It contains data only, no pickles.
+
+Everything in it can be computed again. So damage is never an error: every blob has a checksum, and what does not match it is
+deleted. A file that cannot be read or written, because the disk is full or another process has locked it, is done without.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import sqlite3
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
+from time import monotonic
 from typing import TypeVar
+from zlib import crc32
 
 import numpy as np
 from filelock import FileLock
@@ -22,6 +29,12 @@ from sparserm.support.defaults import home
 
 #: Number of blobs copied into an array at once.
 _FILL_BATCH = 1024
+
+#: Maps values ``[m, ...]`` to ``[m]`` bool, whether each can be right.
+Check = Callable[[np.ndarray], np.ndarray]
+
+#: Printed to stderr where nothing else has been set up for logging.
+_log = logging.getLogger("sparserm.store")
 
 
 class Column(ABC):
@@ -38,14 +51,38 @@ class Column(ABC):
 
     def fill(self, blobs: Mapping[bytes, bytes]) -> None:
         """Fill the rows whose keys are in ``blobs``."""
+        for _ in self._fill(blobs):
+            pass
+
+    def fill_stored(self, blobs: Mapping[bytes, bytes]) -> set[bytes]:
+        """Like :meth:`fill`, but leave rows empty whose blobs have a wrong size or impossible values, and return their keys."""
+        unusable = {key for key, blob in blobs.items() if not self._fits(blob)}
+        for rows in self._fill({key: blob for key, blob in blobs.items() if key not in unusable} if unusable else blobs):
+            wrong = rows[self._impossible(rows)]
+            self.filled[wrong] = False
+            unusable.update(self.keys[row] for row in wrong)
+        return unusable
+
+    def _fill(self, blobs: Mapping[bytes, bytes]) -> Iterator[np.ndarray]:
+        """Fill rows in batches, and yield the rows of each batch."""
         for start in range(0, len(self.keys), _FILL_BATCH):
-            rows = [row for row in range(start, min(start + _FILL_BATCH, len(self.keys))) if self.keys[row] in blobs]
+            found = [blobs.get(key) for key in self.keys[start : start + _FILL_BATCH]]
+            rows = [row for row, blob in enumerate(found, start) if blob is not None]
             if rows:
-                self._put(rows, [blobs[self.keys[row]] for row in rows])
+                self._put(rows, [blob for blob in found if blob is not None])
                 self.filled[rows] = True
+                yield np.array(rows)
 
     @abstractmethod
     def _put(self, rows: Sequence[int], blobs: Sequence[bytes]) -> None: ...
+
+    @abstractmethod
+    def _fits(self, blob: bytes) -> bool:
+        """Whether the blob has a size that a value of this column can have."""
+
+    @abstractmethod
+    def _impossible(self, rows: np.ndarray) -> np.ndarray:
+        """Indices into ``rows`` of the filled rows with impossible values."""
 
 
 class ArrayColumn(Column):
@@ -53,14 +90,23 @@ class ArrayColumn(Column):
 
     Attributes:
         array: ``[n, ...]``; rows that are not filled are uninitialised.
+        possible: which rows ``[m, ...]`` can be right; all if None.
     """
 
-    def __init__(self, keys: Sequence[bytes], shape: tuple[int, ...], dtype: type) -> None:
+    def __init__(self, keys: Sequence[bytes], shape: tuple[int, ...], dtype: type, possible: Check | None = None) -> None:
         super().__init__(keys)
         self.array: np.ndarray = np.empty((len(keys), *shape), dtype)
+        self.possible = possible
+        self._size = self.array[:0].itemsize * int(np.prod(shape))
 
     def _put(self, rows: Sequence[int], blobs: Sequence[bytes]) -> None:
         self.array[rows] = np.frombuffer(b"".join(blobs), self.array.dtype).reshape(len(rows), *self.array.shape[1:])
+
+    def _fits(self, blob: bytes) -> bool:
+        return len(blob) == self._size
+
+    def _impossible(self, rows: np.ndarray) -> np.ndarray:
+        return np.flatnonzero(~self.possible(self.array[rows])) if self.possible else np.zeros(0, np.int64)
 
 
 class BlobColumn(Column):
@@ -68,21 +114,39 @@ class BlobColumn(Column):
 
     Attributes:
         blobs: ``n`` blobs; rows that are not filled are empty.
+        record: a blob holds any number of these.
+        possible: which records ``[m]`` can be right; all if None.
     """
 
-    def __init__(self, keys: Sequence[bytes]) -> None:
+    def __init__(self, keys: Sequence[bytes], record: np.dtype | None = None, possible: Check | None = None) -> None:
         super().__init__(keys)
         self.blobs = [b""] * len(keys)
+        self.record = record or np.dtype(np.uint8)
+        self.possible = possible
 
     def _put(self, rows: Sequence[int], blobs: Sequence[bytes]) -> None:
         for row, blob in zip(rows, blobs, strict=True):
             self.blobs[row] = blob
 
+    def _fits(self, blob: bytes) -> bool:
+        return len(blob) % self.record.itemsize == 0
+
+    def _impossible(self, rows: np.ndarray) -> np.ndarray:
+        if self.possible is None:
+            return np.zeros(0, np.int64)
+        blobs = [self.blobs[row] for row in rows]
+        wrong = np.flatnonzero(~self.possible(np.frombuffer(b"".join(blobs), self.record)))
+        ends = np.cumsum([len(blob) // self.record.itemsize for blob in blobs])
+        return np.unique(np.searchsorted(ends, wrong, side="right"))
+
 
 #: Default size limit in bytes; above it the least recently used blobs are evicted.
 DEFAULT_LIMIT = 4 << 30
 
-_SCHEMA = """
+#: Version of the tables, kept in the file. Version 0 has no checksums; what is in it stays, and its program can go on using the
+#: file beside this one. Blobs without a checksum get that of what is found when they are first read.
+_VERSION = 1
+_SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS blobs (key BLOB PRIMARY KEY, value BLOB NOT NULL, used INTEGER NOT NULL) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS blobs_used ON blobs (used);
 CREATE TABLE IF NOT EXISTS total (id INTEGER PRIMARY KEY CHECK (id = 0), bytes INTEGER NOT NULL);
@@ -91,19 +155,41 @@ CREATE TRIGGER IF NOT EXISTS blobs_in AFTER INSERT ON blobs
   BEGIN UPDATE total SET bytes = bytes + length(new.value); END;
 CREATE TRIGGER IF NOT EXISTS blobs_out AFTER DELETE ON blobs
   BEGIN UPDATE total SET bytes = bytes - length(old.value); END;
+CREATE TABLE IF NOT EXISTS sums (key BLOB PRIMARY KEY, sum INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TRIGGER IF NOT EXISTS sums_out AFTER DELETE ON blobs
+  BEGIN DELETE FROM sums WHERE key = old.key; END;
+PRAGMA user_version={_VERSION};
 """
 _BYTES = "SELECT bytes FROM total"
+# VALUES is faster than IN: no index of the keys is built.
+_READ = """
+WITH wanted (key) AS (VALUES {})
+SELECT blobs.key, value, used, sum FROM wanted CROSS JOIN blobs USING (key) LEFT JOIN sums ON sums.key = blobs.key
+"""
 _CHUNK = 500  # keys per statement: SQLite allows at least 999 variables
 _T = TypeVar("_T")
 _TOUCH_AFTER_S = 3600  # reading updates a blob's time of use at most this often, so that reads rarely write
+_WAIT_S = 5.0  # for another process that writes
+_PAUSE_S = 30.0  # a file that could not be used is not tried again before
+
+#: What happens when a file cannot be used: locked, read-only, full or closed to this user. A lock's timeout is an OSError.
+UNAVAILABLE = (sqlite3.OperationalError, OSError)
+#: When to try again, by file and what was tried.
+_out_until: dict[tuple[Path, str], float] = {}
 
 
 class Store:
     """Key-value store of blobs in a SQLite file. Safe with several processes; open one per thread.
 
+    Where the file cannot be used after it was opened, nothing is found and nothing is stored for :data:`_PAUSE_S` seconds; one
+    line in the log says so.
+
     Args:
         path: the SQLite file; if damage is detected, at any time, the file is moved aside and a new one is created.
         limit_bytes: size above which the least recently used blobs are evicted.
+
+    Raises:
+        sqlite3.OperationalError, OSError: the file cannot be opened.
     """
 
     def __init__(self, path: Path, limit_bytes: int = DEFAULT_LIMIT) -> None:
@@ -111,26 +197,39 @@ class Store:
         self.limit_bytes = limit_bytes
         path.parent.mkdir(parents=True, exist_ok=True)
         self._db = self._connect()
-        self._retry_if_damaged(self._prepare_locked)
+        self._retry_if_damaged(self._prepare)
 
     def _connect(self) -> sqlite3.Connection:
-        return sqlite3.connect(self.path, timeout=60, check_same_thread=False)
-
-    def _prepare_locked(self) -> None:
-        """Prepare under a lock: when two processes enable the write-ahead log of a new file, SQLite rejects the second."""
-        with self._lock():
-            self._prepare()
+        with suppress(OSError):  # SQLite gives its other files the same mode
+            os.close(os.open(self.path, os.O_CREAT | os.O_RDWR, 0o600))
+        db = sqlite3.connect(self.path, timeout=_WAIT_S, check_same_thread=False)
+        db.text_factory = lambda text: text.decode(errors="replace")  # a damaged blob may read as text that is not UTF-8
+        return db
 
     def _lock(self) -> FileLock:
-        return FileLock(self.path.with_suffix(".lock"))
+        return FileLock(self.path.with_suffix(".lock"), timeout=_WAIT_S, mode=0o600)
 
     def _prepare(self) -> None:
-        # Pages of 16 KiB hold several blobs: reading in key order is three times as fast as with small pages. The size can only
-        # be set on a new file, before the journal mode.
-        self._db.execute("PRAGMA page_size=16384")
-        self._db.execute("PRAGMA journal_mode=WAL")
+        """Create what is missing in the file, under a lock: of two processes that enable the write-ahead log of a new file,
+        SQLite rejects the second. A file that is ready is not written to, so that opening it never waits for a writer.
+        """
+        if self._is_ready():
+            self._db.execute("PRAGMA synchronous=NORMAL")
+            return
+        with self._lock():
+            self._create()
+
+    def _create(self) -> None:
         self._db.execute("PRAGMA synchronous=NORMAL")
-        self._db.executescript(_SCHEMA)
+        if not self._is_ready():
+            # Pages of 16 KiB hold several blobs: reading in key order is three times as fast as with small pages. The size can
+            # only be set on a new file, before the journal mode.
+            self._db.execute("PRAGMA page_size=16384")
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.executescript(_SCHEMA)
+
+    def _is_ready(self) -> bool:
+        return int(self._db.execute("PRAGMA user_version").fetchone()[0]) >= _VERSION
 
     def _retry_if_damaged(self, work: Callable[[], _T]) -> _T:
         """Call ``work``; if the file turns out to be damaged, replace it and call ``work`` again."""
@@ -154,10 +253,13 @@ class Store:
                     if (part := Path(f"{self.path}{ending}")).exists():
                         os.replace(part, f"{aside}{ending}")
                 self._db = self._connect()
-            self._prepare()
+            self._create()
 
     def _is_sound(self) -> bool:
         try:
+            for table in ("SELECT key, value, used FROM blobs", "SELECT key, sum FROM sums", _BYTES):
+                if self._is_ready():
+                    self._db.execute(f"{table} LIMIT 0")
             return bool(self._db.execute("PRAGMA quick_check(1)").fetchone() == ("ok",))
         except sqlite3.DatabaseError as error:
             if _is_damage(error):
@@ -165,18 +267,42 @@ class Store:
             raise
 
     def get_many(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
-        """The stored blobs among ``keys``, by key; reading marks them as used."""
-        return self._retry_if_damaged(lambda: self._get_many(keys))
+        """The stored blobs among ``keys``, by key; reading marks them as used. Those that are damaged are deleted."""
+        return self._attempt("read", lambda: self._get_many(keys), {})
 
     def missing(self, keys: Sequence[bytes]) -> set[bytes]:
         """The keys that are not in the store; no blob is read."""
-        return self._retry_if_damaged(lambda: set(keys) - self._present(sorted(set(keys))))
+        return self._attempt("read", lambda: set(keys) - self._present(sorted(set(keys))), set(keys))
 
     def put_many(self, blobs: Mapping[bytes, bytes] | Iterable[tuple[bytes, bytes]]) -> None:
         """Store blobs in one transaction; existing keys are not overwritten, since equal keys mean equal content."""
-        now = int(time.time())
-        rows = [(key, value, now) for key, value in (blobs.items() if isinstance(blobs, Mapping) else blobs)]
-        self._retry_if_damaged(lambda: self._put_many(rows))
+        rows = dict(blobs)
+        self._attempt("written", lambda: self._put_many(rows), None)
+
+    def drop(self, keys: Iterable[bytes]) -> None:
+        """Delete blobs that turned out to be damaged."""
+        if doomed := [(key,) for key in keys]:
+            _log.warning("warning: %d results in %s are damaged; they are computed again", len(doomed), self.path)
+            self._write("DELETE FROM blobs WHERE key = ?", doomed)
+
+    def _attempt(self, what: str, work: Callable[[], _T], otherwise: _T) -> _T:
+        """The result of ``work``, or ``otherwise`` where the file cannot be read or written (``what``)."""
+        if _is_out(self.path, what):
+            return otherwise
+        try:
+            return self._retry_if_damaged(work)
+        except UNAVAILABLE as error:
+            _note_outage(self.path, what, error)
+            with suppress(sqlite3.Error):
+                self._db.rollback()
+            return otherwise
+
+    def _write(self, statement: str, rows: Sequence[tuple[object, ...]]) -> None:
+        def write() -> None:
+            with self._db:
+                self._db.executemany(statement, rows)
+
+        self._attempt("written", write, None)
 
     def _present(self, keys: Sequence[bytes]) -> set[bytes]:
         found: set[bytes] = set()
@@ -189,24 +315,43 @@ class Store:
     def _get_many(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
         found: dict[bytes, bytes] = {}
         stale: list[bytes] = []
+        damaged: list[bytes] = []
+        unsummed: list[tuple[bytes, int]] = []
         now = int(time.time())
         keys = sorted(set(keys))  # the order in the file
         for start in range(0, len(keys), _CHUNK):
             chunk = keys[start : start + _CHUNK]
-            marks = ",".join("?" * len(chunk))
-            for key, value, used in self._db.execute(f"SELECT key, value, used FROM blobs WHERE key IN ({marks})", list(chunk)):
+            for key, value, used, known in self._db.execute(_READ.format(",".join(["(?)"] * len(chunk))), chunk):
+                # Damage can change the type of what is stored.
+                found_sum = crc32(value, crc32(key)) if type(value) is bytes else None
+                if found_sum != known:
+                    if found_sum is None or known is not None:
+                        damaged.append(key)
+                        continue
+                    unsummed.append((key, found_sum))
                 found[key] = value
-                if now - used > _TOUCH_AFTER_S:
+                if type(used) is not int or not 0 <= now - used <= _TOUCH_AFTER_S:  # the clock may have been ahead
                     stale.append(key)
+        self.drop(damaged)
+        if unsummed:
+            self._write(
+                "INSERT OR IGNORE INTO sums SELECT key, ? FROM blobs WHERE key = ?", [(one, key) for key, one in unsummed]
+            )
         if stale:
-            with self._db:
-                self._db.executemany("UPDATE blobs SET used = ? WHERE key = ?", ((now, key) for key in stale))
+            self._write("UPDATE blobs SET used = ? WHERE key = ?", [(now, key) for key in stale])
         return found
 
-    def _put_many(self, rows: Sequence[tuple[bytes, bytes, int]]) -> None:
+    def _put_many(self, blobs: Mapping[bytes, bytes]) -> None:
+        now = int(time.time())
         with self._db:
-            self._db.executemany("INSERT OR IGNORE INTO blobs VALUES (?, ?, ?)", rows)
-            self._evict()
+            self._db.execute("BEGIN IMMEDIATE")
+            known = self._present(sorted(blobs))
+            rows = [(key, value, now) for key, value in blobs.items() if key not in known]
+            self._db.executemany("INSERT INTO blobs VALUES (?, ?, ?)", rows)
+            self._db.executemany(
+                "INSERT OR REPLACE INTO sums VALUES (?, ?)", ((key, crc32(value, crc32(key))) for key, value, _ in rows)
+            )
+            self._evict(now)
 
     @property
     def bytes(self) -> int:
@@ -224,12 +369,14 @@ class Store:
     def _number(self, query: str) -> int:
         return self._retry_if_damaged(lambda: int(self._db.execute(query).fetchone()[0]))
 
-    def _evict(self) -> None:
+    def _evict(self, now: int) -> None:
         """If the limit is exceeded, delete the least recently used blobs down to nine tenths of it, so that this is rare."""
         excess = int(self._db.execute(_BYTES).fetchone()[0]) - self.limit_bytes
         if excess <= 0:
             return
         excess += self.limit_bytes // 10
+        # Used when the clock was ahead, nobody knows when: they must neither outlive nor push out what is used now.
+        self._db.execute("UPDATE blobs SET used = 0 WHERE used > ?", (now,))
         doomed: list[tuple[bytes]] = []
         for key, size in self._db.execute("SELECT key, length(value) FROM blobs ORDER BY used, key"):
             if excess <= 0:
@@ -240,18 +387,50 @@ class Store:
 
 
 def _is_damage(error: sqlite3.DatabaseError) -> bool:
-    """Whether the error means a damaged file; subclasses of ``DatabaseError`` mean a locked, read-only, full or closed one."""
-    return type(error) is sqlite3.DatabaseError
+    """Whether the error means a damaged file. Other subclasses of ``DatabaseError`` mean a locked, read-only or closed one.
+
+    The statements here fit the tables: where one is missing, or a constraint is violated, the file is not as it was written.
+    """
+    return type(error) in (sqlite3.DatabaseError, sqlite3.IntegrityError) or str(error).startswith("no such ")
+
+
+def _is_out(path: Path, what: str) -> bool:
+    return monotonic() < _out_until.get((path, what), 0.0)
+
+
+def _note_outage(path: Path, what: str, error: Exception) -> None:
+    _out_until[path, what] = monotonic() + _PAUSE_S
+    _say_outage(path, what, str(error) or type(error).__name__)
+
+
+@lru_cache(maxsize=64)
+def _say_outage(path: Path, what: str, reason: str) -> None:
+    """Log the first outage of a kind; the rest of its process would repeat it."""
+    _log.warning("warning: %s cannot be %s (%s); going on without it, results are not stored", path, what, reason)
 
 
 @contextmanager
 def stored() -> Iterator[Store | None]:
-    """Open the user's store in ``SPARSERM_HOME`` for the block; yields None if ``SPARSERM_STORE=off``."""
+    """Open the user's store in ``SPARSERM_HOME`` for the block.
+
+    Yields None if ``SPARSERM_STORE=off``, and, with a line in the log, if the store cannot be opened.
+    """
     if os.environ.get("SPARSERM_STORE", "").lower() == "off":
         yield None
         return
-    store = Store(home() / "representations.sqlite")
+    store = _open(home() / "representations.sqlite")
     try:
         yield store
     finally:
-        store.close()
+        if store is not None:
+            store.close()
+
+
+def _open(path: Path) -> Store | None:
+    if _is_out(path, "opened"):
+        return None
+    try:
+        return Store(path)
+    except UNAVAILABLE as error:
+        _note_outage(path, "opened", error)
+        return None

@@ -22,6 +22,12 @@ def firings(latents: np.ndarray, rate: np.ndarray, peak: np.ndarray) -> np.ndarr
     return records
 
 
+def possible_firings(fired: np.ndarray, *, d_sae: int) -> np.ndarray:
+    """``[nnz]`` bool, which of ``[nnz]`` :data:`FIRED` can be right: a latent of the SAE, with a rate and a peak in range."""
+    latent, rate, peak = fired["latent"], fired["rate"], fired["peak"]
+    return np.asarray((latent >= 0) & (latent < d_sae) & (rate > 0) & (rate <= 1) & (peak >= 0) & np.isfinite(peak))
+
+
 @dataclass(frozen=True)
 class LatentSummary:
     """Firing rates and peak activations of the SAE's latents in ``n`` responses, as a sparse matrix (CSR).

@@ -42,6 +42,15 @@ def folder_note(fingerprint: str) -> Path:
     return home() / "folders" / fingerprint
 
 
+def noted_folder(fingerprint: str) -> Path | None:
+    """The folder in :func:`folder_note`; None if there is no such note, or it is damaged."""
+    try:
+        text = folder_note(fingerprint).read_text()
+        return Path(text) if text and Path(text).is_dir() else None
+    except (OSError, ValueError):
+        return None
+
+
 def bundle_dir() -> Path:
     """The folder of ``app.py``, ``pages/`` and ``assets/``: the repository, or a folder of the installed wheel."""
     package = Path(__file__).parent.parent

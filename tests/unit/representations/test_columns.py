@@ -43,3 +43,18 @@ def test_no_texts_have_no_blobs() -> None:
     column = ArrayColumn([], (2,), np.int32)
     column.fill({b"a": blob(1, 2)})
     assert column.array.shape == (0, 2)
+
+
+def test_stored_blobs_of_another_size_or_with_impossible_values_are_left_out(monkeypatch) -> None:
+    monkeypatch.setattr(store, "_FILL_BATCH", 2)
+    column = ArrayColumn([b"a", b"b", b"c", b"d", b"b"], (2,), np.int32, lambda values: (values >= 0).all(1))
+    assert column.fill_stored({b"a": blob(1, 2), b"b": blob(3, -4), b"c": blob(5), b"d": blob(7, 8)}) == {b"b", b"c"}
+    assert column.filled.tolist() == [True, False, False, True, False]
+    column.fill({b"b": blob(3, 4), b"c": blob(5, 6)})
+    assert column.array.tolist() == [[1, 2], [3, 4], [5, 6], [7, 8], [3, 4]]
+
+
+def test_stored_records_that_are_impossible_are_left_out() -> None:
+    column = BlobColumn([b"a", b"b", b"c", b"d"], np.dtype(np.int32), lambda values: values >= 0)
+    assert column.fill_stored({b"a": b"", b"b": blob(1, -2, 3), b"c": blob(4), b"d": blob(4)[:3]}) == {b"b", b"d"}
+    assert column.filled.tolist() == [True, False, True, False]

@@ -287,12 +287,16 @@ def test_interrupted_work_goes_on_where_it_was(tiny_backbone, store, rows):
     np.testing.assert_allclose(resumed.h, represent(many, tiny_backbone, {HOOK: None}, "mean")[HOOK].h, atol=1e-4)
 
 
-def test_a_stored_nan_is_refused_and_says_what_to_delete(tiny_backbone, texts, store):
+def test_a_stored_nan_is_computed_again(tiny_backbone, texts, store, rows):
     for blobs in _compute(texts, tiny_backbone, {HOOK: None}, None):
         bad = np.full(HIDDEN, np.nan, np.float32).tobytes()
         store.put_many({key: bad if len(blob) == len(bad) else blob for key, blob in blobs.items()})
-    with pytest.raises(SparseRMError, match=rf"text 1 of {len(texts)} is NaN or infinite; .*delete .*store.sqlite"):
-        represent(texts, tiny_backbone, {HOOK: None}, "mean", store=store)
+    rows.clear()
+    again = represent(texts, tiny_backbone, {HOOK: None}, "mean", store=store)[HOOK]
+    assert rows and np.isfinite(again.h).all()
+    rows.clear()
+    stored = represent(texts, tiny_backbone, {HOOK: None}, "mean", store=store)[HOOK]
+    assert not rows and np.array_equal(stored.h, again.h)
 
 
 def test_passes_and_runs_of_any_size_give_what_each_text_gives_alone(tiny_backbone, monkeypatch):
