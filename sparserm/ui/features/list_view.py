@@ -212,7 +212,7 @@ def offer_labels(source: DataSource, context: Context) -> None:
     left, right = st.columns([4, 1], vertical_alignment="center")
     left.caption(_labelled_line(context), help=_ABOUT_LABELS)
     ask = endpoint is not None and left.checkbox(
-        f"Ask {plain(endpoint.model)} instead of the word rule: responses of these pairs are sent to {plain(endpoint.url)}",
+        f"Ask {plain(endpoint.model)} instead of the word rule: responses of these pairs are sent to {plain(endpoint.server)}",
         key="ask endpoint",
         persist_state="session",
     )
