@@ -189,7 +189,9 @@ def _own(name: str) -> Path:
     own = own_folders()
     if name not in own:
         what = "is a shipped head and cannot be changed" if name in list_heads() else "is not one of your heads"
-        raise SparseRMError(f"{name!r} {what}; expected one of {', '.join(own) or '(you have not saved a head yet)'}")
+        raise SparseRMError(
+            f"{one_line(name, 80)!r} {what}; expected one of {', '.join(own) or '(you have not saved a head yet)'}"
+        )
     return own[name]
 
 

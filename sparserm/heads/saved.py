@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -17,7 +18,7 @@ from safetensors.numpy import load, save
 from sparserm.heads.checks import FORMAT, MAX_CONFIG, STATISTICS, TENSORS, check_config, check_tensors
 from sparserm.heads.reward import RewardHead
 from sparserm.pairs.split import short_key
-from sparserm.support.defaults import assets_dir, home, noted_folder
+from sparserm.support.defaults import HEAD_FILES, assets_dir, home, noted_folder
 from sparserm.support.files import foreign_entry, interrupted_replacement, one_line, replacing_folder, write_bytes
 from sparserm.support.parsing import given_path, parse_json
 from sparserm.types import HookPoint, PreferencePair, SparseRMError
@@ -213,8 +214,8 @@ def parse_head(config_json: bytes, safetensors: bytes, folder: Path) -> SavedHea
 def save_head(saved: SavedHead, folder: Path) -> None:
     """Write a head to a folder, replacing the head that is there.
 
-    A folder that holds nothing else is replaced as a whole, so that it never mixes two heads. In other folders each file is
-    replaced; after a crash in between, :func:`load_head` refuses the head.
+    A folder that holds nothing else but a README is replaced as a whole, so that it never mixes two heads. In other folders
+    each file is replaced; after a crash in between, :func:`load_head` refuses the head.
 
     Raises:
         SparseRMError: the head has values that :func:`load_head` would refuse, or ``folder`` is a file.
@@ -225,6 +226,8 @@ def save_head(saved: SavedHead, folder: Path) -> None:
             write_bytes(folder / name, data)
         return
     with replacing_folder(folder, replace=True) as new:
+        if folder.is_dir():
+            shutil.copytree(folder, new, dirs_exist_ok=True)
         for name, data in files.items():
             (new / name).write_bytes(data)
 
@@ -251,20 +254,22 @@ def head_files(saved: SavedHead) -> dict[str, bytes]:
     text = json.dumps({**config, "sha256": _content_hash(config, tensors)}, indent=1, ensure_ascii=False) + "\n"
     shown = Path(one_line(saved.card.name, 80))
     try:
-        parsed = parse_json(text)
+        data = text.encode()
+        parsed = parse_json(data)
     except ValueError as error:
         raise SparseRMError(f"the card of head {shown} cannot be saved ({error}); correct it") from error
     _check(shown, parsed, tensors)
-    return {"config.json": text.encode(), "head.safetensors": save(tensors)}
+    return {"config.json": data, "head.safetensors": save(tensors)}
 
 
 def _holds_more(folder: Path) -> bool:
-    """Whether a folder holds more than a head, or is one that cannot be moved: a mount point, or around the current folder."""
+    """Whether a folder holds more than a head, or is one to leave in place: a link, a mount point, the current folder."""
     if not folder.is_dir():
         return False
-    folder = folder.resolve()
+    linked, folder = folder.is_symlink(), folder.resolve()
     return (
-        foreign_entry(folder, FILES) is not None
+        linked
+        or foreign_entry(folder, HEAD_FILES) is not None
         or os.path.ismount(folder)
         or Path.cwd().is_relative_to(folder)
         or not os.access(folder.parent, os.W_OK)

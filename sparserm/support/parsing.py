@@ -6,6 +6,7 @@ import json
 import math
 import re
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -55,8 +56,9 @@ def given_path(source: str | Path) -> Path:
     """
     try:
         path = Path(source).expanduser()
-        path.exists()
-    except (OSError, RuntimeError) as error:  # RuntimeError: a home folder that is not known
+        with suppress(FileNotFoundError, NotADirectoryError):
+            path.stat()
+    except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: a home folder that is not known
         reason = (error.strerror if isinstance(error, OSError) else str(error)) or type(error).__name__
         raise SparseRMError(
             f"{one_line(source)!r} cannot be looked up ({reason}); expected the path of a file or folder, or a name; check it"
