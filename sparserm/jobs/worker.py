@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import traceback
 from collections.abc import Iterator
@@ -12,7 +11,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from sparserm.jobs.queue import JobCancelled, Report, State, jobs_dir, read_status, write_status
+from sparserm.jobs.queue import JobCancelled, Report, State, jobs_dir, read_spec, read_status, worker_lock, write_status
 from sparserm.types import SparseRMError
 
 
@@ -20,26 +19,26 @@ def work(folder: Path) -> None:
     """Run the job in ``folder`` with the function of its kind, and record how it ended."""
     if hasattr(os, "nice"):
         os.nice(10)  # the app stays responsive
-    with FileLock(folder / "worker.lock", timeout=30):
+    with worker_lock(folder, timeout=30):
         try:
             with _turn(folder):
                 from sparserm.jobs.kinds import JOBS  # imported here so that a failing import fails the job
 
-                JOBS[read_status(folder).kind](json.loads((folder / "spec.json").read_text()), folder, Report(folder))
+                JOBS[read_status(folder).kind](read_spec(folder), folder, Report(folder))
             _end(folder, "done")
         except JobCancelled:
             _end(folder, "cancelled")
         except SparseRMError as error:
             _end(folder, "failed", str(error))
-        except Exception as error:  # any error is shown on the page
+        except Exception:  # the page says that there was one; its text, which may have paths, is in the log
             traceback.print_exc()
-            _end(folder, "failed", f"{type(error).__name__}: {error} (full traceback in {folder / 'log.txt'})")
+            _end(folder, "failed", f"an unexpected error stopped the job; the details are in the log of job {folder.name}")
 
 
 @contextmanager
 def _turn(folder: Path) -> Iterator[None]:
     """Hold the lock that lets one job run at a time; waiting for it ends if the job is cancelled."""
-    lock = FileLock(jobs_dir() / "turn.lock")
+    lock = FileLock(jobs_dir() / "turn.lock", mode=0o600)
     while True:
         if (folder / "cancel").exists():
             raise JobCancelled

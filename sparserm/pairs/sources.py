@@ -13,7 +13,7 @@ from typing import Any
 from sparserm.pairs.files import list_data_files
 from sparserm.pairs.load import load_pairs
 from sparserm.support.defaults import TASKS, assets_dir, home
-from sparserm.support.files import write_bytes
+from sparserm.support.files import make_folder, write_bytes
 from sparserm.types import PreferenceData, SparseRMError
 
 _SIDECAR = ".source.json"
@@ -91,7 +91,7 @@ def keep_upload(
     if not safe:
         raise SparseRMError(f"the file name {filename!r} has no letters or digits; rename it and upload it again")
     folder = uploads_dir()
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     path = folder / safe
     if path.is_file() and path.read_bytes() != data:
         stem, dot, suffix = safe.partition(".")
@@ -109,6 +109,11 @@ def remember_reading(source: DataSource) -> None:
         write_bytes(path.with_name(path.name + _SIDECAR), json.dumps(source.to_dict()).encode())
 
 
+def is_upload(source: DataSource) -> bool:
+    """Whether a source is a stored upload, which :func:`forget_upload` deletes."""
+    return Path(source.name).parent == uploads_dir()
+
+
 def forget_upload(source: DataSource) -> None:
     """Delete a stored upload.
 
@@ -116,7 +121,7 @@ def forget_upload(source: DataSource) -> None:
         SparseRMError: the source is not an upload.
     """
     path = Path(source.name)
-    if path.parent != uploads_dir():
+    if not is_upload(source):
         raise SparseRMError(f"{path.name} is not an uploaded file and was not deleted; choose an upload")
     path.unlink(missing_ok=True)
     path.with_name(path.name + _SIDECAR).unlink(missing_ok=True)

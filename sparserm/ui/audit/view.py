@@ -41,6 +41,7 @@ DRAWN = 10
 def pick_other(source: DataSource | None) -> DataSource | None:
     """Let the user choose other data to check for shared prompts; None if no data is chosen."""
     others = {label: one for label, one in list_sources().items() if one != source}
+    pairs_picker.link_is_unknown("against", others)
     picked = st.selectbox(
         "Check overlap with",
         list(others),

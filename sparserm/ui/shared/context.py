@@ -205,7 +205,9 @@ def _forget_layer() -> None:
 
 def _warn_of_unknown(heads: Iterable[str], asked: str | None) -> None:
     if asked and asked not in heads:
-        st.warning(f"This link names head {asked!r}, which was not found; another head is shown.", icon=":material/link_off:")
+        st.warning(
+            plain(f"This link names head {asked!r}, which was not found; another head is shown."), icon=":material/link_off:"
+        )
 
 
 def _guard_link(context: Context) -> None:
@@ -217,7 +219,7 @@ def _guard_link(context: Context) -> None:
     was, key = st.session_state.get("_link_changed", ("", ""))
     if key == context.key:
         st.warning(
-            f"This link was made with version {was} of head {context.key}; version {context.hash} is shown.",
+            plain(f"This link was made with version {was} of head {context.key}; version {context.hash} is shown."),
             icon=":material/link_off:",
         )
     if asked != context.hash:

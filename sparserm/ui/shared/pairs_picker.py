@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
+from pathlib import Path
 
 import pandas as pd
 import streamlit as st
 
 from sparserm import jobs
 from sparserm.pairs.parsing import PairsError
-from sparserm.pairs.sources import DataSource, keep_upload, list_sources
+from sparserm.pairs.sources import DataSource, forget_upload, is_upload, keep_upload, list_sources
 from sparserm.representations.represent import count_missing, pair_texts, represent_pairs
 from sparserm.representations.store import stored
 from sparserm.representations.values import PairRepresentations
 from sparserm.types import PairIssue, PreferenceData, SparseRMError
-from sparserm.ui.shared import job_panel
+from sparserm.ui.shared import access, job_panel
 from sparserm.ui.shared.context import Context, current
-from sparserm.ui.shared.text import counted, sentence
+from sparserm.ui.shared.text import counted, plain, sentence
 
 #: Up to this many tokens are computed on the page (about ten seconds on two cores, enough for the starter pairs of a task);
 #: more in a job.
@@ -41,24 +43,27 @@ def default_source(context: Context) -> str | None:
 
 
 def pick_source(key: str, label: str = "Preference pairs") -> DataSource | None:
-    """Select starter pairs, a file under ``SPARSERM_DATA``, an earlier or new upload, or a dataset by name.
+    """Select starter pairs, a file under ``SPARSERM_DATA``, an earlier or new upload, or pairs opened by name in this session.
+
+    A link opens only what is in the list.
 
     Args:
         key: of the widget; also its query parameter.
     """
-    chosen = st.session_state.pop(f"{key} uploaded", None)
-    if chosen:
+    if chosen := st.session_state.pop(f"{key} chosen", None):
         st.session_state[key] = chosen
-    sources = list_sources()
+    sources = list_sources() | _opened()
+    unknown = link_is_unknown(key, sources)
     default = default_source(current())
     picked = st.selectbox(
         label,
         list(sources),
         key=key,
         bind="query-params",
-        accept_new_options=True,
-        index=list(sources).index(default) if default in sources else None,
-        placeholder="Select pairs, or type the name of a dataset",
+        index=list(sources).index(default) if default in sources and not unknown else None,
+        on_change=_forget_problems,
+        args=(key,),
+        placeholder="Select pairs",
         help="JSONL, CSV or Parquet with the columns prompt, chosen and rejected, as in TRL; or a Hugging Face dataset.",
     )
     # Hides the widget's own text, which names the larger limit.
@@ -71,17 +76,95 @@ def pick_source(key: str, label: str = "Preference pairs") -> DataSource | None:
         on_change=_take_upload,
         args=(key,),
     )
+    with st.container(horizontal=True):
+        _open_by_name(key)
+        if picked is not None and is_upload(sources[picked]):
+            _offer_deletion(key, picked, sources[picked])
     if problem := st.session_state.get(f"{key} problem"):
         st.error(problem)
-    if picked is None:
-        return None
-    return sources.get(picked, DataSource(picked))
+    return None if picked is None else sources[picked]
+
+
+def link_is_unknown(key: str, sources: Collection[str]) -> bool:
+    """Whether the opened link names pairs that are not in the list; says so until others are chosen."""
+    asked = st.query_params.get(key)
+    if asked and asked not in sources and st.session_state.get(key) not in sources:
+        st.session_state[f"{key} unknown"] = True
+        st.session_state.pop(key, None)
+    unknown = bool(st.session_state.get(f"{key} unknown"))
+    if unknown:
+        st.warning(
+            "The link names pairs that are not in the list of this app, so they were not opened. Select others, or upload the "
+            "file.",
+            icon=":material/link_off:",
+        )
+    return unknown
+
+
+def _forget_problems(key: str) -> None:
+    for what in ("unknown", "problem"):
+        st.session_state.pop(f"{key} {what}", None)
+
+
+def _choose(key: str, label: str) -> None:
+    """Select a source in the next run; for callbacks."""
+    _forget_problems(key)
+    st.session_state[f"{key} chosen"] = label
+
+
+def _opened() -> dict[str, DataSource]:
+    """Pairs opened by name in this session, by what was typed."""
+    found: dict[str, DataSource] = st.session_state.setdefault("opened by name", {})
+    return found
+
+
+def _open_by_name(key: str) -> None:
+    """A field for the name of a dataset, and on this computer's own app for a path; nothing is read before the button."""
+    paths = not access.others_can_reach()
+    with st.popover("Open by name or path" if paths else "Open by name", icon=":material/database:"):
+        st.text_input(
+            "Dataset of the Hugging Face Hub, or path of a file" if paths else "Dataset of the Hugging Face Hub",
+            key=f"{key} name",
+            placeholder="owner/name",
+        )
+        st.button("Open these pairs", key=f"{key} open", on_click=_take_name, args=(key,))
+
+
+def _take_name(key: str) -> None:
+    typed = st.session_state[f"{key} name"].strip()
+    if not typed:
+        return
+    try:
+        access.check_dataset(typed)
+    except SparseRMError as error:
+        st.session_state[f"{key} problem"] = sentence(error)
+        return
+    if typed not in list_sources():
+        _opened()[typed] = DataSource(typed)
+    _choose(key, typed)
+
+
+def _offer_deletion(key: str, label: str, source: DataSource) -> None:
+    with st.popover("Delete upload", icon=":material/delete:"):
+        st.text(f"Delete {Path(source.name).name} from this app for everyone? Heads trained on it and stored results are kept.")
+        st.button("Delete the file", key=f"{key} delete {label}", type="primary", on_click=_delete, args=(key, source))
+
+
+def _delete(key: str, source: DataSource) -> None:
+    _forget_problems(key)
+    try:
+        forget_upload(source)
+    except (SparseRMError, OSError) as error:
+        st.session_state[f"{key} problem"] = sentence(error)
+        return
+    if label := default_source(current()):
+        _choose(key, label)
 
 
 def _take_upload(key: str) -> None:
     """Store the upload and select it. Unusable files are stored too, so that their columns can be chosen."""
     file = st.session_state[f"{key} file"]
-    st.session_state.pop(f"{key} problem", None)
+    _forget_problems(key)
     if file is None:
         return
     try:
@@ -90,7 +173,8 @@ def _take_upload(key: str) -> None:
                 f"{file.name} has {file.size / (1 << 20):,.0f} MB; uploads are limited to {MAX_UPLOAD_MB} MB. Upload a part of "
                 "it, put it into the folder SPARSERM_DATA, or use the command line"
             )
-        st.session_state[f"{key} uploaded"], _ = keep_upload(file.getvalue(), file.name)
+        label, _ = keep_upload(file.getvalue(), file.name)
+        _choose(key, label)
     except (SparseRMError, OSError) as error:
         st.session_state[f"{key} problem"] = sentence(error)
 
@@ -119,9 +203,16 @@ def load_or_stop(source: DataSource | None) -> PreferenceData:
     except PairsError as error:
         st.error(sentence(error))
         show_issues(error.issues, key="unusable")
-    except SparseRMError as error:
-        st.error(sentence(error))
+    except (SparseRMError, OSError) as error:
+        st.error(unreadable(source, error))
     st.stop()
+
+
+def unreadable(source: DataSource, error: Exception) -> str:
+    """Why a source cannot be read; where others can reach the app, without what was looked for on this computer."""
+    if source.name in _opened() and access.others_can_reach():
+        return plain(f"{source.name} could not be read from the Hugging Face Hub. Check its name, or upload a file instead.")
+    return sentence(error)
 
 
 def show_issues(issues: tuple[PairIssue, ...], key: str) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+#: Advice for the command line only.
+_COMMAND = re.compile(r"(^|\s)--[a-z]")
 #: Command-line flags in parentheses or as an alternative at the end, and arguments of `load_pairs`, in error messages.
 _FLAGS, _ARGUMENTS = re.compile(r" \(--[a-z][^()]*\)|,? or [^,;]*--[a-z][^,;]*$"), re.compile(r"\b(columns|skip_bad)=")
 
@@ -25,7 +27,12 @@ def sentence(error: Exception | str, advice: str = "choose its columns, or leave
     Args:
         advice: shown instead of advice to set Python arguments for the columns and rows of a file.
     """
+    if isinstance(error, OSError):  # its own text has the path
+        error = (
+            f"a file could not be read or written ({error.strerror or type(error).__name__}); check permissions and free space"
+        )
     *clauses, last = str(error).split("; ")
-    text = plain("; ".join([*clauses, advice if clauses and _ARGUMENTS.search(last) else _FLAGS.sub("", last)]))
+    last = advice if clauses and _ARGUMENTS.search(last) else _FLAGS.sub("", last)
+    text = plain("; ".join(clauses if clauses and _COMMAND.search(last) else [*clauses, last]))
     begins_with_a_name = not text.partition(" ")[0].isalpha()
     return text if begins_with_a_name else text[:1].upper() + text[1:]

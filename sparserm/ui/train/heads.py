@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
-from sparserm.heads.library import delete_head, free_name, keep_head, own_heads, pack_head, read_head, rename_head
-from sparserm.heads.saved import list_heads
+from sparserm.heads.library import (
+    delete_head,
+    free_name,
+    keep_head,
+    own_entries,
+    own_folders,
+    own_heads,
+    pack_head,
+    read_head,
+    rename_head,
+)
+from sparserm.heads.saved import SavedHead, list_heads
 from sparserm.types import SparseRMError
-from sparserm.ui.shared import context
+from sparserm.ui.shared import access, context
 from sparserm.ui.shared.text import plain, sentence
 from sparserm.ui.train import tables
 
@@ -18,16 +30,11 @@ MAX_UPLOAD_MB = 70
 
 def table() -> str | None:
     """Table of all heads; returns the name of the selected one."""
-    own, readable, damaged = own_heads(), [], []
-    for name in list_heads():
-        try:
-            readable.append((name, context.read_head(name).saved, name in own))
-        except (SparseRMError, OSError) as error:
-            damaged.append(sentence(error))
-    readable.sort(key=lambda row: not row[2])
-    for problem in damaged:
-        st.warning(problem)
-    rows = tables.heads_table(readable)
+    own, readable, damaged = own_heads(), _readable(), _damaged()
+    for name in list_heads().keys() - readable.keys() - damaged.keys():
+        st.warning(f"The shipped head {plain(name)} cannot be read. Reinstall the package.")
+    heads = sorted(((name, saved, name in own) for name, saved in readable.items()), key=lambda row: not row[2])
+    rows = tables.heads_table(heads, list(damaged))
     event = st.dataframe(
         rows,
         hide_index=True,
@@ -38,7 +45,7 @@ def table() -> str | None:
         height=38 + 35 * min(16, len(rows)),
     )
     chosen = event.selection.rows
-    names = [row[0] for row in readable]
+    names = [row[0] for row in heads] + list(damaged)
     if chosen and st.session_state.get("_row") != chosen:
         st.session_state["managed head"] = names[chosen[0]]
     st.session_state["_row"] = chosen
@@ -46,7 +53,11 @@ def table() -> str | None:
 
 
 def actions(name: str) -> None:
-    """Buttons to use, download, rename or delete a head."""
+    """Buttons to use, download, rename or delete a head; one that cannot be read can only be deleted."""
+    if (reason := _damaged().get(name)) is not None:
+        st.error(f"{reason}. It is not offered elsewhere.")
+        _offer_deletion(st.container(), name, disabled=False)
+        return
     own = name in own_heads()
     one, two, three, four = st.columns(4)
     one.button(
@@ -66,12 +77,32 @@ def actions(name: str) -> None:
         st.button(
             "Rename the head", type="primary", on_click=_do, args=("renamed", new, lambda: rename_head(name, new.strip()))
         )
-    with four.popover("Delete", icon=":material/delete:", width="stretch", disabled=not own):
+    _offer_deletion(four, name, disabled=not own)
+    if not own:
+        st.caption("Shipped heads can be used and downloaded, but never changed.")
+
+
+def _offer_deletion(place: DeltaGenerator, name: str, *, disabled: bool) -> None:
+    with place.popover("Delete", icon=":material/delete:", width="stretch", disabled=disabled):
         st.text(f"Delete {name} permanently?")
         if st.button("Delete the head", type="primary"):
             _do("deleted", name, lambda: delete_head(name))
-    if not own:
-        st.caption("Shipped heads can be used and downloaded, but never changed.")
+
+
+def _readable() -> dict[str, SavedHead]:
+    """All heads that can be read, by name."""
+    found = {}
+    for name in list_heads():
+        with contextlib.suppress(SparseRMError, OSError):
+            found[name] = context.read_head(name).saved
+    return found
+
+
+def _damaged() -> dict[str, str]:
+    """The user's heads that cannot be read, by name, and why."""
+    if own_folders().keys() <= _readable().keys():
+        return {}
+    return {name: sentence(error) for name, error in own_entries().items() if isinstance(error, SparseRMError)}
 
 
 def upload(current: context.Context) -> None:
@@ -88,7 +119,10 @@ def upload(current: context.Context) -> None:
         return
     try:
         saved = read_head({file.name: file.getvalue() for file in files})
+        access.check_sae(saved.card.sae)
+        access.check_backbone(saved.card.backbone, current.card.backbone)
         saved.card.require_backbone(current.card.backbone, current.card.backbone_fingerprint)
+        saved.require_width(current.saved.width)
     except SparseRMError as error:
         st.error(sentence(error))
         return

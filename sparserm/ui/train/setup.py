@@ -22,6 +22,7 @@ from sparserm.sae.autoencoder import list_saes
 from sparserm.support.defaults import MAX_FEATURES
 from sparserm.training.train import TrainSpec, split_pairs
 from sparserm.types import Pooling, SparseRMError
+from sparserm.ui.shared import access, pairs_picker
 from sparserm.ui.shared.context import Context
 from sparserm.ui.shared.text import counted, plain, sentence
 
@@ -54,8 +55,8 @@ def validated(source: DataSource | None) -> Validation:
         st.stop()
     try:
         return _validate(source, source.version())
-    except SparseRMError as error:
-        st.error(sentence(error))
+    except (SparseRMError, OSError) as error:
+        st.error(pairs_picker.unreadable(source, error))
         st.stop()
 
 
@@ -141,12 +142,14 @@ def layers(context: Context) -> tuple[str, ...]:
         help="Each layer has its own sparse autoencoder (SAE). One pass of the language model covers them all; the head uses "
         "the layer with the best cross-validated accuracy.",
     )
+    folders = not access.others_can_reach()
     other = st.text_input(
         "Another SAE",
         key="train sae",
         persist_state="session",
-        placeholder="optional: folder, or release:sae_id",
-        help="A folder with cfg.json and sae_weights.safetensors, or an id from the SAELens registry.",
+        placeholder="optional: folder, or release:sae_id" if folders else "optional: release:sae_id",
+        help=("A folder with cfg.json and sae_weights.safetensors, or an" if folders else "An")
+        + " id from the SAELens registry. It is opened when training starts.",
     )
     return (*picked, *([other.strip()] if other.strip() else []))
 
@@ -267,8 +270,10 @@ def start_button(spec: TrainSpec) -> None:
 def start(spec: TrainSpec) -> None:
     """Start the job and show it, or show what is wrong with the SAEs."""
     try:
+        for name in spec.saes:
+            access.check_sae(name)
         load_saes(spec.saes)
-    except SparseRMError as error:
+    except (SparseRMError, OSError) as error:
         st.error(sentence(error))
         return
     st.session_state["started job"] = jobs.start("train", spec.to_dict(), title(spec))

@@ -60,9 +60,9 @@ def stability_sentence(stability: Stability) -> str:
     )
 
 
-def heads_table(heads: Sequence[tuple[str, SavedHead, bool]]) -> pd.DataFrame:
-    """One row per head, given as ``(name, head, own)``."""
-    return pd.DataFrame(
+def heads_table(heads: Sequence[tuple[str, SavedHead, bool]], damaged: Sequence[str] = ()) -> pd.DataFrame:
+    """One row per head, given as ``(name, head, own)``, then one per name of a head that cannot be read."""
+    rows: list[dict[str, object]] = [
         {
             "head": name,
             "": "yours" if own else "shipped",
@@ -75,7 +75,9 @@ def heads_table(heads: Sequence[tuple[str, SavedHead, bool]]) -> pd.DataFrame:
             "trained on": saved.card.training.get("data", ""),
         }
         for name, saved, own in heads
-    )
+    ]
+    rows += [{"head": name, "": "cannot be read"} for name in damaged]
+    return pd.DataFrame(rows).astype({"layer": "Int64", "features": "Int64"})  # whole numbers beside empty cells
 
 
 def percentages(table: pd.DataFrame) -> pd.DataFrame:
