@@ -230,7 +230,7 @@ class Results:
             record = json.loads(self.path.read_text())
             parts = {kind: record[kind] for kind in ("environments", "tasks", "costs", "cells")}
             return {"heads": record.get("heads", {}), **parts}
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise SparseRMError(
                 f"{self.path} is not a file of benchmark results ({type(error).__name__}); expected JSON written by a "
                 "benchmark; choose another --out"

@@ -33,6 +33,7 @@ from sparserm.representations.store import stored
 from sparserm.representations.values import PairRepresentations
 from sparserm.sae.autoencoder import SparseAutoencoder
 from sparserm.support.defaults import DEFAULT_BACKBONE
+from sparserm.support.parsing import whole_number
 from sparserm.training.evidence import selection_stability
 from sparserm.types import Pooling, PreferencePair, Progress, SparseRMError
 
@@ -113,7 +114,7 @@ def read_budgets(text: str) -> tuple[int | None, ...]:
         SparseRMError: the text is not in this format.
     """
     parts = [part.strip() for part in text.split(",")]
-    if not all(part == "all" or (part.isdecimal() and int(part) >= 2) for part in parts):
+    if not all(part == "all" or (whole_number(part) or 0) >= 2 for part in parts):
         raise SparseRMError(f"the budgets are {text!r}; expected numbers of pairs from 2 up, or all, e.g. 100,300,all")
     return tuple(dict.fromkeys(None if part == "all" else int(part) for part in parts))
 

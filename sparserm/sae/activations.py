@@ -175,7 +175,7 @@ def _conversation(line: str, number: int, path: Path) -> tuple[Message, ...]:
         for message in messages:  # values may not be strings, or hold a lone surrogate, which no tokenizer accepts
             "".join((message.role, message.content)).encode()
         return messages
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise SparseRMError(
             f"line {number} of {path}: got {line.strip()[:80]!r}; expected a JSON object with `messages` (a list of role and "
             f"content) or `text`; fix or remove the line ({type(error).__name__})"
@@ -193,7 +193,7 @@ def _read_manifest(folder: Path, identity: dict) -> dict:
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
         counts = {name: int(manifest[name]) for name in ("n_rows", "n_tokens")}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise SparseRMError(
             f"{path} cannot be read ({type(error).__name__}: {error}); expected the manifest of stored activations; remove "
             f"{folder} to compute the activations again"

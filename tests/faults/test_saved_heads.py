@@ -172,6 +172,7 @@ def _safetensors(header: Mapping[str, Any], data: bytes) -> bytes:
         _safetensors({"a": {"dtype": "F32", "shape": [1] * 100, "data_offsets": [0, 4]}}, b"1234"),
         _safetensors({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 8]}}, b"12345678"),
     ],
+    ids=("longer", "shorter", "long header", "bfloat16", "huge and empty", "100 dimensions", "other offsets"),
 )
 def test_a_tensor_file_that_says_other_than_it_holds_is_refused(data: bytes) -> None:
     with pytest.raises(SparseRMError, match="head cannot be read as a head"):

@@ -56,7 +56,7 @@ def test_budgets_that_there_are_not_pairs_for_fall_away() -> None:
 
 def test_budgets_are_read_once_each_and_what_is_none_is_refused() -> None:
     assert read_budgets("100, 300,all,300") == (100, 300, None)
-    for text in ("", "100,many", "1", "-5", "1e3"):
+    for text in ("", "100,many", "1", "-5", "1e3", "²", "9" * 5000):
         with pytest.raises(SparseRMError, match="expected numbers of pairs"):
             read_budgets(text)
 
@@ -84,13 +84,14 @@ def test_cells_of_other_pairs_are_not_mixed_in(tmp_path) -> None:
         results.describe(replace(TASK, test=_data("test", 6, start=100)))
 
 
-def test_what_is_no_result_is_refused_and_left_as_it_is(tmp_path) -> None:
+@pytest.mark.parametrize("text", ['{"mine": 1}', "[]", "[" * 100_000])
+def test_what_is_no_result_is_refused_and_left_as_it_is(tmp_path, text) -> None:
     path = tmp_path / "mine.json"
-    path.write_text('{"mine": 1}')
+    path.write_text(text)
     for use in (Results(path).cells, lambda: Results(path).add(_cell("sparse", [1]))):
         with pytest.raises(SparseRMError, match="is not a file of benchmark results"):
             use()
-    assert path.read_text() == '{"mine": 1}'
+    assert path.read_text() == text
 
 
 def test_a_stopped_run_goes_on_where_it_was(tmp_path, monkeypatch) -> None:

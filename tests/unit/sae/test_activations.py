@@ -130,6 +130,7 @@ def test_the_content_hash_depends_on_the_content_and_its_order(corpus_file, corp
         '{"text": "\\udcff"}',
         '{"messages": [{"role": "user", "content": null}]}',
         '{"messages": [{"role": 1, "content": "a"}]}',
+        "[" * 100_000,
     ],
 )
 def test_a_row_of_another_form_is_refused_by_its_line(corpus_file, line) -> None:

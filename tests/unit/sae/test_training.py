@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from sparserm.sae import training as module
 from sparserm.sae.activations import CONTEXT_SIZE, ActivationCache
-from sparserm.sae.autoencoder import load_sae
+from sparserm.sae.autoencoder import FINGERPRINT, load_sae
 from sparserm.sae.training import SAERecipe, train_sae
 from sparserm.types import HookPoint, SparseRMError
 
@@ -91,6 +91,7 @@ def test_the_folder_says_what_was_trained_on_what(trained) -> None:
     assert (metadata["training_tokens"], metadata["context_size"]) == (N * RECIPE.epochs, CONTEXT_SIZE)
     assert metadata["l0"] == pytest.approx(3, abs=0.1)
     assert SAERecipe(**metadata["recipe"]) == RECIPE
+    assert metadata[FINGERPRINT] == load_sae(trained).fingerprint
     weights = load_file(trained / "sae_weights.safetensors")
     assert {tensor.dtype for tensor in weights.values()} == {torch.float16} and config["dtype"] == "float16"
 
