@@ -149,10 +149,11 @@ def edit(
 @app.command()
 def heads(as_json: AsJson = False) -> None:
     """List the heads that can be used by name."""
-    from sparserm.heads.saved import list_heads, load_head
+    from sparserm.heads.library import own_folders
+    from sparserm.heads.saved import list_heads, read_files
 
     rows = []
-    for name, folder, saved in readable(list_heads(), lambda _, folder: load_head(folder)):
+    for name, folder, saved in readable(list_heads() | own_folders(), lambda _, folder: read_files(folder, folder)):
         card = saved.card
         metrics = card.metrics
         rows.append(
