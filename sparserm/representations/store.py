@@ -26,6 +26,7 @@ import numpy as np
 from filelock import FileLock
 
 from sparserm.support.defaults import home
+from sparserm.support.files import make_folder
 
 #: Number of blobs copied into an array at once.
 _FILL_BATCH = 1024
@@ -195,7 +196,7 @@ class Store:
     def __init__(self, path: Path, limit_bytes: int = DEFAULT_LIMIT) -> None:
         self.path = path
         self.limit_bytes = limit_bytes
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         self._db = self._connect()
         self._retry_if_damaged(self._prepare)
 

@@ -20,6 +20,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from sparserm.support.defaults import close_to_others, in_home
 from sparserm.types import SparseRMError
 
 #: Name of the lock in a folder that a run writes to; data frames and Parquet readers pass over hidden files.
@@ -43,13 +44,16 @@ def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path next to ``path``; the file written there replaces ``path`` if the block ends without an error.
 
     Readers see the old file or the new one, never a partial file, also after a crash of the machine; concurrent writers are
-    safe. Missing folders are created. The temporary file is removed on every error.
+    safe. Missing folders are created. The temporary file is removed on every error. In the user's data folder files and folders
+    are private from the start.
     """
     _lstat(path)  # a name that is too long is an error now, not after the work
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     _remove_leftovers(path.parent)
     temporary = _sibling(path, _TEMPORARY)
     try:
+        if in_home(path):
+            os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         yield temporary
         _sync(temporary)
         os.replace(temporary, path)
@@ -77,12 +81,14 @@ def replacing_folder(path: Path, *, replace: bool) -> Iterator[Path]:
     """
     path = Path(os.path.abspath(path))  # a relative one may be "."
     _require_free(path, replace)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     _remove_leftovers(path.parent)
     temporary, aside = _sibling(path, _TEMPORARY), _sibling(path, _ASIDE)
     try:
-        os.mkdir(temporary)
+        os.mkdir(temporary, 0o700 if in_home(path) else 0o777)
         yield temporary
+        if in_home(path):
+            close_to_others(temporary)
         _sync_tree(temporary)
         _move(temporary, path, aside if replace else None)
         _sync(path.parent)
@@ -176,6 +182,16 @@ def only_writer(folder: Path) -> Iterator[None]:
 def holds_nothing(folder: Path) -> bool:
     """Whether a folder is missing, or holds nothing but the lock and the leftovers of a run that was killed at once."""
     return not folder.is_dir() or all(one.name == LOCK or _LEFTOVER.fullmatch(one.name) for one in folder.iterdir())
+
+
+def make_folder(folder: Path) -> None:
+    """Create a folder and its missing parents; those in the user's data folder are private."""
+    if not in_home(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        return
+    for one in (*reversed(folder.parents), folder):
+        if not one.exists():
+            one.mkdir(mode=0o700, exist_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
