@@ -6,7 +6,7 @@ from sparserm.support.defaults import bundle_dir
 from sparserm.ui.shared.context import draw_sidebar
 from sparserm.ui.shared.frontend import PAGE_CSS
 
-st.set_page_config(page_title="SparseRM", page_icon=":material/balance:", layout="wide")
+st.set_page_config(page_title="SparseRM", page_icon="⚖️", layout="wide")
 st.html(PAGE_CSS)
 
 pages = bundle_dir() / "pages"

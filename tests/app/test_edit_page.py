@@ -86,14 +86,18 @@ def test_a_link_with_edits_of_something_else_says_so_and_edits_nothing(monkeypat
     assert _metric(page, "Changed pairs") == "0"
 
 
+def _name(page: AppTest):
+    return next(field for field in page.text_input if field.label == "Name")
+
+
 @pytest.mark.backbone
 def test_an_edited_head_is_saved_under_a_name_with_its_lineage_and_opened(monkeypatch, parent, tmp_path) -> None:
     monkeypatch.setattr("sparserm.heads.library.heads_dir", lambda: tmp_path)
     feature = int(parent.head.features[0])
     page = _open(monkeypatch, f"{feature}:0")
-    page.text_input[0].set_value("truthfulness")
+    _name(page).set_value("truthfulness")
     assert "is already a shipped head" in _press(page, "Save as new head").error[0].value
-    page.text_input[0].set_value("mine")
+    _name(page).set_value("mine")
     _press(page, "Save as new head")
     assert "Saved as mine" in page.success[0].value
     saved = load_head(tmp_path / "mine")

@@ -1,4 +1,4 @@
-"""What pages of other sites can do with the running app: nothing, also under a name that resolves to this computer."""
+"""What other sites can do with the running app: nothing, also under a name that resolves to this computer; and it asks none."""
 
 from __future__ import annotations
 
@@ -54,6 +54,16 @@ def other_site() -> Iterator[int]:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield server.server_port
         server.shutdown()
+
+
+def test_the_app_asks_no_other_site_for_anything(chromium: Browser, address: str) -> None:
+    page, asked = chromium.new_page(), []
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(f"{address}/?prompt=private")
+    page.get_by_role("button", name="Score", exact=True).wait_for(timeout=60_000)
+    page.wait_for_timeout(500)
+    assert asked and all(url.startswith((address, "data:", "blob:")) for url in asked)
+    page.close()
 
 
 def _port(address: str) -> str:
