@@ -24,6 +24,8 @@ from sparserm.types import SparseRMError
 
 #: Maximum size of a file. A head has at most 32 directions, a few MB for the widest language models.
 MAX_BYTES = 64 << 20
+#: Maximum number of files in a zip.
+MAX_ENTRIES = 1000
 #: Maximum length of a head's name in bytes, which leaves room for the name of a temporary folder, and of a name or label in an
 #: uploaded head in characters.
 MAX_NAME, MAX_SHOWN = 200, 200
@@ -196,12 +198,16 @@ def _own(name: str) -> Path:
 
 
 def _from_zip(data: bytes, label: str) -> dict[str, bytes]:
+    if data.count(b"PK\1\2") > MAX_ENTRIES:  # the mark of an entry in the directory; reading a million takes half a minute
+        raise SparseRMError(f"{label} contains more than {MAX_ENTRIES:,} files; expected one head in a zip; {_FIX}")
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             inside = [entry for entry in archive.infolist() if "__MACOSX" not in entry.filename]
             return {name: _member(archive, inside, name, label) for name in FILES if _named(inside, name)}
-    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, OSError, EOFError) as error:
-        raise SparseRMError(f"{label} cannot be read as a zip ({error}); {_FIX}") from error
+    except SparseRMError:
+        raise
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, OSError, EOFError, ValueError) as error:
+        raise SparseRMError(f"{label} cannot be read as a zip ({one_line(error)}); {_FIX}") from error
 
 
 def _named(inside: list[zipfile.ZipInfo], name: str) -> list[zipfile.ZipInfo]:
@@ -212,6 +218,8 @@ def _member(archive: zipfile.ZipFile, inside: list[zipfile.ZipInfo], name: str, 
     entries = _named(inside, name)
     if len(entries) > 1:
         raise SparseRMError(f"{label} contains {len(entries)} files named {name}; expected one head in a zip; {_FIX}")
+    if entries[0].compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # others may ask for gigabytes of memory
+        raise SparseRMError(f"{label} is compressed in a way that few programs read; expected an ordinary zip; {_FIX}")
     with archive.open(entries[0]) as file:
         data = file.read(MAX_BYTES + 1)  # the size stated in the archive may be wrong
     _check_size(len(data), f"{label}, {name}")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
+import random
 import shutil
+import zipfile
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -158,6 +161,46 @@ def test_a_head_with_more_latents_than_its_sae_is_refused(parts) -> None:
     model = SparseRM(replace(saved, card=replace(saved.card, d_sae=saved.card.d_sae + 1, sae=str(parts.sae))))
     with pytest.raises(SparseRMError, match=r"64 latents of width 32, but head kindness was trained with .* 65 latents"):
         model.load_sae()
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_a_damaged_zip_is_refused_or_holds_the_head(method: int) -> None:
+    packed, rng, refused = io.BytesIO(), random.Random(0), 0
+    with zipfile.ZipFile(packed, "w", method) as archive:
+        for name, data in FILES.items():
+            archive.writestr(f"head/{name}", data)
+    for i in range(300):
+        damaged = bytearray(packed.getvalue())
+        # Half of the damage is in the directory at the end.
+        damaged[-rng.randrange(1, 200) if i % 2 else rng.randrange(len(damaged))] = rng.randrange(256)
+        try:
+            np.testing.assert_array_equal(rewards(read_head({"a.zip": bytes(damaged)}).head, H), REWARDS)
+        except SparseRMError as error:
+            refused += 1
+            assert "\n" not in str(error) and len(str(error)) < 600
+    assert refused > 100
+
+
+def test_a_zip_of_a_million_names_is_refused_before_its_directory_is_read() -> None:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.writestr("a", b"")
+    data = packed.getvalue()
+    start = data.index(b"PK\1\2")
+    end = data.index(b"PK\5\6")
+    many = data[:start] + data[start:end] * 1_000_000 + data[end:]
+    with pytest.raises(SparseRMError, match="more than 1,000 files; expected one head in a zip"):
+        read_head({"a.zip": many})
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_compression_that_asks_for_any_amount_of_memory_is_refused(method: int) -> None:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", method) as archive:
+        for name, data in FILES.items():
+            archive.writestr(name, data)
+    with pytest.raises(SparseRMError, match="expected an ordinary zip"):
+        read_head({"a.zip": packed.getvalue()})
 
 
 # ------------------------------------------------------------------------------------------------------- the library
