@@ -43,7 +43,9 @@ _loaded: dict[str, Backbone] = {}
 
 
 def shared_backbone(name: str, through_layer: int, progress: Progress | None = None) -> Backbone:
-    """Load a backbone once per process and share it between heads; thread-safe.
+    """Load the backbone that a head names, once per process, and share it between heads; thread-safe.
+
+    Apart from the default backbone nothing is downloaded: the head may come from a stranger.
 
     Args:
         through_layer: the deepest layer needed; a cached backbone with fewer layers is loaded again.
@@ -51,11 +53,11 @@ def shared_backbone(name: str, through_layer: int, progress: Progress | None = N
     from sparserm.backbone.model import Backbone, resolve
 
     with _load_lock:
-        folder, _ = resolve(name, progress)  # downloads on first use, with progress
+        folder, _ = resolve(name, progress, may_download=False)
         key = f"{folder.resolve()} {default_device()}"
         found = _loaded.pop(key, None)
         if found is None or found.through_layer < min(through_layer, found.n_layers - 1):
-            found = Backbone.load(name, through_layer=through_layer)
+            found = Backbone.load(name, through_layer=through_layer, may_download=False)
         _loaded[key] = found
         while len(_loaded) > 2:
             _loaded.pop(next(iter(_loaded)))
@@ -155,7 +157,7 @@ class SparseRM:
         """
         from sparserm.sae.autoencoder import load_sae
 
-        sae = load_sae(self.card.sae)
+        sae = load_sae(self.card.sae, may_download=False)
         if sae.fingerprint != self.card.sae_fingerprint or (sae.d_sae, sae.d_in) != (self.card.d_sae, self.saved.width):
             raise SparseRMError(
                 f"SAE {self.card.sae} is {sae.fingerprint} with {sae.d_sae:,} latents of width {sae.d_in}, but head "
@@ -289,7 +291,7 @@ class SparseRM:
         return sorted(rows, key=lambda row: -abs(row["weight"]))
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write ``config.json`` and ``head.safetensors``."""
+        """Write ``config.json`` and ``head.safetensors``, replacing a head that is there; other files in the folder stay."""
         save_head(self.saved, Path(folder))
 
     def _require(self, backbone: Backbone) -> None:

@@ -89,6 +89,7 @@ class Backbone:
         through_layer: int | None = None,
         dtype: torch.dtype | str = "auto",
         device: str | None = None,
+        may_download: bool = True,
         progress: Progress | None = None,
     ) -> Backbone:
         """Load the default backbone, a folder, or a model from the Hugging Face Hub.
@@ -98,6 +99,7 @@ class Backbone:
             through_layer: the highest layer that will be read; the layers above it are removed from memory.
             dtype: ``auto`` is bfloat16 where the hardware is fast at it and float32 elsewhere.
             device: a PyTorch device name; by default ``SPARSERM_DEVICE``, or ``cpu`` if that is not set.
+            may_download: whether a Hub name may be downloaded; if not, it has to be in the Hub's cache.
             progress: called during the download on first use.
 
         Raises:
@@ -106,7 +108,7 @@ class Backbone:
         from transformers import AutoModel, AutoTokenizer
 
         device = usable_device(device or default_device())
-        folder, display = resolve(name, progress)
+        folder, display = resolve(name, progress, may_download=may_download)
         chosen = fast_dtype(device) if dtype == "auto" else getattr(torch, dtype) if isinstance(dtype, str) else dtype
         tokenizer = _from_folder(AutoTokenizer, folder, name)
         model = _from_folder(AutoModel, folder, name, dtype=chosen, use_safetensors=True)
@@ -366,8 +368,12 @@ def context_length(config: Any) -> int:
     return 2048
 
 
-def resolve(name: str | Path, progress: Progress | None = None) -> tuple[Path, str]:
+def resolve(name: str | Path, progress: Progress | None = None, *, may_download: bool = True) -> tuple[Path, str]:
     """The folder with the model's files, downloaded if necessary, and the name to show.
+
+    Args:
+        may_download: false for a name that nobody gave but a head, which may come from a stranger: it is looked for in the
+            Hub's cache only. The default backbone is always downloaded.
 
     Raises:
         SparseRMError: the name is not the default, not a folder, and not a model that can be downloaded from the Hub.
@@ -383,8 +389,13 @@ def resolve(name: str | Path, progress: Progress | None = None) -> tuple[Path, s
 
     patterns = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]
     try:
-        return Path(snapshot_download(str(name), allow_patterns=patterns)), str(name)
+        return Path(snapshot_download(str(name), allow_patterns=patterns, local_files_only=not may_download)), str(name)
     except Exception as error:  # the Hub's client raises many types of error
+        if not may_download:
+            raise SparseRMError(
+                f"backbone {one_line(name)!r} was not found on this machine, and is not downloaded because only a head names "
+                "it; expected its files in the cache of the Hugging Face Hub; if you trust it, download it with `hf download`"
+            ) from error
         raise SparseRMError(
             f"backbone {str(name)!r} was not found: it is not {DEFAULT_BACKBONE!r}, not a folder, and the Hugging Face Hub "
             f"gave {type(error).__name__}; give one of these, and check the network if it is a Hub name"

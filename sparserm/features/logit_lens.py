@@ -101,7 +101,7 @@ def logit_lens(
 
 @functools.lru_cache(maxsize=1)
 def load_unembedding(name: str | Path) -> Unembedding:
-    """Load the unembedding and the final norm from a model's files; the last result is cached.
+    """Load the unembedding and the final norm from the files of a head's backbone; the last result is cached.
 
     Raises:
         SparseRMError: the model is not available, or its files have no unembedding.
@@ -111,7 +111,7 @@ def load_unembedding(name: str | Path) -> Unembedding:
 
     from sparserm.backbone.model import resolve
 
-    folder, _ = resolve(name)
+    folder, _ = resolve(name, may_download=False)
     try:
         config = AutoConfig.from_pretrained(folder)
         with torch.device("meta"):

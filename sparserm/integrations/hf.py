@@ -69,7 +69,9 @@ def export_classifier(head: str | Path, folder: Path, progress: Progress | None 
             f"head {saved.card.name} reads {hook.name}; expected the residual stream after a layer, where a truncated model "
             "ends; train a head with an SAE of such a hook point to export it"
         )
-    source = Backbone.load(saved.card.backbone_source, through_layer=layer, dtype="float32", device="cpu", progress=progress)
+    source = Backbone.load(
+        saved.card.backbone_source, through_layer=layer, dtype="float32", device="cpu", may_download=False, progress=progress
+    )
     SparseRM(saved, source)  # checks the backbone
     _check_tokens(source.chat)
     tokenizer = source.chat.tokenizer

@@ -157,12 +157,14 @@ class SAEInfo:
     metrics: Mapping[str, float]
 
 
-def load_sae(source: str | Path) -> SparseAutoencoder:
+def load_sae(source: str | Path, *, may_download: bool = True) -> SparseAutoencoder:
     """Load an SAE from a folder, by name, or from SAELens's registry.
 
     Args:
         source: a folder in SAELens's or sparsify's format, a name in :func:`list_saes` (``smollm2/layer_15``), or
             ``release:sae_id`` of the registry.
+        may_download: whether one of the registry may be downloaded; false for a name that nobody gave but a head, which may
+            come from a stranger.
 
     Raises:
         SparseRMError: the SAE does not exist, or its kind is not supported.
@@ -180,7 +182,7 @@ def load_sae(source: str | Path) -> SparseAutoencoder:
         return _load_folder(known[str(source)], str(source))
     if ":" in str(source):
         release, sae_id = str(source).split(":", 1)
-        return _load_registry(release, sae_id)
+        return _load_registry(release, sae_id, may_download)
     raise SparseRMError(
         f"no SAE {one_line(source)!r}: expected a folder, one of {', '.join(known) or '(none shipped)'}, or release:sae_id of "
         "SAELens's registry"
@@ -244,10 +246,15 @@ def _load_folder(folder: Path, name: str) -> SparseAutoencoder:
     return sae
 
 
-def _load_registry(release: str, sae_id: str) -> SparseAutoencoder:
+def _load_registry(release: str, sae_id: str, may_download: bool) -> SparseAutoencoder:
     """Load with SAELens, which knows how each release is stored, downloads it and folds statistics into the weights."""
     import sae_lens
 
+    if not may_download and not _is_in_hub_cache(release):
+        raise SparseRMError(
+            f"SAE {one_line(f'{release}:{sae_id}')!r} was not found on this machine, and is not downloaded because only a head "
+            "names it; expected its files in the cache of the Hugging Face Hub; if you trust it, load it once with SAELens"
+        )
     try:
         theirs = sae_lens.SAE.from_pretrained(release, sae_id, device="cpu", dtype="float32")
     except Exception as error:  # unknown names, network, formats
@@ -261,6 +268,18 @@ def _load_registry(release: str, sae_id: str) -> SparseAutoencoder:
     name = f"{release}:{sae_id}"
     config = saelens_config(cfg, name, Path(release))
     return _assembled(name, config, saelens_weights(tensors, config, name))
+
+
+def _is_in_hub_cache(release: str) -> bool:
+    """Whether files of the repository that a release of SAELens's registry is in have been downloaded before."""
+    from huggingface_hub import snapshot_download
+    from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
+
+    known = get_pretrained_saes_directory().get(release)
+    try:
+        return bool(snapshot_download(known.repo_id if known else release, local_files_only=True))
+    except Exception:  # the Hub's client raises many types of error
+        return False
 
 
 def _assembled(name: str, config: SAEConfig, weights: Mapping[str, Tensor]) -> SparseAutoencoder:
