@@ -50,7 +50,7 @@ def test_the_head_and_its_card_can_be_downloaded(page: AppTest) -> None:
     [
         {},
         {"accuracy": 0.7, "ci95": [0.6, 0.8], "n": 90, "measured_on": "<b>a</b>.jsonl", "parent_accuracy": 0.75},
-        {"accuracy": "?"},
+        {"accuracy": None},
     ],
 )
 def test_an_edited_head_is_shown_with_its_lineage_whatever_was_measured(tmp_path, monkeypatch, metrics) -> None:
