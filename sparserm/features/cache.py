@@ -1,14 +1,15 @@
 """On-disk cache of feature results that need the backbone: opening shares, activations on examples and logit lens.
 
 Files are in ``SPARSERM_HOME/features``, in folders named by the fingerprints of the SAE and the backbone, and below them by the
-content hash of the pairs. Texts are not stored, only numbers and tokens of the vocabulary.
+content hash of the pairs. Texts are not stored, only numbers and tokens of the vocabulary. A damaged file is computed again,
+and results are used also where none can be written.
 """
 
 from __future__ import annotations
 
-import zipfile
-from collections.abc import Mapping
-from dataclasses import dataclass
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,8 @@ from sparserm.types import PreferenceData, Progress
 if TYPE_CHECKING:
     from sparserm.backbone.model import Backbone
     from sparserm.sae.autoencoder import SparseAutoencoder
+
+_log = logging.getLogger("sparserm.features")
 
 #: Readings by pair index and side.
 Readings = dict[tuple[int, Side], Reading]
@@ -55,7 +58,7 @@ class FeatureStore:
 
     def known_openings(self) -> np.ndarray | None:
         """``[d_sae]`` cached opening shares; None where they have not been measured."""
-        found = _load(self.of_pairs / "openings.npz")
+        found = _load(self.of_pairs / "openings.npz", ["opening"])
         return found["opening"] if found else None
 
     def openings(
@@ -75,7 +78,7 @@ class FeatureStore:
 
     def known_lens(self) -> LogitLens | None:
         """The cached logit lens of every latent; None where it has not been computed."""
-        found = _load(self.of_sae / "lens.npz")
+        found = _load(self.of_sae / "lens.npz", [field.name for field in fields(LogitLens)])
         return LogitLens(**found) if found else None
 
     def lens(self, name: str, sae: SparseAutoencoder, progress: Progress | None = None) -> LogitLens:
@@ -107,7 +110,7 @@ class FeatureStore:
 
     def known_readings(self, feature: int) -> Readings:
         """Cached readings of a latent's examples; empty where there are none."""
-        found = _load(self.of_pairs / f"{feature}-readings.npz")
+        found = _load(self.of_pairs / f"{feature}-readings.npz", _pack({}))
         return _unpack(found) if found else {}
 
 
@@ -129,15 +132,18 @@ def _unpack(packed: Mapping[str, np.ndarray]) -> Readings:
     return {(pair, SIDES[side]): Reading(*part) for (pair, side), part in zip(keys, parts, strict=True)}
 
 
-def _load(path: Path) -> dict[str, np.ndarray] | None:
-    """The arrays of a file; None where it is missing or damaged, so that it is computed again."""
+def _load(path: Path, names: Iterable[str]) -> dict[str, np.ndarray] | None:
+    """These arrays of a file; None where it is missing or damaged, so that they are computed again."""
     try:
         with np.load(path, allow_pickle=False) as file:
-            return dict(file)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+            return {name: file[name] for name in names}
+    except Exception:  # damage shows itself as errors of zlib, zip files, numpy, struct, tokenize and others
         return None
 
 
 def _save(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    with replacing(path) as temporary, temporary.open("wb") as file:
-        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+    try:
+        with replacing(path) as temporary, temporary.open("wb") as file:
+            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+    except OSError as error:
+        _log.warning("warning: %s cannot be written (%s); going on without it", path, error.strerror or error)

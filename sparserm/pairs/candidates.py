@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -176,14 +177,18 @@ def kept_candidates(digest: str) -> Candidates:
     """Load candidates stored by :func:`keep_candidates`.
 
     Raises:
-        SparseRMError: nothing is stored under this hash.
+        SparseRMError: nothing is stored under this hash, or it is damaged.
     """
-    if not re.fullmatch(r"[0-9a-f]{16}", digest) or not _file(digest).is_file():
+    data = b""
+    if re.fullmatch(r"[0-9a-f]{16}", digest):
+        with suppress(OSError):
+            data = _file(digest).read_bytes()
+    if not data or hashlib.sha256(data).hexdigest()[:16] != digest:
         raise SparseRMError(
             f"no candidates are stored under {one_line(digest, 40)!r}; expected the hash in a link from this computer; "
             "upload the candidates again"
         )
-    rows = map(json.loads, _file(digest).read_text(encoding="utf-8").rstrip("\n").split("\n"))
+    rows = map(json.loads, data.decode("utf-8").rstrip("\n").split("\n"))
     sets = (CandidateSet(as_prompt(row["prompt"]), tuple(row["responses"]), tuple(row["rows"])) for row in rows)
     return Candidates(digest, tuple(sets))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 import sqlite3
 import time
@@ -12,11 +13,12 @@ import pytest
 import torch
 
 from sparserm.backbone.model import Backbone, folder_fingerprint
+from sparserm.pairs.candidates import keep_candidates, kept_candidates, read_candidates
 from sparserm.representations import store as store_module
 from sparserm.representations.represent import represent
 from sparserm.representations.store import Store, stored
-from sparserm.support.defaults import noted_folder
-from sparserm.types import Message, Text
+from sparserm.support.defaults import home, noted_folder
+from sparserm.types import Message, SparseRMError, Text
 from tests.unit.tiny import HOOK, firing_sae
 
 TEXTS = [Text((Message("user", f"Question {i}?"),), f"The answer is {i}.") for i in range(6)]
@@ -281,3 +283,16 @@ def test_a_kept_fingerprint_or_folder_that_is_damaged_is_found_again(tiny_folder
     assert noted_folder(backbone.fingerprint) is None
     Backbone.load(tiny_folder, dtype="float32")
     assert noted_folder(backbone.fingerprint) == tiny_folder.resolve()
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda data: data[:-3], flipped, lambda data: data.replace(b"yes", b"yet"), lambda data: b""]
+)
+def test_kept_candidates_that_are_damaged_are_not_scored(damage) -> None:
+    key = keep_candidates(read_candidates(b'{"prompt": "Hi", "responses": ["yes", "no"]}', "a.jsonl"))
+    assert kept_candidates(key).n_responses == 2
+    path = home() / "candidates" / f"{key}.jsonl"
+    path.write_bytes(damage(path.read_bytes()))
+    for one in (key, hashlib.sha256(b"").hexdigest()[:16]):
+        with pytest.raises(SparseRMError, match="upload the candidates again"):
+            kept_candidates(one)

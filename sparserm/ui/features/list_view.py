@@ -11,7 +11,7 @@ from streamlit.elements.lib.column_types import ColumnConfig
 from sparserm import jobs
 from sparserm.features.auto_labels import LEAST_DETECTION
 from sparserm.features.listing import FeatureList, FiringText, visible
-from sparserm.features.llm_labels import MODEL, URL, configured_endpoint
+from sparserm.features.llm_labels import configured_endpoint
 from sparserm.features.logit_lens import LogitLens
 from sparserm.features.table import DENSE_RATE, OPENING_SHARE, FeatureTable
 from sparserm.heads.labels import auto_labels
@@ -205,9 +205,8 @@ def offer_labels(source: DataSource, context: Context) -> None:
     """Number of the head's features with an automatic label, and the job that generates labels from the chosen pairs."""
     try:
         endpoint = configured_endpoint()
-    except SparseRMError:
-        needed = f"set both {URL} and {MODEL}, with an address that begins with http:// or https://, and restart the app"
-        st.warning(plain(f"The labelling model cannot be used: {needed}."))
+    except SparseRMError as error:
+        st.warning(plain(f"The labelling model cannot be used: {error}. Then restart the app."))
         endpoint = None
     left, right = st.columns([4, 1], vertical_alignment="center")
     left.caption(_labelled_line(context), help=_ABOUT_LABELS)

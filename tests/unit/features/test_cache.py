@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections import Counter
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from sparserm.backbone.model import Backbone
+from sparserm.features import cache
 from sparserm.features.cache import FeatureStore
 from sparserm.features.cards import feature_card
 from sparserm.jobs import queue
@@ -105,3 +107,28 @@ def test_a_job_gets_everything_ready_that_the_page_needs(tiny_folder, tiny_backb
     assert store.known_openings() is not None and store.known_lens() is not None
     assert all(store.known_readings(int(feature)) for feature in model.head.features)
     assert json.loads((job.folder / "result.json").read_text()) == {"features": model.head.features.tolist(), "pairs": 40}
+
+
+def test_no_flip_of_a_bit_changes_what_is_read(parts) -> None:
+    store, _, _ = parts
+    values = np.linspace(0, 1, 40, dtype=np.float32)
+    path = store.of_pairs / "openings.npz"
+    cache._save(path, {"opening": values})
+    data = path.read_bytes()
+    for place in range(len(data)):
+        path.write_bytes(data[:place] + bytes([data[place] ^ 1 << place % 8]) + data[place + 1 :])
+        found = store.known_openings()
+        assert found is None or np.array_equal(found, values)
+        path.write_bytes(data[:place])
+        assert store.known_openings() is None
+
+
+def test_a_full_disk_costs_only_what_would_have_been_kept(parts, tiny_backbone, monkeypatch, caplog) -> None:
+    def full(path):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    store, sae, pairs = parts
+    monkeypatch.setattr(cache, "replacing", full)
+    assert store.openings(TRAIN, pairs, tiny_backbone, sae).shape == (sae.d_sae,)
+    assert store.known_openings() is None
+    assert "openings.npz cannot be written (No space left on device)" in caplog.text
