@@ -11,6 +11,7 @@ import numpy as np
 
 from sparserm.heads.reward import contributions
 from sparserm.heads.saved import find_head, head_hash, list_heads
+from sparserm.support.parsing import given_path
 from sparserm.types import Progress, SparseRMError, Text
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ class Judge:
         from sparserm.finetuning.reward_model import FineTunedRewardModel
         from sparserm.model import SparseRM
 
-        folder = Path(source).expanduser()
+        folder = given_path(source)
         if folder.is_dir() and not (folder / "head.safetensors").is_file():
             if (folder / "adapter_config.json").is_file():
                 raise SparseRMError(

@@ -74,8 +74,9 @@ def read_corpus(path: Path, *, n_held_out: int = 200) -> Corpus:
                 digest.update(line.encode())
                 conversations.append(_conversation(line, number, path))
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
         raise SparseRMError(
-            f"the corpus {path} cannot be read ({error}); expected UTF-8 JSON lines, plain or gzipped"
+            f"the corpus {path} cannot be read ({reason}); expected UTF-8 JSON lines, plain or gzipped"
         ) from error
     if len(conversations) <= n_held_out:
         raise SparseRMError(
