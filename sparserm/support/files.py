@@ -233,7 +233,7 @@ def one_line(text: object, limit: int = 200) -> str:
 def _name(error: OSError, path: Path) -> None:
     """Let an error of writing ``path`` name it: that of a full disk names nothing, others the temporary file."""
     named = Path(os.fsdecode(error.filename)).parts if isinstance(error.filename, (str, bytes, os.PathLike)) else ()
-    if not named or any(_LEFTOVER.fullmatch(part) for part in named):
+    if error.errno is not None and (not named or any(_LEFTOVER.fullmatch(part) for part in named)):
         error.filename = str(path)
 
 
