@@ -21,7 +21,7 @@ from sparserm.cli.common import (
     printed_json,
     readable,
 )
-from sparserm.cli.outputs import HEAD, Force, Output, pairs_file
+from sparserm.cli.outputs import HEAD, Force, Output, check_home, pairs_file
 
 
 @app.command()
@@ -67,6 +67,7 @@ def label(
     from sparserm.model import SparseRM
     from sparserm.support.progress import terminal_progress
 
+    check_home("labels")
     asked = configured_endpoint(endpoint, model)
     data, scorer = load(pairs, column, skip_bad), SparseRM.from_pretrained(head)
     with terminal_progress() as progress:

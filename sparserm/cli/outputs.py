@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from sparserm.support.defaults import HEAD_FILES
+from sparserm.support.defaults import HEAD_FILES, home
 from sparserm.support.files import foreign_entry, write_text
 from sparserm.types import SparseRMError
 
@@ -224,6 +224,23 @@ def check_all(*outputs: Output) -> None:
             raise SparseRMError(
                 f"{twin.option} and {output.option} are both {output.path}; expected different names; change one of them"
             )
+
+
+def check_home(what: str) -> None:
+    """Check that the user's data folder, which keeps ``what``, can be written.
+
+    Raises:
+        SparseRMError: it cannot.
+    """
+    folder = home()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _probe(folder)
+    except OSError as error:
+        raise SparseRMError(
+            f"{what} cannot be kept in {folder}: {error.strerror or error}; expected a folder with write access and free "
+            "space; set SPARSERM_HOME to another one"
+        ) from error
 
 
 def _entry(path: Path) -> Path | None:

@@ -143,3 +143,10 @@ def test_policy_is_saved_whole_or_not_at_all(tiny_folder, tmp_path) -> None:
     with full(5_000), pytest.raises(SafetensorError, match="os error 27"), replacing_folder(folder, replace=True) as new:
         policy.save(new)
     assert os.listdir(tmp_path) == []
+
+
+def test_labels_that_could_not_be_kept_are_not_made(run, parts, monkeypatch) -> None:
+    monkeypatch.setattr(outputs, "PROBE", 4096)
+    monkeypatch.setattr("sparserm.pairs.load.load_pairs", None)
+    with full(600):
+        assert "labels cannot be kept in" in last_line(run("label", parts.head, parts.test))
