@@ -19,7 +19,7 @@ CANCELLED = 130
 
 @app.command("app")
 def app_command(
-    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8501,
+    port: Annotated[int, typer.Option(help="Port to listen on.", min=1, max=65535)] = 8501,
     host: Annotated[
         str, typer.Option(help="Address to listen on. Other than loopback addresses need the access token that is printed.")
     ] = "127.0.0.1",

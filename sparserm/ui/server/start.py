@@ -106,8 +106,9 @@ def report_error(error: Exception) -> bool:
 def _check_free(host: str, port: int) -> None:
     try:
         socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
-    except (OSError, OverflowError) as error:
+    except OSError as error:
+        reason = str(error.strerror or error).partition(" (while ")[0]
         raise SparseRMError(
-            f"cannot listen on {host} port {port} ({getattr(error, 'strerror', None) or error}); expected an address of this "
-            "computer and a free port; choose others with --host and --port"
+            f"cannot listen on {host} port {port} ({reason}); expected an address of this computer and a free port; choose "
+            "others with --host and --port"
         ) from error
