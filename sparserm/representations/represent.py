@@ -180,7 +180,8 @@ class _Results:
 
 def _finite(states: np.ndarray) -> np.ndarray:
     """``[m]`` bool, which states ``[m, d]`` have neither NaN nor infinities."""
-    return np.asarray(np.isfinite(states).all(1))
+    finite = np.isfinite(states)
+    return np.ones(len(states), bool) if finite.all() else finite.all(1)  # the sum over all takes half the time
 
 
 def _not_negative(counts: np.ndarray) -> np.ndarray:
@@ -354,10 +355,14 @@ def _prefix(backbone: Backbone, hook: HookPoint | None, what: str) -> bytes:
 def _contents(texts: Sequence[Text], backbone: Backbone) -> list[bytes]:
     """Second half of a key for each text: the text and the template around it, which may contain the date."""
     around = functools.cache(lambda roles: repr(backbone.chat.frame(roles)))
+    prompts: dict[int, str] = {}  # by identity: both responses of a pair have the same prompt
 
     def content(text: Text) -> bytes:
-        roles = tuple([turn.role for turn in text.prompt])
-        return _half(f"{around(roles)}|{[turn.content for turn in text.prompt]!r}|{text.response!r}")
+        before = prompts.get(id(text.prompt))
+        if before is None:
+            roles = tuple([turn.role for turn in text.prompt])
+            before = prompts[id(text.prompt)] = f"{around(roles)}|{[turn.content for turn in text.prompt]!r}|"
+        return _half(f"{before}{text.response!r}")
 
     return [content(text) for text in texts]
 

@@ -34,6 +34,9 @@ _FILL_BATCH = 1024
 #: Maps values ``[m, ...]`` to ``[m]`` bool, whether each can be right.
 Check = Callable[[np.ndarray], np.ndarray]
 
+#: Rows of one batch: mostly all of them, which can then be a view.
+_Rows = slice | np.ndarray
+
 #: Printed to stderr where nothing else has been set up for logging.
 _log = logging.getLogger("sparserm.store")
 
@@ -57,33 +60,40 @@ class Column(ABC):
 
     def fill_stored(self, blobs: Mapping[bytes, bytes]) -> set[bytes]:
         """Like :meth:`fill`, but leave rows empty whose blobs have a wrong size or impossible values, and return their keys."""
-        unusable = {key for key, blob in blobs.items() if not self._fits(blob)}
+        unusable = self._misfits(blobs)
         for rows in self._fill({key: blob for key, blob in blobs.items() if key not in unusable} if unusable else blobs):
-            wrong = rows[self._impossible(rows)]
-            self.filled[wrong] = False
-            unusable.update(self.keys[row] for row in wrong)
+            impossible = self._impossible(rows)
+            if impossible.any():
+                wrong = np.arange(len(self.keys))[rows][impossible]
+                self.filled[wrong] = False
+                unusable.update(self.keys[row] for row in wrong)
         return unusable
 
-    def _fill(self, blobs: Mapping[bytes, bytes]) -> Iterator[np.ndarray]:
+    def _fill(self, blobs: Mapping[bytes, bytes]) -> Iterator[_Rows]:
         """Fill rows in batches, and yield the rows of each batch."""
         for start in range(0, len(self.keys), _FILL_BATCH):
-            found = [blobs.get(key) for key in self.keys[start : start + _FILL_BATCH]]
-            rows = [row for row, blob in enumerate(found, start) if blob is not None]
-            if rows:
-                self._put(rows, [blob for blob in found if blob is not None])
+            keys = self.keys[start : start + _FILL_BATCH]
+            rows: _Rows = slice(start, start + len(keys))
+            try:
+                found = [blobs[key] for key in keys]  # mostly all of them
+            except KeyError:
+                rows = np.array([row for row, key in enumerate(keys, start) if key in blobs], np.int64)
+                found = [blobs[key] for key in keys if key in blobs]
+            if found:
+                self._put(rows, found)
                 self.filled[rows] = True
-                yield np.array(rows)
+                yield rows
 
     @abstractmethod
-    def _put(self, rows: Sequence[int], blobs: Sequence[bytes]) -> None: ...
+    def _put(self, rows: _Rows, blobs: Sequence[bytes]) -> None: ...
 
     @abstractmethod
-    def _fits(self, blob: bytes) -> bool:
-        """Whether the blob has a size that a value of this column can have."""
+    def _misfits(self, blobs: Mapping[bytes, bytes]) -> set[bytes]:
+        """The keys of blobs of a size that no value of this column has."""
 
     @abstractmethod
-    def _impossible(self, rows: np.ndarray) -> np.ndarray:
-        """Indices into ``rows`` of the filled rows with impossible values."""
+    def _impossible(self, rows: _Rows) -> np.ndarray:
+        """``[m]`` bool, which of the ``m`` filled rows have impossible values."""
 
 
 class ArrayColumn(Column):
@@ -98,16 +108,16 @@ class ArrayColumn(Column):
         super().__init__(keys)
         self.array: np.ndarray = np.empty((len(keys), *shape), dtype)
         self.possible = possible
-        self._size = self.array[:0].itemsize * int(np.prod(shape))
 
-    def _put(self, rows: Sequence[int], blobs: Sequence[bytes]) -> None:
-        self.array[rows] = np.frombuffer(b"".join(blobs), self.array.dtype).reshape(len(rows), *self.array.shape[1:])
+    def _put(self, rows: _Rows, blobs: Sequence[bytes]) -> None:
+        self.array[rows] = np.frombuffer(b"".join(blobs), self.array.dtype).reshape(len(blobs), *self.array.shape[1:])
 
-    def _fits(self, blob: bytes) -> bool:
-        return len(blob) == self._size
+    def _misfits(self, blobs: Mapping[bytes, bytes]) -> set[bytes]:
+        size = self.array.itemsize * int(np.prod(self.array.shape[1:]))
+        return {key for key, blob in blobs.items() if len(blob) != size}
 
-    def _impossible(self, rows: np.ndarray) -> np.ndarray:
-        return np.flatnonzero(~self.possible(self.array[rows])) if self.possible else np.zeros(0, np.int64)
+    def _impossible(self, rows: _Rows) -> np.ndarray:
+        return ~self.possible(self.array[rows]) if self.possible else np.zeros(1, bool)
 
 
 class BlobColumn(Column):
@@ -125,20 +135,24 @@ class BlobColumn(Column):
         self.record = record or np.dtype(np.uint8)
         self.possible = possible
 
-    def _put(self, rows: Sequence[int], blobs: Sequence[bytes]) -> None:
-        for row, blob in zip(rows, blobs, strict=True):
+    def _put(self, rows: _Rows, blobs: Sequence[bytes]) -> None:
+        for row, blob in zip(self._numbers(rows), blobs, strict=True):
             self.blobs[row] = blob
 
-    def _fits(self, blob: bytes) -> bool:
-        return len(blob) % self.record.itemsize == 0
+    def _misfits(self, blobs: Mapping[bytes, bytes]) -> set[bytes]:
+        return {key for key, blob in blobs.items() if len(blob) % self.record.itemsize}
 
-    def _impossible(self, rows: np.ndarray) -> np.ndarray:
-        if self.possible is None:
-            return np.zeros(0, np.int64)
-        blobs = [self.blobs[row] for row in rows]
-        wrong = np.flatnonzero(~self.possible(np.frombuffer(b"".join(blobs), self.record)))
-        ends = np.cumsum([len(blob) // self.record.itemsize for blob in blobs])
-        return np.unique(np.searchsorted(ends, wrong, side="right"))
+    def _impossible(self, rows: _Rows) -> np.ndarray:
+        blobs = [self.blobs[row] for row in self._numbers(rows)]
+        impossible = np.zeros(len(blobs), bool)
+        if self.possible:
+            wrong = np.flatnonzero(~self.possible(np.frombuffer(b"".join(blobs), self.record)))
+            ends = np.cumsum([len(blob) // self.record.itemsize for blob in blobs])
+            impossible[np.searchsorted(ends, wrong, side="right")] = True
+        return impossible
+
+    def _numbers(self, rows: _Rows) -> Sequence[int]:
+        return range(len(self.blobs))[rows] if isinstance(rows, slice) else rows.tolist()
 
 
 #: Default size limit in bytes; above it the least recently used blobs are evicted.
