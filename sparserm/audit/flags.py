@@ -204,14 +204,14 @@ def _inconsistent(pairs: Sequence[PreferencePair], keys: Sequence[_Key]) -> Iter
         first.setdefault((a, b), index)
         if component[a] == component[b]:
             cycles.setdefault(component[a], set()).add(pairs[index].row)
+    rows_of = {one: ", ".join(map(str, sorted(rows)[:10])) for one, rows in cycles.items()}
     for index, (a, b) in enumerate(edges):
         if a == b:
             yield Flag(index, "same responses", 1.0, "chosen and rejected differ only in case and white space")
         elif (other := first.get((b, a))) is not None:
             yield Flag(index, "reversed", 1.0, f"prefers what row {pairs[other].row} rejects")
         elif component[a] == component[b]:
-            rows = ", ".join(map(str, sorted(cycles[component[a]])[:10]))
-            yield Flag(index, "circle", 1.0, f"preferences form a cycle over rows {rows}")
+            yield Flag(index, "circle", 1.0, f"preferences form a cycle over rows {rows_of[component[a]]}")
 
 
 def _repeated(pairs: Sequence[PreferencePair], keys: Sequence[_Key], skip: set[int]) -> Iterator[Flag]:

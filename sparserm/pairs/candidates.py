@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sparserm.pairs.files import RawRow, read_bytes, read_path
+from sparserm.pairs.limits import MAX_CANDIDATES, MAX_FINDINGS
 from sparserm.pairs.messages import RowError, answer, as_prompt, plain, prompt_value, read_prompt, text_or_messages
 from sparserm.pairs.parsing import PairsError
 from sparserm.pairs.split import prompt_key
@@ -106,6 +107,7 @@ def _parse(rows: Sequence[RawRow], name: str, skip_bad: bool) -> Candidates:
     column, several = _find_column([values for _, values in readable], name) if readable else ("response", False)
     prompts: dict[str, Prompt] = {}
     found: dict[str, list[tuple[str, int]]] = {}
+    n_found = 0
     for row, values in readable:
         try:
             prompt = read_prompt(values)
@@ -115,7 +117,14 @@ def _parse(rows: Sequence[RawRow], name: str, skip_bad: bool) -> Candidates:
             continue
         key = prompt_key(prompt)  # ignores white space, so that each prompt gets a single ranking
         prompt = prompts.setdefault(key, prompt)
+        n_found += len(entries)
+        if n_found > MAX_CANDIDATES:
+            raise SparseRMError(
+                f"{name} has more than {MAX_CANDIDATES:,} responses; expected at most that; split it into smaller files"
+            )
         for number, entry in enumerate(entries, 1):
+            if len(issues) > MAX_FINDINGS:
+                raise PairsError(f"{name}: more than {MAX_FINDINGS:,} entries cannot be used ({issues[0]}); fix them", issues)
             try:
                 text = answer(text_or_messages({column: entry}, column), prompt, column)
             except RowError as problem:  # the other candidates of the prompt are kept

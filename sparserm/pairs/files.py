@@ -1,6 +1,7 @@
 """Readers that turn files, saved datasets and Hub datasets into raw rows.
 
-A row that cannot be read keeps its number and gets an issue; an error is raised only if the whole source is unreadable.
+A row that cannot be read keeps its number and gets an issue; an error is raised only if the whole source is unreadable, or
+takes more memory than :mod:`sparserm.pairs.limits` allows.
 """
 
 from __future__ import annotations
@@ -10,15 +11,20 @@ import gc
 import gzip
 import io
 import json
+import math
 import os
 import re
+import shutil
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
+from sparserm.pairs import parquet
+from sparserm.pairs.limits import MAX_COLUMNS, MAX_DEPTH, MAX_ROW, Budget, check_columns, most_memory, size_of
 from sparserm.support.files import one_line
 from sparserm.types import PairIssue, SparseRMError
 
@@ -29,8 +35,9 @@ WHOLE_ROW = "(whole row)"
 #: The UTF-8 byte order mark that some editors write.
 BOM = b"\xef\xbb\xbf"
 
-_MAX_UNPACKED = 4 << 30  # a gzip file of a few MB can decompress to more than the machine's memory
-_PEEK = 1 << 20
+#: Bytes that are read at once, and looked at to detect the format.
+_BLOCK = 1 << 20
+_GZIP = b"\x1f\x8b"
 #: Other file types that users upload by mistake, by their first bytes.
 _OTHER_KINDS = {
     b"\x89PNG": "a PNG image",
@@ -55,27 +62,103 @@ class RawRow:
 
 def rows_of(values: Iterable[Any], first_row: int = 1) -> list[RawRow]:
     """Raw rows from rows in memory; a value that is not a mapping of columns gets an issue."""
-    return [_raw_row(number, value) for number, value in enumerate(values, start=first_row)]
+    return list(_raw_rows(values, first_row))
 
 
 def read_bytes(data: bytes, filename: str) -> list[RawRow]:
     """Read the rows of a file from its bytes; the format is detected from the content, then from the file name.
 
     Raises:
-        SparseRMError: the format is unknown, or the whole file is unreadable.
+        SparseRMError: the format is unknown, the whole file is unreadable, or it takes too much memory.
     """
-    if data[:2] == b"\x1f\x8b":
-        data = _unpack(data, filename)
+    return _read(io.BytesIO(data), filename, len(data))
+
+
+def _read(file: BinaryIO, filename: str, size: int) -> list[RawRow]:
+    budget = Budget(filename, size)
+    stream = unpacked(file, budget)
+    start = stream.read(_BLOCK)
+    stream.seek(0)
     suffix = _suffix(filename)
-    if data[:4] == b"PAR1" or suffix == ".parquet":
-        return _read_parquet(data, filename)
-    check_text(data, filename)
-    bom = len(BOM) if data.startswith(BOM) else 0
+    if start[:4] == b"PAR1" or suffix == ".parquet":
+        return kept(_read_parquet(stream, filename, budget), budget)
+    check_text(start, filename)
+    bom = len(BOM) if start.startswith(BOM) else 0
+    stream.seek(bom)
     if suffix in (".csv", ".tsv"):
-        return _read_csv(data[bom:], filename, bom)
-    if suffix in (".json", ".jsonl") or data[bom:].lstrip()[:1] in (b"{", b"["):
-        return _read_json(data[bom:], filename, bom)
+        return kept(_read_csv(stream, filename, bom, _delimiter(start[bom:])), budget)
+    first = _first_character(stream, bom)
+    if suffix in (".json", ".jsonl") or first in (b"{", b"["):
+        return kept(_read_json(stream, filename, bom, first, budget), budget)
     raise SparseRMError(f"{filename} has an unsupported format: expected one of {', '.join(SUFFIXES)}, or one of these as .gz")
+
+
+def kept(rows: Iterable[RawRow], budget: Budget) -> list[RawRow]:
+    """The rows as a list.
+
+    Raises:
+        SparseRMError: they take more memory than the budget, or have too many columns.
+    """
+    found: list[RawRow] = []
+    columns: set[str] = set()
+    measured = 0
+    for row in rows:
+        columns.update(row.values or ())
+        if len(columns) > MAX_COLUMNS:
+            check_columns(len(columns), budget.name)
+        found.append(row)
+        if not budget.is_safe:
+            for one in found[measured:]:
+                budget.add_row(size_of(one.values), has_finding=one.issue is not None)
+            measured = len(found)
+    return found
+
+
+class _Limited(io.RawIOBase):
+    """A file, unpacked if it is a gzip file, that ends with an error at the limit of a budget."""
+
+    def __init__(self, file: BinaryIO, budget: Budget) -> None:
+        is_packed = file.read(2) == _GZIP
+        file.seek(0)
+        self._file = cast(BinaryIO, gzip.GzipFile(fileobj=file)) if is_packed else file
+        self._budget, self._is_packed = budget, is_packed
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def readinto(self, buffer: Any) -> int:
+        try:
+            data = self._file.read(len(buffer))
+        except (OSError, EOFError, zlib.error) as error:
+            if not self._is_packed:
+                raise
+            raise SparseRMError(
+                f"{self._budget.name} is a broken gzip file ({one_line(error)}): copy or compress it again"
+            ) from error
+        self._budget.require(self._file.tell())
+        self._budget.possible += most_memory(data)
+        buffer[: len(data)] = data
+        return len(data)
+
+
+def unpacked(file: BinaryIO, budget: Budget) -> io.BufferedReader:
+    """A stream of the content of a file at its beginning, decompressed if it is a gzip file.
+
+    Raises:
+        SparseRMError: here or while reading, the gzip file is broken, or the content exceeds the budget.
+    """
+    if not file.seekable():  # a pipe
+        file = io.BytesIO(file.read(budget.limit + 1))
+    return io.BufferedReader(_Limited(file, budget), _BLOCK)
 
 
 def check_text(data: bytes, filename: str) -> None:
@@ -119,10 +202,10 @@ def read_path(path: Path) -> list[RawRow]:
         SparseRMError: the file cannot be opened, or as for :func:`read_bytes`.
     """
     try:
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            return _read(file, path.name, os.fstat(file.fileno()).st_size)
     except OSError as error:
         raise SparseRMError(f"cannot read {path}: {error.strerror or error}") from error
-    return read_bytes(data, path.name)
 
 
 def is_saved_dataset(path: Path) -> bool:
@@ -144,7 +227,7 @@ def read_saved_dataset(path: Path, split: str) -> list[RawRow]:
             if split not in loaded:
                 raise SparseRMError(f"{path} has no split {split!r}: choose one of {', '.join(map(str, loaded))}")
             loaded = loaded[split]
-        return rows_of(loaded)
+        return kept(_raw_rows(loaded), Budget(path.name))
     except SparseRMError:
         raise
     except Exception as error:  # from arrow, json or the file system: in each case the folder is broken
@@ -162,7 +245,7 @@ def read_hub_dataset(name: str, split: str) -> list[RawRow]:
     try:
         if not Path(name).is_dir() and not _is_in_hub_cache(name):
             _ask_hub(name)
-        return rows_of(datasets.load_dataset(name, split=split))
+        return kept(_raw_rows(datasets.load_dataset(name, split=split)), Budget(name))
     except Exception as error:  # errors of datasets, the Hub, httpx or the file system
         raise SparseRMError(
             f"dataset {name!r}, split {split!r}, could not be loaded: {_reason(error)}; check the name and the network, or "
@@ -243,6 +326,10 @@ def _reason(error: Exception) -> str:
     return one_line(f"{type(error).__name__}: {error}")
 
 
+def _raw_rows(values: Iterable[Any], first_row: int = 1) -> Iterator[RawRow]:
+    return (_raw_row(number, value) for number, value in enumerate(values, start=first_row))
+
+
 def _raw_row(number: int, value: Any) -> RawRow:
     if isinstance(value, Mapping):
         return RawRow(number, value)
@@ -250,116 +337,196 @@ def _raw_row(number: int, value: Any) -> RawRow:
     return RawRow(number, None, PairIssue(number, WHOLE_ROW, problem))
 
 
-def _unpack(data: bytes, filename: str) -> bytes:
-    try:
-        with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
-            unpacked = file.read(_MAX_UNPACKED + 1)
-    except (OSError, EOFError, zlib.error) as error:
-        raise SparseRMError(f"{filename} is a broken gzip file ({one_line(error)}): copy or compress it again") from error
-    if len(unpacked) > _MAX_UNPACKED:
-        raise SparseRMError(f"{filename} decompresses to more than {_MAX_UNPACKED >> 30} GiB: split it into smaller files")
-    return unpacked
+def _read_parquet(stream: BinaryIO, filename: str, budget: Budget) -> Iterator[RawRow]:
+    with parquet.parquet_errors(filename):
+        file = parquet.open_parquet(_whole(stream), filename)
+        budget.possible = 0  # what was counted until here is no text
+        parquet.check_whole(file, budget)
+        first_row = 1
+        for batch in parquet.batches(file, budget):
+            yield from _raw_rows(parquet.unpack(batch), first_row)
+            first_row += batch.num_rows
 
 
-def _read_parquet(data: bytes, filename: str) -> list[RawRow]:
-    with parquet_errors(filename):
-        import pyarrow.parquet as pq
-
-        return rows_of(pq.read_table(io.BytesIO(data)).to_pylist())
-
-
-@contextmanager
-def parquet_errors(filename: str) -> Iterator[None]:
-    """Turn errors of reading a Parquet file inside the block into one that names the file.
-
-    Raises:
-        SparseRMError: the file cannot be read.
-    """
-    import pyarrow as pa
-
-    try:
-        yield
-    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
-        raise SparseRMError(f"{filename} is not a readable Parquet file ({_reason(error)}): write it again") from error
+def _whole(stream: BinaryIO) -> io.BytesIO:
+    data = io.BytesIO()
+    shutil.copyfileobj(stream, data, _BLOCK)
+    data.seek(0)
+    return data
 
 
-def _read_json(data: bytes, filename: str, offset: int) -> list[RawRow]:
+def _first_character(stream: BinaryIO, start: int) -> bytes:
+    """The first character that is not white space; the stream is then at ``start`` again."""
+    found = b""
+    while not found and (block := stream.read(_BLOCK)):
+        found = block.lstrip()[:1]
+    stream.seek(start)
+    return found
+
+
+def _read_json(stream: BinaryIO, filename: str, offset: int, first: bytes, budget: Budget) -> Iterator[RawRow]:
     """Rows of a JSON list, a single JSON object, or one object per line (which many tools also save as ``.json``)."""
-    is_list = data.lstrip()[:1] == b"["
-    if is_list or _suffix(filename) == ".json":
+    is_json = _suffix(filename) == ".json"
+    if first == b"[":
+        data = _whole(stream).getvalue()
+        budget.require(most_memory(data))
         try:
-            whole = json.loads(data.decode("utf-8"))
-            return rows_of(whole if isinstance(whole, list) else [whole])
+            return _raw_rows(json.loads(data.decode("utf-8")))
         except UnicodeDecodeError as error:
-            if is_list and _suffix(filename) == ".json":
+            if is_json:
                 line = data.count(b"\n", 0, error.start) + 1
-                raise SparseRMError(f"{filename}, line {line}: {_not_utf8(data, error.start, offset)}") from error
+                problem = _not_utf8(data[error.start], offset + error.start)
+                raise SparseRMError(f"{filename}, line {line}: {problem}") from error
         except (ValueError, RecursionError) as error:
-            if is_list and _suffix(filename) == ".json":
+            if is_json:
                 raise SparseRMError(f"{filename} is not valid JSON ({one_line(error)}): fix it there") from error
-    return list(json_lines(data, offset))
+        stream.seek(offset)
+    elif is_json:
+        data = stream.read(MAX_ROW + 1)
+        stream.seek(offset)
+        if len(data) <= MAX_ROW:
+            try:
+                return _raw_rows([json.loads(data.decode("utf-8"))])
+            except (ValueError, RecursionError):
+                pass  # one object per line
+    return json_lines(lines(stream), offset)
 
 
-def json_lines(data: bytes, offset: int = 0, first_line: int = 1, first_row: int = 1) -> Iterator[RawRow]:
+def lines(stream: BinaryIO, end: int | None = None) -> Iterator[tuple[bytes, int]]:
+    """The lines of a stream with their line ends and lengths, from its position to the byte ``end``.
+
+    Of a line longer than :data:`~sparserm.pairs.limits.MAX_ROW` only the beginning is read into memory.
+    """
+    left = math.inf if end is None else end - stream.tell()
+    while left > 0 and (line := stream.readline(MAX_ROW + 1)):
+        length = len(line)
+        if length > MAX_ROW:
+            rest = line
+            while rest and not rest.endswith(b"\n"):
+                rest = stream.readline(MAX_ROW)
+                length += len(rest)
+        left -= length
+        yield line, length
+
+
+def json_lines(
+    found: Iterable[tuple[bytes, int]], offset: int = 0, first_line: int = 1, first_row: int = 1
+) -> Iterator[RawRow]:
     """Rows of JSON Lines data that begins ``offset`` bytes into its file, at line ``first_line`` and row ``first_row``."""
     number = first_row - 1
-    for line_number, line in enumerate(data.split(b"\n"), start=first_line):
-        if line.strip():
+    for line_number, (line, length) in enumerate(found, start=first_line):
+        if length > MAX_ROW:
             number += 1
-            try:
-                yield _raw_row(number, json.loads(line.decode("utf-8")))
-            except UnicodeDecodeError as error:
-                problem = f"line {line_number}: {_not_utf8(line, error.start, offset)}"
-                yield RawRow(number, None, PairIssue(number, WHOLE_ROW, problem))
-            except (ValueError, RecursionError) as error:
-                problem = f"line {line_number} is not valid JSON ({one_line(error)}): write one object per line"
-                yield RawRow(number, None, PairIssue(number, WHOLE_ROW, problem))
-        offset += len(line) + 1
+            problem = f"line {line_number} has {length >> 20:,} MB, expected at most {MAX_ROW >> 20}: write one row per line"
+            yield RawRow(number, None, PairIssue(number, WHOLE_ROW, problem))
+        elif line.strip():
+            number += 1
+            yield _json_row(line.removesuffix(b"\n"), number, line_number, offset)
+        offset += length
 
 
-def _not_utf8(data: bytes, position: int, offset: int) -> str:
-    return f"not UTF-8 (byte 0x{data[position]:02X} at offset {offset + position} of the file): {_SAVE_AS_UTF8}"
+def _json_row(text: bytes, number: int, line_number: int, offset: int) -> RawRow:
+    try:
+        value = json.loads(text.decode("utf-8"))
+        if (problem := _too_deep(text, value)) is None:
+            return _raw_row(number, value)
+    except UnicodeDecodeError as error:
+        problem = f"line {line_number}: {_not_utf8(text[error.start], offset + error.start)}"
+    except (ValueError, RecursionError) as error:
+        problem = f"line {line_number} is not valid JSON ({one_line(error)}): write one object per line"
+    return RawRow(number, None, PairIssue(number, WHOLE_ROW, problem))
 
 
-def _read_csv(data: bytes, filename: str, offset: int) -> list[RawRow]:
+def _too_deep(text: bytes | str, value: Any) -> str | None:
+    """The problem of a value nested too deeply, parsed from ``text``."""
+    opening = ("[", "{") if isinstance(text, str) else (b"[", b"{")
+    if sum(map(text.count, opening)) <= MAX_DEPTH or (depth := size_of(value).depth) <= MAX_DEPTH:  # type: ignore[arg-type]
+        return None
+    return f"has lists and objects nested {depth} levels deep, expected at most {MAX_DEPTH}"
+
+
+def _not_utf8(byte: int, offset: int) -> str:
+    return f"not UTF-8 (byte 0x{byte:02X} at offset {offset} of the file): {_SAVE_AS_UTF8}"
+
+
+def _read_csv(stream: BinaryIO, filename: str, offset: int, delimiter: str) -> Iterator[RawRow]:
     """Rows of a CSV file; Python's ``csv`` keeps every cell as text ("NA" too) and counts all rows, unlike pandas."""
     # The default limit of 128 KiB per cell is too small for long responses; the setting is global.
     csv.field_size_limit(max(csv.field_size_limit(), (1 << 31) - 1))
-    undecoded: dict[int, str] = {}
+    lines = _CsvLines(stream, filename, offset)
     # Strict: otherwise an unclosed quote silently swallows all rows after it.
-    reader = csv.reader(_csv_lines(data, offset, undecoded), delimiter=_delimiter(data), strict=True)
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
     header: list[str] | None = None
-    rows: list[RawRow] = []
-    first_line = 1
+    number = 0
     try:
         for cells in reader:
-            broken = [undecoded[line] for line in range(first_line, reader.line_num + 1) if line in undecoded]
-            first_line = reader.line_num + 1
+            broken = lines.next_row()
             if not cells:
                 continue
             if header is None:
                 header = _csv_header(cells, filename)
             else:
-                rows.append(_csv_row(len(rows) + 1, header, cells, broken))
+                number += 1
+                yield _csv_row(number, header, cells, broken)
     except csv.Error as error:
         raise SparseRMError(
             f"{filename}, line {reader.line_num}: broken CSV ({error}); put cells that contain commas, quotes or line "
             'breaks in double quotes, and double the quotes inside ("")'
         ) from error
-    return rows
 
 
-def _csv_lines(data: bytes, offset: int, undecoded: dict[int, str]) -> Iterator[str]:
-    """Lines for ``csv``, with their line ends; errors of lines that are not UTF-8 are put in ``undecoded`` by line number."""
-    text = io.TextIOWrapper(io.BytesIO(data), encoding="utf-8", errors="surrogateescape", newline="")
-    for line_number, line in enumerate(text, start=1):
-        raw = line.encode("utf-8", "surrogateescape")
+class _CsvLines:
+    """Iterator over lines for ``csv``, with their line ends.
+
+    Raises:
+        SparseRMError: a row is longer than :data:`~sparserm.pairs.limits.MAX_ROW`, or contains NUL.
+    """
+
+    def __init__(self, stream: BinaryIO, filename: str, offset: int) -> None:
+        self._text = io.TextIOWrapper(stream, encoding="utf-8", errors="surrogateescape", newline="")
+        self._filename, self._offset = filename, offset
+        self._line = 0
+        self._length = 0
+        self._broken = ""
+
+    def __iter__(self) -> _CsvLines:
+        return self
+
+    def __next__(self) -> str:
+        line = self._text.readline(MAX_ROW + 1)
+        if not line:
+            raise StopIteration
+        self._line += 1
         try:
-            raw.decode("utf-8")
-        except UnicodeDecodeError as error:
-            undecoded[line_number] = f"line {line_number}: {_not_utf8(raw, error.start, offset)}"
-        offset += len(raw)
-        yield line
+            n_bytes = len(line.encode())
+        except UnicodeEncodeError:
+            raw = line.encode("utf-8", "surrogateescape")
+            n_bytes = len(raw)
+            self._broken = self._broken or f"line {self._line}: {_first_not_utf8(raw, self._offset)}"
+        self._offset += n_bytes
+        self._length += n_bytes
+        if self._length > MAX_ROW:
+            raise SparseRMError(
+                f"{self._filename} has a row of more than {MAX_ROW >> 20} MB that ends after line {self._line}; expected "
+                "shorter rows; close the double quotes around its cells, or shorten its texts"
+            )
+        if "\0" in line:
+            raise SparseRMError(f"{self._filename}, line {self._line}, is not UTF-8 text (NUL); {_SAVE_AS_UTF8}")
+        return line
+
+    def next_row(self) -> str:
+        """Begin the next row, and return why the one before is not UTF-8; empty if it is."""
+        broken = self._broken
+        self._length, self._broken = 0, ""
+        return broken
+
+
+def _first_not_utf8(raw: bytes, offset: int) -> str:
+    try:
+        raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        return _not_utf8(raw[error.start], offset + error.start)
+    return ""
 
 
 def _delimiter(data: bytes) -> str:
@@ -369,16 +536,18 @@ def _delimiter(data: bytes) -> str:
 
 
 def _csv_header(cells: list[str], filename: str) -> list[str]:
+    check_columns(len(cells), filename)
     header = [cell.strip() for cell in cells]
-    twice = sorted({name for name in header if name and header.count(name) > 1})
+    twice = sorted(name for name, count in Counter(header).items() if name and count > 1)
     if twice:
-        raise SparseRMError(f"{filename} has more than one column {', '.join(map(repr, twice))}: rename all but one")
+        listed = one_line(", ".join(map(repr, twice)), 400)
+        raise SparseRMError(f"{filename} has more than one column {listed}: rename all but one")
     return header
 
 
-def _csv_row(number: int, header: list[str], cells: list[str], broken: list[str]) -> RawRow:
+def _csv_row(number: int, header: list[str], cells: list[str], broken: str) -> RawRow:
     if broken:
-        return RawRow(number, None, PairIssue(number, WHOLE_ROW, broken[0]))
+        return RawRow(number, None, PairIssue(number, WHOLE_ROW, broken))
     if len(cells) < len(header) or any(cells[len(header) :]):
         problem = f"has {len(cells)} cells, the header has {len(header)}: put cells that contain a separator in double quotes"
         return RawRow(number, None, PairIssue(number, WHOLE_ROW, problem))
@@ -406,12 +575,11 @@ def _csv_cell(cell: str) -> Any:
 def _has_preferences(path: Path) -> bool:
     try:
         if _suffix(path.name) == ".parquet":
-            import pyarrow.parquet as pq
-
-            return {"chosen", "rejected"} <= set(pq.read_schema(path).names)
-        with gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb") as file:
-            start = file.read(_PEEK)
-    except (OSError, EOFError, zlib.error, ValueError):  # an unreadable file is not listed
+            with parquet.parquet_errors(path.name), parquet.open_parquet(path, path.name) as file:
+                return {"chosen", "rejected"} <= set(file.schema_arrow.names)
+        with path.open("rb") as file:
+            start = unpacked(file, Budget(path.name, 0)).read(_BLOCK)
+    except (OSError, SparseRMError):  # an unreadable file is not listed
         return False
     if _suffix(path.name) in (".csv", ".tsv"):
         header = start.removeprefix(BOM).split(b"\n", 1)[0]

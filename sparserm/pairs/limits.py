@@ -34,7 +34,7 @@ MAX_CANDIDATES, MAX_FINDINGS = 2_000_000, 100_000
 #: Bytes of a row beyond its values, measured: the row itself, its number, and the text of its finding if it has one.
 _ROW, _FINDING = 200, 400
 #: Bytes that a value with its name in a dictionary takes beyond its text, at most; one follows each of these characters.
-_VALUE, _MARKS = 160, (b",", b"[", b"{", b";", b"\t")
+_VALUE, _MARKS = 160, b",[{;\t"
 
 
 class Size(NamedTuple):
@@ -60,9 +60,10 @@ def size_of(value: Any) -> Size:
 
 
 def most_memory(text: bytes) -> int:
-    """Bytes of memory that the rows in a piece of JSON or CSV take, at most; a hundredth of the time to parse it."""
+    """Bytes of memory that the rows in a piece of JSON or CSV take, at most; takes a tenth of the time to parse it."""
     width = 1 if text.isascii() else 4  # one character beyond 16 bits makes Python store four bytes for each
-    return width * len(text) + _VALUE * sum(map(text.count, _MARKS)) + (_ROW + _FINDING) * text.count(b"\n")
+    n_marks = len(text) - len(text.translate(None, _MARKS))
+    return width * len(text) + _VALUE * n_marks + (_ROW + _FINDING) * text.count(b"\n")
 
 
 class Budget:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sparserm.pairs.files import RawRow, rows_of, uncollected
+from sparserm.pairs.limits import MAX_LISTED_PAIRS
 from sparserm.pairs.messages import RowError, answer, check_prompt, plain, same_turns, text_or_messages, transcript
 from sparserm.pairs.split import preference_data
 from sparserm.support.files import one_line
@@ -94,13 +95,24 @@ def _bad_rows_message(name: str, n_bad: int, n_rows: int, issues: Sequence[PairI
 
 
 def read_rows(rows: Iterable[RawRow], columns: FoundColumns) -> tuple[list[PreferencePair], list[PairIssue]]:
-    """The pairs of the usable rows and the errors of the others, including rows that could not be read."""
+    """The pairs of the usable rows and the errors of the others, including rows that could not be read.
+
+    Raises:
+        SparseRMError: lists of responses give too many pairs.
+    """
     pairs: list[PreferencePair] = []
     issues = []
+    n_listed = 0
     for row in rows:
         if row.issue is not None:
             issues.append(row.issue)
         else:
+            n_listed += _n_listed(row, columns)
+            if n_listed > MAX_LISTED_PAIRS:
+                raise SparseRMError(
+                    f"the lists of {columns.chosen} and {columns.rejected} up to row {row.row} give {n_listed:,} pairs, each "
+                    f"response with each; expected at most {MAX_LISTED_PAIRS:,}; shorten the lists, or split the file"
+                )
             try:
                 pairs += _read_row(row, columns)
             except RowError as problem:
@@ -135,6 +147,12 @@ def find_columns(rows: Iterable[RawRow], columns: Mapping[str, str], name: str) 
     prompt = next((theirs[ours] for ours in ("prompt", "conversations") if theirs[ours] in present), None)
     category = next((name for name in _CATEGORY_COLUMNS if name in present and name not in theirs.values()), None)
     return FoundColumns(prompt, theirs["chosen"], theirs["rejected"], category)
+
+
+def _n_listed(row: RawRow, columns: FoundColumns) -> int:
+    """Number of pairs that a row gives if it has lists of responses, 0 otherwise."""
+    chosen, rejected = ((row.values or {}).get(column) for column in (columns.chosen, columns.rejected))
+    return len(chosen) * len(rejected) if isinstance(chosen, list) and isinstance(rejected, list) else 0
 
 
 def _read_row(row: RawRow, columns: FoundColumns) -> list[PreferencePair]:

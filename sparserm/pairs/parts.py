@@ -14,12 +14,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sparserm.pairs.files import BOM, RawRow, check_text, json_lines, parquet_errors, rows_of
+from sparserm.pairs import parquet
+from sparserm.pairs.files import BOM, RawRow, check_text, json_lines, kept, lines, rows_of
+from sparserm.pairs.limits import MAX_ROW, Budget
 from sparserm.pairs.load import find_file, read_source
 from sparserm.types import SparseRMError
 
 #: Rows per part: an interruption loses at most this many; enough to fill batches with texts of similar length.
 PART_ROWS = 512
+
+#: A byte of JSON takes at most this many in memory; see :func:`~sparserm.pairs.limits.most_memory`.
+_GROWTH = 80
 
 
 @dataclass(frozen=True)
@@ -70,22 +75,23 @@ class PartedSource:
         """Read the rows of one part.
 
         Raises:
-            SparseRMError: the file is missing, has changed since it was split, or this part is unreadable.
+            SparseRMError: the file is missing, has changed since it was split, or this part is unreadable or too large.
         """
         if self.path is None:
             return self._rows[part.start : part.end]
+        budget = Budget(f"rows {part.first_row:,} to {part.first_row + part.n_rows - 1:,} of {self.name}", 0)
         try:
             if _state(self.path) != self.state:
                 raise SparseRMError(f"{self.path} has changed since it was first read; restore the original, or start over")
             if self.path.suffix.lower() == ".parquet":
-                with parquet_errors(self.name):
-                    return rows_of(_parquet_rows(self.path, part), part.first_row)
+                with parquet.parquet_errors(self.name):
+                    return kept(rows_of(_parquet_rows(self.path, part, budget), part.first_row), budget)
             with self.path.open("rb") as file:
                 file.seek(part.start)
-                data = file.read(part.end - part.start)
+                budget.possible = _GROWTH * (part.end - part.start)
+                return kept(json_lines(lines(file, part.end), part.start, part.first_line, part.first_row), budget)
         except OSError as error:
             raise SparseRMError(f"cannot read {self.path}: {error.strerror or error}; restore the file") from error
-        return list(json_lines(data, part.start, part.first_line, part.first_row))
 
 
 def cut(source: str | Path, rows: int = PART_ROWS, split: str = "train") -> PartedSource:
@@ -128,7 +134,7 @@ def _state(path: Path) -> tuple[int, int]:
 def _cut_file(path: Path, rows: int) -> PartedSource:
     state = _state(path)
     if path.suffix.lower() == ".parquet":
-        with parquet_errors(path.name):
+        with parquet.parquet_errors(path.name):
             parts = _parquet_parts(path, rows)
     else:
         parts = list(_line_parts(path, rows))
@@ -156,31 +162,28 @@ def _line_parts(path: Path, rows: int) -> Iterator[Part]:
         start = position = len(BOM) if file.read(len(BOM)) == BOM else 0
         file.seek(start)
         first_line = line_number = 1
-        for line in file:
-            if line.strip():
+        for line, length in lines(file):
+            if length > MAX_ROW or line.strip():
                 if n_rows == rows:
                     yield Part(index, index * rows + 1, n_rows, first_line, start, position)
                     index, start, first_line, n_rows = index + 1, position, line_number, 0
                 n_rows += 1
-            position += len(line)
+            position += length
             line_number += 1
         if n_rows:
             yield Part(index, index * rows + 1, n_rows, first_line, start, position)
 
 
 def _parquet_parts(path: Path, rows: int) -> list[Part]:
-    import pyarrow.parquet as pq
-
-    total = pq.ParquetFile(path).metadata.num_rows
+    with parquet.open_parquet(path, path.name) as file:
+        total = file.metadata.num_rows
     starts = range(0, total, rows)
     return [Part(i, start + 1, min(rows, total - start), 1, start, min(start + rows, total)) for i, start in enumerate(starts)]
 
 
-def _parquet_rows(path: Path, part: Part) -> list[dict[str, Any]]:
+def _parquet_rows(path: Path, part: Part, budget: Budget) -> list[dict[str, Any]]:
     """Read only the row groups of the part, in batches and up to its end: a row group can be the whole file."""
-    import pyarrow.parquet as pq
-
-    with pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20) as file:
+    with parquet.open_parquet(path, path.name) as file:
         before, groups, first = 0, [], 0
         for group in range(file.num_row_groups):
             n = file.metadata.row_group(group).num_rows
@@ -188,11 +191,13 @@ def _parquet_rows(path: Path, part: Part) -> list[dict[str, Any]]:
                 groups.append(group)
                 first = before if len(groups) == 1 else first
             before += n
+            if before >= part.end:
+                break
         found: list[dict[str, Any]] = []
-        for batch in file.iter_batches(part.n_rows, row_groups=groups):
+        for batch in parquet.batches(file, budget, groups, part.n_rows):
             start, end = max(part.start - first, 0), min(part.end - first, len(batch))
             if start < end:
-                found += batch.slice(start, end - start).to_pylist()
+                found += parquet.unpack(batch.slice(start, end - start))
             first += len(batch)
             if first >= part.end:
                 break

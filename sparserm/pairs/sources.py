@@ -4,19 +4,28 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sparserm.pairs.files import list_data_files
+from filelock import FileLock
+
+from sparserm.pairs.files import has_data_suffix, list_data_files
 from sparserm.pairs.load import load_pairs
 from sparserm.support.defaults import TASKS, assets_dir, home
-from sparserm.support.files import make_folder, write_bytes
+from sparserm.support.files import LOCK, make_folder, one_line, write_bytes
 from sparserm.types import PreferenceData, SparseRMError
 
-_SIDECAR = ".source.json"
+#: Folder of the reading options, in the folder of uploads. Earlier versions wrote them next to each upload.
+_OPTIONS, _OLD_OPTIONS = ".reading", ".source.json"
+#: Bytes of a stored name: file systems allow 255, and temporary names are longer.
+_MAX_NAME = 150
+#: Names that Windows reserves for devices, with any suffix.
+_RESERVED = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9\u00b9\u00b2\u00b3])", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -65,7 +74,7 @@ def list_sources() -> dict[str, DataSource]:
     """The sources offered for selection, by label: stored uploads, starter sets, files under ``SPARSERM_DATA``."""
     found: dict[str, DataSource] = {}
     for path in sorted(uploads_dir().glob("*")) if uploads_dir().is_dir() else ():
-        if path.is_file() and not path.name.startswith(".") and not path.name.endswith(_SIDECAR):
+        if path.is_file() and not path.name.startswith(".") and not _is_old_options(path):
             found[f"{path.name} (uploaded)"] = _stored_source(path)
     for task in TASKS:
         found[f"{task} (starter pairs)"] = DataSource(str(assets_dir() / "pairs" / f"{task}.jsonl"))
@@ -79,7 +88,8 @@ def keep_upload(
 ) -> tuple[str, DataSource]:
     """Store an uploaded file and its reading options, so that it outlives the browser session.
 
-    A file with the same name but other content gets a suffix instead of replacing the first.
+    The file is stored under a name that is safe on every system. One with the same name but other content gets a suffix
+    instead of replacing the first, also if both arrive at once.
 
     Returns:
         The label of the upload in :func:`list_sources`, and the source.
@@ -87,49 +97,98 @@ def keep_upload(
     Raises:
         SparseRMError: the file name has no letters or digits.
     """
-    safe = re.sub(r"[^\w.()-]+", "_", Path(filename.replace("\\", "/")).name).strip("._")
-    if not safe:
-        raise SparseRMError(f"the file name {filename!r} has no letters or digits; rename it and upload it again")
+    stem, suffix = _safe_name(filename)
     folder = uploads_dir()
     make_folder(folder)
-    path = folder / safe
-    if path.is_file() and path.read_bytes() != data:
-        stem, dot, suffix = safe.partition(".")
-        path = folder / f"{stem}-{hashlib.sha256(data).hexdigest()[:6]}{dot}{suffix}"
-    source = DataSource(str(path), tuple((columns or {}).items()), skip_bad)
-    write_bytes(path, data)
-    write_bytes(path.with_name(path.name + _SIDECAR), json.dumps(source.to_dict()).encode())
+    with FileLock(folder / LOCK):
+        path = folder / f"{stem}{suffix}"
+        if os.path.lexists(path) and not (path.is_file() and path.read_bytes() == data):
+            path = folder / f"{stem}-{hashlib.sha256(data).hexdigest()[:6]}{suffix}"
+        source = DataSource(str(path), tuple((columns or {}).items()), skip_bad)
+        write_bytes(path, data)
+        _write_options(source)
     return f"{path.name} (uploaded)", source
+
+
+def _safe_name(filename: str) -> tuple[str, str]:
+    """Stem and suffix of the name to store an upload under: short, without separators, marks or a name that is reserved."""
+    name = unicodedata.normalize("NFC", Path(filename.replace("\\", "/")).name)
+    name = re.sub(r"[^\w.()-]+", "_", name).strip("._")
+    if not name:
+        raise SparseRMError(
+            f"the file name {one_line(ascii(filename), 100)} has no letters or digits; rename it and upload it again"
+        )
+    whole = Path(name)
+    suffix = "".join(whole.suffixes[-2:] if whole.suffix.lower() == ".gz" else whole.suffixes[-1:])
+    suffix = suffix if has_data_suffix(name) else ""
+    stem = name.removesuffix(suffix)
+    stem = stem.encode()[: _MAX_NAME - len(suffix)].decode(errors="ignore")
+    if _RESERVED.fullmatch(stem.partition(".")[0].strip()):
+        stem = f"upload_{stem}"
+    return stem, suffix
 
 
 def remember_reading(source: DataSource) -> None:
     """Save the reading options of an upload, for :func:`list_sources`; does nothing for other sources."""
-    path = Path(source.name)
-    if path.parent == uploads_dir() and path.is_file():
-        write_bytes(path.with_name(path.name + _SIDECAR), json.dumps(source.to_dict()).encode())
+    if is_upload(source) and Path(source.name).is_file():
+        _write_options(source)
 
 
 def is_upload(source: DataSource) -> bool:
     """Whether a source is a stored upload, which :func:`forget_upload` deletes."""
-    return Path(source.name).parent == uploads_dir()
+    path = Path(source.name)
+    return path.parent == uploads_dir() and path.name != ".." and not path.name.startswith(".")
 
 
 def forget_upload(source: DataSource) -> None:
-    """Delete a stored upload.
+    """Delete a stored upload; of a link, the link and not the file that it points to.
 
     Raises:
         SparseRMError: the source is not an upload.
     """
     path = Path(source.name)
-    if not is_upload(source):
+    if not is_upload(source) or (path.is_dir() and not path.is_symlink()):
         raise SparseRMError(f"{path.name} is not an uploaded file and was not deleted; choose an upload")
     path.unlink(missing_ok=True)
-    path.with_name(path.name + _SIDECAR).unlink(missing_ok=True)
+    for options in (_options(path), _old_options(path)):
+        options.unlink(missing_ok=True)
+
+
+def _options(path: Path) -> Path:
+    return path.parent / _OPTIONS / f"{path.name}.json"
+
+
+def _old_options(path: Path) -> Path:
+    return path.with_name(path.name + _OLD_OPTIONS)
+
+
+def _write_options(source: DataSource) -> None:
+    path = Path(source.name)
+    write_bytes(_options(path), json.dumps(source.to_dict()).encode())
+    if _is_old_options(_old_options(path)):
+        _old_options(path).unlink(missing_ok=True)
+
+
+def _is_old_options(path: Path) -> bool:
+    """Whether a file has the reading options of the upload next to it, and is not an upload that is called like that."""
+    upload = path.with_name(path.name.removesuffix(_OLD_OPTIONS))
+    if not path.name.endswith(_OLD_OPTIONS) or not upload.is_file() or _options(path).is_file():
+        return False
+    try:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(value, dict) and value.keys() == {"name", "columns", "skip_bad"}
 
 
 def _stored_source(path: Path) -> DataSource:
-    try:
-        value = json.loads(path.with_name(path.name + _SIDECAR).read_text())
-        return DataSource.from_dict({**value, "name": str(path)})
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return DataSource(str(path))  # the reading options are optional
+    """An upload with its reading options; they are left out if they cannot be read, since they can be chosen again."""
+    old = _old_options(path)
+    for options in (_options(path), *([old] if _is_old_options(old) else [])):
+        try:
+            source = DataSource.from_dict({**json.loads(options.read_bytes()), "name": str(path)})
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            continue
+        if all(isinstance(text, str) for column in source.columns for text in column):
+            return source
+    return DataSource(str(path))

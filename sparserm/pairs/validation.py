@@ -39,6 +39,8 @@ WORDS = {
 PREVIEW_ROWS = 50
 _CLOSE = 0.8
 _CELL = 300
+#: Characters of a column's name that are compared.
+_LONGEST_NAME = 100
 
 
 @dataclass(frozen=True)
@@ -138,7 +140,7 @@ def issue_rows(issues: Iterable[PairIssue]) -> list[dict[str, Any]]:
 
 def _likeness(name: str, words: Iterable[str]) -> float:
     """Similarity (0 to 1) of the best-matching part of a name to any of the words, minus 0.02 for every further part."""
-    parts = [part.lower() for part in re.findall(r"[A-Z]?[a-z]+|[A-Z]+", name)]
+    parts = [part.lower() for part in re.findall(r"[A-Z]?[a-z]+|[A-Z]+", name[:_LONGEST_NAME])]
     best = max((difflib.SequenceMatcher(a=part, b=word).ratio() for part in parts for word in words), default=0.0)
     return best - 0.02 * (len(parts) - 1)
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
+import io
 import json
-import zlib
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -15,6 +15,8 @@ import numpy as np
 
 from sparserm.backbone.model import Backbone
 from sparserm.backbone.packing import batches, pack
+from sparserm.pairs.files import unpacked
+from sparserm.pairs.limits import MAX_ROW, Budget, Size
 from sparserm.support.files import write_json
 from sparserm.types import HookPoint, Message, Progress, SparseRMError, TokenizedText
 
@@ -23,6 +25,9 @@ CHUNK_ROWS = 256
 
 #: Maximum length of a corpus text in tokens; longer ones are truncated.
 CONTEXT_SIZE = 512
+
+#: Bytes of memory of a message beyond its text.
+_TURN = 300
 
 
 @dataclass(frozen=True)
@@ -65,15 +70,22 @@ def read_corpus(path: Path, *, n_held_out: int = 200) -> Corpus:
     Raises:
         SparseRMError: the file cannot be read, a row has another form, or there are too few rows.
     """
-    opener = gzip.open if path.suffix == ".gz" else open
     conversations = []
     digest = hashlib.sha256()
     try:
-        with opener(path, "rt", encoding="utf-8") as file:
-            for number, line in enumerate(file, 1):
+        with path.open("rb") as file:
+            budget = Budget(f"the corpus {path} cannot be read: it", os.fstat(file.fileno()).st_size)
+            text = io.TextIOWrapper(unpacked(file, budget), encoding="utf-8")
+            for number, line in enumerate(iter(lambda: text.readline(MAX_ROW + 1), ""), 1):
+                if len(line) > MAX_ROW:
+                    raise SparseRMError(
+                        f"line {number} of {path} has more than {MAX_ROW >> 20} MB; expected a conversation per line; split it"
+                    )
                 digest.update(line.encode())
-                conversations.append(_conversation(line, number, path))
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+                conversation = _conversation(line, number, path)
+                conversations.append(conversation)
+                budget.add_row(Size(len(line) + _TURN * len(conversation), 0), has_finding=False)
+    except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise SparseRMError(
             f"the corpus {path} cannot be read ({reason}); expected UTF-8 JSON lines, plain or gzipped"
