@@ -260,7 +260,7 @@ def test_an_upload_is_deleted_after_a_press() -> None:
     assert page.selectbox(key="pairs").value == label
     page.button(key=f"pairs delete {label}").click().run()
     assert not page.exception and not page.error and not page.warning
-    assert label not in list_sources() and not list(uploads_dir().iterdir())
+    assert label not in list_sources() and not list(uploads_dir().rglob("mine*"))
     assert page.selectbox(key="pairs").value == "truthfulness (starter pairs)"
 
 
@@ -323,4 +323,9 @@ def test_messages_for_the_browser_have_no_paths_and_no_flags() -> None:
     assert sentence(FileNotFoundError(2, "No such file or directory", "/srv/home/x")) == (
         "A file could not be read or written (No such file or directory); check permissions and free space"
     )
+    assert sentence(
+        SparseRMError("the labels in /srv/home/labels/a.json cannot be read ('/srv/x'); fix C:\\Users\\me\\a.json")
+    ) == ("The labels in a.json cannot be read ('x'); fix a.json")
+    kept = r"Responses of owner/name are sent to https\://example.org/v1/models; expected release\:layer/15 and 1/2"
+    assert sentence(kept.replace("\\", "")) == kept
     assert sentence(SparseRMError("got a; expected both; give --endpoint and --model, or set X")) == "Got a; expected both"

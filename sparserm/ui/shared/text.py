@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+#: The folders of an absolute path, on Linux, macOS and Windows.
+_FOLDERS = re.compile(r"(?<![\w:/.~-])/(?:[^\s/;:,'\"()]+/)+|\b[A-Za-z]:\\(?:[^\s\\;:,'\"()]+\\)+")
 #: Advice for the command line only.
 _COMMAND = re.compile(r"(^|\s)--[a-z]")
 #: Command-line flags in parentheses or as an alternative at the end, and arguments of `load_pairs`, in error messages.
@@ -22,7 +24,7 @@ def counted(n_rows: int) -> str:
 
 
 def sentence(error: Exception | str, advice: str = "choose its columns, or leave rows out, on the Train page") -> str:
-    """An error message as a sentence that begins with a capital, with Markdown escaped.
+    """An error message as a sentence that begins with a capital, with Markdown escaped and of paths only the last part.
 
     Args:
         advice: shown instead of advice to set Python arguments for the columns and rows of a file.
@@ -31,7 +33,7 @@ def sentence(error: Exception | str, advice: str = "choose its columns, or leave
         error = (
             f"a file could not be read or written ({error.strerror or type(error).__name__}); check permissions and free space"
         )
-    *clauses, last = str(error).split("; ")
+    *clauses, last = _FOLDERS.sub("", str(error)).split("; ")
     last = advice if clauses and _ARGUMENTS.search(last) else _FLAGS.sub("", last)
     text = plain("; ".join(clauses if clauses and _COMMAND.search(last) else [*clauses, last]))
     begins_with_a_name = not text.partition(" ")[0].isalpha()
