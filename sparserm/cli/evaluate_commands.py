@@ -24,6 +24,7 @@ from sparserm.cli.common import (
     warn_truncated,
 )
 from sparserm.cli.outputs import Force, Output, head_folder, pairs_file
+from sparserm.support.files import to_csv
 from sparserm.types import PreferenceData
 
 
@@ -91,7 +92,7 @@ def audit(
     held_out = _held_out_margins(head, data) if head else None
     found = engine.audit(data, held_out=held_out, against=other)
     if output:
-        output.write(engine.flagged(found.flags, data.pairs).to_csv(index=False))
+        output.write(to_csv(engine.flagged(found.flags, data.pairs)))
     result = {"data": data.name, "head": head, "out": str(out) if out else None, **engine.summary(found, data.pairs)}
     if printed_json(as_json, result):
         return

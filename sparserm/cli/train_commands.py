@@ -26,6 +26,7 @@ from sparserm.cli.common import (
 )
 from sparserm.cli.outputs import HEAD, RUN, Force, Output, pairs_file, sae_folder
 from sparserm.support.defaults import DEFAULT_BACKBONE, DEFAULT_LAYERS
+from sparserm.support.files import to_csv
 from sparserm.types import SparseRMError
 
 
@@ -133,7 +134,7 @@ def sweep(
     if not cells:
         raise SparseRMError(f"{data.name} is too small to cross-validate heads of this size; give more pairs or a smaller --k")
     if output:
-        output.write(engine.cells_table(cells).to_csv(index=False))
+        output.write(to_csv(engine.cells_table(cells)))
     choice, n_prompts = engine.choose(cells), len({pair.prompt for pair in data.pairs})
     result: dict[str, Any] = {
         "data": data.name,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import errno
+import io
 import json
 import os
 import re
@@ -16,18 +18,26 @@ from fnmatch import fnmatchcase
 from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
 from sparserm.support.defaults import close_to_others, in_home
 from sparserm.types import SparseRMError
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 #: Name of the lock in a folder that a run writes to; data frames and Parquet readers pass over hidden files.
 LOCK = ".lock"
 
 #: Temporary files and folders that a killed process left behind are removed after this many seconds.
 LEFTOVER_S = 24 * 3600
+
+#: Beginnings of texts that spreadsheets take for formulas, also in the wide forms of Chinese and Japanese keyboards, and texts
+#: that are numbers, which are not.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
+_NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?(e[+-]?[0-9]+)?%?", re.IGNORECASE | re.ASCII)
 
 #: Endings of hidden names: what is being written, and an old folder while the new one takes its place.
 _TEMPORARY, _ASIDE = "tmp", "old"
@@ -216,12 +226,33 @@ def to_jsonl(rows: Iterable[Mapping[str, Any]]) -> str:
     return "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
 
 
-def to_csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows as CSV with a header; lists, such as messages, are written as JSON."""
+def to_csv(table: pd.DataFrame | Sequence[Mapping[str, Any]]) -> str:
+    """A table, or rows, as CSV with a header, safe to open in a spreadsheet; lists, such as messages, are written as JSON.
+
+    A spreadsheet runs a cell that begins with ``=``, ``+``, ``-`` or ``@`` as a formula. A single quote is put before such
+    texts and names of columns, and all texts are in double quotes, as OWASP advises; numbers are unchanged, also those written
+    as text. The quote is not removed on reading, where it could be part of a text: pairs that are to be read again are
+    written by :func:`to_jsonl`.
+    """
     import pandas as pd
 
-    cells = [{name: json.dumps(v, ensure_ascii=False) if isinstance(v, list) else v for name, v in row.items()} for row in rows]
-    return pd.DataFrame(cells).to_csv(index=False)
+    found = table if isinstance(table, pd.DataFrame) else pd.DataFrame(table)
+    header = io.StringIO()
+    csv.writer(header, lineterminator="\r\n").writerow([_no_formula(str(name)) for name in found.columns])
+    cells = found.map(_csv_cell)
+    first = header.getvalue().removesuffix("\r\n") + "\n"  # names with line breaks are quoted only if these end the line
+    return first + cells.to_csv(index=False, header=False, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
+
+
+def _csv_cell(value: Any) -> Any:
+    if isinstance(value, list):
+        value = json.dumps(value, ensure_ascii=False)
+    return _no_formula(value) if isinstance(value, str) else value
+
+
+def _no_formula(text: str) -> str:
+    is_formula = text.startswith(_FORMULA) and not _NUMBER.fullmatch(text)
+    return f"'{text}" if is_formula else text
 
 
 def one_line(text: object, limit: int = 200) -> str:

@@ -8,6 +8,7 @@ from functools import partial
 import streamlit as st
 
 from sparserm.explain.comparison import SideBySide, check_number, word_diff
+from sparserm.support.files import to_csv
 from sparserm.support.parsing import whole_number
 from sparserm.types import Progress, SparseRMError
 from sparserm.ui.compare import charts, tables
@@ -170,7 +171,7 @@ def _downloads(compared: Compared, a: int, b: int) -> None:
         for name, table in ready.items():
             st.download_button(
                 f"Download {name[0].lower()}{name[1:]} (CSV, {counted(len(table))})",
-                partial(table.to_csv, index=False),
+                partial(to_csv, table),
                 f"{name.lower().replace(' ', '-')}.csv",
                 "text/csv",
                 icon=":material/download:",
@@ -187,7 +188,7 @@ def _every_pair(found: SideBySide) -> None:
         st.dataframe(matrix.map("{:.0%}".format).replace("nan%", "–"), key="compare_matrix")
         st.download_button(
             f"Download all pairs (CSV, {counted(len(matrix))})",
-            matrix.to_csv(),
+            to_csv(matrix.reset_index(names="")),
             "every-pair.csv",
             "text/csv",
             icon=":material/download:",

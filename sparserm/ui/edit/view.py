@@ -13,6 +13,7 @@ from streamlit.delta_generator import DeltaGenerator
 
 from sparserm.heads.labels import labels_of
 from sparserm.heads.library import free_name, keep_head
+from sparserm.support.files import to_csv
 from sparserm.training.editing import (
     EditEffect,
     EditOutcome,
@@ -320,7 +321,7 @@ def _files(features: pd.DataFrame, figures: pd.DataFrame, n_flipped: int, flippe
     def offer(label: str, n: int, name: str, table: Callable[[], pd.DataFrame]) -> None:
         st.download_button(
             f"Download {label} (CSV, {counted(n)})",
-            lambda: table().to_csv(index=False),
+            lambda: to_csv(table()),
             name,
             "text/csv",
             key=name,

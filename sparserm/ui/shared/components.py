@@ -11,6 +11,7 @@ from streamlit.delta_generator import DeltaGenerator
 
 from sparserm.heads import model_card
 from sparserm.heads.saved import SavedHead
+from sparserm.support.files import to_csv
 from sparserm.types import Progress
 from sparserm.ui.shared.text import counted, plain
 
@@ -27,7 +28,7 @@ def download_table(table: pd.DataFrame, what: str, filename: str) -> None:
     """A button that downloads a table as CSV; the CSV is written when it is pressed."""
     st.download_button(
         f"Download {what[:1].lower()}{what[1:]} (CSV, {counted(len(table))})",
-        lambda: table.to_csv(index=False),
+        lambda: to_csv(table),
         filename,
         "text/csv",
         key=filename,

@@ -15,6 +15,7 @@ from sparserm.pairs.sources import DataSource, forget_upload, is_upload, keep_up
 from sparserm.representations.represent import count_missing, pair_texts, represent_pairs
 from sparserm.representations.store import stored
 from sparserm.representations.values import PairRepresentations
+from sparserm.support.files import to_csv
 from sparserm.types import PairIssue, PreferenceData, SparseRMError
 from sparserm.ui.shared import access, job_panel
 from sparserm.ui.shared.context import Context, current
@@ -223,7 +224,7 @@ def show_issues(issues: tuple[PairIssue, ...], key: str) -> None:
     st.dataframe(table, hide_index=True, height=min(300, 38 + 35 * len(table)))
     st.download_button(
         f"Download findings (CSV, {counted(len(table))})",
-        table.to_csv(index=False),
+        to_csv(table),
         "findings.csv",
         "text/csv",
         key=f"findings {key}",

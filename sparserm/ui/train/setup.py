@@ -20,6 +20,7 @@ from sparserm.pairs.sources import DataSource, remember_reading
 from sparserm.pairs.validation import Validation, issue_rows, validate
 from sparserm.sae.autoencoder import list_saes
 from sparserm.support.defaults import MAX_FEATURES
+from sparserm.support.files import to_csv
 from sparserm.training.train import TrainSpec, split_pairs
 from sparserm.types import Pooling, SparseRMError
 from sparserm.ui.shared import access, pairs_picker
@@ -106,7 +107,7 @@ def report(found: Validation) -> None:
             st.dataframe(shown, hide_index=True, height=38 + 35 * min(5, len(shown)), column_config=titles)
             st.download_button(
                 f"Download report (CSV, {counted(len(found.issues))})",
-                lambda: pd.DataFrame(issue_rows(found.issues)).to_csv(index=False),
+                lambda: to_csv(issue_rows(found.issues)),
                 f"{Path(found.name).stem}-report.csv",
                 "text/csv",
                 icon=":material/download:",
