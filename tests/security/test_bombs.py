@@ -133,7 +133,7 @@ def test_a_corpus_with_one_endless_line_is_refused(tmp_path: Path) -> None:
 def test_what_a_file_of_its_size_takes_is_read(tmp_path: Path) -> None:
     """Limits are far from ordinary files: compressed ten times, a thousand columns, commas and brackets all over."""
     rows = [
-        {"prompt": f"Write [{i}, {i + 1}, ...] {i}", "chosen": "x, [y], {z}, " * 50, "rejected": "no"} for i in range(20_000)
+        {"prompt": f"Write [{i}, {i + 1}, ...] {i}", "chosen": "x, [y], {z}, " * 50, "rejected": "no"} for i in range(6_000)
     ]
     (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress("".join(json.dumps(row) + "\n" for row in rows).encode()))
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
