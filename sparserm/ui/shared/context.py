@@ -118,7 +118,7 @@ def heads_by_name() -> dict[str, dict[int, str]]:
             card = read_head(key).card
         except (SparseRMError, OSError):
             continue
-        layers = found.setdefault(card.name if key.startswith(card.name) else key, {})
+        layers = found.setdefault(card.name if card.name and key.startswith(card.name) else key, {})
         if card.hook_point.layer in layers:
             found[key] = {card.hook_point.layer: key}
         else:
