@@ -3,8 +3,10 @@
 import streamlit as st
 
 from sparserm.support.defaults import bundle_dir
+from sparserm.types import SparseRMError
 from sparserm.ui.shared.context import draw_sidebar
 from sparserm.ui.shared.frontend import PAGE_CSS
+from sparserm.ui.shared.text import sentence
 
 st.set_page_config(page_title="SparseRM", page_icon="⚖️", layout="wide")
 st.html(PAGE_CSS)
@@ -24,4 +26,7 @@ page = st.navigation(
     position="top",
 )
 draw_sidebar()
-page.run()
+try:
+    page.run()
+except SparseRMError as error:  # such as a head whose SAE is not here
+    st.error(sentence(error))
