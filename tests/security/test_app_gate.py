@@ -243,6 +243,16 @@ def test_one_address_is_printed(host: str, names: list[str], token: str | None, 
     assert expected in found and found.count("http://") == 1
 
 
+def test_an_unexpected_error_is_told_in_the_log_only(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(start.st, "error", said.append)
+    assert start.report_error(RuntimeError("no such thing in /srv/home"))
+    assert "RuntimeError: no such thing in /srv/home" in capsys.readouterr().err
+    assert said[0].startswith("Something went wrong on this page.") and "/srv" not in said[0]
+
+
 @pytest.fixture
 def free_port() -> int:
     with socket.socket() as found:
