@@ -100,7 +100,7 @@ def keep_upload(
     stem, suffix = _safe_name(filename)
     folder = uploads_dir()
     make_folder(folder)
-    with FileLock(folder / LOCK):
+    with FileLock(folder / LOCK, mode=0o600):
         path = folder / f"{stem}{suffix}"
         if os.path.lexists(path) and not (path.is_file() and path.read_bytes() == data):
             path = folder / f"{stem}-{hashlib.sha256(data).hexdigest()[:6]}{suffix}"
