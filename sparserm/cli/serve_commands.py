@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Annotated
 
 import typer
@@ -11,6 +12,12 @@ from sparserm.types import SparseRMError
 
 #: Seconds that running requests have to finish after SIGTERM.
 GRACE_S = 60
+
+#: Printed where others can reach the server and no key is asked for.
+_OPEN = (
+    "warning: others can reach this server and use it without a key; set SPARSERM_API_KEY to require one. The connection is "
+    "not encrypted; put a reverse proxy with HTTPS in front of it."
+)
 
 
 @app.command()
@@ -27,9 +34,12 @@ def serve(
             help="Require `Authorization: Bearer KEY`. Prefer the environment variable to the option.",
         ),
     ] = None,
-    max_waiting: Annotated[
-        int, typer.Option(help="Maximum number of queued texts; further requests get status 429.", min=1)
-    ] = 2048,
+    allow_host: Annotated[
+        list[str] | None, typer.Option(help="Further host name of this server, e.g. behind a proxy. Repeatable.")
+    ] = None,
+    max_wait: Annotated[
+        float, typer.Option(help="Maximum expected seconds until an answer; requests that would wait longer get 429.", min=1)
+    ] = 120,
     max_texts: Annotated[int, typer.Option(help="Maximum number of texts per request.", min=1)] = 512,
     log_texts: Annotated[bool, typer.Option(help="Log prompts, responses and rewards. By default no text is logged.")] = False,
 ) -> None:
@@ -39,6 +49,7 @@ def serve(
         import uvicorn
 
         from sparserm.integrations.server.app import create_app
+        from sparserm.integrations.server.connections import Connection, RepeatedLines, connection_room
         from sparserm.integrations.server.service import Limits
     except ImportError as error:
         raise SparseRMError(
@@ -48,16 +59,37 @@ def serve(
 
     from sparserm.heads.saved import find_head
     from sparserm.model import SparseRM
+    from sparserm.support.hosts import loopback
 
     models = {find_head(head).resolve().name: SparseRM.from_pretrained(head) for head in heads}
     if len(models) < len(heads):
         raise SparseRMError(
             f"two of the heads {', '.join(heads)} have the same name; expected different names; rename a folder"
         )
-    served = create_app(models, limits=Limits(texts=max_texts, waiting=max_waiting), api_key=api_key, log_texts=log_texts)
+    limits = Limits(texts=max_texts, wait_s=max_wait)
+    hosts = (host, *(allow_host or ()))
+    served = create_app(models, limits=limits, api_key=api_key, hosts=hosts, log_texts=log_texts)
     if log_texts:
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    if api_key is None and not (loopback(host) and not allow_host):
+        typer.echo(_OPEN, err=True)
     typer.echo(f"{', '.join(models)} on http://{host}:{port}, API documentation at /docs; stop with Ctrl+C", err=True)
-    uvicorn.run(
-        served, host=host, port=port, log_level="warning", access_log=False, timeout_graceful_shutdown=GRACE_S, lifespan="on"
+    most, backlog = connection_room(limits.connections)
+    config = uvicorn.Config(
+        served,
+        host=host,
+        port=port,
+        http=functools.partial(Connection, headers_s=limits.headers_s, most=most),  # type: ignore[arg-type]
+        ws="none",
+        backlog=backlog,
+        log_level="warning",
+        access_log=False,
+        timeout_graceful_shutdown=GRACE_S,
+        lifespan="on",
     )
+    for name in ("uvicorn.error", "asyncio", "sparserm.server"):
+        logging.getLogger(name).addFilter(RepeatedLines())
+    server = uvicorn.Server(config)
+    server.run()
+    if not server.started:  # uvicorn has printed why
+        raise typer.Exit(2)

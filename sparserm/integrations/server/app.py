@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict
 from typing import Any, TypeVar
@@ -22,9 +23,9 @@ from starlette.exceptions import HTTPException
 from sparserm import __version__
 from sparserm.heads.saved import head_hash
 from sparserm.integrations.server import schemas
-from sparserm.integrations.server.batching import ClosedError, OverloadedError
+from sparserm.integrations.server.batching import ClosedError, OverloadedError, TooLongError
 from sparserm.integrations.server.dialogue import read_query
-from sparserm.integrations.server.gate import Gate
+from sparserm.integrations.server.gate import REQUEST_ID, Gate
 from sparserm.integrations.server.service import Limits, Rewards, Service, TooLargeError, UnknownHeadError
 from sparserm.model import SparseRM
 from sparserm.pairs.messages import as_completion, as_prompt
@@ -59,13 +60,19 @@ class Metrics:
 
 
 def create_app(
-    models: Mapping[str, SparseRM], *, limits: Limits | None = None, api_key: str | None = None, log_texts: bool = False
+    models: Mapping[str, SparseRM],
+    *,
+    limits: Limits | None = None,
+    api_key: str | None = None,
+    hosts: Collection[str] | None = None,
+    log_texts: bool = False,
 ) -> FastAPI:
     """Create an ASGI application that serves heads of one backbone.
 
     Args:
         models: reward models by name; the first is the default head of requests.
         api_key: key that requests must send as ``Authorization: Bearer KEY``; None disables authentication.
+        hosts: host names that requests may be for (:func:`~sparserm.support.hosts.host_allowed`); None for any.
         log_texts: log every prompt and response with its reward to ``sparserm.server``; otherwise no text is logged.
 
     Raises:
@@ -86,7 +93,7 @@ def create_app(
         version=__version__,
         lifespan=lifespan,
         summary="Interpretable rewards: sums of named features.",
-        responses={status: {"model": schemas.Failure} for status in (401, 404, 413, 422, 429, 503)},
+        responses={status: {"model": schemas.Failure} for status in (401, 404, 408, 413, 415, 421, 422, 429, 503)},
     )
     _add_failures(app)
     endpoints = _Endpoints(service, metrics, log_texts)
@@ -94,6 +101,8 @@ def create_app(
     app.add_middleware(
         Gate,
         body_bytes=limits.body_bytes,
+        body_s=limits.body_s,
+        hosts=hosts,
         api_key=api_key.encode() if api_key else None,
         observe=lambda path, status, seconds: _observe(metrics, path, status, seconds),
     )
@@ -111,30 +120,38 @@ def _add_failures(app: FastAPI) -> None:
         UnknownHeadError: (404, "not_found", ""),
         TooLargeError: (413, "too_large", ""),
         SparseRMError: (422, "validation", ""),
-        OverloadedError: (429, "overloaded", "too many texts are waiting to be scored; retry later"),
         ClosedError: (503, "unhealthy", "the server is shutting down; send the request to another server"),
         _GoneError: (499, "gone", "the client has disconnected"),
     }
 
     def handler(status: int, kind: str, message: str) -> Callable[[Request, Exception], Awaitable[Response]]:
         async def answer(_: Request, error: Exception) -> Response:
-            headers = {"Retry-After": "1"} if status == 429 else None
-            return JSONResponse({"error": message or str(error), "error_type": kind}, status, headers)
+            return JSONResponse({"error": message or str(error), "error_type": kind}, status)
 
         return answer
 
+    async def overloaded(_: Request, error: Exception) -> Response:
+        assert isinstance(error, OverloadedError)
+        wait = math.ceil(error.retry_s)
+        text = f"too much is waiting to be scored; retry in {wait:,} seconds"
+        return JSONResponse({"error": text, "error_type": "overloaded"}, 429, {"Retry-After": str(wait)})
+
+    async def too_long(_: Request, error: Exception) -> Response:
+        assert isinstance(error, TooLongError)
+        text = (
+            f"these texts would take about {math.ceil(error.expected_s):,} seconds, more than the server lets a request wait; "
+            "send fewer at a time"
+        )
+        return JSONResponse({"error": text, "error_type": "too_large"}, 413)
+
+    app.add_exception_handler(OverloadedError, overloaded)
+    app.add_exception_handler(TooLongError, too_long)
     for kind, answer in kinds.items():
         app.add_exception_handler(kind, handler(*answer))
 
     @app.exception_handler(HTTPException)
     async def _(_: Request, error: HTTPException) -> Response:
         return JSONResponse({"error": f"{error.detail}; see /docs", "error_type": "http"}, error.status_code, error.headers)
-
-    @app.exception_handler(Exception)
-    async def _(_: Request, error: Exception) -> Response:  # its message may quote a text, so it goes only to the log
-        return JSONResponse(
-            {"error": f"{type(error).__name__}; the traceback is in the server log", "error_type": "backend"}, 500
-        )
 
     @app.exception_handler(RequestValidationError)
     async def _(_: Request, error: RequestValidationError) -> Response:
@@ -314,7 +331,14 @@ class _Endpoints:
         self.metrics.texts.inc(len(texts))
         if self.log_texts:
             for text, reward in zip(texts, rewards, strict=True):
-                _log.info("%s %+.4f %r %r", model.card.name, reward, [vars(turn) for turn in text.prompt], text.response)
+                _log.info(
+                    "%s %s %+.4f %r %r",
+                    REQUEST_ID.get(),
+                    model.card.name,
+                    reward,
+                    [vars(turn) for turn in text.prompt],
+                    text.response,
+                )
 
     def _queries(self, queries: Sequence[str], prompts: Sequence[str | None]) -> list[Text]:
         """Parse templated texts into conversations with their responses."""

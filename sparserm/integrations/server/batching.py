@@ -1,10 +1,11 @@
-"""Dynamic batching: concurrent requests are collected into batches for one language model."""
+"""Dynamic batching: concurrent requests are collected into batches for one language model, and admitted by expected wait."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
@@ -16,8 +17,35 @@ from sparserm.types import Text
 Compute = Callable[[Sequence[Text]], Sequence[Any]]
 
 
+#: Seconds that a batch is expected to take at most; a single text may take longer.
+BATCH_S = 5.0
+
+#: How fast measurements of the speed are forgotten: the share that remains after each batch.
+MEMORY = 0.8
+
+
 class OverloadedError(Exception):
-    """The queue is full."""
+    """The expected wait is too long.
+
+    Attributes:
+        retry_s: seconds until there is expected to be room.
+    """
+
+    def __init__(self, retry_s: float) -> None:
+        super().__init__(retry_s)
+        self.retry_s = retry_s
+
+
+class TooLongError(Exception):
+    """A request would take too long even if nothing else was waiting.
+
+    Attributes:
+        expected_s: seconds that it is expected to take.
+    """
+
+    def __init__(self, expected_s: float) -> None:
+        super().__init__(expected_s)
+        self.expected_s = expected_s
 
 
 class ClosedError(Exception):
@@ -28,6 +56,7 @@ class ClosedError(Exception):
 class _Work:
     kind: Hashable
     texts: Sequence[Text]
+    cost: float
     loop: asyncio.AbstractEventLoop
     future: asyncio.Future[Sequence[Any]]
     given_up: threading.Event = field(default_factory=threading.Event)
@@ -46,11 +75,13 @@ class _Work:
 
 
 class Batcher:
-    """Run batches in a thread; requests that arrive meanwhile are collected into the next batch.
+    """Run batches in a thread; requests that arrive meanwhile are collected into the next batch, the oldest first.
 
     Args:
         compute: the function for each kind of work.
-        max_waiting: maximum number of waiting texts; further requests are refused.
+        cost: the work in a text, in any unit in which time is about proportional to it.
+        seconds_per_cost: a first measurement; it is updated with every batch.
+        max_wait_s: maximum expected time until the answer; requests that would wait longer are refused.
         max_batch: maximum number of texts in a batch; larger requests are split.
         on_batch: called with the number of texts of every batch.
     """
@@ -59,17 +90,26 @@ class Batcher:
         self,
         compute: dict[Hashable, Compute],
         *,
-        max_waiting: int,
+        cost: Callable[[Text], float],
+        seconds_per_cost: float,
+        max_wait_s: float,
         max_batch: int,
         on_batch: Callable[[int], None] = lambda n: None,
     ) -> None:
         self._compute = compute
-        self._max_waiting, self._max_batch, self._on_batch = max_waiting, max_batch, on_batch
+        self._cost, self._max_wait_s, self._max_batch, self._on_batch = cost, max_wait_s, max_batch, on_batch
+        self._measured_s, self._measured_cost = seconds_per_cost, 1.0
+        self._running_cost = 0.0
         self._waiting: deque[_Work] = deque()
         self._changed = threading.Condition()
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="sparserm-batcher", daemon=True)
         self._thread.start()
+
+    @property
+    def seconds_per_cost(self) -> float:
+        """The measured time for one unit of cost."""
+        return self._measured_s / self._measured_cost
 
     @property
     def waiting(self) -> int:
@@ -86,20 +126,23 @@ class Batcher:
         """Compute the results of texts, in their order. Work that is cancelled before it starts is skipped.
 
         Raises:
-            OverloadedError: the queue is full.
+            OverloadedError: the expected wait is too long.
+            TooLongError: it would be too long even if nothing else was waiting.
             ClosedError: the batcher is closed.
         """
         if not texts:
             return []
         loop = asyncio.get_running_loop()
-        slices = [texts[start : start + self._max_batch] for start in range(0, len(texts), self._max_batch)]
-        works = [_Work(kind, part, loop, loop.create_future()) for part in slices]
+        works = [_Work(kind, part, cost, loop, loop.create_future()) for part, cost in self._split(texts)]
+        own = sum(work.cost for work in works)
         with self._changed:
             if self._closed:
                 raise ClosedError
-            waiting = self._count()
-            if waiting and waiting + len(texts) > self._max_waiting:
-                raise OverloadedError
+            if (expected_s := own * self.seconds_per_cost) > self._max_wait_s:
+                raise TooLongError(expected_s)
+            before = self._running_cost + sum(work.cost for work in self._waiting if not work.given_up.is_set())
+            if (excess_s := before * self.seconds_per_cost + expected_s - self._max_wait_s) > 0:
+                raise OverloadedError(excess_s)
             self._waiting.extend(works)
             self._changed.notify()
         try:
@@ -115,13 +158,30 @@ class Batcher:
             self._changed.notify()
         self._thread.join()
 
+    def _split(self, texts: Sequence[Text]) -> list[tuple[list[Text], float]]:
+        """Parts that each fit into a batch, with their cost."""
+        most = BATCH_S / self.seconds_per_cost
+        parts: list[tuple[list[Text], float]] = []
+        for text in texts:
+            cost = self._cost(text)
+            if parts and len(parts[-1][0]) < self._max_batch and parts[-1][1] + cost <= most:
+                parts[-1] = ([*parts[-1][0], text], parts[-1][1] + cost)
+            else:
+                parts.append(([text], cost))
+        return parts
+
     def _count(self) -> int:
         return sum(len(work.texts) for work in self._waiting if not work.given_up.is_set())
 
     def _run(self) -> None:
         while batch := self._next():
             self._on_batch(sum(len(work.texts) for work in batch))
+            started = time.monotonic()
             self._do(batch)
+            with self._changed:
+                self._measured_s = MEMORY * self._measured_s + time.monotonic() - started
+                self._measured_cost = MEMORY * self._measured_cost + self._running_cost
+                self._running_cost = 0.0
 
     def _next(self) -> list[_Work]:
         """The next batch: the oldest work and all work of the same kind that fits; empty once closed and done."""
@@ -134,14 +194,15 @@ class Batcher:
                     return []
                 self._changed.wait()
             first = self._waiting.popleft()
-            batch, rest, n = [first], deque[_Work](), len(first.texts)
+            batch, rest, n, cost = [first], deque[_Work](), len(first.texts), first.cost
+            most = BATCH_S / self.seconds_per_cost
             for work in self._waiting:
-                if work.kind == first.kind and n + len(work.texts) <= self._max_batch:
+                if work.kind == first.kind and n + len(work.texts) <= self._max_batch and cost + work.cost <= most:
                     batch.append(work)
-                    n += len(work.texts)
+                    n, cost = n + len(work.texts), cost + work.cost
                 else:
                     rest.append(work)
-            self._waiting = rest
+            self._waiting, self._running_cost = rest, cost
             return batch
 
     def _do(self, batch: Sequence[_Work]) -> None:

@@ -1,19 +1,37 @@
-"""Middleware for all paths: authentication, maximum body size, and request timing."""
+"""Middleware for all paths: host names, authentication, limits of the body, request ids, and request timing."""
 
 from __future__ import annotations
 
+import asyncio
 import json
+import logging
+import re
 import secrets
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+import uuid
+from collections.abc import Awaitable, Callable, Collection, MutableMapping
+from contextvars import ContextVar
 from typing import Any
+
+from sparserm.support.hosts import host_allowed
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
-#: Paths without authentication, for load balancers.
+#: The id of the request being answered, for log lines.
+REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="-")
+
+#: Paths without authentication and under any host name, for load balancers.
 _OPEN = ("/health",)
+
+#: An ``X-Request-Id`` that is taken over: visible ASCII characters, so that it cannot forge log lines.
+_ID = re.compile(rb"[\x21-\x7e]{1,128}")
+
+#: Headers of every response: no page may frame it, and no browser guesses another type.
+_HEADERS = ((b"x-content-type-options", b"nosniff"), (b"content-security-policy", b"frame-ancestors 'none'"))
+
+_log = logging.getLogger("sparserm.server")
 
 
 class Gate:
@@ -21,46 +39,86 @@ class Gate:
 
     Args:
         body_bytes: maximum body size; larger bodies are refused with 413 without reading them whole.
+        body_s: seconds in which a body has to arrive, or it is refused with 408.
         api_key: key expected in ``Authorization: Bearer KEY``; None disables authentication.
+        hosts: host names that requests may be for, for :func:`~sparserm.support.hosts.host_allowed`; None for any.
         observe: called with path, status and seconds of every response.
     """
 
-    def __init__(self, app: Any, *, body_bytes: int, api_key: bytes | None, observe: Callable[[str, int, float], None]) -> None:
-        self._app, self._body_bytes, self._api_key, self._observe = app, body_bytes, api_key, observe
+    def __init__(
+        self,
+        app: Any,
+        *,
+        body_bytes: int,
+        body_s: float,
+        api_key: bytes | None,
+        hosts: Collection[str] | None,
+        observe: Callable[[str, int, float], None],
+    ) -> None:
+        self._app, self._body_bytes, self._body_s, self._observe = app, body_bytes, body_s, observe
+        self._api_key, self._hosts = api_key, hosts
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         """Pass a request on to the application, or refuse it."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        started, status = time.perf_counter(), 500
+        started, status = time.perf_counter(), 0
+        headers = dict(scope["headers"])
+        given = headers.get(b"x-request-id", b"")
+        identity = given if _ID.fullmatch(given) else uuid.uuid4().hex.encode()
+        REQUEST_ID.set(identity.decode())
 
         async def counted(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                message = {**message, "headers": [*message["headers"], *_HEADERS, (b"x-request-id", identity)]}
             await send(message)
 
         try:
-            if not self._allowed(scope):
-                await _refuse(
-                    counted, 401, "unauthorized", "expected the header Authorization: Bearer KEY with the server's key"
-                )
-            elif (body := await self._read(receive)) is None:
-                await _refuse(
-                    counted, 413, "too_large", f"the body has more than {self._body_bytes:,} bytes; send fewer texts at a time"
-                )
-            else:
-                await self._app(scope, _replay(body, receive), counted)
+            await self._answer(scope, headers, receive, counted)
+        except Exception as error:  # its message may quote a text, so it goes only to the log
+            _log.exception("request %s (%s %s) failed", identity.decode(), scope["method"], scope["path"][:200])
+            if status:  # the response has begun
+                raise
+            text = f"{type(error).__name__}; the traceback is in the server log, at request {identity.decode()}"
+            await _refuse(counted, 500, "backend", text)
         finally:
             route = scope.get("route")  # the matched route; unknown paths share one label
-            self._observe(getattr(route, "path", "other"), status, time.perf_counter() - started)
+            self._observe(getattr(route, "path", "other"), status or 500, time.perf_counter() - started)
 
-    def _allowed(self, scope: MutableMapping[str, Any]) -> bool:
-        if self._api_key is None or scope["path"] in _OPEN:
-            return True
-        given = dict(scope["headers"]).get(b"authorization", b"")
-        return secrets.compare_digest(given, b"Bearer " + self._api_key)
+    async def _answer(self, scope: MutableMapping[str, Any], headers: dict[bytes, bytes], receive: Receive, send: Send) -> None:
+        if (refusal := self._refusal(scope, headers)) is not None:
+            await _refuse(send, *refusal)
+            return
+        try:
+            body = await asyncio.wait_for(self._read(receive), self._body_s)
+        except asyncio.TimeoutError:
+            text = f"the body did not arrive within {self._body_s:g} seconds; send it at once"
+            await _refuse(send, 408, "timeout", text)
+            return
+        if body is None:
+            text = f"the body has more than {self._body_bytes:,} bytes; send fewer texts at a time"
+            await _refuse(send, 413, "too_large", text)
+            return
+        await self._app(scope, _replay(body, receive), send)
+
+    def _refusal(self, scope: MutableMapping[str, Any], headers: dict[bytes, bytes]) -> tuple[int, str, str] | None:
+        """Status, kind and text of the refusal of a request, judged by its headers; None if it may pass."""
+        if scope["path"] in _OPEN:
+            return None
+        host = headers.get(b"host", b"").decode("latin-1")
+        if self._hosts is not None and not host_allowed(host, self._hosts):
+            return 421, "host", "this server does not answer under this host name; expected one that it was started with"
+        given = headers.get(b"authorization", b"")
+        if self._api_key is not None and not secrets.compare_digest(given, b"Bearer " + self._api_key):
+            return 401, "unauthorized", "expected the header Authorization: Bearer KEY with the server's key"
+        kind = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
+        if scope["method"] == "POST" and kind != b"application/json" and not kind.endswith(b"+json"):
+            # Web pages of other sites may send the other types without asking first.
+            return 415, "content_type", "expected JSON with the header Content-Type: application/json"
+        return None
 
     async def _read(self, receive: Receive) -> bytes | None:
         """The body, or None where it is too large."""
@@ -93,5 +151,7 @@ def _replay(body: bytes, receive: Receive) -> Receive:
 async def _refuse(send: Send, status: int, kind: str, error: str) -> None:
     body = json.dumps({"error": error, "error_type": kind}).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    if status == 408:
+        headers.append((b"connection", b"close"))
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,7 @@ from sparserm.heads.reward import contributions
 from sparserm.integrations.server.batching import Batcher
 from sparserm.model import SparseRM
 from sparserm.representations.represent import represent
-from sparserm.types import HookPoint, Pooling, SparseRMError, Text
+from sparserm.types import HookPoint, Message, Pooling, SparseRMError, Text
 
 
 @dataclass(frozen=True)
@@ -24,17 +25,34 @@ class Limits:
         body_bytes: size of a request body.
         texts: texts in a request.
         characters: characters of a response with its prompt.
+        explain_characters: the same for ``/explain``, whose answer has a number for every token.
         turns: turns of a prompt.
-        waiting: texts waiting to be scored; further requests are refused with 429.
+        wait_s: expected seconds until the answer; requests that would wait longer are refused with 429.
         batch: texts in a batch.
+        body_s, headers_s: seconds in which the body and the headers of a request have to arrive.
+        connections: open connections.
     """
 
     body_bytes: int = 8 << 20
     texts: int = 512
     characters: int = 200_000
+    explain_characters: int = 20_000
     turns: int = 256
-    waiting: int = 2048
+    wait_s: float = 120.0
     batch: int = 64
+    body_s: float = 30.0
+    headers_s: float = 10.0
+    connections: int = 1024
+
+
+#: Bytes of a text for each of its tokens, and the tokens of a chat template: estimates, in English.
+TOKEN_BYTES, TEMPLATE_TOKENS = 4, 32
+
+#: Number of tokens at which attention takes as long as the rest of the default backbone.
+ATTENTION_TOKENS = 6000
+
+#: Texts and words of each that are read at the start to measure the speed.
+WARM_UP_TEXTS, WARM_UP_WORDS = 4, 200
 
 
 class UnknownHeadError(SparseRMError):
@@ -90,7 +108,14 @@ class Service:
         for model in models.values():
             place = (model.card.hook_point, model.head.pooling)
             compute[place] = self._reader(*place)
-        self.batcher = Batcher(compute, max_waiting=limits.waiting, max_batch=limits.batch, on_batch=on_batch)
+        self.batcher = Batcher(
+            compute,
+            cost=self.cost,
+            seconds_per_cost=self._warm_up(compute[place]),
+            max_wait_s=limits.wait_s,
+            max_batch=limits.batch,
+            on_batch=on_batch,
+        )
 
     def head(self, name: str | None) -> SparseRM:
         """The head of that name, or the first.
@@ -113,8 +138,21 @@ class Service:
         if n > self.limits.texts:
             raise TooLargeError(f"got {n:,} texts, expected {self.limits.texts:,} at most; send fewer at a time")
 
-    def check(self, texts: Sequence[Text]) -> None:
-        """Check that texts are within the limits.
+    def cost(self, text: Text) -> float:
+        """The work in a text, in tokens of a short one: estimated from its bytes, since tokenizing takes time itself."""
+        size = len(text.response.encode()) + sum(len(turn.content.encode()) for turn in text.prompt)
+        n = min(size / TOKEN_BYTES + TEMPLATE_TOKENS, self.backbone.chat.max_length)
+        return n * (1 + n / ATTENTION_TOKENS)
+
+    def _warm_up(self, read: Callable[[Sequence[Text]], Any]) -> float:
+        """Seconds for each unit of :meth:`cost`, measured; the first pass is slower than later ones."""
+        texts = [Text((Message("user", f"Say {i}."),), "word " * WARM_UP_WORDS) for i in range(WARM_UP_TEXTS)]
+        started = time.monotonic()
+        read(texts)
+        return (time.monotonic() - started) / sum(map(self.cost, texts))
+
+    def check(self, texts: Sequence[Text], characters: int | None = None) -> None:
+        """Check that texts are within the limits; ``characters`` replaces the limit of that name.
 
         Raises:
             TooLargeError: they are not.
@@ -124,17 +162,16 @@ class Service:
             if len(text.prompt) > self.limits.turns:
                 raise TooLargeError(f"prompt {i + 1} has {len(text.prompt):,} turns, expected {self.limits.turns} at most")
             length = len(text.response) + sum(len(turn.content) for turn in text.prompt)
-            if length > self.limits.characters:
+            if length > (most := characters or self.limits.characters):
                 raise TooLargeError(
-                    f"text {i + 1} has {length:,} characters with its prompt, expected {self.limits.characters:,} at most; "
-                    "shorten it"
+                    f"text {i + 1} has {length:,} characters with its prompt, expected {most:,} at most; shorten it"
                 )
 
     async def score(self, model: SparseRM, texts: Sequence[Text]) -> Rewards:
         """Compute rewards and the contributions of features.
 
         Raises:
-            TooLargeError, OverloadedError, ClosedError: the request cannot be accepted.
+            TooLargeError, TooLongError, OverloadedError, ClosedError: the request cannot be accepted.
             SparseRMError: a text cannot be read.
         """
         self.check(texts)
@@ -151,10 +188,10 @@ class Service:
         """Break one reward down by feature and by token.
 
         Raises:
-            TooLargeError, OverloadedError, ClosedError: the request cannot be accepted.
+            TooLargeError, TooLongError, OverloadedError, ClosedError: the request cannot be accepted.
             SparseRMError: the text cannot be read.
         """
-        self.check([text])
+        self.check([text], self.limits.explain_characters)
         (found,) = await self.batcher.run(("explain", name), [text])
         assert isinstance(found, Explanation)
         return found
@@ -163,7 +200,7 @@ class Service:
         """Rank responses to one prompt.
 
         Raises:
-            TooLargeError, OverloadedError, ClosedError: the request cannot be accepted.
+            TooLargeError, TooLongError, OverloadedError, ClosedError: the request cannot be accepted.
             SparseRMError: fewer than two, or one that cannot be read.
         """
         self.check(texts)

@@ -24,4 +24,4 @@ def models(tiny_backbone, tmp_path_factory) -> dict[str, SparseRM]:
 
 @pytest.fixture(scope="session")
 def limits() -> Limits:
-    return Limits(body_bytes=20_000, texts=8, characters=2_000, waiting=16, batch=4)
+    return Limits(body_bytes=20_000, texts=8, characters=2_000, explain_characters=1_000, batch=4)

@@ -1,4 +1,4 @@
-"""What waits is computed together, no fault touches a neighbour, and too much is refused at once."""
+"""Waiting requests are computed together, an error fails only its own request, and too much is refused at once."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from sparserm.integrations.server.batching import Batcher, ClosedError, OverloadedError
+from sparserm.integrations.server.batching import Batcher, ClosedError, OverloadedError, TooLongError
 from sparserm.types import Message, Text
 
 
@@ -32,6 +32,13 @@ class Reader:
         return [text.response.upper() for text in given]
 
 
+def make(reader: Reader, seconds: float = 1e-3) -> Batcher:
+    """A batcher that expects a text of one character to take ``seconds``, and lets requests wait for 10 s."""
+    return Batcher(
+        {"a": reader, "b": reader}, cost=lambda text: len(text.response), seconds_per_cost=seconds, max_wait_s=10, max_batch=4
+    )
+
+
 @pytest.fixture
 def reader():
     return Reader()
@@ -39,7 +46,7 @@ def reader():
 
 @pytest.fixture
 def batcher(reader):
-    made = Batcher({"a": reader, "b": reader}, max_waiting=6, max_batch=4)
+    made = make(reader)
     yield made
     reader.go.set()
     made.close()
@@ -80,17 +87,55 @@ def test_one_bad_text_is_its_own_requests_fault(batcher, reader):
     assert isinstance(bad, ValueError)
 
 
-def test_too_much_is_refused_at_once_and_room_comes_back(batcher, reader):
+def test_a_request_that_would_wait_too_long_is_refused_at_once_and_room_comes_back(reader):
+    made = make(reader, seconds=1.0)
+
     async def run():
-        first, tasks = await _while_busy(batcher, reader, ("a", texts(*"123456")))
-        assert batcher.waiting == 6
-        with pytest.raises(OverloadedError):
-            await batcher.run("a", texts("7"))
+        first, tasks = await _while_busy(made, reader, ("a", texts(*"1234")))  # 5 s and 4 s are expected
+        assert made.waiting == 4
+        with pytest.raises(OverloadedError) as refused:
+            await made.run("a", texts("12"))
+        assert refused.value.retry_s == pytest.approx(1)
+        tasks.append(asyncio.create_task(made.run("b", texts("5"))))  # the last that fits
+        await asyncio.sleep(0)
         reader.go.set()
         await asyncio.gather(first, *tasks)
-        return await batcher.run("a", texts("8"))
+        assert made.seconds_per_cost < 1  # measured meanwhile
+        return await made.run("a", texts("12"))
 
-    assert asyncio.run(run()) == ["8"]
+    assert asyncio.run(run()) == ["12"]
+    made.close()
+
+
+def test_a_request_that_is_too_long_by_itself_is_refused_even_if_nothing_waits(reader):
+    made = make(reader, seconds=1.0)
+    with pytest.raises(TooLongError) as refused:
+        asyncio.run(made.run("a", texts("123456", "12345")))
+    assert refused.value.expected_s == pytest.approx(11)
+    made.close()
+
+
+def test_work_of_those_who_have_gone_counts_for_nothing(reader):
+    made = make(reader, seconds=1.0)
+
+    async def run():
+        first, (gone,) = await _while_busy(made, reader, ("a", texts("1234")))
+        gone.cancel()
+        await asyncio.sleep(0.01)
+        again = asyncio.create_task(made.run("a", texts("5678")))
+        await asyncio.sleep(0)
+        reader.go.set()
+        return await asyncio.gather(first, again)
+
+    assert asyncio.run(run()) == [["FIRST"], ["5678"]]
+    made.close()
+
+
+def test_a_batch_takes_no_longer_than_its_bound(reader):
+    made = make(reader, seconds=2.0)  # a batch of 5 s has two characters
+    assert asyncio.run(made.run("a", texts(*"abcd"))) == list("ABCD")
+    assert reader.batches[0] == list("ab")
+    made.close()
 
 
 def test_a_request_larger_than_a_batch_is_done_in_several(batcher, reader):
@@ -112,7 +157,7 @@ def test_work_whose_caller_has_gone_is_not_begun(batcher, reader):
 
 
 def test_closing_does_what_waits_and_takes_nothing_more(reader):
-    made = Batcher({"a": reader}, max_waiting=6, max_batch=4)
+    made = make(reader)
 
     async def run():
         first, tasks = await _while_busy(made, reader, ("a", texts("1")))

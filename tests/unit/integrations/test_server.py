@@ -162,7 +162,8 @@ def test_bad_requests_are_told_what_is_wrong(client, path, body, status, said):
 def test_a_key_is_asked_for_but_not_by_the_health_check(models):
     with TestClient(create_app(models, api_key="secret")) as client:
         for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "secret"}):
-            assert client.get("/info", headers=headers).status_code == 401
+            for path in ("/info", "/metrics", "/docs", "/openapi.json", "//metrics", "/metrics/"):
+                assert client.get(path, headers=headers).status_code == 401
         assert client.get("/info", headers={"Authorization": "Bearer secret"}).status_code == 200
         assert client.get("/health").status_code == 200
 
@@ -204,7 +205,7 @@ def test_heads_of_two_backbones_are_refused(models, tiny_backbone):
 
 @pytest.fixture(scope="module")
 def running(models, tiny_folder, tmp_path_factory):
-    """`sparserm serve` in a process, with room for few; one for all tests."""
+    """`sparserm serve` in a process; one for all tests."""
     folder = tmp_path_factory.mktemp("served")
     for name, model in models.items():
         model.save_pretrained(folder / name)
@@ -213,7 +214,7 @@ def running(models, tiny_folder, tmp_path_factory):
         port = free.getsockname()[1]
     command = [sys.executable, "-c", "from sparserm.cli import main; main()", "serve", folder / "mean", folder / "last"]
     process = subprocess.Popen(
-        [*map(str, command), "--port", str(port), "--max-waiting", "4"],
+        [*map(str, command), "--port", str(port)],
         cwd=tiny_folder.parent,
         stderr=(folder / "log").open("w"),
         env={**os.environ, "SPARSERM_STORE": "off"},
@@ -245,12 +246,11 @@ def test_what_a_client_that_went_away_has_asked_is_not_computed(running):
     many = ["a " * 400 + str(i) for i in range(500)]
     with pytest.raises(httpx.TimeoutException):
         _ask(running.address, many, timeout=0.5)
-    while _ask(running.address, ["yes"]) == 429:  # until it is noticed that it has gone
-        time.sleep(0.1)
+    assert _ask(running.address, ["yes"]) == 200  # after the batches that had begun
     assert _figure(running.address, "sparserm_batch_texts_sum") < len(many)
 
 
-def test_overload_is_refused_at_once_and_sigterm_lets_what_was_begun_end(running):
+def test_sigterm_lets_what_was_begun_end(running):
     """Last, since it ends the server."""
     many = ["a " * 400 + str(i) for i in range(200)]  # a second of work or more
     found: dict[str, int] = {}
@@ -261,8 +261,6 @@ def test_overload_is_refused_at_once_and_sigterm_lets_what_was_begun_end(running
     while _figure(running.address, "sparserm_batch_texts_count") == batches:
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    assert _ask(running.address, ["one more"]) == 429
-    assert not found  # at once: the other is still at it
     running.process.send_signal(signal.SIGTERM)
     first.join(60)
     assert found == {"first": 200}

@@ -1,0 +1,149 @@
+"""The HTTP server answers others while clients send slowly, too much or nothing at all."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import socket
+import threading
+import time
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+import pytest
+import uvicorn
+from fastapi.testclient import TestClient
+
+from sparserm.integrations.server.app import create_app
+from sparserm.integrations.server.connections import LOG_LINES, LOG_WINDOW_S, Connection, RepeatedLines, connection_room
+from sparserm.integrations.server.service import Limits, Service
+from sparserm.model import SparseRM
+from sparserm.pairs.parsing import parse_pairs
+from sparserm.types import Message, Text
+from tests.unit.pairs_data import preference_rows
+from tests.unit.tiny import save_tiny_sae
+
+BODY = {"prompts": "Hi", "responses": ["Hello."]}
+HALF = b"GET /health HTTP/1.1\r\nHost: x\r\n"
+
+
+@pytest.fixture(scope="module")
+def model(tiny_backbone, tmp_path_factory) -> SparseRM:
+    sae = save_tiny_sae(tmp_path_factory.mktemp("sae") / "tiny", layer=2)
+    return SparseRM.fit(parse_pairs(preference_rows(), "tiny"), backbone=tiny_backbone, sae=sae, k=3, l2=0.01, name="tiny")
+
+
+@contextmanager
+def served(model, *, headers_s: float, most: int = 1024, limits: Limits | None = None):
+    """The server in a thread; yields its port."""
+    protocol = functools.partial(Connection, headers_s=headers_s, most=most)
+    config = uvicorn.Config(
+        create_app({"tiny": model}, limits=limits), port=0, http=protocol, ws="none", log_level="warning", lifespan="on"
+    )
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    try:
+        yield server.servers[0].sockets[0].getsockname()[1]
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+def _half_open(port: int, data: bytes = HALF) -> socket.socket:
+    found = socket.create_connection(("127.0.0.1", port), timeout=20)
+    found.sendall(data)
+    return found
+
+
+def _is_closed(connection: socket.socket) -> bool:
+    try:
+        return connection.recv(1) == b""
+    except ConnectionResetError:
+        return True
+
+
+def test_half_open_connections_make_room_for_whole_requests(model):
+    with served(model, headers_s=60, most=10) as port:
+        held = [_half_open(port) for _ in range(40)]
+        for _ in range(5):
+            assert httpx.get(f"http://127.0.0.1:{port}/health", timeout=20).text == "ok"
+            assert httpx.post(f"http://127.0.0.1:{port}/score", json=BODY, timeout=20).status_code == 200
+        assert all(_is_closed(one) for one in held[:25])  # the oldest
+
+
+@pytest.mark.parametrize("data", [b"", HALF, b"GET"])
+def test_headers_have_to_arrive_in_time(model, data):
+    with served(model, headers_s=0.3) as port, _half_open(port, data) as held:
+        assert _is_closed(held)
+
+
+def test_the_second_request_of_a_connection_has_a_time_limit_too(model):
+    with served(model, headers_s=0.5) as port, _half_open(port, HALF + b"\r\n") as held:
+        assert held.recv(15) == b"HTTP/1.1 200 OK"
+        held.sendall(HALF)
+        while held.recv(1000):  # the rest of the answer, then the end
+            pass
+
+
+def test_a_body_has_to_arrive_in_time(model):
+    head = b"POST /score HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{"
+    with served(model, headers_s=20, limits=Limits(body_s=0.3)) as port, _half_open(port, head) as held:
+        answer = b""
+        while part := held.recv(1000):
+            answer += part
+    assert answer.startswith(b"HTTP/1.1 408") and b"did not arrive within 0.3 seconds" in answer
+
+
+def test_the_number_of_connections_fits_the_descriptors(monkeypatch):
+    import resource
+
+    assert connection_room(1024)[0] <= 1024
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (64, 64))
+    most, backlog = connection_room(1024)
+    assert 4 <= most + backlog <= 64
+
+
+def test_lines_that_repeat_are_counted_instead_of_written():
+    now = [0.0]
+    lines = RepeatedLines(lambda: now[0])
+
+    def written(message: str) -> str | None:
+        record = logging.LogRecord("uvicorn.error", logging.WARNING, "", 0, message, (), None)
+        return record.getMessage() if lines.filter(record) else None
+
+    assert sum(written("again") is not None for _ in range(1000)) == LOG_LINES
+    assert written("another") == "another"
+    now[0] = LOG_WINDOW_S
+    assert written("again") == f"again ({1000 - LOG_LINES:,} more lines like this were not written)"
+
+
+def test_a_request_that_would_wait_too_long_is_refused_with_the_time_to_retry_after(model, monkeypatch):
+    made: list[Service] = []
+
+    class Kept(Service):
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args)
+            made.append(self)
+
+    monkeypatch.setattr("sparserm.integrations.server.app.Service", Kept)
+    with TestClient(create_app({"tiny": model}, limits=Limits(wait_s=10))) as client:
+        assert client.post("/score", json=BODY).status_code == 200
+        batcher, cost = made[0].batcher, made[0].cost(Text((Message("user", "Hi"),), "Hello."))
+        batcher._measured_s, batcher._measured_cost = 8.0, cost  # eight seconds for such a text
+        batcher._running_cost = cost
+        answer = client.post("/score", json=BODY)
+        assert answer.status_code == 429 and answer.headers["retry-after"] == "6"
+        batcher._running_cost = 0.0
+        answer = client.post("/score", json={**BODY, "responses": ["Hello."] * 2})
+        assert answer.status_code == 413 and "about 16 seconds" in answer.json()["error"]
+
+
+def test_explain_has_a_limit_of_its_own(model):
+    with TestClient(create_app({"tiny": model}, limits=Limits(explain_characters=100))) as client:
+        answer = client.post("/explain", json={"prompt": "Hi", "response": "x" * 100})
+        assert answer.status_code == 413 and "expected 100 at most" in answer.json()["error"]
+        assert client.post("/score", json={"prompts": "Hi", "responses": ["x" * 100]}).status_code == 200
