@@ -6,6 +6,8 @@ one file each per SAE. Automatic labels of the shipped heads' features are shipp
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from collections.abc import Mapping
 from contextlib import suppress
@@ -24,6 +26,10 @@ from sparserm.types import SparseRMError
 #: Maximum length of a label in characters.
 MAX_LENGTH = 120
 _FINGERPRINT = re.compile("[0-9a-zA-Z]{1,64}")
+
+#: Entry of a file of user labels, and of each automatic label, with the hash of the rest: a flipped bit would otherwise show
+#: another label or score, or that of another feature.
+_HASH = "sha256"
 
 
 @dataclass(frozen=True)
@@ -118,9 +124,15 @@ def user_labels(sae_fingerprint: str) -> dict[int, str]:
         return {}
     except (OSError, ValueError) as error:
         raise SparseRMError(f"the labels in {path} cannot be read ({one_line(error)}); fix the file or move it away") from error
+    recorded = value.pop(_HASH, None) if isinstance(value, dict) else None
     entries = value.items() if isinstance(value, dict) else [("", "")]
     if not all(whole_number(key) is not None and isinstance(label, str) for key, label in entries):
         raise SparseRMError(f"{path} is invalid; expected an object of label texts by feature id; fix the file or move it away")
+    if recorded is not None and recorded != _hash(value):  # files written by hand or by earlier versions have none
+        raise SparseRMError(
+            f"the labels in {path} were damaged or changed on the disk; expected those that were saved; check the file and "
+            f"remove its entry {_HASH}, or move it away"
+        )
     return {int(feature): label for feature, label in value.items()}
 
 
@@ -142,7 +154,8 @@ def save_label(sae_fingerprint: str, feature: int, label: str) -> None:
         labels.pop(feature, None)
         if text:
             labels[feature] = text
-        _write(path, labels)
+        entries = {str(feature): labels[feature] for feature in sorted(labels)}
+        write_json(path, {**entries, _HASH: _hash(entries)})
 
 
 def auto_labels(sae_fingerprint: str) -> dict[int, AutoLabel]:
@@ -181,17 +194,20 @@ def read_auto_labels(path: Path) -> dict[int, AutoLabel]:
     found = {}
     for key, one in value.items() if isinstance(value, dict) else ():
         with suppress(ValueError, TypeError, AttributeError, KeyError):
-            found[int(key)] = _read_auto(one)
+            found[int(key)] = _read_auto(key, one)
     return found
 
 
 def write_auto_labels(path: Path, labels: Mapping[int, AutoLabel]) -> None:
     """Write automatic labels by feature."""
     make_folder(path.parent)
-    _write(path, {feature: asdict(one) for feature, one in labels.items()})
+    entries = {str(feature): json.loads(json.dumps(asdict(labels[feature]))) for feature in sorted(labels)}
+    write_json(path, {feature: {**entry, _HASH: _hash({feature: entry})} for feature, entry in entries.items()})
 
 
-def _read_auto(value: dict[str, Any]) -> AutoLabel:
+def _read_auto(feature: str, value: dict[str, Any]) -> AutoLabel:
+    if value.pop(_HASH, None) not in (None, _hash({feature: value})):  # labels of earlier versions have none
+        raise ValueError("damaged")
     scores = {name: value[name] and _read_detection(value[name]) for name in ("detection", "examples")}
     label = AutoLabel(**{**value, **scores, "terms": tuple(value["terms"]), "promoted": tuple(value["promoted"])})
     texts = (label.text or "", label.reason, label.source, label.data, label.data_hash, label.prompt)
@@ -211,8 +227,9 @@ def _read_detection(value: dict[str, Any]) -> Detection:
     )
 
 
-def _write(path: Path, labels: Mapping[int, object]) -> None:
-    write_json(path, {str(feature): labels[feature] for feature in sorted(labels)})
+def _hash(entries: Mapping[str, Any]) -> str:
+    """16 hex digits that change with any of the entries."""
+    return hashlib.sha256(json.dumps(entries, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _auto_path(sae_fingerprint: str) -> Path:

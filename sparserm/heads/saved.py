@@ -235,8 +235,8 @@ def save_head(saved: SavedHead, folder: Path) -> None:
 def head_files(saved: SavedHead) -> dict[str, bytes]:
     """The two files of a head by name.
 
-    ``sha256`` in ``config.json`` covers the tensors and what else a reward depends on; it is checked when the head is loaded.
-    The other entries may be edited by hand.
+    ``sha256`` in ``config.json`` covers the tensors, what else a reward depends on, metrics and training; it is checked when
+    the head is loaded. The other entries, such as labels, may be edited by hand.
 
     Raises:
         SparseRMError: the head has values that :func:`load_head` would refuse.
@@ -295,14 +295,15 @@ def _check(folder: Path, config: Any, tensors: Mapping[str, np.ndarray]) -> None
     # Heads saved by earlier versions have no hash.
     if "sha256" in config and config["sha256"] != _content_hash(config, tensors):
         raise SparseRMError(
-            f"{folder} is not as it was saved: the tensors, {', '.join(_FACTS[:-1])} or {_FACTS[-1]} do not match sha256 in "
+            f"{folder} is not as it was saved: the tensors, {', '.join(_FACTS)}, metrics or training do not match sha256 in "
             "config.json; expected the two files of one head, unchanged; download it again or train it again"
         )
 
 
 def _content_hash(config: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> str:
-    """SHA-256 over all tensors and what else a reward depends on, 64 hex digits."""
+    """SHA-256 over all tensors, what else a reward depends on, and the figures of the head; 64 hex digits."""
     facts = [float(config["bias"]), *(config[name] for name in _FACTS[1:])]
+    facts.append(json.loads(json.dumps([config["metrics"], config["training"]])))  # as it is read from a file
     return _digest({name: tensors[name] for name in (*TENSORS, *STATISTICS)}, facts)
 
 
@@ -311,5 +312,5 @@ def _digest(tensors: Mapping[str, np.ndarray], facts: list[Any]) -> str:
     for name, tensor in tensors.items():
         values = np.ascontiguousarray(tensor)
         digest.update(f"{name} {values.dtype.str} {values.shape} ".encode() + values.tobytes())
-    digest.update(json.dumps(facts).encode())
+    digest.update(json.dumps(facts, sort_keys=True).encode())
     return digest.hexdigest()

@@ -46,8 +46,10 @@ class DataSource:
         """Load the pairs.
 
         Raises:
-            SparseRMError: as for :func:`~sparserm.pairs.load.load_pairs`.
+            SparseRMError: as for :func:`~sparserm.pairs.load.load_pairs`, or an upload is no longer what was uploaded.
         """
+        if is_upload(self):
+            _check_unchanged(Path(self.name))
         return load_pairs(self.name, columns=dict(self.columns), skip_bad=self.skip_bad)
 
     def version(self) -> str:
@@ -106,7 +108,7 @@ def keep_upload(
             path = folder / f"{stem}-{hashlib.sha256(data).hexdigest()[:6]}{suffix}"
         source = DataSource(str(path), tuple((columns or {}).items()), skip_bad)
         write_bytes(path, data)
-        _write_options(source)
+        _write_options(source, hashlib.sha256(data).hexdigest())
     return f"{path.name} (uploaded)", source
 
 
@@ -130,8 +132,9 @@ def _safe_name(filename: str) -> tuple[str, str]:
 
 def remember_reading(source: DataSource) -> None:
     """Save the reading options of an upload, for :func:`list_sources`; does nothing for other sources."""
-    if is_upload(source) and Path(source.name).is_file():
-        _write_options(source)
+    path = Path(source.name)
+    if is_upload(source) and path.is_file():
+        _write_options(source, _recorded_hash(path))
 
 
 def is_upload(source: DataSource) -> bool:
@@ -162,11 +165,29 @@ def _old_options(path: Path) -> Path:
     return path.with_name(path.name + _OLD_OPTIONS)
 
 
-def _write_options(source: DataSource) -> None:
+def _write_options(source: DataSource, content_hash: str | None) -> None:
+    """Write reading options next to the hash of the upload's bytes, which uploads of earlier versions do not have."""
     path = Path(source.name)
-    write_bytes(_options(path), json.dumps(source.to_dict()).encode())
+    write_bytes(_options(path), json.dumps({**source.to_dict(), "sha256": content_hash}).encode())
     if _is_old_options(_old_options(path)):
         _old_options(path).unlink(missing_ok=True)
+
+
+def _recorded_hash(path: Path) -> str | None:
+    try:
+        found = json.loads(_options(path).read_bytes())["sha256"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return found if isinstance(found, str) else None
+
+
+def _check_unchanged(path: Path) -> None:
+    """Refuse an upload that was damaged or changed on the disk."""
+    recorded = _recorded_hash(path)
+    if recorded is not None and path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() != recorded:
+        raise SparseRMError(
+            f"the upload {path.name} is not as it was uploaded: the file was damaged or changed; delete it and upload it again"
+        )
 
 
 def _is_old_options(path: Path) -> bool:

@@ -18,7 +18,7 @@ from safetensors.numpy import load, save
 
 from sparserm.heads import saved as module
 from sparserm.heads.reward import RewardHead, rewards
-from sparserm.heads.saved import HeadCard, SavedHead, head_files, list_heads, load_head, parse_head, save_head
+from sparserm.heads.saved import HeadCard, SavedHead, find_head, head_files, list_heads, load_head, parse_head, save_head
 from sparserm.types import SparseRMError
 
 K, D = 4, 6
@@ -120,8 +120,8 @@ def test_the_config_of_one_head_with_the_tensors_of_another_is_refused() -> None
         _parse({**FILES, "head.safetensors": other["head.safetensors"]})
 
 
-def test_what_no_reward_depends_on_may_be_edited_by_hand() -> None:
-    edited = _parse({**FILES, "config.json": _with(name="mine", labels={"3": "new"}, metrics={}, training={}, versions={})})
+def test_name_labels_and_versions_may_be_edited_by_hand() -> None:
+    edited = _parse({**FILES, "config.json": _with(name="mine", labels={"3": "new"}, versions={})})
     assert (edited.card.name, edited.card.labels) == ("mine", {3: "new"})
     np.testing.assert_array_equal(rewards(edited.head, H), REWARDS)
 
@@ -340,3 +340,15 @@ def test_a_damaged_head_is_left_out_of_the_list_and_named(run, sparserm_home: Pa
 
 def test_the_reader_knows_every_file_of_a_head() -> None:
     assert tuple(FILES) == module.FILES
+
+
+@pytest.mark.parametrize("entry", ["metrics", "training"])
+def test_figures_changed_in_the_config_are_refused(entry, tmp_path):
+    shutil.copytree(find_head("safety"), tmp_path / "head")
+    path = tmp_path / "head" / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    name = next(name for name, value in config[entry].items() if isinstance(value, (int, float)))
+    config[entry][name] = config[entry][name] / 2
+    path.write_text(json.dumps(config), encoding="utf-8")
+    with pytest.raises(SparseRMError, match="not as it was saved"):
+        load_head(tmp_path / "head")

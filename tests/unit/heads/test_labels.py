@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from dataclasses import replace
 
@@ -156,3 +157,22 @@ def test_every_shipped_head_has_a_label_or_a_reason_for_each_of_its_features(mon
         labels = read_auto_labels(shipped_labels(saved.card.sae_fingerprint))
         assert labels.keys() >= set(saved.head.features.tolist())
         assert all(bool(label.text) != bool(label.reason) for label in labels.values())
+
+
+def test_labels_changed_on_the_disk_are_noticed(sparserm_home):
+    save_label(SAE, 3, "says no")
+    path = sparserm_home / "labels" / f"{SAE}.json"
+    path.write_text(path.read_text().replace('"3"', '"7"'))
+    with pytest.raises(SparseRMError, match="damaged or changed"):
+        user_labels(SAE)
+    value = json.loads(path.read_text())
+    path.write_text(json.dumps({"7": value["7"]}))  # written by hand
+    assert user_labels(SAE) == {7: "says no"}
+
+
+def test_an_automatic_label_that_is_damaged_is_left_out(sparserm_home):
+    for feature in (3, 5):
+        save_auto_label(SAE, feature, FOUND)
+    path = sparserm_home / "labels" / f"{SAE}.auto.json"
+    path.write_text(path.read_text().replace('"3"', '"7"'))
+    assert auto_labels(SAE) == {5: FOUND}

@@ -74,3 +74,11 @@ def test_how_an_upload_is_read_is_remembered_and_other_files_are_left_alone(tmp_
     other.write_text("{}")
     remember_reading(DataSource(str(other), named.columns))
     assert [path.name for path in tmp_path.iterdir()] == ["other.jsonl"]
+
+
+def test_an_upload_changed_on_the_disk_is_refused() -> None:
+    label, source = keep_upload(json.dumps(ROW).encode(), "mine.jsonl", columns=COLUMNS)
+    remember_reading(source)
+    Path(source.name).write_text(json.dumps({**ROW, "good": "No."}))
+    with pytest.raises(SparseRMError, match="damaged or changed"):
+        list_sources()[label].load()
