@@ -26,6 +26,7 @@ from tests.unit.tiny import save_tiny_sae
 
 BODY = {"prompts": "Hi", "responses": ["Hello."]}
 HALF = b"GET /health HTTP/1.1\r\nHost: x\r\n"
+SLOW_BODY = b"POST /score HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{"
 
 
 @pytest.fixture(scope="module")
@@ -66,9 +67,10 @@ def _is_closed(connection: socket.socket) -> bool:
         return True
 
 
-def test_half_open_connections_make_room_for_whole_requests(model):
+@pytest.mark.parametrize("data", [b"", HALF, SLOW_BODY])
+def test_half_open_connections_make_room_for_whole_requests(model, data):
     with served(model, headers_s=60, most=10) as port:
-        held = [_half_open(port) for _ in range(40)]
+        held = [_half_open(port, data) for _ in range(40)]
         for _ in range(5):
             assert httpx.get(f"http://127.0.0.1:{port}/health", timeout=20).text == "ok"
             assert httpx.post(f"http://127.0.0.1:{port}/score", json=BODY, timeout=20).status_code == 200
@@ -90,8 +92,7 @@ def test_the_second_request_of_a_connection_has_a_time_limit_too(model):
 
 
 def test_a_body_has_to_arrive_in_time(model):
-    head = b"POST /score HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{"
-    with served(model, headers_s=20, limits=Limits(body_s=0.3)) as port, _half_open(port, head) as held:
+    with served(model, headers_s=20, limits=Limits(body_s=0.3)) as port, _half_open(port, SLOW_BODY) as held:
         answer = b""
         while part := held.recv(1000):
             answer += part

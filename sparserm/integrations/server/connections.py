@@ -23,8 +23,8 @@ class Connection(AutoHTTPProtocol):  # type: ignore[valid-type, misc]
 
     Args:
         headers_s: seconds in which the headers have to arrive.
-        most: maximum number of connections. Above it the one that has been without a request for the longest is closed: so a
-            client that sends its request at once is served while others keep connections half open.
+        most: maximum number of connections. Above it the one that has been without a whole request for the longest is closed:
+            so a client that sends its request at once is served while others keep connections half open.
     """
 
     def __init__(self, *args: Any, headers_s: float, most: int, **rest: Any) -> None:
@@ -38,7 +38,7 @@ class Connection(AutoHTTPProtocol):  # type: ignore[valid-type, misc]
         super().connection_made(transport)
         self._wait_for_headers()
         if len(self.connections) > self._most:
-            idle = [one for one in self.connections if isinstance(one, Connection) and not one.busy]
+            idle = [one for one in self.connections if isinstance(one, Connection) and not one.has_request]
             oldest = min(idle, key=lambda one: one.idle_since)  # this one is among them
             self.connections.discard(oldest)  # its own callback comes later
             oldest.transport.abort()
@@ -51,14 +51,17 @@ class Connection(AutoHTTPProtocol):  # type: ignore[valid-type, misc]
     def data_received(self, data: bytes) -> None:
         """Take bytes; the timer runs from the first byte of a request to the end of its headers."""
         super().data_received(data)
-        if self.busy:
+        if self._has_headers():
             self._stop_waiting()
         elif self._timer is None:
             self._wait_for_headers()
 
     @property
-    def busy(self) -> bool:
-        """Whether a request with complete headers is being answered."""
+    def has_request(self) -> bool:
+        """Whether a whole request is being answered."""
+        return self._has_headers() and not self.cycle.more_body
+
+    def _has_headers(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete
 
     def _wait_for_headers(self) -> None:
@@ -72,7 +75,7 @@ class Connection(AutoHTTPProtocol):  # type: ignore[valid-type, misc]
 
     def _close(self) -> None:
         self._timer = None
-        if not self.busy:
+        if not self._has_headers():
             self.transport.abort()
 
 
