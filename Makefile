@@ -40,6 +40,7 @@ bench: setup
 	$(BIN)/python -m benchmarks.length
 	$(BIN)/python -m benchmarks.labels
 	$(BIN)/python -m benchmarks.faithfulness
+	$(BIN)/python -m benchmarks.faults
 	$(BIN)/python -m benchmarks.quality rankers costs frozen full lora
 	$(BIN)/python -m benchmarks.shift
 	$(BIN)/python -m benchmarks.throughput

@@ -244,3 +244,12 @@ def ways_of(record: Record, known: Sequence[str]) -> list[str]:
     """Methods in the record: those of ``known`` in that order, then the others."""
     present = dict.fromkeys(cell.way for cell in record.cells)
     return [way for way in known if way in present] + [way for way in present if way not in known]
+
+
+def faults() -> list[str]:
+    """Rounds of random kills and flipped bits, by action and what was found afterwards."""
+    lines = header("action", "fault", "rounds", "as before", "as after", "in part", "refused", "lost", "wrong")
+    for key, counts in read_results("faults").get("counts", {}).items():
+        shown = [counts.get(found, 0) for found in ("before", "after", "between", "refused", "lost", "wrong")]
+        lines.append(f"| {key.replace(', ', ' | ')} | {' | '.join(map(str, [sum(shown), *shown]))} |")
+    return lines

@@ -32,7 +32,8 @@ from typing import Any
 
 import torch
 
-from benchmarks.common import ROOT, header, read_results, write_results
+from benchmarks import evidence_tables
+from benchmarks.common import ROOT, write_results
 from sparserm import cli
 from sparserm.heads.labels import auto_labels
 from sparserm.heads.saved import head_hash, load_head
@@ -321,18 +322,6 @@ def _tail(place: Path) -> str:
     return (place / "log.txt").read_text(errors="replace")[-300:]
 
 
-def table() -> list[str]:
-    """The rounds by action and fault, as a Markdown table."""
-    rows = read_results("faults")
-    lines = header(
-        "action", "fault", "rounds", "state before", "state after", "part of the results", "refused", "lost", "wrong"
-    )
-    for key, counts in rows.get("counts", {}).items():
-        shown = [counts.get(found, 0) for found in ("before", "after", "between", "refused", "lost", "wrong")]
-        lines.append(f"| {key.replace(', ', ' | ')} | {' | '.join(map(str, [sum(shown), *shown]))} |")
-    return lines
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=200)
@@ -357,7 +346,7 @@ def main() -> None:
         counts.setdefault(f"{outcome.action}, {outcome.fault}", Counter())[outcome.found] += 1
     bad = [asdict(outcome) for outcome in outcomes if outcome.found in ("lost", "wrong")]
     write_results("faults", {"rounds": asked.rounds, "seed": asked.seed, "counts": counts, "bad": bad})
-    print("\n".join(table()))
+    print("\n".join(evidence_tables.faults()))
     raise SystemExit(1 if bad else 0)
 
 

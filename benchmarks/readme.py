@@ -147,6 +147,7 @@ TABLES: dict[str, Callable[[], list[str]]] = {
     "faithfulness": evidence_tables.faithfulness,
     "stability": evidence_tables.stability,
     "labels": evidence_tables.labels,
+    "faults": evidence_tables.faults,
     "length": length,
     "throughput": speed_tables.throughput,
     "throughput_gpu": speed_tables.throughput_gpu,
