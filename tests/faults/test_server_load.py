@@ -75,6 +75,8 @@ def test_half_open_connections_make_room_for_whole_requests(model, data):
             assert httpx.get(f"http://127.0.0.1:{port}/health", timeout=20).text == "ok"
             assert httpx.post(f"http://127.0.0.1:{port}/score", json=BODY, timeout=20).status_code == 200
         assert all(_is_closed(one) for one in held[:25])  # the oldest
+        for one in held:
+            one.close()
 
 
 @pytest.mark.parametrize("data", [b"", HALF, b"GET"])

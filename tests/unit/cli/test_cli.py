@@ -422,8 +422,8 @@ def test_a_damaged_head_is_left_out_of_the_list_with_a_warning(run, parts, spars
 
 @pytest.mark.parametrize("metrics", [{"accuracy": None, "ci95": None, "n": None}, {}])
 def test_a_head_without_metrics_is_listed(run, parts, sparserm_home, metrics) -> None:
-    shutil.copytree(parts.head, sparserm_home / "heads" / "odd")
-    _edit(sparserm_home / "heads" / "odd" / "config.json", metrics=metrics)
+    saved = load_head(parts.head)
+    save_head(replace(saved, card=replace(saved.card, name="odd", metrics=metrics)), sparserm_home / "heads" / "odd")
     assert "odd" in run("heads").out and run("heads", "--json").json["heads"][-1]["name"] == "odd"
 
 
