@@ -19,7 +19,7 @@ from pathlib import Path
 from sparserm.heads.checks import texts_in
 from sparserm.heads.saved import FILES, HeadCard, SavedHead, head_files, list_heads, load_head, parse_head, read_files
 from sparserm.support.defaults import home
-from sparserm.support.files import one_line, replacing_folder
+from sparserm.support.files import is_device_name, one_line, replacing_folder
 from sparserm.types import SparseRMError
 
 #: Maximum size of a file. A head has at most 32 directions, a few MB for the widest language models.
@@ -176,8 +176,7 @@ def _check_shown(card: HeadCard, label: str) -> None:
 
 def _is_portable(name: str) -> bool:
     """Whether file systems have room for the name, and Windows does not reserve it for a device, whatever follows a dot."""
-    reserved = re.fullmatch(r"(con|prn|aux|nul|(com|lpt)[0-9¹²³])(\..*)?", name, re.IGNORECASE)
-    return len(name.encode()) <= MAX_NAME and reserved is None
+    return len(name.encode()) <= MAX_NAME and not is_device_name(name)
 
 
 def _read(name: str, folder: Path) -> SavedHead | SparseRMError:

@@ -17,15 +17,13 @@ from filelock import FileLock
 from sparserm.pairs.files import has_data_suffix, list_data_files
 from sparserm.pairs.load import load_pairs
 from sparserm.support.defaults import TASKS, assets_dir, home
-from sparserm.support.files import LOCK, make_folder, one_line, write_bytes
+from sparserm.support.files import LOCK, is_device_name, make_folder, one_line, write_bytes
 from sparserm.types import PreferenceData, SparseRMError
 
 #: Folder of the reading options, in the folder of uploads. Earlier versions wrote them next to each upload.
 _OPTIONS, _OLD_OPTIONS = ".reading", ".source.json"
 #: Bytes of a stored name: file systems allow 255, and temporary names are longer.
 _MAX_NAME = 150
-#: Names that Windows reserves for devices, with any suffix.
-_RESERVED = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9\u00b9\u00b2\u00b3])", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -125,7 +123,7 @@ def _safe_name(filename: str) -> tuple[str, str]:
     suffix = suffix if has_data_suffix(name) else ""
     stem = name.removesuffix(suffix)
     stem = stem.encode()[: _MAX_NAME - len(suffix)].decode(errors="ignore")
-    if _RESERVED.fullmatch(stem.partition(".")[0].strip()):
+    if is_device_name(stem):
         stem = f"upload_{stem}"
     return stem, suffix
 

@@ -42,6 +42,9 @@ _NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?(e[+-]?[0-9]+)?%?", re.IGNORECASE |
 #: Endings of hidden names: what is being written, and an old folder while the new one takes its place.
 _TEMPORARY, _ASIDE = "tmp", "old"
 
+#: Names that Windows reserves for devices, with any suffix.
+_DEVICES = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9\u00b9\u00b2\u00b3])", re.IGNORECASE)
+
 #: Temporary names, those of earlier versions too.
 _LEFTOVER = re.compile(rf"\..+\.[0-9a-f]{{32}}(\.{_TEMPORARY})?")
 
@@ -93,6 +96,7 @@ def replacing_folder(path: Path, *, replace: bool) -> Iterator[Path]:
     _require_free(path, replace)
     make_folder(path.parent)
     _remove_leftovers(path.parent)
+    _remove_replaced(path)
     temporary, aside = _sibling(path, _TEMPORARY), _sibling(path, _ASIDE)
     try:
         os.mkdir(temporary, 0o700 if in_home(path) else 0o777)
@@ -202,6 +206,11 @@ def make_folder(folder: Path) -> None:
     for one in (*reversed(folder.parents), folder):
         if not one.exists():
             one.mkdir(mode=0o700, exist_ok=True)
+
+
+def is_device_name(name: str) -> bool:
+    """Whether Windows reserves the name for a device, such as ``CON`` and ``nul.txt``."""
+    return _DEVICES.fullmatch(name.partition(".")[0].strip()) is not None
 
 
 def write_text(path: Path, text: str) -> None:
@@ -320,6 +329,13 @@ def _remove_leftovers(folder: Path) -> None:
         for path in folder.iterdir():
             if _LEFTOVER.fullmatch(path.name) and _last_change(path) < time.time() - LEFTOVER_S:
                 _remove(path)
+
+
+def _remove_replaced(path: Path) -> None:
+    """Remove old folders of a replacement whose process was killed after the new folder was in place, after a day."""
+    for aside in _siblings(path, _ASIDE) if path.is_dir() else []:
+        if _last_change(aside) < time.time() - LEFTOVER_S:
+            _discard(aside)
 
 
 def _last_change(path: Path) -> float:

@@ -267,6 +267,18 @@ def test_leftovers_of_killed_processes_go_after_a_day(tmp_path: Path, monkeypatc
     assert interrupted_replacement(tmp_path / "lost") == before
 
 
+def test_an_old_folder_left_beside_its_replacement_goes_after_a_day(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    replace_folder(tmp_path / "head")
+    aside = tmp_path / f".head.{'0' * 32}.old"
+    aside.mkdir()
+    replace_folder(tmp_path / "head")
+    assert aside.is_dir()
+    later = time.time() + 2 * files.LEFTOVER_S
+    monkeypatch.setattr(files.time, "time", lambda: later)
+    replace_folder(tmp_path / "head")
+    assert not aside.exists()
+
+
 def test_nothing_was_interrupted(tmp_path: Path) -> None:
     assert interrupted_replacement(tmp_path / "head") is None
     assert interrupted_replacement(tmp_path / "missing" / "head") is None
