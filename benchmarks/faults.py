@@ -14,7 +14,6 @@ Both have to be zero; the command exits with 1 otherwise.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
 import random
@@ -36,6 +35,7 @@ from benchmarks import evidence_tables
 from benchmarks.common import ROOT, write_results
 from sparserm import cli
 from sparserm.heads.labels import auto_labels
+from sparserm.heads.reward import rewards
 from sparserm.heads.saved import head_hash, load_head
 from sparserm.model import SparseRM
 from sparserm.pairs.load import load_pairs
@@ -49,6 +49,7 @@ from sparserm.types import SparseRMError
 PAIRS = ROOT / "assets" / "pairs" / "safety.jsonl"
 OTHERS = ROOT / "assets" / "pairs" / "redteam.jsonl"
 HEAD = "safety"
+TOLERANCE = 1e-4
 
 #: Events of Python's audit hooks that precede a change to the file system, next to files opened for writing.
 _CHANGES = ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.link", "os.symlink", "sqlite3.connect")
@@ -115,7 +116,7 @@ def _read_head(place: Path) -> State:
     folder = place / "head"
     aside = None if folder.exists() else interrupted_replacement(folder)
     saved = load_head(aside or folder)
-    return {"head": head_hash(saved), "metrics": json.dumps(dict(saved.card.metrics)), "training": str(saved.card.training)}
+    return {"head": f"{head_hash(saved)} {json.dumps([dict(saved.card.metrics), dict(saved.card.training)])}"}
 
 
 def _represent(_: Path) -> None:
@@ -124,7 +125,7 @@ def _represent(_: Path) -> None:
 
 
 def _represented() -> State:
-    """Representations and latents of pairs of two files, from the store where it has them."""
+    """Rewards and peak activations for pairs of two files, from the store where it has them."""
     model, pairs = SparseRM.from_pretrained(HEAD), [pair for path in (PAIRS, OTHERS) for pair in load_pairs(path).pairs[:16]]
     model.load_backbone()
     sae = model.load_sae()
@@ -132,9 +133,17 @@ def _represented() -> State:
         found = represent.represent_pairs(
             pairs, model.backbone, {sae.hook: sae}, model.head.pooling, strengths=True, store=store
         )
-    sides = (found[sae.hook].chosen, found[sae.hook].rejected)
-    parts = [array.tobytes() for side in sides for array in (side.h, side.latents.fired)]
-    return {"representations": hashlib.sha256(b"".join(parts)).hexdigest()}
+    figures = [rewards(model.head, side.h) for side in (found[sae.hook].chosen, found[sae.hook].rejected)]
+    figures += [side.latents.peak for side in (found[sae.hook].chosen, found[sae.hook].rejected)]
+    return {"figures": json.dumps([float(figure) for one in figures for figure in one])}
+
+
+def _same(value: str, other: str | None) -> bool:
+    """Whether two values are equal; figures may differ by rounding, since texts are computed in other batches."""
+    if other is None or not value.startswith("["):
+        return value == other
+    one, two = json.loads(value), json.loads(other)
+    return len(one) == len(two) and max((abs(a - b) for a, b in zip(one, two, strict=True)), default=0) < TOLERANCE
 
 
 def _label(_: Path) -> None:
@@ -269,7 +278,7 @@ class Injector:
         found, detail = self._judge(name, code, state)
         if found in ("before", "after", "between"):
             code, state = in_child(place, lambda: (action.do(place), dict(action.read(place)))[1])
-            if code or state != dict(self.after[name]):
+            if code or self._judge(name, code, state)[0] != "after":
                 found, detail = "lost", f"run again: {code} {state} {_tail(place)}"
         else:  # after a kill nothing may be refused: the state before is whole
             found = "lost" if found == "refused" else found
@@ -291,19 +300,21 @@ class Injector:
 
     def _judge(self, name: str, code: int, state: Any, flipped: bool = False) -> tuple[str, str]:
         """What was found, and the detail of what is lost or wrong."""
-        before, after = dict(self.before[name]), dict(self.after[name])
+        before, after = self.before[name], self.after[name]
         if code == 2:
             return "refused", state
         if code or state is None:
             return "lost", f"exit code {code} {_tail(self.folder / 'round')}"
-        wrong = [key for key, value in state.items() if value not in (before.get(key) if not flipped else None, after.get(key))]
+        # A damaged result may be left out: then what was there before is read, such as a shipped label.
+        expected = [before, after]
+        wrong = [key for key, value in state.items() if not any(_same(value, one.get(key)) for one in expected)]
         if wrong:
             return "wrong", ", ".join(f"{key}: {state[key]!r:.80}, expected {after.get(key)!r:.80}" for key in wrong[:2])
         if not flipped and (gone := set(before) - set(state)):
             return "lost", ", ".join(gone)
-        if state == after:
+        if state.keys() == after.keys() and all(_same(state[key], after[key]) for key in after):
             return "after", ""
-        return ("before", "") if state == before else ("between", "")
+        return ("before", "") if state == dict(before) else ("between", "")
 
     def _copy(self, source: Path, name: str) -> Path:
         target = self.folder / name
