@@ -339,9 +339,10 @@ def _raw_row(number: int, value: Any) -> RawRow:
 
 def _read_parquet(stream: BinaryIO, filename: str, budget: Budget) -> Iterator[RawRow]:
     with parquet.parquet_errors(filename):
-        file = parquet.open_parquet(_whole(stream), filename)
+        data = _whole(stream)
+        file = parquet.open_parquet(data, filename)
         budget.possible = 0  # what was counted until here is no text
-        parquet.check_whole(file, budget)
+        parquet.check_whole(file, data.getbuffer(), budget)
         first_row = 1
         for batch in parquet.batches(file, budget):
             yield from _raw_rows(parquet.unpack(batch), first_row)

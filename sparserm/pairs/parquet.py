@@ -6,6 +6,8 @@ footer tells. Texts are therefore read as numbers into a dictionary, which take 
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -24,6 +26,14 @@ _BATCH = 4096
 _VALUE, _ROW = 32, 200
 #: The unpacked values take at most this many times their size as Python objects: a name and a place in a dictionary each.
 _GROWTH = 5
+#: Prints the number of values of a Parquet file on stdin.
+_COUNT = """
+import io, sys
+import pyarrow.parquet as pq
+metadata = pq.ParquetFile(io.BytesIO(sys.stdin.buffer.read())).metadata
+groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
+print(sum(group.column(i).num_values for group in groups for i in range(group.num_columns)))
+"""
 #: Column chunks (row groups x columns) of a file that is read whole; each takes time to look at.
 _MAX_CHUNKS = 1_000_000
 
@@ -63,11 +73,14 @@ def open_parquet(source: Any, name: str) -> pq.ParquetFile:
     return pq.ParquetFile(source, metadata=metadata, read_dictionary=texts, **options)
 
 
-def check_whole(file: pq.ParquetFile, budget: Budget) -> None:
+def check_whole(file: pq.ParquetFile, data: memoryview, budget: Budget) -> None:
     """Check what the footer says about the size of the whole file.
 
+    Args:
+        data: the bytes of the file.
+
     Raises:
-        SparseRMError: it exceeds the budget.
+        SparseRMError: it exceeds the budget, or the footer cannot be read.
     """
     metadata = file.metadata
     n_columns = metadata.num_columns
@@ -77,9 +90,23 @@ def check_whole(file: pq.ParquetFile, budget: Budget) -> None:
             f"{budget.name} has {metadata.num_row_groups:,} row groups of {n_columns:,} columns; expected at most "
             f"{_MAX_CHUNKS // n_columns:,} row groups; write it again with larger ones"
         )
-    groups = (metadata.row_group(i) for i in range(metadata.num_row_groups))
-    chunks = [group.column(i) for group in groups for i in range(n_columns)]
-    budget.require(sum(chunk.num_values * _VALUE + chunk.total_uncompressed_size for chunk in chunks))
+    n_values = metadata.num_rows * n_columns
+    if any(metadata.schema.column(i).max_repetition_level for i in range(n_columns)):  # lists: any number of values a row
+        n_values = _count_values(data, budget.name)
+    size = sum(metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups))
+    budget.require(n_values * _VALUE + size)
+
+
+def _count_values(data: memoryview, name: str) -> int:
+    """The number of values in a file, counted in a process of its own: pyarrow ends the process if a footer is damaged here.
+
+    Raises:
+        SparseRMError: the footer cannot be read.
+    """
+    found = subprocess.run([sys.executable, "-c", _COUNT], input=data, capture_output=True, check=False)
+    if found.returncode or not found.stdout.strip().isdigit():
+        raise SparseRMError(f"{name} is not a readable Parquet file (its footer is damaged): write it again")
+    return int(found.stdout)
 
 
 def _fixed_width(metadata: pq.FileMetaData) -> int:

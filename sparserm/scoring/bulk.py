@@ -1,7 +1,8 @@
 """Score files of any size part by part, into a folder of Parquet files that pandas, DuckDB and Spark read as one table.
 
-Parts are written atomically, so an interrupted run resumes with the missing parts and no row is lost or duplicated. Only one
-part is in memory at a time. Representations are not written to the store, where they would evict others.
+Parts are written atomically, so an interrupted run resumes with the missing parts and no row is lost or duplicated. Parts say
+what they are and carry checksums: damaged ones are scored again. Only one part is in memory at a time. Representations are not
+written to the store, where they would evict others.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from sparserm.model import SparseRM
 from sparserm.pairs.files import RawRow
 from sparserm.pairs.parsing import FoundColumns, find_columns, read_rows
 from sparserm.pairs.parts import Part, PartedSource, cut
-from sparserm.support.files import holds_nothing, only_writer, replacing, write_json
+from sparserm.support.files import holds_nothing, one_line, only_writer, replacing, write_json
+from sparserm.support.parsing import parse_json
 from sparserm.types import PreferencePair, Progress, SparseRMError
 
 #: One row per pair, in the order of the source; ``row`` is 1-based. ``tokens_cut`` is the number of prompt tokens that did not
@@ -43,6 +45,8 @@ SCHEMA = pa.schema(
 )
 #: Format version; increased when the same source and head would give different rows.
 FORMAT = 1
+#: Key of the metadata that says what a part is of.
+_MARK = b"sparserm"
 _NOTE = "_scoring.json"  # Parquet readers ignore files that begin with an underscore
 
 
@@ -69,8 +73,23 @@ class Scoring:
         return self.out / f"part-{part.index:06}.parquet"
 
     def missing(self) -> list[Part]:
-        """The parts that have not been scored yet."""
-        return [part for part in self.source.parts if not self.file(part).is_file()]
+        """The parts that have not been scored yet, or whose files are damaged."""
+        return [part for part in self.source.parts if not self._is_whole(part)]
+
+    def mark(self, part: Part, table: pa.Table) -> bytes:
+        """What the scores of a part are of, written into its file."""
+        return json.dumps([self.source.content_hash, head_hash(self.saved), part.index, table.num_rows]).encode()
+
+    def _is_whole(self, part: Part) -> bool:
+        try:
+            with pq.ParquetFile(self.file(part), page_checksum_verification=True) as file:
+                found, table = file.schema_arrow, file.read()
+        except (pa.ArrowException, OSError, ValueError):
+            return False
+        mark = (found.metadata or {}).get(_MARK)
+        if mark is None:  # written by an earlier version
+            return bool(table.schema.equals(SCHEMA)) and table["row"].to_pylist()[:1] == [part.first_row]
+        return bool(mark == self.mark(part, table) and table.schema.equals(SCHEMA))
 
     def load_model(self) -> SparseRM:
         """Load the head with its backbone.
@@ -89,8 +108,9 @@ class Scoring:
     def score(self, part: Part, model: SparseRM) -> None:
         """Score one part and write its file."""
         table = score_rows(model, self.source.read(part), self.columns)
+        table = table.replace_schema_metadata({_MARK: self.mark(part, table)})
         with replacing(self.file(part)) as temporary, temporary.open("wb") as file:
-            pq.write_table(table, file)
+            pq.write_table(table, file, write_page_checksum=True)
 
 
 @dataclass(frozen=True)
@@ -162,6 +182,7 @@ def score_file(
     with only_writer(folder):
         dtype = str(SparseRM(saved).load_backbone(progress).dtype)
         _claim(folder, {**what, "dtype": dtype})
+        _refuse_others(folder, found)
         return _score(Scoring(found, columns_found, saved, dtype, folder), engine or score_here, progress, started)
 
 
@@ -274,6 +295,20 @@ def _claim(folder: Path, what: Mapping[str, Any]) -> None:
     write_json(folder / _NOTE, what)
 
 
+def _refuse_others(folder: Path, source: PartedSource) -> None:
+    """Refuse a folder with parts that the source does not have: they would be read with the others.
+
+    Raises:
+        SparseRMError: there is such a part.
+    """
+    names = {f"part-{part.index:06}.parquet" for part in source.parts}
+    if others := sorted(path.name for path in folder.glob("*.parquet") if path.name not in names):
+        raise SparseRMError(
+            f"{folder} holds {others[0]}, which is no part of these scores; expected {len(names):,} parts; remove it, or "
+            "choose another folder"
+        )
+
+
 def _check_same(folder: Path, what: Mapping[str, Any]) -> None:
     found = _read_note(folder)
     if not any(folder.glob("part-*.parquet")):  # no scores yet, so nothing can be mixed up
@@ -281,8 +316,8 @@ def _check_same(folder: Path, what: Mapping[str, Any]) -> None:
     for name, value in what.items():
         if found is None or found.get(name) != value:
             raise SparseRMError(
-                f"{folder} holds scores of {name.replace('_', ' ')} {(found or {}).get(name)!r}, expected {value!r}; choose "
-                "another folder, or delete this one to score again"
+                f"{folder} holds scores of {name.replace('_', ' ')} {one_line((found or {}).get(name))}, expected {value!r}; "
+                "choose another folder, or delete this one to score again"
             )
 
 
@@ -294,7 +329,7 @@ def _read_note(folder: Path) -> dict[str, Any] | None:
     """
     note = folder / _NOTE
     try:
-        found = json.loads(note.read_text())
+        found = parse_json(note.read_bytes())
         if isinstance(found, dict):
             return found
         reason = "no JSON object"
@@ -305,7 +340,7 @@ def _read_note(folder: Path) -> dict[str, Any] | None:
             ) from None
         return None
     except (OSError, ValueError) as error:
-        reason = str(error)
+        reason = one_line(error)
     raise SparseRMError(f"{note} cannot be read ({reason}); delete {folder} to score again")
 
 

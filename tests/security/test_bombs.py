@@ -149,3 +149,11 @@ def test_an_audit_of_one_large_circle_of_preferences_is_not_quadratic() -> None:
     found = audit(parse_pairs(rows))
     assert found.counts["circle"] == n
     assert found.flags[0].detail == "preferences form a cycle over rows 1, 2, 3, 4, 5, 6, 7, 8, 9, 10"
+
+
+def test_a_parquet_footer_that_ends_the_process_that_counts_it_is_refused(tmp_path, monkeypatch):
+    pq.write_table(pa.table({"prompt": ["p"], "chosen": [["a", "b"]], "rejected": [["c"]]}), tmp_path / "a.parquet")
+    assert len(load_pairs(tmp_path / "a.parquet").pairs) == 2
+    monkeypatch.setattr("sparserm.pairs.parquet._COUNT", "import os; os.abort()")
+    with pytest.raises(SparseRMError, match="its footer is damaged"):
+        load_pairs(tmp_path / "a.parquet")

@@ -95,7 +95,7 @@ def connection_room(most: int) -> tuple[int, int]:
 
 
 class RepeatedLines(logging.Filter):
-    """Drops log lines of the same text above :data:`LOG_LINES` per window; the first of the next window says how many."""
+    """Drops log lines of the same text and kind of error above :data:`LOG_LINES` a window, and says later how many."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__()
@@ -106,7 +106,8 @@ class RepeatedLines(logging.Filter):
         """Whether to write the record."""
         if record.levelno < logging.WARNING:
             return True
-        text = str(record.msg)[:100]
+        kind = record.exc_info[0].__name__ if record.exc_info and record.exc_info[0] else ""
+        text = f"{str(record.msg)[:100]} {kind}"
         if len(self._seen) > 1000:  # texts that differ each time
             self._seen.clear()
         start, n = self._seen.get(text, (-LOG_WINDOW_S, 0))

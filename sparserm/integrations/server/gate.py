@@ -108,11 +108,12 @@ class Gate:
         """Status, kind and text of the refusal of a request, judged by its headers; None if it may pass."""
         if scope["path"] in _OPEN:
             return None
-        host = headers.get(b"host", b"").decode("latin-1")
-        if self._hosts is not None and not host_allowed(host, self._hosts):
+        named = [value.decode("latin-1") for name, value in scope["headers"] if name == b"host"]
+        if self._hosts is not None and not (len(named) == 1 and host_allowed(named[0], self._hosts)):
             return 421, "host", "this server does not answer under this host name; expected one that it was started with"
-        given = headers.get(b"authorization", b"")
-        if self._api_key is not None and not secrets.compare_digest(given, b"Bearer " + self._api_key):
+        scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
+        known = scheme.lower() == b"bearer" and secrets.compare_digest(given.strip(), self._api_key or b"")
+        if self._api_key is not None and not known:
             return 401, "unauthorized", "expected the header Authorization: Bearer KEY with the server's key"
         kind = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
         if scope["method"] == "POST" and kind != b"application/json" and not kind.endswith(b"+json"):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 
 from sparserm.backbone.model import Backbone
@@ -219,11 +221,44 @@ def test_parts_of_another_size_are_not_mixed(head, path, tmp_path, monkeypatch):
         score_file(path, head, tmp_path / "out")
 
 
-def test_a_damaged_part_is_named(head, path, tmp_path):
+def _flipped(file: Path) -> None:
+    data = bytearray(file.read_bytes())
+    data[len(data) // 4] ^= 1
+    file.write_bytes(data)
+
+
+DAMAGES = {
+    "empty": lambda file: file.write_bytes(b""),
+    "flipped": _flipped,
+    "another part": lambda file: file.write_bytes((file.parent / "part-000000.parquet").read_bytes()),
+    "fewer rows": lambda file: pq.write_table(pq.read_table(file).slice(1), file),
+    "other columns": lambda file: pq.write_table(pq.read_table(file).drop_columns("margin"), file),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_part_is_scored_again(head, path, tmp_path, damage):
+    before = score_file(path, head, tmp_path / "out")
+    table = _table(tmp_path / "out")
+    damage(tmp_path / "out" / "part-000001.parquet")
+    after = score_file(path, head, tmp_path / "out")
+    pd.testing.assert_frame_equal(_table(tmp_path / "out"), table)
+    assert (after.n_pairs, after.accuracy) == (before.n_pairs, before.accuracy)
+
+
+def test_a_part_that_the_source_does_not_have_is_refused(head, path, tmp_path):
     score_file(path, head, tmp_path / "out")
-    (tmp_path / "out" / "part-000001.parquet").write_bytes(b"")
-    with pytest.raises(SparseRMError, match=r"part-000001\.parquet cannot be read .*delete it"):
+    shutil.copy(tmp_path / "out" / "part-000000.parquet", tmp_path / "out" / "part-000099.parquet")
+    with pytest.raises(SparseRMError, match=r"holds part-000099\.parquet"):
         score_file(path, head, tmp_path / "out")
+
+
+def test_parts_of_earlier_versions_are_kept(head, path, tmp_path, monkeypatch):
+    score_file(path, head, tmp_path / "out")
+    for file in (tmp_path / "out").glob("part-*.parquet"):
+        pq.write_table(pq.read_table(file).replace_schema_metadata(None), file)
+    monkeypatch.setattr("sparserm.scoring.bulk.score_rows", lambda *_: pytest.fail("scored again"))
+    score_file(path, head, tmp_path / "out")
 
 
 def test_machines_that_compute_in_another_dtype_are_refused(head, path, tmp_path, tiny_folder, monkeypatch):
