@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sparserm.cli.common import AsJson, app, print_table, printed_json
-from sparserm.cli.outputs import RUN, Output, head_folder, pairs_file
+from sparserm.cli.outputs import RUN, Output, head_folder, out_option, pairs_file
 from sparserm.support.defaults import DEFAULT_BACKBONE
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def align(
     reward: Annotated[
         str, typer.Option(help="The reward model that ranks samples: a head, or the folder of a fine-tuned reward model.")
     ],
-    out: Annotated[Path, typer.Option(help="Folder of the run. Repeat the command to resume a stopped run.")],
+    out: Annotated[Path, out_option(help="Folder of the run. Repeat the command to resume a stopped run.")],
     judge: Annotated[
         list[str] | None,
         typer.Option(help="A head or reward model used only for evaluation; preferably one trained on other data. Repeatable."),

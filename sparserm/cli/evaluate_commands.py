@@ -23,7 +23,7 @@ from sparserm.cli.common import (
     warn,
     warn_truncated,
 )
-from sparserm.cli.outputs import Force, Output, head_folder, pairs_file
+from sparserm.cli.outputs import Force, Output, head_folder, out_option, pairs_file
 from sparserm.support.files import to_csv
 from sparserm.types import PreferenceData
 
@@ -74,7 +74,7 @@ def audit(
     pairs: PairsArgument,
     head: Annotated[str | None, typer.Option(help="A head; labels that it contradicts are flagged.")] = None,
     against: Annotated[str | None, typer.Option(help="Pairs to check overlap with, e.g. the test pairs.")] = None,
-    out: Annotated[Path | None, typer.Option(help="CSV file for the flagged rows and their texts.")] = None,
+    out: Annotated[Path | None, out_option(help="CSV file for the flagged rows and their texts.")] = None,
     column: Columns = None,
     skip_bad: SkipBad = False,
     force: Force = False,

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from sparserm.cli.common import AsJson, HeadArgument, app, print_facts, printed_json
-from sparserm.cli.outputs import HEAD, Folder, Force, Output
+from sparserm.cli.outputs import HEAD, Folder, Force, Output, out_option
 from sparserm.types import SparseRMError
 
 FORMATS = ("classifier", "head", "steering")
@@ -17,7 +17,7 @@ FORMATS = ("classifier", "head", "steering")
 @app.command()
 def export(
     head: HeadArgument,
-    out: Annotated[Path, typer.Option(help="Folder to write to.")],
+    out: Annotated[Path, out_option(help="Folder to write to.")],
     form: Annotated[
         str,
         typer.Option(

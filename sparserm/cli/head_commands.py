@@ -21,7 +21,7 @@ from sparserm.cli.common import (
     printed_json,
     readable,
 )
-from sparserm.cli.outputs import HEAD, Force, Output, check_home, pairs_file
+from sparserm.cli.outputs import HEAD, Force, Output, check_home, out_option, pairs_file
 
 
 @app.command()
@@ -105,7 +105,7 @@ def label(
 @app.command()
 def edit(
     head: HeadArgument,
-    out: Annotated[Path, typer.Option(help="Folder for the edited head; the original is not changed.")],
+    out: Annotated[Path, out_option(help="Folder for the edited head; the original is not changed.")],
     off: Annotated[list[str] | None, typer.Option(help="Features to switch off, e.g. 12,88.")] = None,
     flip: Annotated[list[str] | None, typer.Option(help="Features whose weight changes sign, e.g. 7.")] = None,
     scale: Annotated[list[str] | None, typer.Option(help="Factors to multiply weights by, e.g. 9=0.5,12=2.")] = None,

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -17,6 +17,20 @@ from sparserm.support.files import foreign_entry, write_text
 from sparserm.types import SparseRMError
 
 Force = Annotated[bool, typer.Option("--force", help="Replace what is there; the old one is kept until the new one is whole.")]
+
+
+def _expanded(text: str) -> Path:
+    """A path with ``~`` as the home folder: shells leave it alone after ``--out=``."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:  # no such user
+        return Path(text)
+
+
+def out_option(*, help: str) -> Any:
+    """An option for the path of an output."""
+    return typer.Option(help=help, parser=_expanded, metavar="PATH")
+
 
 #: Bytes written to find out whether a place can be written to.
 PROBE = 4096

@@ -22,7 +22,7 @@ from sparserm.cli.common import (
     warn,
     warn_truncated,
 )
-from sparserm.cli.outputs import RUN, Force, Output, check_all, head_folder, pairs_file
+from sparserm.cli.outputs import RUN, Force, Output, check_all, head_folder, out_option, pairs_file
 from sparserm.pairs.candidates import load_candidates
 from sparserm.support.files import to_csv, to_jsonl
 from sparserm.types import SparseRMError
@@ -37,7 +37,7 @@ def score(
     prompt: Annotated[str | None, typer.Option(help="The user's message.")] = None,
     response: Annotated[str | None, typer.Option(help="The response to score.")] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder for the scores as Parquet files. Repeat the command to resume a stopped run.")
+        Path | None, out_option(help="Folder for the scores as Parquet files. Repeat the command to resume a stopped run.")
     ] = None,
     column: Columns = None,
     engine: Annotated[
@@ -164,9 +164,9 @@ def best_of_n_command(
         Path, typer.Argument(help="JSONL, CSV or Parquet file: a prompt with its responses per row, or one response per row.")
     ],
     head: HeadOption,
-    out: Annotated[Path, typer.Option(help="File for the ranking: .jsonl or .csv.")],
+    out: Annotated[Path, out_option(help="File for the ranking: .jsonl or .csv.")],
     pairs: Annotated[
-        Path | None, typer.Option(help="JSONL file for preference pairs of the best and the worst response.")
+        Path | None, out_option(help="JSONL file for preference pairs of the best and the worst response.")
     ] = None,
     min_margin: Annotated[float, typer.Option(help="Minimum reward margin of a pair.")] = 0.0,
     skip_bad: SkipBad = False,

@@ -24,7 +24,7 @@ from sparserm.cli.common import (
     warn,
     warn_truncated,
 )
-from sparserm.cli.outputs import HEAD, RUN, Force, Output, pairs_file, sae_folder
+from sparserm.cli.outputs import HEAD, RUN, Force, Output, out_option, pairs_file, sae_folder
 from sparserm.support.defaults import DEFAULT_BACKBONE, DEFAULT_LAYERS
 from sparserm.support.files import to_csv
 from sparserm.types import SparseRMError
@@ -33,7 +33,7 @@ from sparserm.types import SparseRMError
 @app.command()
 def train(
     pairs: PairsArgument,
-    out: Annotated[Path, typer.Option(help="Folder for the head.")],
+    out: Annotated[Path, out_option(help="Folder for the head.")],
     layer: Annotated[int | None, typer.Option(help="Layer of the shipped SAE: 10, 15 or 20. Default: 15.")] = None,
     sae: Annotated[str | None, typer.Option(help="SAE: a folder, a name listed by `sparserm saes`, or release:sae_id.")] = None,
     k: Annotated[int | None, typer.Option(help="Number of features, 32 at most. Default: 32.")] = None,
@@ -103,7 +103,7 @@ def sweep(
     backbone: Annotated[
         str, typer.Option(help="Backbone: a folder, a name on the Hugging Face Hub, or smollm2.")
     ] = DEFAULT_BACKBONE,
-    out: Annotated[Path | None, typer.Option(help="CSV file for the results.")] = None,
+    out: Annotated[Path | None, out_option(help="CSV file for the results.")] = None,
     column: Columns = None,
     skip_bad: SkipBad = False,
     force: Force = False,
@@ -175,7 +175,7 @@ def _layer_saes(layers: str | None, backbone: str) -> tuple[str, ...]:
 @app.command()
 def benchmark(
     pairs: PairsArgument,
-    out: Annotated[Path, typer.Option(help="JSON file for the results. Repeat the command to resume a stopped run.")],
+    out: Annotated[Path, out_option(help="JSON file for the results. Repeat the command to resume a stopped run.")],
     test: Annotated[str | None, typer.Option(help="Test pairs. Default: a quarter of the prompts is held out.")] = None,
     budgets: Annotated[str, typer.Option(help="Label budgets: numbers of training pairs.")] = "100,300,1000,all",
     seeds: Annotated[int, typer.Option(min=1, help="Random draws of the training pairs per budget.")] = 5,
@@ -273,7 +273,7 @@ def _print_head(head: dict[str, Any], n_train: int) -> None:
 @app.command("train-sae")
 def train_sae_command(
     corpus: Annotated[Path, typer.Argument(help="JSON lines (.gz too) with `messages` or `text`.")],
-    out: Annotated[Path, typer.Option(help="Folder for the SAEs, as layer_<l>/. Repeat the command to resume a stopped run.")],
+    out: Annotated[Path, out_option(help="Folder for the SAEs, as layer_<l>/. Repeat the command to resume a stopped run.")],
     layers: Annotated[str, typer.Option(help="Layers to train an SAE at.")] = ",".join(map(str, DEFAULT_LAYERS)),
     backbone: Annotated[
         str, typer.Option(help="Backbone: a folder, a name on the Hugging Face Hub, or smollm2.")

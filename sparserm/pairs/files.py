@@ -24,7 +24,16 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from sparserm.pairs import parquet
-from sparserm.pairs.limits import MAX_COLUMNS, MAX_DEPTH, MAX_ROW, Budget, check_columns, most_memory, size_of
+from sparserm.pairs.limits import (
+    MAX_COLUMNS,
+    MAX_DEPTH,
+    MAX_ROW,
+    Budget,
+    check_blank_lines,
+    check_columns,
+    most_memory,
+    size_of,
+)
 from sparserm.support.files import one_line
 from sparserm.types import PairIssue, SparseRMError
 
@@ -414,7 +423,7 @@ def json_lines(
     found: Iterable[tuple[bytes, int]], offset: int = 0, first_line: int = 1, first_row: int = 1
 ) -> Iterator[RawRow]:
     """Rows of JSON Lines data that begins ``offset`` bytes into its file, at line ``first_line`` and row ``first_row``."""
-    number = first_row - 1
+    number, n_blank = first_row - 1, 0
     for line_number, (line, length) in enumerate(found, start=first_line):
         if length > MAX_ROW:
             number += 1
@@ -423,6 +432,9 @@ def json_lines(
         elif line.strip():
             number += 1
             yield _json_row(line.removesuffix(b"\n"), number, line_number, offset)
+        else:
+            n_blank += 1
+            check_blank_lines(n_blank)
         offset += length
 
 
@@ -458,11 +470,13 @@ def _read_csv(stream: BinaryIO, filename: str, offset: int, delimiter: str) -> I
     # Strict: otherwise an unclosed quote silently swallows all rows after it.
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
     header: list[str] | None = None
-    number = 0
+    number = n_blank = 0
     try:
         for cells in reader:
             broken = lines.next_row()
             if not cells:
+                n_blank += 1
+                check_blank_lines(n_blank)
                 continue
             if header is None:
                 header = _csv_header(cells, filename)

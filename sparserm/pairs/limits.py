@@ -31,6 +31,9 @@ MAX_LISTED_PAIRS = 1_000_000
 #: Candidate responses of a file, and findings about those that cannot be used.
 MAX_CANDIDATES, MAX_FINDINGS = 2_000_000, 100_000
 
+#: Blank lines of a file: they take no memory but time, and a gzip file of 30 kB can hold 30 million of them.
+MAX_BLANK_LINES = 5_000_000
+
 #: Bytes of a row beyond its values, measured: the row itself, its number, and the text of its finding if it has one.
 _ROW, _FINDING = 200, 400
 #: Bytes that a value with its name in a dictionary takes beyond its text, at most; one follows each of these characters.
@@ -127,3 +130,13 @@ def check_columns(n: int, name: str) -> None:
         raise SparseRMError(
             f"{name} has {n:,} columns; expected at most {MAX_COLUMNS:,}; keep only the columns with prompts and responses"
         )
+
+
+def check_blank_lines(n: int) -> None:
+    """Check the number of blank lines of a file.
+
+    Raises:
+        SparseRMError: there are more than :data:`MAX_BLANK_LINES`.
+    """
+    if n > MAX_BLANK_LINES:
+        raise SparseRMError(f"the file has more than {MAX_BLANK_LINES:,} blank lines; expected fewer; remove them")

@@ -288,3 +288,13 @@ def test_two_trainings_into_one_folder_never_mix(run, commands, parts, tmp_path,
     assert content(out) == whole
     assert run(*commands["train"], "--out", out, "--force").code == 0
     assert content(out).keys() == whole.keys() and load_head(out).card.name == "out"
+
+
+def test_a_tilde_is_the_home_folder_for_every_command(run, parts, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    feature = load_head(parts.head).head.features[0]
+    assert run("edit", parts.head, "--off", feature, "--out=~/new", "--json").code == 0
+    assert (tmp_path / "new" / "config.json").is_file() and not (tmp_path / "~").exists()
+    (tmp_path / "new.csv").write_text("mine")
+    assert "exists" in run("audit", parts.train, "--out=~/new.csv").error

@@ -157,3 +157,16 @@ def test_a_parquet_footer_that_ends_the_process_that_counts_it_is_refused(tmp_pa
     monkeypatch.setattr("sparserm.pairs.parquet._COUNT", "import os; os.abort()")
     with pytest.raises(SparseRMError, match="its footer is damaged"):
         load_pairs(tmp_path / "a.parquet")
+
+
+@pytest.mark.parametrize("name", ["a.jsonl.gz", "a.csv.gz"])
+def test_blank_lines_are_limited(tmp_path, monkeypatch, name):
+    monkeypatch.setattr("sparserm.pairs.limits.MAX_BLANK_LINES", 100)
+    start = b"prompt,chosen,rejected\np,a,b" if "csv" in name else (PAIR % b"").strip()
+    for n, is_refused in ((100, False), (102, True)):
+        (tmp_path / name).write_bytes(gzip.compress(start + b"\n" * n + b"\n"))
+        if is_refused:
+            with pytest.raises(SparseRMError, match="more than 100 blank lines"):
+                load_pairs(tmp_path / name)
+        else:
+            assert len(load_pairs(tmp_path / name).pairs) == 1
