@@ -1,27 +1,33 @@
 """Benchmark results: cells, costs and head diagnostics, with the data and the environments that they were computed with.
 
-The results are one JSON file, rewritten atomically after every cell; several processes may write to it.
+The results are one JSON file with a checksum, rewritten atomically after every cell; several processes may write to it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import platform
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from filelock import FileLock
 
 from sparserm.pairs.split import prompt_groups
 from sparserm.support.defaults import default_device
-from sparserm.support.files import write_text
+from sparserm.support.files import one_line, write_text
+from sparserm.support.parsing import parse_json
 from sparserm.types import PreferenceData, SparseRMError
+
+#: The entries of the file besides its checksum.
+_ENTRIES = ("environments", "tasks", "heads", "costs", "cells")
 
 
 @dataclass(frozen=True)
@@ -109,6 +115,9 @@ class Record:
 
     cells: tuple[Cell, ...]
     groups: Mapping[str, np.ndarray]
+
+
+_Row = TypeVar("_Row", Cell, Cost)
 
 
 class Results:
@@ -212,7 +221,7 @@ class Results:
     def _change(self, change: Callable[[dict[str, Any]], None]) -> None:
         """Apply a change to the file under a lock, atomically."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(self.path.with_suffix(".lock")):
+        with _locked(self.path):
             record = self._read()
             change(record)
             parts = [f'"environments": {json.dumps(record["environments"], indent=1)}']
@@ -221,19 +230,18 @@ class Results:
             parts.append(f'"heads": {json.dumps(record["heads"], indent=1, allow_nan=False)}')
             for kind in ("costs", "cells"):
                 parts.append(f'"{kind}": [\n{_lines(json.dumps(row) for row in record[kind])}\n]')
+            parts.append(f'"sha256": "{_checksum(record)}"')
             write_text(self.path, "{" + ",\n".join(parts) + "}\n")
 
     def _read(self) -> dict[str, Any]:
         if not self.path.is_file():
             return {"environments": {}, "tasks": {}, "heads": {}, "costs": [], "cells": []}
         try:
-            record = json.loads(self.path.read_text())
-            parts = {kind: record[kind] for kind in ("environments", "tasks", "costs", "cells")}
-            return {"heads": record.get("heads", {}), **parts}
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            return _checked(parse_json(self.path.read_bytes()))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise SparseRMError(
-                f"{self.path} is not a file of benchmark results ({type(error).__name__}); expected JSON written by a "
-                "benchmark; choose another --out"
+                f"{self.path} is not a file of benchmark results ({type(error).__name__}: {one_line(error)}); expected JSON "
+                "as a benchmark wrote it; choose another --out, or delete the file"
             ) from error
 
 
@@ -253,9 +261,115 @@ def environment() -> tuple[str, dict[str, Any]]:
     return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:8], found
 
 
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold the lock of a file of results, a hidden file next to it."""
+    lock = path.with_name(f".{path.name[:60]}.lock")  # files with long names may share a lock
+    with FileLock(lock):
+        try:
+            yield
+        finally:
+            with suppress(OSError):  # Windows keeps open files
+                lock.unlink()  # while it is held: others that wait for this file notice that it is gone
+
+
+def _checksum(record: Mapping[str, Any]) -> str:
+    """SHA-256 over the values of all entries."""
+    return hashlib.sha256(json.dumps([record[name] for name in _ENTRIES], sort_keys=True).encode()).hexdigest()
+
+
+def _checked(found: dict[str, Any]) -> dict[str, Any]:
+    """The entries of a file of results; files of earlier versions have no checksum, and the first ones no heads.
+
+    Raises:
+        ValueError, KeyError, TypeError, AttributeError: the file is damaged, or of something else.
+    """
+    record = {"heads": {}, **found}
+    given = record.pop("sha256", None)
+    if unknown := record.keys() - set(_ENTRIES):
+        raise ValueError(f"unknown entry {min(unknown)!r}")
+    for name, one in record["tasks"].items():
+        _check_task(name, one)
+    cells = [_cell_of(row) for row in record["cells"]]
+    for cell in cells:
+        task = record["tasks"].get(cell.task)
+        if task and task["test"]["n"] != cell.n_test:
+            raise ValueError(f"a cell has {cell.n_test} test pairs, its task {task['test']['n']}")
+    for row in record["costs"]:
+        _row_of(Cost, row)
+    for head in record["heads"].values():
+        _check_head(head)
+    _require(all(isinstance(one, dict) for one in record["environments"].values()), "environments", "")
+    if given not in (None, _checksum(record)):
+        raise ValueError("the content differs from its checksum")
+    return record
+
+
+def _check_task(name: str, task: Mapping[str, Any]) -> None:
+    for part in (task["train"], task["test"]):
+        _require(isinstance(part["name"], str) and isinstance(part["hash"], str), "data", part)
+        _require(_is_count(part["n"]), "n", part["n"])
+    groups = task["test"]["groups"]
+    _require(isinstance(groups, list) and all(_is_count(one) for one in groups), "groups", groups)
+    _require(len(groups) == task["test"]["n"], "the number of groups", len(groups))
+    made_with = {key: value for key, value in task.items() if key not in ("train", "test")}
+    _require(all(isinstance(value, str) for value in made_with.values()), f"task {name}", made_with)
+
+
+def _check_head(head: Mapping[str, Any]) -> None:
+    """Check the entries that are printed."""
+    faithful, balanced, length = head["faithfulness"], head["balanced"], head["length"]["margin_spearman"]
+    numbers = [head["jaccard"], head["chance"], faithful["feature_sum"], faithful["steer"], faithful["spread"]]
+    numbers += [] if balanced is None else [balanced["accuracy"]]
+    _require(all(_is_amount(one) for one in numbers), "head", numbers)
+    _require(_is_count(head["k"]), "k", head["k"])
+    _require(length is None or _is_number(length), "margin_spearman", length)
+
+
 def _cell_of(row: Mapping[str, Any]) -> Cell:
     low, high = row["ci95"]
-    return Cell(**{**row, "ci95": (low, high)})
+    cell = _row_of(Cell, {**row, "ci95": (low, high)})
+    _require(cell.n_test > 0 and len(bytes.fromhex(cell.correct)) == (cell.n_test + 7) // 8, "correct", cell.correct)
+    _require(math.isclose(cell.accuracy, cell.bits.mean(), abs_tol=1e-9), "accuracy", cell.accuracy)
+    return cell
+
+
+def _row_of(kind: type[_Row], row: Mapping[str, Any]) -> _Row:
+    """A cell or cost from its row; every value must be of its field's type."""
+    made = kind(**row)
+    for one in fields(kind):
+        value = getattr(made, one.name)
+        _require(_IS[str(one.type)](value), one.name, value)
+    return made
+
+
+def _require(fits: bool, what: str, value: object) -> None:
+    if not fits:
+        raise ValueError(f"{what} is {one_line(repr(value), 60)}")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _is_amount(value: Any) -> bool:
+    return _is_number(value) and value >= 0
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and _is_amount(value)
+
+
+#: Whether a value is of a type, by the annotations of :class:`Cell` and :class:`Cost`; all their numbers are 0 or more.
+_IS: dict[str, Callable[[Any], bool]] = {
+    "str": lambda value: isinstance(value, str),
+    "int": _is_count,
+    "int | None": lambda value: value is None or _is_count(value),
+    "float": _is_amount,
+    "float | None": lambda value: value is None or _is_amount(value),
+    "tuple[float, float]": lambda value: all(_is_number(one) for one in value) and value[0] <= value[1],
+    "dict[str, Any]": lambda value: isinstance(value, dict),
+}
 
 
 def _described(data: PreferenceData) -> dict[str, Any]:

@@ -8,7 +8,6 @@ import numpy as np
 
 from sparserm.benchmark.results import Cell, Record
 from sparserm.evaluation.intervals import mean_interval
-from sparserm.types import SparseRMError
 
 
 @dataclass(frozen=True)
@@ -61,7 +60,7 @@ def summarise(record: Record, task: str, way: str, budget: int | None) -> Summar
     cells = _cells(record, task, way, budget)
     if not cells:
         return None
-    low, high = mean_interval(np.stack([cell.bits for cell in cells]), _checked_groups(record, task, cells[0].n_test))
+    low, high = mean_interval(np.stack([cell.bits for cell in cells]), record.groups[task])
     each = [cell.accuracy for cell in cells]
     peaks = [cell.peak_mb for cell in cells if cell.peak_mb is not None]
 
@@ -92,7 +91,7 @@ def difference(record: Record, task: str, budget: int | None, way: str, other: s
     if not seeds:
         return None
     rows = np.stack([ours[seed].bits.astype(np.int8) - theirs[seed].bits.astype(np.int8) for seed in seeds])
-    interval = mean_interval(rows, _checked_groups(record, task, rows.shape[1]))
+    interval = mean_interval(rows, record.groups[task])
     return Difference(task, budget, float(rows.mean()), interval, len(seeds))
 
 
@@ -107,10 +106,3 @@ def table(record: Record, task: str) -> list[Summary]:
 
 def _cells(record: Record, task: str, way: str, budget: int | None) -> list[Cell]:
     return [cell for cell in record.cells if (cell.task, cell.way, cell.budget) == (task, way, budget)]
-
-
-def _checked_groups(record: Record, task: str, n_test: int) -> np.ndarray:
-    groups = record.groups[task]
-    if len(groups) != n_test:
-        raise SparseRMError(f"the cells of {task} have {n_test} test pairs, expected {len(groups)}; delete the results file")
-    return groups

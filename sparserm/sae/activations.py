@@ -17,7 +17,8 @@ from sparserm.backbone.model import Backbone
 from sparserm.backbone.packing import batches, pack
 from sparserm.pairs.files import unpacked
 from sparserm.pairs.limits import MAX_ROW, Budget, Size
-from sparserm.support.files import write_json
+from sparserm.support.files import one_line, write_json
+from sparserm.support.parsing import parse_json
 from sparserm.types import HookPoint, Message, Progress, SparseRMError, TokenizedText
 
 #: Rows between two updates of the manifest; an interruption loses at most this many.
@@ -128,7 +129,7 @@ def extract_activations(
         "d_in": backbone.d_model,
     }
     folder.mkdir(parents=True, exist_ok=True)
-    manifest = _read_manifest(folder, identity)
+    manifest = _read_manifest(folder, identity, len(rows))
     with ExitStack() as stack:
         files = {hook: stack.enter_context(_file(folder, hook).open("ab")) for hook in hooks}
         for file in files.values():  # a killed run may have written more than its manifest says
@@ -199,17 +200,21 @@ def _file(folder: Path, hook: HookPoint) -> Path:
     return folder / f"{hook.name}.f16"
 
 
-def _read_manifest(folder: Path, identity: dict) -> dict:
+def _read_manifest(folder: Path, identity: dict, n_rows: int) -> dict[str, int]:
     path = folder / "manifest.json"
     if not path.is_file():
         return {"n_rows": 0, "n_tokens": 0}
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        counts = {name: int(manifest[name]) for name in ("n_rows", "n_tokens")}
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        manifest = parse_json(path.read_bytes())
+        counts = {name: manifest[name] for name in ("n_rows", "n_tokens")}
+        if wrong := [name for name, value in counts.items() if type(value) is not int or value < 0]:
+            raise ValueError(f"{wrong[0]} is {counts[wrong[0]]!r}")
+        if counts["n_rows"] > n_rows:
+            raise ValueError(f"n_rows is {counts['n_rows']} of {n_rows}")
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise SparseRMError(
-            f"{path} cannot be read ({type(error).__name__}: {error}); expected the manifest of stored activations; remove "
-            f"{folder} to compute the activations again"
+            f"{path} cannot be read ({type(error).__name__}: {one_line(error)}); expected the manifest of stored activations; "
+            f"remove {folder} to compute the activations again"
         ) from error
     for key, value in identity.items():
         if manifest.get(key) != value:

@@ -8,6 +8,7 @@ activations' mean, and the learning rate decays to zero.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import json
 import math
@@ -27,12 +28,19 @@ from sparserm.sae.activations import CONTEXT_SIZE, ActivationCache, Corpus, extr
 from sparserm.sae.autoencoder import FINGERPRINT, load_sae
 from sparserm.sae.evaluation import SAEQuality, evaluate_sae
 from sparserm.sae.formats import read_json
-from sparserm.support.files import only_writer, replacing, require_only, write_json
+from sparserm.support.files import one_line, only_writer, replacing, require_only, write_json, write_text
+from sparserm.support.parsing import parse_json, whole_number
 from sparserm.types import HookPoint, Progress, SparseRMError
 
 #: What may be in the folder of a run, and in that of a layer; hidden files are locks and temporary ones.
 _RUN_FILES = ("layer_*/**", "activations/**", "README.md", ".*")
 _SAE_FILES = ("cfg.json", "sae_weights.safetensors", "metrics.json", "checkpoint/**", "writing/**", ".*")
+
+#: Measures of a finished SAE.
+_METRICS = "metrics.json"
+
+#: File that marks a checkpoint as complete, with the SHA-256 of the others; of earlier versions it is empty.
+_COMPLETE = "complete"
 
 #: Checkpoints written during training; the latest is kept.
 CHECKPOINTS = 8
@@ -102,6 +110,7 @@ def train_saes(
     wanted = {**asdict(recipe), "corpus": corpus.content_hash, "tokens": n_tokens}
     for layer in layers:
         _check_trained(out / f"layer_{layer}", wanted)
+        _check_finished(out / f"layer_{layer}")
     model = Backbone.load(backbone, through_layer=max(layers), progress=progress)
     for layer in layers:
         if not 0 <= layer < model.n_layers:
@@ -112,7 +121,7 @@ def train_saes(
     for layer in layers:
         _check_trained(out / f"layer_{layer}", {"model_name": model.name})
     with only_writer(out):
-        unfinished = [hook for hook in hooks if not _metrics(out, hook).is_file()]
+        unfinished = [hook for hook in hooks if not (out / f"layer_{hook.layer}" / _METRICS).is_file()]
         if unfinished:
             cache = extract_activations(model, corpus, hooks, out / "activations", n_tokens=n_tokens, progress=progress)
             made_from = {"corpus": corpus.content_hash, "tokens": n_tokens}
@@ -122,7 +131,7 @@ def train_saes(
                     train_sae(cache, hook, recipe, folder, model_name=model.name, made_from=made_from, progress=progress)
                 measure_sae(folder, model, backbone, corpus, progress)
         shutil.rmtree(out / "activations", ignore_errors=True)
-    return {hook.layer: SAEQuality(**json.loads(_metrics(out, hook).read_text())) for hook in hooks}
+    return {layer: _quality(out / f"layer_{layer}" / _METRICS) for layer in layers}
 
 
 def train_sae(
@@ -186,7 +195,7 @@ def measure_sae(folder: Path, model: Backbone, backbone: str, corpus: Corpus, pr
     """Evaluate the SAE saved in ``folder`` on the corpus's held-out text and write ``metrics.json``."""
     language_model = load_language_model(backbone, progress=progress)
     quality = evaluate_sae(load_sae(folder), model, language_model, corpus.held_out, progress=progress)
-    write_json(folder / "metrics.json", quality.to_dict())  # written last: it marks the layer as finished
+    write_json(folder / _METRICS, quality.to_dict())  # written last: it marks the layer as finished
 
 
 class _Batches(Iterator[torch.Tensor]):
@@ -273,10 +282,11 @@ def _check_recipe(folder: Path, now: dict[str, Any]) -> None:
     if not path.is_file():
         return
     try:
-        before = json.loads(path.read_text())
+        before = parse_json(path.read_bytes())
     except (OSError, ValueError) as error:
         raise SparseRMError(
-            f"{path} cannot be read ({error}); expected the recipe of an interrupted training; remove {folder} to start again"
+            f"{path} cannot be read ({one_line(error)}); expected the recipe of an interrupted training; "
+            f"remove {folder} to start again"
         ) from error
     if before != now:
         raise SparseRMError(
@@ -288,32 +298,93 @@ def _check_trained(folder: Path, now: Mapping[str, Any]) -> None:
     """Refuse an SAE that was trained with another recipe, on another corpus or on another backbone."""
     if not (folder / "cfg.json").is_file():
         return
-    metadata = read_json(folder / "cfg.json").get("metadata") or {}
-    before = {**metadata, **(metadata.get("recipe") or {})}
+    metadata = read_json(folder / "cfg.json").get("metadata")
+    metadata = metadata if isinstance(metadata, dict) else {}
+    recipe = metadata.get("recipe")
+    before = {**metadata, **(recipe if isinstance(recipe, dict) else {})}
     unknown = {"corpus", "tokens"} - before.keys()  # of an SAE of an earlier version
     if other := [name for name in now if name not in unknown and before.get(name) != now[name]]:
         raise SparseRMError(
-            f"{folder} holds an SAE trained with {', '.join(f'{name} {before.get(name)}' for name in other)}, expected "
-            f"{', '.join(f'{name} {now[name]}' for name in other)}; give another folder, or remove this one"
+            f"{folder} holds an SAE trained with {', '.join(f'{name} {one_line(before.get(name), 40)}' for name in other)}, "
+            f"expected {', '.join(f'{name} {now[name]}' for name in other)}; give another folder, or remove this one"
         )
 
 
+def _check_finished(folder: Path) -> None:
+    """Refuse a finished SAE whose files are damaged.
+
+    Raises:
+        SparseRMError: its measures or its weights cannot be read, or it is not the SAE that was trained.
+    """
+    if not (folder / _METRICS).is_file():
+        return
+    _quality(folder / _METRICS)
+    try:
+        load_sae(folder)
+    except SparseRMError as error:
+        raise SparseRMError(
+            f"{folder} holds a finished SAE that is damaged ({error}); expected its files as they were written; remove "
+            f"{folder} to train it again"
+        ) from error
+
+
+def _quality(path: Path) -> SAEQuality:
+    """Read the measures of a finished SAE.
+
+    Raises:
+        SparseRMError: the file is damaged.
+    """
+    try:
+        found = SAEQuality(**parse_json(path.read_bytes()))
+        if wrong := [name for name, value in vars(found).items() if type(value) not in (int, float)]:
+            raise ValueError(f"{wrong[0]} is no number")
+        return found
+    except (OSError, ValueError, TypeError) as error:
+        raise SparseRMError(
+            f"{path} cannot be read ({one_line(error)}); expected the measures of a finished SAE; remove the file to measure "
+            "it again"
+        ) from error
+
+
 def _resume(trainer: Any, folder: Path, data: _Batches) -> None:
-    """Load the latest complete checkpoint, if there is one."""
-    saved = [path for path in folder.iterdir() if path.is_dir() and (path / "complete").is_file()]
+    """Load the latest complete checkpoint, if there is one.
+
+    Raises:
+        SparseRMError: the checkpoint is damaged.
+    """
+    saved = [path for path in folder.iterdir() if whole_number(path.name) is not None and (path / _COMPLETE).is_file()]
     if not saved:
         return
     latest = max(saved, key=lambda path: int(path.name))
-    trainer.load_trainer_state(latest)
-    trainer.sae.load_weights_from_checkpoint(latest)
+    try:
+        if (latest / _COMPLETE).read_text() not in ("", _digest(latest)):
+            raise ValueError("its files have changed")
+        trainer.load_trainer_state(latest)
+        trainer.sae.load_weights_from_checkpoint(latest)
+        if not 0 <= trainer.n_training_samples <= data.total:
+            raise ValueError(f"it has seen {trainer.n_training_samples} of {data.total} tokens")
+    except Exception as error:  # torch and safetensors raise errors of many kinds
+        raise SparseRMError(
+            f"the checkpoint {latest} cannot be read ({one_line(error)}); expected the files of an interrupted training; "
+            f"remove {folder} to start again"
+        ) from error
     trainer.n_training_steps = trainer.n_training_samples // trainer.cfg.train_batch_size_samples
     trainer.checkpoint_thresholds = [at for at in trainer.checkpoint_thresholds if at >= trainer.n_training_samples]
     data.position = trainer.n_training_samples
 
 
+def _digest(checkpoint: Path) -> str:
+    """SHA-256 over the names and contents of a checkpoint's files."""
+    digest = hashlib.sha256()
+    for path in sorted(checkpoint.iterdir()):
+        if path.name != _COMPLETE:
+            digest.update(path.name.encode() + hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
+
+
 def _only_latest(folder: Path, checkpoint: Path) -> None:
     """Mark a checkpoint as complete, then delete the older ones."""
-    (checkpoint / "complete").touch()
+    write_text(checkpoint / _COMPLETE, _digest(checkpoint))
     for path in folder.iterdir():
         if path.is_dir() and path != checkpoint:
             shutil.rmtree(path)
@@ -330,7 +401,3 @@ def _store_as_half(folder: Path) -> None:
     (folder / "cfg.json").write_text(json.dumps(config, indent=1))
     config["metadata"][FINGERPRINT] = load_sae(folder).fingerprint  # of the weights as stored
     (folder / "cfg.json").write_text(json.dumps(config, indent=1))
-
-
-def _metrics(out: Path, hook: HookPoint) -> Path:
-    return out / f"layer_{hook.layer}" / "metrics.json"
