@@ -5,18 +5,21 @@ Every result is saved as soon as it is computed::
     settings.json                  settings and inputs of the run; a run with others is refused
     round_0/held_out.json          the initial policy's answers to held-out prompts, with all judges' rewards
     round_1/samples.jsonl          samples for the round's prompts, with the ranker's rewards
+    round_1/samples.json           the checksum of the samples
     round_1/pairs.jsonl            best and worst samples as preference pairs, in TRL's format
     round_1/policy/                the trained policy, in transformers format
-    round_1/training.json          statistics of the training
+    round_1/training.json          statistics of the training, and the checksums of the policy
     round_1/held_out.json          its answers to held-out prompts, with all judges' rewards
     report.json                    the measures of all rounds
+
+What is read again carries checksums (:mod:`sparserm.policy.records`); a damaged file is refused.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -30,8 +33,10 @@ from sparserm.policy.dpo import RoundTraining, SampledPair, train_dpo
 from sparserm.policy.judges import Judge
 from sparserm.policy.language_model import Policy, Sample, divergence
 from sparserm.policy.measures import Answers
+from sparserm.policy.records import check_files, damaged, file_checksums, read_record, write_record
 from sparserm.scoring.best_of_n import apart, preference_rows, rank_by
-from sparserm.support.files import holds_nothing, replacing_folder, to_jsonl, write_json, write_text
+from sparserm.support.files import holds_nothing, replacing_folder, to_jsonl, write_text
+from sparserm.support.parsing import parse_json
 from sparserm.types import Progress, Prompt, SparseRMError, Text
 
 #: Answers per policy and held-out prompt.
@@ -70,20 +75,14 @@ def require_run(folder: Path) -> dict[str, Any] | None:
     Raises:
         SparseRMError: it holds other files, or settings that cannot be read.
     """
-    path = folder / "settings.json"
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(found, dict):
-            return found
+        return read_record(folder / "settings.json", fix="restore it from a copy, or give another folder")
     except FileNotFoundError:
         if not holds_nothing(folder):
             raise SparseRMError(
                 f"{folder} is not empty and holds no alignment run; expected a new folder or that of a run; give another folder"
             ) from None
         return None
-    except ValueError:
-        pass
-    raise SparseRMError(f"{path} cannot be read; expected the settings of an alignment run; give another folder")
 
 
 class Run:
@@ -128,7 +127,7 @@ class Run:
                     f"{self.folder} holds a run with other {', '.join(differ)}; expected the same ones to resume it; give "
                     "another folder"
                 )
-        write_json(self.folder / "settings.json", wanted)
+        write_record(self.folder / "settings.json", wanted)
 
     def round(self, number: int) -> Path:
         """The folder of a round."""
@@ -141,10 +140,14 @@ class Run:
         return self._loaded[1]
 
     def train(self, number: int) -> RoundTraining:
-        """Train the round's policy from the previous one's."""
+        """Train the round's policy from the previous one's, unless that is done.
+
+        Raises:
+            SparseRMError: a file of the round is damaged.
+        """
         done = self.round(number) / "training.json"
         if done.is_file():
-            return RoundTraining(**json.loads(done.read_text(encoding="utf-8")))
+            return self._trained(number)
         pairs = self._pairs(number)
         policy = self.policy(number - 1)
         policy = policy.copy() if number == 1 else policy
@@ -160,9 +163,25 @@ class Run:
         )
         with replacing_folder(self.round(number) / "policy", replace=True) as new:  # of a run stopped before the next line
             policy.save(new)
-        write_json(done, asdict(training))
+        files = file_checksums(self.round(number), "policy/**/*")
+        write_record(done, {"round": number, **asdict(training), "files": files})
         self._loaded = (number, policy)
         return training
+
+    def _trained(self, number: int) -> RoundTraining:
+        """The statistics of a round whose policy was trained; the policy must be as it was saved."""
+        path, policy = self.round(number) / "training.json", self.round(number) / "policy"
+        found = read_record(path, number)
+        kinds = {"pairs": (int,), "steps": (int,), "loss": (int, float), "seconds": (int, float)}
+        wrong = [name for name in kinds if type(found.get(name)) not in kinds[name]]
+        noted = found.get("files", {})
+        if wrong or not isinstance(noted, dict):
+            raise damaged(path, f"{', '.join(wrong) or 'files'}: missing or of another type")
+        fix = f"delete {path} and repeat the command"
+        if not policy.is_dir():
+            raise damaged(policy, "it is missing", fix)
+        check_files(self.round(number), "policy/**/*", noted, fix)
+        return RoundTraining(**{name: found[name] for name in kinds})
 
     def _pairs(self, number: int) -> list[SampledPair]:
         """The best and worst sample of each of the round's prompts."""
@@ -191,7 +210,7 @@ class Run:
 
     def _samples(self, number: int, prompts: Sequence[Prompt]) -> list[tuple[Sample, float]]:
         """Samples with the ranker's rewards (NaN if empty), in the order of the prompts."""
-        path = self.round(number) / "samples.jsonl"
+        path, note = self.round(number) / "samples.jsonl", self.round(number) / "samples.json"
         if not path.is_file():
             drawn = self._draw(number - 1, prompts, self.settings.samples, 2 * number - 1)
             rewards = self._judge(self._ranker, prompts, drawn, number)[0]
@@ -200,8 +219,25 @@ class Run:
                 for prompt, own, values in zip(prompts, drawn, rewards, strict=True)
                 for sample, reward in zip(own, values, strict=True)
             )
+            note.unlink(missing_ok=True)  # of samples that were deleted
             write_text(path, to_jsonl(rows))
-        stored = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+            write_record(note, {"round": number, "files": file_checksums(path.parent, path.name)})
+        if note.is_file():  # a run of an earlier version has none
+            noted = read_record(note, number).get("files")
+            if not isinstance(noted, dict):
+                raise damaged(note, "files: missing or of another type")
+            check_files(path.parent, path.name, noted)
+        try:
+            stored = [parse_json(line) for line in path.read_bytes().split(b"\n") if line]
+        except ValueError as error:
+            raise damaged(path, str(error)) from error
+        wanted = [prompt_value(prompt) for prompt in prompts for _ in range(self.settings.samples)]
+        vocabulary = self.start.model.get_input_embeddings().weight.shape[0]
+        if len(stored) != len(wanted):
+            raise damaged(path, f"it has {len(stored)} samples, not {len(wanted)}")
+        for line, (row, prompt) in enumerate(zip(stored, wanted, strict=True), 1):
+            if not _is_sample(row, prompt, vocabulary):
+                raise damaged(path, f"line {line} is not a sample for its prompt")
         return [(_as_sample(row), float("nan") if row["reward"] is None else row["reward"]) for row in stored]
 
     def _draw(self, number: int, prompts: Sequence[Prompt], n: int, draw: int) -> list[tuple[Sample, ...]]:
@@ -234,11 +270,22 @@ class Run:
         """The policy's answers to the held-out prompts with all judges' rewards."""
         path = self.round(number) / "held_out.json"
         if not path.is_file():
-            write_json(path, self._answer(number))
-        stored = json.loads(path.read_text(encoding="utf-8"))
-        array = {name: np.array(stored[name], float) for name in ("tokens", "finished", "divergence")}
-        parts = None if stored["contributions"] is None else np.array(stored["contributions"], float)
-        return Answers({name: np.array(one, float) for name, one in stored["rewards"].items()}, parts, **array)
+            write_record(path, self._answer(number))
+        stored = read_record(path, number)
+        shape, k = (len(self._held_out), HELD_OUT_SAMPLES), len(self._ranker.features)
+        try:
+            empty = _values(stored["responses"], shape, (str,)) == ""
+            array = {
+                name: _values(stored[name], shape, kinds).astype(float)
+                for name, kinds in (("tokens", (int,)), ("finished", (bool,)), ("divergence", (int, float)))
+            }
+            rewards = {one.name: _rewards(stored["rewards"][one.name], shape, empty) for one in self._judges}
+            parts = None if stored["contributions"] is None else _rewards(stored["contributions"], (*shape, k), empty)
+            if (parts is None) != (k == 0):
+                raise ValueError(f"expected contributions of {k} features")
+        except (KeyError, TypeError, ValueError) as error:
+            raise damaged(path, f"an entry is missing or of another kind: {error}") from error
+        return Answers(rewards, parts, **array)
 
     def _answer(self, number: int) -> dict[str, Any]:
         drawn = self._draw(number, self._held_out, HELD_OUT_SAMPLES, 2 * number)
@@ -248,6 +295,7 @@ class Run:
         repeated = [prompt for prompt in self._held_out for _ in range(HELD_OUT_SAMPLES)]
         kl = divergence(self.policy(number), self.start, repeated, flat, self._round_progress(number))
         return {
+            "round": number,
             "prompts": [prompt_value(prompt) for prompt in self._held_out],
             "responses": [[sample.text for sample in own] for own in drawn],
             "tokens": [[len(sample.ids) for sample in own] for own in drawn],
@@ -276,6 +324,44 @@ def _as_row(sample: Sample) -> dict[str, Any]:
 
 def _as_sample(row: dict[str, Any]) -> Sample:
     return Sample(row["response"], tuple(row["ids"]), row["finished"])
+
+
+def _is_sample(row: Any, prompt: Any, vocabulary: int) -> bool:
+    """Whether a row is a sample for a prompt, of token ids less than ``vocabulary``; an empty one has no reward."""
+    return (
+        isinstance(row, dict)
+        and row.get("prompt") == prompt
+        and isinstance(row.get("response"), str)
+        and isinstance(row.get("finished"), bool)
+        and isinstance(row.get("ids"), list)
+        and all(type(one) is int and 0 <= one < vocabulary for one in row["ids"])
+        and "reward" in row
+        and type(row["reward"]) in ((int, float) if row["response"] else (type(None),))
+    )
+
+
+def _values(found: Any, shape: tuple[int, ...], kinds: Iterable[type]) -> np.ndarray:
+    """Nested lists as an array of objects.
+
+    Raises:
+        ValueError: it has another shape, or values of other types.
+    """
+    values = np.array(found, dtype=object)
+    if values.shape != shape or not {type(one) for one in values.flat} <= set(kinds):
+        raise ValueError(f"expected {' x '.join(map(str, shape))} values of {' or '.join(one.__name__ for one in kinds)}")
+    return values
+
+
+def _rewards(found: Any, shape: tuple[int, ...], empty: np.ndarray) -> np.ndarray:
+    """Rewards, or contributions, as :func:`_plain` writes them: None for empty answers only.
+
+    Raises:
+        ValueError: they are not like that.
+    """
+    values = _values(found, shape, (int, float, type(None))).astype(float)
+    if not (np.isnan(values).reshape(*empty.shape, -1) == empty[..., None]).all():
+        raise ValueError("expected a reward of each answer that is not empty")
+    return values
 
 
 def _or_none(value: float) -> float | None:
