@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from sparserm.support.defaults import HEAD_FILES, home
-from sparserm.support.files import foreign_entry, write_text
+from sparserm.support.files import foreign_entry, one_line, write_text
 from sparserm.types import SparseRMError
 
 Force = Annotated[bool, typer.Option("--force", help="Replace what is there; the old one is kept until the new one is whole.")]
@@ -113,6 +113,12 @@ class Output:
             write_text(self.path, text)
 
     def _check_inputs(self) -> None:
+        try:
+            str(self.path).encode("utf-8")
+        except UnicodeEncodeError:  # bytes that Python keeps as surrogates, which cannot be printed or noted
+            raise SparseRMError(
+                f"{self.option} {one_line(ascii(str(self.path)))} is not UTF-8; expected a name in UTF-8; give another one"
+            ) from None
         found = os.path.lexists(self.path)
         for role, source in self.inputs.items():
             path = Path(source).expanduser() if source is not None else None

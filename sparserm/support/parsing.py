@@ -20,13 +20,15 @@ MAX_DEPTH = 100
 def parse_json(data: bytes | str, *, nan: bool = False) -> Any:
     """Parse UTF-8 JSON: numbers must be finite and fit in 64 bits, keys must be unique, and texts must be valid Unicode.
 
+    A byte-order mark, which editors on Windows may add, is skipped.
+
     Args:
         nan: accept ``NaN`` and ``Infinity``, which are not JSON but which Python writes.
 
     Raises:
         ValueError: it is not such JSON, or nested more than :data:`MAX_DEPTH` levels deep.
     """
-    text = data.decode("utf-8") if isinstance(data, bytes) else data
+    text = data.decode("utf-8-sig") if isinstance(data, bytes) else data
     try:
         value = json.loads(
             text,
@@ -46,6 +48,11 @@ def parse_json(data: bytes | str, *, nan: bool = False) -> Any:
 def whole_number(text: str) -> int | None:
     """The number written by 1 to 10 digits from 0 to 9; None for any other text, such as ``²``."""
     return int(text) if re.fullmatch("[0-9]{1,10}", text) else None
+
+
+def decimal_number(text: str) -> float | None:
+    """The number written in decimal, such as ``-0.5`` or ``2e3``; None for any other text, such as ``1_0`` or ``nan``."""
+    return float(text) if re.fullmatch(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?", text, re.IGNORECASE) else None
 
 
 def given_path(source: str | Path) -> Path:

@@ -18,7 +18,11 @@ from sparserm.evaluation.length import LengthCorrelation, length_correlation
 from sparserm.heads.reward import RewardHead, alignment_scores
 from sparserm.heads.saved import SavedHead, head_hash
 from sparserm.representations.values import PairRepresentations
+from sparserm.support.parsing import decimal_number, whole_number
 from sparserm.types import PreferenceData, SparseRMError
+
+#: Largest factor on a weight; larger ones only round the other features' contributions away.
+MAX_FACTOR = 1e6
 
 #: Minimum reduction of the absolute length correlation for which switching a feature off is suggested.
 LENGTH_GAIN = 0.01
@@ -39,11 +43,14 @@ class HeadEdits:
         """Build edits from factors by feature.
 
         Raises:
-            SparseRMError: a factor is not finite.
+            SparseRMError: a factor is out of bounds.
         """
         for feature, factor in factors.items():
-            if not np.isfinite(factor):
-                raise SparseRMError(f"the factor of feature {feature} is {factor}; expected a finite number, such as 0 or -1")
+            if not (factor == 0 or 1 / MAX_FACTOR <= abs(factor) <= MAX_FACTOR):
+                raise SparseRMError(
+                    f"the factor of feature {feature} is {factor}; expected 0, or a number from {1 / MAX_FACTOR:g} to "
+                    f"{MAX_FACTOR:,.0f} or its negative; give another one"
+                )
         return cls(tuple(sorted((int(f), float(x) + 0.0) for f, x in factors.items() if x != 1)))
 
     @classmethod
@@ -55,13 +62,13 @@ class HeadEdits:
         """
         try:
             parts = [part.split(":") for part in text.split(",") if part.strip()]
-            return cls.of({int(feature): float(factor) for feature, factor in parts})
-        except ValueError as error:
-            if isinstance(error, SparseRMError):
-                raise
-            raise SparseRMError(
-                f"edits {text!r} cannot be read; expected feature:factor separated by commas, e.g. 12:0,88:-1"
-            ) from error
+            given = [(whole_number(feature), decimal_number(factor)) for feature, factor in parts]
+        except ValueError:
+            given = [(None, None)]
+        factors = {feature: factor for feature, factor in given if feature is not None and factor is not None}
+        if len(factors) < len(given):
+            raise SparseRMError(f"edits {text!r} cannot be read; expected feature:factor separated by commas, e.g. 12:0,88:-1")
+        return cls.of(factors)
 
     def __str__(self) -> str:
         return ",".join(f"{feature}:{factor:.10g}" for feature, factor in self.factors)
@@ -170,11 +177,8 @@ def read_factors(off: Sequence[str], flip: Sequence[str], scale: Sequence[str]) 
     for option, text, factor in [*given, *(("--scale", text, "") for text in scale)]:
         for part in text.split(","):
             feature, _, value = part.partition("=")
-            try:
-                number, times = int(feature), float(factor or value)
-            except ValueError:
-                number, times = -1, np.nan
-            if (value and factor) or not np.isfinite(times):
+            number, times = whole_number(feature.strip()), decimal_number((factor or value).strip())
+            if number is None or times is None or (value and factor):
                 example = "9=0.5,12=2" if option == "--scale" else "12,88"
                 raise SparseRMError(f"{option} {text!r} cannot be read at {part!r}; expected e.g. {option} {example}")
             if number in factors:

@@ -172,6 +172,7 @@ def test_places_that_cannot_be_written_are_one_line_before_any_work(run, command
         (tmp_path / long, "has a name of 300 bytes; expected at most 255"),
         (tmp_path / "new" / long / "x", "has a name of 300 bytes; expected at most 255"),
         (tmp_path / ("x/" * 3000), "File name too long"),
+        (tmp_path / "x\udcff", "is not UTF-8; expected a name in UTF-8"),
         (Path("/proc") / "x", "cannot be written"),
         (Path("/dev/null"), "is no regular file" if name == "audit" else "is a file; expected a new folder"),
     ):

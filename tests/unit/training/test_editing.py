@@ -41,7 +41,9 @@ def test_edits_that_are_equal_are_equal_values_and_can_be_written_down() -> None
     assert HeadEdits.parse(str(HeadEdits.of({3: 0.05}))).factors == ((3, 0.05),)
 
 
-@pytest.mark.parametrize("text", ["12", "12:", "a:0", "1:2:3", "12:nan", "1:inf"])
+@pytest.mark.parametrize(
+    "text", ["12", "12:", "a:0", "1:2:3", "12:nan", "1:inf", "1:1_0", "1_0:1", "²:1", "1:1e308", "1:1e-320", "1:0,1:2"]
+)
 def test_edits_that_cannot_be_read_are_refused(text: str) -> None:
     with pytest.raises(SparseRMError, match="expected"):
         HeadEdits.parse(text)
