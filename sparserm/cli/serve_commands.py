@@ -38,7 +38,7 @@ def serve(
         list[str] | None, typer.Option(help="Further host name of this server, e.g. behind a proxy. Repeatable.")
     ] = None,
     max_wait: Annotated[
-        float, typer.Option(help="Maximum expected seconds until an answer; requests that would wait longer get 429.", min=1)
+        float, typer.Option(help="Maximum seconds until an answer; requests that would wait longer get 429.", min=1)
     ] = 120,
     max_texts: Annotated[int, typer.Option(help="Maximum number of texts per request.", min=1)] = 512,
     log_texts: Annotated[bool, typer.Option(help="Log prompts, responses and rewards. By default no text is logged.")] = False,
@@ -49,8 +49,8 @@ def serve(
         import uvicorn
 
         from sparserm.integrations.server.app import create_app
-        from sparserm.integrations.server.connections import Connection, RepeatedLines, connection_room
         from sparserm.integrations.server.service import Limits
+        from sparserm.support.connections import Connection, connection_room, limit_repeated_lines
     except ImportError as error:
         raise SparseRMError(
             f'serving needs fastapi and uvicorn ({error}); install them with `pip install "sparserm[serve]"`'
@@ -74,12 +74,12 @@ def serve(
     if api_key is None and not (loopback(host) and not allow_host):
         typer.echo(_OPEN, err=True)
     typer.echo(f"{', '.join(models)} on http://{host}:{port}, API documentation at /docs; stop with Ctrl+C", err=True)
-    most, backlog = connection_room(limits.connections)
+    most, backlog = connection_room()
     config = uvicorn.Config(
         served,
         host=host,
         port=port,
-        http=functools.partial(Connection, headers_s=limits.headers_s, most=most),  # type: ignore[arg-type]
+        http=functools.partial(Connection, most=most),  # type: ignore[arg-type]
         ws="none",
         backlog=backlog,
         log_level="warning",
@@ -87,8 +87,7 @@ def serve(
         timeout_graceful_shutdown=GRACE_S,
         lifespan="on",
     )
-    for name in ("uvicorn.error", "asyncio", "sparserm.server"):
-        logging.getLogger(name).addFilter(RepeatedLines())
+    limit_repeated_lines("sparserm.server")
     server = uvicorn.Server(config)
     server.run()
     if not server.started:  # uvicorn has printed why

@@ -222,6 +222,12 @@ def test_the_token_is_required_where_others_can_reach_the_app(
     assert found is expected is None or (expected and re.fullmatch(expected, str(found)))
 
 
+def test_two_lengths_of_a_body_are_refused() -> None:
+    lengths = {"Content-Length": "2", "Transfer-Encoding": "chunked"}
+    answer = _client(token=None).post("/", headers=lengths, content=iter([b"{}"]))
+    assert (answer.status_code, answer.headers["connection"]) == (400, "close")
+
+
 def test_a_short_token_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(start.TOKEN, "short")
     with pytest.raises(SparseRMError, match=r"5 characters; expected at least 16.*leave the variable out"):
@@ -300,11 +306,25 @@ def _wait(server: subprocess.Popen[str], port: int) -> None:
             time.sleep(0.1)
 
 
-def test_the_command_warns_asks_for_a_token_and_stops(free_port: int) -> None:
+def _few_descriptors() -> None:
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+
+
+def test_the_command_warns_asks_for_a_token_answers_under_idle_connections_and_stops(free_port: int) -> None:
     """One start of the real app, on all interfaces: the warning, one address, the gate in front, SIGTERM."""
-    server = _command("--host", "0.0.0.0", "--port", str(free_port), env=os.environ | {start.TOKEN: "0123456789abcdef"})
+    environment = os.environ | {start.TOKEN: "0123456789abcdef"}
+    server = _command("--host", "0.0.0.0", "--port", str(free_port), env=environment, preexec_fn=_few_descriptors)
     try:
         _wait(server, free_port)
+        idle = [socket.create_connection(("127.0.0.1", free_port), timeout=10) for _ in range(90)]
+        assert [_status(free_port, HEALTH) for _ in range(5)] == [200] * 5
+        for _ in range(50):  # sign-ins that are broken off
+            with socket.create_connection(("127.0.0.1", free_port), timeout=10) as one:
+                one.sendall(f"POST / HTTP/1.1\r\nHost: 127.0.0.1:{free_port}\r\nContent-Length: 5\r\n\r\n".encode())
+        for one in idle:
+            one.close()
         statuses = [_status(free_port, path) for path in ("/", "/_stcore/host-config", "/media/x", "/?token=0123456789abcdef")]
         assert _status(free_port, host="evil.test") == 400
         handshakes = [_handshake(free_port), _handshake(free_port, Host="evil.test"), _handshake(free_port, Origin="http://x")]
@@ -317,6 +337,7 @@ def test_the_command_warns_asks_for_a_token_and_stops(free_port: int) -> None:
     assert "warning: other people can reach this app. The connection is not encrypted" in said
     assert f"http://127.0.0.1:{free_port}/?token=0123456789abcdef" in said
     assert (out, said.count("http://")) == ("", 1)
+    assert "ClientDisconnect" not in said and said.count("\n") < 300
 
 
 def test_an_address_in_use_is_one_line(free_port: int) -> None:

@@ -93,7 +93,7 @@ def create_app(
         version=__version__,
         lifespan=lifespan,
         summary="Interpretable rewards: sums of named features.",
-        responses={status: {"model": schemas.Failure} for status in (401, 404, 408, 413, 415, 421, 422, 429, 503)},
+        responses={status: {"model": schemas.Failure} for status in (400, 401, 404, 408, 413, 415, 421, 422, 429, 503)},
     )
     _add_failures(app)
     endpoints = _Endpoints(service, metrics, log_texts)
@@ -102,6 +102,7 @@ def create_app(
         Gate,
         body_bytes=limits.body_bytes,
         body_s=limits.body_s,
+        bodies_bytes=limits.bodies_bytes,
         hosts=hosts,
         api_key=api_key.encode() if api_key else None,
         observe=lambda path, status, seconds: _observe(metrics, path, status, seconds),

@@ -20,6 +20,9 @@ Compute = Callable[[Sequence[Text]], Sequence[Any]]
 #: Seconds that a batch is expected to take at most; a single text may take longer.
 BATCH_S = 5.0
 
+#: How much longer an answer may take than expected: other requests, even refused ones, and longer texts slow batches down.
+HEADROOM = 1.5
+
 #: How fast measurements of the speed are forgotten: the share that remains after each batch.
 MEMORY = 0.8
 
@@ -81,7 +84,8 @@ class Batcher:
         compute: the function for each kind of work.
         cost: the work in a text, in any unit in which time is about proportional to it.
         seconds_per_cost: a first measurement; it is updated with every batch.
-        max_wait_s: maximum expected time until the answer; requests that would wait longer are refused.
+        max_wait_s: maximum time until the answer. Requests that could wait longer are refused (:data:`HEADROOM`); those that
+            do nevertheless are given up.
         max_batch: maximum number of texts in a batch; larger requests are split.
         on_batch: called with the number of texts of every batch.
     """
@@ -126,7 +130,7 @@ class Batcher:
         """Compute the results of texts, in their order. Work that is cancelled before it starts is skipped.
 
         Raises:
-            OverloadedError: the expected wait is too long.
+            OverloadedError: the wait would be too long, or was.
             TooLongError: it would be too long even if nothing else was waiting.
             ClosedError: the batcher is closed.
         """
@@ -134,22 +138,29 @@ class Batcher:
             return []
         loop = asyncio.get_running_loop()
         works = [_Work(kind, part, cost, loop, loop.create_future()) for part, cost in self._split(texts)]
-        own = sum(work.cost for work in works)
         with self._changed:
-            if self._closed:
-                raise ClosedError
-            if (expected_s := own * self.seconds_per_cost) > self._max_wait_s:
-                raise TooLongError(expected_s)
-            before = self._running_cost + sum(work.cost for work in self._waiting if not work.given_up.is_set())
-            if (excess_s := before * self.seconds_per_cost + expected_s - self._max_wait_s) > 0:
-                raise OverloadedError(excess_s)
+            self._admit(sum(work.cost for work in works))
             self._waiting.extend(works)
             self._changed.notify()
         try:
-            return [result for part in await asyncio.gather(*(work.future for work in works)) for result in part]
+            found = await asyncio.wait_for(asyncio.gather(*(work.future for work in works)), self._max_wait_s)
+            return [result for part in found for result in part]
+        except asyncio.TimeoutError:
+            raise OverloadedError(self._max_wait_s) from None
         finally:
             for work in works:
                 work.given_up.set()
+
+    def _admit(self, cost: float) -> None:
+        """Refuse work of this cost if it could take too long."""
+        if self._closed:
+            raise ClosedError
+        most_s = self._max_wait_s / HEADROOM
+        if (expected_s := cost * self.seconds_per_cost) > most_s:
+            raise TooLongError(expected_s)
+        before = self._running_cost + sum(work.cost for work in self._waiting if not work.given_up.is_set())
+        if (excess_s := before * self.seconds_per_cost + expected_s - most_s) > 0:
+            raise OverloadedError(excess_s)
 
     def close(self) -> None:
         """Refuse new work, finish the waiting work and stop the thread."""

@@ -40,6 +40,7 @@ class Gate:
     Args:
         body_bytes: maximum body size; larger bodies are refused with 413 without reading them whole.
         body_s: seconds in which a body has to arrive, or it is refused with 408.
+        bodies_bytes: size of all bodies that are being received; those beyond it are refused with 429.
         api_key: key expected in ``Authorization: Bearer KEY``; None disables authentication.
         hosts: host names that requests may be for, for :func:`~sparserm.support.hosts.host_allowed`; None for any.
         observe: called with path, status and seconds of every response.
@@ -51,12 +52,14 @@ class Gate:
         *,
         body_bytes: int,
         body_s: float,
+        bodies_bytes: int,
         api_key: bytes | None,
         hosts: Collection[str] | None,
         observe: Callable[[str, int, float], None],
     ) -> None:
         self._app, self._body_bytes, self._body_s, self._observe = app, body_bytes, body_s, observe
         self._api_key, self._hosts = api_key, hosts
+        self._bodies_bytes, self._received = bodies_bytes, 0
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         """Pass a request on to the application, or refuse it."""
@@ -78,6 +81,10 @@ class Gate:
 
         try:
             await self._answer(scope, headers, receive, counted)
+        except asyncio.CancelledError:  # by the server, which has waited long enough to shut down
+            if status:
+                raise
+            await _refuse(counted, 503, "unhealthy", "the server is shutting down; send the request to another server")
         except Exception as error:  # its message may quote a text, so it goes only to the log
             _log.exception("request %s (%s %s) failed", identity.decode(), scope["method"], scope["path"][:200])
             if status:  # the response has begun
@@ -92,20 +99,26 @@ class Gate:
         if (refusal := self._refusal(scope, headers)) is not None:
             await _refuse(send, *refusal)
             return
+        if scope["method"] != "POST" or scope["path"] in _OPEN:  # nothing reads a body there
+            await self._app(scope, _replay(b"", receive), send)
+            return
+        body = bytearray()
         try:
-            body = await asyncio.wait_for(self._read(receive), self._body_s)
+            refusal = await asyncio.wait_for(self._read(receive, body), self._body_s)
         except asyncio.TimeoutError:
-            text = f"the body did not arrive within {self._body_s:g} seconds; send it at once"
-            await _refuse(send, 408, "timeout", text)
+            refusal = 408, "timeout", f"the body did not arrive within {self._body_s:g} seconds; send it at once"
+        finally:
+            self._received -= len(body)
+        if refusal is not None:
+            await _refuse(send, *refusal)
             return
-        if body is None:
-            text = f"the body has more than {self._body_bytes:,} bytes; send fewer texts at a time"
-            await _refuse(send, 413, "too_large", text)
-            return
-        await self._app(scope, _replay(body, receive), send)
+        await self._app(scope, _replay(bytes(body), receive), send)
 
     def _refusal(self, scope: MutableMapping[str, Any], headers: dict[bytes, bytes]) -> tuple[int, str, str] | None:
         """Status, kind and text of the refusal of a request, judged by its headers; None if it may pass."""
+        if b"content-length" in headers and b"transfer-encoding" in headers:
+            # A proxy may end the request elsewhere than this server does.
+            return 400, "http", "expected either Content-Length or Transfer-Encoding, not both"
         if scope["path"] in _OPEN:
             return None
         named = [value.decode("latin-1") for name, value in scope["headers"] if name == b"host"]
@@ -121,18 +134,20 @@ class Gate:
             return 415, "content_type", "expected JSON with the header Content-Type: application/json"
         return None
 
-    async def _read(self, receive: Receive) -> bytes | None:
-        """The body, or None where it is too large."""
-        body = bytearray()
+    async def _read(self, receive: Receive, body: bytearray) -> tuple[int, str, str] | None:
+        """Receive the body into ``body``; its refusal where it is too large."""
         while True:
             message = await receive()
             if message["type"] != "http.request":  # the client has disconnected
-                return bytes(body)
-            body += message.get("body", b"")
-            if len(body) > self._body_bytes:
                 return None
+            body += (part := message.get("body", b""))
+            self._received += len(part)
+            if len(body) > self._body_bytes:
+                return 413, "too_large", f"the body has more than {self._body_bytes:,} bytes; send fewer texts at a time"
+            if self._received > self._bodies_bytes:
+                return 429, "overloaded", "too many requests are being received at once; retry in a second"
             if not message.get("more_body"):
-                return bytes(body)
+                return None
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
@@ -152,7 +167,9 @@ def _replay(body: bytes, receive: Receive) -> Receive:
 async def _refuse(send: Send, status: int, kind: str, error: str) -> None:
     body = json.dumps({"error": error, "error_type": kind}).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    if status == 408:
+    if status == 429:
+        headers.append((b"retry-after", b"1"))
+    if status in (400, 408):
         headers.append((b"connection", b"close"))
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

@@ -14,6 +14,7 @@ from sparserm.heads.reward import contributions
 from sparserm.integrations.server.batching import Batcher
 from sparserm.model import SparseRM
 from sparserm.representations.represent import represent
+from sparserm.support.files import one_line
 from sparserm.types import HookPoint, Message, Pooling, SparseRMError, Text
 
 
@@ -27,10 +28,10 @@ class Limits:
         characters: characters of a response with its prompt.
         explain_characters: the same for ``/explain``, whose answer has a number for every token.
         turns: turns of a prompt.
-        wait_s: expected seconds until the answer; requests that would wait longer are refused with 429.
+        wait_s: seconds until the answer; requests that would wait longer are refused with 429.
         batch: texts in a batch.
-        body_s, headers_s: seconds in which the body and the headers of a request have to arrive.
-        connections: open connections.
+        body_s: seconds in which the body of a request has to arrive.
+        bodies_bytes: size of all bodies that are being received together; requests beyond it are refused with 429.
     """
 
     body_bytes: int = 8 << 20
@@ -41,8 +42,7 @@ class Limits:
     wait_s: float = 120.0
     batch: int = 64
     body_s: float = 30.0
-    headers_s: float = 10.0
-    connections: int = 1024
+    bodies_bytes: int = 256 << 20
 
 
 #: Bytes of a text for each of its tokens, and the tokens of a chat template: estimates, in English.
@@ -126,7 +126,7 @@ class Service:
         if not name:
             return next(iter(self.models.values()))
         if name not in self.models:
-            raise UnknownHeadError(f"head {name!r} is not served; expected one of {', '.join(self.models)}")
+            raise UnknownHeadError(f"head {one_line(name, 100)!r} is not served; expected one of {', '.join(self.models)}")
         return self.models[name]
 
     def check_number(self, n: int) -> None:

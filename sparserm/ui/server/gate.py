@@ -5,11 +5,12 @@ from __future__ import annotations
 import hmac
 import secrets
 from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import parse_qs, parse_qsl, urlencode
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.requests import HTTPConnection, Request
+from starlette.requests import ClientDisconnect, HTTPConnection, Request
 from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -92,7 +93,7 @@ class Gate:
 
 
 def _foreign(scope: Scope, hosts: Collection[str]) -> Response | None:
-    """A refusal of a request under a foreign name or from a page of another site, else None."""
+    """A refusal of a request under a foreign name, from a page of another site, or of two lengths; else None."""
     headers = Headers(scope=scope)
     named = headers.getlist("host")
     if len(named) != 1 or not host_allowed(named[0], hosts):
@@ -101,6 +102,9 @@ def _foreign(scope: Scope, hosts: Collection[str]) -> Response | None:
             "with this name allowed.",
             400,
         )
+    if "content-length" in headers and "transfer-encoding" in headers:
+        # A proxy may end the request elsewhere than this server does.
+        return PlainTextResponse("Expected either Content-Length or Transfer-Encoding, not both.", 400, {"connection": "close"})
     origin = headers.get("origin")
     if origin is not None and origin.partition("://")[2].strip().lower() != named[0].strip().lower():
         return PlainTextResponse("This app does not answer to pages of other sites. Open it in a tab of its own.", 403)
@@ -110,10 +114,11 @@ def _foreign(scope: Scope, hosts: Collection[str]) -> Response | None:
 async def _submitted(request: Request) -> str:
     """The token of a submitted login form; empty for anything else."""
     body = b""
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > _FORM_BYTES:
-            return ""
+    with suppress(ClientDisconnect):
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > _FORM_BYTES:
+                return ""
     return parse_qs(body.decode("utf-8", "replace")).get("token", [""])[0]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import secrets
@@ -14,7 +15,9 @@ from typing import Any
 
 import streamlit as st
 from starlette.middleware import Middleware
+from uvicorn.config import HTTP_PROTOCOLS
 
+from sparserm.support.connections import Connection, connection_room, limit_repeated_lines
 from sparserm.support.defaults import bundle_dir
 from sparserm.support.hosts import LOOPBACK, loopback
 from sparserm.types import SparseRMError
@@ -54,6 +57,8 @@ def run(host: str, port: int, names: Sequence[str]) -> None:
     os.chdir(script.parent)  # of the folders with a .streamlit/config.toml only the app's own counts
     sys.argv = [str(script)]
     logging.disable(logging.INFO)  # uvicorn would print the address again, without the token
+    limit_repeated_lines()
+    HTTP_PROTOCOLS["auto"] = f"{__name__}:connection"  # Streamlit starts uvicorn, with its default protocol
     app = st.App(
         script,
         middleware=[Middleware(Gate, hosts=(host, *names), token=token)],
@@ -70,6 +75,16 @@ def run(host: str, port: int, names: Sequence[str]) -> None:
                 "logger.hideWelcomeMessage": True,
             }
         )
+
+
+def connection(*args: Any, **rest: Any) -> Connection:
+    """A connection of the app, with limits for slow clients."""
+    return Connection(*args, most=_room(), **rest)
+
+
+@functools.cache
+def _room() -> int:
+    return connection_room()[0]
 
 
 def access_token(shared: bool) -> str | None:

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from sparserm.integrations.server.batching import Batcher, ClosedError, OverloadedError, TooLongError
+from sparserm.integrations.server.batching import HEADROOM, Batcher, ClosedError, OverloadedError, TooLongError
 from sparserm.types import Message, Text
 
 
@@ -32,10 +32,14 @@ class Reader:
         return [text.response.upper() for text in given]
 
 
-def make(reader: Reader, seconds: float = 1e-3) -> Batcher:
-    """A batcher that expects a text of one character to take ``seconds``, and lets requests wait for 10 s."""
+def make(reader: Reader, seconds: float = 1e-3, wait: float = 10) -> Batcher:
+    """A batcher that expects a text of one character to take ``seconds``, and admits what is expected to take ``wait``."""
     return Batcher(
-        {"a": reader, "b": reader}, cost=lambda text: len(text.response), seconds_per_cost=seconds, max_wait_s=10, max_batch=4
+        {"a": reader, "b": reader},
+        cost=lambda text: len(text.response),
+        seconds_per_cost=seconds,
+        max_wait_s=wait * HEADROOM,
+        max_batch=4,
     )
 
 
@@ -112,6 +116,24 @@ def test_a_request_that_is_too_long_by_itself_is_refused_even_if_nothing_waits(r
     with pytest.raises(TooLongError) as refused:
         asyncio.run(made.run("a", texts("123456", "12345")))
     assert refused.value.expected_s == pytest.approx(11)
+    made.close()
+
+
+def test_what_takes_longer_than_the_bound_is_given_up(reader):
+    made = make(reader, wait=0.1)
+
+    async def run():
+        first, (late,) = await _while_busy(made, reader, ("a", texts("1")))
+        for task in (first, late):
+            with pytest.raises(OverloadedError):
+                await task
+        assert made.waiting == 0
+        reader.go.set()
+        made._max_wait_s = 10
+        return await made.run("a", texts("2"))
+
+    assert asyncio.run(run()) == ["2"]
+    assert reader.batches == [["first"], ["2"]]
     made.close()
 
 

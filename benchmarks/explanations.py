@@ -1,0 +1,280 @@
+"""What explanations mean: ``python -m benchmarks.explanations [WAY ...] [--tasks TASK ...]``.
+
+A reward is an exact sum of contributions. This measures what a reader can make of them, on test responses: whether the feature
+behind a bar fires in the text, whether a weight has the sign that its latent shows in the training pairs, whether heads from
+other training prompts have the same features, and whether a label is true of the text that it is shown beside. Results of other
+ways and tasks are kept in ``benchmarks/results/explanations.json``.
+
+The way ``shipped`` is the head of that name; the others are fitted to the same training pairs at the same layer and pooling.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+from benchmarks.common import read_results, task_pairs, write_results
+from sparserm.evaluation.baselines import dense_probe_margins, random_latent_heads
+from sparserm.evaluation.intervals import mean_interval
+from sparserm.features.auto_labels import LEAST_DETECTION, terms_of
+from sparserm.heads.fitting import FitSettings, fit_head
+from sparserm.heads.labels import AutoLabel, auto_labels
+from sparserm.heads.reward import RewardHead, contributions, reward_margins
+from sparserm.heads.selection import FeatureStats, feature_stats
+from sparserm.model import SparseRM
+from sparserm.representations.values import LatentSummary, PairRepresentations
+from sparserm.sae.autoencoder import SparseAutoencoder
+from sparserm.support.defaults import MAX_FEATURES, TASKS
+from sparserm.training.evidence import resample
+from sparserm.types import PreferencePair
+
+#: Resamples of the training prompts, and largest bars looked at in a response.
+RESAMPLES, BARS = 10, 10
+#: Test responses whose bars are read: all of the first pairs.
+BAR_PAIRS = {"truthfulness": 100}
+OTHER_BAR_PAIRS = 50
+#: Correlation of firing over the training responses from which two latents count as firing together.
+TOGETHER = 0.7
+
+
+@dataclass(frozen=True)
+class Task:
+    """The material of one task: a shipped head, its SAE, and training and test pairs with latent strengths."""
+
+    model: SparseRM
+    sae: SparseAutoencoder
+    train: PairRepresentations
+    test: PairRepresentations
+    test_pairs: Sequence[PreferencePair]
+
+    @property
+    def stats(self) -> FeatureStats:
+        """Activation frequencies of the latents over the training pairs."""
+        return feature_stats(self.train, "any")
+
+    def settings(self, selection: str) -> FitSettings:
+        """Settings of a head with the shipped head's pooling."""
+        return FitSettings(MAX_FEATURES, self.train.pooling, selection)
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """What the explanations of one head mean.
+
+    Attributes:
+        accuracy: share of the test pairs ranked correctly.
+        silent_share: share of the sum of absolute contributions that belongs to latents which fire nowhere in the response.
+        sign_agreement: share of the weights with the sign of their latent's frequency gap in the training pairs.
+        firing: median number of the head's latents that fire in a response.
+        minus_dense, minus_frequency, minus_random: accuracy minus that of the dense probe, of the paper's selector with as many
+            features, and of as many random latents (mean of five), each with its 95 % interval over prompts.
+    """
+
+    k: int
+    accuracy: float
+    silent_share: float
+    sign_agreement: float
+    firing: float
+    minus_dense: tuple[float, float, float]
+    minus_frequency: tuple[float, float, float]
+    minus_random: tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Agreement of heads fitted to resampled training prompts, each with all its choices; means over pairs of heads.
+
+    Attributes:
+        jaccard: Jaccard index of their features.
+        matched: share of the features of one that the other has, or has one that fires together with it (:data:`TOGETHER`).
+    """
+
+    jaccard: float
+    matched: float
+
+
+@dataclass(frozen=True)
+class Bars:
+    """The largest bars of test responses, counted.
+
+    Attributes:
+        n: bars.
+        firing: bars whose latent fires in the text.
+        labelled: bars whose feature has a label.
+        in_text: labelled bars whose property is in the text.
+        right: of these, counted as present: the contribution has the sign of the weight.
+        lacking: the property is not in the text, and counted as lacking.
+        backwards: the property is in the text and counted as lacking, or the other way round.
+        features, features_labelled: features of the head, and those with a label, whose detection interval lies above
+            :data:`~sparserm.features.auto_labels.LEAST_DETECTION`.
+    """
+
+    n: int
+    firing: int
+    labelled: int
+    in_text: int
+    right: int
+    lacking: int
+    backwards: int
+    features: int
+    features_labelled: int
+
+
+def load_task(name: str) -> Task:
+    """Represent the pairs of a task with the SAE of its shipped head."""
+    model = SparseRM.from_pretrained(name)
+    sae = model.load_sae()
+    data = [task_pairs(name, split) for split in ("train", "test")]
+    train, test = (model.represent(one, sae=sae, strengths=True) for one in data)
+    return Task(model, sae, train, test, data[1].pairs)
+
+
+def fires(latents: LatentSummary, features: np.ndarray) -> np.ndarray:
+    """``[n, K]`` bool, in which responses each of ``features [K]`` fires."""
+    place = np.full(latents.d_sae, -1)
+    place[features] = np.arange(len(features))
+    rows, columns = np.repeat(np.arange(len(latents.indptr) - 1), np.diff(latents.indptr)), place[latents.indices]
+    found = np.zeros((len(latents.indptr) - 1, len(features)), bool)
+    found[rows[columns >= 0], columns[columns >= 0]] = True
+    return found
+
+
+def meaning(task: Task, head: RewardHead, baselines: Mapping[str, Sequence[np.ndarray]]) -> Meaning:
+    """Measure a head on the test responses, beside the margins of its baselines."""
+    parts = np.abs(contributions(head, task.test.stacked))
+    fired = _fires_in_pairs(task.test, head.features)
+    correct = reward_margins(head, task.test) > 0
+
+    def against(name: str) -> tuple[float, float, float]:
+        differences = np.stack([correct.astype(np.int8) - (margins > 0).astype(np.int8) for margins in baselines[name]])
+        return (float(differences.mean()), *mean_interval(differences, task.test.groups))
+
+    return Meaning(
+        k=len(head.features),
+        accuracy=float(correct.mean()),
+        silent_share=float(parts[~fired].sum() / parts.sum()),
+        sign_agreement=float((np.sign(head.weights) == np.sign(task.stats.gap[head.features])).mean()),
+        firing=float(np.median(fired.sum(1))),
+        minus_dense=against("dense"),
+        minus_frequency=against("frequency"),
+        minus_random=against("random"),
+    )
+
+
+def agreement(task: Task, settings: FitSettings) -> Agreement:
+    """Fit heads to resampled training prompts and compare their features."""
+    found = [
+        fit_head(task.train.take(resample(task.train.groups, seed)), task.sae, replace(settings, seed=seed)).head
+        for seed in range(RESAMPLES)
+    ]
+    used = np.unique(np.concatenate([head.features for head in found]))
+    fired = _fires_in_pairs(task.train, used).astype(np.float32)
+    fired = (fired - fired.mean(0)) / np.maximum(fired.std(0), 1e-9)
+    together = (fired.T @ fired / len(fired) >= TOGETHER) | np.eye(len(used), dtype=bool)
+    has = np.array([np.isin(used, head.features) for head in found])
+
+    def matched(a: np.ndarray, b: np.ndarray) -> float:
+        return float((together[np.ix_(a, b)].any(1).mean() + together[np.ix_(b, a)].any(1).mean()) / 2)
+
+    pairs = list(combinations(has, 2))
+    return Agreement(
+        jaccard=float(np.mean([(a & b).sum() / (a | b).sum() for a, b in pairs])),
+        matched=float(np.mean([matched(a, b) for a, b in pairs])),
+    )
+
+
+def bars(task: Task, name: str) -> Bars:
+    """Read the largest bars of the first test responses as the Score page shows them."""
+    head = task.model.head
+    known = auto_labels(task.model.card.sae_fingerprint)
+    labels = {
+        feature: known[feature]
+        for feature in head.features.tolist()
+        if feature in known and known[feature].text is not None and _is_reliable(known[feature])
+    }
+    n = BAR_PAIRS.get(name, OTHER_BAR_PAIRS)
+    shown = task.test.take(np.arange(n))
+    parts, fired = contributions(head, shown.stacked), _fires_in_pairs(shown, head.features)
+    texts = [pair.chosen for pair in task.test_pairs[:n]] + [pair.rejected for pair in task.test_pairs[:n]]
+    counts = dict.fromkeys(Bars.__dataclass_fields__, 0)
+    for text, part, fires_here in zip(texts, parts, fired, strict=True):
+        terms = terms_of(text)
+        for j in np.argsort(-np.abs(part), kind="stable")[:BARS]:
+            label = labels.get(int(head.features[j]))
+            kinds = {"n", *(["firing"] if fires_here[j] else []), *_read_bar(label, terms, bool(part[j] * head.weights[j] > 0))}
+            for kind in kinds:
+                counts[kind] += 1
+    counts["features"] = len(head.features)
+    counts["features_labelled"] = len(labels)
+    return Bars(**counts)
+
+
+def _is_reliable(label: AutoLabel) -> bool:
+    return label.detection is not None and label.detection.ci95[0] > LEAST_DETECTION
+
+
+def _read_bar(label: AutoLabel | None, terms: set[str], counted_present: bool) -> list[str]:
+    """The kinds of :class:`Bars` that a bar counts towards."""
+    if label is None:
+        return []
+    in_text = not terms.isdisjoint(label.terms)
+    kinds = ["labelled", *(["in_text"] if in_text else [])]
+    if in_text != counted_present:
+        return [*kinds, "backwards"]
+    return [*kinds, "right" if in_text else "lacking"]
+
+
+def _fires_in_pairs(pairs: PairRepresentations, features: np.ndarray) -> np.ndarray:
+    """``[2n, K]`` bool, for all chosen responses, then for all rejected ones."""
+    return np.concatenate([fires(pairs.chosen.strengths, features), fires(pairs.rejected.strengths, features)])
+
+
+def measure(task: Task, name: str, ways: Sequence[str]) -> dict[str, Any]:
+    """The results of the ways for one task."""
+    margins = {
+        "dense": [dense_probe_margins(task.train, task.test)],
+        "frequency": [reward_margins(_fit(task, "frequency"), task.test)],
+        "random": [
+            reward_margins(head, task.test) for head in random_latent_heads(task.train, task.sae, task.settings("random"))
+        ],
+    }
+    found: dict[str, Any] = {}
+    for way in ways:
+        head = task.model.head if way == "shipped" else _fit(task, way)
+        found[way] = {"layer": task.sae.hook.layer, "pooling": task.train.pooling, **asdict(meaning(task, head, margins))}
+        if way == "shipped":
+            found[way]["bars"] = asdict(bars(task, name))
+        else:
+            found[way] |= asdict(agreement(task, task.settings(way)))
+        print(name, way, found[way], flush=True)
+    return found
+
+
+def _fit(task: Task, way: str) -> RewardHead:
+    return fit_head(task.train, task.sae, task.settings(way)).head
+
+
+WAYS = ("shipped", "sparse", "frequency", "effect_size", "random")
+
+
+def main() -> None:
+    """Measure the ways given on the command line, or all, on all tasks or those given."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("ways", nargs="*", default=WAYS, metavar="WAY", help=", ".join(WAYS))
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=TASKS)
+    given = parser.parse_args()
+    if unknown := set(given.ways) - set(WAYS):
+        parser.error(f"unknown way {', '.join(sorted(unknown))}; expected some of {', '.join(WAYS)}")
+    results = read_results("explanations")
+    for name in given.tasks:
+        results[name] = results.get(name, {}) | measure(load_task(name), name, given.ways)
+        write_results("explanations", results)
+
+
+if __name__ == "__main__":
+    main()
