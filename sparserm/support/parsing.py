@@ -20,15 +20,13 @@ MAX_DEPTH = 100
 def parse_json(data: bytes | str, *, nan: bool = False) -> Any:
     """Parse UTF-8 JSON: numbers must be finite and fit in 64 bits, keys must be unique, and texts must be valid Unicode.
 
-    A byte-order mark, which editors on Windows may add, is skipped.
-
     Args:
         nan: accept ``NaN`` and ``Infinity``, which are not JSON but which Python writes.
 
     Raises:
         ValueError: it is not such JSON, or nested more than :data:`MAX_DEPTH` levels deep.
     """
-    text = data.decode("utf-8-sig") if isinstance(data, bytes) else data
+    text = data.decode("utf-8") if isinstance(data, bytes) else data
     try:
         value = json.loads(
             text,

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import huggingface_hub
 import pytest
-import sae_lens
 
 from sparserm.backbone.model import Backbone
 from sparserm.features.logit_lens import load_unembedding
@@ -22,6 +21,8 @@ STRANGE = "someone/private-model"
 @pytest.fixture
 def asked(monkeypatch) -> list[str]:
     """The names that the Hub is asked for."""
+    import sae_lens  # takes seconds, in each process that collects the tests
+
     names: list[str] = []
 
     def snapshot(repo: str, *, local_files_only: bool = False, **more: object) -> str:
