@@ -64,8 +64,8 @@ def represent(
         backbone: the language model.
         saes: the SAE of each hook point, or None for representations only.
         pooling: how tokens of the response are pooled.
-        strengths: return a :class:`LatentSummary`, with firing rates and peak activations; it takes twelve times as much memory
-            as the :class:`ActiveLatents` that are enough to fit a head.
+        strengths: return a :class:`LatentSummary`, with firing rates, peak activations and gated projections; it takes sixteen
+            times as much memory as the :class:`ActiveLatents` that are enough to fit a head on projections.
         store: the store to read from and write to.
         progress: called with the number of texts computed.
 
@@ -245,8 +245,8 @@ def _pool(
         n_response: ``n`` numbers of response tokens.
 
     Returns:
-        For each hook point the last state and the mean ``[n, d]``; with an SAE also the firing rate and the peak activation of
-        each latent ``[n, d_sae]``.
+        For each hook point the last state and the mean ``[n, d]``; with an SAE also the firing rate, the peak activation and
+        the gated projection of each latent ``[n, d_sae]``.
     """
     ends = np.cumsum(one.lengths)
     of_response = np.concatenate(
@@ -264,15 +264,18 @@ def _pool(
 
 
 def _firing(response: Tensor, n_response: Sequence[int], sae: SparseAutoencoder) -> list[Tensor]:
-    """Firing rate and peak activation of each latent ``[n, d_sae]``, computed in batches of texts."""
+    """Firing rate, peak activation and gated projection of each latent ``[n, d_sae]``, computed in batches of texts."""
     max_tokens = (GPU_ACTIVATIONS if response.is_cuda else CPU_ACTIVATIONS) // sae.d_sae
     ends = np.cumsum([0, *n_response])
-    rates, peaks = [], []
+    parts = []
     for texts in _batches(n_response, max_tokens):
-        z = sae.encode(response[ends[texts.start] : ends[texts.stop]])
-        rates.append(_reduce_texts("mean", (z > 0).float(), n_response[texts]))
-        peaks.append(_reduce_texts("max", z, n_response[texts]))
-    return [torch.cat(rates), torch.cat(peaks)]
+        h, lengths = response[ends[texts.start] : ends[texts.stop]], n_response[texts]
+        z = sae.encode(h)
+        fires = (z > 0).float()
+        rate, peak = _reduce_texts("mean", fires, lengths), _reduce_texts("max", z, lengths)
+        gated = fires.mul_((h - sae.b_dec) @ sae.directions().T)
+        parts.append((rate, peak, _reduce_texts("mean", gated, lengths)))
+    return [torch.cat(column) for column in zip(*parts, strict=True)]
 
 
 def _batches(lengths: Sequence[int], max_tokens: int) -> Iterator[slice]:
@@ -318,11 +321,11 @@ def _blobs(
             prefix = _prefix(backbone, hook, pooling)
             blobs |= {prefix + content: state.tobytes() for content, state in zip(contents, pooled, strict=True)}
         if sae:
-            rate, peak = firing
+            rate = firing[0]
             active, strong = (_prefix(backbone, hook, kind(sae)) for kind in (_activity, _strengths))
             bits = ActiveLatents.pack(rate)
             rows, latents = np.nonzero(rate > 0)  # several times as fast as on floats
-            fired = firings(latents, rate[rows, latents], peak[rows, latents])
+            fired = firings(latents, *(figure[rows, latents] for figure in firing))
             ends = np.cumsum(np.bincount(rows, minlength=len(indices)))
             for row, (content, end) in enumerate(zip(contents, ends, strict=True)):
                 blobs[active + content] = bits[row].tobytes()

@@ -11,26 +11,28 @@ from sparserm.types import Activity, Pooling, SparseRMError
 
 ACTIVITIES: tuple[Activity, ...] = get_args(Activity)
 
-#: One latent in one response: its id, the fraction of response tokens at which it fired, its largest activation.
-FIRED = np.dtype([("latent", np.int32), ("rate", np.float32), ("peak", np.float32)])
+#: One latent in one response: its id, the fraction of response tokens at which it fired, its largest activation, and its gated
+#: projection, the mean over the response tokens of ``<h - b_dec, d>`` where it fired and of zero elsewhere.
+FIRED = np.dtype([("latent", np.int32), ("rate", np.float32), ("peak", np.float32), ("gated", np.float32)])
 
 
-def firings(latents: np.ndarray, rate: np.ndarray, peak: np.ndarray) -> np.ndarray:
-    """``[nnz]`` array of :data:`FIRED` from its three fields."""
+def firings(latents: np.ndarray, rate: np.ndarray, peak: np.ndarray, gated: np.ndarray) -> np.ndarray:
+    """``[nnz]`` array of :data:`FIRED` from its four fields."""
     records = np.empty(len(latents), FIRED)
-    records["latent"], records["rate"], records["peak"] = latents, rate, peak
+    records["latent"], records["rate"], records["peak"], records["gated"] = latents, rate, peak, gated
     return records
 
 
 def possible_firings(fired: np.ndarray, *, d_sae: int) -> np.ndarray:
-    """``[nnz]`` bool, which of ``[nnz]`` :data:`FIRED` can be right: a latent of the SAE, with a rate and a peak in range."""
+    """``[nnz]`` bool, which of ``[nnz]`` :data:`FIRED` can be right: a latent of the SAE, with figures in range."""
     latent, rate, peak = fired["latent"], fired["rate"], fired["peak"]
-    return np.asarray((latent >= 0) & (latent < d_sae) & (rate > 0) & (rate <= 1) & (peak >= 0) & np.isfinite(peak))
+    finite = np.isfinite(peak) & np.isfinite(fired["gated"])
+    return np.asarray((latent >= 0) & (latent < d_sae) & (rate > 0) & (rate <= 1) & (peak >= 0) & finite)
 
 
 @dataclass(frozen=True)
 class LatentSummary:
-    """Firing rates and peak activations of the SAE's latents in ``n`` responses, as a sparse matrix (CSR).
+    """Firing rates, peak activations and gated projections of the SAE's latents in ``n`` responses, as a sparse matrix (CSR).
 
     Row ``i`` has the latents ``indices[indptr[i]:indptr[i + 1]]``, which fired at one or more response tokens.
 
@@ -59,6 +61,11 @@ class LatentSummary:
         """``[nnz]`` float32, largest activation over the response tokens."""
         return self.fired["peak"]
 
+    @property
+    def gated(self) -> np.ndarray:
+        """``[nnz]`` float32, gated projection, see :data:`FIRED`."""
+        return self.fired["gated"]
+
     def take(self, rows: np.ndarray) -> LatentSummary:
         """Select responses by row; contiguous rows return a read-only view."""
         if (run := _run(rows)) is not None:
@@ -85,7 +92,7 @@ def is_active(rate: np.ndarray, activity: Activity) -> np.ndarray:
 class ActiveLatents:
     """Which latents are active in which of ``n`` responses, as a bit mask.
 
-    Enough for feature selection, at a twelfth of the memory of a :class:`LatentSummary`.
+    Enough for feature selection by frequency, at a sixteenth of the memory of a :class:`LatentSummary`.
 
     Attributes:
         bits: ``[n, 2, ceil(d_sae / 8)]`` uint8, one bit per latent in the order of :func:`numpy.packbits`: whether it is active

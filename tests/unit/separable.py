@@ -24,7 +24,7 @@ def represented_pairs(
 
     def side(i: int, h: np.ndarray) -> Representations:
         ones = np.ones(n * d_sae, np.float32)
-        latents = LatentSummary(np.arange(n + 1) * d_sae, firings(np.tile(np.arange(d_sae), n), ones, ones), d_sae)
+        latents = LatentSummary(np.arange(n + 1) * d_sae, firings(np.tile(np.arange(d_sae), n), ones, ones, ones), d_sae)
         tokens = np.array(lengths[i] if lengths else [1] * n, np.int32)
         cut = np.array(truncated[i] if truncated else [0] * n, np.int32)
         return Representations("mean", h.astype(np.float32), tokens, cut, latents)

@@ -29,7 +29,7 @@ def _with_latents(pairs: PairRepresentations) -> PairRepresentations:
         rows, indices = np.nonzero(z > 0)
         indptr = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=len(z)))])
         peaks = z[rows, indices].astype(np.float32)
-        latents = LatentSummary(indptr, firings(indices, np.ones_like(peaks), peaks), SAE.d_sae)
+        latents = LatentSummary(indptr, firings(indices, np.ones_like(peaks), peaks, peaks), SAE.d_sae)
         return replace(one, latents=latents)
 
     return PairRepresentations(side(pairs.chosen), side(pairs.rejected), pairs.groups)

@@ -37,7 +37,7 @@ def _pairs(seed: int = 0) -> PairRepresentations:
 
     def side(first: np.ndarray) -> Representations:
         ones = np.ones(N * (D + 1), np.float32)
-        latents = LatentSummary(np.arange(N + 1) * (D + 1), firings(np.tile(np.arange(D + 1), N), ones, ones), D + 1)
+        latents = LatentSummary(np.arange(N + 1) * (D + 1), firings(np.tile(np.arange(D + 1), N), ones, ones, ones), D + 1)
         h = np.where(first[:, None], a, b).astype(np.float32)
         return Representations("mean", h, np.where(first, *tokens), np.zeros(N, np.int32), latents)
 

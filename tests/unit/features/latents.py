@@ -30,7 +30,7 @@ def pairs_where(fires: np.ndarray, groups: list[int] | None = None, rate: float 
         rows, latents = np.nonzero(active)
         indptr = np.concatenate([[0], np.cumsum(active.sum(1))]).astype(np.int64)
         peaks = (1 + np.arange(len(rows))).astype(np.float32)
-        summary = LatentSummary(indptr, firings(latents, np.full(len(rows), rate), peaks), active.shape[1])
+        summary = LatentSummary(indptr, firings(latents, np.full(len(rows), rate), peaks, peaks), active.shape[1])
         h = rng.normal(size=(n, D)).astype(np.float32)
         lengths = rng.integers(4, 40, n).astype(np.int32)
         return Representations("mean", h, lengths, np.zeros(n, np.int32), summary)

@@ -40,7 +40,7 @@ def _pairs(seed: int = 0, n: int = 300) -> PairRepresentations:
         fired = [np.sort(rng.choice(np.arange(1, D_SAE), 12, replace=False)) for _ in range(n)]
         indptr, indices = np.arange(0, 12 * n + 1, 12), np.concatenate(fired).astype(np.int32)
         rate, peak = rng.uniform(0.05, 1, (2, 12 * n)).astype(np.float32)
-        latents = LatentSummary(indptr, firings(indices, rate, peak), D_SAE)
+        latents = LatentSummary(indptr, firings(indices, rate, peak, peak), D_SAE)
         return Representations("mean", h, rng.integers(5, 50, n, dtype=np.int32), np.zeros(n, np.int32), latents)
 
     chosen, rejected = np.where(wins[:, None], a, b), np.where(wins[:, None], b, a)

@@ -37,7 +37,9 @@ def _moments(sigma: np.ndarray) -> ScoreMoments:
 def _latents(rows: list[dict[int, float]], d_sae: int = 4) -> LatentSummary:
     entries = [entry for row in rows for entry in row.items()]
     latents, rate = np.array(entries).reshape(-1, 2).T
-    return LatentSummary(np.cumsum([0, *map(len, rows)]).astype(np.int64), firings(latents, rate, np.ones(len(entries))), d_sae)
+    return LatentSummary(
+        np.cumsum([0, *map(len, rows)]).astype(np.int64), firings(latents, rate, *np.ones((2, len(entries)))), d_sae
+    )
 
 
 def _pairs(chosen: list[dict[int, float]], rejected: list[dict[int, float]]) -> PairRepresentations:

@@ -97,17 +97,24 @@ def test_tokens_are_counted(tiny_folder, tokenized):
 
 
 @pytest.mark.parametrize("pooling", ["last", "mean"])
-def test_a_latents_rate_and_peak_are_over_the_responses_own_tokens(tiny_backbone, texts, tokenized, states, pooling):
+def test_a_latents_rate_peak_and_gated_projection_are_over_the_responses_own_tokens(
+    tiny_backbone, texts, tokenized, states, pooling
+):
     sae = firing_sae(HOOK)
     latents = represent(texts, tiny_backbone, {HOOK: sae}, pooling, strengths=True)[HOOK].strengths
-    dense, peaks = np.zeros((2, len(texts), D_SAE), np.float32)
+    dense, peaks, gated = np.zeros((3, len(texts), D_SAE), np.float32)
     for row, (start, end) in enumerate(zip(latents.indptr, latents.indptr[1:], strict=False)):
         assert (np.diff(latents.indices[start:end]) > 0).all()
         dense[row, latents.indices[start:end]] = latents.rate[start:end]
         peaks[row, latents.indices[start:end]] = latents.peak[start:end]
+        gated[row, latents.indices[start:end]] = latents.gated[start:end]
     w = sae.weights
+    directions = w["W_dec"] / w["W_dec"].norm(dim=1, keepdim=True)
     for row, (text, state) in enumerate(zip(tokenized, states[HOOK], strict=True)):
-        pre = (state[: text.end - text.start] - w["b_dec"]) @ w["W_enc"] + w["b_enc"]
+        h = state[: text.end - text.start] - w["b_dec"]
+        pre = h @ w["W_enc"] + w["b_enc"]
+        projected = torch.where(pre > 0, h @ directions.T, torch.zeros_like(pre))
+        np.testing.assert_allclose(gated[row], projected.mean(0).numpy(), rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(dense[row], (pre > 0).float().mean(0).numpy(), atol=1e-6)
         np.testing.assert_allclose(peaks[row], pre.amax(0).clamp(min=0).numpy(), rtol=1e-4, atol=1e-5)
     assert latents.d_sae == D_SAE
@@ -313,6 +320,7 @@ def test_passes_and_runs_of_any_size_give_what_each_text_gives_alone(tiny_backbo
                 np.testing.assert_allclose(one.h, want[hook].h, atol=1e-5)
                 assert np.array_equal(one.strengths.indices, want[hook].strengths.indices)
                 np.testing.assert_allclose(one.strengths.peak, want[hook].strengths.peak, atol=1e-4)
+                np.testing.assert_allclose(one.strengths.gated, want[hook].strengths.gated, atol=1e-4)
                 np.testing.assert_allclose(one.strengths.rate, want[hook].strengths.rate, atol=1e-6)
 
 

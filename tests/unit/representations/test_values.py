@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sparserm.representations.values import ACTIVITIES, ActiveLatents, LatentSummary, Representations, firings
 
 COUNTS = np.array([2, 0, 3, 1, 4])
-FIRED = firings(np.arange(10), np.linspace(0.1, 1, 10), np.arange(10, 20))
+FIRED = firings(np.arange(10), np.linspace(0.1, 1, 10), np.arange(10, 20), np.arange(10) - 5.0)
 LATENTS = LatentSummary(np.concatenate([[0], np.cumsum(COUNTS)]), FIRED, d_sae=20)
 STATES = Representations("mean", np.arange(10.0).reshape(5, 2), np.arange(5), np.arange(5) + 7, LATENTS)
 
@@ -22,7 +22,7 @@ def test_rows_hold_what_they_held(rows):
     assert got.n_tokens.tolist() == rows and got.n_truncated.tolist() == [row + 7 for row in rows]
     for i, row in enumerate(rows):
         own, its = (slice(*one.indptr[[place, place + 1]]) for one, place in ((got.latents, i), (LATENTS, row)))
-        for name in ("indices", "rate", "peak"):
+        for name in ("indices", "rate", "peak", "gated"):
             assert getattr(got.latents, name)[own].tolist() == getattr(LATENTS, name)[its].tolist()
     assert got.latents.indptr[0] == 0 and len(got.latents.indices) == got.latents.indptr[-1]
 
@@ -37,7 +37,7 @@ def test_bits_tell_the_frequencies_that_rates_tell(rates, data):
         np.testing.assert_allclose(active.frequency(activity), expected)
         entries = np.nonzero(rate)
         indptr = np.concatenate([[0], np.cumsum((rate > 0).sum(1))])
-        summary = LatentSummary(indptr, firings(entries[1], rate[entries], rate[entries]), 11).take(rows)
+        summary = LatentSummary(indptr, firings(entries[1], rate[entries], rate[entries], -rate[entries]), 11).take(rows)
         np.testing.assert_allclose(summary.frequency(activity), expected)
 
 

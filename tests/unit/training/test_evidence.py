@@ -67,7 +67,7 @@ def test_shuffling_moves_latents_and_lengths_with_their_response() -> None:
     )
     first = pairs.chosen.latents
     assert first is not None
-    quarter = firings(first.indices, np.full_like(first.rate, 0.25), first.peak)
+    quarter = firings(first.indices, np.full_like(first.rate, 0.25), first.peak, first.gated)
     marked = replace(pairs, chosen=replace(pairs.chosen, latents=replace(first, fired=quarter)))
     shuffled = evidence._shuffled(marked, 3)
     latents = shuffled.chosen.latents
