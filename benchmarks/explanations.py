@@ -24,7 +24,7 @@ from sparserm.evaluation.intervals import mean_interval
 from sparserm.features.auto_labels import LEAST_DETECTION, terms_of
 from sparserm.heads.fitting import FitSettings, fit_head
 from sparserm.heads.labels import AutoLabel, auto_labels
-from sparserm.heads.reward import RewardHead, contributions, reward_margins
+from sparserm.heads.reward import RewardHead, contributions, head_scores, reward_margins
 from sparserm.heads.selection import FeatureStats, feature_stats
 from sparserm.model import SparseRM
 from sparserm.representations.values import LatentSummary, PairRepresentations
@@ -146,7 +146,7 @@ def fires(latents: LatentSummary, features: np.ndarray) -> np.ndarray:
 
 def meaning(task: Task, head: RewardHead, baselines: Mapping[str, Sequence[np.ndarray]]) -> Meaning:
     """Measure a head on the test responses, beside the margins of its baselines."""
-    parts = np.abs(contributions(head, task.test.stacked))
+    parts = np.abs(_contributions_in_pairs(head, task.test))
     fired = _fires_in_pairs(task.test, head.features)
     correct = reward_margins(head, task.test) > 0
 
@@ -199,7 +199,7 @@ def bars(task: Task, name: str) -> Bars:
     }
     n = BAR_PAIRS.get(name, OTHER_BAR_PAIRS)
     shown = task.test.take(np.arange(n))
-    parts, fired = contributions(head, shown.stacked), _fires_in_pairs(shown, head.features)
+    parts, fired = _contributions_in_pairs(head, shown), _fires_in_pairs(shown, head.features)
     texts = [pair.chosen for pair in task.test_pairs[:n]] + [pair.rejected for pair in task.test_pairs[:n]]
     counts = dict.fromkeys(Bars.__dataclass_fields__, 0)
     for text, part, fires_here in zip(texts, parts, fired, strict=True):
@@ -227,6 +227,11 @@ def _read_bar(label: AutoLabel | None, terms: set[str], counted_present: bool) -
     if in_text != counted_present:
         return [*kinds, "backwards"]
     return [*kinds, "right" if in_text else "lacking"]
+
+
+def _contributions_in_pairs(head: RewardHead, pairs: PairRepresentations) -> np.ndarray:
+    """``[2n, K]``, for all chosen responses, then for all rejected ones."""
+    return contributions(head, np.concatenate([head_scores(head, pairs.chosen), head_scores(head, pairs.rejected)]))
 
 
 def _fires_in_pairs(pairs: PairRepresentations, features: np.ndarray) -> np.ndarray:

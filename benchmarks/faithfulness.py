@@ -21,7 +21,7 @@ from sparserm.heads.reward import RewardHead, rewards
 from sparserm.model import SparseRM
 from sparserm.representations.represent import represent_pairs
 from sparserm.representations.store import stored
-from sparserm.representations.values import PairRepresentations
+from sparserm.representations.values import PairRepresentations, Representations
 from sparserm.sae.autoencoder import SparseAutoencoder, load_sae
 from sparserm.support.defaults import TASKS, home
 from sparserm.training.evidence import resample
@@ -81,13 +81,14 @@ class HeadAgreement:
     correlation: float
 
 
-def head_agreement(head: RewardHead, other: RewardHead, h: np.ndarray, *, same_sae: bool = True) -> HeadAgreement:
-    """Compare two heads on representations ``h [n, d]``, preferably of texts that neither was trained on."""
+def head_agreement(head: RewardHead, other: RewardHead, *sides: Representations, same_sae: bool = True) -> HeadAgreement:
+    """Compare two heads on the responses of all ``sides``, preferably of texts that neither was trained on."""
     both = len(np.intersect1d(head.features, other.features))
+    ours, theirs = (np.concatenate([rewards(one, side) for side in sides]) for one in (head, other))
     return HeadAgreement(
         jaccard=both / len(np.union1d(head.features, other.features)) if same_sae else None,
         nearest=float(np.abs(head.directions @ other.directions.T).max(1).mean()),
-        correlation=float(np.corrcoef(rewards(head, h), rewards(other, h))[0, 1]),
+        correlation=float(np.corrcoef(ours, theirs)[0, 1]),
     )
 
 
@@ -103,7 +104,7 @@ def _agreement(
     head: RewardHead, others: Sequence[RewardHead], test: PairRepresentations, sae: SparseAutoencoder, same_sae: bool = True
 ) -> dict[str, float | None]:
     """Mean agreement with the other heads, and the agreement expected from randomly drawn features."""
-    found = [head_agreement(head, other, test.stacked, same_sae=same_sae) for other in others]
+    found = [head_agreement(head, other, test.chosen, test.rejected, same_sae=same_sae) for other in others]
     drawn = np.random.default_rng(0).choice(sae.d_sae, (20, len(head.features)))
     directions = sae.directions().cpu().numpy()
     by_chance = [np.abs(head.directions @ directions[row].T).max(1).mean() for row in drawn]

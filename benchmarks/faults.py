@@ -133,7 +133,7 @@ def _represented() -> State:
         found = represent.represent_pairs(
             pairs, model.backbone, {sae.hook: sae}, model.head.pooling, strengths=True, store=store
         )
-    figures = [rewards(model.head, side.h) for side in (found[sae.hook].chosen, found[sae.hook].rejected)]
+    figures = [rewards(model.head, side) for side in (found[sae.hook].chosen, found[sae.hook].rejected)]
     figures += [side.latents.peak for side in (found[sae.hook].chosen, found[sae.hook].rejected)]
     return {"figures": json.dumps([float(figure) for one in figures for figure in one])}
 

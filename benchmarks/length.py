@@ -48,10 +48,10 @@ def margin_figures(margins: np.ndarray, pairs: PairRepresentations) -> dict[str,
 
 def head_figures(head: RewardHead, pairs: PairRepresentations, before: RewardHead) -> dict[str, Any]:
     """The same for a head, with the length correlation of its rewards and its change in accuracy from another head."""
-    chosen, rejected = rewards(head, pairs.chosen.h), rewards(head, pairs.rejected.h)
+    chosen, rejected = rewards(head, pairs.chosen), rewards(head, pairs.rejected)
     both, margins = np.concatenate([chosen, rejected]), chosen - rejected
     found = length_correlation(both, margins, pairs.log_lengths, pairs.length_gaps)
-    was = rewards(before, pairs.chosen.h) > rewards(before, pairs.rejected.h)
+    was = rewards(before, pairs.chosen) > rewards(before, pairs.rejected)
     change = (margins > 0).astype(float) - was
     return {
         **margin_figures(margins, pairs),

@@ -20,12 +20,12 @@ from sparserm.explain.contributions import (
     label_of,
 )
 from sparserm.heads.labels import labels_of
-from sparserm.heads.reward import rewards
+from sparserm.heads.reward import head_scores, rewards
 from sparserm.heads.saved import SavedHead, load_head, save_head
 from sparserm.pairs.load import load_pairs
 from sparserm.pairs.messages import as_prompt, as_response
 from sparserm.representations.store import stored
-from sparserm.representations.values import PairRepresentations
+from sparserm.representations.values import PairRepresentations, Representations
 from sparserm.support.defaults import DEFAULT_BACKBONE, default_device
 from sparserm.types import PairIssue, PreferenceData, Progress, Prompt, SparseRMError, Text
 
@@ -189,7 +189,7 @@ class SparseRM:
                 f"got {len(prompts)} prompts and {len(responses)} responses; expected one prompt per response; repeat the "
                 "prompt to score several responses to it"
             )
-        return rewards(self.head, self._pooled([*map(as_prompt, prompts)], [*map(as_response, responses)], progress))
+        return rewards(self.head, self._represented([*map(as_prompt, prompts)], [*map(as_response, responses)], progress))
 
     def compare(self, prompt: str | Sequence[Any], responses: Sequence[Any]) -> Comparison:
         """Rank two or more responses to one prompt and break the margin down by feature.
@@ -200,8 +200,8 @@ class SparseRM:
         if len(responses) < 2:
             raise SparseRMError(f"got {len(responses)} responses; expected two or more to compare")
         texts = [as_response(response) for response in responses]
-        h = self._pooled([as_prompt(prompt)] * len(texts), texts)
-        return compare_responses(self.head, h, self.labels)
+        found = self._represented([as_prompt(prompt)] * len(texts), texts)
+        return compare_responses(self.head, head_scores(self.head, found), self.labels)
 
     def explain(self, prompt: str | Sequence[Any], response: Any, *, sae: SparseAutoencoder | None = None) -> Explanation:
         """Break the reward of one response down by feature and by token.
@@ -310,11 +310,10 @@ class SparseRM:
             found[i] = explain_response(self.head, h.numpy(), tokens, self.labels, text.n_truncated, activations)
         return tuple(found[i] for i in range(len(texts)))
 
-    def _pooled(self, prompts: list[Prompt], responses: list[str], progress: Progress | None = None) -> np.ndarray:
+    def _represented(self, prompts: list[Prompt], responses: list[str], progress: Progress | None = None) -> Representations:
         from sparserm.representations.represent import represent
 
         texts = [Text(prompt, response) for prompt, response in zip(prompts, responses, strict=True)]
         hook = self.card.hook_point
         with stored() as store:
-            pooled = represent(texts, self.backbone, {hook: None}, self.head.pooling, store=store, progress=progress)
-        return pooled[hook].h
+            return represent(texts, self.backbone, {hook: None}, self.head.pooling, store=store, progress=progress)[hook]

@@ -220,13 +220,13 @@ def diagnose_head(
         SparseRMError: the pairs are too few for the head's features.
     """
     fitted = fit_head(train, sae, settings)
-    both = rewards(fitted.head, test.stacked)
-    margins = both[: len(texts)] - both[len(texts) :]
+    chosen, rejected = rewards(fitted.head, test.chosen), rewards(fitted.head, test.rejected)
+    margins = chosen - rejected
     explained = [backbone.tokenize(pair.prompt, text) for pair in texts[:PAIRS] for text in (pair.chosen, pair.rejected)]
     stability = selection_stability(fitted, train, sae, settings)
     return HeadDiagnostics(
         k=settings.k,
-        length=length_correlation(both, margins, test.log_lengths, test.length_gaps),
+        length=length_correlation(np.concatenate([chosen, rejected]), margins, test.log_lengths, test.length_gaps),
         balanced=length_balanced(margins, test.length_gaps, np.asarray(test.groups)),
         faithfulness=measure_faithfulness(
             fitted.head, sae.hook, explained, backbone, features=min(STEERED, settings.k), progress=progress

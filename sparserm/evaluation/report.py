@@ -15,7 +15,7 @@ from sparserm.evaluation.length import LengthBalanced, LengthCorrelation, length
 from sparserm.explain.contributions import FeatureDifference, compare_responses
 from sparserm.heads.bradley_terry import bradley_terry_loss
 from sparserm.heads.labels import labels_of
-from sparserm.heads.reward import rewards
+from sparserm.heads.reward import head_scores, rewards
 from sparserm.heads.saved import SavedHead
 from sparserm.pairs.messages import prompt_text
 from sparserm.representations.values import PairRepresentations
@@ -152,7 +152,7 @@ def evaluation_report(saved: SavedHead, data: PreferenceData, pairs: PairReprese
     """
     from sklearn.metrics import roc_auc_score
 
-    chosen, rejected = rewards(saved.head, pairs.chosen.h), rewards(saved.head, pairs.rejected.h)
+    chosen, rejected = rewards(saved.head, pairs.chosen), rewards(saved.head, pairs.rejected)
     evaluation = evaluate_margins(chosen - rejected, pairs)
     seen = saved.trained_on(data.pairs)
     labels, both = np.repeat([1, 0], len(chosen)), np.concatenate([chosen, rejected])
@@ -231,7 +231,8 @@ def worst_mistakes(saved: SavedHead, margins: np.ndarray, pairs: PairRepresentat
     for index in np.argsort(margins, kind="stable")[:MISTAKES]:
         if margins[index] >= 0:
             break
-        both = np.stack([pairs.chosen.h[index], pairs.rejected.h[index]])
+        one = pairs.take(np.array([index]))
+        both = np.concatenate([head_scores(saved.head, one.chosen), head_scores(saved.head, one.rejected)])
         parts = compare_responses(saved.head, both, labels).contributions
         found.append(Mistake(int(index), float(margins[index]), float(expit(margins[index])), parts))
     return tuple(found)

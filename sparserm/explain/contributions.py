@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sparserm.heads.reward import RewardHead, alignment_scores, contributions
+from sparserm.heads.reward import RewardHead, contributions, token_scores
 
 
 @dataclass(frozen=True)
@@ -114,18 +114,18 @@ def explain_response(
         activations: ``[T, K]`` activations of the head's latents, passed through to the explanation.
     """
     n = len(tokens)
-    per_token = contributions(head, h[:n])
-    token_scores = alignment_scores(h[:n], head.directions, head.center)
+    at_tokens = token_scores(head, h[:n])
+    per_token = contributions(head, at_tokens)
     if head.pooling == "mean":
         running = per_token.cumsum(0).sum(1) / np.arange(1, n + 1) + head.bias
         token_contributions = per_token / n
         total = token_contributions.sum(0)
-        scores = token_scores.mean(0)
+        scores = at_tokens.mean(0)
     else:
         running = per_token.sum(1) + head.bias
         token_contributions = per_token
-        total = contributions(head, h[-1])
-        scores = alignment_scores(h[-1], head.directions, head.center)
+        scores = token_scores(head, h[-1])
+        total = contributions(head, scores)
     parts = [
         Contribution(int(f), label_of(labels, int(f)), float(s), float(w), float(c))
         for f, s, w, c in zip(head.features, scores, head.weights, total, strict=True)
@@ -139,7 +139,7 @@ def explain_response(
         running_reward=running,
         features=head.features,
         n_truncated=n_truncated,
-        token_scores=token_scores,
+        token_scores=at_tokens,
         token_activations=activations,
     )
 
@@ -161,17 +161,16 @@ def explain_difference(a: Explanation, b: Explanation) -> tuple[FeatureDifferenc
     return tuple(sorted(parts, key=lambda part: -abs(part.contribution)))
 
 
-def compare_responses(head: RewardHead, h: np.ndarray, labels: Mapping[int, str]) -> Comparison:
+def compare_responses(head: RewardHead, scores: np.ndarray, labels: Mapping[int, str]) -> Comparison:
     """Rank responses and explain a margin: the first minus the second of two, the best minus the next best of more.
 
     Args:
-        h: ``[n, d]`` pooled representations, ``n`` at least 2.
+        scores: ``[n, K]`` alignment scores of the responses, ``n`` at least 2.
         labels: feature labels by id.
     """
-    scores = alignment_scores(h, head.directions, head.center)
-    totals = contributions(head, h).sum(1) + head.bias
+    totals = contributions(head, scores).sum(1) + head.bias
     ranking = tuple(int(i) for i in np.argsort(-totals, kind="stable"))
-    a, b = (0, 1) if len(h) == 2 else ranking[:2]
+    a, b = (0, 1) if len(scores) == 2 else ranking[:2]
     parts = [
         FeatureDifference(int(f), label_of(labels, int(f)), float(sa), float(sb), float(w), float(w * (sa - sb) / sigma))
         for f, sa, sb, w, sigma in zip(head.features, scores[a], scores[b], head.weights, head.sigma, strict=True)

@@ -13,7 +13,7 @@ import torch
 
 from sparserm.backbone.model import Backbone
 from sparserm.explain.contributions import explain_response
-from sparserm.heads.reward import RewardHead, rewards
+from sparserm.heads.reward import RewardHead, contributions, token_scores
 from sparserm.types import HookPoint, Progress, SparseRMError, TokenizedText
 
 #: Size of an intervention, in standard deviations of the feature's alignment score.
@@ -74,7 +74,7 @@ def measure_faithfulness(
         raise SparseRMError("there are no texts to explain; give at least one")
     states = _states(texts, hook, backbone)
     pooled = _pooled(states, texts, head)
-    scored = rewards(head, pooled)
+    scored = _rewards(head, pooled)
     explained = [
         explain_response(head, state, [""] * (text.end - text.start), {}) for state, text in zip(states, texts, strict=True)
     ]
@@ -82,12 +82,12 @@ def measure_faithfulness(
     token_sums = [float(one.token_contributions.sum()) + one.bias for one in explained]
     predicted = predicted_change(head)
     steps = AMOUNT * head.sigma[:, None] * head.directions
-    moved = np.stack([rewards(head, pooled + step) for step in steps]) - scored
+    moved = np.stack([_rewards(head, pooled + step) for step in steps]) - scored
     order = np.argsort(-np.abs(head.weights), kind="stable")[:features]
     steered = []
     for done, j in enumerate(order):
         with backbone.steering(hook, torch.from_numpy(steps[j].astype(np.float32))):
-            again = rewards(head, _pooled(_states(texts, hook, backbone), texts, head))
+            again = _rewards(head, _pooled(_states(texts, hook, backbone), texts, head))
         steered.append(again - scored - predicted[j])
         if progress:
             progress(done + 1, len(order), "Steering (features)")
@@ -100,6 +100,11 @@ def measure_faithfulness(
         steer=float(np.abs(steered).max()),
         spread=float(scored.std()),
     )
+
+
+def _rewards(head: RewardHead, pooled: np.ndarray) -> np.ndarray:
+    """``[n]`` rewards of pooled representations ``[n, d]``."""
+    return contributions(head, token_scores(head, pooled)).sum(1) + head.bias
 
 
 def _states(texts: Sequence[TokenizedText], hook: HookPoint, backbone: Backbone) -> list[np.ndarray]:

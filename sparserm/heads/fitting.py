@@ -181,7 +181,7 @@ def fit_selected(
     probe = statistics.probe
     weights = np.linalg.lstsq(statistics.candidates(features).T, statistics.target, rcond=None)[0]
     head = build_head(features, directions, center, moments, weights, pairs.pooling)
-    both = (rewards(head, side.h) for side in (pairs.chosen, pairs.rejected))
+    both = (rewards(head, side) for side in (pairs.chosen, pairs.rejected))
     return FittedHead(head, statistics.stats, probe.l2, probe.choice, *both)
 
 

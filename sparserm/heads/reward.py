@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sparserm.representations.values import PairRepresentations
+from sparserm.representations.values import PairRepresentations, Representations
 from sparserm.types import Pooling
 
 #: Rows of representations converted to float64 at a time.
@@ -73,21 +73,30 @@ def build_head(
     )
 
 
-def rewards(head: RewardHead, h: np.ndarray) -> np.ndarray:
-    """``[...]`` float64 rewards for ``h [..., d]``, pooled as the head expects."""
-    return contributions(head, h).sum(-1) + head.bias
+def rewards(head: RewardHead, responses: Representations) -> np.ndarray:
+    """``[n]`` float64 rewards of responses, pooled as the head expects."""
+    return contributions(head, head_scores(head, responses)).sum(-1) + head.bias
 
 
 def reward_margins(head: RewardHead, pairs: PairRepresentations) -> np.ndarray:
     """``[n]`` float64 rewards of the chosen minus the rejected responses."""
-    return rewards(head, pairs.chosen.h) - rewards(head, pairs.rejected.h)
+    return rewards(head, pairs.chosen) - rewards(head, pairs.rejected)
 
 
-def contributions(head: RewardHead, h: np.ndarray) -> np.ndarray:
-    """``[..., K]`` float64 contributions ``w_j (s_j - mu_j) / sigma_j`` for ``h [..., d]``; their sum plus the bias is the
+def contributions(head: RewardHead, scores: np.ndarray) -> np.ndarray:
+    """``[..., K]`` float64 contributions ``w_j (s_j - mu_j) / sigma_j`` for ``scores [..., K]``; their sum plus the bias is the
     reward."""
-    scores = alignment_scores(h, head.directions, head.center)
     return head.weights * (scores - head.mu) / head.sigma
+
+
+def head_scores(head: RewardHead, responses: Representations) -> np.ndarray:
+    """``[n, K]`` float64 alignment scores of the head's features in responses, pooled as the head expects."""
+    return token_scores(head, responses.h)
+
+
+def token_scores(head: RewardHead, h: np.ndarray) -> np.ndarray:
+    """``[..., K]`` float64 alignment scores of the head's features at single tokens ``h [..., d]``."""
+    return alignment_scores(h, head.directions, head.center)
 
 
 def alignment_scores(h: np.ndarray, directions: np.ndarray, center: np.ndarray) -> np.ndarray:

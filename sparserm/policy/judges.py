@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sparserm.heads.reward import contributions
+from sparserm.heads.reward import contributions, head_scores
 from sparserm.heads.saved import find_head, head_hash, list_heads
 from sparserm.support.parsing import given_path
 from sparserm.types import Progress, SparseRMError, Text
@@ -104,5 +104,5 @@ def head_contributions(model: SparseRM, texts: Sequence[Text], progress: Progres
     from sparserm.representations.represent import represent
 
     hook = model.card.hook_point
-    h = represent(texts, model.backbone, {hook: None}, model.head.pooling, progress=progress)[hook].h
-    return contributions(model.head, h)
+    found = represent(texts, model.backbone, {hook: None}, model.head.pooling, progress=progress)[hook]
+    return contributions(model.head, head_scores(model.head, found))

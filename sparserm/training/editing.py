@@ -15,7 +15,7 @@ import numpy as np
 from sparserm.evaluation.accuracy import Evaluation, evaluate_margins
 from sparserm.evaluation.intervals import accuracy_interval, rank_correlations
 from sparserm.evaluation.length import LengthCorrelation, length_correlation
-from sparserm.heads.reward import RewardHead, alignment_scores
+from sparserm.heads.reward import RewardHead, head_scores
 from sparserm.heads.saved import SavedHead, head_hash
 from sparserm.representations.values import PairRepresentations
 from sparserm.support.parsing import decimal_number, whole_number
@@ -218,7 +218,7 @@ def held_out_scores(saved: SavedHead, data: PreferenceData, pairs: PairRepresent
         held_out, chosen=replace(held_out.chosen, latents=None), rejected=replace(held_out.rejected, latents=None)
     )
     chosen, rejected = held_out.chosen, held_out.rejected
-    scores = [(alignment_scores(side.h, head.directions, head.center) - head.mu) / head.sigma for side in (chosen, rejected)]
+    scores = [(head_scores(head, side) - head.mu) / head.sigma for side in (chosen, rejected)]
     gap = chosen.h.astype(np.float64) - rejected.h
     return HeldOutScores(
         head=head,

@@ -20,6 +20,7 @@ from sparserm.heads import saved as module
 from sparserm.heads.reward import RewardHead, rewards
 from sparserm.heads.saved import HeadCard, SavedHead, find_head, head_files, list_heads, load_head, parse_head, save_head
 from sparserm.types import SparseRMError
+from tests.unit.responses import responses
 
 K, D = 4, 6
 H = np.random.default_rng(1).normal(size=(5, D)).astype(np.float32)
@@ -56,7 +57,7 @@ def _head(seed: int = 0) -> SavedHead:
 
 SAVED = _head()
 FILES = head_files(SAVED)
-REWARDS = rewards(SAVED.head, H)
+REWARDS = rewards(SAVED.head, responses(H))
 
 
 def _parse(files: Mapping[str, bytes]) -> SavedHead:
@@ -82,7 +83,7 @@ def test_a_flipped_bit_is_refused_or_changes_no_reward(name: str) -> None:
             assert "\n" not in str(error) and len(str(error)) < 1000
         else:
             assert name == "config.json"
-            np.testing.assert_array_equal(rewards(loaded.head, H), REWARDS)
+            np.testing.assert_array_equal(rewards(loaded.head, responses(H)), REWARDS)
             assert loaded.least_reward == SAVED.least_reward
     assert refused > 400 if name == "config.json" else refused == 1200
 
@@ -123,11 +124,11 @@ def test_the_config_of_one_head_with_the_tensors_of_another_is_refused() -> None
 def test_name_labels_and_versions_may_be_edited_by_hand() -> None:
     edited = _parse({**FILES, "config.json": _with(name="mine", labels={"3": "new"}, versions={})})
     assert (edited.card.name, edited.card.labels) == ("mine", {3: "new"})
-    np.testing.assert_array_equal(rewards(edited.head, H), REWARDS)
+    np.testing.assert_array_equal(rewards(edited.head, responses(H)), REWARDS)
 
 
 def test_heads_of_earlier_versions_are_loaded_without_a_hash() -> None:
-    np.testing.assert_array_equal(rewards(_parse({**FILES, "config.json": _with(sha256=None)}).head, H), REWARDS)
+    np.testing.assert_array_equal(rewards(_parse({**FILES, "config.json": _with(sha256=None)}).head, responses(H)), REWARDS)
 
 
 @pytest.mark.parametrize("folder", list_heads().values(), ids=lambda folder: folder.name)
@@ -258,25 +259,25 @@ def _killed_at(move: int, folder: Path) -> int:
 @pytest.mark.parametrize(("beside", "swapped"), [("", True), ("README.md", True), ("notes.txt", False)])
 def test_a_kill_between_two_moves_never_mixes_two_heads(tmp_path: Path, beside: str, swapped: bool) -> None:
     folder = tmp_path / "head"
-    before, after = (rewards(_head(seed).head, H) for seed in (0, 1))
+    before, after = (rewards(_head(seed).head, responses(H)) for seed in (0, 1))
     save_head(SAVED, folder)
     if beside:
         (folder / beside).write_text("kept")
     if not beside:
         assert _killed_at(0, folder) == 9
-        np.testing.assert_array_equal(rewards(load_head(folder).head, H), before)
+        np.testing.assert_array_equal(rewards(load_head(folder).head, responses(H)), before)
     assert _killed_at(1, folder) == 9
     with pytest.raises(SparseRMError) as error:
         load_head(folder)
     if swapped:
         (old,) = tmp_path.glob(".head.*.old")
         assert f"the old head is in {old}" in str(error.value)
-        np.testing.assert_array_equal(rewards(load_head(old).head, H), before)
+        np.testing.assert_array_equal(rewards(load_head(old).head, responses(H)), before)
         old.rename(folder)
     else:
         assert "are not those in head.safetensors" in str(error.value)
     save_head(_head(1), folder)
-    np.testing.assert_array_equal(rewards(load_head(folder).head, H), after)
+    np.testing.assert_array_equal(rewards(load_head(folder).head, responses(H)), after)
     assert not beside or (folder / beside).read_text() == "kept"
 
 

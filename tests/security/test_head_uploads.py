@@ -28,6 +28,7 @@ from sparserm.support.defaults import home
 from sparserm.support.parsing import MAX_DEPTH, parse_json, whole_number
 from sparserm.types import HookPoint, SparseRMError
 from sparserm.ui.train.tables import heads_table
+from tests.unit.responses import responses
 from tests.unit.tiny import save_tiny_sae
 
 EDITED = {"parent": "safety", "parent_hash": "0123abcd", "edits": {"3": 0.5}, "parent_lineage": {"edits": {"3": -1}}}
@@ -39,7 +40,7 @@ SAVED = replace(
 FILES = head_files(SAVED)
 CONFIG: dict[str, Any] = json.loads(FILES["config.json"])
 H = np.random.default_rng(0).normal(size=(3, SAVED.width)).astype(np.float32)
-REWARDS = rewards(SAVED.head, H)
+REWARDS = rewards(SAVED.head, responses(H))
 
 WRONG = ("x", "", None, True, -1, 1.5, 2**40, 1e300, [], {}, ["a", 2], {"²": "b"}, {"a": {}}, "y" * 20_000, "²", "../..")
 
@@ -84,7 +85,7 @@ def test_an_entry_of_another_type_is_refused_in_a_line_or_harmless(path: tuple[A
             assert "\n" not in str(error) and len(str(error)) < 600
         else:
             _used(saved)
-            np.testing.assert_array_equal(rewards(saved.head, H), REWARDS)
+            np.testing.assert_array_equal(rewards(saved.head, responses(H)), REWARDS)
 
 
 @pytest.mark.parametrize(
@@ -174,7 +175,7 @@ def test_a_damaged_zip_is_refused_or_holds_the_head(method: int) -> None:
         # Half of the damage is in the directory at the end.
         damaged[-rng.randrange(1, 200) if i % 2 else rng.randrange(len(damaged))] = rng.randrange(256)
         try:
-            np.testing.assert_array_equal(rewards(read_head({"a.zip": bytes(damaged)}).head, H), REWARDS)
+            np.testing.assert_array_equal(rewards(read_head({"a.zip": bytes(damaged)}).head, responses(H)), REWARDS)
         except SparseRMError as error:
             refused += 1
             assert "\n" not in str(error) and len(str(error)) < 600

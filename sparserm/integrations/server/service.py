@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from sparserm.explain.contributions import Comparison, Explanation, compare_responses
-from sparserm.heads.reward import contributions
+from sparserm.heads.reward import contributions, token_scores
 from sparserm.integrations.server.batching import Batcher
 from sparserm.model import SparseRM
 from sparserm.representations.represent import represent
@@ -180,7 +180,7 @@ class Service:
         rewards = np.full(len(texts), model.saved.least_reward)
         parts = np.zeros((len(texts), len(model.head.features)))
         if nonempty:
-            parts[nonempty] = contributions(model.head, np.stack([h for h, _ in found]))
+            parts[nonempty] = contributions(model.head, token_scores(model.head, np.stack([h for h, _ in found])))
             rewards[nonempty] = parts[nonempty].sum(1) + model.head.bias
         return Rewards(rewards, parts, sum(n for _, n in found))
 
@@ -207,7 +207,7 @@ class Service:
         if len(texts) < 2:
             raise SparseRMError(f"got {len(texts)} responses; expected two or more to compare")
         found = await self.batcher.run((model.card.hook_point, model.head.pooling), texts)
-        return compare_responses(model.head, np.stack([h for h, _ in found]), model.labels)
+        return compare_responses(model.head, token_scores(model.head, np.stack([h for h, _ in found])), model.labels)
 
     def _reader(self, hook: HookPoint, pooling: Pooling) -> Callable[[Sequence[Text]], list[tuple[np.ndarray, int]]]:
         def read(texts: Sequence[Text]) -> list[tuple[np.ndarray, int]]:

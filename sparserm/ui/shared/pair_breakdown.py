@@ -10,6 +10,7 @@ import streamlit as st
 
 from sparserm.explain.contributions import compare_responses
 from sparserm.heads.labels import labels_of
+from sparserm.heads.reward import head_scores
 from sparserm.types import PreferencePair, Prompt
 from sparserm.ui.shared.charts import difference_figure
 from sparserm.ui.shared.components import download_table
@@ -22,8 +23,9 @@ from sparserm.ui.shared.tables import differences_table
 def pair_breakdown(index: int, context: Context, found: Represented) -> None:
     """Breakdown of one pair: both texts and the margin by feature."""
     pair = found.data.pairs[index]
-    both = np.stack([found.pairs.chosen.h[index], found.pairs.rejected.h[index]])
-    comparison = compare_responses(context.saved.head, both, labels_of(context.card))
+    head, one = context.saved.head, found.pairs.take(np.array([index]))
+    scores = np.concatenate([head_scores(head, one.chosen), head_scores(head, one.rejected)])
+    comparison = compare_responses(head, scores, labels_of(context.card))
     st.subheader(f"Row {pair.row}: pairwise breakdown", anchor=False)
     pair_texts(pair)
     st.plotly_chart(difference_figure(comparison.contributions, comparison.margin), config=CONFIG, key=f"apart {index}")

@@ -113,7 +113,7 @@ def _trained(*prompts: str) -> tuple[SavedHead, FitSettings]:
 def test_pairs_that_the_head_was_trained_on_are_judged_by_heads_that_were_not() -> None:
     n = len(TRAIN.groups)
     data = _data(*[(f"p{group}", f"yes {i}", "no") for i, group in enumerate(TRAIN.groups)])
-    head_margins = rewards(_trained()[0].head, TRAIN.chosen.h) - rewards(_trained()[0].head, TRAIN.rejected.h)
+    head_margins = rewards(_trained()[0].head, TRAIN.chosen) - rewards(_trained()[0].head, TRAIN.rejected)
     saved, settings = _trained()
     assert held_out_margins(saved, data, TRAIN, SAE).margins == pytest.approx(head_margins)
     saved, settings = _trained(*{pair.prompt[0].content for pair in data.pairs})

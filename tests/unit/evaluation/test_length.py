@@ -48,7 +48,7 @@ TRAIN, TEST = _pairs(0), _pairs(1)
 
 
 def _margins(head: RewardHead, pairs: PairRepresentations) -> np.ndarray:
-    return rewards(head, pairs.chosen.h) - rewards(head, pairs.rejected.h)
+    return rewards(head, pairs.chosen) - rewards(head, pairs.rejected)
 
 
 def test_gaps_are_of_log_lengths() -> None:

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from sparserm.explain.contributions import Explanation, compare_responses, explain_difference, explain_response, label_of
-from sparserm.heads.reward import RewardHead, contributions, rewards
+from sparserm.heads.reward import RewardHead, contributions, rewards, token_scores
 from tests.unit.explain.random_heads import random_head
+from tests.unit.responses import responses
 
 #: Contributions of h = (x, y) are 2 (x - 1) and -(y - 2) / 2.
 HEAD = RewardHead(
@@ -65,7 +66,7 @@ def test_mean_pooling_adds_up_along_every_margin(seed: int) -> None:
     assert cells.sum() + head.bias == pytest.approx(found.reward, abs=1e-12)
     assert sum(_by_feature(found)) + head.bias == pytest.approx(found.reward, abs=1e-12)
     assert found.running_reward[-1] == pytest.approx(found.reward, abs=1e-12)
-    assert found.reward == pytest.approx(float(rewards(head, h[:n].mean(0, dtype=np.float64))), abs=1e-9)
+    assert found.reward == pytest.approx(float(rewards(head, responses(h[:n].mean(0, dtype=np.float64)[None]))[0]), abs=1e-9)
     for t in range(n):  # the running reward is that of the response cut short
         short = explain_response(head, h[: t + 1], ["x"] * (t + 1), {})
         assert found.running_reward[t] == pytest.approx(short.reward, abs=1e-12)
@@ -76,9 +77,9 @@ def test_last_pooling_reads_the_end_of_the_turn(seed: int) -> None:
     head, h = random_head(seed, "last")
     n = len(h) - 1
     found = explain_response(head, h, ["x"] * n, {})
-    assert found.reward == pytest.approx(float(rewards(head, h[-1])), abs=1e-12)
+    assert found.reward == pytest.approx(float(rewards(head, responses(h[-1:]))[0]), abs=1e-12)
     assert sum(_by_feature(found)) + head.bias == pytest.approx(found.reward, abs=1e-12)
-    np.testing.assert_allclose(found.token_contributions, contributions(head, h[:n]))
+    np.testing.assert_allclose(found.token_contributions, contributions(head, token_scores(head, h[:n])))
     np.testing.assert_allclose(found.running_reward, found.token_contributions.sum(1) + head.bias)
 
 
@@ -86,7 +87,7 @@ def test_last_pooling_reads_the_end_of_the_turn(seed: int) -> None:
 def test_the_largest_contribution_comes_first(seed: int) -> None:
     head, h = random_head(seed, "mean")
     explained = [abs(part.contribution) for part in explain_response(head, h, ["x"] * len(h), {}).contributions]
-    compared = [abs(part.contribution) for part in compare_responses(head, h[:2], {}).contributions]
+    compared = [abs(part.contribution) for part in compare_responses(head, token_scores(head, h[:2]), {}).contributions]
     assert explained == sorted(explained, reverse=True) and compared == sorted(compared, reverse=True)
 
 
@@ -97,7 +98,7 @@ def test_a_feature_without_a_label_goes_by_its_number() -> None:
 
 
 def test_two_responses_are_compared_first_minus_second_even_if_it_is_worse() -> None:
-    found = compare_responses(HEAD, H[1:], LABELS)
+    found = compare_responses(HEAD, token_scores(HEAD, H[1:]), LABELS)
     assert found.rewards == (-1.75, 7.25)
     assert found.ranking == (1, 0)
     assert found.margin == -9.0
@@ -106,7 +107,7 @@ def test_two_responses_are_compared_first_minus_second_even_if_it_is_worse() -> 
 
 
 def test_of_three_responses_the_best_is_compared_with_the_next_best() -> None:
-    found = compare_responses(HEAD, H, LABELS)
+    found = compare_responses(HEAD, token_scores(HEAD, H), LABELS)
     assert found.rewards == (2.25, -1.75, 7.25)
     assert found.ranking == (2, 0, 1)
     assert found.margin == 5.0
@@ -114,17 +115,17 @@ def test_of_three_responses_the_best_is_compared_with_the_next_best() -> None:
 
 
 def test_equal_rewards_keep_their_order() -> None:
-    assert compare_responses(HEAD, H[[1, 0, 1, 0]], {}).ranking == (1, 3, 0, 2)
+    assert compare_responses(HEAD, token_scores(HEAD, H[[1, 0, 1, 0]]), {}).ranking == (1, 3, 0, 2)
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_differences_sum_to_the_margin(seed: int) -> None:
     head, h = random_head(seed, "mean")
-    found = compare_responses(head, h, {})
+    found = compare_responses(head, token_scores(head, h), {})
     first, second = (0, 1) if len(h) == 2 else found.ranking[:2]
     assert sum(part.contribution for part in found.contributions) == pytest.approx(found.margin, abs=1e-12)
     assert found.margin == pytest.approx(found.rewards[first] - found.rewards[second], abs=1e-12)
-    np.testing.assert_allclose(found.rewards, rewards(head, h), atol=1e-12)
+    np.testing.assert_allclose(found.rewards, rewards(head, responses(h)), atol=1e-12)
     assert sorted(found.ranking) == list(range(len(h)))
     assert [found.rewards[i] for i in found.ranking] == sorted(found.rewards, reverse=True)
 

@@ -13,6 +13,7 @@ from benchmarks.shift import score_shift
 from sparserm.explain.faithfulness import measure_faithfulness, predicted_change
 from sparserm.heads.reward import RewardHead
 from sparserm.types import HookPoint, Message, SparseRMError
+from tests.unit.responses import responses
 
 D = 32
 
@@ -90,7 +91,7 @@ def test_without_texts_there_is_nothing_to_measure(tiny_backbone) -> None:
 
 
 def test_a_head_agrees_with_itself_and_a_negated_one_speaks_against_it() -> None:
-    h, head = np.random.default_rng(1).normal(size=(50, D)), _head()
+    h, head = responses(np.random.default_rng(1).normal(size=(50, D))), _head()
     same = head_agreement(head, head, h)
     assert (same.jaccard, same.nearest, same.correlation) == pytest.approx((1, 1, 1))
     against = head_agreement(head, replace(head, weights=-head.weights, features=np.array([2, 3, 4])), h)

@@ -16,6 +16,7 @@ from sparserm.heads.selection import SELECTORS
 from sparserm.representations.values import LatentSummary, PairRepresentations, Representations, firings
 from sparserm.sae.autoencoder import SparseAutoencoder
 from sparserm.types import HookPoint, SparseRMError
+from tests.unit.responses import responses
 
 D, D_SAE = 16, 64
 PLANTED = (5, 20, 41)
@@ -51,7 +52,7 @@ SAE, TRAIN, TEST = _sae(), _pairs(0), _pairs(1)
 
 
 def _accuracy(head, pairs: PairRepresentations) -> float:
-    return float((rewards(head, pairs.chosen.h) > rewards(head, pairs.rejected.h)).mean())
+    return float((rewards(head, pairs.chosen) > rewards(head, pairs.rejected)).mean())
 
 
 def test_the_planted_features_are_found_and_rank_new_pairs() -> None:
@@ -72,7 +73,7 @@ def test_every_selector_gives_a_sound_head(method: str) -> None:
     np.testing.assert_array_equal(head.center, SAE.b_dec.numpy())
     assert head.pooling == "mean" and head.bias == 0 and fitted.l2 in PROBE_L2
     both = np.concatenate([fitted.rewards_chosen, fitted.rewards_rejected])
-    np.testing.assert_array_equal(both, rewards(head, TRAIN.stacked))
+    np.testing.assert_array_equal(both, rewards(head, responses(TRAIN.stacked)))
 
 
 def test_moments_are_of_all_training_responses_so_that_the_mean_reward_is_zero() -> None:

@@ -15,7 +15,8 @@ from sparserm.heads.bradley_terry import (
     fit_probe,
     prompt_folds,
 )
-from sparserm.heads.reward import RewardHead, ScoreMoments, build_head, contributions, rewards, second_moments
+from sparserm.heads.reward import RewardHead, ScoreMoments, build_head, contributions, rewards, second_moments, token_scores
+from tests.unit.responses import responses
 
 
 def _differences(seed: int = 0, n: int = 120, k: int = 5) -> np.ndarray:
@@ -74,15 +75,17 @@ def test_choosing_l2_from_a_single_pair_takes_the_first_strength() -> None:
 
 def test_rewards_and_contributions_by_hand() -> None:
     h = np.array([[2.0, 3.0], [3.0, 5.0]], np.float32)
-    np.testing.assert_allclose(contributions(_head(), h), [[0.0, 0.0], [4.0, -1.0]])
-    np.testing.assert_allclose(rewards(_head(bias=0.5), h), [0.5, 3.5])
+    np.testing.assert_allclose(contributions(_head(), token_scores(_head(), h)), [[0.0, 0.0], [4.0, -1.0]])
+    np.testing.assert_allclose(rewards(_head(bias=0.5), responses(h)), [0.5, 3.5])
 
 
 def test_contributions_and_bias_sum_to_the_reward() -> None:
     h = np.random.default_rng(0).normal(size=(3, 7, 2)).astype(np.float32)
     head = _head(bias=-0.25)
-    np.testing.assert_array_equal(rewards(head, h), contributions(head, h).sum(-1) + head.bias)
-    assert rewards(head, h).shape == (3, 7)
+    parts = contributions(head, token_scores(head, h))
+    assert parts.shape == (3, 7, 2)
+    for one, part in zip(h, parts, strict=True):
+        np.testing.assert_array_equal(rewards(head, responses(one)), part.sum(-1) + head.bias)
 
 
 def test_a_built_head_has_no_bias_and_plain_dtypes() -> None:

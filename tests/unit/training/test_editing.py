@@ -129,7 +129,7 @@ def test_any_edit_measures_the_same_as_the_edited_head_anew() -> None:
         found, head = measure_edits(held_out, edits), edit_head(saved.head, edits)
         again = evaluate_head(head, pairs)
         assert found.evaluation == replace(again, mean_margin=pytest.approx(again.mean_margin))
-        np.testing.assert_allclose(found.margins, rewards(head, pairs.chosen.h) - rewards(head, pairs.rejected.h), atol=1e-12)
+        np.testing.assert_allclose(found.margins, rewards(head, pairs.chosen) - rewards(head, pairs.rejected), atol=1e-12)
 
 
 def test_pairs_of_training_prompts_are_left_out_and_counted() -> None:
