@@ -280,12 +280,12 @@ def train_sae_command(
     ] = DEFAULT_BACKBONE,
     tokens: Annotated[int, typer.Option(help="Number of tokens to train on.")] = 700_000,
     d_sae: Annotated[int | None, typer.Option(help="Number of latents. Default: 4,608.")] = None,
-    k: Annotated[int | None, typer.Option(help="Latents active per token (L0). Default: 64.")] = None,
+    k: Annotated[int | None, typer.Option(help="Latents active per token, on average (L0). Default: 64.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the activations. Default: 4.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of initialisation and shuffling. Default: 0.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Train TopK SAEs at several layers from one pass over a corpus, and evaluate them on held-out text."""
+    """Train BatchTopK SAEs at several layers from one pass over a corpus, and evaluate them on held-out text."""
     from sparserm.sae.training import SAERecipe, train_saes
     from sparserm.support.progress import terminal_progress
 

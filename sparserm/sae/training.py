@@ -1,8 +1,9 @@
 """SAE training from a text corpus: stored activations, one SAE per layer, and its quality on held-out text; resumable.
 
-The SAEs are TopK SAEs (Gao et al., 2024), trained by SAELens's trainer: an auxiliary loss keeps latents from dying, the input
-is scaled to norm sqrt(d_in) during training and the scale folded into the weights afterwards, the decoder's bias starts at the
-activations' mean, and the learning rate decays to zero.
+The SAEs are BatchTopK SAEs (Bussmann et al., 2024, arXiv 2412.06410), trained by SAELens's trainer: an auxiliary loss keeps
+latents from dying, the input is scaled to norm sqrt(d_in) during training and the scale folded into the weights afterwards, the
+decoder's bias starts at the activations' mean, and the learning rate decays to zero. They are saved as JumpReLU SAEs: whether a
+latent fires then depends on its own threshold, and not on what other latents do.
 """
 
 from __future__ import annotations
@@ -42,6 +43,9 @@ _METRICS = "metrics.json"
 #: File that marks a checkpoint as complete, with the SHA-256 of the others; of earlier versions it is empty.
 _COMPLETE = "complete"
 
+#: Tokens from which the threshold of the latents is set.
+CALIBRATION_TOKENS = 4096
+
 #: Checkpoints written during training; the latest is kept.
 CHECKPOINTS = 8
 
@@ -52,7 +56,7 @@ class SAERecipe:
 
     Attributes:
         d_sae: number of latents.
-        k: latents active per token (L0).
+        k: latents active per token (L0), on average.
         epochs: passes over the cached activations.
         lr: Adam's learning rate after warm-up; it decays linearly to zero over the last half.
         batch_size: tokens per step.
@@ -171,6 +175,7 @@ def train_sae(
     _resume(trainer, folder, data)
     with contextlib.redirect_stderr(io.StringIO()):  # hides its progress bar, ours is shown
         sae = trainer.fit()
+    sae.topk_threshold.fill_(_threshold(sae, cache.array(hook), recipe))
     sae.cfg.metadata.model_name = model_name
     sae.cfg.metadata.hook_name = hook.name
     sae.cfg.metadata.context_size = CONTEXT_SIZE
@@ -229,14 +234,14 @@ class _Batches(Iterator[torch.Tensor]):
 
 
 def _trainer(cache: ActivationCache, hook: HookPoint, recipe: SAERecipe, total: int, folder: Path, data: _Batches) -> Any:
-    from sae_lens import TopKTrainingSAE, TopKTrainingSAEConfig
+    from sae_lens import BatchTopKTrainingSAE, BatchTopKTrainingSAEConfig
     from sae_lens.config import SAETrainerConfig
     from sae_lens.training.sae_trainer import SAETrainer
 
     steps = total // recipe.batch_size
     torch.manual_seed(recipe.seed)
-    sae = TopKTrainingSAE(
-        TopKTrainingSAEConfig(
+    sae = BatchTopKTrainingSAE(
+        BatchTopKTrainingSAEConfig(
             d_in=cache.d_in,
             d_sae=recipe.d_sae,
             k=recipe.k,
@@ -274,6 +279,16 @@ def _input_statistics(activations: np.ndarray, seed: int) -> tuple[float, np.nda
     rows = np.sort(np.random.default_rng(seed).choice(len(activations), n, replace=False))
     sample = activations[rows].astype(np.float32)
     return float(np.sqrt(sample.shape[1]) / np.linalg.norm(sample, axis=1).mean()), sample.mean(0)
+
+
+@torch.no_grad()
+def _threshold(sae: Any, activations: np.ndarray, recipe: SAERecipe) -> float:
+    """The threshold at which :attr:`SAERecipe.k` latents are active per token; SAELens's running estimate lags behind."""
+    n = min(len(activations), CALIBRATION_TOKENS)
+    rows = np.sort(np.random.default_rng(recipe.seed).choice(len(activations), n, replace=False))
+    _, before = sae.encode_with_hidden_pre(torch.from_numpy(activations[rows]).float())
+    strongest = before.relu().flatten().topk(min(recipe.k * n + 1, before.numel())).values
+    return float(strongest[-2:].mean())  # between the last that is active and the first that is not
 
 
 def _check_recipe(folder: Path, now: dict[str, Any]) -> None:

@@ -84,7 +84,7 @@ def test_every_layer_has_its_sae_and_its_metrics_and_nothing_else_is_left(whole)
     assert list(found) == [1, 2]
     for layer, quality in found.items():
         sae = load_sae(out / f"layer_{layer}")
-        assert (sae.hook.layer, sae.d_sae, sae.k, sae.model_name) == (layer, 40, 4, "tiny-llama")
+        assert (sae.hook.layer, sae.d_sae, sae.architecture, sae.model_name) == (layer, 40, "jumprelu", "tiny-llama")
         assert quality == SAEQuality(**json.loads((out / f"layer_{layer}" / "metrics.json").read_text()))
         assert quality.l0 == pytest.approx(4, abs=0.5) and 0 <= quality.dead <= 1
 
@@ -203,5 +203,5 @@ def test_the_data_folder_lists_a_trained_sae_with_its_metrics(train, sparserm_ho
 
     found = train(sparserm_home / "saes" / "mine", layers=(1,))
     info = {one.name: one for one in list_saes()}["mine/layer_1"]
-    assert (info.layer, info.d_sae, info.architecture) == (1, 40, "topk")
+    assert (info.layer, info.d_sae, info.architecture) == (1, 40, "jumprelu")
     assert info.metrics == found[1].to_dict()

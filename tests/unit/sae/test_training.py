@@ -77,15 +77,22 @@ def test_training_learns_what_the_activations_are_made_of(trained, cache, tmp_pa
     assert explained(trained, fresh) > explained(short, fresh) + 0.1
 
 
-def test_no_more_than_k_latents_are_active(trained) -> None:
-    active = (load_sae(trained).encode(torch.from_numpy(planted(1)).float()) > 0).sum(-1)
-    assert active.max() == RECIPE.k
+def test_k_latents_are_active_per_token_on_average(trained) -> None:
+    for seed in (0, 1):  # tokens of the training, and others
+        active = (load_sae(trained).encode(torch.from_numpy(planted(seed)).float()) > 0).float().sum(-1)
+        assert active.mean() == pytest.approx(RECIPE.k, rel=0.05)
+
+
+def test_whether_a_latent_fires_does_not_depend_on_the_others(trained) -> None:
+    sae, x = load_sae(trained), torch.from_numpy(planted(1)).float()
+    silenced = replace(sae, weights={**sae.weights, "b_enc": torch.where(torch.arange(32) < 16, -1e6, sae.weights["b_enc"])})
+    assert torch.equal(silenced.encode(x)[:, 16:], sae.encode(x)[:, 16:])
 
 
 def test_the_folder_says_what_was_trained_on_what(trained) -> None:
     config = json.loads((trained / "cfg.json").read_text())
     assert sorted(path.name for path in trained.iterdir()) == ["cfg.json", "sae_weights.safetensors"]
-    assert (config["architecture"], config["d_in"], config["d_sae"], config["k"]) == ("topk", D, 32, 3)
+    assert (config["architecture"], config["d_in"], config["d_sae"]) == ("jumprelu", D, 32)
     metadata = config["metadata"]
     assert (metadata["model_name"], metadata["hook_name"]) == ("tiny", HOOK.name)
     assert (metadata["training_tokens"], metadata["context_size"]) == (N * RECIPE.epochs, CONTEXT_SIZE)
@@ -200,7 +207,8 @@ def test_a_few_tokens_are_enough_over_several_epochs(tmp_path) -> None:
 
 
 def test_latents_that_stopped_firing_are_counted_as_dead(tmp_path) -> None:
-    """Two points and one active latent per token: two latents fire, and with no patience all others count as dead."""
+    """Two points and one active latent per token on average: two latents fire, a third where a batch has more of one point, and
+    with no patience all others count as dead."""
     points = np.where(np.arange(256)[:, None] % 2, 1.0, -1.0) * np.linspace(1, 2, D)
     cache = make_cache(tmp_path / "points", points)
     recipe = SAERecipe(d_sae=20, k=1, epochs=2, lr=1e-4, batch_size=64, dead_after_steps=1)
@@ -210,7 +218,7 @@ def test_latents_that_stopped_firing_are_counted_as_dead(tmp_path) -> None:
         dead[patience] = json.loads((folder / "cfg.json").read_text())["metadata"]["num_dead_features"]
         fires = (load_sae(folder).encode(torch.from_numpy(points).float()) > 0).any(0)
         assert fires.sum() == 2
-    assert dead == {1: 18, 1000: 0}
+    assert dead == {1: 17, 1000: 0}
 
 
 def test_progress_counts_tokens_and_names_the_layer(cache, tmp_path) -> None:
