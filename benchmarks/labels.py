@@ -1,7 +1,7 @@
 """Automatic labels of the shipped heads' features: ``python -m benchmarks.labels``.
 
 The local rule makes them from the training pairs of each head's task; they are written to ``assets/labels/<SAE>.auto.json``,
-which the app shows. For a feature of several heads the label with the best detection score is used. Counts and detection
+which the app shows. For a feature of several heads the better label is used. Counts and detection
 scores go to ``benchmarks/results/labels.json``.
 """
 
@@ -14,15 +14,10 @@ import numpy as np
 
 from benchmarks.common import ROOT, task_pairs, write_results
 from sparserm.features.auto_labels import Rule, make_labels
-from sparserm.heads.labels import AutoLabel, Detection, shipped_labels, write_auto_labels
+from sparserm.heads.labels import AutoLabel, Detection, better_label, shipped_labels, write_auto_labels
 from sparserm.heads.saved import list_heads
 from sparserm.model import SparseRM
 from sparserm.support.defaults import TASKS
-
-
-def strength(label: AutoLabel) -> tuple[bool, float]:
-    """Sort key of labels: shown ones above others, then by detection score."""
-    return label.text is not None, label.detection.accuracy if label.detection else 0.0
 
 
 def summary(labels: Iterable[AutoLabel]) -> dict[str, float | int | None]:
@@ -63,8 +58,7 @@ def main() -> None:
         labels = dict(make_labels(model, task_pairs(task, "train"), Rule()))
         best = kept.setdefault(model.card.sae_fingerprint, {})
         for feature, label in labels.items():
-            if feature not in best or strength(label) > strength(best[feature]):
-                best[feature] = label
+            best[feature] = better_label(best.get(feature), label)
         if name == task:
             found[task] = summary(labels.values())
         print(name, summary(labels.values()), flush=True)

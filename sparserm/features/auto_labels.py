@@ -130,15 +130,17 @@ class Rule:
 def label_head(
     model: SparseRM, data: PreferenceData, labeller: Labeller, progress: Progress | None = None
 ) -> dict[int, AutoLabel]:
-    """Label every feature of a head; each label is saved as soon as it is made.
+    """Label every feature of a head; each label is saved as soon as it is made, unless there is a better one.
+
+    Returns:
+        The labels that are shown from now on.
 
     Raises:
         SparseRMError: the SAE or the backbone cannot be used, or the labeller cannot be reached.
     """
     made = {}
     for feature, label in make_labels(model, data, labeller, progress):
-        save_auto_label(model.card.sae_fingerprint, feature, label)
-        made[feature] = label
+        made[feature] = save_auto_label(model.card.sae_fingerprint, feature, label)
     return made
 
 

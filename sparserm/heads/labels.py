@@ -1,7 +1,8 @@
 """Feature labels: the user's labels, a head's own labels and automatic labels with their detection scores.
 
 A user's label takes precedence over a head's, and both over an automatic label. User labels and automatic labels are stored in
-one file each per SAE. Automatic labels of the shipped heads' features are shipped; those made on this machine override them.
+one file each per SAE. Automatic labels of the shipped heads' features are shipped. Of two automatic labels of a feature the
+better one is kept (:func:`better_label`), so labelling again, or on fewer pairs, loses nothing.
 """
 
 from __future__ import annotations
@@ -165,11 +166,24 @@ def auto_labels(sae_fingerprint: str) -> dict[int, AutoLabel]:
     """
     if not _FINGERPRINT.fullmatch(sae_fingerprint):
         return {}
-    return {**read_auto_labels(shipped_labels(sae_fingerprint)), **read_auto_labels(_auto_path(sae_fingerprint))}
+    shipped, own = read_auto_labels(shipped_labels(sae_fingerprint)), read_auto_labels(_auto_path(sae_fingerprint))
+    return shipped | {feature: better_label(shipped.get(feature), label) for feature, label in own.items()}
 
 
-def save_auto_label(sae_fingerprint: str, feature: int, label: AutoLabel) -> None:
-    """Save the automatic label of a latent, replacing the previous one.
+def better_label(old: AutoLabel | None, new: AutoLabel) -> AutoLabel:
+    """The one with a text, then the one whose detection interval starts higher; the new one of two that are equal."""
+
+    def strength(label: AutoLabel) -> tuple[bool, float]:
+        return label.text is not None, label.detection.ci95[0] if label.detection else 0.0
+
+    return new if old is None or strength(new) >= strength(old) else old
+
+
+def save_auto_label(sae_fingerprint: str, feature: int, label: AutoLabel) -> AutoLabel:
+    """Save the automatic label of a latent, unless there is a better one.
+
+    Returns:
+        The label that is shown from now on.
 
     Raises:
         SparseRMError: the fingerprint is invalid.
@@ -177,7 +191,9 @@ def save_auto_label(sae_fingerprint: str, feature: int, label: AutoLabel) -> Non
     path = _auto_path(sae_fingerprint)
     make_folder(path.parent)
     with FileLock(path.with_suffix(".lock"), mode=0o600):
-        write_auto_labels(path, {**read_auto_labels(path), feature: label})
+        known = read_auto_labels(path)
+        write_auto_labels(path, {**known, feature: better_label(known.get(feature), label)})
+    return auto_labels(sae_fingerprint)[feature]
 
 
 def shipped_labels(sae_fingerprint: str) -> Path:

@@ -116,9 +116,31 @@ def test_automatic_labels_are_kept_with_all_that_they_came_from() -> None:
     save_auto_label(SAE, 12, FOUND)
     save_auto_label(SAE, 3, NONE)
     assert auto_labels(SAE) == {3: NONE, 12: FOUND}
-    save_auto_label(SAE, 12, NONE)
-    assert auto_labels(SAE)[12] == NONE
     assert user_labels(SAE) == {}
+
+
+WEAK = replace(FOUND, text="weak", detection=replace(SCORE, accuracy=0.95, ci95=(0.7, 0.99)))
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "kept"),
+    [
+        (FOUND, NONE, FOUND),
+        (FOUND, WEAK, FOUND),  # its interval starts lower
+        (NONE, WEAK, WEAK),
+        (WEAK, FOUND, FOUND),
+        (NONE, replace(NONE, reason="other"), replace(NONE, reason="other")),
+        (FOUND, replace(FOUND, text="equal"), replace(FOUND, text="equal")),
+    ],
+)
+@pytest.mark.parametrize("is_shipped", [False, True])
+def test_a_weaker_label_does_not_replace_a_better_one(shipped, first, second, kept, is_shipped) -> None:
+    if is_shipped:
+        write_auto_labels(shipped_labels(SAE), {7: first})
+    else:
+        save_auto_label(SAE, 7, first)
+    assert save_auto_label(SAE, 7, second) == kept
+    assert auto_labels(SAE) == {7: kept}
 
 
 def test_the_users_label_comes_first_then_the_heads_then_the_automatic_one() -> None:
