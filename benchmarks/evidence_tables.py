@@ -157,6 +157,37 @@ def stability() -> list[str]:
     return lines
 
 
+def explanations() -> list[str]:
+    """What a reader can make of the explanations of heads, by task and way."""
+    names = ["head", "way", "features", "test accuracy", "minus dense probe (95% interval)", "share of silent features"]
+    names += ["weights with the sign of the pairs", "features that fire in a response", "overlap (Jaccard)"]
+    lines = header(*names, "overlap, counting features that fire together")
+    for task, found in read_results("explanations").items():
+        for way, one in found.items():
+            less, low, high = one["minus_dense"]
+            lines.append(
+                f"| {task} | {way} | {one['k']} | {one['accuracy']:.3f} | {less:+.3f} ({low:+.3f} to {high:+.3f}) "
+                f"| {one['silent_share']:.2f} | {one['sign_agreement']:.2f} | {one['firing']:g} "
+                f"| {_number(one.get('jaccard'), '.2f')} | {_number(one.get('matched'), '.2f')} |"
+            )
+    return lines
+
+
+def bars() -> list[str]:
+    """The ten largest bars of test responses, read against the labels beside them."""
+    names = ["head", "bars", "feature fires in the text", "with a label", "label true of the text and counted as present"]
+    lines = header(*names, "not true and counted as lacking", "backwards", "features with a label")
+    for task, found in read_results("explanations").items():
+        one = found["shipped"]["bars"]
+        shares = (one["firing"] / one["n"], *(one[name] / one["labelled"] for name in ("right", "lacking", "backwards")))
+        fires, right, lacking, backwards = (f"{share:.0%}" for share in shares)
+        lines.append(
+            f"| {task} | {one['n']:,} | {fires} | {one['labelled']:,} | {right} | {lacking} | {backwards} "
+            f"| {one['features_labelled']} of {one['features']} |"
+        )
+    return lines
+
+
 def labels() -> list[str]:
     """Automatic labels of the shipped heads and their detection scores."""
     names = ["head", "features", "labels shown", "detection score (median)"]

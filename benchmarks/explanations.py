@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from itertools import combinations
 from typing import Any
 
@@ -168,10 +168,7 @@ def meaning(task: Task, head: RewardHead, baselines: Mapping[str, Sequence[np.nd
 
 def agreement(task: Task, settings: FitSettings) -> Agreement:
     """Fit heads to resampled training prompts and compare their features."""
-    found = [
-        fit_head(task.train.take(resample(task.train.groups, seed)), task.sae, replace(settings, seed=seed)).head
-        for seed in range(RESAMPLES)
-    ]
+    found = [fit_head(task.train.take(resample(task.train.groups, seed)), task.sae, settings).head for seed in range(RESAMPLES)]
     used = np.unique(np.concatenate([head.features for head in found]))
     fired = _fires_in_pairs(task.train, used).astype(np.float32)
     fired = (fired - fired.mean(0)) / np.maximum(fired.std(0), 1e-9)
@@ -264,7 +261,7 @@ def _fit(task: Task, way: str) -> RewardHead:
     return fit_head(task.train, task.sae, task.settings(way)).head
 
 
-WAYS = ("shipped", "sparse", "frequency", "effect_size", "random")
+WAYS = ("shipped", "sparse", "frequency", "effect_size")
 
 
 def main() -> None:

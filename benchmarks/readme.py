@@ -146,6 +146,8 @@ TABLES: dict[str, Callable[[], list[str]]] = {
     "samples": evidence_tables.samples,
     "faithfulness": evidence_tables.faithfulness,
     "stability": evidence_tables.stability,
+    "explanations": evidence_tables.explanations,
+    "bars": evidence_tables.bars,
     "labels": evidence_tables.labels,
     "faults": evidence_tables.faults,
     "length": length,
