@@ -14,6 +14,9 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 #: Seconds in which the headers of a request have to arrive, and in which a client has to take what was sent to it.
 HEADERS_S, TAKE_S = 10.0, 30.0
 
+#: Bytes of an answer that a client has to take in that time, or what is left of it.
+TAKE_BYTES = 1 << 16
+
 #: Maximum number of connections, where there are descriptors for so many.
 MOST = 1024
 
@@ -34,7 +37,7 @@ class Connection(H11Protocol):
         most: maximum number of connections. Above it the one that has waited for its client the longest is closed: so a client
             that sends its request at once is served while others keep connections half open or do not take their answers.
         headers_s: seconds in which the headers have to arrive.
-        take_s: seconds in which a client has to take about 64 kB of an answer, or what is left of it.
+        take_s: seconds in which a client has to take :data:`TAKE_BYTES` of an answer, or what is left of it.
     """
 
     def __init__(self, *args: Any, most: int, headers_s: float = HEADERS_S, take_s: float = TAKE_S, **rest: Any) -> None:
@@ -42,6 +45,7 @@ class Connection(H11Protocol):
         self._most, self._headers_s, self._take_s = most, headers_s, take_s
         self._headers_timer: asyncio.TimerHandle | None = None
         self._take_timer: asyncio.TimerHandle | None = None
+        self._untaken = 0
         self.waiting_since = self.loop.time()
 
     def connection_made(self, transport: Any) -> None:
@@ -112,6 +116,7 @@ class Connection(H11Protocol):
     def _wait_for_taking(self) -> None:
         self._stop_waiting_for_taking()
         self.waiting_since = self.loop.time()
+        self._untaken = self.transport.get_write_buffer_size()
         self._take_timer = self.loop.call_later(self._take_s, self._not_taken)
 
     def _stop_waiting_for_headers(self) -> None:
@@ -131,7 +136,10 @@ class Connection(H11Protocol):
 
     def _not_taken(self) -> None:
         self._take_timer = None
-        if self.transport.get_write_buffer_size():
+        left = self.transport.get_write_buffer_size()
+        if left and self._untaken - left >= TAKE_BYTES:
+            self._wait_for_taking()  # a slow client of a large answer
+        elif left:
             self.transport.abort()
 
 

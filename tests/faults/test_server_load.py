@@ -162,6 +162,23 @@ def test_an_answer_has_to_be_taken_in_time():
         assert len(httpx.get(f"http://127.0.0.1:{port}/", timeout=20).content) == 16 << 20
 
 
+async def _whole(scope, receive, send):
+    """16 MB in one piece, as the app sends downloads."""
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", str(16 << 20).encode())]})
+    await send({"type": "http.response.body", "body": b"x" * (16 << 20)})
+
+
+def test_a_slow_client_gets_all_of_a_large_answer():
+    protocol = functools.partial(Connection, most=10, take_s=0.2)
+    server = uvicorn.Server(uvicorn.Config(_whole, port=0, http=protocol, ws="none", log_level="warning", lifespan="off"))
+    with running(server) as port, _half_open(port, HALF + b"\r\n") as held:
+        taken = 0
+        while taken < 16 << 20 and (part := held.recv(1 << 18)):
+            taken += len(part)
+            time.sleep(0.02)
+    assert taken >= 16 << 20
+
+
 def test_two_lengths_of_a_body_are_refused(model):
     with (
         served(model) as port,
