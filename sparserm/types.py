@@ -12,9 +12,15 @@ from dataclasses import dataclass
 from typing import Literal
 
 Pooling = Literal["last", "mean"]
+#: The alignment score of a feature: ``gated``, its projection where its latent fires and zero elsewhere, or the paper's
+#: ``projection``, which counts every token.
+Score = Literal["gated", "projection"]
 Site = Literal["resid_post", "resid_pre", "mlp_out"]
 #: When a latent counts as active in a response: it fires at one or more of the response tokens, or at half of them or more.
 Activity = Literal["any", "most"]
+
+#: How an SAE's input may be normalised, in SAELens's terms.
+NORMALISATIONS = ("none", "layer_norm", "constant_norm_rescale")
 
 #: ``progress(done, total, what)``; called from the worker thread, may raise to cancel the work.
 Progress = Callable[[int, int, str], None]

@@ -14,7 +14,7 @@ from torch import Tensor
 from sparserm.backbone.device import OnHost, to_device
 from sparserm.backbone.model import Backbone, Pass
 from sparserm.pairs.split import prompt_groups
-from sparserm.representations.store import ArrayColumn, BlobColumn, Column, Store
+from sparserm.representations.store import ArrayColumn, BlobColumn, Column, PartColumn, Store
 from sparserm.representations.values import (
     ACTIVITIES,
     FIRED,
@@ -65,7 +65,8 @@ def represent(
         saes: the SAE of each hook point, or None for representations only.
         pooling: how tokens of the response are pooled.
         strengths: return a :class:`LatentSummary`, with firing rates, peak activations and gated projections; it takes sixteen
-            times as much memory as the :class:`ActiveLatents` that are enough to fit a head on projections.
+            times as much memory as the :class:`ActiveLatents` that are enough to fit a head on projections. Of a part of an
+            SAE it is always returned, with the ids of the whole one, and is also found where that one's is stored.
         store: the store to read from and write to.
         progress: called with the number of texts computed.
 
@@ -77,6 +78,8 @@ def represent(
     if store is not None:
         for column in results.columns:
             store.drop(column.fill_stored(store.get_many(column.keys)))
+            if isinstance(column, PartColumn):
+                column.fill_from_whole(store.get_many(column.missing()))
     # The dictionary removes repeated texts.
     todo = {content: text for content, text, filled in zip(contents, texts, results.filled, strict=True) if not filled}
     if todo:
@@ -104,9 +107,13 @@ def count_missing(
     contents = _contents(texts, backbone)
     todo = dict(zip(contents, texts, strict=True))
     if store is not None:
-        keys = [prefix + content for prefix in _prefixes(backbone, saes, pooling, strengths) for content in todo]
-        missing = {key[_HALF:] for key in store.missing(keys)}
-        todo = {content: text for content, text in todo.items() if content in missing}
+        columns = _prefixes(backbone, saes, pooling, strengths)
+        lacking = store.missing([prefix + content for places in columns for prefix in places for content in todo])
+        todo = {
+            content: text
+            for content, text in todo.items()
+            if any(all(prefix + content in lacking for prefix in places) for places in columns)
+        }
     return len(todo), sum(len(text.ids) for text in backbone.chat.many(list(todo.values())))
 
 
@@ -147,16 +154,20 @@ class _Results:
         pooling: Pooling,
         strengths: bool,
     ) -> None:
-        keys = ([prefix + content for content in contents] for prefix in _prefixes(backbone, saes, pooling, strengths))
+        keys = (
+            tuple([prefix + content for content in contents] for prefix in places)
+            for places in _prefixes(backbone, saes, pooling, strengths)
+        )
         self._pooling = pooling
-        self._d_sae = {hook: sae.d_sae for hook, sae in saes.items() if sae}
-        self._counts = ArrayColumn(next(keys), (2,), np.int32, _not_negative)
-        self._states = {hook: ArrayColumn(next(keys), (backbone.d_model,), np.float32, _finite) for hook in saes}
+        self._d_sae = {hook: sae.part_of.d_sae if sae.part_of else sae.d_sae for hook, sae in saes.items() if sae}
+        self._counts = ArrayColumn(next(keys)[0], (2,), np.int32, _not_negative)
+        self._states = {hook: ArrayColumn(next(keys)[0], (backbone.d_model,), np.float32, _finite) for hook in saes}
         self._latents: dict[HookPoint, ArrayColumn | BlobColumn] = {
-            hook: BlobColumn(next(keys), FIRED, functools.partial(possible_firings, d_sae=d_sae))
-            if strengths
-            else ArrayColumn(next(keys), ActiveLatents.row_shape(d_sae), np.uint8)
-            for hook, d_sae in self._d_sae.items()
+            hook: _strength_column(next(keys), sae)
+            if strengths or sae.part_of
+            else ArrayColumn(next(keys)[0], ActiveLatents.row_shape(sae.d_sae), np.uint8)
+            for hook, sae in saes.items()
+            if sae
         }
         self.columns: list[Column] = [self._counts, *self._states.values(), *self._latents.values()]
 
@@ -178,6 +189,14 @@ class _Results:
         return Representations(self._pooling, self._states[hook].array, n_tokens, n_truncated, latents)
 
 
+def _strength_column(keys: Sequence[Sequence[bytes]], sae: SparseAutoencoder) -> BlobColumn:
+    """The column of an SAE's :class:`LatentSummary`; that of a part has two places in the store."""
+    if sae.part_of is None:
+        return BlobColumn(keys[0], FIRED, functools.partial(possible_firings, d_sae=sae.d_sae))
+    possible = functools.partial(possible_firings, d_sae=sae.part_of.d_sae)
+    return PartColumn(keys[0], keys[1], np.array(sae.part_of.latents, np.int32), FIRED, possible)
+
+
 def _finite(states: np.ndarray) -> np.ndarray:
     """``[m]`` bool, which states ``[m, d]`` have neither NaN nor infinities."""
     finite = np.isfinite(states)
@@ -191,14 +210,20 @@ def _not_negative(counts: np.ndarray) -> np.ndarray:
 
 def _prefixes(
     backbone: Backbone, saes: Mapping[HookPoint, SparseAutoencoder | None], pooling: Pooling, strengths: bool
-) -> list[bytes]:
-    """Key prefixes of the columns: token counts, representations of each hook point, latents of each SAE."""
-    latents = _strengths if strengths else _activity
-    return [
-        _prefix(backbone, None, "tokens"),
-        *(_prefix(backbone, hook, pooling) for hook in saes),
-        *(_prefix(backbone, hook, latents(sae)) for hook, sae in saes.items() if sae),
-    ]
+) -> list[tuple[bytes, ...]]:
+    """Key prefixes of the columns: token counts, representations of each hook point, latents of each SAE.
+
+    Those of a part of an SAE are also looked for where those of the whole one are.
+    """
+    columns: list[tuple[bytes, ...]] = [(_prefix(backbone, None, "tokens"),)]
+    columns += [(_prefix(backbone, hook, pooling),) for hook in saes]
+    for hook, sae in saes.items():
+        if sae and sae.part_of:
+            names = (_strengths(sae.fingerprint), _strengths(sae.part_of.fingerprint))
+            columns.append(tuple(_prefix(backbone, hook, name) for name in names))
+        elif sae:
+            columns.append((_prefix(backbone, hook, (_strengths if strengths else _activity)(sae.fingerprint)),))
+    return columns
 
 
 def _compute(
@@ -321,26 +346,35 @@ def _blobs(
             prefix = _prefix(backbone, hook, pooling)
             blobs |= {prefix + content: state.tobytes() for content, state in zip(contents, pooled, strict=True)}
         if sae:
-            rate = firing[0]
-            active, strong = (_prefix(backbone, hook, kind(sae)) for kind in (_activity, _strengths))
-            bits = ActiveLatents.pack(rate)
-            rows, latents = np.nonzero(rate > 0)  # several times as fast as on floats
-            fired = firings(latents, *(figure[rows, latents] for figure in firing))
-            ends = np.cumsum(np.bincount(rows, minlength=len(indices)))
-            for row, (content, end) in enumerate(zip(contents, ends, strict=True)):
-                blobs[active + content] = bits[row].tobytes()
-                blobs[strong + content] = fired[ends[row - 1] if row else 0 : end].tobytes()
+            blobs |= _firing_blobs(contents, firing, backbone, sae)
     return blobs
 
 
-def _activity(sae: SparseAutoencoder) -> str:
+def _firing_blobs(
+    contents: Sequence[bytes], firing: Sequence[np.ndarray], backbone: Backbone, sae: SparseAutoencoder
+) -> dict[bytes, bytes]:
+    """The blobs of an SAE's latents, by key, from the results of :func:`_firing`; of a part, only the strengths."""
+    rate = firing[0]
+    rows, latents = np.nonzero(rate > 0)  # several times as fast as on floats
+    ids = np.array(sae.part_of.latents)[latents] if sae.part_of else latents
+    fired = firings(ids, *(figure[rows, latents] for figure in firing))
+    ends = np.cumsum([0, *np.bincount(rows, minlength=len(contents))])
+    strong = _prefix(backbone, sae.hook, _strengths(sae.fingerprint))
+    blobs = {strong + content: fired[ends[row] : ends[row + 1]].tobytes() for row, content in enumerate(contents)}
+    if sae.part_of is None:
+        active, bits = _prefix(backbone, sae.hook, _activity(sae.fingerprint)), ActiveLatents.pack(rate)
+        blobs |= {active + content: own.tobytes() for content, own in zip(contents, bits, strict=True)}
+    return blobs
+
+
+def _activity(fingerprint: str) -> str:
     """Name of the :class:`ActiveLatents` of an SAE in store keys."""
-    return f"{sae.fingerprint} {ACTIVITIES}"
+    return f"{fingerprint} {ACTIVITIES}"
 
 
-def _strengths(sae: SparseAutoencoder) -> str:
+def _strengths(fingerprint: str) -> str:
     """Name of the :class:`LatentSummary` of an SAE in store keys."""
-    return f"{sae.fingerprint} {FIRED.descr}"
+    return f"{fingerprint} {FIRED.descr}"
 
 
 def _prefix(backbone: Backbone, hook: HookPoint | None, what: str) -> bytes:

@@ -155,6 +155,36 @@ class BlobColumn(Column):
         return range(len(self.blobs))[rows] if isinstance(rows, slice) else rows.tolist()
 
 
+class PartColumn(BlobColumn):
+    """Column of records of some latents, also found among the records of all latents.
+
+    Args:
+        whole_keys: ``n`` keys of the blobs with all latents.
+        latents: ids of the wanted latents, the first field of a record.
+    """
+
+    def __init__(
+        self, keys: Sequence[bytes], whole_keys: Sequence[bytes], latents: np.ndarray, record: np.dtype, possible: Check
+    ) -> None:
+        super().__init__(keys, record, possible)
+        self._whole_keys, self._latents = whole_keys, latents
+
+    def missing(self) -> list[bytes]:
+        """Keys of the blobs with all latents, of the rows that are not filled."""
+        return [key for key, filled in zip(self._whole_keys, self.filled, strict=True) if not filled]
+
+    def fill_from_whole(self, blobs: Mapping[bytes, bytes]) -> None:
+        """Fill rows from blobs with all latents; those that are damaged are left alone."""
+        for row, key in enumerate(self._whole_keys):
+            blob = blobs.get(key)
+            if self.filled[row] or blob is None or len(blob) % self.record.itemsize:
+                continue
+            records = np.frombuffer(blob, self.record)
+            if self.possible is None or self.possible(records).all():
+                self.blobs[row] = records[np.isin(records["latent"], self._latents)].tobytes()
+                self.filled[row] = True
+
+
 #: Default size limit in bytes; above it the least recently used blobs are evicted.
 DEFAULT_LIMIT = 4 << 30
 

@@ -66,6 +66,17 @@ class LatentSummary:
         """``[nnz]`` float32, gated projection, see :data:`FIRED`."""
         return self.fired["gated"]
 
+    def dense_gated(self, latents: np.ndarray) -> np.ndarray:
+        """``[n, len(latents)]`` float64 gated projections of some latents, zero where they do not fire."""
+        place = np.full(self.d_sae, -1)
+        place[latents] = np.arange(len(latents))
+        columns = place[self.indices]
+        rows = np.repeat(np.arange(len(self.indptr) - 1), np.diff(self.indptr))
+        found = np.zeros((len(self.indptr) - 1, len(latents)))
+        wanted = columns >= 0
+        found[rows[wanted], columns[wanted]] = self.gated[wanted]
+        return found
+
     def take(self, rows: np.ndarray) -> LatentSummary:
         """Select responses by row; contiguous rows return a read-only view."""
         if (run := _run(rows)) is not None:

@@ -10,7 +10,7 @@ import functools
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,20 @@ from sparserm.types import HookPoint, SparseRMError
 FINGERPRINT = "sparserm_fingerprint"
 
 
+@dataclass(frozen=True)
+class PartOf:
+    """Which latents of which SAE a part has.
+
+    Attributes:
+        fingerprint, d_sae: of the whole SAE.
+        latents: ids of the part's latents in it, ascending.
+    """
+
+    fingerprint: str
+    d_sae: int
+    latents: tuple[int, ...]
+
+
 @dataclass(frozen=True, eq=False)
 class SparseAutoencoder:
     """An SAE for inference; immutable and stateless, so threads may share it.
@@ -41,10 +55,11 @@ class SparseAutoencoder:
             ``threshold``, ``b_gate``, ``b_mag``, ``r_mag`` (``[d_sae]`` each).
         k: latents active per token, for ``topk``.
         normalize_activations: how the input is normalised, and the reconstruction back; one of
-            :data:`~sparserm.sae.formats.NORMALISATIONS`.
+            :data:`~sparserm.types.NORMALISATIONS`.
         apply_b_dec_to_input: whether ``b_dec`` is subtracted from the input first.
         rescale_acts_by_decoder_norm: whether ``topk`` encodes as if the decoder's rows had norm one.
         metadata: metadata of its training.
+        part_of: the SAE that this is a part of, see :meth:`part`; None for a whole one.
     """
 
     name: str
@@ -57,6 +72,7 @@ class SparseAutoencoder:
     apply_b_dec_to_input: bool = True
     rescale_acts_by_decoder_norm: bool = False
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    part_of: PartOf | None = None
 
     @property
     def d_in(self) -> int:
@@ -86,11 +102,46 @@ class SparseAutoencoder:
     @functools.cached_property
     def _unit_decoder(self) -> Tensor:
         W_dec = self.weights["W_dec"]
+        if self.part_of:  # they have norm one, and would change in the last digit
+            return W_dec
         return W_dec / W_dec.norm(dim=-1, keepdim=True).clamp(min=1e-12)
 
     def directions(self) -> Tensor:
         """``[d_sae, d_in]``: decoder rows of norm one."""
         return self._unit_decoder
+
+    @property
+    def separable(self) -> bool:
+        """Whether a latent fires by its own threshold alone, so that :meth:`part` needs no other latents; not so for TopK."""
+        return self.architecture != "topk"
+
+    def require_separable(self) -> None:
+        """Refuse an SAE that cannot be taken apart.
+
+        Raises:
+            SparseRMError: whether a latent fires depends on the others.
+        """
+        if not self.separable:
+            raise SparseRMError(
+                f"SAE {self.name} is a TopK SAE, in which a latent fires if it is among the k largest; expected one with a "
+                'threshold for each latent; use the score "projection", or another SAE (`sparserm train-sae` trains one)'
+            )
+
+    def part(self, latents: Sequence[int]) -> SparseAutoencoder:
+        """Some latents of this SAE, for encoding: they fire where they do in the whole one. Decoder rows have norm one.
+
+        Args:
+            latents: ids, ascending.
+
+        Raises:
+            SparseRMError: whether a latent fires depends on the others.
+        """
+        self.require_separable()
+        rows = torch.as_tensor(list(latents), dtype=torch.int64)
+        weights = {name: weight[rows] for name, weight in self.weights.items() if name not in ("W_enc", "W_dec", "b_dec")}
+        weights |= {"W_enc": self.weights["W_enc"][:, rows], "W_dec": self.directions()[rows], "b_dec": self.b_dec}
+        weights = {name: weight.cpu().contiguous() for name, weight in weights.items()}
+        return replace(self, weights=weights, part_of=PartOf(self.fingerprint, self.d_sae, tuple(map(int, latents))))
 
     def to(self, device: torch.device) -> SparseAutoencoder:
         """This SAE with its weights on a device; inputs must be on the same one."""

@@ -19,10 +19,9 @@ from torch import Tensor
 
 from sparserm.support.files import one_line
 from sparserm.support.parsing import parse_json
-from sparserm.types import HookPoint, SparseRMError
+from sparserm.types import NORMALISATIONS, HookPoint, SparseRMError
 
 ARCHITECTURES = ("standard", "jumprelu", "topk", "gated")
-NORMALISATIONS = ("none", "layer_norm", "constant_norm_rescale")
 
 SAELENS_WEIGHTS = "sae_weights.safetensors"
 SPARSIFY_WEIGHTS = "sae.safetensors"
