@@ -14,6 +14,7 @@ from sparserm.support.defaults import TASKS
 
 #: Methods in the order of the tables, with their titles.
 WAYS = {
+    "gated": "**SparseRM**, gated scores",
     "sparse": "**SparseRM**, 32 features",
     **{f"frequency-{k}": f"paper's selector, {k} features" for k in (16, 32, 64, 128)},
     "dense": "dense linear probe",
@@ -21,6 +22,7 @@ WAYS = {
     "latents-32": "linear on 32 SAE latents (max over tokens)",
     "latents-last": "linear on all SAE latents (last token, as SARM)",
     "random-latents": "32 random latents",
+    "random-latents-gated": "32 random latents, gated scores",
     "random-directions": "32 random directions",
     "random-dictionary": "32 features selected from random directions, as many as the SAE has latents",
     "longer": "prefer the longer response",

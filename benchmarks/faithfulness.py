@@ -25,6 +25,7 @@ from sparserm.representations.values import PairRepresentations, Representations
 from sparserm.sae.autoencoder import SparseAutoencoder, load_sae
 from sparserm.support.defaults import TASKS, home
 from sparserm.training.evidence import resample
+from sparserm.types import Text
 
 #: Numbers of explained responses, of features to steer the backbone along, and of resamples of the training prompts.
 TEXTS, FEATURES, DRAWS = 100, 4, 10
@@ -36,7 +37,7 @@ def faithfulness(tasks: Sequence[str]) -> None:
     for task in tasks:
         model = SparseRM.from_pretrained(task)
         pairs = task_pairs(task, "test").pairs[: TEXTS // 2]
-        texts = [model.backbone.tokenize(pair.prompt, text) for pair in pairs for text in (pair.chosen, pair.rejected)]
+        texts = [Text(pair.prompt, text) for pair in pairs for text in (pair.chosen, pair.rejected)]
         measured = measure_faithfulness(model.head, model.card.hook_point, texts, model.backbone, features=FEATURES)
         found[task] = asdict(measured)
         write_results("faithfulness", found)
@@ -49,19 +50,23 @@ def stability(tasks: Sequence[str]) -> None:
     for task in tasks:
         model = SparseRM.from_pretrained(task)
         known = model.card.training["settings"]
-        settings = FitSettings(known["k"], known["pooling"], known["selection"], known["l2"])
+        wanted = {name: known[name] for name in ("k", "pooling", "selection", "l2")}
+        settings = FitSettings(**wanted, score=model.head.score)
         sae = model.load_sae()
         train, test = (_represent(model, task, split, sae) for split in ("train", "test"))
         again = [fit_head(train.take(resample(train.groups, seed)), sae, settings).head for seed in range(DRAWS)]
-        found[task] = {f"training prompts, {DRAWS} times": _agreement(model.head, again, test, sae)}
+        same = [head_agreement(model.head, head, _both(test), _both(test)) for head in again]
+        found[task] = {f"training prompts, {DRAWS} times": _summary(model.head, same, sae)}
         others = sorted((home() / "benchmarks" / "saes").glob(f"seed_*/layer_{sae.hook.layer}"))
         if others:
-            heads = []
+            agreements = []
             for folder in others:
                 other = load_sae(folder)
-                heads.append(fit_head(_represent(model, task, "train", other), other, settings).head)
+                its_train, its_test = (_represent(model, task, split, other) for split in ("train", "test"))
+                head = fit_head(its_train, other, settings).head
+                agreements.append(head_agreement(model.head, head, _both(test), _both(its_test), same_sae=False))
             what = "an SAE of another seed" if len(others) == 1 else f"{len(others)} SAEs of other seeds"
-            found[task][what] = _agreement(model.head, heads, test, sae, same_sae=False)
+            found[task][what] = _summary(model.head, agreements, sae, same_sae=False)
         write_results("stability", found)
         print(task, found[task], flush=True)
 
@@ -81,10 +86,21 @@ class HeadAgreement:
     correlation: float
 
 
-def head_agreement(head: RewardHead, other: RewardHead, *sides: Representations, same_sae: bool = True) -> HeadAgreement:
-    """Compare two heads on the responses of all ``sides``, preferably of texts that neither was trained on."""
+def head_agreement(
+    head: RewardHead,
+    other: RewardHead,
+    sides: Sequence[Representations],
+    other_sides: Sequence[Representations] | None = None,
+    same_sae: bool = True,
+) -> HeadAgreement:
+    """Compare two heads on the responses of all ``sides``, preferably of texts that neither was trained on.
+
+    Args:
+        other_sides: the same responses as the second head needs them: with the latents of its own SAE if it is gated.
+    """
     both = len(np.intersect1d(head.features, other.features))
-    ours, theirs = (np.concatenate([rewards(one, side) for side in sides]) for one in (head, other))
+    ours = np.concatenate([rewards(head, side) for side in sides])
+    theirs = np.concatenate([rewards(other, side) for side in other_sides or sides])
     return HeadAgreement(
         jaccard=both / len(np.union1d(head.features, other.features)) if same_sae else None,
         nearest=float(np.abs(head.directions @ other.directions.T).max(1).mean()),
@@ -95,16 +111,24 @@ def head_agreement(head: RewardHead, other: RewardHead, *sides: Representations,
 def _represent(model: SparseRM, task: str, split: str, sae: SparseAutoencoder) -> PairRepresentations:
     with stored() as store:
         represented = represent_pairs(
-            task_pairs(task, split).pairs, model.backbone, {sae.hook: sae}, model.head.pooling, store=store
+            task_pairs(task, split).pairs,
+            model.backbone,
+            {sae.hook: sae},
+            model.head.pooling,
+            strengths=model.head.score == "gated",
+            store=store,
         )
     return represented[sae.hook]
 
 
-def _agreement(
-    head: RewardHead, others: Sequence[RewardHead], test: PairRepresentations, sae: SparseAutoencoder, same_sae: bool = True
+def _both(pairs: PairRepresentations) -> tuple[Representations, Representations]:
+    return pairs.chosen, pairs.rejected
+
+
+def _summary(
+    head: RewardHead, found: Sequence[HeadAgreement], sae: SparseAutoencoder, same_sae: bool = True
 ) -> dict[str, float | None]:
-    """Mean agreement with the other heads, and the agreement expected from randomly drawn features."""
-    found = [head_agreement(head, other, test.chosen, test.rejected, same_sae=same_sae) for other in others]
+    """Mean agreement with other heads, and the agreement expected from randomly drawn features."""
     drawn = np.random.default_rng(0).choice(sae.d_sae, (20, len(head.features)))
     directions = sae.directions().cpu().numpy()
     by_chance = [np.abs(head.directions @ directions[row].T).max(1).mean() for row in drawn]

@@ -23,7 +23,7 @@ from sparserm.heads.fitting import FitSettings, fit_head
 from sparserm.heads.reward import rewards
 from sparserm.representations.represent import represent_pairs
 from sparserm.representations.store import stored
-from sparserm.representations.values import ActiveLatents, PairRepresentations, Representations
+from sparserm.representations.values import ActiveLatents, LatentSummary, PairRepresentations, Representations
 from sparserm.sae.autoencoder import SparseAutoencoder, load_sae
 from sparserm.support.defaults import DEFAULT_BACKBONE, DEFAULT_LAYER
 from sparserm.types import PreferencePair
@@ -53,7 +53,7 @@ def series(backbone: Backbone) -> dict[str, Series]:
     def fit(n: int, k: int = 32, width: int = sae.d_sae) -> Callable[[], Any]:
         return partial(fit_head, drawn(known, n, width), of_width(sae, width), FitSettings(k))
 
-    states = drawn(known, SCORED // 2, sae.d_sae).stacked
+    responses = drawn(known, SCORED, sae.d_sae).chosen
     heads = {k: fit(OF_A_FIT, k)().head for k in KS}
     return {
         "pairs read": {n: read(pairs[:n]) for n in PAIRS},
@@ -62,7 +62,7 @@ def series(backbone: Backbone) -> dict[str, Series]:
         "pairs fitted": {n: fit(n) for n in FITTED},
         "K, fitted": {k: fit(OF_A_FIT, k) for k in KS},
         "d_sae, fitted": {width: fit(OF_A_FIT, width=width) for width in WIDTHS},
-        "K, states to rewards": {k: partial(rewards, heads[k], states) for k in KS},
+        "K, states to rewards": {k: partial(rewards, heads[k], responses) for k in KS},
     }
 
 
@@ -88,7 +88,8 @@ def represented(backbone: Backbone, sae: SparseAutoencoder) -> PairRepresentatio
     """Representations of real pairs, from the store if they are stored."""
     with stored() as store:
         pairs = task_pairs("truthfulness", "train").pairs[:DRAWN_FROM]
-        return represent_pairs(pairs, backbone, {sae.hook: sae}, "mean", store=store)[sae.hook]
+        saes = {sae.hook: sae}
+        return represent_pairs(pairs, backbone, saes, "mean", strengths=sae.separable, store=store)[sae.hook]
 
 
 def drawn(known: PairRepresentations, n: int, width: int) -> PairRepresentations:
@@ -96,12 +97,25 @@ def drawn(known: PairRepresentations, n: int, width: int) -> PairRepresentations
     found = known.take(np.random.default_rng(n).integers(len(known.groups), size=n))
 
     def resized(side: Representations) -> Representations:
-        assert isinstance(side.latents, ActiveLatents)
-        d_sae = side.latents.d_sae
-        active = np.unpackbits(side.latents.bits, axis=-1, count=d_sae)[..., np.arange(width) * d_sae // width]
+        assert side.latents is not None
+        own = np.arange(width) * side.latents.d_sae // width
+        if isinstance(side.latents, LatentSummary):
+            return replace(side, latents=_resized(side.latents, own))
+        active = np.unpackbits(side.latents.bits, axis=-1, count=side.latents.d_sae)[..., own]
         return replace(side, latents=ActiveLatents(np.packbits(active, axis=-1), width))
 
     return replace(found, chosen=resized(found.chosen), rejected=resized(found.rejected))
+
+
+def _resized(latents: LatentSummary, own: np.ndarray) -> LatentSummary:
+    """The latents ``own``, ascending, some of them several times or not at all, numbered from 0."""
+    times = np.bincount(own, minlength=latents.d_sae)
+    first = np.cumsum(times) - times
+    counts = times[latents.indices]
+    ends = np.concatenate([[0], np.cumsum(counts)])
+    fired = latents.fired.repeat(counts)
+    fired["latent"] = first[fired["latent"]] + np.arange(len(fired)) - ends[:-1].repeat(counts)
+    return LatentSummary(ends[latents.indptr], fired, len(own))
 
 
 def of_width(sae: SparseAutoencoder, width: int) -> SparseAutoencoder:

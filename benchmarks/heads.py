@@ -1,8 +1,9 @@
 """Train and test the shipped heads: ``python -m benchmarks.heads [TASK ...]``.
 
 Layer, pooling and K are chosen by cross-validation over the training prompts, on two sets of folds: per layer the pooling
-with the best 32-feature head, then the smallest K within half a point of that pooling's best. The best layer's head is named
-after the task. The test file is used only to test the finished heads; nothing is chosen on it.
+with the best head of the largest K, then the smallest K within half a point of that pooling's best. Scores are those of the
+SAE's default: gated, with K as a maximum, where it is separable. The best layer's head is named after the task. The test file
+is used only to test the finished heads; nothing is chosen on it.
 """
 
 from __future__ import annotations
@@ -20,20 +21,19 @@ import numpy as np
 from benchmarks.common import FILES, ROOT, read_results, task_pairs, write_results
 from sparserm.backbone.model import Backbone
 from sparserm.evaluation.accuracy import cross_validate_dense, evaluate_head, evaluate_margins
-from sparserm.evaluation.baselines import dense_probe_margins, random_latents_accuracy
+from sparserm.evaluation.baselines import dense_probe_margins, of_size, random_latents_accuracy
 from sparserm.heads.bradley_terry import bradley_terry_loss
-from sparserm.heads.fitting import FitSettings, fit_head, make_saved_head
+from sparserm.heads.fitting import FitSettings, FittedHead, fit_head, make_saved_head
 from sparserm.heads.saved import save_head
 from sparserm.representations.represent import represent_pairs
 from sparserm.representations.store import stored
 from sparserm.representations.values import PairRepresentations
 from sparserm.sae.autoencoder import SparseAutoencoder, load_sae
 from sparserm.support.defaults import DEFAULT_BACKBONE, DEFAULT_LAYERS, MAX_FEATURES, TASKS
-from sparserm.training.sweep import sweep_margins
+from sparserm.training.sweep import SIZES, sweep_margins
 from sparserm.types import Pooling, PreferenceData
 
 POOLINGS: tuple[Pooling, ...] = ("mean", "last")
-SIZES = (8, 16, 24, MAX_FEATURES)
 FOLD_SEEDS = (0, 1)
 #: Loss of accuracy accepted for fewer features: half a point.
 TOLERANCE = 0.005
@@ -43,10 +43,11 @@ Represented = dict[Pooling, dict[int, PairRepresentations]]
 def represent(data: PreferenceData, backbone: Backbone, saes: Iterable[SparseAutoencoder]) -> Represented:
     """Representations of all layers from one pass of the backbone; the second pooling is read from the store."""
     wanted = {sae.hook: sae for sae in saes}
+    gated = any(sae.separable for sae in wanted.values())
     result: Represented = {}
     for pooling in POOLINGS:
         with stored() as store:
-            found = represent_pairs(data.pairs, backbone, wanted, pooling, store=store)
+            found = represent_pairs(data.pairs, backbone, wanted, pooling, strengths=gated, store=store)
         result[pooling] = {hook.layer: pairs for hook, pairs in found.items()}
     return result
 
@@ -54,17 +55,19 @@ def represent(data: PreferenceData, backbone: Backbone, saes: Iterable[SparseAut
 def choose(train: Represented, sae: SparseAutoencoder) -> tuple[FitSettings, dict[str, Any]]:
     """Choose pooling and K for one layer; also returns the cross-validated results."""
     found: dict[Pooling, dict[str, dict[str, float]]] = {}
+    default = FitSettings().for_sae(sae)
+    sizes = SIZES[default.score][1:]  # heads of four features are too small for every task
     for pooling in POOLINGS:
         pairs = train[pooling][sae.hook.layer]
-        settings = FitSettings(pooling=pooling)
-        wanted = [(settings.selection, k) for k in SIZES]
+        settings = replace(default, pooling=pooling)
+        wanted = [(settings.selection, k) for k in sizes]
         runs = [sweep_margins(pairs, sae, settings, wanted, seed) for seed in FOLD_SEEDS]
         found[pooling] = {str(k): _figures([run[method, k] for run in runs]) for method, k in wanted}
         found[pooling]["dense_probe"] = {"accuracy": cross_validate_dense(pairs).accuracy}
-    accuracy = {pooling: {k: found[pooling][str(k)]["accuracy"] for k in SIZES} for pooling in POOLINGS}
-    pooling = max(POOLINGS, key=lambda one: accuracy[one][MAX_FEATURES])
-    k = next(k for k in SIZES if accuracy[pooling][k] >= max(accuracy[pooling].values()) - TOLERANCE)
-    return FitSettings(k, pooling), {**found[pooling][str(k)], "by_pooling_and_k": found}
+    accuracy = {pooling: {k: found[pooling][str(k)]["accuracy"] for k in sizes} for pooling in POOLINGS}
+    pooling = max(POOLINGS, key=lambda one: accuracy[one][sizes[-1]])
+    k = next(k for k in sizes if accuracy[pooling][k] >= max(accuracy[pooling].values()) - TOLERANCE)
+    return replace(default, k=k, pooling=pooling), {**found[pooling][str(k)], "by_pooling_and_k": found}
 
 
 def _figures(runs: list[np.ndarray]) -> dict[str, float]:
@@ -74,17 +77,19 @@ def _figures(runs: list[np.ndarray]) -> dict[str, float]:
 
 
 def measure(
-    train: PairRepresentations, test: PairRepresentations, sae: SparseAutoencoder, settings: FitSettings
+    fitted: FittedHead, train: PairRepresentations, test: PairRepresentations, sae: SparseAutoencoder, settings: FitSettings
 ) -> dict[str, Any]:
-    """Accuracies of a head and of the baselines on the test pairs."""
-    evaluation = evaluate_head(fit_head(train, sae, settings).head, test)
+    """Accuracies of a head and of the baselines on the test pairs; the paper's way has as many features, at most 32."""
+    evaluation = evaluate_head(fitted.head, test)
+    k = min(len(fitted.head.features), MAX_FEATURES)
+    paper = FitSettings(k, settings.pooling, "frequency", score="projection")
     return {
         "accuracy": evaluation.accuracy,
         "ci95": list(evaluation.ci95),
         "n": evaluation.n,
         "dense_probe": evaluate_margins(dense_probe_margins(train, test), test).accuracy,
-        "frequency": evaluate_head(fit_head(train, sae, replace(settings, selection="frequency")).head, test).accuracy,
-        "random_directions": random_latents_accuracy(train, test, sae, settings),
+        "frequency": evaluate_head(fit_head(train, sae, paper).head, test).accuracy,
+        "random_directions": random_latents_accuracy(train, test, sae, of_size(settings, fitted)),
         "length_baseline": evaluation.length_baseline,
     }
 
@@ -107,12 +112,13 @@ def make_heads(task: str, backbone: Backbone, saes: list[SparseAutoencoder]) -> 
         started = time.perf_counter()
         fitted = fit_head(pairs, sae, settings)
         seconds = time.perf_counter() - started
-        metrics = {"measured_on": test_data.name, **measure(pairs, test[settings.pooling][layer], sae, settings)}
+        metrics = {"measured_on": test_data.name, **measure(fitted, pairs, test[settings.pooling][layer], sae, settings)}
         saved = make_saved_head(fitted, train_data, backbone, sae, settings, name=task, metrics=metrics, licence=FILES[task][1])
         save_head(saved, ROOT / "assets" / "heads" / (task if layer == best else f"{task}-layer{layer}"))
         layers[layer] = {
             "pooling": settings.pooling,
-            "k": settings.k,
+            "k": len(fitted.head.features),
+            "score": fitted.head.score,
             "fit_seconds": seconds,
             "validation": validation,
             **metrics,

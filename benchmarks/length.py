@@ -22,7 +22,7 @@ from sparserm.evaluation.intervals import accuracy_interval, rank_correlations
 from sparserm.evaluation.length import TRACKS, length_balanced, length_correlation
 from sparserm.evaluation.report import MATCHED, slices
 from sparserm.heads.fitting import fit_head, fit_settings
-from sparserm.heads.reward import RewardHead, alignment_scores, rewards
+from sparserm.heads.reward import RewardHead, head_scores, rewards
 from sparserm.heads.saved import SavedHead, load_head
 from sparserm.representations.represent import represent_pairs
 from sparserm.representations.store import stored
@@ -91,13 +91,16 @@ def feature_length_correlation(head: RewardHead, train: PairRepresentations) -> 
 
     NaN for a constant score. Features with ``abs(...) >= TRACKS`` track length.
     """
-    return rank_correlations(alignment_scores(train.stacked, head.directions, head.center), train.log_lengths)
+    scores = np.concatenate([head_scores(head, train.chosen), head_scores(head, train.rejected)])
+    return rank_correlations(scores, train.log_lengths)
 
 
 def _represent(saved: SavedHead, backbone: Backbone, data: PreferenceData) -> PairRepresentations:
     sae = load_sae(saved.card.sae)
     with stored() as store:
-        return represent_pairs(data.pairs, backbone, {sae.hook: sae}, saved.head.pooling, store=store)[sae.hook]
+        gated = saved.head.score == "gated"
+        found = represent_pairs(data.pairs, backbone, {sae.hook: sae}, saved.head.pooling, strengths=gated, store=store)
+    return found[sae.hook]
 
 
 def main() -> None:

@@ -106,7 +106,9 @@ def _measure_cost(task: Task, sae: str, budget: int | None, backbone: str, setti
     dictionary = load_sae(sae)
     model = Backbone.load(backbone, through_layer=dictionary.hook.layer)
     processor, started = time.process_time(), time.perf_counter()
-    represented = represent_pairs(pairs, model, {dictionary.hook: dictionary}, settings.pooling)[dictionary.hook]
+    gated = settings.for_sae(dictionary).score == "gated"
+    saes = {dictionary.hook: dictionary}
+    represented = represent_pairs(pairs, model, saes, settings.pooling, strengths=gated)[dictionary.hook]
     read = time.perf_counter()
     fit_head(represented, dictionary, settings)
     done = time.perf_counter()

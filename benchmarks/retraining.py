@@ -26,7 +26,7 @@ from sparserm.heads.fitting import FitSettings, fit_head
 from sparserm.pairs.load import load_pairs
 from sparserm.representations.represent import represent_pairs
 from sparserm.representations.store import Store, stored
-from sparserm.representations.values import ActiveLatents
+from sparserm.representations.values import ActiveLatents, Latents
 from sparserm.sae.autoencoder import load_sae
 from sparserm.support.defaults import DEFAULT_BACKBONE, TASKS, home
 from sparserm.support.threads import in_threads
@@ -81,7 +81,7 @@ def retrain(path: Path, backbone: Backbone, saes: dict[Any, Any]) -> dict[str, f
     data = load_pairs(path, skip_bad=True)
     times.append(time.perf_counter())
     with stored() as store:
-        found = represent_pairs(data.pairs, backbone, saes, "mean", store=store)
+        found = represent_pairs(data.pairs, backbone, saes, "mean", strengths=_gated(saes), store=store)
     times.append(time.perf_counter())
     held_out = np.arange(len(data.pairs)) % TEST_SHARE == 0
 
@@ -110,9 +110,20 @@ def volume(path: Path, backbone: Backbone, saes: dict[Any, Any]) -> int:
     """Bytes of all loaded representations and latents."""
     pairs = load_pairs(path, skip_bad=True).pairs
     with stored() as store:
-        found = represent_pairs(pairs, backbone, saes, "mean", store=store)
+        found = represent_pairs(pairs, backbone, saes, "mean", strengths=_gated(saes), store=store)
     sides = [side for both in found.values() for side in (both.chosen, both.rejected)]
-    return sum(side.h.nbytes + side.latents.bits.nbytes for side in sides if isinstance(side.latents, ActiveLatents))
+    return sum(side.h.nbytes + _bytes(side.latents) for side in sides)
+
+
+def _gated(saes: dict[Any, Any]) -> bool:
+    """Whether heads of some of the SAEs are gated by default, for which a fit needs latent strengths."""
+    return any(sae.separable for sae in saes.values())
+
+
+def _bytes(latents: Latents | None) -> int:
+    if latents is None:
+        return 0
+    return latents.bits.nbytes if isinstance(latents, ActiveLatents) else latents.fired.nbytes + latents.indptr.nbytes
 
 
 def main() -> None:

@@ -72,6 +72,7 @@ rows = list_features(
     firing=firing if searching else None,
     token=token,
     only_head=listed == view.HEAD,
+    selected=context.saved.selected,
 )
 hide_dense, hide_begin = view.filters(listed)
 shown = filter_features(rows, query=asked or "", hide_dense=hide_dense, hide_begin=hide_begin, sort=order)
@@ -98,7 +99,8 @@ st.divider()
 card_view.header(context, feature, [int(one) for one in shown.rows["feature"]])
 weight = card_view.weight_of(head, feature)
 leaning = card_view.lean(table, feature, weight)
-card_view.evidence(table, feature, weight)
+card_view.evidence(table, feature, weight, card_view.selected_of(context.saved, feature))
+where = st.container()  # filled below, from the examples
 one = state.card(found, context, feature)
 figure, tokens = st.columns(2, gap="large")
 with figure:
@@ -107,7 +109,9 @@ with tokens:
     card_view.logits(context, feature, lens)
     card_view.similar(one, table, labels)
 read = state.examples(found, context, one)
-card_view.example_lists(one, read, leaning)
+with where:
+    card_view.where_it_fires(read)
+card_view.example_lists(one, read, leaning, head.score)
 if not searching:
     st.subheader("On your own text", anchor=False)
     view.text_fields()

@@ -123,10 +123,12 @@ def result(request: ScoreRequest, notes: DeltaGenerator) -> None:
     st.subheader("Reward by token", anchor=False)
     place = st.container()  # filled after the chart below, where a feature can be selected
     st.subheader("Reward by feature", anchor=False)
-    feature = view.waterfall(explanation, SHOWN)
+    feature = view.waterfall(explanation, SHOWN, context.saved.head.pooling)
     with place:
         view.token_view(scored, context, feature)
     st.caption(tables.sum_check(explanation))
+    with st.expander("Show as table"):
+        view.contributions(explanation)
     with st.container(horizontal=True):
         components.download_table(contributions_table(explanation), "Contributions", "contributions.csv")
         components.download_table(tokens_table(explanation), "Tokens", "tokens.csv")

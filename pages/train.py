@@ -9,7 +9,7 @@ from sparserm.ui.train import heads, results, setup
 context = current()
 st.title("Train a head", anchor=False)
 st.caption(
-    "Train a reward model of at most 32 features on preference pairs. The language model stays frozen and runs only once."
+    "Train a reward model of a few dozen features on preference pairs. The language model stays frozen and runs only once."
 )
 view = setup.pick_view()
 heads.outcome()
@@ -22,6 +22,7 @@ def trained(job: str) -> None:
     tried = results.try_settings(job, result, sae, settings)
     results.figures(tried)
     results.take_away(job, tried)
+    results.what_it_learned(tried)
     results.baselines(tried)
     left, right = st.columns(2, gap="large")
     with left:

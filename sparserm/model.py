@@ -19,7 +19,7 @@ from sparserm.explain.contributions import (
     explain_response,
     label_of,
 )
-from sparserm.heads.labels import labels_of
+from sparserm.heads.labels import detections_of, labels_of
 from sparserm.heads.reward import head_scores, rewards
 from sparserm.heads.saved import SavedHead, load_head, save_head
 from sparserm.pairs.load import load_pairs
@@ -133,6 +133,11 @@ class SparseRM:
         return labels_of(self.card)
 
     @property
+    def detections(self) -> Mapping[int, float]:
+        """Detection scores of the automatic ones among :attr:`labels`, by feature id."""
+        return detections_of(self.card)
+
+    @property
     def backbone(self) -> Backbone:
         """The language model, loaded on first use."""
         return self._backbone or self.load_backbone()
@@ -211,6 +216,11 @@ class SparseRM:
         """
         return self._explain(as_prompt(prompt), [as_response(response)], sae)[0]
 
+    def contribution_rows(self, explanation: Explanation) -> list[dict[str, Any]]:
+        """The contributions of an explanation as rows; ``detection`` is the detection score of an automatic label, or None."""
+        detections = self.detections
+        return [{**vars(part), "detection": detections.get(part.feature)} for part in explanation.contributions]
+
     def side_by_side(
         self, prompt: str | Sequence[Any], responses: Sequence[Any], *, sae: SparseAutoencoder | None = None
     ) -> SideBySide:
@@ -251,7 +261,13 @@ class SparseRM:
         hook = self.card.hook_point
         with stored() as store:
             found = represent_pairs(
-                data.pairs, self.backbone, {hook: sae}, self.head.pooling, strengths=strengths, store=store, progress=progress
+                data.pairs,
+                self.backbone,
+                {hook: sae} if sae else self.saved.saes,
+                self.head.pooling,
+                strengths=strengths or self.head.score == "gated",
+                store=store,
+                progress=progress,
             )
         return found[hook]
 
@@ -285,6 +301,7 @@ class SparseRM:
                 "weight": float(self.head.weights[j]),
                 "mu": float(self.head.mu[j]),
                 "sigma": float(self.head.sigma[j]),
+                "selected": None if self.saved.selected is None else float(self.saved.selected[j]),
             }
             for j, feature in enumerate(self.head.features)
         ]
@@ -306,7 +323,7 @@ class SparseRM:
         for i, states in self.backbone.hidden_states(texts, [hook]):
             text, h = texts[i], states[hook].cpu()
             tokens = self.backbone.chat.texts(text.ids[text.start : text.end])
-            activations = sae.encode(h[: len(tokens)])[:, self.head.features].numpy() if sae else None
+            activations = sae.encode(h)[:, self.head.features].numpy() if sae and self.head.gate is None else None
             found[i] = explain_response(self.head, h.numpy(), tokens, self.labels, text.n_truncated, activations)
         return tuple(found[i] for i in range(len(texts)))
 
@@ -316,4 +333,4 @@ class SparseRM:
         texts = [Text(prompt, response) for prompt, response in zip(prompts, responses, strict=True)]
         hook = self.card.hook_point
         with stored() as store:
-            return represent(texts, self.backbone, {hook: None}, self.head.pooling, store=store, progress=progress)[hook]
+            return represent(texts, self.backbone, self.saved.saes, self.head.pooling, store=store, progress=progress)[hook]

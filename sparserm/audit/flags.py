@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -153,8 +153,8 @@ def held_out_margins(
     margins = reward_margins(saved.head, pairs)
     trained_on = saved.trained_on(data.pairs)
     if trained_on.any():
-        known = FitSettings.__dataclass_fields__
-        settings = FitSettings(**{k: v for k, v in saved.card.training.get("settings", {}).items() if k in known})
+        known, given = FitSettings.__dataclass_fields__, saved.card.training.get("settings", {})
+        settings = replace(FitSettings(**{k: v for k, v in given.items() if k in known}), score=saved.head.score)
         margins[trained_on] = cross_validated_margins(pairs.take(np.flatnonzero(trained_on)), sae, settings)
     return HeldOutMargins(margins, int(trained_on.sum()))
 

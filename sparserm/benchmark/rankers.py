@@ -21,7 +21,7 @@ from sparserm.representations.values import LatentSummary, PairRepresentations
 from sparserm.sae.autoencoder import SparseAutoencoder
 from sparserm.support.defaults import MAX_FEATURES
 from sparserm.support.threads import one_thread
-from sparserm.types import Pooling
+from sparserm.types import Pooling, Score
 
 
 @dataclass(frozen=True)
@@ -64,14 +64,17 @@ class Ranking:
 Ranker = Callable[[Material, int], Ranking]
 
 
-def head_ranker(selection: str, k: int = MAX_FEATURES) -> Ranker:
-    """A head of ``k`` features chosen by a selector (:data:`~sparserm.heads.selection.SELECTORS`)."""
+def head_ranker(selection: str, k: int | None = MAX_FEATURES, score: Score = "projection") -> Ranker:
+    """A head of ``k`` features, or with gated scores at most so many, chosen by a selector of that score.
+
+    See :data:`~sparserm.heads.fitting.SELECTIONS`. With gated scores the SAE must be separable.
+    """
 
     def rank(material: Material, seed: int) -> Ranking:
         train, test = material.pairs
-        settings = FitSettings(k=k, pooling=material.pooling, selection=selection, seed=seed)
+        settings = FitSettings(k=k, pooling=material.pooling, selection=selection, seed=seed, score=score)
         head = fit_head(train, material.sae, settings).head
-        return Ranking(reward_margins(head, test), k)
+        return Ranking(reward_margins(head, test), len(head.features))
 
     return rank
 
@@ -143,8 +146,10 @@ def rank_last_latents(material: Material, seed: int) -> Ranking:
     return _on_live(difference(train), difference(test), train.groups)
 
 
-#: Rankers by their name in results, in the order of the tables.
+#: Rankers by their name in results, in the order of the tables. A head with default settings is ``gated`` for a separable SAE,
+#: and ``sparse`` for the others, for which the gated rankers are refused.
 RANKERS: dict[str, Ranker] = {
+    "gated": head_ranker("stable", None, "gated"),
     "sparse": head_ranker("sparse"),
     **{f"frequency-{k}": head_ranker("frequency", k) for k in (16, 32, 64, 128)},
     "dense": rank_dense,
@@ -152,6 +157,7 @@ RANKERS: dict[str, Ranker] = {
     "latents-32": rank_few_latents,
     "latents-last": rank_last_latents,
     "random-latents": head_ranker("random"),
+    "random-latents-gated": head_ranker("random", score="gated"),
     "random-directions": rank_random_directions,
     "random-dictionary": random_dictionary_ranker(),
     "longer": rank_longer,

@@ -35,7 +35,7 @@ from sparserm.sae.autoencoder import SparseAutoencoder
 from sparserm.support.defaults import DEFAULT_BACKBONE
 from sparserm.support.parsing import whole_number
 from sparserm.training.evidence import selection_stability
-from sparserm.types import Pooling, PreferencePair, Progress, SparseRMError
+from sparserm.types import Pooling, PreferencePair, Progress, SparseRMError, Text
 
 #: Default label budgets in pairs (None is all), and default number of seeds.
 BUDGETS: tuple[int | None, ...] = (100, 300, 1000, None)
@@ -96,10 +96,11 @@ def run_benchmark(
     for done, _ in enumerate(rank_cells(results, task.name, material, budgets=budgets, seeds=seeds), 1):
         if progress:
             progress(done, total, "Benchmark (cells)")
-    settings = FitSettings(pooling=material.pooling)
+    settings = FitSettings(pooling=material.pooling).for_sae(dictionary)
     # If fewer latents fire than a head has features, no head can be fitted and its cells are missing too.
     usable = fit_statistics(material.pairs[0], dictionary, settings).usable.sum()
-    if results.head(task.name) is None and usable >= settings.k:
+    enough = usable >= (settings.k if settings.score == "projection" else 1)
+    if results.head(task.name) is None and enough:
         found = diagnose_head(*material.pairs, task.test.pairs, dictionary, model, settings, progress)
         results.add_head(task.name, {**asdict(found), "length": found.length.to_dict()})
     for way in fine_tuned:
@@ -222,14 +223,14 @@ def diagnose_head(
     fitted = fit_head(train, sae, settings)
     chosen, rejected = rewards(fitted.head, test.chosen), rewards(fitted.head, test.rejected)
     margins = chosen - rejected
-    explained = [backbone.tokenize(pair.prompt, text) for pair in texts[:PAIRS] for text in (pair.chosen, pair.rejected)]
+    explained = [Text(pair.prompt, text) for pair in texts[:PAIRS] for text in (pair.chosen, pair.rejected)]
     stability = selection_stability(fitted, train, sae, settings)
     return HeadDiagnostics(
-        k=settings.k,
+        k=len(fitted.head.features),
         length=length_correlation(np.concatenate([chosen, rejected]), margins, test.log_lengths, test.length_gaps),
         balanced=length_balanced(margins, test.length_gaps, np.asarray(test.groups)),
         faithfulness=measure_faithfulness(
-            fitted.head, sae.hook, explained, backbone, features=min(STEERED, settings.k), progress=progress
+            fitted.head, sae.hook, explained, backbone, features=min(STEERED, len(fitted.head.features)), progress=progress
         ),
         jaccard=stability.jaccard,
         chance=stability.chance,

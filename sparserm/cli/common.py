@@ -45,6 +45,7 @@ TITLES = {
     "random_directions": "random latents",
     "length_baseline": "longer-response baseline",
     "expected_error": "expected calibration error",
+    "n_sure": "features that surely differ",
 }
 
 

@@ -26,22 +26,19 @@ from sparserm.cli.outputs import HEAD, Force, Output, check_home, out_option, pa
 
 @app.command()
 def features(head: HeadArgument, as_json: AsJson = False) -> None:
-    """List the features of a head: firing rates on chosen and rejected responses, and weights."""
+    """List the features of a head: firing rates on chosen and rejected responses, weights, and how often each was selected
+    on other halves of the prompts."""
     from sparserm.model import SparseRM
 
     model = SparseRM.from_pretrained(head)
     rows = model.features()
-    if not printed_json(as_json, {"head": model.card.name, "hook": model.card.hook, "sae": model.card.sae, "features": rows}):
-        print_table(
-            f"{model.card.name}, {model.card.hook}, {model.card.sae}",
-            rows,
-            feature="d",
-            label="s",
-            f_chosen=".1%",
-            f_rejected=".1%",
-            gap="+.1%",
-            weight="+.3f",
-        )
+    about = {"head": model.card.name, "hook": model.card.hook, "sae": model.card.sae, "score": model.head.score}
+    if not printed_json(as_json, {**about, "features": rows}):
+        columns = {"f_chosen": ".1%", "f_rejected": ".1%", "gap": "+.1%", "weight": "+.3f"}
+        if model.saved.selected is not None:
+            columns["selected"] = ".0%"
+        title = f"{model.card.name}, {model.card.hook}, {model.card.sae}, {model.head.score} scores"
+        print_table(title, rows, feature="d", label="s", **columns)
 
 
 @app.command()
@@ -161,6 +158,8 @@ def heads(as_json: AsJson = False) -> None:
             {
                 "name": name,
                 "layer": card.hook_point.layer,
+                "score": saved.head.score,
+                "k": len(saved.head.features),
                 "hook": card.hook,
                 "sae": card.sae,
                 "backbone": card.backbone,
@@ -172,7 +171,7 @@ def heads(as_json: AsJson = False) -> None:
             }
         )
     if not printed_json(as_json, {"heads": rows}):
-        print_table("Heads", rows, name="s", layer="d", accuracy=".3f", ci95="s", n_test="d", licence="s")
+        print_table("Heads", rows, name="s", layer="d", score="s", k="d", accuracy=".3f", ci95="s", n_test="d", licence="s")
 
 
 @app.command()

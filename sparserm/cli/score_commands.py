@@ -100,26 +100,30 @@ def _score_response(head: str, prompt: str, response: str, as_json: bool) -> Non
         "bias": explanation.bias,
         "chance_to_beat_typical_chosen": beats_chosen,
         "chance_to_beat_typical_rejected": beats_rejected,
-        "contributions": [vars(part) for part in explanation.contributions],
+        "contributions": model.contribution_rows(explanation),
         "head": model.card.name,
         "hook": model.card.hook,
         "pooling": model.head.pooling,
+        "score": model.head.score,
         "n_tokens": len(explanation.tokens),
         "n_truncated": explanation.n_truncated,
     }
     warn_truncated(explanation.n_truncated and 1)
     if printed_json(as_json, result):
         return
-    print_table(
-        f"Reward {explanation.reward:+.3f}",
-        result["contributions"],
-        feature="d",
-        score="+.2f",
-        weight="+.3f",
-        contribution="+.3f",
-    )
+    _print_contributions(f"Reward {explanation.reward:+.3f}", result["contributions"], model.head.score)
     typer.echo(f"The contributions and the bias ({explanation.bias:+.3f}) add up to the reward.")
     typer.echo(f"Win probability vs. a typical chosen response: {beats_chosen:.0%}, vs. a rejected one: {beats_rejected:.0%}.")
+
+
+def _print_contributions(title: str, rows: list[dict[str, Any]], score: str) -> None:
+    """Print the contributions; of a gated head only those of features that fire, with the number of the others."""
+    shown = [row for row in rows if score == "projection" or row["fires"]]
+    columns = {"feature": "d", "label": "s", **({"activation": ".2f"} if score == "gated" else {})}
+    print_table(title, shown, **columns, score="+.2f", weight="+.3f", contribution="+.3f")
+    if score == "gated":
+        silent = len(rows) - len(shown)
+        typer.echo(f"{len(shown)} of {len(rows)} features fire; {silent} are silent and contribute nothing.")
 
 
 @app.command()
@@ -147,15 +151,20 @@ def compare(
     rows = [{"rank": n + 1, "reward": comparison.rewards[i], "response": response[i]} for n, i in enumerate(comparison.ranking)]
     print_table("Rewards", rows, rank="d", reward="+.3f", response="s")
     pair = "first minus second" if len(response) == 2 else "best minus next"
+    gated = model.head.score == "gated"
+    parts = [part for part in result["contributions"] if not gated or part["score_a"] or part["score_b"]]
     print_table(
         f"Margin {comparison.margin:+.3f} ({pair})",
-        result["contributions"],
+        parts,
         feature="d",
+        label="s",
         score_a="+.2f",
         score_b="+.2f",
         weight="+.3f",
         contribution="+.3f",
     )
+    if gated:
+        typer.echo(f"{len(result['contributions']) - len(parts)} features are silent in both and contribute nothing.")
 
 
 @app.command("best-of-n")

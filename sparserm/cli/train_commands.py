@@ -29,6 +29,14 @@ from sparserm.support.defaults import DEFAULT_BACKBONE, DEFAULT_LAYERS
 from sparserm.support.files import to_csv
 from sparserm.types import SparseRMError
 
+#: Help of the option `--score`.
+SCORE_HELP = (
+    "gated: a feature counts at the tokens where it fires and is zero elsewhere. projection: the paper's, which counts every "
+    "token. Default: gated, but projection for a TopK SAE, whose features have no thresholds of their own."
+)
+#: Fewer features than this that surely differ are worth a warning.
+FEW_SURE = 4
+
 
 @app.command()
 def train(
@@ -36,11 +44,24 @@ def train(
     out: Annotated[Path, out_option(help="Folder for the head.")],
     layer: Annotated[int | None, typer.Option(help="Layer of the shipped SAE: 10, 15 or 20. Default: 15.")] = None,
     sae: Annotated[str | None, typer.Option(help="SAE: a folder, a name listed by `sparserm saes`, or release:sae_id.")] = None,
-    k: Annotated[int | None, typer.Option(help="Number of features, 32 at most. Default: 32.")] = None,
+    score: Annotated[str | None, typer.Option(help=SCORE_HELP)] = None,
+    k: Annotated[
+        int | None,
+        typer.Option(
+            help="Gated: maximum number of features, 64 at most and by default; the pairs decide how many are kept. "
+            "Projection: number of features, 32 at most and by default."
+        ),
+    ] = None,
     pooling: Annotated[str | None, typer.Option(help="Pooling over the response's tokens: mean (default) or last.")] = None,
-    l2: Annotated[float | None, typer.Option(help="Ridge penalty. Default: chosen by cross-validation.")] = None,
+    l2: Annotated[
+        float | None, typer.Option(help="Ridge penalty. Default: 0.05 if gated, chosen by cross-validation for projections.")
+    ] = None,
     selection: Annotated[
-        str | None, typer.Option(help="Feature selection: sparse (default), frequency, effect_size or random.")
+        str | None,
+        typer.Option(
+            help="Feature selection. Gated: stable (default), frequency or random. Projection: sparse (default), frequency, "
+            "effect_size or random."
+        ),
     ] = None,
     avoid_length: Annotated[bool, typer.Option(help="Keep margins from following the length of responses.")] = False,
     backbone: Annotated[
@@ -73,6 +94,7 @@ def train(
             test=test_data,
             progress=progress,
             name=out.name,
+            score=score,
             k=k,
             pooling=pooling,
             l2=l2,
@@ -83,18 +105,45 @@ def train(
     result.model.save_pretrained(out)
     warn_truncated(result.n_truncated)
     summary = {"out": str(out), **result.summary()}
+    _warn_unsure(summary["n_sure"], summary["k"])
     if printed_json(as_json, summary):
         return
     print_facts(f"Head {out}", summary)
+    if summary["n_sure"] is not None:
+        typer.echo(
+            f"{summary['k']} features, {summary['n_sure']} of which surely differ between chosen and rejected responses "
+            "(false discovery rate 5%)."
+        )
+
+
+def _warn_unsure(n_sure: int | None, k: int) -> None:
+    """Warn of a gated head whose features may be chance."""
+    if n_sure is not None and n_sure < FEW_SURE:
+        few = "none" if n_sure == 0 else f"only {n_sure}"
+        typer.echo(
+            f"warning: {few} of the {k} features surely {'differ' if n_sure > 1 else 'differs'} between chosen and rejected "
+            f"responses: {'the others' if n_sure else 'they'} may be chance; give more pairs, or choose another layer",
+            err=True,
+        )
 
 
 @app.command()
 def sweep(
     pairs: PairsArgument,
     layers: Annotated[str | None, typer.Option(help="Layers, e.g. 10,15. Default: all that have an SAE.")] = None,
-    k: Annotated[str | None, typer.Option(help="Numbers of features, e.g. 8,16,32. Default: 4,8,16,24,32.")] = None,
+    score: Annotated[str | None, typer.Option(help=SCORE_HELP)] = None,
+    k: Annotated[
+        str | None,
+        typer.Option(
+            help="Numbers of features (gated: maximum numbers), e.g. 8,16,32. Default: 4,8,16,24,32 (gated: 4,8,16,32,64)."
+        ),
+    ] = None,
     methods: Annotated[
-        str | None, typer.Option(help="Feature selections, and dense for the dense probe, e.g. sparse,dense. Default: all.")
+        str | None,
+        typer.Option(
+            help="Feature selections (see `sparserm train --help`), and dense for the dense probe, e.g. stable,dense. "
+            "Default: all that the score has."
+        ),
     ] = None,
     pooling: Annotated[str | None, typer.Option(help="Pooling over the response's tokens: mean (default) or last.")] = None,
     sae: Annotated[
@@ -116,8 +165,9 @@ def sweep(
     from sparserm.support.progress import terminal_progress
     from sparserm.training import sweep as engine
 
-    sizes = numbers("--k", k, "8,16,32") if k else list(engine.SIZES)
-    settings = [fit_settings(k=size, pooling=pooling) for size in sizes][-1]  # checks every size
+    sizes = numbers("--k", k, "8,16,32") if k else None
+    # Checks every size; the largest is checked again with the SAEs.
+    settings = [fit_settings(k=size, pooling=pooling, score=score) for size in (sorted(sizes) if sizes else [None])][-1]
     chosen = engine.check_methods(methods.split(",") if methods else engine.METHODS)
     names = tuple(sae) if sae else _layer_saes(layers, backbone)
     inputs = {"the pairs": pairs_file(pairs), "the backbone": backbone, **{f"the SAE {one}": sae_folder(one) for one in names}}
@@ -129,7 +179,7 @@ def sweep(
     with terminal_progress() as progress:
         through = max(sae.hook.layer for sae in saes.values())
         model = Backbone.load(backbone, through_layer=through, progress=progress)
-        represented = represent_layers(data.pairs, model, saes, settings.pooling, progress)
+        represented = represent_layers(data.pairs, model, saes, settings, progress)
         cells = engine.sweep(represented, saes, settings, sizes, chosen, progress)
     if not cells:
         raise SparseRMError(f"{data.name} is too small to cross-validate heads of this size; give more pairs or a smaller --k")

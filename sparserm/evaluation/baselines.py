@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from sparserm.heads.bradley_terry import fit_probe
-from sparserm.heads.fitting import FitSettings, fit_head
+from sparserm.heads.fitting import FitSettings, FittedHead, fit_head
 from sparserm.heads.reward import RewardHead, reward_margins
 from sparserm.representations.values import PairRepresentations
 from sparserm.sae.autoencoder import SparseAutoencoder
@@ -29,13 +29,18 @@ def dense_probe_margins(train: PairRepresentations, test: PairRepresentations, l
         return test.differences @ fit_probe(train.differences, train.groups, l2).weights
 
 
+def of_size(settings: FitSettings, fitted: FittedHead) -> FitSettings:
+    """The settings of a head with as many features as the fitted one, whose number the data may have chosen."""
+    return replace(settings, score=fitted.head.score, k=len(fitted.head.features))
+
+
 def random_settings(settings: FitSettings, draws: int = 5) -> list[FitSettings]:
     """The same settings with features drawn at random, once for each of ``draws`` seeds."""
     return [replace(settings, selection="random", seed=seed) for seed in range(draws)]
 
 
 def random_latent_heads(train: PairRepresentations, sae: SparseAutoencoder, settings: FitSettings) -> list[RewardHead]:
-    """Heads of the same size over latents drawn at random: the baseline for feature selection."""
+    """Heads over ``settings.k`` latents drawn at random: the baseline for feature selection."""
     return list(in_threads(lambda one: fit_head(train, sae, one).head, random_settings(settings)))
 
 

@@ -10,18 +10,28 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sparserm.heads.reward import RewardHead, contributions, token_scores
+from sparserm.heads.reward import RewardHead, contributions, token_activations, token_scores
 
 
 @dataclass(frozen=True)
 class Contribution:
-    """Contribution of one feature to a reward: ``contribution = weight * (score - mu) / sigma``."""
+    """Contribution of one feature to a reward: ``contribution = weight * (score - mu) / sigma``.
+
+    Attributes:
+        fires: whether the feature fires at a token that is pooled; with gated scores the contribution is zero where it does
+            not. None if unknown: projections, without the SAE.
+        activation: its largest activation over the response's tokens; None if unknown.
+    """
 
     feature: int
     label: str
     score: float
     weight: float
     contribution: float
+    mu: float = 0.0
+    sigma: float = 1.0
+    fires: bool | None = None
+    activation: float | None = None
 
 
 @dataclass(frozen=True)
@@ -39,7 +49,7 @@ class Explanation:
         features: ``[K]`` latent ids, the columns of ``token_contributions``.
         n_truncated: tokens cut from the left of the prompt.
         token_scores: ``[T, K]`` float64 alignment scores at each token.
-        token_activations: ``[T, K]`` float32 activations of the features' latents; None without an SAE.
+        token_activations: ``[T, K]`` float32 activations of the features' latents; None for projections without an SAE.
     """
 
     reward: float
@@ -56,7 +66,11 @@ class Explanation:
 
 @dataclass(frozen=True)
 class FeatureDifference:
-    """Contribution of one feature to a margin ``r(A) - r(B)``: ``contribution = weight * (score_a - score_b) / sigma``."""
+    """Contribution of one feature to a margin ``r(A) - r(B)``: ``contribution = weight * (score_a - score_b) / sigma``.
+
+    Attributes:
+        fires_a, fires_b, activation_a, activation_b: as in :class:`Contribution`, for each response; None if unknown.
+    """
 
     feature: int
     label: str
@@ -64,6 +78,11 @@ class FeatureDifference:
     score_b: float
     weight: float
     contribution: float
+    sigma: float = 1.0
+    fires_a: bool | None = None
+    fires_b: bool | None = None
+    activation_a: float | None = None
+    activation_b: float | None = None
 
 
 @dataclass(frozen=True)
@@ -111,9 +130,11 @@ def explain_response(
         tokens: ``[T]`` texts of the response tokens.
         labels: feature labels by id.
         n_truncated: tokens cut from the left of the prompt.
-        activations: ``[T, K]`` activations of the head's latents, passed through to the explanation.
+        activations: ``[T + c, K]`` activations of the head's latents; a gated head computes them itself.
     """
     n = len(tokens)
+    if head.encoder:
+        activations = token_activations(head, h)
     at_tokens = token_scores(head, h[:n])
     per_token = contributions(head, at_tokens)
     if head.pooling == "mean":
@@ -126,9 +147,20 @@ def explain_response(
         token_contributions = per_token
         scores = token_scores(head, h[-1])
         total = contributions(head, scores)
+    pooled = activations if activations is None else activations[:n] if head.pooling == "mean" else activations[-1:]
     parts = [
-        Contribution(int(f), label_of(labels, int(f)), float(s), float(w), float(c))
-        for f, s, w, c in zip(head.features, scores, head.weights, total, strict=True)
+        Contribution(
+            feature=int(feature),
+            label=label_of(labels, int(feature)),
+            score=float(scores[j]),
+            weight=float(head.weights[j]),
+            contribution=float(total[j]),
+            mu=float(head.mu[j]),
+            sigma=float(head.sigma[j]),
+            fires=None if pooled is None else bool((pooled[:, j] > 0).any()),
+            activation=None if activations is None or n == 0 else float(activations[:n, j].max()),
+        )
+        for j, feature in enumerate(head.features)
     ]
     return Explanation(
         reward=float(total.sum() + head.bias),
@@ -140,23 +172,29 @@ def explain_response(
         features=head.features,
         n_truncated=n_truncated,
         token_scores=at_tokens,
-        token_activations=activations,
+        token_activations=None if activations is None else activations[:n],
     )
 
 
 def explain_difference(a: Explanation, b: Explanation) -> tuple[FeatureDifference, ...]:
     """Contributions to the margin ``r(a) - r(b)`` of two explanations by the same head, largest first; they sum to it."""
     others = {part.feature: part for part in b.contributions}
+    both = [(part, others[part.feature]) for part in a.contributions]
     parts = [
         FeatureDifference(
-            part.feature,
-            part.label,
-            part.score,
-            others[part.feature].score,
-            part.weight,
-            part.contribution - others[part.feature].contribution,
+            feature=one.feature,
+            label=one.label,
+            score_a=one.score,
+            score_b=other.score,
+            weight=one.weight,
+            contribution=one.contribution - other.contribution,
+            sigma=one.sigma,
+            fires_a=one.fires,
+            fires_b=other.fires,
+            activation_a=one.activation,
+            activation_b=other.activation,
         )
-        for part in a.contributions
+        for one, other in both
     ]
     return tuple(sorted(parts, key=lambda part: -abs(part.contribution)))
 
@@ -171,9 +209,20 @@ def compare_responses(head: RewardHead, scores: np.ndarray, labels: Mapping[int,
     totals = contributions(head, scores).sum(1) + head.bias
     ranking = tuple(int(i) for i in np.argsort(-totals, kind="stable"))
     a, b = (0, 1) if len(scores) == 2 else ranking[:2]
+    fires = [None if head.encoder is None else scores[i] != 0 for i in (a, b)]  # a gated score is zero where it is silent
     parts = [
-        FeatureDifference(int(f), label_of(labels, int(f)), float(sa), float(sb), float(w), float(w * (sa - sb) / sigma))
-        for f, sa, sb, w, sigma in zip(head.features, scores[a], scores[b], head.weights, head.sigma, strict=True)
+        FeatureDifference(
+            feature=int(feature),
+            label=label_of(labels, int(feature)),
+            score_a=float(scores[a][j]),
+            score_b=float(scores[b][j]),
+            weight=float(head.weights[j]),
+            contribution=float(head.weights[j] * (scores[a][j] - scores[b][j]) / head.sigma[j]),
+            sigma=float(head.sigma[j]),
+            fires_a=None if fires[0] is None else bool(fires[0][j]),
+            fires_b=None if fires[1] is None else bool(fires[1][j]),
+        )
+        for j, feature in enumerate(head.features)
     ]
     return Comparison(
         rewards=tuple(float(r) for r in totals),

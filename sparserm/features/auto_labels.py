@@ -2,9 +2,9 @@
 
 The rule works on *terms*: words, pairs of words, how a response begins and ends, and the surface features of
 :mod:`sparserm.audit.surface`. Candidates are the terms that are more frequent in active than in inactive texts, by the log-odds
-ratio with an informative Dirichlet prior (Monroe, Colaresi and Quinn, 2008, "Fightin' Words", eq. 22), and the words that the
-latent's direction promotes. A few of them are selected greedily, so that "has one of them" best separates active from inactive
-texts.
+ratio with an informative Dirichlet prior (Monroe, Colaresi and Quinn, 2008, "Fightin' Words", eq. 22), the words at which the
+latent fires, and those that its direction promotes. A few of them are selected greedily, so that "has one of them" best
+separates active from inactive texts.
 
 A label is judged on texts of held-out prompts (:mod:`sparserm.features.detection`). If it fails, the reason is shown instead.
 """
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Protocol
@@ -23,6 +23,7 @@ import numpy as np
 from sparserm.audit.surface import MARKS
 from sparserm.features.cache import FeatureStore
 from sparserm.features.detection import LEAST_TEXTS, Contrast, ResponseTexts, contrast, detection, example_scores, gather_texts
+from sparserm.features.firing import FiresAt, find_firings
 from sparserm.features.logit_lens import load_unembedding, logit_lens
 from sparserm.heads.labels import AutoLabel, Detection, save_auto_label
 from sparserm.model import SparseRM
@@ -56,11 +57,13 @@ class LabelContext:
         texts: all responses; only those of ``found.find`` and ``found.top`` may be used.
         found: active and inactive texts of the latent.
         promoted: tokens that the latent's direction promotes, as text, strongest first.
+        fires_at: where it fires in a sample of the responses of the labelling half.
     """
 
     texts: ResponseTexts
     found: Contrast
     promoted: tuple[str, ...]
+    fires_at: FiresAt
 
 
 @dataclass(frozen=True)
@@ -111,8 +114,9 @@ class Rule:
         names, has = _term_matrix(texts)
         z = log_odds(has[find.rows[find.active]], has[find.rows[~find.active]], has[texts.finding])
         promoted = {f"“{word}”" for token in context.promoted for word in _words(token)}
+        fires_on = {f"“{word}”" for shown, _ in context.fires_at.words for word in _words(shown)}
         ranked = np.argsort(-z, kind="stable")[:MOST_CANDIDATES]
-        agreeing = np.flatnonzero(np.isin(names, sorted(promoted)) & (z > 0))
+        agreeing = np.flatnonzero(np.isin(names, sorted(promoted | fires_on)) & (z > 0))
         candidates = np.union1d(ranked[z[ranked] >= LEAST_Z], agreeing)
         candidates = candidates[np.lexsort((np.char.str_len(names[candidates]), -z[candidates]))]  # of ties, shorter first
         chosen = candidates[choose_terms(has[find.rows][:, candidates].toarray() > 0, find.active)]
@@ -156,14 +160,19 @@ def make_labels(
     model.load_backbone(progress)
     pairs = model.represent(data, sae=sae, strengths=True, progress=progress)
     features = model.head.features.tolist()
-    return label_features(features, data, pairs, labeller, lens=_lens(model, data, sae), progress=progress)
+    texts = gather_texts(data.pairs, pairs)
+    rows = texts.rows[texts.finding]
+    firing = find_firings(features, data.pairs, pairs, rows, model.backbone, sae, progress=progress)
+    return label_features(features, data, pairs, texts, labeller, firing, lens=_lens(model, data, sae), progress=progress)
 
 
 def label_features(
     features: Sequence[int],
     data: PreferenceData,
     pairs: PairRepresentations,
+    texts: ResponseTexts,
     labeller: Labeller,
+    firing: Mapping[int, FiresAt],
     *,
     lens: LogitLens | None = None,
     progress: Progress | None = None,
@@ -172,15 +181,17 @@ def label_features(
 
     Args:
         pairs: representations of ``data``, with latents and activation strengths.
+        texts: the distinct responses of ``data``.
+        firing: where each of the features fires in texts of the labelling half, see
+            :func:`~sparserm.features.firing.find_firings`.
         lens: logit lens of ``features``, in that order.
 
     Raises:
         SparseRMError: the representations have no activation strengths, or the labeller cannot be reached.
     """
-    texts = gather_texts(data.pairs, pairs)
     for place, feature in enumerate(features):
         promoted = tuple(str(token) for token in lens.promoted[place]) if lens else ()
-        context = LabelContext(texts, contrast(texts.peaks(feature, pairs), texts), promoted)
+        context = LabelContext(texts, contrast(texts.peaks(feature, pairs), texts), promoted, firing[feature])
         yield feature, _label(context, data, labeller)
         if progress:
             progress(place + 1, len(features), "Labels (features)")
@@ -255,6 +266,7 @@ def _label(context: LabelContext, data: PreferenceData, labeller: Labeller) -> A
         "data_hash": data.content_hash,
         "n_firing": found.n_firing,
         "n_texts": len(texts.texts),
+        "evidence": context.fires_at.evidence,
     }
     if found.too_few:
         return AutoLabel(None, _too_few(context), **made)

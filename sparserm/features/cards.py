@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from sparserm.heads.reward import RewardHead, alignment_scores
-from sparserm.representations.values import LatentSummary, PairRepresentations
-from sparserm.types import PreferencePair, Progress, SparseRMError
+from sparserm.representations.values import LatentSummary, PairRepresentations, Representations
+from sparserm.types import PreferencePair, Progress, Score, SparseRMError
 
 if TYPE_CHECKING:
     from sparserm.backbone.model import Backbone
@@ -38,10 +38,14 @@ class Example:
 
 @dataclass(frozen=True)
 class Reading:
-    """Activations ``[T]`` and alignment scores ``[T]`` (float32) of a latent at every token of a response."""
+    """Activations ``[T]`` and projections ``[T]`` (float32) of a latent at every token of a response."""
 
     activations: np.ndarray
     scores: np.ndarray
+
+    def scores_of(self, score: Score) -> np.ndarray:
+        """``[T]`` float32 alignment scores: the projections, or gated, zero where the latent does not fire."""
+        return self.scores * (self.activations > 0) if score == "gated" else self.scores
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,7 @@ class FeatureCard:
 
     Attributes:
         feature: id of the latent.
-        scores_chosen, scores_rejected: ``[n]`` float64 alignment scores.
+        scores_chosen, scores_rejected: ``[n]`` float64 alignment scores, gated for a gated head.
         peaks_chosen, peaks_rejected: ``[n]`` float32 peak activations, 0 where it does not fire.
         top: the distinct responses with the highest peaks, strongest first, :data:`TOP` of each side.
         bands: examples from every quarter of the peaks, the highest quarter first.
@@ -126,9 +130,8 @@ def feature_card(
     """
     if not 0 <= feature < sae.d_sae:
         raise SparseRMError(f"feature {feature} is not in SAE {sae.name}; expected 0 to {sae.d_sae - 1}")
-    direction = sae.directions()[feature : feature + 1].cpu().numpy()
-    center = sae.b_dec.cpu().numpy()
-    chosen, rejected = (alignment_scores(side.h, direction, center)[:, 0] for side in (pairs.chosen, pairs.rejected))
+    score = "projection" if head is None else head.score
+    chosen, rejected = (pooled_scores(side, feature, sae, score) for side in (pairs.chosen, pairs.rejected))
     peaks = {"chosen": peaks_of(pairs.chosen.strengths, feature), "rejected": peaks_of(pairs.rejected.strengths, feature)}
     spread = float(np.concatenate([chosen, rejected]).std()) or 1.0
     slope = float(np.sign((chosen - rejected).mean())) / spread
@@ -146,6 +149,23 @@ def feature_card(
         wrong=_wrong_side(slope, chosen, rejected, texts),
         similar=similar_latents(sae, feature),
     )
+
+
+def pooled_scores(responses: Representations, feature: int, sae: SparseAutoencoder, score: Score) -> np.ndarray:
+    """``[n]`` float64 alignment scores of one latent in responses.
+
+    Raises:
+        SparseRMError: gated scores, and the representations have no activation strengths or the SAE has no thresholds.
+    """
+    if score == "gated" and responses.pooling == "mean":
+        return responses.strengths.dense_gated(np.array([feature]))[:, 0]
+    direction = sae.directions()[feature : feature + 1].cpu().numpy()
+    projections = alignment_scores(responses.h, direction, sae.b_dec.cpu().numpy())[:, 0]
+    if score == "projection":
+        return projections
+    import torch
+
+    return np.asarray(projections * (sae.part([feature]).encode(torch.from_numpy(responses.h))[:, 0].numpy() > 0))
 
 
 def read_examples(

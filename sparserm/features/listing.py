@@ -34,6 +34,7 @@ class FiringText:
         activations: ``[T, n]`` float32 activations of these latents.
         h: ``[d]`` float32 pooled representation.
         n_truncated: tokens cut from the left of the prompt.
+        states: ``[T, d]`` float32 representation at every token, of which gated scores are made.
     """
 
     tokens: tuple[str, ...]
@@ -41,6 +42,7 @@ class FiringText:
     activations: np.ndarray
     h: np.ndarray
     n_truncated: int
+    states: np.ndarray | None = None
 
     @property
     def peaks(self) -> np.ndarray:
@@ -79,6 +81,7 @@ def list_features(
     firing: FiringText | None = None,
     token: int | None = None,
     only_head: bool = False,
+    selected: np.ndarray | None = None,
 ) -> pd.DataFrame:
     """A table with one row per latent of the SAE.
 
@@ -89,6 +92,7 @@ def list_features(
         firing: keep only the latents that fire on this text, with their peak activation as ``on_text`` and its token as ``at``.
         token: index of a token of this text; keep only the latents that fire there, with their activation there.
         only_head: keep only the head's features.
+        selected: ``[K]`` share of the halves of the training prompts in which each feature of the head was selected.
     """
     weights = np.full(len(table.share), np.nan)
     weights[head.features] = head.weights
@@ -113,6 +117,10 @@ def list_features(
             "begin_of_text": table.begin_of_text,
         }
     )
+    if selected is not None:
+        shares = np.full(len(weights), np.nan)
+        shares[head.features] = selected
+        rows.insert(rows.columns.get_loc("weight") + 1, "selected", shares)
     if firing is not None:
         rows = _on_text(rows, firing, token)
     return rows[rows["feature"].isin(head.features)] if only_head else rows
@@ -154,7 +162,8 @@ def fire_on_text(prompt: Prompt, response: str, backbone: Backbone, sae: SparseA
     peaks = z.max(0)
     features = np.argsort(-peaks, kind="stable")[: int((peaks > 0).sum())]
     h = (own.mean(0) if pooling == "mean" else state[-1]).cpu().numpy()
-    return FiringText(backbone.chat.texts(text.ids[text.start : text.end]), features, z[:, features], h, text.n_truncated)
+    tokens = backbone.chat.texts(text.ids[text.start : text.end])
+    return FiringText(tokens, features, z[:, features], h, text.n_truncated, own.cpu().numpy())
 
 
 def promoted_text(tokens: np.ndarray) -> str:

@@ -49,7 +49,8 @@ Responses in which it fires, as JSON: {active}
 
 Responses in which it does not: {inactive}
 
-Words and marks that tell them apart by count: {terms}
+The strongest of its firings, each with the text around the word in brackets, at which it fires: {firings}
+Words and marks that tell the responses apart by count: {terms}
 Tokens that the feature makes more likely: {promoted}
 
 Answer with JSON alone: {{"label": "..."}}, or {{"label": null}} if you see nothing that they have in common."""
@@ -266,7 +267,8 @@ def finding_prompt(context: LabelContext, terms: Sequence[str]) -> str:
     quiet = context.found.find.limited(2 * SHOWN)
     kinds = {"active": context.found.top[:SHOWN], "inactive": quiet.rows[~quiet.active]}
     shown = {kind: _json([one_line(texts[row], CHARACTERS) for row in rows]) for kind, rows in kinds.items()}
-    return _FIND.format(**shown, terms=", ".join(terms) or "none", promoted=_json(context.promoted))
+    firings = _json([str(one) for one in context.fires_at.snippets[:SHOWN]])
+    return _FIND.format(**shown, firings=firings, terms=", ".join(terms) or "none", promoted=_json(context.promoted))
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):

@@ -16,7 +16,7 @@ from sparserm.backbone.model import Backbone
 from sparserm.evaluation.intervals import wilson_interval
 from sparserm.heads.reward import score_moments
 from sparserm.representations.values import LatentSummary, PairRepresentations, Representations, is_active
-from sparserm.types import Activity, PreferencePair, Progress, SparseRMError, TokenizedText
+from sparserm.types import Activity, PreferencePair, Progress, Score, SparseRMError, TokenizedText
 
 if TYPE_CHECKING:
     from sparserm.sae.autoencoder import SparseAutoencoder
@@ -43,7 +43,7 @@ class FeatureTable:
         p: p-value of the paired test of the gap.
         q: p-value corrected for the number of latents that fire (Benjamini and Hochberg, 1995).
         score_gap: mean alignment score of chosen minus rejected, in standard deviations of the score. A head multiplies it by
-            the weight. Its sign may differ from that of the gap.
+            the weight. Its sign may differ from that of the gap with projections.
         length_correlation: Pearson correlation of the alignment score with the log of the response's length in tokens.
         share: share of all responses in which the latent fires.
         rate: share of all response tokens at which it fires.
@@ -90,7 +90,12 @@ class FeatureTable:
 
 
 def feature_table(
-    pairs: PairRepresentations, sae: SparseAutoencoder, *, activity: Activity = "any", opening: np.ndarray | None = None
+    pairs: PairRepresentations,
+    sae: SparseAutoencoder,
+    *,
+    activity: Activity = "any",
+    opening: np.ndarray | None = None,
+    score: Score = "projection",
 ) -> FeatureTable:
     """Compute the statistics of every latent of ``sae`` on ``pairs``.
 
@@ -100,6 +105,7 @@ def feature_table(
 
     Args:
         opening: ``[d_sae]`` from :func:`measure_openings`.
+        score: kind of the alignment scores.
 
     Raises:
         SparseRMError: there are no pairs, or the representations were computed without this SAE.
@@ -126,7 +132,7 @@ def feature_table(
         rejected_high=bounds[1][1],
         p=p,
         q=_false_discovery(p, counts > 0),
-        **_of_scores(pairs, sae),
+        **(_of_gated_scores(pairs, sae) if score == "gated" else _of_scores(pairs, sae)),
         share=counts / (2 * n),
         rate=_token_rate(pairs, sae.d_sae),
         mean_peak=peaks / np.maximum(counts, 1),
@@ -264,6 +270,22 @@ def _of_scores(pairs: PairRepresentations, sae: SparseAutoencoder) -> dict[str, 
     return {
         "score_gap": directions @ pairs.differences.mean(0, dtype=np.float64) / sigma,
         "length_correlation": np.clip(directions @ covariance / (sigma * max(float(length.std()), 1e-12)), -1, 1),
+    }
+
+
+def _of_gated_scores(pairs: PairRepresentations, sae: SparseAutoencoder) -> dict[str, np.ndarray]:
+    """The same statistics of gated scores, which are zero where a latent is silent."""
+    from sparserm.heads.screening import GatedScores  # imports scipy
+
+    scores = GatedScores.of(pairs, sae)
+    sigma = scores.spread(np.arange(sae.d_sae))
+    length = pairs.log_lengths - pairs.log_lengths.mean()
+    chosen, rejected = length.reshape(2, -1)
+    covariance = (scores.chosen.T @ chosen + scores.rejected.T @ rejected) / len(length)
+    gap = np.asarray(scores.chosen.mean(0) - scores.rejected.mean(0)).ravel()
+    return {
+        "score_gap": gap / sigma,
+        "length_correlation": np.clip(covariance / (sigma * max(float(length.std()), 1e-12)), -1, 1),
     }
 
 

@@ -16,13 +16,21 @@ import numpy as np
 
 from sparserm.support.files import one_line
 from sparserm.support.parsing import whole_number
-from sparserm.types import HookPoint, SparseRMError
+from sparserm.types import NORMALISATIONS, HookPoint, SparseRMError
 
-#: Version of the file format.
-FORMAT = 1
+#: Versions of the file format: 2 has the encoder of a gated head. Heads on projections are written as before, for all readers.
+FORMAT, GATED_FORMAT = 1, 2
 #: Tensors that a reward depends on, and statistics of the training responses.
 TENSORS = ("features", "directions", "center", "mu", "sigma", "weights")
 STATISTICS = ("f_chosen", "f_rejected", "quantiles_chosen", "quantiles_rejected", "prompt_keys")
+#: The share of resamples in which each feature was selected, and its family; heads on projections lack them.
+OPTIONAL = ("selected", "families")
+#: Tensors of a gated head's encoder, by architecture; their names in the file start with ``encoder.``.
+ENCODERS = {
+    "standard": ("W_enc", "b_enc"),
+    "jumprelu": ("W_enc", "b_enc", "threshold"),
+    "gated": ("W_enc", "b_gate", "b_mag", "r_mag"),
+}
 
 #: Maximum size of ``config.json`` in bytes, and of one text in it in characters.
 MAX_CONFIG, MAX_TEXT = 4 << 20, 10_000
@@ -100,13 +108,14 @@ _METRICS = {
 }
 _TRAINING = {
     **dict.fromkeys(("source", "data", "data_hash", "licence", "yardstick"), _TEXT),
-    **dict.fromkeys(("n_pairs", "n_prompts", "n_skipped"), _COUNT),
+    **dict.fromkeys(("n_pairs", "n_prompts", "n_skipped", "n_sure"), _COUNT),
     "accuracy": _SHARE,
     "settings": _OBJECT,
     "lineage": _OBJECT,
 }
 _SETTINGS = {
     "k": _COUNT,
+    "score": _TEXT,
     "pooling": _TEXT,
     "selection": _TEXT,
     "l2": _NUMBER,
@@ -139,27 +148,55 @@ def check_config(path: Path, config: Any) -> None:
             raise SparseRMError(
                 f"{path}: {name} is {one_line(repr(value), 80)}, expected {kind.words}; correct or remove it, or {_FIX}"
             )
-    if config["format"] != FORMAT or config["pooling"] not in ("last", "mean"):
+    _check_kind(path, config)
+
+
+def _check_kind(path: Path, config: Mapping[str, Any]) -> None:
+    """Refuse a format, a pooling or a hook point that is not supported."""
+    if config["format"] not in (FORMAT, GATED_FORMAT) or config["pooling"] not in ("last", "mean"):
         raise SparseRMError(
             f"{path} has format {config['format']} and pooling {one_line(repr(config['pooling']), 80)}; expected format "
-            f"{FORMAT} and pooling last or mean; use the version of sparserm that wrote it, or {_FIX}"
+            f"{FORMAT} or {GATED_FORMAT} and pooling last or mean; use the version of sparserm that wrote it, or {_FIX}"
         )
+    if config["format"] == GATED_FORMAT:
+        _check_encoder(path, config.get("encoder"))
     try:
         HookPoint.parse(config["hook"])
     except SparseRMError as error:
         raise SparseRMError(f"{path}: {error}") from error
 
 
-def check_tensors(path: Path, tensors: Mapping[str, np.ndarray], d_sae: int) -> None:
-    """Check the tensors of a head whose SAE has ``d_sae`` latents; ``path`` is named in errors.
+def _check_encoder(path: Path, encoder: Any) -> None:
+    """Refuse a gated head whose entry ``encoder`` does not say how its features are encoded."""
+    known = encoder if isinstance(encoder, dict) else {}
+    expected = {"architecture": tuple(ENCODERS), "normalize_activations": NORMALISATIONS, "apply_b_dec_to_input": (True, False)}
+    for name, values in expected.items():
+        given = known.get(name)
+        if type(given) is not type(values[0]) or given not in values:
+            raise SparseRMError(
+                f"{path}: encoder.{name} is {one_line(repr(given), 80)}, expected one of {', '.join(map(str, values))}; {_FIX}"
+            )
+
+
+def encoder_tensors(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """Names of the tensors of a checked configuration's encoder; none for a head on projections."""
+    if config["format"] != GATED_FORMAT:
+        return ()
+    return tuple(f"encoder.{name}" for name in ENCODERS[config["encoder"]["architecture"]])
+
+
+def check_tensors(path: Path, tensors: Mapping[str, np.ndarray], config: Mapping[str, Any]) -> None:
+    """Check the tensors of a head with this checked configuration; ``path`` is named in errors.
 
     Raises:
         SparseRMError: a tensor is missing, has another type or shape, or holds values that would give wrong rewards.
     """
-    wanted = (*TENSORS, *STATISTICS)
+    d_sae = config["d_sae"]
+    wanted = (*TENSORS, *STATISTICS, *encoder_tensors(config))
     if missing := [name for name in wanted if name not in tensors]:
         raise SparseRMError(f"{path} lacks {', '.join(missing)}; {_FIX}")
-    _check_shapes(path, tensors)
+    wanted += tuple(name for name in OPTIONAL if name in tensors)
+    _check_shapes(path, {name: tensors[name] for name in wanted})
     for name in wanted:
         _check_values(path, name, tensors[name])
     if float(tensors["sigma"].min()) < 1 / LARGEST:
@@ -169,6 +206,9 @@ def check_tensors(path: Path, tensors: Mapping[str, np.ndarray], d_sae: int) -> 
         raise SparseRMError(f"{path}: features must be latent ids from 0 to {d_sae - 1}; {_FIX}")
     if len(np.unique(features)) < len(features):
         raise SparseRMError(f"{path}: features holds a latent id more than once; {_FIX}")
+    families = tensors.get("families", features)
+    if families.dtype.kind not in "iu" or not np.isin(families, features).all():
+        raise SparseRMError(f"{path}: families must name features of the head; {_FIX}")
 
 
 def texts_in(value: Any) -> Iterator[str]:
@@ -210,6 +250,8 @@ def _check_shapes(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
     }
     shapes |= {"center": (d,), "quantiles_chosen": (101,), "quantiles_rejected": (101,)}
     shapes |= {"prompt_keys": (tensors["prompt_keys"].size,)}
+    shapes |= {name: (d, k) if name == "encoder.W_enc" else (k,) for name in tensors if name.startswith("encoder.")}
+    shapes |= {name: (k,) for name in OPTIONAL if name in tensors}
     for name, shape in shapes.items():
         if tensors[name].shape != shape:
             raise SparseRMError(f"{path}: {name} has shape {tensors[name].shape}, expected {shape}; {_FIX}")
@@ -219,7 +261,7 @@ def _check_shapes(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
 
 def _check_values(path: Path, name: str, tensor: np.ndarray) -> None:
     """Refuse a type of numbers that is not the tensor's, and numbers that are not finite or too large."""
-    if name == "features":  # checked with the number of latents
+    if name in ("features", "families"):  # checked with the number of latents, and with the features
         return
     if name == "prompt_keys":
         if tensor.dtype.kind not in "iu":

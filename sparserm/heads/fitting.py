@@ -12,58 +12,117 @@ import numpy as np
 
 from sparserm.backbone.model import Backbone
 from sparserm.heads.bradley_terry import L2Choice
-from sparserm.heads.reward import RewardHead, ScoreMoments, build_head, projected_moments, rewards, second_moments
+from sparserm.heads.families import group_families
+from sparserm.heads.gated_selection import GATED_SELECTORS, GatedStatistics
+from sparserm.heads.reward import Encoder, RewardHead, ScoreMoments, build_head, projected_moments, rewards, second_moments
 from sparserm.heads.saved import HeadCard, SavedHead
+from sparserm.heads.screening import FALSE_DISCOVERIES, GatedScores
 from sparserm.heads.selection import SELECTORS, FeatureStats, FitStatistics, feature_stats
+from sparserm.heads.signed_weights import RIDGE, fit_weights
 from sparserm.pairs.split import short_key
 from sparserm.representations.values import ACTIVITIES, PairRepresentations
 from sparserm.sae.autoencoder import SparseAutoencoder
-from sparserm.support.defaults import MAX_FEATURES
+from sparserm.support.defaults import MAX_FEATURES, MAX_GATED_FEATURES
 from sparserm.support.threads import one_thread
-from sparserm.types import Activity, Pooling, PreferenceData, SparseRMError
+from sparserm.types import Activity, Pooling, PreferenceData, Score, SparseRMError
 
-#: Allowed values of the settings that are names.
-_CHOICES = {"pooling": get_args(Pooling), "selection": tuple(SELECTORS), "activity": ACTIVITIES}
+#: Names of the selectors for each kind of score, the default first.
+SELECTIONS: dict[Score, tuple[str, ...]] = {"gated": tuple(GATED_SELECTORS), "projection": tuple(SELECTORS)}
+#: Maximum number of features for each kind of score, which is also the default.
+MOST_FEATURES: dict[Score, int] = {"gated": MAX_GATED_FEATURES, "projection": MAX_FEATURES}
+#: Allowed values of the settings that are names; None is the default.
+_CHOICES = {
+    "score": (None, *get_args(Score)),
+    "pooling": get_args(Pooling),
+    "selection": (None, *dict.fromkeys(name for names in SELECTIONS.values() for name in names)),
+    "activity": ACTIVITIES,
+}
 
 
 @dataclass(frozen=True)
 class FitSettings:
     """How a head is fitted. The defaults were chosen on validation splits.
 
+    What is None is filled in by :meth:`for_sae`.
+
     Attributes:
-        k: number of features.
+        k: number of features with projections, maximum number with gated scores; :data:`MOST_FEATURES` if None.
         pooling: how ``h`` is pooled over the response, ``last`` or ``mean``.
-        selection: name of a selector, see :data:`~sparserm.heads.selection.SELECTORS`.
-        l2: ridge penalty of the Bradley-Terry fit; None chooses it by cross-validation over prompts.
+        selection: name of a selector, see :data:`SELECTIONS`; the first of them if None.
+        l2: ridge penalty of the Bradley-Terry fit; None chooses it by cross-validation over prompts for projections, and is
+            :data:`~sparserm.heads.signed_weights.RIDGE` for gated scores.
         activity: when a latent counts as active in a response.
         seed: random seed of selectors that draw at random.
-        avoid_length: reduce the correlation of margins with response length, see :attr:`FitStatistics.length_axis`.
+        avoid_length: reduce the correlation of margins with response length, see :attr:`FitStatistics.length_axis`; gated
+            scores are screened with length held fixed.
+        score: kind of the alignment scores; None is ``gated`` where each latent of the SAE has a threshold of its own and the
+            selection allows it, else ``projection``.
 
     Raises:
         SparseRMError: a setting is out of its range.
     """
 
-    k: int = 32
+    k: int | None = None
     pooling: Pooling = "mean"
-    selection: str = "sparse"
+    selection: str | None = None
     l2: float | None = None
     activity: Activity = "any"
     seed: int = 0
     avoid_length: bool = False
+    score: Score | None = None
 
     def __post_init__(self) -> None:
         for name, options in _CHOICES.items():
             if (value := getattr(self, name)) not in options:
-                raise SparseRMError(f"{name} is {value!r}, expected one of {', '.join(options)}; choose one of these")
-        if not isinstance(self.k, Integral) or self.k < 1:
-            raise SparseRMError(f"k is {self.k!r}, expected a whole number from 1 to {MAX_FEATURES}; choose one of these")
+                words = ", ".join(option for option in options if option)
+                raise SparseRMError(f"{name} is {value!r}, expected one of {words}; choose one of these")
+        if self.score and self.selection and self.selection not in SELECTIONS[self.score]:
+            raise SparseRMError(
+                f"selection is {self.selection!r} with score {self.score}, expected one of "
+                f"{', '.join(SELECTIONS[self.score])}; choose one of these, or another score"
+            )
+        if self.k is not None and (not isinstance(self.k, Integral) or self.k < 1):
+            raise SparseRMError(
+                f"k is {self.k!r}, expected a whole number from 1 to {self._most_features}; choose one of these"
+            )
         if not isinstance(self.avoid_length, bool):
             raise SparseRMError(f"avoid_length is {self.avoid_length!r}, expected True or False")
         if self.l2 is not None and not (isinstance(self.l2, Real) and 0 < self.l2 < math.inf):
             raise SparseRMError(f"l2 is {self.l2!r}, expected a number above 0; leave it out to choose it by cross-validation")
         # NumPy numbers become plain ones: they are written to the head's configuration.
-        object.__setattr__(self, "k", int(self.k))
+        object.__setattr__(self, "k", None if self.k is None else int(self.k))
         object.__setattr__(self, "l2", None if self.l2 is None else float(self.l2))
+
+    @property
+    def _most_features(self) -> int:
+        """Maximum number of features, as far as the score is known without the SAE."""
+        scores = [self.score] if self.score else [one for one in SELECTIONS if self.selection in (None, *SELECTIONS[one])]
+        return max(MOST_FEATURES[one] for one in scores)
+
+    def for_sae(self, sae: SparseAutoencoder) -> CompleteSettings:
+        """These settings with score, selection and k filled in.
+
+        Raises:
+            SparseRMError: the score is gated, and whether a latent of this SAE fires depends on the others.
+        """
+        score = self.score
+        if score is None:
+            fitting = [one for one in SELECTIONS if self.selection is None or self.selection in SELECTIONS[one]]
+            score = fitting[0] if fitting[0] == "gated" and sae.separable else fitting[-1]
+        if score == "gated":
+            sae.require_separable()
+        given = {field.name: getattr(self, field.name) for field in fields(self)}
+        filled = {"score": score, "selection": self.selection or SELECTIONS[score][0], "k": self.k or MOST_FEATURES[score]}
+        return CompleteSettings(**{**given, **filled})
+
+
+@dataclass(frozen=True)
+class CompleteSettings(FitSettings):
+    """:class:`FitSettings` in which nothing is left to the SAE."""
+
+    k: int = MAX_FEATURES
+    score: Score = "projection"
+    selection: str = "sparse"
 
 
 @dataclass(frozen=True)
@@ -76,6 +135,9 @@ class FittedHead:
         l2: the ridge penalty used.
         l2_choice: the cross-validation that chose it; None where it was given.
         rewards_chosen, rewards_rejected: ``[n]`` rewards of the training responses.
+        selected: ``[K]`` share of the halves of the prompts in which each feature was chosen; None for projections, and for
+            features drawn at random.
+        n_sure: number of features that surely differ between chosen and rejected responses; None for projections.
     """
 
     head: RewardHead
@@ -84,6 +146,8 @@ class FittedHead:
     l2_choice: L2Choice | None
     rewards_chosen: np.ndarray
     rewards_rejected: np.ndarray
+    selected: np.ndarray | None = None
+    n_sure: int | None = None
 
     @property
     def accuracy(self) -> float:
@@ -92,7 +156,7 @@ class FittedHead:
 
 
 def fit_settings(**settings: Any) -> FitSettings:
-    """:class:`FitSettings` from the arguments that are not None, with ``k`` at most :data:`MAX_FEATURES`.
+    """:class:`FitSettings` from the arguments that are not None, with ``k`` at most :data:`MOST_FEATURES`.
 
     Raises:
         SparseRMError: an unknown setting, or one that is out of range.
@@ -101,12 +165,26 @@ def fit_settings(**settings: Any) -> FitSettings:
     if unknown := [name for name in settings if name not in known]:
         raise SparseRMError(f"unknown setting {unknown[0]!r}; expected one of {', '.join(known)}")
     chosen = FitSettings(**{name: value for name, value in settings.items() if value is not None})
-    if chosen.k > MAX_FEATURES:  # not in FitSettings: the benchmark also measures larger heads
-        raise SparseRMError(
-            f"k is {chosen.k}, expected a whole number from 1 to {MAX_FEATURES}; choose one of these: with more features "
-            "random latents do as well"
-        )
+    _check_size(chosen.k, chosen._most_features)  # not in FitSettings: the benchmark also measures larger heads
     return chosen
+
+
+def require_size(settings: FitSettings, sae: SparseAutoencoder) -> None:
+    """Refuse more features than :data:`MOST_FEATURES`, where the SAE tells the kind of score.
+
+    Raises:
+        SparseRMError: ``k`` is too large, or the score does not suit the SAE.
+    """
+    complete = settings.for_sae(sae)
+    _check_size(complete.k, MOST_FEATURES[complete.score], f" with the score {complete.score} of SAE {sae.name}")
+
+
+def _check_size(k: int | None, most: int, where: str = "") -> None:
+    if (k or 1) > most:
+        raise SparseRMError(
+            f"k is {k}, expected a whole number from 1 to {most}{where}; choose one of these: with more features random "
+            "latents do as well"
+        )
 
 
 def fit_head(pairs: PairRepresentations, sae: SparseAutoencoder, settings: FitSettings) -> FittedHead:
@@ -125,8 +203,18 @@ def fit_head(pairs: PairRepresentations, sae: SparseAutoencoder, settings: FitSe
         return select_and_fit(pairs, fit_statistics(pairs, sae, settings), sae, settings)
 
 
-def fit_statistics(pairs: PairRepresentations, sae: SparseAutoencoder, settings: FitSettings) -> FitStatistics:
-    """The statistics of the training pairs that selectors and fits use; the same for every ``k`` and selector."""
+def fit_statistics(
+    pairs: PairRepresentations, sae: SparseAutoencoder, settings: FitSettings
+) -> FitStatistics | GatedStatistics:
+    """The statistics of the training pairs that selectors and fits use; the same for every ``k`` and selector of a score.
+
+    Raises:
+        SparseRMError: the representations lack the latents that the settings need.
+    """
+    complete = settings.for_sae(sae)
+    if complete.score == "gated":
+        stats = feature_stats(pairs, settings.activity)
+        return GatedStatistics(GatedScores.of(pairs, sae), stats, settings.seed, settings.avoid_length)
     chosen, rejected, differences = pairs.chosen.h, pairs.rejected.h, pairs.differences
     second = second_moments(differences)
     mean = (chosen.mean(0, dtype=np.float64) + rejected.mean(0, dtype=np.float64)) / 2
@@ -149,20 +237,23 @@ def fit_statistics(pairs: PairRepresentations, sae: SparseAutoencoder, settings:
 
 
 def select_and_fit(
-    pairs: PairRepresentations, statistics: FitStatistics, sae: SparseAutoencoder, settings: FitSettings
+    pairs: PairRepresentations, statistics: FitStatistics | GatedStatistics, sae: SparseAutoencoder, settings: FitSettings
 ) -> FittedHead:
     """:func:`fit_head` from precomputed statistics.
 
     Raises:
-        SparseRMError: fewer usable latents than ``k``.
+        SparseRMError: projections: fewer usable latents than ``k``; gated scores: no latent differs surely.
     """
+    complete = settings.for_sae(sae)
+    if isinstance(statistics, GatedStatistics):
+        return _fit_gated(pairs, statistics, sae, complete)
     n_usable = int(statistics.usable.sum())
-    if not 1 <= settings.k <= n_usable:
+    if not 1 <= complete.k <= n_usable:
         raise SparseRMError(
-            f"k = {settings.k} features from {len(pairs.groups)} pairs in which {n_usable} latents fire; expected 1 to "
+            f"k = {complete.k} features from {len(pairs.groups)} pairs in which {n_usable} latents fire; expected 1 to "
             f"{n_usable} features; choose a smaller k or give more pairs"
         )
-    features = np.sort(SELECTORS[settings.selection](statistics, settings.k))
+    features = np.sort(SELECTORS[complete.selection](statistics, complete.k))
     return fit_selected(pairs, statistics, features, sae.b_dec.cpu().numpy(), settings)
 
 
@@ -181,8 +272,50 @@ def fit_selected(
     probe = statistics.probe
     weights = np.linalg.lstsq(statistics.candidates(features).T, statistics.target, rcond=None)[0]
     head = build_head(features, directions, center, moments, weights, pairs.pooling)
-    both = (rewards(head, side) for side in (pairs.chosen, pairs.rejected))
-    return FittedHead(head, statistics.stats, probe.l2, probe.choice, *both)
+    chosen, rejected = rewards(head, pairs.chosen), rewards(head, pairs.rejected)
+    return FittedHead(head, statistics.stats, probe.l2, probe.choice, chosen, rejected)
+
+
+def _fit_gated(
+    pairs: PairRepresentations, statistics: GatedStatistics, sae: SparseAutoencoder, settings: CompleteSettings
+) -> FittedHead:
+    """Choose features by their gated scores, and fit weights that are held to the signs of what the features show."""
+    found, places = GATED_SELECTORS[settings.selection](statistics, settings.k)
+    ridge = RIDGE if settings.l2 is None else settings.l2
+    weights = fit_weights(found.differences[:, places], ridge)
+    places, weights = places[weights > 0], weights[weights > 0]
+    if len(places) == 0:
+        raise SparseRMError(
+            f"in these {len(pairs.groups):,} pairs no latent of SAE {sae.name} fires more in chosen or in rejected responses"
+            f"{' than their lengths explain' if settings.avoid_length else ''}; give more pairs, choose another layer, or the "
+            "score projection"
+        )
+    order = np.argsort(found.latents[places])
+    places, weights = places[order], weights[order]
+    features = found.latents[places]
+    part = sae.part(features.tolist())
+    head = build_head(
+        features,
+        part.directions().numpy(),
+        part.b_dec.numpy(),
+        ScoreMoments(np.zeros(len(features)), found.sigma[places]),
+        weights * found.signs[places],
+        pairs.pooling,
+        Encoder.of(part),
+        group_families(features, statistics.scores.dense(features), weights * found.signs[places]),
+    )
+    screened = statistics.screened  # selectors other than `stable` test nothing themselves
+    n_sure = int(np.isin(features, screened.latents[screened.q <= FALSE_DISCOVERIES]).sum())
+    return FittedHead(
+        head=head,
+        stats=statistics.stats,
+        l2=ridge,
+        l2_choice=None,
+        rewards_chosen=rewards(head, pairs.chosen),
+        rewards_rejected=rewards(head, pairs.rejected),
+        selected=None if settings.selection == "random" else statistics.frequency[features],
+        n_sure=n_sure,
+    )
 
 
 def make_saved_head(
@@ -216,7 +349,8 @@ def make_saved_head(
             "n_prompts": len(prompts),
             "n_skipped": data.n_skipped,
             "accuracy": fitted.accuracy,
-            "settings": {**asdict(settings), "l2": fitted.l2},
+            **({} if fitted.n_sure is None else {"n_sure": fitted.n_sure}),
+            "settings": {**asdict(settings.for_sae(sae)), "l2": fitted.l2},
         },
         metrics=metrics or {},
         versions={package: version(package) for package in ("sparserm", "torch", "transformers")},
@@ -229,4 +363,5 @@ def make_saved_head(
         quantiles_chosen=np.percentile(fitted.rewards_chosen, percent),
         quantiles_rejected=np.percentile(fitted.rewards_rejected, percent),
         prompt_keys=np.array(prompts, np.int64),
+        selected=fitted.selected,
     )

@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from sparserm.backbone.model import Backbone
-from sparserm.heads.fitting import FitSettings
+from sparserm.heads.fitting import FitSettings, require_size
 from sparserm.representations.represent import represent_pairs
 from sparserm.representations.store import stored
 from sparserm.representations.values import PairRepresentations
 from sparserm.sae.autoencoder import SparseAutoencoder, check_compatible, load_sae
 from sparserm.support.defaults import DEFAULT_BACKBONE, DEFAULT_LAYER
-from sparserm.types import Pooling, PreferenceData, PreferencePair, Progress, SparseRMError
+from sparserm.types import PreferenceData, PreferencePair, Progress, SparseRMError
 
 
 def load_parts(
@@ -72,31 +72,39 @@ def represent_for_fit(
     *,
     latents: bool = True,
 ) -> PairRepresentations:
-    """Representations of the pairs at the SAE's hook point, read from the store where available.
+    """Representations of the pairs at the SAE's hook point, with what a fit needs, read from the store where available.
 
     Args:
-        latents: compute the SAE's latents too.
+        latents: compute the SAE's latents too; gated scores always need them.
+
+    Raises:
+        SparseRMError: the settings do not suit the SAE.
     """
-    saes = {sae.hook: sae if latents else None}
+    require_size(settings, sae)
+    gated = settings.for_sae(sae).score == "gated"
+    saes = {sae.hook: sae if latents or gated else None}
     with stored() as store:
-        return represent_pairs(data.pairs, model, saes, settings.pooling, store=store, progress=progress)[sae.hook]
+        found = represent_pairs(data.pairs, model, saes, settings.pooling, strengths=gated, store=store, progress=progress)
+    return found[sae.hook]
 
 
 def represent_layers(
     pairs: Sequence[PreferencePair],
     backbone: Backbone,
     saes: Mapping[str, SparseAutoencoder],
-    pooling: Pooling,
+    settings: FitSettings,
     progress: Progress | None = None,
 ) -> dict[str, PairRepresentations]:
-    """Representations at every SAE's layer, by the SAE's name, from one pass of the backbone.
+    """Representations at every SAE's layer, with what fits need, by the SAE's name, from one pass of the backbone.
 
     Raises:
-        SparseRMError: an SAE does not match this backbone.
+        SparseRMError: an SAE does not match this backbone, or the settings.
     """
     for sae in saes.values():
         check_compatible(sae, model_name=backbone.name, d_model=backbone.d_model, n_layers=backbone.n_layers)
+        require_size(settings, sae)
+    gated = any(settings.for_sae(sae).score == "gated" for sae in saes.values())
+    hooks = {sae.hook: sae for sae in saes.values()}
     with stored() as store:
-        hooks = {sae.hook: sae for sae in saes.values()}
-        found = represent_pairs(pairs, backbone, hooks, pooling, store=store, progress=progress)
+        found = represent_pairs(pairs, backbone, hooks, settings.pooling, strengths=gated, store=store, progress=progress)
     return {name: found[sae.hook] for name, sae in saes.items()}

@@ -7,6 +7,7 @@ better one is kept (:func:`better_label`), so labelling again, or on fewer pairs
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import re
@@ -70,6 +71,8 @@ class AutoLabel:
         examples: detection score of the latent's top examples: it is predicted to fire in texts that are more similar to them
             than to inactive texts.
         prompt: the prompt given to the language model; empty for the rule.
+        evidence: the words at which the latent fires, e.g. ``fires on: doctor · ambulance``; empty in earlier versions.
+        judge: who judged the label, where that is not the one that made it.
     """
 
     text: str | None
@@ -84,6 +87,8 @@ class AutoLabel:
     detection: Detection | None = None
     examples: Detection | None = None
     prompt: str = ""
+    evidence: str = ""
+    judge: str = ""
 
     @property
     def shown(self) -> str:
@@ -97,6 +102,16 @@ def labels_of(card: HeadCard) -> Mapping[int, str]:
     """Labels to show for a head: those of :func:`given_labels`, and automatic ones, marked as such, for other features."""
     automatic = {feature: one.shown for feature, one in auto_labels(card.sae_fingerprint).items() if one.text is not None}
     return {**automatic, **given_labels(card)}
+
+
+def detections_of(card: HeadCard) -> Mapping[int, float]:
+    """Detection scores, from 0.5 (chance) to 1, of those labels of :func:`labels_of` that are automatic."""
+    given = given_labels(card)
+    return {
+        feature: one.detection.accuracy
+        for feature, one in auto_labels(card.sae_fingerprint).items()
+        if one.text is not None and one.detection and feature not in given
+    }
 
 
 def given_labels(card: HeadCard) -> Mapping[int, str]:
@@ -204,8 +219,18 @@ def shipped_labels(sae_fingerprint: str) -> Path:
 def read_auto_labels(path: Path) -> dict[int, AutoLabel]:
     """Read a file of :func:`write_auto_labels`; empty where it is missing or damaged, and without entries that are damaged."""
     try:
+        about = path.stat()
+        return dict(_read_version(path, (about.st_ino, about.st_mtime_ns, about.st_size)))
+    except OSError:
+        return {}
+
+
+@functools.lru_cache(maxsize=32)
+def _read_version(path: Path, version: tuple[int, ...]) -> Mapping[int, AutoLabel]:
+    """One version of a file, parsed once: a server reads the labels for every request."""
+    try:
         value = parse_json(path.read_bytes())
-    except (OSError, ValueError):
+    except ValueError:
         return {}
     found = {}
     for key, one in value.items() if isinstance(value, dict) else ():
@@ -226,7 +251,16 @@ def _read_auto(feature: str, value: dict[str, Any]) -> AutoLabel:
         raise ValueError("damaged")
     scores = {name: value[name] and _read_detection(value[name]) for name in ("detection", "examples")}
     label = AutoLabel(**{**value, **scores, "terms": tuple(value["terms"]), "promoted": tuple(value["promoted"])})
-    texts = (label.text or "", label.reason, label.source, label.data, label.data_hash, label.prompt)
+    texts = (
+        label.text or "",
+        label.reason,
+        label.source,
+        label.data,
+        label.data_hash,
+        label.prompt,
+        label.evidence,
+        label.judge,
+    )
     if not all(isinstance(text, str) for text in (*texts, *label.terms, *label.promoted)):
         raise TypeError("a text is no text")
     return replace(label, n_firing=int(label.n_firing), n_texts=int(label.n_texts))

@@ -20,6 +20,11 @@ _BASELINES = {
     "shuffled_labels": "shuffled labels",
     "length_baseline": "longer-response baseline",
 }
+#: The kinds of alignment scores, in words.
+_SCORES = {
+    "gated": "gated: a feature counts at the tokens where it fires, and is zero elsewhere",
+    "projection": "projection: a feature's direction counts at every token, whether it fires or not",
+}
 
 
 def card_rows(saved: SavedHead) -> tuple[tuple[str, str], ...]:
@@ -30,6 +35,8 @@ def card_rows(saved: SavedHead) -> tuple[tuple[str, str], ...]:
         ("backbone", f"{card.backbone} ({card.backbone_fingerprint})"),
         ("representation", f"{card.hook}, {saved.head.pooling} pooling over the response"),
         ("features", f"{len(saved.head.features)} of {card.d_sae:,} latents of SAE {card.sae} ({card.sae_fingerprint})"),
+        ("scores", _SCORES[saved.head.score]),
+        ("surely differ", _sure(saved)),
         ("trained on", _trained_on(training)),
         ("licence of the training data", str(training.get("licence") or "not stated")),
         ("length", _length(training)),
@@ -129,6 +136,13 @@ def _trained_on(training: Mapping[str, Any]) -> str:
     counts = [(_number(training, f"n_{what}"), what) for what in ("pairs", "prompts")]
     size = " of ".join(f"{count:,.0f} {what}" for count, what in counts if count is not None)
     return ": ".join(part for part in (str(training.get("data") or ""), size) if part)
+
+
+def _sure(saved: SavedHead) -> str:
+    n_sure = _number(saved.card.training, "n_sure")
+    if n_sure is None:
+        return ""
+    return f"{n_sure:,.0f} of {len(saved.head.features)} features, between chosen and rejected training responses"
 
 
 def _length(training: Mapping[str, Any]) -> str:

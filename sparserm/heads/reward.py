@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from sparserm.representations.values import PairRepresentations, Representations
-from sparserm.types import Pooling
+from sparserm.types import HookPoint, Pooling, Score
+
+if TYPE_CHECKING:
+    from sparserm.sae.autoencoder import SparseAutoencoder
 
 #: Rows of representations converted to float64 at a time.
 _ROWS = 1024
@@ -27,10 +33,48 @@ class ScoreMoments:
 
 
 @dataclass(frozen=True)
-class RewardHead:
-    """A linear reward ``r = sum_j weights_j (s_j - mu_j) / sigma_j + bias`` with ``s_j = <h - center, direction_j>``.
+class Encoder:
+    """The part of an SAE's encoder that tells where a head's features fire.
 
-    The alignment scores ``s_j`` are the paper's projections onto decoder directions (SparseRM, arXiv 2511.07896).
+    Attributes:
+        hook: where the SAE's input is read.
+        sae_fingerprint, d_sae: of the whole SAE.
+        architecture, normalize_activations, apply_b_dec_to_input: as in
+            :class:`~sparserm.sae.autoencoder.SparseAutoencoder`.
+        weights: float32, of the K features: ``W_enc [d, K]``, and ``[K]`` each, by architecture, ``b_enc``, ``threshold``,
+            ``b_gate``, ``b_mag``, ``r_mag``.
+    """
+
+    hook: HookPoint
+    sae_fingerprint: str
+    d_sae: int
+    architecture: str
+    normalize_activations: str
+    apply_b_dec_to_input: bool
+    weights: Mapping[str, np.ndarray]
+
+    @classmethod
+    def of(cls, part: SparseAutoencoder) -> Encoder:
+        """The encoder of a part of an SAE, see :meth:`~sparserm.sae.autoencoder.SparseAutoencoder.part`."""
+        assert part.part_of is not None
+        return cls(
+            hook=part.hook,
+            sae_fingerprint=part.part_of.fingerprint,
+            d_sae=part.part_of.d_sae,
+            architecture=part.architecture,
+            normalize_activations=part.normalize_activations,
+            apply_b_dec_to_input=part.apply_b_dec_to_input,
+            weights={name: weight.numpy() for name, weight in part.weights.items() if name not in ("W_dec", "b_dec")},
+        )
+
+
+@dataclass(frozen=True)
+class RewardHead:
+    """A linear reward ``r = sum_j weights_j (s_j - mu_j) / sigma_j + bias`` of alignment scores ``s_j``.
+
+    At one token the score is ``<h - center, direction_j>``, the paper's projection onto a decoder direction (SparseRM, arXiv
+    2511.07896). That of a gated head is zero at the tokens where the feature does not fire, and ``mu`` is zero. With mean
+    pooling a response's score is the mean over its tokens, with last pooling that of the last token.
 
     Attributes:
         features: ``[K]`` int64 latent ids.
@@ -40,6 +84,9 @@ class RewardHead:
         weights: ``[K]`` float64.
         bias: added to every reward.
         pooling: how ``h`` is pooled over the response.
+        encoder: where the features of a gated head fire; None for projections.
+        families: ``[K]`` int64, for each feature the leading one of its family, see
+            :func:`~sparserm.heads.families.group_families`; None where features were not grouped.
     """
 
     features: np.ndarray
@@ -50,6 +97,35 @@ class RewardHead:
     weights: np.ndarray
     bias: float
     pooling: Pooling
+    encoder: Encoder | None = None
+    families: np.ndarray | None = None
+
+    @property
+    def score(self) -> Score:
+        """The kind of its alignment scores."""
+        return "gated" if self.encoder else "projection"
+
+    @functools.cached_property
+    def gate(self) -> SparseAutoencoder | None:
+        """The features as a part of their SAE, which tells where they fire; None for projections."""
+        if self.encoder is None:
+            return None
+        import torch
+
+        from sparserm.sae.autoencoder import PartOf, SparseAutoencoder
+
+        own = self.encoder
+        weights = {**own.weights, "W_dec": self.directions, "b_dec": self.center}
+        return SparseAutoencoder(
+            name="features of a head",
+            architecture=own.architecture,
+            hook=own.hook,
+            model_name="",
+            weights={name: torch.tensor(weight, dtype=torch.float32) for name, weight in weights.items()},
+            normalize_activations=own.normalize_activations,
+            apply_b_dec_to_input=own.apply_b_dec_to_input,
+            part_of=PartOf(own.sae_fingerprint, own.d_sae, tuple(self.features.tolist())),
+        )
 
 
 def build_head(
@@ -59,8 +135,10 @@ def build_head(
     moments: ScoreMoments,
     weights: np.ndarray,
     pooling: Pooling,
+    encoder: Encoder | None = None,
+    families: np.ndarray | None = None,
 ) -> RewardHead:
-    """Build a head with bias zero: scores are centred on the training responses, so their mean reward is zero."""
+    """Build a head with bias zero."""
     return RewardHead(
         features=np.asarray(features, np.int64),
         directions=np.asarray(directions, np.float32),
@@ -70,6 +148,8 @@ def build_head(
         weights=np.asarray(weights, np.float64),
         bias=0.0,
         pooling=pooling,
+        encoder=encoder,
+        families=families,
     )
 
 
@@ -86,17 +166,34 @@ def reward_margins(head: RewardHead, pairs: PairRepresentations) -> np.ndarray:
 def contributions(head: RewardHead, scores: np.ndarray) -> np.ndarray:
     """``[..., K]`` float64 contributions ``w_j (s_j - mu_j) / sigma_j`` for ``scores [..., K]``; their sum plus the bias is the
     reward."""
-    return head.weights * (scores - head.mu) / head.sigma
+    return np.asarray(head.weights * (scores - head.mu) / head.sigma + 0.0)  # + 0.0: no negative zeros
 
 
 def head_scores(head: RewardHead, responses: Representations) -> np.ndarray:
-    """``[n, K]`` float64 alignment scores of the head's features in responses, pooled as the head expects."""
+    """``[n, K]`` float64 alignment scores of the head's features in responses, pooled as the head expects.
+
+    Raises:
+        SparseRMError: the head is gated, and the responses have no latent strengths; represent them with
+            :attr:`~sparserm.heads.saved.SavedHead.saes`.
+    """
+    if head.encoder and head.pooling == "mean":
+        return responses.strengths.dense_gated(head.features)
     return token_scores(head, responses.h)
 
 
 def token_scores(head: RewardHead, h: np.ndarray) -> np.ndarray:
     """``[..., K]`` float64 alignment scores of the head's features at single tokens ``h [..., d]``."""
-    return alignment_scores(h, head.directions, head.center)
+    scores = alignment_scores(h, head.directions, head.center)
+    return scores if head.gate is None else np.where(token_activations(head, h) > 0, scores, 0.0)
+
+
+def token_activations(head: RewardHead, h: np.ndarray) -> np.ndarray:
+    """``[..., K]`` float32 activations of a gated head's features at single tokens ``h [..., d]``."""
+    import torch
+
+    assert head.gate is not None
+    # A copy: PyTorch warns of arrays that cannot be written to, as contiguous rows of representations.
+    return np.asarray(head.gate.encode(torch.from_numpy(np.array(h, np.float32))).numpy())
 
 
 def alignment_scores(h: np.ndarray, directions: np.ndarray, center: np.ndarray) -> np.ndarray:

@@ -9,21 +9,36 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from sparserm.heads.checks import FORMAT, MAX_CONFIG, STATISTICS, TENSORS, check_config, check_tensors
-from sparserm.heads.reward import RewardHead
+from sparserm.heads.checks import (
+    FORMAT,
+    GATED_FORMAT,
+    MAX_CONFIG,
+    OPTIONAL,
+    STATISTICS,
+    TENSORS,
+    check_config,
+    check_tensors,
+    encoder_tensors,
+)
+from sparserm.heads.reward import Encoder, RewardHead
 from sparserm.pairs.split import short_key
 from sparserm.support.defaults import HEAD_FILES, assets_dir, home, noted_folder
 from sparserm.support.files import foreign_entry, interrupted_replacement, one_line, replacing_folder, write_bytes
 from sparserm.support.parsing import given_path, parse_json
 from sparserm.types import HookPoint, PreferencePair, SparseRMError
 
+if TYPE_CHECKING:
+    from sparserm.sae.autoencoder import SparseAutoencoder
+
 FILES = ("config.json", "head.safetensors")
+#: How the features of a gated head are encoded, besides the weights.
+_ENCODER_FACTS = ("architecture", "normalize_activations", "apply_b_dec_to_input")
 #: Facts in ``config.json`` that a reward depends on, besides the tensors.
 _FACTS = ("bias", "pooling", "hook", "backbone_fingerprint", "sae_fingerprint", "d_sae")
 
@@ -87,6 +102,7 @@ class SavedHead:
         f_chosen, f_rejected: ``[K]`` activation frequencies of its features.
         quantiles_chosen, quantiles_rejected: ``[101]`` percentiles of the training responses' rewards.
         prompt_keys: ``[n]`` int64 hashes of the training prompts, to detect test pairs whose prompt was trained on.
+        selected: ``[K]`` share of the resamples of the training prompts in which each feature was selected; None if unknown.
     """
 
     head: RewardHead
@@ -96,6 +112,13 @@ class SavedHead:
     quantiles_chosen: np.ndarray
     quantiles_rejected: np.ndarray
     prompt_keys: np.ndarray
+    selected: np.ndarray | None = None
+
+    @property
+    def saes(self) -> dict[HookPoint, SparseAutoencoder | None]:
+        """What :func:`~sparserm.representations.represent.represent` has to compute for this head: the latents that gate its
+        scores; none for projections, and for last pooling, where the representation tells what fires."""
+        return {self.card.hook_point: self.head.gate if self.head.pooling == "mean" else None}
 
     @property
     def width(self) -> int:
@@ -130,8 +153,10 @@ def head_hash(saved: SavedHead) -> str:
     Name, labels, metrics and training data do not count, so that links stay valid when a label is edited.
     """
     card = saved.card
-    rest = [float(saved.head.bias), saved.head.pooling, card.hook, card.backbone_fingerprint, card.sae_fingerprint]
-    return _digest({name: getattr(saved.head, name) for name in TENSORS}, rest)[:8]
+    rest: list[Any] = [float(saved.head.bias), saved.head.pooling, card.hook, card.backbone_fingerprint, card.sae_fingerprint]
+    if saved.head.encoder:
+        rest.append(_encoder_facts(saved.head.encoder))
+    return _digest({name: getattr(saved.head, name) for name in TENSORS} | _encoder_tensors(saved.head), rest)[:8]
 
 
 def list_heads() -> dict[str, Path]:
@@ -205,10 +230,37 @@ def parse_head(config_json: bytes, safetensors: bytes, folder: Path) -> SavedHea
     except (ValueError, KeyError, SafetensorError) as error:  # KeyError: a type of numbers that NumPy lacks
         raise _unreadable(folder, error) from error
     _check(folder, config, tensors)
-    head = RewardHead(**{name: tensors[name] for name in TENSORS}, bias=float(config["bias"]), pooling=config["pooling"])
+    head = RewardHead(
+        **{name: tensors[name] for name in TENSORS},
+        bias=float(config["bias"]),
+        pooling=config["pooling"],
+        encoder=_read_encoder(config, tensors) if config["format"] == GATED_FORMAT else None,
+        families=tensors.get("families"),
+    )
     fields = {name: config[name] for name in HeadCard.__dataclass_fields__ if name in config}
     fields["labels"] = {int(feature): label for feature, label in config["labels"].items()}
-    return SavedHead(head, HeadCard(**fields), **{name: tensors[name] for name in STATISTICS})
+    statistics = {name: tensors[name] for name in STATISTICS}
+    return SavedHead(head, HeadCard(**fields), **statistics, selected=tensors.get("selected"))
+
+
+def _read_encoder(config: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> Encoder:
+    """The encoder of a gated head from its checked files."""
+    return Encoder(
+        hook=HookPoint.parse(config["hook"]),
+        sae_fingerprint=config["sae_fingerprint"],
+        d_sae=config["d_sae"],
+        **{name: config["encoder"][name] for name in _ENCODER_FACTS},
+        weights={name.removeprefix("encoder."): tensors[name] for name in encoder_tensors(config)},
+    )
+
+
+def _encoder_facts(encoder: Encoder) -> dict[str, Any]:
+    return {name: getattr(encoder, name) for name in _ENCODER_FACTS}
+
+
+def _encoder_tensors(head: RewardHead) -> dict[str, np.ndarray]:
+    weights = head.encoder.weights if head.encoder else {}
+    return {f"encoder.{name}": weights[name] for name in sorted(weights)}
 
 
 def save_head(saved: SavedHead, folder: Path) -> None:
@@ -243,9 +295,14 @@ def head_files(saved: SavedHead) -> dict[str, bytes]:
     """
     tensors = {name: np.ascontiguousarray(getattr(saved.head, name)) for name in TENSORS}
     tensors |= {name: np.ascontiguousarray(getattr(saved, name)) for name in STATISTICS}
+    tensors |= {name: np.ascontiguousarray(weight) for name, weight in _encoder_tensors(saved.head).items()}
+    optional = {"selected": saved.selected, "families": saved.head.families}
+    tensors |= {name: np.ascontiguousarray(values) for name, values in optional.items() if values is not None}
+    encoder = saved.head.encoder
     config = {
-        "format": FORMAT,
+        "format": GATED_FORMAT if encoder else FORMAT,
         "model_type": "sparserm",
+        **({"score": saved.head.score, "encoder": _encoder_facts(encoder)} if encoder else {}),
         "pooling": saved.head.pooling,
         "bias": float(saved.head.bias),
         "features": saved.head.features.tolist(),
@@ -286,7 +343,7 @@ def _unreadable(folder: Path, reason: object) -> SparseRMError:
 def _check(folder: Path, config: Any, tensors: Mapping[str, np.ndarray]) -> None:
     """Refuse files that would give wrong rewards or fail later."""
     check_config(folder / "config.json", config)
-    check_tensors(folder / "head.safetensors", tensors, config["d_sae"])
+    check_tensors(folder / "head.safetensors", tensors, config)
     if "features" in config and config["features"] != tensors["features"].tolist():
         raise SparseRMError(
             f"{folder}: the features in config.json are not those in head.safetensors; expected the two files of one head; "
@@ -304,7 +361,10 @@ def _content_hash(config: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) 
     """SHA-256 over all tensors, what else a reward depends on, and the figures of the head; 64 hex digits."""
     facts = [float(config["bias"]), *(config[name] for name in _FACTS[1:])]
     facts.append(json.loads(json.dumps([config["metrics"], config["training"]])))  # as it is read from a file
-    return _digest({name: tensors[name] for name in (*TENSORS, *STATISTICS)}, facts)
+    if config["format"] == GATED_FORMAT:
+        facts.append({name: config["encoder"][name] for name in _ENCODER_FACTS})
+    optional = [name for name in OPTIONAL if name in tensors]
+    return _digest({name: tensors[name] for name in (*TENSORS, *STATISTICS, *encoder_tensors(config), *optional)}, facts)
 
 
 def _digest(tensors: Mapping[str, np.ndarray], facts: list[Any]) -> str:

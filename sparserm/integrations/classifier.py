@@ -2,14 +2,16 @@
 
 This file is copied into every export and is all the code that loading one needs: torch and transformers, but not SparseRM.
 
-The reward is linear in the pooled representation ``h``, so the head folds into a single direction: with alignment scores
-``s_j = <h - c, d_j>`` and reward ``sum_j w_j (s_j - mu_j) / sigma_j + b``, the weight is ``sum_j w_j d_j / sigma_j``.
+The reward is ``sum_j w_j (s_j - mu_j) / sigma_j + b``. With projections, ``s_j = <h - c, d_j>``, it is linear in the pooled
+representation ``h``, so the head folds into a single direction, ``sum_j w_j d_j / sigma_j``. A gated head counts
+``<h_t - c, d_j>`` only at the tokens ``t`` where feature ``j`` fires, so it keeps its directions, and the part of the encoder
+that tells where that is.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -26,6 +28,9 @@ class SparseRMClassifierConfig(PretrainedConfig):
         pooling: ``mean`` over the tokens of the last assistant turn, or ``last``, the last token of the text.
         response_start, response_end: token ids with which the chat template opens and closes that turn.
         empty_reward: reward of an empty assistant turn.
+        gate: of a gated head, the number of ``features`` and how they are encoded: ``architecture`` (``standard``, ``jumprelu``
+            or ``gated``), ``normalize_activations`` (``none``, ``layer_norm`` or ``constant_norm_rescale``) and
+            ``apply_b_dec_to_input``; None for projections.
     """
 
     model_type = "sparserm_classifier"
@@ -38,13 +43,64 @@ class SparseRMClassifierConfig(PretrainedConfig):
         response_start: Sequence[int] = (),
         response_end: Sequence[int] = (),
         empty_reward: float = 0.0,
+        gate: Mapping[str, Any] | None = None,
         **settings: Any,
     ) -> None:
         self.backbone = AutoConfig.for_model(**backbone) if isinstance(backbone, dict) else backbone
         self.pooling = pooling
         self.response_start, self.response_end = list(response_start), list(response_end)
         self.empty_reward = empty_reward
+        self.gate = dict(gate) if gate else None
         super().__init__(**{"num_labels": 1, **settings})
+
+
+class GatedScores(nn.Linear):
+    """Reward as a weighted sum of ``K`` gated scores: a linear layer over the ``[B, K]`` that :meth:`pool` gives.
+
+    Args:
+        width: width ``d`` of the states.
+        gate: see :class:`SparseRMClassifierConfig`.
+    """
+
+    directions: Tensor
+    center: Tensor
+    W_enc: Tensor
+    b_enc: Tensor
+    threshold: Tensor
+    b_gate: Tensor
+    b_mag: Tensor
+    r_mag: Tensor
+
+    def __init__(self, width: int, gate: Mapping[str, Any]) -> None:
+        features = gate["features"]
+        super().__init__(features, 1)
+        self._gate = gate
+        vectors = {"standard": ("b_enc",), "jumprelu": ("b_enc", "threshold"), "gated": ("b_gate", "b_mag", "r_mag")}
+        shapes = {"directions": (features, width), "center": (width,), "W_enc": (width, features)}
+        shapes |= {name: (features,) for name in vectors[gate["architecture"]]}
+        for name, shape in shapes.items():
+            self.register_parameter(name, nn.Parameter(torch.zeros(shape)))
+
+    def pool(self, h: Tensor) -> Tensor:
+        """``[K]`` mean over the tokens ``h [T, d]`` of the projection on each feature's direction where the feature fires."""
+        h = h.to(self.directions.dtype)
+        return (((h - self.center) @ self.directions.T) * self._fires(h)).mean(0)
+
+    def _fires(self, h: Tensor) -> Tensor:
+        """``[T, K]`` whether each feature is active at each token ``h [T, d]``, as its autoencoder computes it."""
+        x = self._normalised(h)
+        pre = (x - self.center if self._gate["apply_b_dec_to_input"] else x) @ self.W_enc
+        if self._gate["architecture"] == "gated":
+            return (pre + self.b_gate > 0) & (pre * self.r_mag.exp() + self.b_mag > 0)
+        pre = pre + self.b_enc
+        return pre > (self.threshold.clamp(min=0) if self._gate["architecture"] == "jumprelu" else 0)
+
+    def _normalised(self, h: Tensor) -> Tensor:
+        how = self._gate["normalize_activations"]
+        if how == "layer_norm":
+            centred = h - h.mean(-1, keepdim=True)
+            return centred / (centred.std(-1, keepdim=True) + 1e-5)
+        return h * (h.shape[-1] ** 0.5 / h.norm(dim=-1, keepdim=True)) if how == "constant_norm_rescale" else h
 
 
 class SparseRMForSequenceClassification(PreTrainedModel):
@@ -57,7 +113,8 @@ class SparseRMForSequenceClassification(PreTrainedModel):
     def __init__(self, config: SparseRMClassifierConfig) -> None:
         super().__init__(config)
         self.backbone = AutoModel.from_config(config.backbone)
-        self.score = nn.Linear(config.backbone.hidden_size, 1)
+        width = config.backbone.hidden_size
+        self.score = GatedScores(width, config.gate) if config.gate else nn.Linear(width, 1)
         self._takes_positions = "position_ids" in inspect.signature(self.backbone.forward).parameters
         self.post_init()
 
@@ -91,14 +148,15 @@ class SparseRMForSequenceClassification(PreTrainedModel):
         return kept[0][0] if isinstance(kept[0], tuple) else kept[0]
 
     def _pool(self, states: Tensor, input_ids: Tensor, mask: Tensor) -> tuple[Tensor, list[int]]:
-        """``[B, d]`` float32 pooled states, and the rows whose response is empty."""
+        """Pooled states ``[B, d]``, or gated scores ``[B, K]``, in float32, and the rows whose response is empty."""
+        pool = self.score.pool if isinstance(self.score, GatedScores) else _mean
         pooled, empty = [], []
         for row, (ids, keep) in enumerate(zip(input_ids, mask.bool(), strict=True)):
             own = states[row, keep].float()
             start, end = self._response(ids[keep].tolist(), row)
             if start == end:
                 empty.append(row)
-            pooled.append(own[-1] if self.config.pooling == "last" or start == end else own[start:end].mean(0))
+            pooled.append(pool(own[-1:] if self.config.pooling == "last" or start == end else own[start:end]))
         return torch.stack(pooled), empty
 
     def _response(self, ids: list[int], row: int) -> tuple[int, int]:
@@ -116,6 +174,10 @@ class SparseRMForSequenceClassification(PreTrainedModel):
         n = len(closing)
         end = len(ids) - n if n and ids[-n:] == closing else len(ids)  # a truncated text has no closing
         return start, max(start, end)
+
+
+def _mean(h: Tensor) -> Tensor:
+    return h.mean(0)
 
 
 def _last(ids: list[int], wanted: list[int]) -> int | None:

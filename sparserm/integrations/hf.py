@@ -44,7 +44,10 @@ _TRIALS = (("Hello?", "the answer is yes"), ("What is 2 + 2?\nSay why.", "It is 
 
 
 def fold(head: RewardHead) -> tuple[np.ndarray, float]:
-    """Fold a head into one direction ``v [d]`` float64 and an offset ``b``: the reward is ``<h, v> + b`` for pooled ``h``."""
+    """Fold a head into one direction ``v [d]`` float64 and an offset ``b``: the reward is ``<h, v> + b`` for pooled ``h``.
+
+    With gated scores this is the reward of a state at which all features fire.
+    """
     scale = head.weights / head.sigma
     direction = scale @ head.directions.astype(np.float64)
     return direction, float(head.bias - direction @ head.center.astype(np.float64) - scale @ head.mu)
@@ -53,8 +56,9 @@ def fold(head: RewardHead) -> tuple[np.ndarray, float]:
 def export_classifier(head: str | Path, folder: Path, progress: Progress | None = None) -> None:
     """Export a head as a transformers classifier with one label.
 
-    ``folder`` gets the truncated backbone with the folded head, the tokenizer, a model card, and the head itself in ``head``.
-    It is written as a whole; an earlier export there is replaced.
+    ``folder`` gets the truncated backbone with the head, the tokenizer, a model card, and the head itself in ``head``. A head
+    on projections is folded into one direction; a gated one keeps its directions and its part of the encoder, see
+    :class:`~sparserm.integrations.classifier.GatedScores`. It is written as a whole; an earlier export there is replaced.
 
     Raises:
         SparseRMError: ``folder`` holds other files, the head does not exist or does not read the residual stream after a
@@ -87,8 +91,9 @@ def export_steering(head: str | Path, folder: Path) -> None:
     """Export the directions of a head for steering.
 
     ``steering.safetensors`` holds the unit ``directions [K, d]`` of the head's features and ``reward [d]``, their weighted sum
-    (see :func:`fold`); ``steering.json`` describes the hook point and the features. The folder is written as a whole; an
-    earlier export there is replaced.
+    (see :func:`fold`); ``steering.json`` describes the hook point and the features, and says in ``score`` whether the head's
+    scores are gated: ``reward`` is then the direction of the reward where all features fire. The folder is written as a whole;
+    an earlier export there is replaced.
 
     Raises:
         SparseRMError: ``folder`` holds other files, or the head does not exist.
@@ -109,6 +114,7 @@ def export_steering(head: str | Path, folder: Path) -> None:
         "backbone": saved.card.backbone,
         "hook": saved.card.hook,
         "layer": saved.card.hook_point.layer,
+        "score": saved.head.score,
         "features": features,
     }
     with replacing_folder(folder, replace=True) as new:
@@ -227,14 +233,36 @@ def _classifier(saved: SavedHead, source: Backbone) -> SparseRMForSequenceClassi
         response_end=closing,
         empty_reward=saved.least_reward,
         pad_token_id=source.chat.tokenizer.pad_token_id,
+        gate=_gate(saved.head),
     )
     model = SparseRMForSequenceClassification(config)
     model.backbone = source.model
-    direction, offset = fold(saved.head)
     with torch.no_grad():
-        model.score.weight.copy_(torch.from_numpy(direction))
-        model.score.bias.fill_(offset)
+        for name, values in _head_tensors(saved.head).items():
+            getattr(model.score, name).copy_(torch.from_numpy(values))
     return model
+
+
+def _gate(head: RewardHead) -> dict[str, Any] | None:
+    """How the features of a gated head are encoded, for the configuration; None for projections."""
+    if head.encoder is None:
+        return None
+    return {
+        "features": len(head.features),
+        "architecture": head.encoder.architecture,
+        "normalize_activations": head.encoder.normalize_activations,
+        "apply_b_dec_to_input": head.encoder.apply_b_dec_to_input,
+    }
+
+
+def _head_tensors(head: RewardHead) -> dict[str, np.ndarray]:
+    """The tensors of the exported head by name: one direction for projections, ``weights / sigma`` and the gate otherwise."""
+    if head.encoder is None:
+        direction, offset = fold(head)
+        return {"weight": direction[None], "bias": np.array([offset])}
+    scale = head.weights / head.sigma
+    linear = {"weight": scale[None], "bias": np.array([head.bias - scale @ head.mu])}
+    return {**linear, "directions": head.directions, "center": head.center, **head.encoder.weights}
 
 
 def _check_tokens(chat: ChatTokenizer) -> None:

@@ -28,7 +28,7 @@ from sparserm.sae.autoencoder import load_sae
 from sparserm.scoring.best_of_n import rank
 from sparserm.support.files import write_json
 from sparserm.training.evidence import gather_head_evidence
-from sparserm.training.sweep import SIZES, sweep
+from sparserm.training.sweep import sweep
 from sparserm.training.train import EVIDENCE_FILE, TrainSpec, finish_head, represent_split, split_pairs
 from sparserm.types import Progress
 
@@ -142,12 +142,12 @@ def train_job(spec: dict[str, Any], folder: Path, report: Report) -> None:
     report.stage(2, 4, "Representations")
     through = max(sae.hook.layer for sae in saes.values())
     backbone = Backbone.load(wanted.backbone, through_layer=through, may_download=False, progress=report)
-    prepared = represent_split(split, backbone, saes, wanted.settings.pooling, count_in_pairs(split, report))
+    prepared = represent_split(split, backbone, saes, wanted.settings, count_in_pairs(split, report))
     report.stage(3, 4, "Head")
     train = {name: one.train for name, one in prepared.items()}
-    cells = sweep(train, saes, wanted.settings, {*SIZES, wanted.settings.k}, progress=report)
-    own = (wanted.settings.selection, wanted.settings.k)
-    at_k = {cell.sae: cell.accuracy for cell in cells if (cell.method, cell.k) == own}
+    cells = sweep(train, saes, wanted.settings, progress=report)
+    own = {name: wanted.settings.for_sae(sae) for name, sae in saes.items()}
+    at_k = {cell.sae: cell.accuracy for cell in cells if (cell.method, cell.k) == (own[cell.sae].selection, own[cell.sae].k)}
     best = max(saes, key=lambda name: at_k.get(name, 0.0))
     fitted = fit_head(prepared[best].train, saes[best], wanted.settings)
     report.stage(4, 4, "Evidence")

@@ -104,5 +104,5 @@ def head_contributions(model: SparseRM, texts: Sequence[Text], progress: Progres
     from sparserm.representations.represent import represent
 
     hook = model.card.hook_point
-    found = represent(texts, model.backbone, {hook: None}, model.head.pooling, progress=progress)[hook]
+    found = represent(texts, model.backbone, model.saved.saes, model.head.pooling, progress=progress)[hook]
     return contributions(model.head, head_scores(model.head, found))

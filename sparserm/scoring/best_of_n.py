@@ -70,7 +70,7 @@ def count_missing_tokens(model: SparseRM, candidates: Candidates) -> int:
 
     texts = [Text(one.prompt, response) for one in candidates.sets for response in one.responses]
     with stored() as store:
-        return count_missing(texts, model.backbone, {model.card.hook_point: None}, model.head.pooling, store)[1]
+        return count_missing(texts, model.backbone, model.saved.saes, model.head.pooling, store)[1]
 
 
 def rank_by(candidates: Candidates, rewards: np.ndarray) -> tuple[RankedSet, ...]:

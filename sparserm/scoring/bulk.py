@@ -253,7 +253,7 @@ def _score_all(model: SparseRM, pairs: Sequence[PreferencePair]) -> list[dict[st
     from sparserm.representations.represent import represent_pairs
 
     hook = model.card.hook_point
-    found = represent_pairs(pairs, model.backbone, {hook: None}, model.head.pooling)[hook]
+    found = represent_pairs(pairs, model.backbone, model.saved.saes, model.head.pooling)[hook]
     chosen, rejected = rewards(model.head, found.chosen), rewards(model.head, found.rejected)
     cut_off = found.chosen.n_truncated + found.rejected.n_truncated
     return [

@@ -40,6 +40,8 @@ _OWN = (
 
 #: Maximum number of features of a head: with more, random latents do as well.
 MAX_FEATURES = 32
+#: Maximum number of features of a gated head, of which about a dozen fire in a response.
+MAX_GATED_FEATURES = 64
 
 #: Names in the folder of a saved head; one with other names in it is not replaced.
 HEAD_FILES = ("config.json", "head.safetensors", "README.md")

@@ -103,7 +103,7 @@ class HeldOutScores:
         n_seen: number of pairs left out for that reason.
         pairs: the representations of the ``n`` pairs, without latents.
         chosen, rejected: ``[n, K]`` float64 standardised alignment scores.
-        differences: ``[n, K]`` float64, chosen minus rejected, exactly zero for equal responses.
+        differences: ``[n, K]`` float64, chosen minus rejected.
         lengths: ``[2n]`` float64 log lengths of all chosen, then all rejected responses.
         gaps: ``[n]`` float64 log length of chosen minus that of rejected.
     """
@@ -214,12 +214,10 @@ def held_out_scores(saved: SavedHead, data: PreferenceData, pairs: PairRepresent
         )
     head = saved.head
     held_out = pairs.take(rows)
+    scores = [(head_scores(head, side) - head.mu) / head.sigma for side in (held_out.chosen, held_out.rejected)]
     held_out = replace(
         held_out, chosen=replace(held_out.chosen, latents=None), rejected=replace(held_out.rejected, latents=None)
     )
-    chosen, rejected = held_out.chosen, held_out.rejected
-    scores = [(head_scores(head, side) - head.mu) / head.sigma for side in (chosen, rejected)]
-    gap = chosen.h.astype(np.float64) - rejected.h
     return HeldOutScores(
         head=head,
         data=data.name,
@@ -228,7 +226,7 @@ def held_out_scores(saved: SavedHead, data: PreferenceData, pairs: PairRepresent
         pairs=held_out,
         chosen=scores[0],
         rejected=scores[1],
-        differences=(gap @ head.directions.astype(np.float64).T) / head.sigma,
+        differences=scores[0] - scores[1],
         lengths=held_out.log_lengths,
         gaps=held_out.length_gaps,
     )

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from sparserm.evaluation.accuracy import evaluate_margins
-from sparserm.evaluation.baselines import dense_probe_margins, longer_margins, random_settings
+from sparserm.evaluation.baselines import dense_probe_margins, longer_margins, of_size, random_settings
 from sparserm.evaluation.intervals import mean_interval, rank_correlations
 from sparserm.heads.fitting import FitSettings, FittedHead, fit_head
 from sparserm.heads.reward import RewardHead, reward_margins
@@ -174,8 +174,8 @@ def baselines(
         measure("head", [fitted.head], test, step),
         longer_baseline(test),
         dense_baseline(train, test, step),
-        measure("random", in_threads(lambda one: fit(train, one), random_settings(settings)), test, step),
-        measure("shuffled", in_threads(lambda seed: fit(_shuffled(train, seed)), range(SHUFFLES)), test, step),
+        measure("random", in_threads(lambda one: fit(train, one), random_settings(of_size(settings, fitted))), test, step),
+        measure("shuffled", in_threads(lambda seed: fit(shuffled(train, seed)), range(SHUFFLES)), test, step),
     )
 
 
@@ -308,7 +308,7 @@ def resample(groups: np.ndarray, seed: int) -> np.ndarray:
     return np.concatenate([rows[i] for i in np.random.default_rng(seed).integers(len(prompts), size=len(prompts))])
 
 
-def _shuffled(pairs: PairRepresentations, seed: int) -> PairRepresentations:
+def shuffled(pairs: PairRepresentations, seed: int) -> PairRepresentations:
     """The pairs with chosen and rejected swapped at random, each with probability 1/2."""
     n = len(pairs.groups)
     swap = np.random.default_rng(seed).random(n) < 0.5

@@ -16,15 +16,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sparserm.evaluation.accuracy import evaluate_margins
-from sparserm.heads.bradley_terry import prompt_folds
-from sparserm.heads.fitting import FitSettings, fit_statistics, select_and_fit
+from sparserm.heads.bradley_terry import fit_probe, prompt_folds
+from sparserm.heads.fitting import SELECTIONS, CompleteSettings, FitSettings, fit_statistics, select_and_fit
+from sparserm.heads.gated_selection import GatedStatistics
 from sparserm.heads.reward import reward_margins
-from sparserm.heads.selection import SELECTORS
 from sparserm.representations.values import PairRepresentations
 from sparserm.sae.autoencoder import SparseAutoencoder
-from sparserm.support.defaults import MAX_FEATURES
+from sparserm.support.defaults import MAX_FEATURES, MAX_GATED_FEATURES
 from sparserm.support.threads import in_threads
-from sparserm.types import Progress, SparseRMError
+from sparserm.types import Progress, Score, SparseRMError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,11 +32,11 @@ if TYPE_CHECKING:
 #: Called after every fit.
 Step = Callable[[], None]
 
-#: Default numbers of features.
-SIZES = (4, 8, 16, 24, MAX_FEATURES)
+#: Default numbers of features; with gated scores the largest number, of which the data choose as many as are stable.
+SIZES: dict[Score, tuple[int, ...]] = {"gated": (4, 8, 16, 32, MAX_GATED_FEATURES), "projection": (4, 8, 16, 24, MAX_FEATURES)}
 #: Bradley-Terry probe on the whole representation; it has no features, so its ``k`` is 0.
 DENSE = "dense"
-METHODS = (*SELECTORS, DENSE)
+METHODS = (*dict.fromkeys(name for names in SELECTIONS.values() for name in names), DENSE)
 #: Methods that are shown for comparison and never chosen.
 BASELINES = ("random", DENSE)
 
@@ -76,7 +76,7 @@ def sweep(
     train: Mapping[str, PairRepresentations],
     saes: Mapping[str, SparseAutoencoder],
     settings: FitSettings,
-    sizes: Collection[int] = SIZES,
+    sizes: Collection[int] | None = None,
     methods: Sequence[str] = METHODS,
     progress: Progress | None = None,
 ) -> tuple[SweepCell, ...]:
@@ -85,22 +85,38 @@ def sweep(
     Args:
         train: representations of the training pairs, by the SAE's name.
         settings: settings shared by all cells; ``k`` and ``selection`` are replaced in each.
+        sizes: numbers of features; those of :data:`SIZES` and the settings' own if None.
+        methods: methods; those that an SAE's scores do not have are left out for it.
 
     Returns:
         The cells; combinations with more features than latents that fire are left out.
 
     Raises:
-        SparseRMError: a method is unknown.
+        SparseRMError: a method is unknown, or none exists for the scores.
     """
-    wanted = [(method, k) for method in check_methods(methods) for k in ((0,) if method == DENSE else sorted(set(sizes)))]
-    n_folds = sum(len(prompt_folds(pairs.groups)) for pairs in train.values() if len(pairs.groups) > 1)
-    step = counter(n_folds * len(wanted), progress, "Head (layers, sizes and methods)")
+    known = check_methods(methods)
+    wanted = {name: _wanted(settings.for_sae(saes[name]), known, sizes) for name in train}
+    if train and not any(wanted.values()):
+        score = settings.for_sae(saes[next(iter(train))]).score
+        raise SparseRMError(
+            f"{', '.join(known)}: not a method for {score} scores; expected some of {', '.join(SELECTIONS[score])}, {DENSE}; "
+            "choose some of these, or the other score"
+        )
+    total = sum(len(prompt_folds(one.groups)) * len(wanted[name]) for name, one in train.items() if len(one.groups) > 1)
+    step = counter(total, progress, "Head (layers, sizes and methods)")
     cells = []
     for name, pairs in train.items():
-        for (method, k), margins in sweep_margins(pairs, saes[name], settings, wanted, step=step).items():
+        for (method, k), margins in sweep_margins(pairs, saes[name], settings, wanted[name], step=step).items():
             found = evaluate_margins(margins, pairs)
             cells.append(SweepCell(name, saes[name].hook.layer, k, found.accuracy, found.ci95, method))
     return tuple(cells)
+
+
+def _wanted(settings: CompleteSettings, methods: Sequence[str], sizes: Collection[int] | None) -> list[tuple[str, int]]:
+    """Methods and sizes to try with these complete settings."""
+    several = sorted(set(SIZES[settings.score]) | {settings.k} if sizes is None else set(sizes))
+    own = [method for method in methods if method == DENSE or method in SELECTIONS[settings.score]]
+    return [(method, k) for method in own for k in ((0,) if method == DENSE else several)]
 
 
 def check_methods(methods: Sequence[str]) -> tuple[str, ...]:
@@ -134,6 +150,7 @@ def sweep_margins(
     if len(pairs.groups) < 2:
         return {}
     folds = prompt_folds(pairs.groups, seed)
+    settings = replace(settings, score=settings.for_sae(sae).score)  # the same for all methods, whatever scores they have
 
     def of_fold(rows: tuple[np.ndarray, np.ndarray]) -> dict[tuple[str, int], np.ndarray]:
         return _fold_margins(pairs.take(rows[0]), pairs.take(rows[1]), sae, settings, wanted, step)
@@ -159,7 +176,8 @@ def _fold_margins(
     margins = {}
     for method, k in wanted:
         if method == DENSE:
-            margins[method, k] = rest.differences @ statistics.probe.weights
+            known = None if isinstance(statistics, GatedStatistics) else statistics.probe
+            margins[method, k] = rest.differences @ (known or fit_probe(train.differences, train.groups)).weights
         else:
             with suppress(SparseRMError):
                 head = select_and_fit(train, statistics, sae, replace(settings, selection=method, k=k)).head

@@ -19,7 +19,7 @@ import numpy as np
 
 from sparserm.backbone.model import Backbone
 from sparserm.evaluation.accuracy import Evaluation, cross_validate, evaluate_head
-from sparserm.evaluation.baselines import random_latent_heads, random_latents_accuracy, random_settings
+from sparserm.evaluation.baselines import of_size, random_latent_heads, random_latents_accuracy, random_settings
 from sparserm.heads.fitting import FitSettings, FittedHead, fit_head, fit_settings, make_saved_head
 from sparserm.heads.inputs import load_parts, represent_for_fit, represent_layers
 from sparserm.heads.saved import SavedHead, load_head
@@ -30,7 +30,7 @@ from sparserm.representations.values import PairRepresentations
 from sparserm.sae.autoencoder import SparseAutoencoder
 from sparserm.support.defaults import DEFAULT_BACKBONE
 from sparserm.training.evidence import HeadEvidence, Measured, measure
-from sparserm.types import HookPoint, Pooling, PreferenceData, Progress, SparseRMError, TokenizedText
+from sparserm.types import HookPoint, PreferenceData, Progress, SparseRMError, TokenizedText
 
 #: Fixed seeds: the same pairs are always sampled and split in the same way, whatever the other settings.
 SPLIT_SEED, SAMPLE_SEED = 0, 1
@@ -158,7 +158,9 @@ class TrainedHead:
             "n_truncated": self.n_truncated,
             **self.measurement.metrics(),
             "train_accuracy": training["accuracy"],
-            **{name: training["settings"][name] for name in ("k", "pooling", "selection", "l2", "avoid_length")},
+            "k": len(self.model.head.features),
+            "n_sure": training.get("n_sure"),
+            **{name: training["settings"][name] for name in ("score", "pooling", "selection", "l2", "avoid_length")},
             "hook": self.model.card.hook,
             "sae": self.model.card.sae,
             "fit_seconds": self.fit_seconds,
@@ -195,10 +197,10 @@ def train_head(
     fit_seconds = time.perf_counter() - started
     if test is not None:
         held_out = represent_for_fit(test, model, dictionary, chosen, progress, latents=False)
-        random_accuracy = random_latents_accuracy(train, held_out, dictionary, chosen)
+        random_accuracy = random_latents_accuracy(train, held_out, dictionary, of_size(chosen, fitted))
         found = Measurement(evaluate_head(fitted.head, held_out), test.name, random_accuracy)
     else:
-        found = _cross_validated(train, dictionary, chosen)
+        found = _cross_validated(train, dictionary, chosen, fitted)
     saved = make_saved_head(
         fitted, data, model, dictionary, chosen, name=name or data.name, metrics=found.metrics(), licence=licence
     )
@@ -221,7 +223,11 @@ def split_pairs(data: PreferenceData, spec: TrainSpec) -> Split:
 
 
 def represent_split(
-    split: Split, backbone: Backbone, saes: Mapping[str, SparseAutoencoder], pooling: Pooling, progress: Progress | None = None
+    split: Split,
+    backbone: Backbone,
+    saes: Mapping[str, SparseAutoencoder],
+    settings: FitSettings,
+    progress: Progress | None = None,
 ) -> dict[str, Prepared]:
     """Representations of both parts at every SAE's layer, from one pass of the backbone, by the SAE's name.
 
@@ -229,7 +235,7 @@ def represent_split(
         SparseRMError: an SAE was not trained on this backbone.
     """
     pairs = (*split.train.pairs, *split.test.pairs)
-    found = represent_layers(pairs, backbone, saes, pooling, progress)
+    found = represent_layers(pairs, backbone, saes, settings, progress)
     train, test = np.split(np.arange(len(pairs)), [len(split.train.pairs)])
     return {name: Prepared(split, found[name].take(train), found[name].take(test), sae) for name, sae in saes.items()}
 
@@ -281,13 +287,13 @@ def split_again(result: TrainResult) -> Split:
     return split
 
 
-def read_prepared(split: Split, backbone: Backbone, sae: SparseAutoencoder, pooling: Pooling) -> Prepared:
+def read_prepared(split: Split, backbone: Backbone, sae: SparseAutoencoder, settings: FitSettings) -> Prepared:
     """Representations of a split at one SAE's layer, read from the store without running the backbone.
 
     Raises:
         SparseRMError: some representations are not in the store.
     """
-    return represent_split(split, cast(Backbone, _StoredOnly(backbone)), {sae.name: sae}, pooling)[sae.name]
+    return represent_split(split, cast(Backbone, _StoredOnly(backbone)), {sae.name: sae}, settings)[sae.name]
 
 
 def fit_again(prepared: Prepared, settings: FitSettings) -> tuple[FittedHead, Measured]:
@@ -301,7 +307,7 @@ def fit_again(prepared: Prepared, settings: FitSettings) -> tuple[FittedHead, Me
 
 
 def measure_random(prepared: Prepared, settings: FitSettings) -> Measured:
-    """Test accuracy of heads of the same size over random latents."""
+    """Test accuracy of heads of ``settings.k`` random latents."""
     return measure("random", random_latent_heads(prepared.train, prepared.sae, settings), prepared.test)
 
 
@@ -323,6 +329,8 @@ class _StoredOnly:
         return iter(())
 
 
-def _cross_validated(train: PairRepresentations, sae: SparseAutoencoder, settings: FitSettings) -> Measurement:
-    drawn = [cross_validate(train, sae, one).accuracy for one in random_settings(settings)]
+def _cross_validated(
+    train: PairRepresentations, sae: SparseAutoencoder, settings: FitSettings, fitted: FittedHead
+) -> Measurement:
+    drawn = [cross_validate(train, sae, one).accuracy for one in random_settings(of_size(settings, fitted))]
     return Measurement(cross_validate(train, sae, settings), "cross-validation over prompts", float(np.mean(drawn)))

@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
@@ -18,6 +19,9 @@ from sparserm.support.defaults import TASKS
 from sparserm.training.evidence import CurvePoint, FeatureStability, HeadEvidence, Measured, Stability
 from sparserm.training.sweep import SweepCell
 from sparserm.training.train import TrainSpec
+from sparserm.ui.train import setup
+from tests.unit.features.latents import D_SAE, tiny_sae
+from tests.unit.ui.gated import gated_head
 
 ROOT = Path(__file__).parents[2]
 
@@ -238,6 +242,54 @@ def test_results_show_the_head_with_its_evidence_and_the_link_names_the_job() ->
     assert {"Comparison with baselines", "Learning curve", "Layers, sizes and methods", "Stability of feature selection"} <= {
         heading.value for heading in page.subheader
     }
+
+
+def _gated_head() -> SavedHead:
+    """A head of three gated features, one of which surely differs."""
+    saved, shares = load_head("safety"), np.array([0.5, 0.1, 0.2])
+    settings = {**saved.card.training["settings"], "k": 64, "score": "gated", "selection": "stable", "l2": 0.05}
+    training = {**saved.card.training, "n_sure": 1, "settings": settings}
+    card = replace(saved.card, sae_fingerprint=tiny_sae().fingerprint, d_sae=D_SAE, hook="blocks.2.hook_resid_post")
+    own = {"head": gated_head(), "f_chosen": shares, "f_rejected": shares, "selected": np.array([1.0, 0.9, 0.4])}
+    return replace(saved, card=replace(card, training=training, labels={}), **own)
+
+
+def test_results_of_a_gated_head_say_what_it_learned_and_how_surely() -> None:
+    _done_job(_gated_head())
+    page = _page(view="Results")
+    assert "What it learned" in {heading.value for heading in page.subheader}
+    assert page.warning[0].value.startswith("Only 1 of 3 features surely differs")
+    assert any("The head has 3 features; 1 of them surely differs" in one.value for one in page.markdown)
+    table = next(one.value for one in page.dataframe if "selected" in one.value)
+    assert table["feature"].tolist() == [2, 0, 4] and table["selected"].tolist() == [90.0, 100.0, 40.0]
+    assert (page.selectbox(key="score").value, page.slider(key="k").value, page.slider(key="k").max) == ("gated", 64, 64)
+    assert page.selectbox(key="method").value == "stable"
+    page.selectbox(key="score").set_value("projection").run()
+    assert page.slider(key="k").max == 32 and page.selectbox(key="method").value == "sparse"
+
+
+def test_a_job_of_before_scores_could_be_chosen_still_opens() -> None:
+    job = _done_job()
+    spec = queue.spec(job.id)
+    settings = load_head("safety").card.training["settings"]
+    spec["settings"] = {name: value for name, value in settings.items() if name != "score"}
+    (job.folder / "spec.json").write_text(json.dumps(spec))
+    page = _page(view="Results")
+    assert {metric.label: metric for metric in page.metric}["CV accuracy"].value == "60.0%"
+    assert page.selectbox(key="score").value == "projection" and not page.error
+
+
+def test_a_score_is_offered_where_the_saes_allow_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(setup, "_architecture", lambda name: "topk")
+    page = _page()
+    assert not page.radio and "Score: projection" in _texts(page)
+    assert page.slider(key="train k").max == 32
+    monkeypatch.setattr(setup, "_architecture", lambda name: "jumprelu")
+    page = _page()
+    assert page.radio(key="train score").value == "gated" and page.slider(key="train gated k").max == 64
+    assert len(page.selectbox(key="train gated method").options) == 3
+    page.radio(key="train score").set_value("projection").run()
+    assert page.slider(key="train k").max == 32
 
 
 def test_the_sweep_shows_one_method_at_a_time_and_names_the_best() -> None:

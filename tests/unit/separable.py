@@ -19,12 +19,12 @@ def represented_pairs(
     lengths: tuple[list[int], list[int]] | None = None,
     truncated: tuple[list[int], list[int]] | None = None,
 ) -> PairRepresentations:
-    """Every latent fires in every response."""
+    """Every latent fires in every response, so that its gated score is its projection."""
     n, d_sae = len(chosen), 2 * D
 
     def side(i: int, h: np.ndarray) -> Representations:
-        ones = np.ones(n * d_sae, np.float32)
-        latents = LatentSummary(np.arange(n + 1) * d_sae, firings(np.tile(np.arange(d_sae), n), ones, ones, ones), d_sae)
+        ones, gated = np.ones(n * d_sae, np.float32), (h @ SAE.directions().numpy().T).astype(np.float32).ravel()
+        latents = LatentSummary(np.arange(n + 1) * d_sae, firings(np.tile(np.arange(d_sae), n), ones, ones, gated), d_sae)
         tokens = np.array(lengths[i] if lengths else [1] * n, np.int32)
         cut = np.array(truncated[i] if truncated else [0] * n, np.int32)
         return Representations("mean", h.astype(np.float32), tokens, cut, latents)
@@ -45,9 +45,11 @@ def noise(seed: int, n: int = 120) -> PairRepresentations:
 
 
 def _sae() -> SparseAutoencoder:
-    """Latent j reads dimension j; the second half of the latents is random."""
+    """Latent j reads dimension j; the second half of the latents is random. Its biases make all of them fire."""
     decoder = torch.cat([torch.eye(D), torch.randn(D, D, generator=torch.Generator().manual_seed(0))])
-    return SparseAutoencoder("made up", "standard", HookPoint(0), "", {"W_dec": decoder, "b_dec": torch.zeros(D)})
+    weights = {"W_enc": decoder.T.contiguous(), "b_enc": torch.full((2 * D,), 1e3), "W_dec": decoder, "b_dec": torch.zeros(D)}
+    return SparseAutoencoder("made up", "standard", HookPoint(0), "", weights)
 
 
-TRAIN, TEST, SAE = separable(0), separable(1), _sae()
+SAE = _sae()
+TRAIN, TEST = separable(0), separable(1)

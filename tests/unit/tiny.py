@@ -94,15 +94,28 @@ HOOK = HookPoint(2)
 
 
 def save_tiny_sae(
-    folder: Path, *, layer: int = HOOK.layer, site: Site = "resid_post", d_in: int = HIDDEN, d_sae: int = 64, k: int = 8
+    folder: Path,
+    *,
+    layer: int = HOOK.layer,
+    site: Site = "resid_post",
+    d_in: int = HIDDEN,
+    d_sae: int = 64,
+    k: int = 8,
+    threshold: float | None = None,
 ) -> Path:
-    """A random TopK SAE in SAELens's folder format."""
+    """A random SAE in SAELens's folder format: TopK, or JumpReLU with this threshold for every latent.
+
+    At 15, a fifth of the latents fires at a token of the tiny model.
+    """
     generator = torch.Generator().manual_seed(0)
     decoder = torch.randn(d_sae, d_in, generator=generator)
     weights = {"W_enc": decoder.T.contiguous(), "b_enc": torch.zeros(d_sae), "W_dec": decoder, "b_dec": torch.zeros(d_in)}
-    folder.mkdir(parents=True)
-    save_file(weights, folder / "sae_weights.safetensors")
     metadata = {"model_name": "tiny", "hook_name": HookPoint(layer, site).name}
     config = {"architecture": "topk", "d_in": d_in, "d_sae": d_sae, "k": k, "metadata": metadata}
+    if threshold is not None:
+        weights["threshold"] = torch.full((d_sae,), threshold)
+        config = {"architecture": "jumprelu", "d_in": d_in, "d_sae": d_sae, "metadata": metadata}
+    folder.mkdir(parents=True)
+    save_file(weights, folder / "sae_weights.safetensors")
     (folder / "cfg.json").write_text(json.dumps(config))
     return folder

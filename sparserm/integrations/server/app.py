@@ -21,6 +21,7 @@ from scipy.special import expit
 from starlette.exceptions import HTTPException
 
 from sparserm import __version__
+from sparserm.explain.contributions import label_of
 from sparserm.heads.saved import head_hash
 from sparserm.integrations.server import schemas
 from sparserm.integrations.server.batching import ClosedError, OverloadedError, TooLongError
@@ -193,6 +194,7 @@ class _Endpoints:
                 "hash": head_hash(model.saved),
                 "hook": model.card.hook,
                 "pooling": model.head.pooling,
+                "score": model.head.score,
                 "features": len(model.head.features),
             }
             for name, model in self.service.models.items()
@@ -217,11 +219,14 @@ class _Endpoints:
         self.service.check_number(len(payload.responses))
         texts = _texts(payload.prompts, payload.responses)
         found = await self._scored(model, texts, request)
-        features = model.head.features.tolist()
+        features, labels, detections = model.head.features.tolist(), model.labels, model.detections
         return {
             "rewards": found.rewards.tolist(),
             "features": features,
+            "labels": [label_of(labels, feature) for feature in features],
+            "detections": [detections.get(feature) for feature in features],
             "contributions": found.parts.tolist(),
+            "fires": None if found.fires is None else found.fires.tolist(),
             "bias": model.head.bias,
             "head": model.card.name,
         }
@@ -251,7 +256,8 @@ class _Endpoints:
         return {
             "reward": found.reward,
             "bias": found.bias,
-            "contributions": [vars(part) for part in found.contributions],
+            "score": model.head.score,
+            "contributions": model.contribution_rows(found),
             "tokens": found.tokens,
             "token_contributions": found.token_contributions.sum(1).tolist(),
             "head": model.card.name,

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 
 from sparserm.explain.contributions import Comparison, Explanation, compare_responses
-from sparserm.heads.reward import contributions, token_scores
+from sparserm.heads.reward import contributions, head_scores
 from sparserm.integrations.server.batching import Batcher
 from sparserm.model import SparseRM
 from sparserm.representations.represent import represent
+from sparserm.sae.autoencoder import SparseAutoencoder
 from sparserm.support.files import one_line
 from sparserm.types import HookPoint, Message, Pooling, SparseRMError, Text
 
@@ -70,11 +71,26 @@ class Rewards:
     Attributes:
         rewards: ``[n]`` float64; an empty response gets the lowest reward among the training responses.
         parts: ``[n, K]`` float64 contributions of the features; zero where the response is empty.
+        fires: ``[n, K]`` bool, whether a feature fires where its score is read; None for projections, where it is unknown.
         n_tokens: total number of response tokens.
     """
 
     rewards: np.ndarray
     parts: np.ndarray
+    fires: np.ndarray | None
+    n_tokens: int
+
+
+@dataclass(frozen=True)
+class _Scored:
+    """One response as the heads at one place read it.
+
+    Attributes:
+        scores: ``[K]`` float64 alignment scores by head.
+        n_tokens: number of response tokens.
+    """
+
+    scores: Mapping[SparseRM, np.ndarray]
     n_tokens: int
 
 
@@ -106,7 +122,7 @@ class Service:
         self.backbone = max((model.backbone for model in models.values()), key=lambda one: one.through_layer)
         compute: dict[Any, Any] = {("explain", name): self._explainer(model) for name, model in models.items()}
         for model in models.values():
-            place = (model.card.hook_point, model.head.pooling)
+            place = _place(model)
             compute[place] = self._reader(*place)
         self.batcher = Batcher(
             compute,
@@ -176,13 +192,17 @@ class Service:
         """
         self.check(texts)
         nonempty = [i for i, text in enumerate(texts) if text.response.strip()]
-        found = await self.batcher.run((model.card.hook_point, model.head.pooling), [texts[i] for i in nonempty])
+        found = await self.batcher.run(_place(model), [texts[i] for i in nonempty])
         rewards = np.full(len(texts), model.saved.least_reward)
         parts = np.zeros((len(texts), len(model.head.features)))
+        fires = np.zeros(parts.shape, bool) if model.head.score == "gated" else None
         if nonempty:
-            parts[nonempty] = contributions(model.head, token_scores(model.head, np.stack([h for h, _ in found])))
+            scores = np.stack([one.scores[model] for one in found])
+            parts[nonempty] = contributions(model.head, scores)
             rewards[nonempty] = parts[nonempty].sum(1) + model.head.bias
-        return Rewards(rewards, parts, sum(n for _, n in found))
+            if fires is not None:
+                fires[nonempty] = scores != 0
+        return Rewards(rewards, parts, fires, sum(one.n_tokens for one in found))
 
     async def explain(self, model: SparseRM, name: str, text: Text) -> Explanation:
         """Break one reward down by feature and by token.
@@ -206,16 +226,29 @@ class Service:
         self.check(texts)
         if len(texts) < 2:
             raise SparseRMError(f"got {len(texts)} responses; expected two or more to compare")
-        found = await self.batcher.run((model.card.hook_point, model.head.pooling), texts)
-        return compare_responses(model.head, token_scores(model.head, np.stack([h for h, _ in found])), model.labels)
+        found = await self.batcher.run(_place(model), texts)
+        return compare_responses(model.head, np.stack([one.scores[model] for one in found]), model.labels)
 
-    def _reader(self, hook: HookPoint, pooling: Pooling) -> Callable[[Sequence[Text]], list[tuple[np.ndarray, int]]]:
-        def read(texts: Sequence[Text]) -> list[tuple[np.ndarray, int]]:
-            found = represent(texts, self.backbone, {hook: None}, pooling)[hook]
-            return list(zip(found.h, found.n_tokens.tolist(), strict=True))
+    def _reader(
+        self, hook: HookPoint, pooling: Pooling, gate: SparseAutoencoder | None
+    ) -> Callable[[Sequence[Text]], list[_Scored]]:
+        """What reads texts for all heads at one place."""
+        here = [model for model in self.models.values() if _place(model) == (hook, pooling, gate)]
+
+        def read(texts: Sequence[Text]) -> list[_Scored]:
+            found = represent(texts, self.backbone, {hook: gate}, pooling)[hook]
+            scores = {model: head_scores(model.head, found) for model in here}
+            return [_Scored({model: scores[model][i] for model in here}, n) for i, n in enumerate(found.n_tokens.tolist())]
 
         return read
 
     @staticmethod
     def _explainer(model: SparseRM) -> Callable[[Sequence[Text]], list[Explanation]]:
         return lambda texts: [model.explain(text.prompt, text.response) for text in texts]
+
+
+def _place(model: SparseRM) -> tuple[HookPoint, Pooling, SparseAutoencoder | None]:
+    """Where a head reads texts. Requests for heads at the same place share batches; a gated head with mean pooling has a place
+    of its own, since what it reads are its own features at every token."""
+    hook = model.card.hook_point
+    return hook, model.head.pooling, model.saved.saes[hook]

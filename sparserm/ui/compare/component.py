@@ -13,6 +13,7 @@ import numpy as np
 import streamlit as st
 
 from sparserm.explain.comparison import DiffSpan, SideBySide
+from sparserm.ui.shared.firing import silent_in_both_line, takes_part
 from sparserm.ui.shared.frontend import component
 from sparserm.ui.shared.style import DOWN, UP
 
@@ -49,10 +50,14 @@ def linked_texts(
 
 
 def linked_data(found: SideBySide, a: int, b: int, *, shares: bool) -> dict[str, Any]:
-    """Input of the component. Token contributions are base64 of float32 ``[T, K]``, columns in the order of the table."""
+    """Input of the component. Token contributions are base64 of float32 ``[T, K]``, columns in the order of the table.
+
+    Features that are silent in both responses and contribute nothing are counted and left out.
+    """
     sides = [found.explanations[i] for i in (a, b)]
     own = [{part.feature: part for part in side.contributions} for side in sides]
-    differences = found.differences(a, b)
+    every = found.differences(a, b)
+    differences = [part for part in every if takes_part(part)]
     columns = [sides[0].features.tolist().index(part.feature) for part in differences]
     texts = [
         {
@@ -71,12 +76,14 @@ def linked_data(found: SideBySide, a: int, b: int, *, shares: bool) -> dict[str,
             part.score_a,
             part.score_b,
             part.weight,
+            {"sigma": part.sigma, "fires": [part.fires_a, part.fires_b], "activation": [part.activation_a, part.activation_b]},
             part.contribution,
             *(one[part.feature].contribution for one in own),
         ]
         for part in differences
     ]
     data: dict[str, Any] = {"texts": texts, "features": features, "shares": shares, "up": UP, "down": DOWN}
+    data["quiet"] = silent_in_both_line(every) if len(every) > len(differences) else ""
     return {**data, "id": hashlib.sha256(json.dumps(data).encode()).hexdigest()[:16]}
 
 

@@ -8,6 +8,8 @@ const el = (tag, cls, text) => {
   return node;
 };
 const signed = (x, digits = 2) => (x > 0 ? '+' : x < 0 ? '−' : '') + Math.abs(x).toFixed(digits);
+// Two decimals, and more of small numbers, so that a row can be checked by hand.
+const figure = x => signed(x, x === 0 || Math.abs(x) >= 0.1 ? 2 : 3);
 const floats = packed => new Float32Array(Uint8Array.from(atob(packed), c => c.charCodeAt(0)).buffer);
 const rgb = hex => [1, 3, 5].map(i => parseInt(hex.slice(i, i + 2), 16)).join(',');
 
@@ -68,8 +70,9 @@ function tell(state, j, full) {
   if (j === null) {
     what.textContent = `Colour: each token's ${each}, all ${data.features.length} features together.`;
   } else {
-    const [id, label, , , , margin, a, b] = data.features[j];
-    const parts = `${signed(a)} in A, ${signed(b)} in B: ${signed(margin)} of the margin.`;
+    const [id, label, , , , { fires, activation }, margin, a, b] = data.features[j];
+    const where = i => (fires[i] === false ? ' (silent)' : fires[i] ? (activation[i] ? ` (fires, up to ${activation[i].toFixed(2)})` : ' (fires)') : '');
+    const parts = `${signed(a)} in A${where(0)}, ${signed(b)} in B${where(1)}: ${signed(margin)} of the margin.`;
     const locked = j === state.lockedFeature ? ' Locked; click it again or press Esc to unlock.' : '';
     what.textContent = `Colour: ${label ? `${label} ${id}` : `feature ${id}`}, ${parts}${locked}`;
   }
@@ -81,7 +84,10 @@ function tell(state, j, full) {
 function list(state, side, t) {
   const { data } = state,
     k = data.features.length;
-  const parts = data.features.map((_, j) => [j, side.values[t * k + j]]).sort((x, y) => Math.abs(y[1]) - Math.abs(x[1]));
+  const parts = data.features
+    .map((_, j) => [j, side.values[t * k + j]])
+    .filter(part => part[1] !== 0)
+    .sort((x, y) => Math.abs(y[1]) - Math.abs(x[1]));
   const p = el('p'),
     token = el('b', '', side.tokens[t].replace(/\n/g, '↵'));
   const locked = state.lockedToken && state.lockedToken.side === side && state.lockedToken.t === t;
@@ -92,6 +98,7 @@ function list(state, side, t) {
       (locked ? ', locked' : ''),
   );
   const body = el('tbody');
+  if (!parts.length) p.append('. No feature of the head fires here.');
   for (const [j, value] of parts) {
     const row = el('tr'),
       cell = el('td', '', signed(value, 3));
@@ -247,10 +254,11 @@ function makeText(state, text) {
 
 const HEADINGS = [
   ['Feature', 'Largest difference first'],
-  ['Score A', 'Alignment score of A'],
-  ['Score B', 'Alignment score of B'],
-  ['Weight', 'Weight on the standardised alignment score'],
   ['w (A − B) / σ', 'Contribution to the margin'],
+  ['Score A', 'Alignment score of A; silent: the feature does not fire there'],
+  ['Score B', 'Alignment score of B; silent: the feature does not fire there'],
+  ['σ', 'Standard deviation of the score over the training responses'],
+  ['Weight', 'Weight on the standardised alignment score'],
 ];
 function makeTable(state) {
   const { data } = state,
@@ -258,10 +266,10 @@ function makeTable(state) {
     head = el('tr'),
     body = el('tbody');
   for (const [text, title] of HEADINGS) head.appendChild(el('th', '', text)).title = title;
-  const full = Math.max(...data.features.map(feature => Math.abs(feature[5])), 1e-9);
+  const full = Math.max(...data.features.map(feature => Math.abs(feature[6])), 1e-9);
   state.rows = data.features.map((feature, j) => {
     const row = el('tr'),
-      [, , a, b, weight, part] = feature,
+      [, , a, b, weight, { sigma, fires }, part] = feature,
       last = el('td', '', signed(part));
     last.append(bar(part, full, data));
     const first = name(el('td'), feature),
@@ -269,7 +277,12 @@ function makeTable(state) {
     Object.assign(card, { href: data.card + feature[0], target: '_blank', title: 'Open the feature card in a new tab' });
     card.setAttribute('aria-label', `open the card of feature ${feature[0]}`);
     first.append(' ', card);
-    row.append(first, el('td', '', signed(a)), el('td', '', signed(b)), el('td', '', signed(weight)), last);
+    const score = (value, fire) => {
+      const cell = el('td', '', fire === false && value === 0 ? '' : figure(value));
+      if (fire === false) cell.append(el('small', '', cell.textContent ? ' silent' : 'silent'));
+      return cell;
+    };
+    row.append(first, last, score(a, fires[0]), score(b, fires[1]), el('td', '', sigma.toPrecision(3)), el('td', '', figure(weight)));
     row.feature = j;
     row.tabIndex = j ? -1 : 0;
     return row;
@@ -280,6 +293,7 @@ function makeTable(state) {
   const card = el('section', 'card'),
     scroll = el('div', 'scroll');
   scroll.append(table);
+  if (data.quiet) scroll.append(el('p', 'quiet', data.quiet));
   card.append(scroll);
   return card;
 }

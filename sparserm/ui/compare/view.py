@@ -17,6 +17,8 @@ from sparserm.ui.compare.inputs import Inputs
 from sparserm.ui.shared.charts import difference_figure
 from sparserm.ui.shared.components import reference_rewards
 from sparserm.ui.shared.context import Context, feature_card_link
+from sparserm.ui.shared.firing import silent_in_both_line, takes_part
+from sparserm.ui.shared.scoring import sae_to_explain
 from sparserm.ui.shared.style import CONFIG
 from sparserm.ui.shared.tables import differences_table
 from sparserm.ui.shared.text import counted
@@ -45,7 +47,8 @@ def compare(context: Context, inputs: Inputs, progress: Progress) -> Compared:
     for number, response in enumerate(inputs.responses, 1):
         if not response.strip():
             raise SparseRMError(f"response {number} is empty; fill in the field, or remove it")
-    found = context.model(progress).side_by_side(inputs.prompt, inputs.responses)
+    model = context.model(progress)
+    found = model.side_by_side(inputs.prompt, inputs.responses, sae=sae_to_explain(context))
     linked = _A not in st.session_state and _linked_pins(len(inputs.responses)) is not None
     if not linked and not st.session_state.get("compare_pinned"):
         pin_best(found)
@@ -144,14 +147,14 @@ def pairwise(compared: Compared, context: Context, a: int, b: int) -> None:
     left, right = st.columns([3, 2], gap="large")
     with left:
         st.subheader("Margin by feature", anchor=False)
-        everything = st.toggle(
+        everything = sum(map(takes_part, parts)) > SHOWN and st.toggle(
             "All features",
             key="compare_all",
             help=f"Show every feature instead of the {SHOWN} largest and the sum of the others.",
         )
         shown = len(parts) if everything else SHOWN
         st.plotly_chart(difference_figure(parts, margin, shown), config=CONFIG, key="compare_difference")
-        st.caption(tables.sum_check(parts, margin))
+        st.caption(" ".join(line for line in (silent_in_both_line(parts), tables.sum_check(parts, margin)) if line))
     with right:
         st.subheader("Word diff", anchor=False)
         st.caption("Struck through: only in A. Underlined: only in B.")

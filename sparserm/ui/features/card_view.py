@@ -9,13 +9,16 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from sparserm.features.cards import SIDES, FeatureCard, Side, neuronpedia_url
+from sparserm.features.cards import SIDES, FeatureCard, Side, neuronpedia_url, pooled_scores
+from sparserm.features.firing import describe_firings
 from sparserm.features.listing import FiringText
 from sparserm.features.logit_lens import LogitLens
 from sparserm.features.table import FeatureTable
 from sparserm.heads.labels import AutoLabel, auto_labels, given_labels
 from sparserm.heads.reward import RewardHead, alignment_scores
-from sparserm.types import SparseRMError
+from sparserm.heads.saved import SavedHead
+from sparserm.representations.values import Representations
+from sparserm.types import Score, SparseRMError
 from sparserm.ui.features import state
 from sparserm.ui.features.charts import density_figure
 from sparserm.ui.features.examples import ColouredText, ExampleRow, show_chips, show_examples
@@ -57,6 +60,28 @@ def weight_of(head: RewardHead, feature: int) -> float | None:
     """Weight of a feature in the head, or None if it is not one of the head's features."""
     place = np.flatnonzero(head.features == feature)
     return float(head.weights[place[0]]) if len(place) else None
+
+
+def selected_of(saved: SavedHead, feature: int) -> float | None:
+    """Share of the halves of the training prompts in which a feature was selected; None if unknown."""
+    place = np.flatnonzero(saved.head.features == feature)
+    return float(saved.selected[place[0]]) if saved.selected is not None and len(place) else None
+
+
+def where_it_fires(read: Mapping[tuple[int, Side], ShownExample]) -> None:
+    """The words at which the feature fires in the card's examples, with what comes before and after them."""
+    found = describe_firings([(i, one.tokens, one.reading.activations) for i, one in enumerate(read.values())])
+    if not found.words:
+        return
+    parts = [f"**{plain(found.evidence[:1].upper() + found.evidence[1:])}**"]
+    for what, words in (("after", found.before), ("before", found.after)):
+        common = [word for word, share in words if share >= 0.2 and word]
+        if common:
+            parts.append(f"often {what} {plain(', '.join(f'“{word}”' for word in common[:3]))}")
+    for share, place in ((found.first, "first"), (found.last, "last")):
+        if share >= 0.5:
+            parts.append(f"{share:.0%} at the {place} word of the response")
+    st.markdown(" · ".join(parts), help=f"In {found.n_texts} of the examples below, weighted by activation.")
 
 
 def full_colour(read: Mapping[tuple[int, Side], ShownExample]) -> float:
@@ -116,8 +141,12 @@ def _automatic(label: AutoLabel) -> None:
             st.code(label.prompt, language=None, wrap_lines=True)
 
 
-def evidence(table: FeatureTable, feature: int, weight: float | None) -> None:
-    """Firing rates with intervals, their gap with its test, and the weight in the head."""
+def evidence(table: FeatureTable, feature: int, weight: float | None, selected: float | None = None) -> None:
+    """Firing rates with intervals, their gap with its test, and the weight in the head.
+
+    Args:
+        selected: share of the halves of the training prompts in which the feature was selected.
+    """
     chosen, rejected, gap, in_head = st.columns(4)
     rates = (
         (chosen, "Fires in chosen", table.f_chosen, table.chosen_low, table.chosen_high),
@@ -151,6 +180,8 @@ def evidence(table: FeatureTable, feature: int, weight: float | None) -> None:
     notes = [f"Correlation with length {table.length_correlation[feature]:+.2f}"]
     notes.append(f"fires on {table.rate[feature]:.2%} of tokens and in {table.share[feature]:.1%} of responses")
     notes.append(f"mean peak activation {table.mean_peak[feature]:.2f}")
+    if selected is not None:
+        notes.append(f"selected in {selected:.0%} of the halves of the training prompts")
     if table.dense[feature]:
         notes.append("**dense**")
     if table.begin_of_text[feature]:
@@ -164,14 +195,16 @@ def density(card: FeatureCard, context: Context, firing: FiringText | None, rows
     Args:
         rows: row of each pair in its source.
     """
+    gated = context.saved.head.score == "gated"
     what = st.segmented_control(
         "Histogram of",
         [SCORE, ACTIVATION],
         key="density",
         default=SCORE,
         required=True,
-        help="The head weights the alignment score. The peak activation is the latent's largest one in the response, zero "
-        "where it does not fire.",
+        help="The head weights the alignment score"
+        + (", which is counted only where the feature fires" if gated else "")
+        + ". The peak activation is the latent's largest one in the response, zero where it does not fire.",
     )
     scores = what == SCORE
     chosen, rejected = (card.scores_chosen, card.scores_rejected) if scores else (card.peaks_chosen, card.peaks_rejected)
@@ -190,9 +223,14 @@ def density(card: FeatureCard, context: Context, firing: FiringText | None, rows
 
 
 def _own_score(context: Context, card: FeatureCard, firing: FiringText) -> float:
-    sae = context.sae()
+    """The alignment score of the user's text."""
+    head, sae = context.saved.head, context.sae()
     direction = sae.directions()[card.feature : card.feature + 1].numpy()
-    return float(alignment_scores(firing.h, direction, sae.b_dec.numpy())[0])
+    if head.score == "gated" and head.pooling == "mean" and firing.states is not None:
+        projections = alignment_scores(firing.states, direction, sae.b_dec.numpy())[:, 0]
+        return float((projections * (firing.of(card.feature) > 0)).mean())
+    whole = Representations(head.pooling, firing.h[None], np.array([len(firing.tokens)]), np.array([firing.n_truncated]))
+    return float(pooled_scores(whole, card.feature, sae, head.score)[0])
 
 
 def logits(context: Context, feature: int, every: LogitLens | None) -> None:
@@ -242,7 +280,7 @@ def similar(card: FeatureCard, table: FeatureTable, labels: Mapping[int, str]) -
     download_table(rows, "Similar features", f"feature-{card.feature}-similar.csv")
 
 
-def example_lists(card: FeatureCard, read: Mapping[tuple[int, Side], ShownExample], leaning: Lean) -> None:
+def example_lists(card: FeatureCard, read: Mapping[tuple[int, Side], ShownExample], leaning: Lean, score: Score) -> None:
     """Responses with coloured tokens: the strongest, those of each activation quartile, or misleading pairs."""
     st.subheader("Examples", anchor=False)
     which = st.segmented_control(
@@ -255,17 +293,21 @@ def example_lists(card: FeatureCard, read: Mapping[tuple[int, Side], ShownExampl
         persist_state="session",
         label_visibility="collapsed",
     )
-    rows = {STRONGEST: _strongest, QUARTILES: _quartiles, MISLEADING: _misleading}[str(which)](card, read, leaning.sign)
+    if which == MISLEADING:
+        rows = _misleading(card, read, leaning.sign, score)
+    else:
+        rows = {STRONGEST: _strongest, QUARTILES: _quartiles}[str(which)](card, read, leaning.sign)
     if not rows:
         st.info("None of these pairs is misleading." if which == MISLEADING else "It fires in none of these responses.")
         return
     if which == MISLEADING:
         values = [np.abs(one.values) for row in rows for one in (row.chosen, row.rejected) if one is not None]
-        full, unit = float(np.quantile(np.concatenate(values), 0.98)), "score relative to the mean"
+        full = float(np.quantile(np.concatenate(values), 0.98))
+        unit = "score" if score == "gated" else "score relative to the mean"
         st.caption(
             "Pairs in which this feature pushes the margin furthest toward the rejected response. Teal tokens raise the "
             "reward of their response, orange ones lower it.",
-            help=f"Tokens are coloured by their alignment score relative to the mean; full colour at {full:.1f}.",
+            help=f"Tokens are coloured by their alignment {unit}; full colour at {full:.1f}.",
         )
     else:
         full, unit = full_colour(read), "activation"
@@ -289,12 +331,12 @@ def _quartiles(card: FeatureCard, read: Mapping[tuple[int, Side], ShownExample],
     return rows
 
 
-def _misleading(card: FeatureCard, read: Mapping[tuple[int, Side], ShownExample], sign: int) -> list[ExampleRow]:
-    """Tokens are coloured by score, not activation: a feature also contributes where it does not fire."""
-    mean = float(np.concatenate([card.scores_chosen, card.scores_rejected]).mean())
+def _misleading(card: FeatureCard, read: Mapping[tuple[int, Side], ShownExample], sign: int, score: Score) -> list[ExampleRow]:
+    """Tokens are coloured by score, not activation: a projection also contributes where the feature does not fire."""
+    mean = 0.0 if score == "gated" else float(np.concatenate([card.scores_chosen, card.scores_rejected]).mean())
 
-    def coloured(one: ShownExample, score: float) -> ColouredText:
-        return ColouredText(f"Score {score:+.2f}", one.prompt, one.tokens, sign * (one.reading.scores - mean))
+    def coloured(one: ShownExample, pooled: float) -> ColouredText:
+        return ColouredText(f"Score {pooled:+.2f}", one.prompt, one.tokens, sign * (one.reading.scores_of(score) - mean))
 
     return [
         ExampleRow(

@@ -43,6 +43,7 @@ _SHOWN = [
     "on_text",
     "at",
     "weight",
+    "selected",
     "gap",
     "f_chosen",
     "f_rejected",
@@ -93,7 +94,8 @@ def feature_table(shown: FeatureList, feature: int) -> None:
     features = [int(one) for one in rows["feature"]]
     state.select_row(state.LIST, features, feature)
     empty = {name for name in ("promotes", "label", "note") if not any(rows[name])}
-    names = [name for name in _SHOWN if name in rows and name not in empty and (name != "detects" or rows[name].notna().any())]
+    empty |= {name for name in ("detects", "selected") if name in rows and not rows[name].notna().any()}
+    names = [name for name in _SHOWN if name in rows and name not in empty]
     signed = [name for name in ("weight", "gap", "score_gap") if name in names]
     drawn = rows[names].assign(gap=100 * rows["gap"])  # in points
     style = drawn.style.map(_text_colour, subset=signed) if len(rows) <= COLOURED else drawn
@@ -129,6 +131,12 @@ def columns() -> dict[str, ColumnConfig | str | None]:
         "on_text": number("Activation", format="%.2f", help="Peak activation on the text, or that on the chosen token."),
         "at": text("At token", width="small", help="Number and text of the token with that activation."),
         "weight": number("Weight", format="%+.3f", help="Weight of the standardised alignment score in the head."),
+        "selected": number(
+            "Selected",
+            format="percent",
+            help="Share of the halves of the training prompts in which the feature was selected. Near 100%: it comes back on "
+            "other pairs of this kind.",
+        ),
         "gap": number(
             "Gap (points)", format="%+.1f", help="Firing rate in chosen minus rejected responses, in percentage points."
         ),
@@ -268,6 +276,8 @@ def _head_meanwhile(context: Context) -> None:
     rows = pd.DataFrame(SparseRM(context.saved).features()).drop(columns=["mu", "sigma"])
     st.subheader(f"The head's {len(rows)} features", anchor=False)
     st.caption("Figures from its training pairs. Examples and all other latents appear once the pairs are processed.")
+    if rows["selected"].isna().all():  # projections
+        rows = rows.drop(columns="selected")
     drawn = rows.assign(gap=100 * rows["gap"]).style.map(_text_colour, subset=["weight", "gap"])
     st.dataframe(drawn, hide_index=True, column_config=columns())
     download_table(rows, "Features", f"head-{context.key}.csv")

@@ -18,7 +18,7 @@ from sparserm.features.table import FeatureTable, feature_table
 from sparserm.heads.labels import auto_labels, given_labels, save_label, user_labels
 from sparserm.pairs.sources import DataSource
 from sparserm.support.parsing import whole_number
-from sparserm.types import Message, Prompt, SparseRMError
+from sparserm.types import Activity, Message, Prompt, Score, SparseRMError
 from sparserm.ui.shared import starter_examples
 from sparserm.ui.shared.context import Context
 from sparserm.ui.shared.pairs_picker import Represented
@@ -134,16 +134,20 @@ def feature_store(found: Represented, context: Context) -> FeatureStore:
 def table(found: Represented, context: Context) -> FeatureTable:
     """Statistics of every latent. Firing on the first token is measured on first use and then stored."""
     activity = context.card.training.get("settings", {}).get("activity", "any")
-    return _table(feature_store(found, context), context.saved.head.pooling, activity, _found=found, _context=context)
+    head = context.saved.head
+    return _table(feature_store(found, context), head.pooling, activity, head.score, _found=found, _context=context)
 
 
 @st.cache_resource(show_spinner="Computing statistics of all latents…", max_entries=8)
-def _table(store: FeatureStore, pooling: str, activity: str, *, _found: Represented, _context: Context) -> FeatureTable:
+def _table(
+    store: FeatureStore, pooling: str, activity: str, score: Score, *, _found: Represented, _context: Context
+) -> FeatureTable:
     sae = _context.sae()
     opening = store.known_openings()
     if opening is None:
         opening = store.openings(_found.data, _found.pairs, _context.model().backbone, sae)
-    return feature_table(_found.pairs, sae, activity="most" if activity == "most" else "any", opening=opening)
+    counted: Activity = "most" if activity == "most" else "any"
+    return feature_table(_found.pairs, sae, activity=counted, opening=opening, score=score)
 
 
 def card(found: Represented, context: Context, feature: int) -> FeatureCard:

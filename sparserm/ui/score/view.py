@@ -9,24 +9,27 @@ import streamlit as st
 
 from sparserm.explain.contributions import Explanation, explain_difference
 from sparserm.heads.saved import SavedHead
+from sparserm.types import Pooling
 from sparserm.ui.shared import charts, components
 from sparserm.ui.shared.components import reference_rewards
 from sparserm.ui.shared.context import Context
+from sparserm.ui.shared.firing import silent_line, takes_part
 from sparserm.ui.shared.scoring import ScoredResponse
 from sparserm.ui.shared.style import CONFIG
-from sparserm.ui.shared.tables import differences_table, win_probability
+from sparserm.ui.shared.tables import contributions_table, differences_table, win_probability
 from sparserm.ui.shared.tokens import colour_scale, coloured_tokens
 
 SHARE, RUNNING, READ = "Share of the reward", "Running reward", "Reward at the token"
 _OF_FEATURE = ("Contribution", "Alignment score", "Activation")
 
 
-def waterfall(explanation: Explanation, top: int) -> int | None:
+def waterfall(explanation: Explanation, top: int, pooling: Pooling) -> int | None:
     """The contributions as bars. Returns the feature of the selected bar, or None."""
-    everything = st.toggle(
+    drawn = sum(map(takes_part, explanation.contributions))
+    everything = drawn > top and st.toggle(
         "All features", key="everything", help=f"Show every feature instead of the {top} largest and the sum of the others."
     )
-    bars = charts.contribution_bars(explanation, len(explanation.contributions) if everything else top)
+    bars = charts.contribution_bars(explanation, drawn if everything else top, pooling)
     event: Any = st.plotly_chart(
         charts.contributions_figure(bars, explanation.reward),
         config=CONFIG,
@@ -34,9 +37,37 @@ def waterfall(explanation: Explanation, top: int) -> int | None:
         on_select="rerun",
         selection_mode="points",
     )
+    if line := silent_line(explanation.contributions):
+        st.caption(line)
     points = event["selection"]["points"]
     number = points[0]["point_index"] if points else len(bars)
     return bars[number].feature if number < len(bars) else None
+
+
+def contributions(explanation: Explanation) -> None:
+    """The contributions as a table in which each row can be checked by hand."""
+    table = contributions_table(explanation)
+    fires = table["fires"].map({True: "yes", False: "silent"})
+    number = st.column_config.NumberColumn
+    st.dataframe(
+        table.assign(fires=fires),
+        hide_index=True,
+        key="contributions table",
+        height=min(390, 38 + 35 * len(table)),
+        placeholder="–",
+        column_config={
+            "feature": number("Feature", format="%d", width=70),
+            "label": st.column_config.TextColumn("Label", width="medium"),
+            "fires": st.column_config.TextColumn("Fires", width=65, help="Whether the feature fires where the head reads."),
+            "fires_at": st.column_config.TextColumn("At", help="The words at which it fires, the strongest first."),
+            "activation": number("Activation", format="%.3g", help="The largest one in the response."),
+            "score": number("Score", format="%.4g", help="Alignment score of the response."),
+            "mu": number("mu", format="%.4g", help="Mean score of the training responses; 0 for gated scores."),
+            "sigma": number("sigma", format="%.4g", help="Standard deviation of the score over the training responses."),
+            "weight": number("Weight", format="%.4g"),
+            "contribution": number("Contribution", format="%+.4g", help="weight × (score − mu) / sigma"),
+        },
+    )
 
 
 def token_view(scored: ScoredResponse, context: Context, feature: int | None) -> None:
@@ -46,15 +77,18 @@ def token_view(scored: ScoredResponse, context: Context, feature: int | None) ->
     general = [SHARE, RUNNING] if context.saved.head.pooling == "mean" else [READ]
     options = list(general)
     if feature is not None:
-        options += [f"{what} of feature {feature}" for what in _OF_FEATURE]
+        known = _OF_FEATURE if explanation.token_activations is not None else _OF_FEATURE[:-1]
+        options += [f"{what} of feature {feature}" for what in known]
     clicked = st.session_state.get("colour_feature") != feature
     st.session_state.colour_feature = feature
     if clicked or st.session_state.get("colour") not in options:  # a bar was selected: colour by its feature
         st.session_state.colour = options[len(general)] if feature is not None else options[0]
     by = str(st.segmented_control("Colour the tokens by", options, key="colour", required=True))
-    values, unit = _values(explanation, by, feature)
+    values, unit = _values(explanation, by, feature, gated=context.saved.head.score == "gated")
     full = float(context.saved.quantiles_chosen[75]) if by == RUNNING else float(np.abs(values).max(initial=0.0))
     notes = [f"{value:+.3f} {unit}" for value in values]
+    if by == SHARE and context.saved.head.score == "gated":
+        notes = [f"{note}{fire}" for note, fire in zip(notes, _firing_at(explanation), strict=True)]
     coloured_tokens(explanation.tokens, values, notes, full=full, key="tokens")
     colour_scale(full, unit)
     if by == SHARE:
@@ -70,10 +104,10 @@ def token_view(scored: ScoredResponse, context: Context, feature: int | None) ->
         )
 
 
-def _values(explanation: Explanation, by: str, feature: int | None) -> tuple[list[float], str]:
+def _values(explanation: Explanation, by: str, feature: int | None, *, gated: bool) -> tuple[list[float], str]:
     """One value for each token, and its unit.
 
-    Alignment scores and rewards at a token are not centred on zero, so the mean of the response is subtracted.
+    Projections and rewards at a token are not centred on zero, so the mean of the response is subtracted.
     """
     if by == SHARE:
         return explanation.token_contributions.sum(1).tolist(), "of the reward"
@@ -82,12 +116,27 @@ def _values(explanation: Explanation, by: str, feature: int | None) -> tuple[lis
     if by == READ:
         return _centred(explanation.running_reward), "reward at this token, minus the mean of the response"
     column = explanation.features.tolist().index(feature)
-    assert explanation.token_scores is not None and explanation.token_activations is not None
+    assert explanation.token_scores is not None
     if by.startswith("Contribution"):
         return explanation.token_contributions[:, column].tolist(), "of the reward, from this feature"
     if by.startswith("Alignment"):
-        return _centred(explanation.token_scores[:, column]), "alignment score, minus the mean of the response"
+        scores = explanation.token_scores[:, column]
+        rest = "zero where the feature does not fire" if gated else "minus the mean of the response"
+        return (scores.tolist() if gated else _centred(scores)), f"alignment score, {rest}"
+    assert explanation.token_activations is not None
     return explanation.token_activations[:, column].tolist(), "latent activation"
+
+
+def _firing_at(explanation: Explanation) -> list[str]:
+    """For each token the features that fire there, with their shares, as the end of a tooltip."""
+    labels = {part.feature: part.label for part in explanation.contributions}
+    names = [labels[feature] for feature in explanation.features.tolist()]
+
+    def at(shares: np.ndarray) -> str:
+        order = [j for j in np.argsort(-np.abs(shares), kind="stable") if shares[j]]
+        return "".join(f"\n{shares[j]:+.3f} {names[j]}" for j in order) or "\nNo feature fires here."
+
+    return [at(shares) for shares in explanation.token_contributions]
 
 
 def _centred(values: np.ndarray) -> list[float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,56 +11,85 @@ import numpy as np
 import plotly.graph_objects as go
 
 from sparserm.explain.contributions import Contribution, Explanation, FeatureDifference
+from sparserm.ui.shared.firing import difference_firing, firing_of, takes_part
 from sparserm.ui.shared.style import DOWN, NEUTRAL, UP
 
-#: Characters of a label on the axis; the tooltip shows the full label.
-LONGEST = 38
+#: Characters of a line of a label on the axis and in the tooltip; longer labels go on in the next line, so that on a phone the
+#: bars keep half of the width.
+LINE, NOTE_LINE = 26, 38
+#: Pixels: height of a line of a label, space between two labels, least height of a row, thickness of a bar.
+_LINE_HEIGHT, _BETWEEN, _ROW, _THICK = 15, 11, 26, 17
 
 
 @dataclass(frozen=True)
 class Bar:
-    """One bar of a waterfall; ``feature`` is set if it belongs to a single feature."""
+    """One bar of a waterfall.
+
+    Attributes:
+        note: lines of the tooltip, below the label and the value.
+        feature: set if the bar belongs to a single feature.
+        where: where the feature fires, in a few words; a line below the label.
+    """
 
     label: str
     value: float
     note: str
     feature: int | None = None
+    where: str = ""
 
 
-def contribution_bars(explanation: Explanation, top: int) -> list[Bar]:
-    """The ``top`` largest contributions, the others as one bar, and the bias if it is not zero; they sum to the reward."""
-    shown, rest = explanation.contributions[:top], explanation.contributions[top:]
-    bars = [Bar(_name(part), part.contribution, _note(part), part.feature) for part in shown]
+def contribution_bars(explanation: Explanation, top: int, pooling: str = "mean") -> list[Bar]:
+    """The ``top`` largest contributions, the others as one bar, and the bias if it is not zero; they sum to the reward.
+
+    Features that are silent and contribute nothing have no bar.
+    """
+    parts = [part for part in explanation.contributions if takes_part(part)]
+    shown, rest = parts[:top], parts[top:]
+    bars = []
+    for part in shown:
+        firing = firing_of(explanation, part, pooling)
+        note = _lines(firing.sentence, _formula(part))
+        bars.append(Bar(_name(part), part.contribution, note, part.feature, html.escape(firing.short, quote=False)))
     if rest:
-        bars.append(Bar(f"{len(rest)} smaller features", sum(part.contribution for part in rest), "sum of the smaller ones"))
+        bars.append(Bar(_rest(len(rest)), sum(part.contribution for part in rest), "sum of the smaller ones"))
     if explanation.bias:
         bars.append(Bar("bias", explanation.bias, "added to every reward"))
     return bars
 
 
 def difference_figure(parts: Sequence[FeatureDifference], margin: float, top: int = 10) -> go.Figure:
-    """A waterfall from zero to a margin: the ``top`` largest differences, and the others as one bar."""
+    """A waterfall from zero to a margin: the ``top`` largest differences, and the others as one bar.
+
+    Features that are silent in both responses and contribute nothing have no bar.
+    """
+    parts = [part for part in parts if takes_part(part)]
     bars = [
-        Bar(_name(part), part.contribution, f"alignment score {part.score_a:+.2f} vs. {part.score_b:+.2f}")
+        Bar(_name(part), part.contribution, _lines(difference_firing(part), _difference(part)), where=difference_firing(part))
         for part in parts[:top]
     ]
     if rest := parts[top:]:
-        bars.append(Bar(f"{len(rest)} smaller features", sum(part.contribution for part in rest), "sum of the smaller ones"))
+        bars.append(Bar(_rest(len(rest)), sum(part.contribution for part in rest), "sum of the smaller ones"))
     return contributions_figure(bars, margin, total="margin")
 
 
 def contributions_figure(bars: Sequence[Bar], reward: float, total: str = "reward") -> go.Figure:
-    """A waterfall from zero to the total, from top to bottom."""
+    """A waterfall from zero to the total, from top to bottom; a row is as high as its label needs."""
     names = [*(bar.label for bar in bars), total]
+    ticks = [_tick(bar) for bar in bars] + [total]
+    heights = np.array([max(_ROW, _LINE_HEIGHT * (tick.count("<br>") + 1) + _BETWEEN) for tick in ticks])
+    places = heights.cumsum() - heights / 2  # in pixels from the top
+    titles = ["<br>".join(_wrapped(name, NOTE_LINE)) for name in names]
     figure = go.Figure(
         go.Waterfall(
             orientation="h",
-            y=names,
+            y=places,
+            width=[_THICK] * len(names),
             x=[bar.value for bar in bars] + [reward],
             measure=["relative"] * len(bars) + ["total"],
             text=[f"{bar.value:+.2f}" for bar in bars] + [f"{reward:+.2f}"],
-            customdata=[bar.note for bar in bars] + ["sum of all bars"],
-            hovertemplate="%{y}: %{text}<br>%{customdata}<extra></extra>",
+            customdata=list(zip(titles, [bar.note for bar in bars] + ["sum of all bars"], strict=True)),
+            hovertemplate="<b>%{customdata[0]}</b>: %{text}<br>%{customdata[1]}<extra></extra>",
+            hoverlabel={"align": "left"},
             textposition="outside",
             cliponaxis=False,
             increasing={"marker": {"color": UP}},
@@ -70,16 +100,19 @@ def contributions_figure(bars: Sequence[Bar], reward: float, total: str = "rewar
     )
     ends = np.cumsum([0.0, *(bar.value for bar in bars)])
     low, high = float(ends.min()), float(ends.max())
-    room = 0.14 * max(high - low, 1e-6)
+    room = 0.22 * max(high - low, 1e-6)  # for the numbers beside the bars, on a phone too
     figure.update_layout(
-        height=26 * (len(bars) + 1) + 70,
+        height=int(heights.sum()) + 70,
         margin={"l": 0, "r": 0, "t": 8, "b": 0},
         xaxis={"title": f"cumulative {total}", "zeroline": True, "range": [low - room, high + room]},
-        yaxis={"autorange": "reversed", "type": "category", "tickvals": names, "ticktext": [_tick(name) for name in names]},
+        yaxis={"range": [int(heights.sum()), 0], "tickvals": places, "ticktext": ticks, "showgrid": False, "zeroline": False},
         showlegend=False,
-        bargap=0.35,
     )
     return figure
+
+
+def _rest(n: int) -> str:
+    return "1 smaller feature" if n == 1 else f"{n} smaller features"
 
 
 def _name(part: Contribution | FeatureDifference) -> str:
@@ -88,11 +121,35 @@ def _name(part: Contribution | FeatureDifference) -> str:
     return html.escape(name, quote=False)  # Plotly would show &quot; as it is
 
 
-def _tick(name: str) -> str:
-    """Shorten a long name in the middle: its end has the feature number and may mark an automatic label."""
-    text = html.unescape(name)
-    return name if len(text) <= LONGEST else html.escape(f"{text[: LONGEST - 19].rstrip()}…{text[-18:]}", quote=False)
+def _tick(bar: Bar) -> str:
+    """The whole label in lines, and below it where the feature fires."""
+    lines = _wrapped(bar.label, LINE)
+    if bar.where:
+        where = html.escape(textwrap.shorten(html.unescape(bar.where), LINE + 4, placeholder=" …"), quote=False)
+        lines.append(f'<span style="font-size:0.85em">{where}</span>')
+    return "<br>".join(lines)
 
 
-def _note(part: Contribution) -> str:
-    return f"alignment score {part.score:+.2f}, weight {part.weight:+.3f}"
+def _wrapped(name: str, width: int) -> list[str]:
+    """Lines of an escaped text, none of them longer than ``width``."""
+    return [html.escape(line, quote=False) for line in textwrap.wrap(html.unescape(name), width)] or [""]
+
+
+def _lines(*sentences: str) -> str:
+    """Sentences for a tooltip, each in lines of their own."""
+    return "<br>".join(line for one in sentences if one for line in _wrapped(html.escape(one, quote=False), NOTE_LINE))
+
+
+def _formula(part: Contribution) -> str:
+    """How the contribution comes about, in numbers that reconcile."""
+    score, mu = _number(part.score), _number(part.mu)
+    return f"weight {part.weight:+.3g} × (score {score} − mu {mu}) / sigma {part.sigma:.3g} = {part.contribution:+.3g}"
+
+
+def _difference(part: FeatureDifference) -> str:
+    a, b = _number(part.score_a), _number(part.score_b)
+    return f"weight {part.weight:+.3g} × (score in A {a} − in B {b}) / sigma {part.sigma:.3g} = {part.contribution:+.3g}"
+
+
+def _number(value: float) -> str:
+    return f"{value:+.3g}" if value else "0"

@@ -232,6 +232,8 @@ def _facts(context: Context) -> None:
         f"Backbone {plain(card.backbone)}  \nSAE {plain(card.sae)}, {card.d_sae:,} latents  \n{plain(card.hook)}  \n"
         f"{len(context.saved.head.features)} features, {context.saved.head.pooling} pooling  \nversion {context.hash}"
     )
+    if context.saved.head.score == "gated":
+        st.caption("Counts a feature only where it fires.")
     beside = baselines(card, ("parent_accuracy", "random_directions", "length_baseline"))
     said = [f"Accuracy {accuracy(card)}" if accuracy(card) else "Accuracy not measured", beside]
     said.append(f"licence of the training data: {card.training.get('licence') or 'not stated'}")

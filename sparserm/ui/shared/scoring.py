@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from sparserm.explain.contributions import Explanation, InspectedInput
-from sparserm.types import Progress, Prompt
+from sparserm.types import Progress, Prompt, SparseRMError
 from sparserm.ui.shared.context import Context
+
+if TYPE_CHECKING:
+    from sparserm.sae.autoencoder import SparseAutoencoder
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,7 @@ def score(context: Context, request: ScoreRequest, progress: Progress) -> Scored
         SparseRMError: the backbone is not available or does not match the head, or the text cannot be scored.
     """
     model = context.model(progress)
-    explanation = model.explain(request.prompt, request.response, sae=context.sae())
+    explanation = model.explain(request.prompt, request.response, sae=sae_to_explain(context))
     return ScoredResponse(
         request,
         explanation,
@@ -51,3 +55,16 @@ def score(context: Context, request: ScoreRequest, progress: Progress) -> Scored
         model.percentile(explanation.reward),
         model.inspect(request.prompt, request.response),
     )
+
+
+def sae_to_explain(context: Context) -> SparseAutoencoder | None:
+    """The SAE that tells where the features of a projection head fire.
+
+    None for a gated head, which tells so itself, and where the SAE is not available: then it is not known where they fire.
+    """
+    if context.saved.head.score == "gated":
+        return None
+    try:
+        return context.sae()
+    except SparseRMError:
+        return None

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from scipy.special import expit
 
 from sparserm.explain.contributions import Explanation, FeatureDifference
+from sparserm.ui.shared.firing import firing_words
 
 if TYPE_CHECKING:  # pandas is imported where a table is made, so that the first paint does without it
     import pandas as pd
@@ -27,12 +28,17 @@ def win_probability(margin: float) -> float:
 
 
 def contributions_table(explanation: Explanation) -> pd.DataFrame:
-    """One row for each feature, largest contribution first, then the bias and the reward."""
+    """One row for each feature, largest contribution first, then the bias and the reward.
+
+    In each row ``weight * (score - mu) / sigma == contribution``; ``fires_at`` names the words at which the feature fires.
+    """
     import pandas as pd
 
-    rows = [vars(part) for part in explanation.contributions]
+    rows = [
+        {**vars(part), "fires_at": " · ".join(firing_words(explanation, part.feature))} for part in explanation.contributions
+    ]
     rows += [{"label": "bias", "contribution": explanation.bias}, {"label": "reward", "contribution": explanation.reward}]
-    columns = ["feature", "label", "score", "weight", "contribution"]
+    columns = ["feature", "label", "fires", "fires_at", "activation", "score", "mu", "sigma", "weight", "contribution"]
     return pd.DataFrame(rows, columns=columns).astype({"feature": "Int64"})
 
 

@@ -32,4 +32,5 @@ def coloured_tokens(
 
 def colour_scale(full: float, unit: str) -> None:
     """Caption with the colour scale."""
-    st.caption(f":orange[■] −{full:.2f} … 0 … +{full:.2f} :green[■] {unit}")
+    end = f"{full:.2f}" if full >= 0.1 or not full else f"{full:.2g}"
+    st.caption(f":orange[■] −{end} … 0 … +{end} :green[■] {unit}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,13 @@ import pandas as pd
 import streamlit as st
 
 from sparserm import jobs
-from sparserm.heads.fitting import FitSettings, FittedHead, fit_settings
+from sparserm.evaluation.baselines import of_size
+from sparserm.heads.fitting import MOST_FEATURES, SELECTIONS, FitSettings, FittedHead, fit_settings
 from sparserm.heads.labels import labels_of
 from sparserm.heads.library import free_name, keep_head, own_heads, pack_head
 from sparserm.heads.saved import SavedHead
 from sparserm.model import shared_backbone
 from sparserm.sae.autoencoder import load_sae
-from sparserm.support.defaults import MAX_FEATURES
 from sparserm.training.evidence import Measured
 from sparserm.training.sweep import SweepCell, choose, describe
 from sparserm.training.train import (
@@ -29,13 +30,26 @@ from sparserm.training.train import (
     read_result,
     split_again,
 )
-from sparserm.types import Pooling, SparseRMError
+from sparserm.types import Score, SparseRMError
 from sparserm.ui.shared import job_panel
 from sparserm.ui.shared.components import download_table
 from sparserm.ui.shared.style import CONFIG
 from sparserm.ui.shared.text import plain, sentence
-from sparserm.ui.train import charts, heads, tables
-from sparserm.ui.train.setup import AVOID_LENGTH, L2_STRENGTHS, METHODS, as_l2, forget_controls, start
+from sparserm.ui.train import charts, heads, learned, tables
+from sparserm.ui.train.learned import Learned
+from sparserm.ui.train.setup import (
+    ABOUT_SCORES,
+    AVOID_LENGTH,
+    L2_STRENGTHS,
+    METHODS,
+    SCORES,
+    about_l2,
+    allowed_scores,
+    as_l2,
+    forget_controls,
+    size_label,
+    start,
+)
 
 
 @dataclass(frozen=True)
@@ -48,11 +62,23 @@ class Tried:
     measured: Measured
     l2: float
     train_accuracy: float
+    learned: Learned
 
     @property
     def is_trained(self) -> bool:
         """Whether it is the head trained by the job."""
-        return (self.sae, self.settings) == (self.result.sae, self.result.spec.settings)
+        return (self.sae, self.settings) == (self.result.sae, own_settings(self.result))
+
+
+def own_settings(result: TrainResult) -> FitSettings:
+    """The settings of a job with what the SAE filled in, read from the head that it trained; older jobs state no score."""
+    given, filled = result.spec.settings, result.saved.card.training["settings"]
+    return replace(
+        given,
+        score=result.saved.head.score,
+        k=given.k or int(filled["k"]),
+        selection=given.selection or str(filled["selection"]),
+    )
 
 
 def pick_job() -> jobs.JobStatus:
@@ -107,62 +133,100 @@ def open_result(job: jobs.JobStatus) -> TrainResult:
 
 
 @st.cache_resource(max_entries=6, show_spinner="Loading stored representations…")
-def _prepared(job: str, sae: str, pooling: Pooling, _result: TrainResult) -> Prepared:
+def _prepared(job: str, sae: str, settings: FitSettings, _result: TrainResult) -> Prepared:
     spec = _result.spec
     dictionary = load_sae(sae)
     backbone = shared_backbone(spec.backbone, dictionary.hook.layer)
-    return read_prepared(split_again(_result), backbone, dictionary, pooling)
+    return read_prepared(split_again(_result), backbone, dictionary, settings)
 
 
 @st.cache_resource(max_entries=256, show_spinner=False)
 def _fitted(job: str, sae: str, settings: FitSettings, _result: TrainResult) -> tuple[FittedHead, Measured]:
-    return fit_again(_prepared(job, sae, settings.pooling, _result), settings)
+    return fit_again(_prepared(job, sae, _what_is_read(settings), _result), settings)
+
+
+def _what_is_read(settings: FitSettings) -> FitSettings:
+    """The settings on which the representations depend; the others are left out, so that they are read once."""
+    return FitSettings(score=settings.score, pooling=settings.pooling)
 
 
 def controls(result: TrainResult) -> tuple[str, FitSettings]:
     """Draw the settings and return them; they start from the job's own."""
-    spec = result.spec
+    own = own_settings(result)
     layer_of = {cell.sae: f"layer {cell.layer}" for cell in result.evidence.cells}
-    own = "auto" if spec.settings.l2 is None else f"{spec.settings.l2:g}"
-    strengths = L2_STRENGTHS if own in L2_STRENGTHS else (*L2_STRENGTHS, own)
-    one, two, three, four, five, six = st.columns([2, 2.4, 2.6, 2, 1.8, 2.4], vertical_alignment="bottom")
+    l2_own = "auto" if own.l2 is None else f"{own.l2:g}"
+    strengths = L2_STRENGTHS if l2_own in L2_STRENGTHS else (*L2_STRENGTHS, l2_own)
+    one, two, three = st.columns([1.2, 2.4, 2.4], vertical_alignment="bottom")
+    four, five, six, seven = st.columns([2.4, 1.4, 1.8, 1.6], vertical_alignment="bottom")
     sae = one.selectbox(
         "Layer",
-        list(spec.saes),
-        index=spec.saes.index(result.sae),
+        list(result.spec.saes),
+        index=result.spec.saes.index(result.sae),
         key="sae",
         bind="query-params",
         format_func=lambda name: layer_of.get(name, name),
     )
-    k = two.slider("Features (K)", 1, MAX_FEATURES, spec.settings.k, key="k", bind="query-params")
+    with two:
+        score = _pick_score(own.score or "projection", result.spec.saes)
+    methods, most = list(SELECTIONS[score]), MOST_FEATURES[score]
     method = three.selectbox(
         "Selection",
-        list(METHODS),
-        index=list(METHODS).index(spec.settings.selection),
+        methods,
+        index=methods.index(own.selection) if own.selection in methods else 0,
         key="method",
         bind="query-params",
         format_func=lambda name: METHODS[name],
     )
-    pooling = four.segmented_control(
-        "Pooling", ["mean", "last"], default=spec.settings.pooling, key="pooling", bind="query-params", required=True
+    k = four.slider(
+        size_label(score), 1, most, min(own.k or most, most) if score == own.score else most, key="k", bind="query-params"
     )
-    l2 = five.select_slider("L2 penalty", strengths, own, key="l2", bind="query-params")
-    avoid = six.checkbox("Avoid length", spec.settings.avoid_length, key="length", bind="query-params", help=AVOID_LENGTH)
-    tried = {"k": k, "selection": method, "pooling": pooling, "l2": as_l2(l2), "avoid_length": avoid}
-    return sae, fit_settings(**{**vars(spec.settings), **tried})
+    pooling = five.segmented_control(
+        "Pooling", ["mean", "last"], default=own.pooling, key="pooling", bind="query-params", required=True
+    )
+    l2 = six.select_slider("L2 penalty", strengths, l2_own, key="l2", bind="query-params", help=about_l2(score))
+    avoid = seven.checkbox("Avoid length", own.avoid_length, key="length", bind="query-params", help=AVOID_LENGTH)
+    tried = {"score": score, "k": k, "selection": method, "pooling": pooling, "l2": as_l2(l2), "avoid_length": avoid}
+    return sae, fit_settings(**{**vars(own), **tried})
+
+
+def _pick_score(own: Score, saes: Sequence[str]) -> Score:
+    """Let the user choose the score; size and selection in the session become ones that it has."""
+    allowed = tuple(dict.fromkeys([own, *allowed_scores(saes)]))
+    score: Score = st.selectbox(
+        "Score",
+        allowed,
+        key="score",
+        bind="query-params",
+        on_change=_forget_size,
+        format_func=lambda one: SCORES[one],
+        help=ABOUT_SCORES,
+    )
+    if st.session_state.get("k", 1) > MOST_FEATURES[score]:
+        st.session_state["k"] = MOST_FEATURES[score]
+    if st.session_state.get("method", SELECTIONS[score][0]) not in SELECTIONS[score]:
+        st.session_state["method"] = SELECTIONS[score][0]
+    return score
+
+
+def _forget_size() -> None:
+    """Another score starts with its own size and selection; for callbacks."""
+    for name in ("k", "method"):
+        st.session_state.pop(name, None)
+        st.query_params.pop(name, None)
 
 
 def try_settings(job: str, result: TrainResult, sae: str, settings: FitSettings) -> Tried:
     """The head with these settings; if it cannot be fitted, show why and stop the page."""
-    if (sae, settings) == (result.sae, result.spec.settings):
+    if (sae, settings) == (result.sae, own_settings(result)):
         training = result.saved.card.training
-        return Tried(result, sae, settings, result.evidence.baselines[0], training["settings"]["l2"], training["accuracy"])
+        found, penalty = result.evidence.baselines[0], training["settings"]["l2"]
+        return Tried(result, sae, settings, found, penalty, training["accuracy"], Learned.of_saved(result.saved))
     try:
         fitted, measured = _fitted(job, sae, settings, result)
     except SparseRMError as error:
         st.error(sentence(error))
         st.stop()
-    return Tried(result, sae, settings, measured, fitted.l2, fitted.accuracy)
+    return Tried(result, sae, settings, measured, fitted.l2, fitted.accuracy, Learned.of_fitted(fitted))
 
 
 def figures(tried: Tried) -> None:
@@ -225,8 +289,8 @@ def figures(tried: Tried) -> None:
 
 def _cell(tried: Tried) -> SweepCell | None:
     """Sweep cell of these settings, or None if more than layer, size and method differ from the job's."""
-    now = tried.settings
-    same = now == replace(tried.result.spec.settings, k=now.k, selection=now.selection)
+    now, own = tried.settings, own_settings(tried.result)
+    same = own == replace(now, k=own.k, selection=own.selection) if now.score == own.score else False
     wanted = (tried.sae, now.selection, now.k)
     return next((c for c in tried.result.evidence.cells if same and (c.sae, c.method, c.k) == wanted), None)
 
@@ -279,9 +343,9 @@ def _finished(job: str, tried: Tried) -> SavedHead:
     if tried.is_trained:
         return tried.result.saved
     fitted, _ = _fitted(job, tried.sae, tried.settings, tried.result)
-    prepared = _prepared(job, tried.sae, tried.settings.pooling, tried.result)
+    prepared = _prepared(job, tried.sae, _what_is_read(tried.settings), tried.result)
     backbone = shared_backbone(tried.result.spec.backbone, prepared.sae.hook.layer)
-    random = measure_random(prepared, tried.settings)
+    random = measure_random(prepared, of_size(tried.settings, fitted))
     return finish_head(fitted, prepared, backbone, tried.settings, random, tried.result.spec.name)
 
 
@@ -315,7 +379,7 @@ def cells(tried: Tried) -> None:
         st.caption("Too few pairs to cross-validate.")
         return
     offered = [method for method in METHODS if any(cell.method == method for cell in found)]
-    own = tried.settings.selection
+    own, size = tried.settings.selection or "", tried.settings.k or 0
     method = st.segmented_control(
         "Selection",
         offered,
@@ -325,31 +389,40 @@ def cells(tried: Tried) -> None:
         format_func=lambda one: METHODS[one].partition(":")[0],
         label_visibility="collapsed",
     )
-    chosen = (tried.sae, own, tried.settings.k)
+    chosen = (tried.sae, own, size)
     key = f"cells {method} {chosen}"  # a new chart has nothing selected, so that any cell can be clicked again
     st.plotly_chart(
         charts.cells_figure(found, method, chosen),
         config=CONFIG,
         key=key,
-        on_select=lambda: _open_cell(key),
+        on_select=lambda: _open_cell(key, own_settings(tried.result).score),
         selection_mode="points",
     )
     choice = choose(found)
     summary = f" Best: {describe(choice.best)}. Simplest within its interval: {describe(choice.simplest)}." if choice else ""
-    st.caption(f"Cross-validated accuracy on the training prompts. Click a cell to open that head.{summary}")
+    most = " K is the most that was allowed; the pairs may choose fewer." if tried.settings.score == "gated" else ""
+    st.caption(f"Cross-validated accuracy on the training prompts.{most} Click a cell to open that head.{summary}")
     table = tables.evidence_tables(tried.result.evidence)["sweep"]
     with st.expander("Show as table"):
         st.dataframe(tables.percentages(table.drop(columns="sae")), hide_index=True, column_config=tables.titles(table))
     download_table(table, "Sweep", "sweep.csv")
 
 
-def _open_cell(key: str) -> None:
+def _open_cell(key: str, score: Score | None) -> None:
+    """Show the head of the clicked cell, whose score is that of the job; for callbacks."""
     event: Any = st.session_state[key]
     points = event["selection"]["points"]
     if points:
         sae, method, k, *_ = points[0]["customdata"]
         if k:  # the dense probe is not a head
-            st.session_state["sae"], st.session_state["method"], st.session_state["k"] = sae, method, int(k)
+            st.session_state.update(sae=sae, score=score, method=method, k=int(k))
+
+
+def what_it_learned(tried: Tried) -> None:
+    """The features of the head, with a plain warning where few of them can be relied on."""
+    st.subheader("What it learned", anchor=False)
+    labels = labels_of(tried.result.saved.card) if tried.sae == tried.result.sae else {}
+    learned.draw(tried.learned, labels)
 
 
 def stability(tried: Tried) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -12,17 +12,16 @@ import pandas as pd
 import streamlit as st
 
 from sparserm import jobs
-from sparserm.heads.fitting import FitSettings, fit_settings
+from sparserm.heads.fitting import MOST_FEATURES, SELECTIONS, FitSettings, fit_settings
 from sparserm.heads.inputs import load_saes
 from sparserm.heads.library import check_name, free_name
-from sparserm.heads.selection import SELECTORS
+from sparserm.heads.signed_weights import RIDGE
 from sparserm.pairs.sources import DataSource, remember_reading
 from sparserm.pairs.validation import Validation, issue_rows, validate
-from sparserm.sae.autoencoder import list_saes
-from sparserm.support.defaults import MAX_FEATURES
+from sparserm.sae.autoencoder import SparseAutoencoder, describe_sae, find_saes, list_saes
 from sparserm.support.files import to_csv
 from sparserm.training.train import TrainSpec, split_pairs
-from sparserm.types import Pooling, SparseRMError
+from sparserm.types import Pooling, Score, SparseRMError
 from sparserm.ui.shared import access, pairs_picker
 from sparserm.ui.shared.context import Context
 from sparserm.ui.shared.text import counted, plain, sentence
@@ -37,11 +36,25 @@ AVOID_LENGTH = (
     "better, but the head then measures something other than length."
 )
 METHODS = {
+    "stable": "stable: chosen again on other prompts",
     "sparse": "sparse: approximates a dense probe",
     "frequency": "frequency: firing-rate gap, as in the paper",
     "effect_size": "effect size: paired, Cohen's d_z",
     "random": "random: a baseline",
 }
+SCORES: dict[Score, str] = {
+    "gated": "Gated: counts a feature only where it fires",
+    "projection": "Projection: the paper's, never zero",
+}
+ABOUT_SCORES = (
+    "The alignment score of a feature is the projection of the representation onto its direction. Gated, it is counted only at "
+    "the tokens where the feature fires, so that a feature that is silent in a text contributes nothing. Counted everywhere, "
+    "it is never zero, and a bar may belong to a feature that the text does not have."
+)
+ONLY_PROJECTION = (
+    "Score: projection, the paper's. In a TopK autoencoder whether a feature fires depends on all others, so it cannot be "
+    "counted only where it fires. Choose autoencoders with a threshold for each feature to count it so."
+)
 
 
 @st.cache_resource(show_spinner="Reading the pairs…", max_entries=8)
@@ -155,22 +168,55 @@ def layers(context: Context) -> tuple[str, ...]:
     return (*picked, *([other.strip()] if other.strip() else []))
 
 
-def fit_controls() -> FitSettings:
-    """Settings of the fit."""
-    default = FitSettings()
-    k = st.slider(
-        "Features (K)",
-        1,
-        MAX_FEATURES,
-        default.k,
-        key="train k",
-        persist_state="session",
-        help=f"At most {MAX_FEATURES}: with more, random latents do as well and the features explain nothing.",
+def allowed_scores(saes: Sequence[str]) -> tuple[Score, ...]:
+    """The scores that these SAEs allow, the default first; one of a registry is judged when it is opened."""
+    return ("projection",) if "topk" in map(_architecture, saes) else tuple(SCORES)
+
+
+def _architecture(sae: str) -> str | None:
+    """The architecture of an SAE by name or in a folder, without its weights; None where it is not known."""
+    known = find_saes()
+    try:
+        access.check_sae(sae)
+        return describe_sae(sae, known.get(sae) or Path(sae)).architecture
+    except (SparseRMError, OSError):
+        return None
+
+
+def pick_score(saes: Sequence[str]) -> Score:
+    """Let the user choose the score if the SAEs leave a choice; otherwise say why not."""
+    allowed = allowed_scores(saes)
+    if len(allowed) == 1:
+        st.caption(ONLY_PROJECTION)
+        return allowed[0]
+    picked: Score = st.radio(
+        "Score", allowed, key="train score", persist_state="session", format_func=lambda one: SCORES[one], help=ABOUT_SCORES
     )
+    return picked
+
+
+def size_label(score: Score) -> str:
+    """Label of the slider for the number of features."""
+    return "Features at most" if score == "gated" else "Features (K)"
+
+
+def fit_controls(saes: Sequence[str]) -> FitSettings:
+    """Settings of the fit."""
+    default, score = FitSettings(), pick_score(saes)
+    gated, most = score == "gated", MOST_FEATURES[score]
+    about = (
+        f"At most {most}. The pairs decide how many of them: those that come back on other prompts, while no more than about a "
+        "dozen fire in a typical response."
+        if gated
+        else f"At most {most}: with more, random latents do as well and the features explain nothing."
+    )
+    # Each score has widgets of its own, since their ranges and options differ.
+    own = "train gated " if gated else "train "
+    k = st.slider(size_label(score), 1, most, most, key=f"{own}k", persist_state="session", help=about)
     method = st.selectbox(
         "Selection",
-        list(SELECTORS),
-        key="train method",
+        list(SELECTIONS[score]),
+        key=f"{own}method",
         persist_state="session",
         format_func=lambda one: METHODS.get(one, one),
         help="How the head's features are chosen among the latents of the SAE.",
@@ -185,15 +231,15 @@ def fit_controls() -> FitSettings:
         persist_state="session",
         help="How the representation is pooled over the response: mean over its tokens, or its last token.",
     )
-    l2 = right.select_slider(
-        "L2 penalty",
-        L2_STRENGTHS,
-        key="train l2",
-        persist_state="session",
-        help="L2 penalty of the Bradley-Terry fit; auto chooses it by cross-validation over prompts.",
-    )
+    l2 = right.select_slider("L2 penalty", L2_STRENGTHS, key="train l2", persist_state="session", help=about_l2(score))
     avoid = st.checkbox("Avoid length", key="train length", persist_state="session", help=AVOID_LENGTH)
-    return fit_settings(k=k, selection=method, pooling=pooling, l2=as_l2(l2), avoid_length=avoid)
+    return fit_settings(score=score, k=k, selection=method, pooling=pooling, l2=as_l2(l2), avoid_length=avoid)
+
+
+def about_l2(score: Score) -> str:
+    """What the penalty does, and what auto means with this score."""
+    auto = f"auto is {RIDGE:g}" if score == "gated" else "auto chooses it by cross-validation over prompts"
+    return f"L2 penalty of the Bradley-Terry fit; {auto}."
 
 
 def as_l2(strength: str) -> float | None:
@@ -204,7 +250,8 @@ def as_l2(strength: str) -> float | None:
 def specification(found: Validation, context: Context) -> TrainSpec:
     """Draw all settings and return them."""
     assert found.data is not None
-    saes, settings = layers(context), fit_controls()
+    saes = layers(context)
+    settings = fit_controls(saes)
     left, right = st.columns(2)
     share = left.slider(
         "Test share",
@@ -273,7 +320,7 @@ def start(spec: TrainSpec) -> None:
     try:
         for name in spec.saes:
             access.check_sae(name)
-        load_saes(spec.saes)
+        _check_score(spec.settings, load_saes(spec.saes).values())
     except (SparseRMError, OSError) as error:
         st.error(sentence(error))
         return
@@ -281,9 +328,23 @@ def start(spec: TrainSpec) -> None:
     st.rerun()
 
 
+def _check_score(settings: FitSettings, saes: Iterable[SparseAutoencoder]) -> None:
+    """Refuse gated scores for an SAE that was given by its id or folder and turns out to be a TopK one.
+
+    Raises:
+        SparseRMError: the features of one of the SAEs cannot be counted only where they fire.
+    """
+    for sae in saes:
+        if settings.score == "gated" and not sae.separable:
+            raise SparseRMError(
+                f"{sae.name} is a TopK autoencoder, in which whether a feature fires depends on all others; expected one with "
+                "a threshold for each feature; choose the score “projection”, or another autoencoder"
+            )
+
+
 def forget_controls() -> None:
     """Forget the settings tried, so that another job's results start from its own."""
-    for name in ("sae", "k", "method", "pooling", "l2", "length"):
+    for name in ("sae", "score", "k", "method", "pooling", "l2", "length"):
         st.session_state.pop(name, None)
 
 
@@ -291,7 +352,8 @@ def title(spec: TrainSpec) -> str:
     """Title of the job."""
     layer = f"{len(spec.saes)} layers" if len(spec.saes) > 1 else spec.saes[0].strip("/").rpartition("/")[2].replace("_", " ")
     length = ", avoids length" if spec.settings.avoid_length else ""
-    return f"{spec.name} ({layer}, K = {spec.settings.k}, {spec.settings.selection}{length})"
+    size = f"up to {spec.settings.k} features" if spec.settings.score == "gated" else f"K = {spec.settings.k}"
+    return f"{spec.name} ({layer}, {size}, {spec.settings.selection}{length})"
 
 
 NEW, RESULTS, HEADS = VIEWS = ("New head", "Results", "Heads")

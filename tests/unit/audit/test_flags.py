@@ -16,10 +16,18 @@ from sparserm.heads.reward import rewards
 from sparserm.heads.saved import HeadCard, SavedHead
 from sparserm.pairs.parsing import parse_pairs
 from sparserm.pairs.split import short_key
-from sparserm.types import PreferenceData, SparseRMError
+from sparserm.representations.values import PairRepresentations
+from sparserm.training.evidence import _stacked
+from sparserm.types import PreferenceData, Score, SparseRMError
 from tests.unit.separable import SAE, TRAIN
 
 FOX = "The quick brown fox jumps over the lazy dog while the cat sleeps in the warm afternoon sun"
+
+
+@pytest.fixture(autouse=True)
+def _few_splits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """How often the prompts are halved is tested on its own; here less of it does."""
+    monkeypatch.setattr("sparserm.heads.gated_selection.SPLITS", 2)
 
 
 def _data(*rows: tuple[str, str, str], name: str = "made up") -> PreferenceData:
@@ -102,40 +110,50 @@ def test_pairs_that_a_head_contradicts_with_confidence_come_first_surest_first()
     assert found.agreement.accuracy == pytest.approx(1 / 5)
 
 
-def _trained(*prompts: str) -> tuple[SavedHead, FitSettings]:
-    settings = FitSettings(k=2, l2=0.1)
+def _trained(*prompts: str, score: Score = "gated") -> tuple[SavedHead, FitSettings]:
+    settings = FitSettings(k=2, l2=0.1, score=score)
     card = HeadCard("made up", "tiny", "f", "blocks.0.hook_resid_post", "sae", "f", 16, training={"settings": vars(settings)})
     keys = np.array(sorted(map(short_key, prompts)), np.int64)
     empty = np.zeros(2), np.zeros(2), np.zeros(101), np.zeros(101)
     return SavedHead(fit_head(TRAIN, SAE, settings).head, card, *empty, keys), settings
 
 
-def test_pairs_that_the_head_was_trained_on_are_judged_by_heads_that_were_not() -> None:
+@pytest.mark.parametrize("score", ["gated", "projection"])
+def test_pairs_that_the_head_was_trained_on_are_judged_by_heads_that_were_not(score: Score) -> None:
     n = len(TRAIN.groups)
     data = _data(*[(f"p{group}", f"yes {i}", "no") for i, group in enumerate(TRAIN.groups)])
-    head_margins = rewards(_trained()[0].head, TRAIN.chosen) - rewards(_trained()[0].head, TRAIN.rejected)
-    saved, settings = _trained()
+    saved, settings = _trained(score=score)
+    head_margins = rewards(saved.head, TRAIN.chosen) - rewards(saved.head, TRAIN.rejected)
     assert held_out_margins(saved, data, TRAIN, SAE).margins == pytest.approx(head_margins)
-    saved, settings = _trained(*{pair.prompt[0].content for pair in data.pairs})
+    saved, settings = _trained(*{pair.prompt[0].content for pair in data.pairs}, score=score)
     found = held_out_margins(saved, data, TRAIN, SAE)
     assert found.n_trained_on == n
     assert found.margins == pytest.approx(cross_validated_margins(TRAIN, SAE, settings))
-    saved, _ = _trained(*{pair.prompt[0].content for pair in data.pairs[:40]})
+    saved, _ = _trained(*{pair.prompt[0].content for pair in data.pairs[:40]}, score=score)
     some = held_out_margins(saved, data, TRAIN, SAE)
     assert some.n_trained_on == 40
     assert some.margins[40:] == pytest.approx(head_margins[40:])
     assert not np.allclose(some.margins[:40], head_margins[:40])
 
 
-def test_a_wrong_label_among_right_ones_is_found_though_the_head_was_trained_on_it() -> None:
-    rows = np.arange(len(TRAIN.groups))
-    wrong = (rows == 7)[:, None]
-    chosen = replace(TRAIN.chosen, h=np.where(wrong, TRAIN.rejected.h, TRAIN.chosen.h))
-    turned = replace(
-        TRAIN, chosen=chosen, rejected=replace(TRAIN.rejected, h=np.where(wrong, TRAIN.chosen.h, TRAIN.rejected.h))
-    )
+@pytest.mark.parametrize("score", ["gated", "projection"])
+def test_a_head_of_an_earlier_version_is_judged_by_heads_of_its_own_kind(score: Score) -> None:
     data = _data(*[(f"p{group}", f"yes {i}", "no") for i, group in enumerate(TRAIN.groups)])
-    saved, _ = _trained(*{pair.prompt[0].content for pair in data.pairs})
+    saved, settings = _trained(*{pair.prompt[0].content for pair in data.pairs}, score=score)
+    settings = replace(settings, selection="frequency")
+    old = {name: value for name, value in vars(settings).items() if name != "score"}
+    saved = replace(saved, card=replace(saved.card, training={"settings": old}))
+    assert held_out_margins(saved, data, TRAIN, SAE).margins == pytest.approx(cross_validated_margins(TRAIN, SAE, settings))
+
+
+@pytest.mark.parametrize("score", ["gated", "projection"])
+def test_a_wrong_label_among_right_ones_is_found_though_the_head_was_trained_on_it(score: Score) -> None:
+    n = len(TRAIN.groups)
+    both, rows = _stacked(TRAIN.chosen, TRAIN.rejected), np.arange(n)
+    wrong = rows == 7
+    turned = PairRepresentations(both.take(rows + n * wrong), both.take(rows + n * ~wrong), TRAIN.groups)
+    data = _data(*[(f"p{group}", f"yes {i}", "no") for i, group in enumerate(TRAIN.groups)])
+    saved, _ = _trained(*{pair.prompt[0].content for pair in data.pairs}, score=score)
     found = audit(data, held_out=held_out_margins(saved, data, turned, SAE))
     assert [flag.index for flag in found.flags if flag.reason == "contradicted"] == [7]
 

@@ -67,7 +67,8 @@ def test_a_bar_is_read_against_its_label(label, terms, present, kinds) -> None:
 def test_heads_whose_features_always_fire_together_match_whatever_their_ids() -> None:
     """Every latent fires in every response of these pairs, so only equal ids match; all latents selected agree fully."""
     task = SimpleNamespace(train=separable(0), sae=SAE)
-    found = agreement(task, FitSettings(k=SAE.d_sae, l2=0.1, selection="frequency"))
+    found = agreement(task, FitSettings(k=SAE.d_sae, l2=0.1, score="projection", selection="frequency"))
     assert (found.jaccard, found.matched) == (1.0, 1.0)
-    few = agreement(task, FitSettings(k=2, l2=0.1))
-    assert 0 < few.jaccard <= few.matched <= 1
+    for few in (FitSettings(k=2, l2=0.1, score="projection"), FitSettings(k=2, score="gated")):
+        found = agreement(task, few)
+        assert 0 < found.jaccard <= found.matched <= 1

@@ -9,12 +9,15 @@ import pytest
 import torch
 
 from sparserm.benchmark.rankers import RANKERS, Ranking, head_ranker, random_dictionary_ranker
+from sparserm.heads.fitting import FitSettings, fit_head
 from sparserm.representations.values import PairRepresentations
+from sparserm.types import SparseRMError
 from tests.unit.benchmark.material import SAE, make_material
 from tests.unit.separable import TEST, TRAIN, noise
 
 SMALL = {name: ranker for name, ranker in RANKERS.items() if name in ("dense", "latents", "latents-32", "latents-last")} | {
-    "sparse": head_ranker("sparse", 3)
+    "sparse": head_ranker("sparse", 3),
+    "gated": RANKERS["gated"],
 }
 
 
@@ -67,6 +70,23 @@ def test_few_latents_are_few_and_random_directions_change_with_the_seed() -> Non
     first, again, other = (RANKERS["random-directions"](material, seed) for seed in (0, 0, 1))
     assert isinstance(first, Ranking) and first.n_parameters == 32
     assert np.array_equal(first.margins, again.margins) and not np.array_equal(first.margins, other.margins)
+
+
+def test_the_number_of_parameters_of_a_gated_head_is_that_of_its_features() -> None:
+    material = make_material()
+    fitted = fit_head(material.pairs[0], material.sae, FitSettings())
+    assert fitted.head.score == "gated"
+    assert RANKERS["gated"](material, 0).n_parameters == len(fitted.head.features) < SAE.d_sae
+    drawn = [RANKERS["random-latents-gated"](material, seed) for seed in (0, 1)]
+    assert all(0 < one.n_parameters <= SAE.d_sae for one in drawn)
+
+
+def test_gated_rankers_are_refused_for_an_sae_that_cannot_be_taken_apart() -> None:
+    material = make_material()
+    material = replace(material, sae=replace(material.sae, architecture="topk", k=3))
+    for name in ("gated", "random-latents-gated"):
+        with pytest.raises(SparseRMError, match="is a TopK SAE"):
+            RANKERS[name](material, 0)
 
 
 def test_a_random_dictionary_is_selected_from_as_an_sae_is_but_not_the_sae() -> None:

@@ -60,7 +60,8 @@ def test_score_prints_a_reward_that_is_the_sum_of_its_parts(run, parts) -> None:
     assert result.err == ""
     assert {"reward", "bias", "contributions", "head", "hook", "pooling", "n_tokens", "n_truncated"} <= set(found)
     assert len(found["contributions"]) == 4
-    assert all(set(one) == {"feature", "label", "score", "weight", "contribution"} for one in found["contributions"])
+    parts_of_each = {"feature", "label", "score", "weight", "contribution", "mu", "sigma", "fires", "activation", "detection"}
+    assert all(set(one) == parts_of_each for one in found["contributions"])
     assert sum(one["contribution"] for one in found["contributions"]) + found["bias"] == pytest.approx(found["reward"])
     assert (found["head"], found["hook"], found["pooling"]) == ("kindness", "blocks.2.hook_resid_post", "mean")
     assert 0 < found["chance_to_beat_typical_chosen"] < found["chance_to_beat_typical_rejected"] < 1
@@ -250,7 +251,7 @@ def test_test_pairs_that_share_prompts_with_the_training_pairs_are_named(train, 
         (["--k", "many"], "Invalid value for '--k'"),
         (["--l2", "0"], "l2 is 0.0, expected a number above 0"),
         (["--l2", "nan"], "l2 is nan, expected a number above 0"),
-        (["--selection", "best"], "selection is 'best', expected one of sparse, frequency"),
+        (["--selection", "best"], "selection is 'best', expected one of stable, frequency, random, sparse"),
         (["--pooling", "max"], "pooling is 'max', expected one of last, mean"),
         (["--layer", "1"], "was trained at blocks.2.hook_resid_post, but layer 1 was asked for"),
         (["--sae", "nosuch"], "no SAE 'nosuch': expected a folder, one of smollm2/layer_10"),
@@ -700,7 +701,7 @@ def test_a_sweep_has_a_cell_for_every_layer_method_and_size_and_names_two(sweep,
         (["--k", "8,33"], "k is 33, expected a whole number from 1 to 32"),
         (["--layers", "x"], "--layers is 'x'; expected numbers and commas"),
         (["--layers", "7"], "no SAE 'tiny-llama/layer_7'"),
-        (["--methods", "best"], "method 'best' is unknown; expected some of sparse, frequency"),
+        (["--methods", "best"], "method 'best' is unknown; expected some of stable, frequency"),
         (["--pooling", "max"], "pooling is 'max', expected one of last, mean"),
     ],
 )

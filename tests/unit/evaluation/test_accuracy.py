@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -10,8 +12,16 @@ from sparserm.evaluation.baselines import dense_probe_margins, random_latents_ac
 from sparserm.evaluation.intervals import accuracy_interval, mean_interval
 from sparserm.heads.fitting import FitSettings, fit_head
 from sparserm.representations.values import PairRepresentations
-from sparserm.types import SparseRMError
+from sparserm.types import Score, SparseRMError
 from tests.unit.separable import SAE, TEST, TRAIN, D, noise, represented_pairs
+
+both_scores = pytest.mark.parametrize("score", ["gated", "projection"])
+
+
+@pytest.fixture(autouse=True)
+def _few_splits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """How often the prompts are halved is tested on its own; here less of it does."""
+    monkeypatch.setattr("sparserm.heads.gated_selection.SPLITS", 2)
 
 
 def test_a_tie_is_wrong() -> None:
@@ -21,8 +31,9 @@ def test_a_tie_is_wrong() -> None:
     assert (found.n, found.n_prompts) == (4, 4)
 
 
-def test_identical_responses_are_all_ties() -> None:
-    head = fit_head(TRAIN, SAE, FitSettings(k=3)).head
+@both_scores
+def test_identical_responses_are_all_ties(score: Score) -> None:
+    head = fit_head(TRAIN, SAE, FitSettings(k=3, score=score)).head
     same = represented_pairs(TRAIN.chosen.h, TRAIN.chosen.h)
     assert evaluate_head(head, same).accuracy == 0.0
 
@@ -92,9 +103,10 @@ def test_the_dense_probe_does_not_mind_scale_or_constant_dimensions() -> None:
     assert (dense_probe_margins(stretched(TRAIN), stretched(TEST)) > 0).mean() > 0.98
 
 
-def test_noise_is_ranked_no_better_than_by_chance() -> None:
+@both_scores
+def test_noise_is_ranked_no_better_than_by_chance(score: Score) -> None:
     assert 0.3 < cross_validate_dense(noise(0)).accuracy < 0.7
-    assert 0.3 < cross_validate(noise(0), SAE, FitSettings(k=3, l2=0.1)).accuracy < 0.7
+    assert 0.3 < cross_validate(noise(0), SAE, FitSettings(k=3, l2=0.1, score=score)).accuracy < 0.7
 
 
 def test_random_settings_differ_in_their_seed_alone() -> None:
@@ -102,33 +114,40 @@ def test_random_settings_differ_in_their_seed_alone() -> None:
     assert [(one.selection, one.seed, one.k, one.l2) for one in drawn] == [("random", s, 4, 0.5) for s in range(3)]
 
 
-def test_the_random_baseline_is_the_mean_of_five_random_heads() -> None:
-    settings = FitSettings(k=2, l2=0.1)
+@both_scores
+def test_the_random_baseline_is_the_mean_of_five_random_heads(score: Score) -> None:
+    settings = FitSettings(k=2, l2=0.1, score=score)
     accuracies = [
-        evaluate_head(fit_head(TRAIN, SAE, FitSettings(k=2, l2=0.1, selection="random", seed=seed)).head, TEST).accuracy
+        evaluate_head(fit_head(TRAIN, SAE, replace(settings, selection="random", seed=seed)).head, TEST).accuracy
         for seed in range(5)
     ]
     assert random_latents_accuracy(TRAIN, TEST, SAE, settings) == pytest.approx(np.mean(accuracies))
 
 
-def test_selection_beats_the_random_baseline_where_one_latent_says_all() -> None:
-    settings = FitSettings(k=1, l2=0.1)
+@both_scores
+def test_selection_beats_the_random_baseline_where_one_latent_says_all(score: Score) -> None:
+    settings = FitSettings(k=1, l2=0.1, score=score)
     head = fit_head(TRAIN, SAE, settings).head
     assert list(head.features) == [0]
     assert evaluate_head(head, TEST).accuracy == 1.0 > random_latents_accuracy(TRAIN, TEST, SAE, settings)
 
 
-def test_cross_validation_holds_every_pair_out_and_chooses_anew() -> None:
-    found = cross_validate(TRAIN, SAE, FitSettings(k=1, l2=0.1))
+@both_scores
+def test_cross_validation_holds_every_pair_out_and_chooses_anew(score: Score) -> None:
+    found = cross_validate(TRAIN, SAE, FitSettings(k=1, l2=0.1, score=score))
     assert (found.accuracy, found.n, found.n_prompts) == (1.0, 120, 60)
 
 
-def test_cross_validation_does_not_read_what_it_holds_out() -> None:
+@both_scores
+def test_cross_validation_does_not_read_what_it_holds_out(score: Score) -> None:
     # Eight prompts of twelve pairs; each prompt's chosen responses point along a dimension of its own.
     groups = np.repeat(np.arange(D), 12)
     chosen, rejected = 0.1 * np.random.default_rng(0).normal(size=(2, len(groups), D))
     chosen[np.arange(len(groups)), groups] += 5
-    pairs, settings = represented_pairs(chosen, rejected, groups), FitSettings(k=2 * D, l2=0.1)
+    # The selector "stable" would leave out dimensions of single prompts; all latents drawn at random are all.
+    selection = "random" if score == "gated" else "sparse"
+    settings = FitSettings(k=2 * D, l2=0.1, score=score, selection=selection)
+    pairs = represented_pairs(chosen, rejected, groups)
     assert evaluate_margins(dense_probe_margins(pairs, pairs), pairs).accuracy == 1.0
     assert evaluate_head(fit_head(pairs, SAE, settings).head, pairs).accuracy == 1.0
     assert cross_validate_dense(pairs).accuracy < 0.8

@@ -19,12 +19,14 @@ from sparserm.sae.autoencoder import SparseAutoencoder
 from sparserm.types import HookPoint
 
 D, N = 6, 600
+DECODER = torch.cat([torch.eye(D), torch.ones(1, D) / D**0.5])
+#: Every latent fires everywhere.
 SAE = SparseAutoencoder(
     "made up",
     "standard",
     HookPoint(0),
     "",
-    {"W_dec": torch.cat([torch.eye(D), torch.ones(1, D) / D**0.5]), "b_dec": torch.zeros(D)},
+    {"W_enc": DECODER.T.contiguous(), "b_enc": torch.full((D + 1,), 1e3), "W_dec": DECODER, "b_dec": torch.zeros(D)},
 )
 
 
@@ -36,9 +38,9 @@ def _pairs(seed: int = 0) -> PairRepresentations:
     wins = (a - b)[:, 0] + (a - b)[:, 1] + rng.logistic(size=N) > 0
 
     def side(first: np.ndarray) -> Representations:
-        ones = np.ones(N * (D + 1), np.float32)
-        latents = LatentSummary(np.arange(N + 1) * (D + 1), firings(np.tile(np.arange(D + 1), N), ones, ones, ones), D + 1)
         h = np.where(first[:, None], a, b).astype(np.float32)
+        ones, gated = np.ones(N * (D + 1), np.float32), (h @ DECODER.numpy().T).ravel()
+        latents = LatentSummary(np.arange(N + 1) * (D + 1), firings(np.tile(np.arange(D + 1), N), ones, ones, gated), D + 1)
         return Representations("mean", h, np.where(first, *tokens), np.zeros(N, np.int32), latents)
 
     return PairRepresentations(side(wins), side(~wins), np.arange(N) // 2)
@@ -91,7 +93,7 @@ def test_without_two_sides_or_two_prompts_nothing_is_claimed() -> None:
 
 
 def test_a_feature_that_reads_length_tracks_it_and_no_other_does() -> None:
-    head = fit_head(TRAIN, SAE, FitSettings(k=D, selection="effect_size", l2=0.1)).head
+    head = fit_head(TRAIN, SAE, FitSettings(k=D, selection="effect_size", l2=0.1, score="projection")).head
     found = dict(zip(head.features.tolist(), feature_length_correlation(head, TRAIN), strict=True))
     lengths = np.concatenate([TRAIN.chosen.n_tokens, TRAIN.rejected.n_tokens])
     assert found[0] == pytest.approx(spearmanr(TRAIN.stacked[:, 0], lengths)[0], abs=1e-3)
@@ -100,7 +102,7 @@ def test_a_feature_that_reads_length_tracks_it_and_no_other_does() -> None:
 
 @pytest.mark.parametrize("selection", SELECTORS)
 def test_margins_stop_following_length_and_what_is_good_stays(selection: str) -> None:
-    settings = FitSettings(k=5, selection=selection, l2=0.1)
+    settings = FitSettings(k=5, selection=selection, l2=0.1, score="projection")
     kept, avoided = (fit_head(TRAIN, SAE, replace(settings, avoid_length=avoid)).head for avoid in (False, True))
     for pairs, most in ((TRAIN, 0.02), (TEST, 0.12)):
         assert abs(np.corrcoef(_margins(avoided, pairs), pairs.length_gaps)[0, 1]) < most
@@ -113,7 +115,18 @@ def test_margins_stop_following_length_and_what_is_good_stays(selection: str) ->
 
 
 def test_without_the_option_statistics_are_unchanged_and_equal_lengths_need_none() -> None:
-    assert fit_statistics(TRAIN, SAE, FitSettings(k=3)).length_axis is None
+    assert fit_statistics(TRAIN, SAE, FitSettings(k=3, score="projection")).length_axis is None
     same = replace(TRAIN, chosen=replace(TRAIN.chosen, n_tokens=TRAIN.rejected.n_tokens))
-    heads = [fit_head(same, SAE, FitSettings(k=3, l2=0.1, avoid_length=avoid)).head for avoid in (False, True)]
-    assert np.array_equal(heads[0].weights, heads[1].weights)
+    for settings in (FitSettings(k=3, l2=0.1, score="projection"), FitSettings(k=3, l2=0.1, score="gated")):
+        heads = [fit_head(same, SAE, replace(settings, avoid_length=avoid)).head for avoid in (False, True)]
+        assert np.array_equal(heads[0].weights, heads[1].weights)
+
+
+def test_gated_features_that_only_length_explains_hardly_count_and_what_is_good_stays() -> None:
+    settings = FitSettings(score="gated")
+    kept, avoided = (fit_head(TRAIN, SAE, replace(settings, avoid_length=avoid)).head for avoid in (False, True))
+    assert {0, 1} <= set(kept.features.tolist()) and 1 in avoided.features
+    of_length = [abs(dict(zip(head.features.tolist(), head.weights, strict=True)).get(0, 0.0)) for head in (kept, avoided)]
+    assert of_length[1] < of_length[0] / 3
+    follows = [abs(np.corrcoef(_margins(head, TEST), TEST.length_gaps)[0, 1]) for head in (kept, avoided)]
+    assert follows[1] < follows[0] / 2

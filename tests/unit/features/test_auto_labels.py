@@ -22,13 +22,14 @@ from sparserm.features.auto_labels import (
     terms_of,
 )
 from sparserm.features.detection import contrast, gather_texts
+from sparserm.features.firing import describe_firings
 from sparserm.features.logit_lens import LogitLens
 from sparserm.heads.labels import AutoLabel
-from tests.unit.features.world import ALWAYS, CHANCE, DATA, LONG, PAIRS, RARE, REPRESENTED, SORRY, TEXTS, N
+from tests.unit.features.world import ALWAYS, CHANCE, DATA, FIRING, LONG, NOWHERE, PAIRS, RARE, REPRESENTED, SORRY, TEXTS, N
 
 
 def _labels(labeller=None, features=range(5), **more) -> dict[int, AutoLabel]:
-    return dict(label_features(list(features), DATA, REPRESENTED, labeller or Rule(), **more))
+    return dict(label_features(list(features), DATA, REPRESENTED, TEXTS, labeller or Rule(), FIRING, **more))
 
 
 class Saying:
@@ -84,8 +85,8 @@ def test_the_rule_does_not_look_at_the_texts_that_judge_it() -> None:
     texts = gather_texts(turned, REPRESENTED)
     np.testing.assert_array_equal(texts.finding, TEXTS.finding)
     found = contrast(texts.peaks(SORRY, REPRESENTED), texts)
-    assert Rule().propose(LabelContext(texts, found, ())).terms == _labels(features=[SORRY])[SORRY].terms
-    label = dict(label_features([SORRY], replace(DATA, pairs=tuple(turned)), REPRESENTED, Rule()))[SORRY]
+    assert Rule().propose(LabelContext(texts, found, (), NOWHERE)).terms == _labels(features=[SORRY])[SORRY].terms
+    label = dict(label_features([SORRY], replace(DATA, pairs=tuple(turned)), REPRESENTED, texts, Rule(), FIRING))[SORRY]
     assert label.text is None and label.detection.accuracy == 0 and "detection 0.00" in label.reason
 
 
@@ -120,6 +121,12 @@ def test_promoted_words_that_agree_are_named() -> None:
     assert _labels(features=[SORRY])[SORRY].promoted == ()
 
 
+def test_words_at_which_it_fires_stand_beside_the_label() -> None:
+    firing = {**FIRING, SORRY: describe_firings([(0, ["I", " am", " sorry"], np.array([0.0, 0.0, 2.0]))])}
+    label = dict(label_features([SORRY, CHANCE], DATA, REPRESENTED, TEXTS, Rule(), firing))
+    assert label[SORRY].evidence == "fires on: sorry" and label[CHANCE].evidence == ""
+
+
 def test_progress_is_told_of_every_feature() -> None:
     told: list[tuple[int, int, str]] = []
     _labels(progress=lambda *one: told.append(one))
@@ -129,7 +136,8 @@ def test_progress_is_told_of_every_feature() -> None:
 def test_texts_without_a_common_term_are_no_obstacle(monkeypatch) -> None:
     monkeypatch.setattr(auto_labels, "LEAST_COUNT", 10_000)
     with pytest.raises(Unlabelled, match="no word or surface feature"):
-        Rule().propose(LabelContext(gather_texts(PAIRS, REPRESENTED), contrast(TEXTS.peaks(SORRY, REPRESENTED), TEXTS), ()))
+        texts = gather_texts(PAIRS, REPRESENTED)
+        Rule().propose(LabelContext(texts, contrast(TEXTS.peaks(SORRY, REPRESENTED), TEXTS), (), NOWHERE))
 
 
 def test_log_odds_by_hand(monkeypatch) -> None:

@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
-from sparserm.features.cards import Example, feature_card, peaks_of, read_examples, similar_latents
+from sparserm.features.cards import Example, Reading, feature_card, peaks_of, pooled_scores, read_examples, similar_latents
 from sparserm.features.listing import fire_on_text
 from sparserm.features.table import MIN_FIRINGS, measure_openings
 from sparserm.heads.reward import RewardHead, alignment_scores
@@ -18,6 +19,7 @@ from sparserm.types import Message, PreferencePair, SparseRMError
 from tests.unit.features.latents import D_SAE, pairs_where, tiny_sae
 from tests.unit.pairs_data import TRAIN
 from tests.unit.tiny import HOOK, save_tiny_sae
+from tests.unit.ui.gated import gated_head
 
 N = 30
 PAIRS = pairs_where(np.random.default_rng(3).random((2, N, D_SAE)) < 0.6)
@@ -170,3 +172,22 @@ def test_openings_of_other_pairs_are_refused(tiny) -> None:
     sae, backbone, pairs = tiny
     with pytest.raises(SparseRMError, match="got 3 pairs and representations of 40"):
         measure_openings(TRAIN.pairs[:3], pairs, backbone, sae)
+
+
+def test_scores_of_a_gated_head_are_zero_where_the_latent_is_silent() -> None:
+    card = feature_card(4, TEXTS, PAIRS, tiny_sae(), gated_head())
+    for side, scores in ((PAIRS.chosen, card.scores_chosen), (PAIRS.rejected, card.scores_rejected)):
+        np.testing.assert_allclose(scores, side.strengths.dense_gated(np.array([4]))[:, 0])
+        assert ((scores == 0) == (peaks_of(side.strengths, 4) == 0)).all()
+    last = replace(PAIRS.chosen, pooling="last")
+    states, sae = last.h, tiny_sae()
+    fires = sae.encode(torch.from_numpy(states))[:, 4].numpy() > 0
+    projections = pooled_scores(last, 4, sae, "projection")
+    np.testing.assert_allclose(pooled_scores(last, 4, sae, "gated"), projections * fires)
+    assert 0 < fires.sum() < len(fires)
+
+
+def test_scores_of_tokens_are_gated_on_demand() -> None:
+    reading = Reading(np.array([0.0, 2.0], np.float32), np.array([-1.5, 3.0], np.float32))
+    assert reading.scores_of("projection").tolist() == [-1.5, 3.0]
+    assert reading.scores_of("gated").tolist() == [0.0, 3.0]

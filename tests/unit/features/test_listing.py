@@ -36,6 +36,12 @@ def _features(rows, **settings) -> list[int]:
     return filter_features(rows, **settings).rows["feature"].tolist()
 
 
+def test_how_often_the_heads_features_were_selected_stands_beside_their_weights(rows) -> None:
+    listed = rows(selected=np.array([0.9, 0.4]))
+    assert listed["selected"].tolist()[0] == 0.9 and listed["selected"].tolist()[3] == 0.4
+    assert listed["selected"].notna().sum() == 2 and "selected" not in rows()
+
+
 def test_filters_are_on_and_say_what_they_hide(rows) -> None:
     shown = filter_features(rows())
     assert sorted(shown.rows["feature"]) == [2, 4]

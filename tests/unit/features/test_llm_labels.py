@@ -13,12 +13,12 @@ from sparserm.features.llm_labels import KEY, MODEL, MOST_JUDGED, URL, Endpoint,
 from sparserm.heads.labels import MAX_LENGTH, AutoLabel
 from sparserm.types import SparseRMError
 from tests.unit.features.fake_endpoint import FakeServer, knows_sorry
-from tests.unit.features.world import CHANCE, DATA, RARE, REPRESENTED, SORRY, TEXTS
+from tests.unit.features.world import CHANCE, DATA, FIRING, RARE, REPRESENTED, SORRY, TEXTS
 
 
 def _label(server: FakeServer, feature: int = SORRY, key: str = "") -> AutoLabel:
     labeller = EndpointLabeller(Endpoint(server.url, "tiny-llm", key))
-    return dict(label_features([feature], DATA, REPRESENTED, labeller))[feature]
+    return dict(label_features([feature], DATA, REPRESENTED, TEXTS, labeller, FIRING))[feature]
 
 
 def test_a_description_is_judged_by_the_model_and_kept_with_its_prompt(serve) -> None:

@@ -23,6 +23,18 @@ def _columns(table: FeatureTable) -> dict[str, np.ndarray]:
     return {name: value for name, value in vars(table).items() if isinstance(value, np.ndarray)}
 
 
+def test_the_gap_of_gated_scores_by_hand() -> None:
+    fires = np.zeros((2, 4, 2), bool)
+    fires[0, :3, 0] = True
+    pairs = pairs_where(fires)
+    table = feature_table(pairs, tiny_sae(d_sae=2), score="gated")
+    scores = np.concatenate([side.strengths.dense_gated(np.array([0]))[:, 0] for side in (pairs.chosen, pairs.rejected)])
+    assert scores.tolist() == [1, 2, 3, 0, 0, 0, 0, 0]  # zero where it is silent
+    assert table.score_gap == pytest.approx([1.5 / scores.std(), 0])
+    assert table.length_correlation[0] == pytest.approx(np.corrcoef(scores, pairs.log_lengths)[0, 1])
+    assert table.length_correlation[1] == 0
+
+
 def test_shares_gap_and_density_by_hand() -> None:
     fires = np.zeros((2, 4, 3), bool)
     fires[0, :3, 0] = True  # latent 0: three chosen and one rejected; latent 1: every response; latent 2: none

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from sparserm.features.detection import gather_texts
+from sparserm.features.firing import describe_firings
 from sparserm.representations.values import PairRepresentations
 from sparserm.types import Message, PreferenceData, PreferencePair
 from tests.unit.features.latents import D_SAE, pairs_where
@@ -38,3 +39,7 @@ def world(seed: int = 0) -> tuple[list[PreferencePair], PairRepresentations]:
 PAIRS, REPRESENTED = world()
 TEXTS = gather_texts(PAIRS, REPRESENTED)
 DATA = PreferenceData("world.jsonl", tuple(PAIRS), (), N, "abc")
+
+#: Firings that were read nowhere.
+NOWHERE = describe_firings([])
+FIRING = dict.fromkeys(range(D_SAE), NOWHERE)

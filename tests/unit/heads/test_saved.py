@@ -149,7 +149,7 @@ def test_a_broken_config_is_refused_with_the_path(folder: Path, content: bytes) 
     assert str(folder) in str(error.value)
 
 
-@pytest.mark.parametrize("changes", [{"format": 2}, {"format": "1"}, {"pooling": "max"}, {"pooling": ["last"]}])
+@pytest.mark.parametrize("changes", [{"format": 3}, {"format": "1"}, {"pooling": "max"}, {"pooling": ["last"]}])
 def test_another_format_or_pooling_is_refused_naming_what_was_found(folder: Path, changes: dict[str, Any]) -> None:
     _edit_config(folder, **changes)
     with pytest.raises(SparseRMError) as error:

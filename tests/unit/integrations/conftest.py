@@ -1,4 +1,4 @@
-"""Two tiny models for the server, and small limits."""
+"""Tiny models for the server, on projections and gated, and small limits."""
 
 from __future__ import annotations
 
@@ -20,6 +20,17 @@ def models(tiny_backbone, tmp_path_factory) -> dict[str, SparseRM]:
         sae = save_tiny_sae(tmp_path_factory.mktemp("saes") / name, layer=layer)
         found[name] = SparseRM.fit(data, backbone=tiny_backbone, sae=sae, k=3, l2=0.01, pooling=pooling, name=name)
     return found
+
+
+@pytest.fixture(scope="session")
+def gated(tiny_backbone, tmp_path_factory) -> dict[str, SparseRM]:
+    """Gated models, one for each pooling, at the place where ``models["mean"]`` reads; read only."""
+    data = parse_pairs(preference_rows(), "tiny")
+    sae = save_tiny_sae(tmp_path_factory.mktemp("saes") / "gated", threshold=15)
+    return {
+        f"gated-{pooling}": SparseRM.fit(data, backbone=tiny_backbone, sae=sae, k=5, pooling=pooling, name=f"gated-{pooling}")
+        for pooling in ("mean", "last")
+    }
 
 
 @pytest.fixture(scope="session")

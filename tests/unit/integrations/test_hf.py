@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,10 +15,12 @@ from safetensors.numpy import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 from sparserm.backbone.model import Backbone
+from sparserm.integrations.classifier import GatedScores
 from sparserm.integrations.hf import export_classifier, export_steering, fold
 from sparserm.model import SparseRM
 from sparserm.pairs.parsing import parse_pairs
-from sparserm.types import SparseRMError
+from sparserm.sae.autoencoder import SparseAutoencoder
+from sparserm.types import NORMALISATIONS, HookPoint, SparseRMError
 from tests.unit.pairs_data import preference_rows
 from tests.unit.tiny import save_tiny, save_tiny_sae
 
@@ -25,29 +28,42 @@ PROMPTS = ["How do I boil an egg?", "And two?", "Hi"]
 RESPONSES = ["please boil it for six minutes", "go away", "ünïcode 🥚 is text too\nin two lines"]
 
 
-def _trained(folder: Path, tmp: Path, pooling: str = "mean", **settings) -> SparseRM:
+def _trained(folder: Path, tmp: Path, pooling: str = "mean", score: str = "projection", **settings) -> SparseRM:
     """A head on the model in ``folder``, saved in ``tmp/head``."""
+    if score == "gated":
+        settings["threshold"] = 10
     backbone = Backbone.load(folder, dtype="float32")
     sae = save_tiny_sae(tmp / "sae", **settings)
     model = SparseRM.fit(
-        parse_pairs(preference_rows(), "tiny"), backbone=backbone, sae=sae, k=3, l2=0.01, pooling=pooling, name="tiny"
+        parse_pairs(preference_rows(), "tiny"),
+        backbone=backbone,
+        sae=sae,
+        k=3 if score == "projection" else 12,
+        l2=0.01,
+        pooling=pooling,
+        name="tiny",
     )
     model.save_pretrained(tmp / "head")
     return model
 
 
-EXPORTS = [("llama", "mean"), ("llama", "last"), ("qwen2", "mean"), ("gpt2", "mean")]
+EXPORTS = [
+    *(("llama", "mean", "projection"), ("llama", "last", "projection")),
+    *(("qwen2", "mean", "projection"), ("gpt2", "mean", "projection")),
+    *(("llama", "mean", "gated"), ("llama", "last", "gated"), ("qwen2", "mean", "gated")),
+]
 
 
 @pytest.fixture(scope="module")
-def exports(tmp_path_factory) -> dict[tuple[str, str], tuple[SparseRM, Path]]:
-    """Heads on backbones of several families and their exports, by family and pooling; read only."""
+def exports(tmp_path_factory) -> dict[tuple[str, str, str], tuple[SparseRM, Path]]:
+    """Heads on backbones of several families and their exports, by family, pooling and score; read only."""
     found = {}
-    for family, pooling in EXPORTS:
-        tmp = tmp_path_factory.mktemp(f"{family}-{pooling}")
-        model = _trained(save_tiny(tmp / "backbone", family), tmp, pooling)
+    for family, pooling, score in EXPORTS:
+        tmp = tmp_path_factory.mktemp(f"{family}-{pooling}-{score}")
+        model = _trained(save_tiny(tmp / "backbone", family), tmp, pooling, score)
+        assert model.head.score == score
         export_classifier(tmp / "head", tmp / "out")
-        found[family, pooling] = model, tmp / "out"
+        found[family, pooling, score] = model, tmp / "out"
     return found
 
 
@@ -179,7 +195,61 @@ def test_in_bfloat16_the_head_stays_in_single_precision(exported):
     classifier = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.bfloat16)
     assert next(classifier.backbone.parameters()).dtype == torch.bfloat16
     assert classifier.score.weight.dtype == torch.float32
-    np.testing.assert_allclose(classifier.score.weight[0].detach().numpy(), fold(model.head)[0], rtol=1e-5, atol=1e-7)
+    head = model.head
+    weights = fold(head)[0] if head.score == "projection" else head.weights / head.sigma
+    np.testing.assert_allclose(classifier.score.weight[0].detach().numpy(), weights, rtol=1e-5, atol=1e-7)
+    if head.score == "gated":
+        assert {parameter.dtype for parameter in classifier.score.parameters()} == {torch.float32}
+        np.testing.assert_array_equal(classifier.score.directions.detach().numpy(), head.directions)
+
+
+def test_a_gated_export_counts_features_where_they_fire(exported):
+    """The rewards of its texts are of some features, not of all."""
+    model, folder = exported
+    if model.head.score == "projection":
+        pytest.skip("of gated heads")
+    parts = [model.explain(prompt, response).contributions for prompt, response in zip(PROMPTS, RESPONSES, strict=True)]
+    assert {part.fires for own in parts for part in own} == {True, False}
+    gate = AutoModelForSequenceClassification.from_pretrained(folder).config.gate
+    assert gate["features"] == len(model.head.features) and gate["architecture"] == "jumprelu"
+    assert "| scores | gated:" in (folder / "README.md").read_text()
+
+
+@pytest.mark.parametrize("apply_b_dec_to_input", [True, False])
+@pytest.mark.parametrize("normalize_activations", NORMALISATIONS)
+@pytest.mark.parametrize("architecture", ["standard", "jumprelu", "gated"])
+def test_every_kind_of_gate_is_that_of_the_sae(architecture, normalize_activations, apply_b_dec_to_input):
+    generator = torch.Generator().manual_seed(0)
+    names = ("W_enc", "b_enc", "threshold", "b_gate", "b_mag", "r_mag")
+    gate = {
+        "features": 40,
+        "architecture": architecture,
+        "normalize_activations": normalize_activations,
+        "apply_b_dec_to_input": apply_b_dec_to_input,
+    }
+    ours = GatedScores(16, gate)
+    for parameter in ours.parameters():
+        parameter.data.copy_(torch.randn(parameter.shape, generator=generator))
+    weights = {"W_dec": ours.directions, "b_dec": ours.center, **{n: getattr(ours, n) for n in names if hasattr(ours, n)}}
+    del gate["features"]
+    sae = SparseAutoencoder(name="", hook=HookPoint(0), model_name="", weights=weights, **gate)
+    h = 3 * torch.randn(50, 16, generator=generator)
+    fires = sae.encode(h) > 0
+    assert 0.1 < fires.float().mean() < 0.9
+    torch.testing.assert_close(ours.pool(h), (((h - ours.center) @ ours.directions.T) * fires).mean(0), rtol=1e-5, atol=1e-5)
+
+
+def test_an_export_of_an_earlier_version_loads(exports, tmp_path):
+    model, folder = exports["llama", "mean", "projection"]
+    shutil.copytree(folder, tmp_path / "old")
+    config = json.loads((tmp_path / "old" / "config.json").read_text())
+    config.pop("gate", None)
+    (tmp_path / "old" / "config.json").write_text(json.dumps(config))
+    old, new = (AutoModelForSequenceClassification.from_pretrained(one) for one in (tmp_path / "old", folder))
+    assert old.state_dict().keys() == new.state_dict().keys() and old.score.weight.shape == (1, model.backbone.d_model)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    ids = tokenizer(_conversations(tokenizer)[0], return_tensors="pt", add_special_tokens=False)["input_ids"]
+    torch.testing.assert_close(old(ids).logits, new(ids).logits)
 
 
 def test_a_response_whose_white_space_merged_with_the_opening_is_found_behind_earlier_turns(exported):
@@ -195,6 +265,8 @@ def test_a_response_whose_white_space_merged_with_the_opening_is_found_behind_ea
 
 def test_one_direction_gives_the_sum_over_directions(exported):
     model, _ = exported
+    if model.head.score == "gated":
+        pytest.skip("one direction is not enough")
     h = np.random.default_rng(0).normal(size=(5, len(model.head.center)))
     direction, offset = fold(model.head)
     scores = (h - model.head.center) @ model.head.directions.astype(float).T
@@ -210,6 +282,7 @@ def test_steering_vectors_are_the_features_directions_and_their_sum(exported, tm
     np.testing.assert_allclose(np.linalg.norm(tensors["directions"], axis=1), 1, atol=1e-5)
     about = json.loads((tmp_path / "steer" / "steering.json").read_text())
     assert (about["hook"], about["layer"]) == (model.card.hook, model.card.hook_point.layer)
+    assert about["score"] == model.head.score
     combined = sum(
         one["weight"] / one["sigma"] * direction
         for one, direction in zip(about["features"], tensors["directions"], strict=True)

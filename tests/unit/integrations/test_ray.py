@@ -37,13 +37,16 @@ def cluster(tmp_path_factory):
 
 
 @pytest.fixture
-def head(cluster, monkeypatch, tmp_path, tiny_folder):
-    """A head whose backbone the workers find, since they see the same data folder."""
+def head(request, cluster, monkeypatch, tmp_path, tiny_folder):
+    """A head whose backbone the workers find, since they see the same data folder; gated where a test asks for it."""
     monkeypatch.setenv("SPARSERM_HOME", cluster)
     monkeypatch.setattr(bulk, "cut", lambda source: cut(source, 4))
     data = parse_pairs(preference_rows(), "train")
-    sae = save_tiny_sae(tmp_path / "tiny-sae")
-    SparseRM.fit(data, backbone=tiny_folder, sae=sae, k=4, l2=0.1, selection="effect_size").save_pretrained(tmp_path / "head")
+    gated = getattr(request, "param", "projection") == "gated"
+    sae = save_tiny_sae(tmp_path / "tiny-sae", threshold=15 if gated else None)
+    model = SparseRM.fit(data, backbone=tiny_folder, sae=sae, k=4, l2=0.1, selection="frequency")
+    assert model.head.score == ("gated" if gated else "projection")
+    model.save_pretrained(tmp_path / "head")
     return tmp_path / "head"
 
 
@@ -99,6 +102,7 @@ def test_workers_want_a_gpu_each_and_do_not_wait_for_what_is_not_there(cluster, 
     assert _gpu_each(ray, 2) == {"num_gpus": 1, "runtime_env": {"env_vars": {"SPARSERM_DEVICE": "cuda"}}}
 
 
+@pytest.mark.parametrize("head", ["projection", "gated"], indirect=True)
 def test_either_engine_goes_on_where_the_other_was_stopped(head, tmp_path):
     path = tmp_path / "pairs.parquet"
     pd.DataFrame(preference_rows(40, 10, seed=4)).to_parquet(path)

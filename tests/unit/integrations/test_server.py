@@ -111,6 +111,60 @@ def test_teis_clients_get_scores(client, expected):
     assert [one["score"] for one in found] == pytest.approx(sorted(expected, reverse=True), abs=1e-5)
 
 
+# -------------------------------------------------------------------------------------------------------- gated heads
+
+
+@pytest.fixture
+def mixed(models, gated, limits):
+    """A client of a server with gated heads and one on projections, which reads at the same place."""
+    with TestClient(create_app({**gated, "mean": models["mean"]}, limits=limits)) as client:
+        yield client
+
+
+@pytest.mark.parametrize("name", ["gated-mean", "gated-last", "mean"])
+def test_gated_heads_and_others_behind_one_server_keep_their_rewards(mixed, models, gated, name):
+    model = {**gated, **models}[name]
+    expected = model.score([PROMPT] * 3, RESPONSES)
+    assert len(set(expected.round(6))) > 1
+    found = _ok(mixed.post("/score", json={"prompts": PROMPT, "responses": ["", *RESPONSES], "head": name}))
+    np.testing.assert_allclose(found["rewards"], [model.saved.least_reward, *expected], atol=1e-5)
+    np.testing.assert_allclose(np.sum(found["contributions"], 1)[1:] + found["bias"], expected, atol=1e-5)
+    assert len(found["labels"]) == len(found["detections"]) == len(found["features"])
+    if name == "mean":
+        assert found["fires"] is None
+    else:
+        np.testing.assert_array_equal(np.array(found["contributions"]) != 0, found["fires"])
+    found = _ok(mixed.post("/compare", json={"prompt": PROMPT, "responses": RESPONSES, "head": name}))
+    np.testing.assert_allclose(found["rewards"], expected, atol=1e-5)
+    found = _ok(mixed.post("/explain", json={"prompt": PROMPT, "response": RESPONSES[0], "head": name}))
+    assert found["reward"] == pytest.approx(expected[0], abs=1e-5)
+    assert found["score"] == model.head.score and len(found["contributions"]) == len(model.head.features)
+    for part in found["contributions"]:
+        assert {"fires", "activation", "label", "detection"} <= set(part) and part["detection"] is None
+        if name == "mean":
+            assert part["fires"] is None and part["activation"] is None
+        else:
+            assert part["fires"] == (part["contribution"] != 0)
+    found = _ok(mixed.post("/pooling", json={"model": name, "input": TEMPLATED}))
+    assert [one["data"][0] for one in found["data"]] == pytest.approx(list(expected), abs=1e-5)
+    found = _ok(mixed.post("/classify", json={"model": name, "input": TEMPLATED}))
+    assert [one["probs"][0] for one in found["data"]] == pytest.approx(list(expit(expected)), abs=1e-5)
+
+
+def test_a_gated_default_head_speaks_openrlhf_and_tei(mixed, gated):
+    model = gated["gated-mean"]
+    expected = model.score([PROMPT] * 3, RESPONSES)
+    prompts = [one[: one.index(RESPONSES[i])] for i, one in enumerate(TEMPLATED)]
+    found = _ok(mixed.post("/get_reward", json={"query": TEMPLATED, "prompts": prompts}))
+    np.testing.assert_allclose(found["rewards"], expected, atol=1e-5)
+    np.testing.assert_allclose(np.array(list(found["extra_logs"].values())).sum(0) + model.head.bias, expected, atol=1e-5)
+    found = _ok(mixed.post("/predict", json={"inputs": [[PROMPT, one] for one in RESPONSES], "raw_scores": True}))
+    assert [one[0]["score"] for one in found] == pytest.approx(list(expected), abs=1e-5)
+    found = _ok(mixed.post("/rerank", json={"query": PROMPT, "texts": RESPONSES, "raw_scores": True}))
+    assert [one["score"] for one in found] == pytest.approx(sorted(expected, reverse=True), abs=1e-5)
+    assert [head["score"] for head in _ok(mixed.get("/info"))["heads"]] == ["gated", "gated", "projection"]
+
+
 # ------------------------------------------------------------------------------------------------------------- faults
 
 

@@ -25,10 +25,13 @@ def assistant(text: str) -> list[dict[str, str]]:
     return [{"role": "assistant", "content": text}]
 
 
-@pytest.fixture(scope="module")
-def model(tiny_backbone, tmp_path_factory) -> SparseRM:
-    sae = save_tiny_sae(tmp_path_factory.mktemp("saes") / "tiny-sae")
-    return SparseRM.fit(parse_pairs(preference_rows(), "tiny"), backbone=tiny_backbone, sae=sae, k=3, l2=0.01, name="tiny")
+@pytest.fixture(scope="module", params=["projection", "gated"])
+def model(request, tiny_backbone, tmp_path_factory) -> SparseRM:
+    k, threshold = {"projection": (3, None), "gated": (12, 15.0)}[request.param]
+    sae = save_tiny_sae(tmp_path_factory.mktemp("saes") / "tiny-sae", threshold=threshold)
+    found = SparseRM.fit(parse_pairs(preference_rows(), "tiny"), backbone=tiny_backbone, sae=sae, k=k, l2=0.01, name="tiny")
+    assert found.head.score == request.param
+    return found
 
 
 def test_rewards_are_the_models_in_both_formats(model):
@@ -46,7 +49,8 @@ def test_what_features_give_adds_up_to_the_mean_reward(model):
     logged = {}
     reward = SparseRMReward(model)
     got = reward(prompts=PROMPTS, completions=["please boil it", "never"], log_metric=logged.__setitem__)
-    assert len(logged) == 3
+    assert len(logged) == len(model.head.features)
+    assert len(logged) == 3 or model.head.score == "gated"
     assert sum(logged.values()) + model.head.bias == pytest.approx(np.mean(got))
     assert all(name.startswith(f"sparserm_tiny/{feature}") for name, feature in zip(logged, model.head.features, strict=True))
     assert reward.__name__ == "sparserm_tiny"

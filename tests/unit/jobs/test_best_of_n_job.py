@@ -22,14 +22,15 @@ ROWS = [{"prompt": f"Question {i}?", "responses": [f"please {i}", f"go away {i}"
 CANDIDATES = read_candidates("\n".join(map(json.dumps, ROWS)).encode(), "candidates.jsonl")
 
 
-@pytest.fixture
-def model(tiny_folder, tmp_path, monkeypatch) -> SparseRM:
+@pytest.fixture(params=["projection", "gated"])
+def model(request, tiny_folder, tmp_path, monkeypatch) -> SparseRM:
     """With a head on disk, whose backbone is found from here."""
     monkeypatch.chdir(tiny_folder.parent)
     monkeypatch.setattr("sparserm.backbone.device.fast_dtype", lambda device: torch.float32)
-    sae = save_tiny_sae(tmp_path / "sae")
+    sae = save_tiny_sae(tmp_path / "sae", threshold=15 if request.param == "gated" else None)
     backbone = Backbone.load(tiny_folder, dtype="float32")
-    fitted = SparseRM.fit(parse_pairs(preference_rows()), backbone=backbone, sae=sae, k=4, selection="effect_size", l2=0.1)
+    fitted = SparseRM.fit(parse_pairs(preference_rows()), backbone=backbone, sae=sae, k=4, selection="frequency", l2=0.1)
+    assert fitted.head.score == request.param
     fitted.save_pretrained(tmp_path / "head")
     return fitted
 

@@ -16,9 +16,9 @@ from tests.unit.tiny import save_tiny_sae
 TEXTS = [Text((Message("user", f"How do I boil {n} eggs?"),), said) for n in (1, 2) for said in ("please boil", "go away")]
 
 
-@pytest.fixture
-def head_folder(tiny_folder, tmp_path):
-    sae = save_tiny_sae(tmp_path / "tiny-sae")
+@pytest.fixture(params=["projection", "gated"])
+def head_folder(request, tiny_folder, tmp_path):
+    sae = save_tiny_sae(tmp_path / "tiny-sae", threshold=15 if request.param == "gated" else None)
     model = SparseRM.fit(parse_pairs(preference_rows(), "tiny"), backbone=tiny_folder, sae=sae, k=3, l2=0.01, name="tiny")
     model.save_pretrained(tmp_path / "my-head")
     return tmp_path / "my-head"

@@ -41,6 +41,16 @@ def head(tmp_path_factory, tiny_backbone) -> Path:
     return folder / "head"
 
 
+@pytest.fixture(scope="module")
+def gated_head(tmp_path_factory, tiny_backbone) -> Path:
+    folder = tmp_path_factory.mktemp("gated")
+    sae = save_tiny_sae(folder / "tiny-sae", threshold=15)
+    model = SparseRM.fit(parse_pairs(preference_rows(), "train"), backbone=tiny_backbone, sae=sae)
+    assert model.head.score == "gated"
+    model.save_pretrained(folder / "head")
+    return folder / "head"
+
+
 @pytest.fixture
 def path(tmp_path) -> Path:
     path = tmp_path / "pairs.jsonl"
@@ -59,7 +69,9 @@ def _table(folder: Path) -> pd.DataFrame:
     return pd.read_parquet(folder)
 
 
-def test_rewards_are_those_of_scoring_each_pair_and_no_row_is_lost(head, path, tmp_path):
+@pytest.mark.parametrize("kind", ["head", "gated_head"])
+def test_rewards_are_those_of_scoring_each_pair_and_no_row_is_lost(request, kind, path, tmp_path):
+    head = request.getfixturevalue(kind)
     scored = score_file(path, head, tmp_path / "out")
     table = _table(tmp_path / "out")
     assert sorted(set(table["row"])) == list(range(1, len(ROWS) + 1))

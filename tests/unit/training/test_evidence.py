@@ -27,17 +27,28 @@ from sparserm.training.evidence import (
 from sparserm.training.sweep import sweep
 from tests.unit.separable import SAE, TEST, TRAIN, noise, represented_pairs
 
-SETTINGS = FitSettings(k=3, l2=0.1)
+SETTINGS = FitSettings(k=3, l2=0.1, score="projection")
 FITTED = fit_head(TRAIN, SAE, SETTINGS)
+GATED = FitSettings(k=3, score="gated")
+both_scores = pytest.mark.parametrize("settings", [SETTINGS, GATED], ids=["projection", "gated"])
 
 
-def _by_name(train: PairRepresentations = TRAIN, test: PairRepresentations = TEST) -> dict[str, evidence.Measured]:
-    found = baselines(fit_head(train, SAE, SETTINGS), train, test, SAE, SETTINGS)
+@pytest.fixture(autouse=True)
+def _few_splits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """How often the prompts are halved is tested on its own; here less of it does."""
+    monkeypatch.setattr("sparserm.heads.gated_selection.SPLITS", 2)
+
+
+def _by_name(
+    train: PairRepresentations = TRAIN, test: PairRepresentations = TEST, settings: FitSettings = SETTINGS
+) -> dict[str, evidence.Measured]:
+    found = baselines(fit_head(train, SAE, settings), train, test, SAE, settings)
     return {one.name: one for one in found}
 
 
-def test_a_real_preference_is_found_by_the_head_and_the_probe_and_by_no_control() -> None:
-    found = _by_name()
+@both_scores
+def test_a_real_preference_is_found_by_the_head_and_the_probe_and_by_no_control(settings: FitSettings) -> None:
+    found = _by_name(settings=settings)
     assert list(found) == ["head", "longer", "dense", "random", "shuffled"]
     assert found["head"].accuracy > 0.95 and found["dense"].accuracy > 0.9
     assert found["longer"].accuracy == 0.0  # all responses have one token: ties
@@ -46,15 +57,16 @@ def test_a_real_preference_is_found_by_the_head_and_the_probe_and_by_no_control(
     assert (found["random"].heads, found["shuffled"].heads) == (5, SHUFFLES)
 
 
-def test_noise_is_noise_to_everyone() -> None:
-    found = _by_name(noise(0, 400), noise(1, 400))
+@both_scores
+def test_noise_is_noise_to_everyone(settings: FitSettings) -> None:
+    found = _by_name(noise(0, 400), noise(1, 400), settings)
     for name in ("head", "dense", "random", "shuffled"):
         low, high = found[name].ci95
         assert low - 0.03 < 0.5 < high + 0.03, name
 
 
 def test_shuffling_changes_labels_and_nothing_else() -> None:
-    shuffled = evidence._shuffled(TRAIN, 0)
+    shuffled = evidence.shuffled(TRAIN, 0)
     swapped = (shuffled.chosen.h == TRAIN.rejected.h).all(1)
     assert 0.3 < swapped.mean() < 0.7
     assert np.array_equal(np.where(swapped[:, None], shuffled.rejected.h, shuffled.chosen.h), TRAIN.chosen.h)
@@ -69,7 +81,7 @@ def test_shuffling_moves_latents_and_lengths_with_their_response() -> None:
     assert first is not None
     quarter = firings(first.indices, np.full_like(first.rate, 0.25), first.peak, first.gated)
     marked = replace(pairs, chosen=replace(pairs.chosen, latents=replace(first, fired=quarter)))
-    shuffled = evidence._shuffled(marked, 3)
+    shuffled = evidence.shuffled(marked, 3)
     latents = shuffled.chosen.latents
     assert latents is not None
     is_first = shuffled.chosen.n_tokens <= 6
@@ -132,6 +144,14 @@ def test_a_planted_feature_is_always_selected_again_and_the_noise_beside_it_is_n
     assert stability.resamples == RESAMPLES
 
 
+def test_a_planted_gated_feature_is_always_selected_again() -> None:
+    fitted = fit_head(TRAIN, SAE, GATED)
+    stability = selection_stability(fitted, TRAIN, SAE, GATED)
+    planted = stability.features[0]
+    assert (planted.feature, planted.selected, planted.same_sign) == (0, 1.0, 1.0)
+    assert stability.jaccard > stability.chance
+
+
 def test_resampling_draws_whole_prompts() -> None:
     groups = np.array([7, 3, 7, 3, 9])
     rows = evidence.resample(groups, 0)
@@ -140,14 +160,16 @@ def test_resampling_draws_whole_prompts() -> None:
     assert sum(times[0] for times in counts.values()) == 3
 
 
-def test_the_same_every_time_counted_to_the_end_and_the_same_from_json() -> None:
+@both_scores
+def test_the_same_every_time_counted_to_the_end_and_the_same_from_json(settings: FitSettings) -> None:
     told: list[tuple[int, int]] = []
-    cells = sweep({"one": TRAIN}, {"one": SAE}, SETTINGS, (3, 4))
+    fitted = fit_head(TRAIN, SAE, settings)
+    cells = sweep({"one": TRAIN}, {"one": SAE}, settings, (3, 4))
     found = gather_head_evidence(
-        FITTED, TRAIN, TEST, SAE, SETTINGS, cells, progress=lambda done, total, what: told.append((done, total))
+        fitted, TRAIN, TEST, SAE, settings, cells, progress=lambda done, total, what: told.append((done, total))
     )
     assert told[-1][0] == told[-1][1] == len(told)
-    assert gather_head_evidence(FITTED, TRAIN, TEST, SAE, SETTINGS, cells) == found
+    assert gather_head_evidence(fitted, TRAIN, TEST, SAE, settings, cells) == found
     assert HeadEvidence.from_dict(json.loads(json.dumps(found.to_dict()))) == found
 
 

@@ -8,19 +8,35 @@ import numpy as np
 import pytest
 
 from sparserm.evaluation.accuracy import cross_validate, cross_validate_dense
-from sparserm.heads.fitting import FitSettings
+from sparserm.heads.fitting import SELECTIONS, FitSettings
 from sparserm.representations.values import LatentSummary, PairRepresentations
 from sparserm.training import sweep as sweeping
-from sparserm.training.sweep import DENSE, METHODS, SweepCell, cells_table, choose, sweep
+from sparserm.training.sweep import DENSE, METHODS, SIZES, SweepCell, cells_table, choose, sweep
 from sparserm.types import SparseRMError
 from tests.unit.separable import SAE, TRAIN, noise
 
-SETTINGS = FitSettings(l2=0.1)
+SETTINGS = FitSettings(l2=0.1, score="projection")
+GATED = FitSettings(score="gated")
+
+
+@pytest.fixture(autouse=True)
+def _few_splits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """How often the prompts are halved is tested on its own; here less of it does."""
+    monkeypatch.setattr("sparserm.heads.gated_selection.SPLITS", 1)
 
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize(
-    "settings", [SETTINGS, replace(SETTINGS, l2=None), replace(SETTINGS, avoid_length=True, activity="most")]
+    "settings",
+    [
+        SETTINGS,
+        replace(SETTINGS, l2=None),
+        replace(SETTINGS, avoid_length=True, activity="most"),
+        GATED,
+        replace(GATED, l2=0.7, seed=3, avoid_length=True, activity="most"),
+        FitSettings(),  # gated, as the SAE's latents have thresholds of their own
+        FitSettings(selection="sparse"),  # projection, as gated scores have no such selector
+    ],
 )
 def test_every_cell_is_what_cross_validation_says_of_its_settings(seed: int, settings: FitSettings) -> None:
     rng = np.random.default_rng(seed)
@@ -34,14 +50,18 @@ def test_every_cell_is_what_cross_validation_says_of_its_settings(seed: int, set
     )
     sizes = rng.choice(np.arange(1, 16), 2, replace=False).tolist()
     cells = sweep({"sae": pairs}, {"sae": SAE}, settings, sizes)
+    score = settings.for_sae(SAE).score
     assert [(cell.method, cell.k) for cell in cells] == [
-        (method, k) for method in METHODS for k in ([0] if method == DENSE else sorted(sizes))
+        (method, k)
+        for method in METHODS
+        if method in (DENSE, *SELECTIONS[score])
+        for k in ([0] if method == DENSE else sorted(sizes))
     ]
     for cell in cells:
         alone = (
-            cross_validate_dense(pairs, settings.l2)
+            cross_validate_dense(pairs, settings.l2 if score == "projection" else None)
             if cell.method == DENSE
-            else cross_validate(pairs, SAE, replace(settings, k=cell.k, selection=cell.method))
+            else cross_validate(pairs, SAE, replace(settings, score=score, k=cell.k, selection=cell.method))
         )
         assert (cell.accuracy, cell.ci95) == (alone.accuracy, alone.ci95)
 
@@ -69,6 +89,13 @@ def test_cells_that_cannot_be_are_left_out() -> None:
     cells = sweep({"one": TRAIN}, {"one": SAE}, SETTINGS, (4, 17))
     assert {cell.k for cell in cells} == {0, 4}
     assert sweep({"one": TRAIN.take(np.array([0]))}, {"one": SAE}, SETTINGS) == ()
+
+
+def test_sizes_are_maxima_of_gated_heads_and_methods_without_gated_scores_are_left_out() -> None:
+    cells = sweep({"one": TRAIN}, {"one": SAE}, GATED, (4, 17), ("sparse", "stable", "random"))
+    assert [(cell.method, cell.k) for cell in cells] == [("stable", 4), ("stable", 17), ("random", 4), ("random", 17)]
+    whole = sweep({"one": TRAIN}, {"one": SAE}, replace(GATED, k=5), None, ("stable",))
+    assert [cell.k for cell in whole] == sorted({*SIZES["gated"], 5})
 
 
 def test_a_size_that_only_one_fold_is_too_poor_for_has_no_cell() -> None:
@@ -116,7 +143,7 @@ def test_the_simplest_within_the_interval_of_the_best_and_baselines_are_not_chos
 
 def test_an_unknown_method_is_refused_with_the_known_ones() -> None:
     with pytest.raises(
-        SparseRMError, match="'best' is unknown; expected some of sparse, frequency, effect_size, random, dense"
+        SparseRMError, match="'best' is unknown; expected some of stable, frequency, random, sparse, effect_size, dense"
     ):
         sweep({"one": TRAIN}, {"one": SAE}, SETTINGS, methods=("best",))
 

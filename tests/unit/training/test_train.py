@@ -91,7 +91,7 @@ def test_the_card_says_what_the_head_is_valid_for_and_made_from(trained, tiny_ba
     assert card.name == card.training["data"] == "train.jsonl"
     assert card.training["data_hash"] == TRAIN.content_hash
     assert (card.training["licence"], card.training["n_pairs"], card.training["n_skipped"]) == ("CC0", 40, 0)
-    assert card.training["settings"] == {**vars(FitSettings()), **SETTINGS}
+    assert card.training["settings"] == {**vars(FitSettings()), **SETTINGS, "score": "projection"}
     assert {"sparserm", "torch", "transformers"} <= set(card.versions)
 
 
@@ -186,8 +186,13 @@ def test_an_unknown_setting_is_answered_with_the_known_ones() -> None:
     [
         ({"pooling": "max"}, "pooling is 'max', expected one of last, mean; choose one"),
         ({"activity": "sometimes"}, "activity is 'sometimes', expected one of any, most; choose one"),
-        ({"selection": "best"}, "selection is 'best', expected one of sparse, frequency, effect_size, random; choose one"),
-        ({"k": 33}, "k is 33, expected a whole number from 1 to 32; choose one"),
+        ({"selection": "best"}, "'best', expected one of stable, frequency, random, sparse, effect_size; choose one"),
+        ({"k": 33, "score": "projection"}, "k is 33, expected a whole number from 1 to 32; choose one"),
+        ({"k": 33, "selection": "sparse"}, "k is 33, expected a whole number from 1 to 32; choose one"),
+        ({"k": 65}, "k is 65, expected a whole number from 1 to 64; choose one"),
+        ({"score": "activations"}, "score is 'activations', expected one of gated, projection; choose one"),
+        ({"score": "gated", "selection": "sparse"}, "selection is 'sparse' with score gated, expected one of stable, freq"),
+        ({"score": "projection", "selection": "stable"}, "'stable' with score projection, expected one of sparse, freq"),
         ({"k": 0}, "k is 0, expected"),
         ({"k": 2.5}, "k is 2.5, expected"),
         ({"k": "8"}, "k is '8', expected"),

@@ -33,7 +33,7 @@ def _little_evidence(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the evidence is worth is tested on its own; here less of it does."""
     for name, value in {"SHUFFLES": 1, "RESAMPLES": 1, "CURVE_SEEDS": 1}.items():
         monkeypatch.setattr(f"sparserm.training.evidence.{name}", value)
-    monkeypatch.setattr("sparserm.jobs.kinds.SIZES", (4, 8))
+    monkeypatch.setattr("sparserm.training.sweep.SIZES", {"projection": (4, 8), "gated": (4, 8)})
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +141,7 @@ def test_an_interrupted_job_goes_on_and_ends_with_the_same_head(run_job, spec: T
 def test_fitting_again_gives_the_head_that_a_job_would(run_job, spec: TrainSpec, tiny_backbone: Backbone) -> None:
     result = _result(run_job(spec))
     sae = load_saes(spec.saes)[result.sae]
-    prepared = read_prepared(split_pairs(spec.source.load(), spec), tiny_backbone, sae, "mean")
+    prepared = read_prepared(split_pairs(spec.source.load(), spec), tiny_backbone, sae, SETTINGS)
     fitted, measured = fit_again(prepared, SETTINGS)
     assert np.array_equal(fitted.head.weights, result.saved.head.weights)
     assert measured == result.evidence.baselines[0]
@@ -161,7 +161,7 @@ def test_pairs_that_have_changed_since_are_not_taken_for_those_of_the_job(run_jo
 def test_what_is_not_stored_is_not_read_on_a_page(spec: TrainSpec, tiny_backbone: Backbone, saes: tuple[str, ...]) -> None:
     split = split_pairs(spec.source.load(), spec)
     with pytest.raises(SparseRMError, match=r"80 responses at blocks.1.hook_resid_post are not in the store"):
-        read_prepared(split, tiny_backbone, load_saes(saes)[saes[0]], "mean")
+        read_prepared(split, tiny_backbone, load_saes(saes)[saes[0]], SETTINGS)
 
 
 def test_the_split_shares_no_prompt_and_a_sample_is_a_part_of_it(spec: TrainSpec) -> None:

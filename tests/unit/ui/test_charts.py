@@ -5,15 +5,18 @@ from __future__ import annotations
 import html
 import json
 import warnings
+from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
 import pytest
 
-from sparserm.explain.contributions import Explanation
+from sparserm.explain.contributions import Contribution, Explanation, explain_difference
 from sparserm.ui.score.charts import reference_figure
-from sparserm.ui.shared.charts import LONGEST, Bar, contribution_bars, contributions_figure
+from sparserm.ui.shared.charts import LINE, NOTE_LINE, Bar, contribution_bars, contributions_figure, difference_figure
+from sparserm.ui.shared.firing import silent_in_both_line, silent_line
 from sparserm.ui.shared.style import DOWN, NEUTRAL, UP
 from tests.unit.ui.explanations import explanation
 
@@ -51,8 +54,8 @@ def test_bars_add_up_to_the_reward_however_many_are_shown(seed, top) -> None:
 def test_bars_by_hand() -> None:
     bars = contribution_bars(explanation(0.5, -2.0, 0.25, -0.125, bias=1.0, labels={11: "politeness"}), top=2)
     assert bars == [
-        Bar("politeness (11)", -2.0, "alignment score -4.00, weight -0.500", feature=11),
-        Bar("feature 10", 0.5, "alignment score +1.00, weight -0.500", feature=10),
+        Bar("politeness (11)", -2.0, "weight -0.5 × (score +4 − mu 0) /<br>sigma 1 = -2", feature=11),
+        Bar("feature 10", 0.5, "weight -0.5 × (score -1 − mu 0) /<br>sigma 1 = +0.5", feature=10),
         Bar("2 smaller features", 0.125, "sum of the smaller ones"),
         Bar("bias", 1.0, "added to every reward"),
     ]
@@ -79,11 +82,14 @@ def test_the_figure_is_a_waterfall_of_the_bars_and_their_total() -> None:
     figure = contributions_figure(contribution_bars(given, 8), given.reward)
     (trace,) = figure.data
     assert isinstance(trace, go.Waterfall)
-    assert list(trace.y) == ["feature 11", "feature 10", "bias", "reward"]
+    assert [title for title, _ in trace.customdata] == ["feature 11", "feature 10", "bias", "reward"]
+    assert list(figure.layout.yaxis.ticktext) == ["feature 11", "feature 10", "bias", "reward"]
+    assert list(figure.layout.yaxis.tickvals) == list(trace.y) == sorted(trace.y)
     assert list(trace.x) == [-2.0, 0.5, 1.0, -0.5]
     assert list(trace.measure) == ["relative"] * 3 + ["total"]
     assert list(trace.text) == ["-2.00", "+0.50", "+1.00", "-0.50"]
-    assert figure.layout.yaxis.autorange == "reversed"
+    bottom, top = figure.layout.yaxis.range
+    assert bottom > max(trace.y) and top == 0  # from top to bottom
 
 
 def test_what_raises_and_what_lowers_a_reward_has_a_colour_of_its_own() -> None:
@@ -119,18 +125,95 @@ def test_figures_are_finite_also_of_nothing_and_of_zeros(values) -> None:
 
 def test_labels_are_shown_as_they_are_and_not_as_markup() -> None:
     label = "ünïcode ☕ 'quotes' <b>&"
-    (trace,) = contributions_figure(contribution_bars(explanation(1.0, labels={10: label}), 8), 1.0).data
-    assert html.unescape(trace.y[0]) == f"{label} (10)"
-    assert "<b>" not in trace.y[0]  # Plotly reads HTML
-    assert "'quotes'" in trace.y[0]  # but does not know &quot; and the like
-
-
-def test_a_long_label_leaves_the_bars_their_room_and_keeps_its_end() -> None:
-    label = f"{'a & b, ' * 10}(auto 0.83)"
     figure = contributions_figure(contribution_bars(explanation(1.0, labels={10: label}), 8), 1.0)
-    drawn = html.unescape(figure.layout.yaxis.ticktext[0])
-    assert len(drawn) <= LONGEST and drawn.startswith("a & b") and drawn.endswith("… b, (auto 0.83) (10)"[-17:])
-    assert html.unescape(figure.layout.yaxis.tickvals[0]) == html.unescape(figure.data[0].y[0]) == f"{label} (10)"
+    for drawn in (figure.data[0].customdata[0][0], figure.layout.yaxis.ticktext[0]):
+        assert html.unescape(drawn.replace("<br>", " ")) == f"{label} (10)"
+        assert "<b>" not in drawn  # Plotly reads HTML
+        assert "'quotes'" in drawn  # but does not know &quot; and the like
+
+
+def test_a_long_label_is_drawn_whole_in_lines_that_leave_the_bars_their_room() -> None:
+    label = f"{'a & b, ' * 10}(auto 0.83)"
+    figure = contributions_figure(contribution_bars(explanation(1.0, -1.0, labels={10: label}), 8), 1.0)
+    (first, *_), (top, second, *_) = figure.layout.yaxis.ticktext, figure.data[0].y
+    for drawn, width in ((first, LINE), (figure.data[0].customdata[0][0], NOTE_LINE)):
+        lines = [html.unescape(line) for line in drawn.split("<br>")]
+        assert " ".join(lines) == f"{label} (10)" and max(map(len, lines)) <= width
+    # Its row is as high as its lines, and that of the short label is not.
+    assert top > 2 * (figure.layout.yaxis.range[0] - figure.data[0].y[-1])
+    assert second - top > top
+
+
+def _gated(**other: Any) -> Explanation:
+    """Feature 10 fires at "No" and "never", 11 is silent, 12 fires at the comma; nothing is centred."""
+    rows = ((10, 0.5, 2.0, True, 4.0), (11, 0.25, 0.0, False, 0.0), (12, -0.3, 1.0, True, 1.5))
+    parts = [
+        Contribution(feature, f"feature {feature}", score, weight, weight * score / 0.5, 0.0, 0.5, fires, activation)
+        for feature, weight, score, fires, activation in rows
+    ]
+    total = np.array([part.contribution for part in parts])
+    activations = np.array([[4.0, 0, 0], [0, 0, 1.5], [2.0, 0, 0], [0, 0, 0]], np.float32)
+    tokens = ("No", ",", " never", " mind")
+    parts.sort(key=lambda part: -abs(part.contribution))
+    given = Explanation(
+        total.sum(), 0.0, tuple(parts), tokens, activations / 4, np.zeros(4), np.array([10, 11, 12]), 0, None, activations
+    )
+    return replace(given, **other)
+
+
+def test_only_features_that_fire_have_bars_which_say_where_and_reconcile() -> None:
+    given = _gated()
+    bars = contribution_bars(given, 8)
+    assert [(bar.feature, bar.where) for bar in bars] == [(10, "at no · never"), (12, "at “,”")]
+    assert sum(bar.value for bar in bars) == pytest.approx(given.reward)
+    assert bars[0].note == (
+        "Fires at no · never; activation up to<br>4.<br>weight +0.5 × (score +2 − mu 0) /<br>sigma 0.5 = +2"
+    )
+    assert silent_line(given.contributions) == "1 more feature does not fire here and contributes nothing."
+    drawn = contributions_figure(bars, given.reward).layout.yaxis.ticktext[0]
+    assert drawn.startswith("feature 10<br>") and "at no · never" in drawn
+
+
+def test_a_head_that_reads_the_end_says_what_fires_there() -> None:
+    assert [bar.where for bar in contribution_bars(_gated(), 8, "last")] == ["at the end", "at the end"]
+
+
+def test_where_nothing_fires_there_are_no_bars_and_the_page_says_why() -> None:
+    quiet = tuple(replace(part, score=0.0, contribution=0.0, fires=False) for part in _gated().contributions)
+    given = _gated(contributions=quiet, reward=0.0)
+    assert contribution_bars(given, 8) == []
+    assert silent_line(given.contributions) == "3 features do not fire here and contribute nothing."
+    assert _finite(contributions_figure([], 0.0))
+
+
+def test_a_projection_that_is_silent_in_the_text_keeps_its_bar_and_is_marked() -> None:
+    parts = tuple(
+        replace(part, fires=part.feature != 12, contribution=part.contribution + 1) for part in _gated().contributions
+    )
+    given = _gated(contributions=parts)
+    where = {bar.feature: (bar.where, bar.note) for bar in contribution_bars(given, 8)}
+    assert len(where) == 3 and where[12][0] == "silent in this text"
+    assert "the projection is<br>never zero" in where[12][1]
+    assert silent_line(parts).startswith("1 of 3 features is silent in this text. This head counts the projection")
+
+
+def test_without_an_sae_nothing_is_said_about_firing() -> None:
+    given = explanation(1.0, -2.0)
+    assert [bar.where for bar in contribution_bars(given, 8)] == ["", ""] and silent_line(given.contributions) == ""
+
+
+def test_the_bars_of_a_margin_are_of_features_that_fire_in_either_response() -> None:
+    a = _gated()
+    first, *others = a.contributions
+    quiet = (replace(part, score=0.0, contribution=0.0, fires=False, activation=0.0) for part in others)
+    b = _gated(contributions=(replace(first, score=1.0, contribution=1.0), *quiet))
+    parts = explain_difference(a, b)
+    figure = difference_figure(parts, sum(part.contribution for part in parts))
+    assert [tick.split("<br>")[0] for tick in figure.layout.yaxis.ticktext] == ["feature 10", "feature 12", "margin"]
+    assert ["in both" in figure.layout.yaxis.ticktext[0], "in A" in figure.layout.yaxis.ticktext[1]] == [True, True]
+    assert silent_in_both_line(parts) == "1 more feature fires in neither response and contributes nothing."
+    for part in parts:
+        assert part.weight * (part.score_a - part.score_b) / part.sigma == pytest.approx(part.contribution)
 
 
 # ---------------------------------------------------------------------------------------------------- reference rewards

@@ -26,11 +26,11 @@ def _rows(given: Explanation) -> list[dict[str, str]]:
 
 def test_the_file_by_hand() -> None:
     assert contributions_table(explanation(0.5, -2.0, bias=1.0)).to_csv(index=False).splitlines() == [
-        "feature,label,score,weight,contribution",
-        "11,feature 11,-4.0,-0.5,-2.0",
-        "10,feature 10,1.0,-0.5,0.5",
-        ",bias,,,1.0",
-        ",reward,,,-0.5",
+        "feature,label,fires,fires_at,activation,score,mu,sigma,weight,contribution",
+        "11,feature 11,,,,4.0,0.0,1.0,-0.5,-2.0",
+        "10,feature 10,,,,-1.0,0.0,1.0,-0.5,0.5",
+        ",bias,,,,,,,,1.0",
+        ",reward,,,,,,,,-0.5",
     ]
 
 

@@ -1,0 +1,141 @@
+"""Selection of a gated head's features. All selectors share one signature.
+
+The features of such a head mean what they show: each surely differs between chosen and rejected responses, is chosen again on
+other prompts, and its weight has the sign of the difference.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from sparserm.heads.screening import ENOUGH, FALSE_DISCOVERIES, Candidates, GatedScores, as_candidates, screen
+from sparserm.heads.selection import FeatureStats
+from sparserm.heads.signed_weights import lasso_path
+from sparserm.support.defaults import MAX_GATED_FEATURES
+from sparserm.support.threads import in_threads
+
+#: Features that may fire in a response on average: more bars are not read.
+MOST_FIRING = 12.0
+#: Times that the prompts are split into complementary halves (Shah and Samworth, 2013).
+SPLITS = 10
+#: Share of the halves in which a feature must be chosen to be kept.
+OFTEN = 0.4
+
+
+@dataclass(frozen=True)
+class GatedStatistics:
+    """Statistics of the training pairs that the selectors of gated heads use.
+
+    Attributes:
+        scores: gated scores of every latent.
+        stats: activation frequencies of the latents.
+        seed: of what is drawn at random.
+        hold_length: screen with length held fixed.
+    """
+
+    scores: GatedScores
+    stats: FeatureStats
+    seed: int = 0
+    hold_length: bool = False
+
+    @property
+    def usable(self) -> np.ndarray:
+        """``[d_sae]`` bool: latents that are active in some training response, and whose score is not zero in all of them."""
+        scored = np.zeros(len(self.stats.gap), bool)
+        for side in (self.scores.chosen, self.scores.rejected):
+            scored[side.indices[side.data != 0]] = True
+        return scored & ((self.stats.f_chosen + self.stats.f_rejected) > 0)
+
+    @functools.cached_property
+    def screened(self) -> Candidates:
+        """The latents that surely differ, or in few pairs those that may."""
+        return screen(self.scores, hold_length=self.hold_length)
+
+    @functools.cached_property
+    def frequency(self) -> np.ndarray:
+        """``[d_sae]`` share of the halves of the prompts in which the L1 path chooses each screened latent; zero for others.
+
+        Stability selection, Meinshausen and Buhlmann (2010).
+        """
+        found = self.screened
+        prompts = np.unique(self.scores.groups)
+        rng = np.random.default_rng(self.seed)
+        halves = [half for _ in range(SPLITS) for half in np.array_split(rng.permutation(prompts), 2) if len(half)]
+
+        def choose(half: np.ndarray) -> np.ndarray:
+            part = self.scores.take(np.flatnonzero(np.isin(self.scores.groups, half)))
+            again = as_candidates(part, found.latents, found.z, hold_length=self.hold_length)
+            return found.latents[_lasso(again, MAX_GATED_FEATURES)]
+
+        counts = np.zeros(self.scores.chosen.shape[1])
+        for latents in in_threads(choose, halves):
+            counts[latents] += 1
+        return counts / len(halves)
+
+
+#: A selector takes the statistics and the maximum number of features, and returns candidates and the places of the chosen ones.
+GatedSelector = Callable[[GatedStatistics, int], tuple[Candidates, np.ndarray]]
+
+
+def select_stable(statistics: GatedStatistics, k: int) -> tuple[Candidates, np.ndarray]:
+    """Screened latents that the L1 path chooses in a share of :data:`OFTEN` or more of the halves, the most frequent first.
+
+    Where the pairs are too few for enough sure latents, or for any to come back that often, those that the path chooses on all
+    of them: on held-out prompts, heads from 100 pairs then ranked 7 points better.
+    """
+    found = statistics.screened
+    if (found.q <= FALSE_DISCOVERIES).sum() < ENOUGH:
+        return found, _lasso(found, k)
+    frequency = statistics.frequency[found.latents]
+    order = np.lexsort((-np.abs(found.z), -frequency))
+    often = order[frequency[order] >= OFTEN]
+    return found, _readable(found, often, k) if len(often) else _lasso(found, k)
+
+
+def select_frequency(statistics: GatedStatistics, k: int) -> tuple[Candidates, np.ndarray]:
+    """The paper's selector: the latents with the largest frequency gaps, as many of each sign (arXiv 2511.07896)."""
+    live = np.flatnonzero(statistics.usable)
+    order = live[np.argsort(-statistics.stats.gap[live], kind="stable")]
+    # From both ends in turn, which after half of the way has had every latent once.
+    turns = np.stack([order, order[::-1]], axis=1).ravel()[: len(order)]
+    latents = turns[: 2 * k]
+    gaps = statistics.stats.gap[latents]
+    if not gaps.all():  # what fires equally often may still fire more strongly
+        gaps = np.where(gaps == 0, as_candidates(statistics.scores, latents).z, gaps)
+    found = as_candidates(statistics.scores, latents, gaps)
+    return found, _readable(found, np.arange(len(found.latents)), k)
+
+
+def select_random(statistics: GatedStatistics, k: int) -> tuple[Candidates, np.ndarray]:
+    """Latents drawn at random: the baseline for all other selectors."""
+    usable = np.flatnonzero(statistics.usable)
+    drawn = np.random.default_rng(statistics.seed).choice(usable, min(k, len(usable)), replace=False)
+    found = as_candidates(statistics.scores, drawn)
+    return found, np.arange(len(drawn))
+
+
+#: Selectors by name, as offered on the command line and in the app; the first is the default.
+GATED_SELECTORS: dict[str, GatedSelector] = {"stable": select_stable, "frequency": select_frequency, "random": select_random}
+
+
+def _lasso(found: Candidates, k: int) -> np.ndarray:
+    """Places of the candidates that the L1 path chooses: up to ``k``, while no more than :data:`MOST_FIRING` fire.
+
+    Where even its first step has more, the one that differs most, with which every path starts.
+    """
+    means = found.differences.mean(0, dtype=np.float64)
+    chosen = np.argsort(-means, kind="stable")[:1] if (means > 0).any() else np.zeros(0, np.int64)
+    for places in lasso_path(found.differences):
+        if len(places) > k or found.rate[places].sum() > MOST_FIRING:
+            break
+        chosen = places
+    return chosen
+
+
+def _readable(found: Candidates, order: np.ndarray, k: int) -> np.ndarray:
+    """The first of ``order``, up to ``k``, while no more than :data:`MOST_FIRING` fire; at least one."""
+    return order[: max(1, min(k, int((found.rate[order].cumsum() <= MOST_FIRING).sum())))]

@@ -1,0 +1,193 @@
+"""Screening of latents: which of them surely fire more in chosen than in rejected responses, or less, by a paired test.
+
+The score that is tested is the gated one, which is zero where a latent is silent.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.sparse import csr_matrix, vstack
+from scipy.stats import false_discovery_control, norm
+
+from sparserm.representations.values import PairRepresentations, Representations
+from sparserm.sae.autoencoder import SparseAutoencoder
+
+#: False discovery rate of the screen (Benjamini and Hochberg, 1995).
+FALSE_DISCOVERIES = 0.05
+#: Pairs in which a latent must differ to be tested, or a tenth of all if that is less.
+LEAST_PAIRS = 10
+#: z from which a latent surely fires in more responses of one side.
+OPPOSITE = 1.96
+#: Sure latents that are enough for a head, and maximum number of candidates.
+ENOUGH = 16
+MOST_CANDIDATES = 256
+#: Responses of which all latents are encoded at a time.
+_ROWS = 1024
+
+
+@dataclass(frozen=True)
+class GatedScores:
+    """Gated scores of every latent in ``n`` pairs; what is not stored is zero.
+
+    Attributes:
+        chosen, rejected: ``[n, d_sae]``.
+        groups: ``[n]`` the prompt of each pair.
+        length_gaps: ``[n]`` log length of chosen minus rejected.
+    """
+
+    chosen: csr_matrix
+    rejected: csr_matrix
+    groups: np.ndarray
+    length_gaps: np.ndarray
+
+    @classmethod
+    def of(cls, pairs: PairRepresentations, sae: SparseAutoencoder) -> GatedScores:
+        """The scores of represented pairs.
+
+        Raises:
+            SparseRMError: pooled by the mean, without latent strengths.
+        """
+        chosen, rejected = (_gated_scores(side, sae) for side in (pairs.chosen, pairs.rejected))
+        return cls(chosen, rejected, pairs.groups, pairs.length_gaps)
+
+    def take(self, rows: np.ndarray) -> GatedScores:
+        """Select pairs by row."""
+        return GatedScores(self.chosen[rows], self.rejected[rows], self.groups[rows], self.length_gaps[rows])
+
+    def dense(self, latents: np.ndarray) -> np.ndarray:
+        """``[2n, len(latents)]`` scores of some latents in all chosen, then all rejected responses."""
+        return np.concatenate([self.chosen[:, latents].toarray(), self.rejected[:, latents].toarray()])
+
+    def spread(self, latents: np.ndarray) -> np.ndarray:
+        """``[len(latents)]`` standard deviation of each latent's score over all responses."""
+        n = 2 * self.chosen.shape[0]
+        first, second = (
+            np.asarray((self.chosen[:, latents].power(k).sum(0) + self.rejected[:, latents].power(k).sum(0)) / n).ravel()
+            for k in (1, 2)
+        )
+        return np.sqrt(np.maximum(second - first**2, 1e-12))
+
+    def rate(self, latents: np.ndarray) -> np.ndarray:
+        """``[len(latents)]`` share of all responses in which each latent's score is not zero."""
+        n = 2 * self.chosen.shape[0]
+        return np.asarray(((self.chosen[:, latents] != 0).sum(0) + (self.rejected[:, latents] != 0).sum(0)) / n).ravel()
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Latents that a head may use, and their differences.
+
+    Attributes:
+        latents: ``[m]`` ids.
+        signs: ``[m]`` +1 where chosen responses have more of it, -1 where rejected ones have.
+        z: ``[m]`` of the sum over prompts of the score of chosen minus rejected.
+        q: ``[m]`` false discovery rate at which the latent counts as sure (adjusted p-value).
+        sigma: ``[m]`` standard deviation of the score over responses.
+        rate: ``[m]`` share of the responses in which the latent fires.
+        differences: ``[n, m]`` float32 score of chosen minus rejected, over ``sigma`` and times ``signs``; with length held
+            fixed what a regression on the length gaps leaves of it, so that weights do not stand for length.
+    """
+
+    latents: np.ndarray
+    signs: np.ndarray
+    z: np.ndarray
+    q: np.ndarray
+    sigma: np.ndarray
+    rate: np.ndarray
+    differences: np.ndarray
+
+
+def screen(scores: GatedScores, *, hold_length: bool = False) -> Candidates:
+    """The latents that surely differ, at a false discovery rate of :data:`FALSE_DISCOVERIES`, the surest first.
+
+    In few pairs fewer than :data:`ENOUGH` may; then all that differ by a standard error are returned, and ``q`` says which are
+    sure. There are at most :data:`MOST_CANDIDATES`. Latents whose test, differences and firing do not point the same way are
+    left out.
+
+    Args:
+        hold_length: test what a latent's differences have beside those in length: their residuals from a regression on the
+            log ratio of lengths.
+    """
+    differences = (scores.chosen - scores.rejected).tocsr()
+    n_differ = np.asarray((differences != 0).sum(0)).ravel()
+    tested = np.flatnonzero(n_differ >= min(LEAST_PAIRS, max(1, len(scores.groups) // 10)))
+    if len(tested) == 0:
+        return as_candidates(scores, tested)
+    z = prompt_z(differences[:, tested], scores.groups, scores.length_gaps if hold_length else None)
+    q = false_discovery_control(2 * norm.sf(np.abs(z)))
+    order = np.argsort(-np.abs(z), kind="stable")
+    # One that surely fires in more responses of the other side, or differs the other way with length held fixed, would get the
+    # opposite weight of what it shows.
+    shown = np.asarray(differences[:, tested].sum(0)).ravel()
+    fires = [(side[:, tested] != 0).astype(np.int8) for side in (scores.chosen, scores.rejected)]
+    firing = prompt_z((fires[0] - fires[1]).tocsr(), scores.groups)
+    order = order[(z[order] * shown[order] > 0) & (np.sign(z[order]) * firing[order] > -OPPOSITE)]
+    n_sure = int((q[order] <= FALSE_DISCOVERIES).sum())
+    n_kept = n_sure if n_sure >= ENOUGH else max(1, int((np.abs(z[order]) >= 1 - 1e-9).sum()))
+    order = order[: min(n_kept, MOST_CANDIDATES)]
+    return as_candidates(scores, tested[order], z[order], q[order], hold_length=hold_length)
+
+
+def as_candidates(
+    scores: GatedScores,
+    latents: np.ndarray,
+    z: np.ndarray | None = None,
+    q: np.ndarray | None = None,
+    *,
+    hold_length: bool = False,
+) -> Candidates:
+    """Given latents as candidates.
+
+    Their signs are those of ``z``, which is computed if it is None; without ``q`` none is sure.
+    """
+    differences = (scores.chosen[:, latents] - scores.rejected[:, latents]).tocsr()
+    z = prompt_z(differences, scores.groups) if z is None else z
+    q = np.ones(len(latents)) if q is None else q
+    signs, sigma = np.where(z < 0, -1.0, 1.0), scores.spread(latents)
+    turned = differences.toarray() * (signs / sigma)
+    gaps = scores.length_gaps
+    if hold_length and gaps.any():
+        turned -= np.outer(gaps, gaps @ turned / (gaps @ gaps))
+    return Candidates(latents, signs, z, q, sigma, scores.rate(latents), turned.astype(np.float32))
+
+
+def prompt_z(differences: csr_matrix, groups: np.ndarray, lengths: np.ndarray | None = None) -> np.ndarray:
+    """``[m]`` z of the sum of each column ``[n, m]``, from its sums over the pairs of each prompt, which are independent.
+
+    Args:
+        lengths: ``[n]`` length gaps to hold fixed.
+    """
+    _, numbers = np.unique(groups, return_inverse=True)
+    n = len(groups)
+    by_prompt = csr_matrix((np.ones(n), (numbers, np.arange(n))), shape=(numbers.max(initial=0) + 1, n))
+    sums = by_prompt @ differences
+    totals = np.asarray(sums.sum(0)).ravel()
+    squares = whole = np.asarray(sums.power(2).sum(0)).ravel()
+    if lengths is not None and np.any(lengths):
+        # The slope of a column on the length gaps, and the sums of its residuals by prompt, with no dense matrix of residuals.
+        slope = np.asarray(differences.T @ lengths).ravel() / (lengths @ lengths)
+        own = by_prompt @ lengths
+        residual = squares - 2 * slope * np.asarray(sums.T @ own).ravel() + slope**2 * (own @ own)
+        # Of a column that only follows length, rounding leaves a little, of either sign.
+        squares = np.maximum(residual, 1e-9 * squares)
+        totals = totals - slope * lengths.sum()
+    # What is left of a column that length explains is rounding.
+    left = squares > 1e-9 * whole
+    return np.where(left, totals / np.sqrt(np.where(left, squares, 1.0)), 0.0)
+
+
+def _gated_scores(responses: Representations, sae: SparseAutoencoder) -> csr_matrix:
+    """``[n, d_sae]`` gated scores: from the strengths with mean pooling, from the last state with last pooling."""
+    if responses.pooling == "mean":
+        latents = responses.strengths
+        shape = (len(latents.indptr) - 1, latents.d_sae)
+        return csr_matrix((latents.gated.astype(np.float64), latents.indices, latents.indptr), shape=shape)
+    parts = []
+    for start in range(0, len(responses.h), _ROWS):
+        h = torch.from_numpy(np.array(responses.h[start : start + _ROWS]))
+        fires = sae.encode(h) > 0
+        parts.append(csr_matrix((fires * ((h - sae.b_dec) @ sae.directions().T)).double().numpy()))
+    return csr_matrix(vstack(parts))

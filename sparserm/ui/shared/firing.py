@@ -1,0 +1,101 @@
+"""Whether and where a feature fires in a response, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sparserm.explain.contributions import Contribution, Explanation, FeatureDifference
+
+#: Words named at most of those at which a feature fires.
+WORDS = 4
+
+
+@dataclass(frozen=True)
+class Firing:
+    """Where a feature fires in a response.
+
+    Attributes:
+        short: a few words, e.g. ``at no · I · have``; empty if unknown.
+        sentence: the same as a sentence, with the largest activation.
+        words: the words at which it fires, the strongest first.
+    """
+
+    short: str = ""
+    sentence: str = ""
+    words: tuple[str, ...] = ()
+
+
+def takes_part(part: Contribution | FeatureDifference) -> bool:
+    """Whether a feature fires or contributes; of a gated head those that are silent contribute nothing and are not drawn."""
+    fires = (part.fires,) if isinstance(part, Contribution) else (part.fires_a, part.fires_b)
+    return part.contribution != 0 or any(one is not False for one in fires)
+
+
+def firing_of(explanation: Explanation, part: Contribution, pooling: str) -> Firing:
+    """Where one feature fires; heads with last pooling read the end of the response only."""
+    if part.fires is None:
+        return Firing()
+    words = firing_words(explanation, part.feature)
+    here = "in this text" if pooling == "mean" else "at the end of the response"
+    if not part.fires:
+        more = "; the projection is never zero" if part.contribution else ""
+        return Firing(f"silent {here}", f"Silent {here}{more}.", words)
+    if pooling == "last":
+        return Firing("at the end", "Fires at the end of the response, where this head reads it.", words)
+    shown = " · ".join(words[:WORDS])
+    return Firing(f"at {shown}", f"Fires at {shown}; activation up to {part.activation or 0:.3g}.", words)
+
+
+def firing_words(explanation: Explanation, feature: int) -> tuple[str, ...]:
+    """The words of the response at which a feature fires, the strongest first."""
+    if explanation.token_activations is None:
+        return ()
+    from sparserm.features.firing import describe_firings  # imports torch, which the first page does without
+
+    own = explanation.token_activations[:, explanation.features.tolist().index(feature)]
+    found = describe_firings([(0, explanation.tokens, own)]) if own.any() else None
+    return tuple(word if word[:1].isalnum() else f"“{word}”" for word, _ in found.words) if found else ()
+
+
+def difference_firing(part: FeatureDifference) -> str:
+    """In which of two responses a feature fires; empty if unknown."""
+    if part.fires_a is None or part.fires_b is None:
+        return ""
+    if part.fires_a and part.fires_b:
+        return "fires in both"
+    return "fires in A" if part.fires_a else "fires in B" if part.fires_b else "silent in both"
+
+
+def silent_line(parts: Sequence[Contribution]) -> str:
+    """How many features are silent in the response, and what that means for their bars; empty if none are, or unknown."""
+    quiet = sum(not takes_part(part) for part in parts)
+    if quiet:
+        more = "" if quiet == len(parts) else "more "
+        return (
+            f"{quiet} {more}feature{'s' * (quiet > 1)} {'do' if quiet > 1 else 'does'} not fire here and "
+            f"contribute{'s' * (quiet == 1)} nothing."
+        )
+    silent = sum(part.fires is False for part in parts)
+    if not silent:
+        return ""
+    return (
+        f"{silent} of {len(parts)} features {'are' if silent > 1 else 'is'} silent in this text. This head counts the "
+        "projection, which is never zero: such a bar does not mean that the text has what the label says."
+    )
+
+
+def silent_in_both_line(parts: Sequence[FeatureDifference]) -> str:
+    """The same for two responses."""
+    quiet = sum(not takes_part(part) for part in parts)
+    if quiet:
+        return (
+            f"{quiet} more feature{'s' * (quiet > 1)} {'fire' if quiet > 1 else 'fires'} in neither response and "
+            f"contribute{'s' * (quiet == 1)} nothing."
+        )
+    silent = sum(part.fires_a is False and part.fires_b is False for part in parts)
+    if not silent:
+        return ""
+    return (
+        f"{silent} of {len(parts)} features are silent in both responses. This head counts the projection, which is never zero."
+    )
