@@ -71,7 +71,14 @@ function tell(state, j, full) {
     what.textContent = `Colour: each token's ${each}, all ${data.features.length} features together.`;
   } else {
     const [id, label, , , , { fires, activation }, margin, a, b] = data.features[j];
-    const where = i => (fires[i] === false ? ' (silent)' : fires[i] ? (activation[i] ? ` (fires, up to ${activation[i].toFixed(2)})` : ' (fires)') : '');
+    const where = i =>
+      fires[i] === false
+        ? ' (silent)'
+        : fires[i]
+          ? activation[i]
+            ? ` (fires, up to ${activation[i].toFixed(2)})`
+            : ' (fires)'
+          : '';
     const parts = `${signed(a)} in A${where(0)}, ${signed(b)} in B${where(1)}: ${signed(margin)} of the margin.`;
     const locked = j === state.lockedFeature ? ' Locked; click it again or press Esc to unlock.' : '';
     what.textContent = `Colour: ${label ? `${label} ${id}` : `feature ${id}`}, ${parts}${locked}`;
@@ -282,7 +289,14 @@ function makeTable(state) {
       if (fire === false) cell.append(el('small', '', cell.textContent ? ' silent' : 'silent'));
       return cell;
     };
-    row.append(first, last, score(a, fires[0]), score(b, fires[1]), el('td', '', sigma.toPrecision(3)), el('td', '', figure(weight)));
+    row.append(
+      first,
+      last,
+      score(a, fires[0]),
+      score(b, fires[1]),
+      el('td', '', sigma.toPrecision(3)),
+      el('td', '', figure(weight)),
+    );
     row.feature = j;
     row.tabIndex = j ? -1 : 0;
     return row;
