@@ -67,9 +67,8 @@ class GatedStatistics:
         halves = [half for _ in range(SPLITS) for half in np.array_split(rng.permutation(prompts), 2) if len(half)]
 
         def choose(half: np.ndarray) -> np.ndarray:
-            part = self.scores.take(np.flatnonzero(np.isin(self.scores.groups, half)))
-            again = as_candidates(part, found.latents, found.z, hold_length=self.hold_length)
-            return found.latents[_lasso(again, MAX_GATED_FEATURES)]
+            rows = np.flatnonzero(np.isin(self.scores.groups, half))
+            return found.latents[_lasso(found.take(rows), MAX_GATED_FEATURES)]
 
         counts = np.zeros(self.scores.chosen.shape[1])
         for latents in in_threads(choose, halves):

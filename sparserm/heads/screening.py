@@ -5,7 +5,7 @@ The score that is tested is the gated one, which is zero where a latent is silen
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -53,10 +53,6 @@ class GatedScores:
         chosen, rejected = (_gated_scores(side, sae) for side in (pairs.chosen, pairs.rejected))
         return cls(chosen, rejected, pairs.groups, pairs.length_gaps)
 
-    def take(self, rows: np.ndarray) -> GatedScores:
-        """Select pairs by row."""
-        return GatedScores(self.chosen[rows], self.rejected[rows], self.groups[rows], self.length_gaps[rows])
-
     def dense(self, latents: np.ndarray) -> np.ndarray:
         """``[2n, len(latents)]`` scores of some latents in all chosen, then all rejected responses."""
         return np.concatenate([self.chosen[:, latents].toarray(), self.rejected[:, latents].toarray()])
@@ -98,6 +94,10 @@ class Candidates:
     sigma: np.ndarray
     rate: np.ndarray
     differences: np.ndarray
+
+    def take(self, rows: np.ndarray) -> Candidates:
+        """The same candidates, with the differences of some pairs."""
+        return replace(self, differences=self.differences[rows])
 
 
 def screen(scores: GatedScores, *, hold_length: bool = False) -> Candidates:

@@ -17,7 +17,7 @@ from sparserm.heads.gated_selection import (
     select_random,
     select_stable,
 )
-from sparserm.heads.screening import GatedScores
+from sparserm.heads.screening import Candidates, GatedScores
 from tests.unit.gated import made_up_scores, sparse_scores, stats_of
 
 N, M = 300, 400
@@ -66,14 +66,14 @@ def test_frequencies_are_shares_of_halves_and_zero_for_what_was_screened_out() -
 def test_the_halves_hold_whole_prompts(monkeypatch) -> None:
     statistics = _statistics(_planted().scores)
     seen = []
-    take = GatedScores.take
+    take, groups = Candidates.take, statistics.scores.groups
 
-    def watched(self: GatedScores, rows: np.ndarray) -> GatedScores:
-        seen.append(set(self.groups[rows].tolist()))
-        assert set(np.flatnonzero(np.isin(self.groups, list(seen[-1])))) == set(rows.tolist())
+    def watched(self: Candidates, rows: np.ndarray) -> Candidates:
+        seen.append(set(groups[rows].tolist()))
+        assert set(np.flatnonzero(np.isin(groups, list(seen[-1])))) == set(rows.tolist())
         return take(self, rows)
 
-    monkeypatch.setattr(GatedScores, "take", watched)
+    monkeypatch.setattr(Candidates, "take", watched)
     assert statistics.frequency.any()
     assert len(seen) == 2 * SPLITS and {len(prompts) for prompts in seen} == {N // 4}
     assert len({frozenset(prompts) for prompts in seen}) == 2 * SPLITS
@@ -185,6 +185,7 @@ def test_the_same_statistics_give_the_same_choice_to_the_bit() -> None:
 
 def test_the_choice_does_not_depend_on_the_order_of_the_pairs() -> None:
     statistics = _planted()
-    mixed = _statistics(statistics.scores.take(np.random.default_rng(0).permutation(N)))
+    rows, scores = np.random.default_rng(0).permutation(N), statistics.scores
+    mixed = _statistics(GatedScores(scores.chosen[rows], scores.rejected[rows], scores.groups[rows], scores.length_gaps[rows]))
     (one, first), (other, second) = (select_stable(each, 16) for each in (statistics, mixed))
     assert set(one.latents[first]) == set(other.latents[second])
