@@ -64,6 +64,7 @@ def test_what_is_neither_is_refused(tmp_path, tiny_folder) -> None:
 
 def test_no_texts_have_no_rewards(head_folder, tiny_folder, tmp_path) -> None:
     """A policy that says nothing leaves nothing to judge."""
-    assert Judge.load(head_folder).judge([]).contributions.shape == (0, 3)
+    judge = Judge.load(head_folder)
+    assert judge.judge([]).contributions.shape == (0, len(judge.features)) and judge.features
     tuned = fine_tune(parse_pairs(preference_rows(), "tiny").pairs[:4], FineTuningSettings("full", 1e-3, 1), str(tiny_folder))
     assert tuned.rewards([]).shape == (0,)
