@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from sparserm.backbone.model import Backbone
 from sparserm.representations.represent import _contents, _prefixes, count_missing, represent
 from sparserm.representations.store import Store
 from sparserm.representations.values import FIRED, LatentSummary
@@ -32,19 +31,6 @@ def store(tmp_path):
 def sae(tiny_backbone) -> SparseAutoencoder:
     states = states_of([tiny_backbone.tokenize(text.prompt, text.response) for text in TEXTS], tiny_backbone)
     return gated_sae(torch.from_numpy(np.concatenate(states)))
-
-
-@pytest.fixture
-def rows(tiny_backbone, monkeypatch):
-    """The rows that went through the backbone since the test began."""
-    seen, run = [], Backbone.run
-
-    def counted(self, batch, hooks):
-        seen.extend(batch.rows)
-        return run(self, batch, hooks)
-
-    monkeypatch.setattr(Backbone, "run", counted)
-    return seen
 
 
 def _part(backbone, sae, store=None, latents=LATENTS, pooling="mean") -> LatentSummary:

@@ -35,19 +35,6 @@ def store(tmp_path):
     store.close()
 
 
-@pytest.fixture
-def rows(tiny_backbone, monkeypatch):
-    """The rows that went through the backbone since the test began."""
-    seen, run = [], Backbone.run
-
-    def counted(self, batch, hooks):
-        seen.extend(batch.rows)
-        return run(self, batch, hooks)
-
-    monkeypatch.setattr(Backbone, "run", counted)
-    return seen
-
-
 @pytest.fixture(scope="module")
 def texts():
     prompts, responses = ("Hi", "Tell me of the thing"), ("Yes.", "Rather not, no.", "the 🙂")
