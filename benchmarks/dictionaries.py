@@ -28,6 +28,8 @@ from sparserm.types import HookPoint, Progress, Text
 
 CORPORA = ("corpus/chat.jsonl.gz", "corpus/arena_hard.jsonl.gz")
 RECIPE = SAERecipe(d_sae=1024, k=32, epochs=3, batch_size=1024)
+#: Tokens of each task's responses: the same for all, so that the dictionary has words for the small ones too.
+PER_TASK = 200_000
 #: Tokens on which latents of different seeds are compared.
 COMPARED = 100_000
 
@@ -44,11 +46,9 @@ def main() -> None:
     with terminal_progress() as progress:
         backbone = Backbone.load(DEFAULT_BACKBONE, through_layer=max(wanted.layers), progress=progress)
         corpus = read_corpus(join_corpora(wanted.folder / "corpus.jsonl"))
-        caches = [
-            extract_activations(backbone, corpus, hooks, wanted.folder / "corpus", n_tokens=wanted.tokens, progress=progress)
-        ]
-        caches += [response_states(backbone, task, hooks, wanted.folder / task, progress) for task in TASKS]
-        joined = join_caches(caches, wanted.folder / "all")
+        read = extract_activations(backbone, corpus, hooks, wanted.folder / "corpus", n_tokens=wanted.tokens, progress=progress)
+        tasks = [response_states(backbone, task, hooks, wanted.folder / task, progress) for task in TASKS]
+        joined = join_caches(read, tasks, wanted.folder / "all")
         for seed in wanted.seeds:
             for hook in hooks:
                 folder = wanted.folder / f"seed_{seed}" / f"layer_{hook.layer}"
@@ -100,19 +100,26 @@ def _states(
         yield {hook: states[hook][:n].float().cpu().numpy() for hook in hooks}
 
 
-def join_caches(caches: Sequence[ActivationCache], folder: Path) -> ActivationCache:
-    """One cache of all activations."""
-    n_tokens = sum(one.n_tokens for one in caches)
-    first = caches[0]
+def join_caches(corpus: ActivationCache, tasks: Sequence[ActivationCache], folder: Path) -> ActivationCache:
+    """One cache: all activations of the corpora, and :data:`PER_TASK` of each task, drawn with repetition where it has fewer."""
+    n_tokens = corpus.n_tokens + PER_TASK * len(tasks)
     folder.mkdir(parents=True, exist_ok=True)
-    for hook in first.hooks:
+    for hook in corpus.hooks:
         path = folder / f"{hook.name}.f16"
-        if not path.is_file() or path.stat().st_size != 2 * n_tokens * first.d_in:
+        if not path.is_file() or path.stat().st_size != 2 * n_tokens * corpus.d_in:
             with path.open("wb") as file:
-                for cache in caches:
-                    for part in np.array_split(cache.array(hook), max(1, cache.n_tokens // 100_000)):
-                        file.write(part.tobytes())
-    return ActivationCache(folder, first.hooks, n_tokens, first.d_in)
+                for part in np.array_split(corpus.array(hook), max(1, corpus.n_tokens // 100_000)):
+                    file.write(part.tobytes())
+                for task in tasks:
+                    file.write(task.array(hook)[_drawn(task.n_tokens)].tobytes())
+    return ActivationCache(folder, corpus.hooks, n_tokens, corpus.d_in)
+
+
+def _drawn(n_tokens: int) -> np.ndarray:
+    """``[PER_TASK]`` rows: all of them as often as they fit, and as many more, drawn, as are missing."""
+    whole, more = divmod(PER_TASK, n_tokens)
+    drawn = np.random.default_rng(0).choice(n_tokens, more, replace=False)
+    return np.sort(np.concatenate([np.tile(np.arange(n_tokens), whole), drawn]))
 
 
 def compare_seeds(folder: Path, seeds: Sequence[int], hooks: Sequence[HookPoint], cache: ActivationCache) -> None:
