@@ -32,13 +32,13 @@ format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# Takes hours on two cores. `benchmarks.tuning` and `benchmarks.precision` are run separately, to make choices again.
+# Takes hours on two cores. `benchmarks.tuning` and `benchmarks.precision` are run separately, to make
+# choices again, and so are `benchmarks.dictionaries` and `benchmarks.labels`, whose labels somebody has to write.
 bench: setup
 	$(BIN)/python -m benchmarks.latency
 	$(BIN)/python -m benchmarks.app
 	$(BIN)/python -m benchmarks.heads
 	$(BIN)/python -m benchmarks.length
-	$(BIN)/python -m benchmarks.labels
 	$(BIN)/python -m benchmarks.faithfulness
 	$(BIN)/python -m benchmarks.faults
 	$(BIN)/python -m benchmarks.quality rankers costs frozen full lora

@@ -1,8 +1,9 @@
 """The shipped SAEs: ``python -m benchmarks.dictionaries FOLDER [--tokens 3000000] [--layers 10 15 20] [--seeds 0 1 2]``.
 
 Activations of the corpora (chat and prompts of Arena Hard with answers) and of the responses in the training pairs of all tasks
-are written to FOLDER; on them one SAE is trained for every layer and seed, measured on held-out conversations, and compared
-with those of the other seeds of its layer. Everything resumes where it was interrupted. Hours on two cores.
+are written to FOLDER; on them one SAE is trained for every layer and seed and compared with those of the other seeds of its
+layer. Those of the first seed, which are shipped, are measured on held-out conversations. Everything resumes where it was
+interrupted. Hours on two cores.
 """
 
 from __future__ import annotations
@@ -52,11 +53,14 @@ def main() -> None:
         for seed in wanted.seeds:
             for hook in hooks:
                 folder = wanted.folder / f"seed_{seed}" / f"layer_{hook.layer}"
-                if not (folder / "metrics.json").is_file():
+                if not (folder / "cfg.json").is_file():
                     recipe = SAERecipe(**{**vars(RECIPE), "seed": seed})
                     made_from = {"corpus": corpus.content_hash, "tokens": joined.n_tokens}
                     train_sae(joined, hook, recipe, folder, model_name=backbone.name, made_from=made_from, progress=progress)
-                    measure_sae(folder, backbone, DEFAULT_BACKBONE, corpus, progress)
+        for hook in hooks:
+            folder = wanted.folder / f"seed_{wanted.seeds[0]}" / f"layer_{hook.layer}"
+            if not (folder / "metrics.json").is_file():
+                measure_sae(folder, backbone, DEFAULT_BACKBONE, corpus, progress)
     compare_seeds(wanted.folder, wanted.seeds, hooks, joined)
 
 
@@ -101,7 +105,7 @@ def _states(
 
 
 def join_caches(corpus: ActivationCache, tasks: Sequence[ActivationCache], folder: Path) -> ActivationCache:
-    """One cache: all activations of the corpora, and :data:`PER_TASK` of each task, drawn with repetition where it has fewer."""
+    """One cache: all activations of the corpora, and :data:`PER_TASK` of each task, repeated where it has fewer."""
     n_tokens = corpus.n_tokens + PER_TASK * len(tasks)
     folder.mkdir(parents=True, exist_ok=True)
     for hook in corpus.hooks:

@@ -14,15 +14,15 @@ from sparserm.support.defaults import TASKS
 
 #: Methods in the order of the tables, with their titles.
 WAYS = {
-    "gated": "**SparseRM**, gated scores",
-    "sparse": "**SparseRM**, 32 features",
-    **{f"frequency-{k}": f"paper's selector, {k} features" for k in (16, 32, 64, 128)},
+    "gated": "**SparseRM**",
+    "sparse": "projections, 32 features (`sparse`)",
+    **{f"frequency-{k}": f"projections, {k} features (paper's selector)" for k in (16, 32, 64, 128)},
     "dense": "dense linear probe",
     "latents": "linear on all SAE latents (max over tokens)",
     "latents-32": "linear on 32 SAE latents (max over tokens)",
     "latents-last": "linear on all SAE latents (last token, as SARM)",
-    "random-latents": "32 random latents",
-    "random-latents-gated": "32 random latents, gated scores",
+    "random-latents": "projections, 32 random latents",
+    "random-latents-gated": "32 random latents, gated",
     "random-directions": "32 random directions",
     "random-dictionary": "32 features selected from random directions, as many as the SAE has latents",
     "longer": "prefer the longer response",
@@ -43,18 +43,13 @@ MISSING = "–"
 
 def quality() -> list[str]:
     """Accuracies of the main methods, and the differences of SparseRM and of the dense probe to full fine-tuning."""
-    return _quality(("sparse", "dense", "latents", "full", "lora"), BUDGETS, ("sparse", "dense"))
-
-
-def quality_short() -> list[str]:
-    """The same at two budgets, without SAE latents and LoRA."""
-    return _quality(("sparse", "dense", "full"), (300, 1000), ("sparse",))
+    return _quality(("gated", "sparse", "dense", "latents", "full", "lora"), BUDGETS, ("gated", "dense"))
 
 
 def _quality(ways: Sequence[str], budgets: Sequence[int | None], compared: Sequence[str]) -> list[str]:
     """A row per task and budget: accuracies of ``ways``, then differences of ``compared`` to full fine-tuning."""
     found = Results(RESULTS / "quality.json").read()
-    minus = {"sparse": "SparseRM minus full", "dense": "probe minus full"}
+    minus = {"gated": "SparseRM minus full", "dense": "probe minus full"}
     lines = header("task", "pairs", *(WAYS[way] for way in ways), *(minus[way] for way in compared))
     for task in TASKS:
         for budget in budgets:
@@ -90,9 +85,9 @@ def costs() -> list[str]:
     heads = [cost for cost in results.costs() if cost.environment not in on_gpu]
     for cost in sorted(heads, key=lambda one: (TASKS.index(one.task), one.budget or 0)):
         lines.append(
-            f"| {cost.task} | {_pairs(cost.budget)} | {WAYS['sparse']}: backbone {cost.backbone_seconds:.1f} s, fit "
+            f"| {cost.task} | {_pairs(cost.budget)} | {WAYS['gated']}: backbone {cost.backbone_seconds:.1f} s, fit "
             f"{cost.fit_seconds:.2f} s | {cost.backbone_seconds + cost.fit_seconds:.1f} s | {cost.cpu_seconds:.0f} s "
-            f"| {cost.peak_mb:,.0f} MB | 32 |"
+            f"| {cost.peak_mb:,.0f} MB | at most 64 |"
         )
         for way in ("full", "lora"):
             if one := summarise(found, cost.task, way, cost.budget):
@@ -108,7 +103,7 @@ def shift() -> list[str]:
     found = Results(RESULTS / "shift.json").read()
     lines = header("trained on", "method", "pairs", *(f"tested on {task}" for task in TASKS))
     for trained in TASKS:
-        for way, budget in (("sparse", 300), ("dense", 300), ("full", 300), ("sparse", None), ("dense", None)):
+        for way, budget in (("gated", 300), ("dense", 300), ("full", 300), ("gated", None), ("sparse", None), ("dense", None)):
             cells = [summarise(found, f"{trained} > {judged}", way, budget) for judged in TASKS]
             if any(cells):
                 row = " | ".join(_accuracy(one) for one in cells)
@@ -163,29 +158,59 @@ def explanations() -> list[str]:
     """What a reader can make of the explanations of heads, by task and way."""
     names = ["head", "way", "features", "test accuracy", "minus dense probe (95% interval)", "share of silent features"]
     names += ["weights with the sign of the pairs", "features that fire in a response", "overlap (Jaccard)"]
-    lines = header(*names, "overlap, counting features that fire together")
+    lines = header(*names, "overlap of families", "found again, counting features that fire together")
     for task, found in read_results("explanations").items():
         for way, one in found.items():
             less, low, high = one["minus_dense"]
             lines.append(
                 f"| {task} | {way} | {one['k']} | {one['accuracy']:.3f} | {less:+.3f} ({low:+.3f} to {high:+.3f}) "
                 f"| {one['silent_share']:.2f} | {one['sign_agreement']:.2f} | {one['firing']:g} "
-                f"| {_number(one.get('jaccard'), '.2f')} | {_number(one.get('matched'), '.2f')} |"
+                f"| {' | '.join(_number(one.get(name), '.2f') for name in ('jaccard', 'families', 'matched'))} |"
+            )
+    return lines
+
+
+#: Ways of :func:`meaning`, with their titles.
+MEANING = {"gated": "**gated** (default)", "sparse": "projections (`sparse`)", "frequency": "projections (paper's selector)"}
+
+
+def meaning() -> list[str]:
+    """Accuracy beside what a reader can make of the bars, by task and way, on all training pairs."""
+    names = ["task", "head", "features", "test accuracy", "minus dense probe (95% interval)", "share of silent features"]
+    lines = header(*names, "weights with the sign of the pairs", "bars in a response", "overlap", "label found in the text")
+    judged = read_results("bars")["heads"]
+    for task, found in read_results("explanations").items():
+        for way, title in MEANING.items():
+            one = found[way]
+            less, low, high = (100 * value for value in one["minus_dense"])
+            bars_in = one["firing"] if way == "gated" else one["k"]
+            right = f"{judged[task]['right'] / judged[task]['labelled']:.0%}" if way == "gated" else MISSING
+            lines.append(
+                f"| {task} | {title} | {one['k']} | {one['accuracy']:.3f} | {less:+.1f} ({low:+.1f} to {high:+.1f}) "
+                f"| {one['silent_share']:.0%} | {one['sign_agreement']:.0%} | {bars_in:g} | {one['families']:.2f} | {right} |"
             )
     return lines
 
 
 def bars() -> list[str]:
     """The ten largest bars of test responses, read against the labels beside them."""
-    names = ["head", "bars", "feature fires in the text", "with a label", "label true of the text and counted as present"]
-    lines = header(*names, "not true and counted as lacking", "backwards", "features with a label")
-    for task, found in read_results("explanations").items():
-        one = found["shipped"]["bars"]
-        shares = (one["firing"] / one["n"], *(one[name] / one["labelled"] for name in ("right", "lacking", "backwards")))
-        fires, right, lacking, backwards = (f"{share:.0%}" for share in shares)
+    names = [
+        "head",
+        "responses",
+        "bars",
+        "feature fires in the text",
+        "with a label",
+        "label found in the text and counted as present",
+    ]
+    lines = header(
+        *names, "counted as present, not found", "backwards", "labels of silent features found", "features with a label"
+    )
+    for task, one in read_results("bars")["heads"].items():
+        shares = [one["firing"] / one["n"], *(one[name] / one["labelled"] for name in ("right", "not_found", "backwards"))]
+        fires, right, missing, backwards, silent = (f"{share:.0%}" for share in [*shares, one["silent_found"] / one["silent"]])
         lines.append(
-            f"| {task} | {one['n']:,} | {fires} | {one['labelled']:,} | {right} | {lacking} | {backwards} "
-            f"| {one['features_labelled']} of {one['features']} |"
+            f"| {task} | {one['responses']} | {one['n']:,} | {fires} | {one['labelled']:,} | {right} | {missing} | {backwards} "
+            f"| {silent} | {one['features_labelled']} of {one['features']} |"
         )
     return lines
 

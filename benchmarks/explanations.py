@@ -1,9 +1,9 @@
 """What explanations mean: ``python -m benchmarks.explanations [WAY ...] [--tasks TASK ...]``.
 
 A reward is an exact sum of contributions. This measures what a reader can make of them, on test responses: whether the feature
-behind a bar fires in the text, whether a weight has the sign that its latent shows in the training pairs, whether heads from
-other training prompts have the same features, and whether a label is true of the text that it is shown beside. Results of other
-ways and tasks are kept in ``benchmarks/results/explanations.json``.
+behind a bar fires in the text, whether a weight has the sign that its latent shows in the training pairs, and whether heads
+from other training prompts have the same features. ``benchmarks.bars`` measures whether labels are true of the texts. Results
+of other ways and tasks are kept in ``benchmarks/results/explanations.json``; the picture is ``benchmarks/explanations.svg``.
 
 The way ``shipped`` is the head of that name; the others are fitted to the same training pairs at the same layer and pooling.
 """
@@ -13,17 +13,15 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import combinations
+from itertools import combinations, product
 from typing import Any
 
 import numpy as np
 
-from benchmarks.common import read_results, task_pairs, write_results
+from benchmarks.common import ROOT, read_results, task_pairs, write_results
 from sparserm.evaluation.baselines import dense_probe_margins, random_latent_heads
 from sparserm.evaluation.intervals import mean_interval
-from sparserm.features.auto_labels import LEAST_DETECTION, terms_of
 from sparserm.heads.fitting import FitSettings, fit_head
-from sparserm.heads.labels import AutoLabel, auto_labels
 from sparserm.heads.reward import RewardHead, contributions, head_scores, reward_margins
 from sparserm.heads.selection import FeatureStats, feature_stats
 from sparserm.model import SparseRM
@@ -33,11 +31,8 @@ from sparserm.support.defaults import MAX_FEATURES, TASKS
 from sparserm.training.evidence import resample
 from sparserm.types import PreferencePair
 
-#: Resamples of the training prompts, and largest bars looked at in a response.
-RESAMPLES, BARS = 10, 10
-#: Test responses whose bars are read: all of the first pairs.
-BAR_PAIRS = {"truthfulness": 100}
-OTHER_BAR_PAIRS = 50
+#: Resamples of the training prompts.
+RESAMPLES = 10
 #: The way that needs an SAE whose latents have thresholds of their own; it is left out for others.
 GATED = "gated"
 #: Correlation of firing over the training responses from which two latents count as firing together.
@@ -95,38 +90,13 @@ class Agreement:
 
     Attributes:
         jaccard: Jaccard index of their features.
+        families: the same of their families: one is found in another head that has any of its features.
         matched: share of the features of one that the other has, or has one that fires together with it (:data:`TOGETHER`).
     """
 
     jaccard: float
+    families: float
     matched: float
-
-
-@dataclass(frozen=True)
-class Bars:
-    """The largest bars of test responses, counted.
-
-    Attributes:
-        n: bars.
-        firing: bars whose latent fires in the text.
-        labelled: bars whose feature has a label.
-        in_text: labelled bars whose property is in the text.
-        right: of these, counted as present: the contribution has the sign of the weight.
-        lacking: the property is not in the text, and counted as lacking.
-        backwards: the property is in the text and counted as lacking, or the other way round.
-        features, features_labelled: features of the head, and those with a label, whose detection interval lies above
-            :data:`~sparserm.features.auto_labels.LEAST_DETECTION`.
-    """
-
-    n: int
-    firing: int
-    labelled: int
-    in_text: int
-    right: int
-    lacking: int
-    backwards: int
-    features: int
-    features_labelled: int
 
 
 def load_task(name: str) -> Task:
@@ -150,8 +120,8 @@ def fires(latents: LatentSummary, features: np.ndarray) -> np.ndarray:
 
 def meaning(task: Task, head: RewardHead, baselines: Mapping[str, Sequence[np.ndarray]]) -> Meaning:
     """Measure a head on the test responses, beside the margins of its baselines."""
-    parts = np.abs(_contributions_in_pairs(head, task.test))
-    fired = _fires_in_pairs(task.test, head.features)
+    parts = np.abs(contributions_in_pairs(head, task.test))
+    fired = fires_in_pairs(task.test, head.features)
     correct = reward_margins(head, task.test) > 0
 
     def against(name: str) -> tuple[float, float, float]:
@@ -174,7 +144,7 @@ def agreement(task: Task, settings: FitSettings) -> Agreement:
     """Fit heads to resampled training prompts and compare their features."""
     found = [fit_head(task.train.take(resample(task.train.groups, seed)), task.sae, settings).head for seed in range(RESAMPLES)]
     used = np.unique(np.concatenate([head.features for head in found]))
-    fired = _fires_in_pairs(task.train, used).astype(np.float32)
+    fired = fires_in_pairs(task.train, used).astype(np.float32)
     fired = (fired - fired.mean(0)) / np.maximum(fired.std(0), 1e-9)
     together = (fired.T @ fired / len(fired) >= TOGETHER) | np.eye(len(used), dtype=bool)
     has = np.array([np.isin(used, head.features) for head in found])
@@ -182,61 +152,37 @@ def agreement(task: Task, settings: FitSettings) -> Agreement:
     def matched(a: np.ndarray, b: np.ndarray) -> float:
         return float((together[np.ix_(a, b)].any(1).mean() + together[np.ix_(b, a)].any(1).mean()) / 2)
 
+    def shared(a: RewardHead, b: RewardHead) -> float:
+        counts = [len(set(_families(one))) for one in (a, b)]
+        common = (_found(a, b) + _found(b, a)) / 2
+        return common / (sum(counts) - common)
+
     pairs = list(combinations(has, 2))
     return Agreement(
         jaccard=float(np.mean([(a & b).sum() / (a | b).sum() for a, b in pairs])),
+        families=float(np.mean([shared(a, b) for a, b in combinations(found, 2)])),
         matched=float(np.mean([matched(a, b) for a, b in pairs])),
     )
 
 
-def bars(task: Task, name: str) -> Bars:
-    """Read the largest bars of the first test responses as the Score page shows them."""
-    head = task.model.head
-    known = auto_labels(task.model.card.sae_fingerprint)
-    labels = {
-        feature: known[feature]
-        for feature in head.features.tolist()
-        if feature in known and known[feature].text is not None and _is_reliable(known[feature])
-    }
-    n = BAR_PAIRS.get(name, OTHER_BAR_PAIRS)
-    shown = task.test.take(np.arange(n))
-    parts, fired = _contributions_in_pairs(head, shown), _fires_in_pairs(shown, head.features)
-    texts = [pair.chosen for pair in task.test_pairs[:n]] + [pair.rejected for pair in task.test_pairs[:n]]
-    counts = dict.fromkeys(Bars.__dataclass_fields__, 0)
-    for text, part, fires_here in zip(texts, parts, fired, strict=True):
-        terms = terms_of(text)
-        for j in np.argsort(-np.abs(part), kind="stable")[:BARS]:
-            label = labels.get(int(head.features[j]))
-            kinds = {"n", *(["firing"] if fires_here[j] else []), *_read_bar(label, terms, bool(part[j] * head.weights[j] > 0))}
-            for kind in kinds:
-                counts[kind] += 1
-    counts["features"] = len(head.features)
-    counts["features_labelled"] = len(labels)
-    return Bars(**counts)
+def _families(head: RewardHead) -> list[int]:
+    """The family of each feature; each its own where they were not grouped."""
+    return (head.features if head.families is None else head.families).tolist()
 
 
-def _is_reliable(label: AutoLabel) -> bool:
-    return label.detection is not None and label.detection.ci95[0] > LEAST_DETECTION
+def _found(head: RewardHead, other: RewardHead) -> int:
+    """Number of a head's families of which another head has a feature."""
+    has = set(other.features.tolist())
+    return len({family for feature, family in zip(head.features.tolist(), _families(head), strict=True) if feature in has})
 
 
-def _read_bar(label: AutoLabel | None, terms: set[str], counted_present: bool) -> list[str]:
-    """The kinds of :class:`Bars` that a bar counts towards."""
-    if label is None:
-        return []
-    in_text = not terms.isdisjoint(label.terms)
-    kinds = ["labelled", *(["in_text"] if in_text else [])]
-    if in_text != counted_present:
-        return [*kinds, "backwards"]
-    return [*kinds, "right" if in_text else "lacking"]
-
-
-def _contributions_in_pairs(head: RewardHead, pairs: PairRepresentations) -> np.ndarray:
-    """``[2n, K]``, for all chosen responses, then for all rejected ones."""
+def contributions_in_pairs(head: RewardHead, pairs: PairRepresentations) -> np.ndarray:
+    """Contributions ``[2n, K]``, for all chosen responses, then for all rejected ones."""
     return contributions(head, np.concatenate([head_scores(head, pairs.chosen), head_scores(head, pairs.rejected)]))
 
 
-def _fires_in_pairs(pairs: PairRepresentations, features: np.ndarray) -> np.ndarray:
-    """``[2n, K]`` bool, for all chosen responses, then for all rejected ones."""
+def fires_in_pairs(pairs: PairRepresentations, features: np.ndarray) -> np.ndarray:
+    """In which responses features fire, ``[2n, K]`` bool, for all chosen responses, then for all rejected ones."""
     return np.concatenate([fires(pairs.chosen.strengths, features), fires(pairs.rejected.strengths, features)])
 
 
@@ -255,9 +201,7 @@ def measure(task: Task, name: str, ways: Sequence[str]) -> dict[str, Any]:
             continue
         head = task.model.head if way == "shipped" else _fit(task, way)
         found[way] = {"layer": task.sae.hook.layer, "pooling": task.train.pooling, **asdict(meaning(task, head, margins))}
-        if way == "shipped":
-            found[way]["bars"] = asdict(bars(task, name))
-        else:
+        if way != "shipped":
             found[way] |= asdict(agreement(task, task.settings(way)))
         print(name, way, found[way], flush=True)
     return found
@@ -265,6 +209,39 @@ def measure(task: Task, name: str, ways: Sequence[str]) -> dict[str, Any]:
 
 def _fit(task: Task, way: str) -> RewardHead:
     return fit_head(task.train, task.sae, task.settings(way)).head
+
+
+#: Ways in the picture, with their colours; the marker is the task's.
+DRAWN = {"gated": "#2a6fdb", "sparse": "#d0582b", "frequency": "#3d8f5f", "effect_size": "#8a63c7"}
+MARKERS = ("o", "s", "^", "D")
+
+
+def plot(results: Mapping[str, Mapping[str, Any]]) -> None:
+    """Draw the accuracy of all ways, minus the dense probe's, against the silent share and against the stability."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    matplotlib.rcParams |= {"svg.hashsalt": "sparserm", "font.size": 9}
+    from matplotlib import pyplot
+
+    titles = {
+        "silent_share": "share of the contributions that belongs to silent features (less is better)",
+        "families": "overlap of the features over resampled prompts (more is better)",
+    }
+    figure, axes = pyplot.subplots(1, 2, figsize=(10, 3.6), layout="constrained", sharey=True)
+    for axis, (measure_name, title) in zip(axes, titles.items(), strict=True):
+        axis.axhline(0, color="#9aa0a6", linewidth=1, linestyle="--")
+        for (way, colour), (marker, task) in product(DRAWN.items(), zip(MARKERS, results, strict=False)):
+            if one := results[task].get(way):
+                axis.plot(one[measure_name], 100 * one["minus_dense"][0], marker, color=colour, markersize=7)
+        axis.set_xlabel(title)
+    axes[0].set_ylabel("accuracy minus dense probe, points")
+    kinds = [axes[0].plot([], [], "o", color=colour, label=way)[0] for way, colour in DRAWN.items()]
+    tasks = [
+        axes[0].plot([], [], marker, color="#5f6368", label=task)[0] for marker, task in zip(MARKERS, results, strict=False)
+    ]
+    figure.legend(handles=kinds + tasks, loc="outside right center", frameon=False)
+    figure.savefig(ROOT / "benchmarks" / "explanations.svg", metadata={"Date": None})
 
 
 WAYS = ("shipped", GATED, "sparse", "frequency", "effect_size")
@@ -282,6 +259,7 @@ def main() -> None:
     for name in given.tasks:
         results[name] = results.get(name, {}) | measure(load_task(name), name, given.ways)
         write_results("explanations", results)
+    plot(results)
 
 
 if __name__ == "__main__":

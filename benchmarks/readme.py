@@ -139,7 +139,7 @@ TABLES: dict[str, Callable[[], list[str]]] = {
     "saes": saes,
     "app": app,
     "quality": evidence_tables.quality,
-    "quality_short": evidence_tables.quality_short,
+    "meaning": evidence_tables.meaning,
     "quality_full": evidence_tables.quality_full,
     "costs": evidence_tables.costs,
     "shift": evidence_tables.shift,

@@ -68,7 +68,7 @@ def matrix() -> Iterator[str]:
             rows = test_rows(judged)
             test = {pooling: pairs.take(rows) for pooling, pairs in parts[judged].test.items()}
             both = Material(parts[trained].train, test, sae)
-            ways = ("sparse", "dense", "longer")
+            ways = ("gated", "sparse", "dense", "longer")
             for cell in rank_cells(results(), name(trained, judged), both, ways=ways, budgets=(BUDGET, None)):
                 yield _line(cell)
 

@@ -3,12 +3,14 @@
 import streamlit as st
 
 from sparserm.features.listing import SORTS, filter_features, list_features
+from sparserm.sae.seeds import seeds_of
 from sparserm.types import SparseRMError
 from sparserm.ui.features import card_view, state
 from sparserm.ui.features import list_view as view
 from sparserm.ui.shared import pairs_picker
 from sparserm.ui.shared.components import download_table
 from sparserm.ui.shared.context import current
+from sparserm.ui.shared.sae_facts import ABOUT_SAE, sae_facts
 from sparserm.ui.shared.text import sentence
 
 context = current()
@@ -28,6 +30,9 @@ except SparseRMError as error:
     st.stop()
 assert source is not None
 labels, lens = state.listed_labels(context), state.known_lens(found, context)
+seeds = seeds_of(card.sae, card.sae_fingerprint, card.d_sae)
+if about := sae_facts(card.sae):
+    st.caption(about, help=ABOUT_SAE)
 
 # ------------------------------------------------------------------------------------------------------------- the list
 which, query, sort = st.columns([4, 3, 2], vertical_alignment="bottom")
@@ -73,6 +78,7 @@ rows = list_features(
     token=token,
     only_head=listed == view.HEAD,
     selected=context.saved.selected,
+    seeds=seeds,
 )
 hide_dense, hide_begin = view.filters(listed)
 shown = filter_features(rows, query=asked or "", hide_dense=hide_dense, hide_begin=hide_begin, sort=order)
@@ -99,7 +105,7 @@ st.divider()
 card_view.header(context, feature, [int(one) for one in shown.rows["feature"]])
 weight = card_view.weight_of(head, feature)
 leaning = card_view.lean(table, feature, weight)
-card_view.evidence(table, feature, weight, card_view.selected_of(context.saved, feature))
+card_view.evidence(table, feature, weight, card_view.selected_of(context.saved, feature), seeds)
 where = st.container()  # filled below, from the examples
 one = state.card(found, context, feature)
 figure, tokens = st.columns(2, gap="large")

@@ -123,9 +123,9 @@ def result(request: ScoreRequest, notes: DeltaGenerator) -> None:
     st.subheader("Reward by token", anchor=False)
     place = st.container()  # filled after the chart below, where a feature can be selected
     st.subheader("Reward by feature", anchor=False)
-    feature = view.waterfall(explanation, SHOWN, context.saved.head.pooling)
+    features = view.waterfall(explanation, SHOWN, context.saved.head.pooling)
     with place:
-        view.token_view(scored, context, feature)
+        view.token_view(scored, context, features)
     st.caption(tables.sum_check(explanation))
     with st.expander("Show as table"):
         view.contributions(explanation)

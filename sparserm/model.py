@@ -289,8 +289,15 @@ class SparseRM:
         return float(np.mean([np.interp(reward, quantiles, shares) for quantiles in both]))
 
     def features(self) -> list[dict[str, Any]]:
-        """The head's features with weights and activation frequencies, largest absolute weight first."""
+        """The head's features with weights and activation frequencies, largest absolute weight first.
+
+        ``seeds_direction`` and ``seeds_firing`` are the shares of SAEs of other seeds that have the feature, see
+        :class:`~sparserm.sae.seeds.SeedStability`; None if unknown.
+        """
+        from sparserm.sae.seeds import seeds_of
+
         labels = self.labels
+        seeds = seeds_of(self.card.sae, self.card.sae_fingerprint, self.card.d_sae)
         rows = [
             {
                 "feature": int(feature),
@@ -302,6 +309,9 @@ class SparseRM:
                 "mu": float(self.head.mu[j]),
                 "sigma": float(self.head.sigma[j]),
                 "selected": None if self.saved.selected is None else float(self.saved.selected[j]),
+                "family": int(self.head.leaders[j]),
+                "seeds_direction": None if seeds is None else float(seeds.direction[feature]),
+                "seeds_firing": None if seeds is None else float(seeds.firing[feature]),
             }
             for j, feature in enumerate(self.head.features)
         ]

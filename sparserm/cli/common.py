@@ -27,6 +27,7 @@ HeadArgument = Annotated[str, typer.Argument(help="Folder of a head, or a name l
 PromptOption = Annotated[str, typer.Option(help="The user's message.")]
 PairsArgument = Annotated[str, typer.Argument(help="Preference pairs: a JSONL, CSV or Parquet file, or a dataset name.")]
 SkipBad = Annotated[bool, typer.Option(help="Skip invalid rows and list them.")]
+BackboneOption = Annotated[str, typer.Option(help="Backbone: a folder, a name on the Hugging Face Hub, or smollm2.")]
 Columns = Annotated[
     list[str] | None, typer.Option("--column", help="Column name, as ours=theirs, e.g. prompt=question. Repeatable.")
 ]

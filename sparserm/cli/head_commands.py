@@ -66,14 +66,15 @@ def label(
 
     check_home("labels")
     asked = configured_endpoint(endpoint, model)
+    labeller = EndpointLabeller(asked) if asked else Rule()
     data, scorer = load(pairs, column, skip_bad), SparseRM.from_pretrained(head)
     with terminal_progress() as progress:
-        labels = label_head(scorer, data, EndpointLabeller(asked) if asked else Rule(), progress)
+        labels = label_head(scorer, data, labeller, progress)
     named = [one for one in labels.values() if one.text is not None]
     result = {
         "head": scorer.card.name,
         "data": data.name,
-        "source": asked.model if asked else "rule",
+        "source": labeller.source,
         "n_features": len(labels),
         "n_labelled": len(named),
         "features": [{"feature": feature, **asdict(one)} for feature, one in labels.items()],
@@ -178,29 +179,28 @@ def heads(as_json: AsJson = False) -> None:
 def saes(as_json: AsJson = False) -> None:
     """List the SAEs that can be used by name."""
     from sparserm.sae.autoencoder import describe_sae, find_saes
+    from sparserm.sae.seeds import read_seeds
 
-    rows = [
-        {
-            "name": name,
-            "hook": one.hook,
-            "layer": one.layer,
-            "d_sae": one.d_sae,
-            "architecture": one.architecture,
-            **one.metrics,
-            "path": str(folder),
-        }
-        for name, folder, one in readable(find_saes(), describe_sae)
-    ]
-    if not printed_json(as_json, {"saes": rows}):
-        print_table(
-            "Sparse autoencoders",
-            rows,
-            name="s",
-            layer="d",
-            d_sae="d",
-            architecture="s",
-            explained_variance=".3f",
-            l0=".1f",
-            dead=".2%",
-            loss_recovered=".3f",
+    rows, stability = [], []
+    for name, folder, one in readable(find_saes(), describe_sae):
+        seeds = read_seeds(folder, one.d_sae)
+        if seeds is not None:
+            stability.append(f"{name}: found again with other seeds: {seeds}.")
+        rows.append(
+            {
+                "name": name,
+                "hook": one.hook,
+                "layer": one.layer,
+                "d_sae": one.d_sae,
+                "architecture": one.architecture,
+                **one.metrics,
+                **(seeds.figures() if seeds else {}),
+                "path": str(folder),
+            }
         )
+    if printed_json(as_json, {"saes": rows}):
+        return
+    measures = {"explained_variance": ".3f", "l0": ".1f", "dead": ".2%", "loss_recovered": ".3f"}
+    print_table("Sparse autoencoders", rows, name="s", layer="d", d_sae="d", architecture="s", **measures)
+    for line in stability:
+        typer.echo(line)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import functools
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sparserm.cli.common import app
 from sparserm.types import SparseRMError
+
+if TYPE_CHECKING:
+    import uvicorn
+    from fastapi import FastAPI
 
 #: Seconds that running requests have to finish after SIGTERM.
 GRACE_S = 60
@@ -50,7 +54,7 @@ def serve(
 
         from sparserm.integrations.server.app import create_app
         from sparserm.integrations.server.service import Limits
-        from sparserm.support.connections import Connection, connection_room, limit_repeated_lines
+        from sparserm.support.connections import limit_repeated_lines
     except ImportError as error:
         raise SparseRMError(
             f'serving needs fastapi and uvicorn ({error}); install them with `pip install "sparserm[serve]"`'
@@ -74,8 +78,21 @@ def serve(
     if api_key is None and not (loopback(host) and not allow_host):
         typer.echo(_OPEN, err=True)
     typer.echo(f"{', '.join(models)} on http://{host}:{port}, API documentation at /docs; stop with Ctrl+C", err=True)
+    limit_repeated_lines("sparserm.server")
+    server = uvicorn.Server(_configuration(served, host, port))
+    server.run()
+    if not server.started:  # uvicorn has printed why
+        raise typer.Exit(2)
+
+
+def _configuration(served: FastAPI, host: str, port: int) -> uvicorn.Config:
+    """uvicorn's settings: connections that cannot hold it up, and time for running requests to finish."""
+    import uvicorn
+
+    from sparserm.support.connections import Connection, connection_room
+
     most, backlog = connection_room()
-    config = uvicorn.Config(
+    return uvicorn.Config(
         served,
         host=host,
         port=port,
@@ -87,8 +104,3 @@ def serve(
         timeout_graceful_shutdown=GRACE_S,
         lifespan="on",
     )
-    limit_repeated_lines("sparserm.server")
-    server = uvicorn.Server(config)
-    server.run()
-    if not server.started:  # uvicorn has printed why
-        raise typer.Exit(2)

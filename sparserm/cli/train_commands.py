@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from sparserm.cli.common import (
     DEFAULT_SAE,
     AsJson,
+    BackboneOption,
     Columns,
     PairsArgument,
     SkipBad,
@@ -27,15 +28,22 @@ from sparserm.cli.common import (
 from sparserm.cli.outputs import HEAD, RUN, Force, Output, out_option, pairs_file, sae_folder
 from sparserm.support.defaults import DEFAULT_BACKBONE, DEFAULT_LAYERS
 from sparserm.support.files import to_csv
-from sparserm.types import SparseRMError
+from sparserm.types import PreferenceData, SparseRMError
+
+if TYPE_CHECKING:
+    from sparserm.training.sweep import SweepCell
+    from sparserm.training.train import TrainedHead
 
 #: Help of the option `--score`.
 SCORE_HELP = (
     "gated: a feature counts at the tokens where it fires and is zero elsewhere. projection: the paper's, which counts every "
     "token. Default: gated, but projection for a TopK SAE, whose features have no thresholds of their own."
 )
-#: Fewer features than this that surely differ are worth a warning.
-FEW_SURE = 4
+#: Help of the option `--sae`.
+SAE_HELP = "SAE: a folder, a name listed by `sparserm saes`, or release:sae_id."
+
+ScoreOption = Annotated[str | None, typer.Option(help=SCORE_HELP)]
+PoolingOption = Annotated[str | None, typer.Option(help="Pooling over the response's tokens: mean (default) or last.")]
 
 
 @app.command()
@@ -43,8 +51,8 @@ def train(
     pairs: PairsArgument,
     out: Annotated[Path, out_option(help="Folder for the head.")],
     layer: Annotated[int | None, typer.Option(help="Layer of the shipped SAE: 10, 15 or 20. Default: 15.")] = None,
-    sae: Annotated[str | None, typer.Option(help="SAE: a folder, a name listed by `sparserm saes`, or release:sae_id.")] = None,
-    score: Annotated[str | None, typer.Option(help=SCORE_HELP)] = None,
+    sae: Annotated[str | None, typer.Option(help=SAE_HELP)] = None,
+    score: ScoreOption = None,
     k: Annotated[
         int | None,
         typer.Option(
@@ -52,7 +60,7 @@ def train(
             "Projection: number of features, 32 at most and by default."
         ),
     ] = None,
-    pooling: Annotated[str | None, typer.Option(help="Pooling over the response's tokens: mean (default) or last.")] = None,
+    pooling: PoolingOption = None,
     l2: Annotated[
         float | None, typer.Option(help="Ridge penalty. Default: 0.05 if gated, chosen by cross-validation for projections.")
     ] = None,
@@ -64,9 +72,7 @@ def train(
         ),
     ] = None,
     avoid_length: Annotated[bool, typer.Option(help="Keep margins from following the length of responses.")] = False,
-    backbone: Annotated[
-        str, typer.Option(help="Backbone: a folder, a name on the Hugging Face Hub, or smollm2.")
-    ] = DEFAULT_BACKBONE,
+    backbone: BackboneOption = DEFAULT_BACKBONE,
     test: Annotated[str | None, typer.Option(help="Test pairs. Default: cross-validation over prompts.")] = None,
     column: Columns = None,
     skip_bad: SkipBad = False,
@@ -74,17 +80,13 @@ def train(
     as_json: AsJson = False,
 ) -> None:
     """Train a head on preference pairs."""
-    from sparserm.pairs.split import check_leakage
     from sparserm.support.progress import terminal_progress
     from sparserm.training.train import train_head
 
     inputs = {"the pairs": pairs_file(pairs), "the test pairs": pairs_file(test), "the backbone": backbone}
     output = Output(out, {**inputs, "the SAE": sae_folder(sae)}, force, HEAD)
     output.check()
-    data = load(pairs, column, skip_bad)
-    test_data = load(test, column, skip_bad) if test else None
-    if test_data:
-        warn(check_leakage(data, test_data), test_data.name)
+    data, test_data = _train_and_test(pairs, test, column, skip_bad)
     with terminal_progress() as progress:
         result = train_head(
             data,
@@ -103,6 +105,24 @@ def train(
         )
     output.check()  # it may have appeared meanwhile
     result.model.save_pretrained(out)
+    _report_trained(result, out, as_json)
+
+
+def _train_and_test(
+    pairs: str, test: str | None, column: Sequence[str] | None, skip_bad: bool
+) -> tuple[PreferenceData, PreferenceData | None]:
+    """The training pairs, and the test pairs if given, with a warning of prompts that are in both."""
+    from sparserm.pairs.split import check_leakage
+
+    data = load(pairs, column, skip_bad)
+    test_data = load(test, column, skip_bad) if test else None
+    if test_data:
+        warn(check_leakage(data, test_data), test_data.name)
+    return data, test_data
+
+
+def _report_trained(result: TrainedHead, out: Path, as_json: bool) -> None:
+    """Print what was trained, with warnings."""
     warn_truncated(result.n_truncated)
     summary = {"out": str(out), **result.summary()}
     _warn_unsure(summary["n_sure"], summary["k"])
@@ -118,7 +138,9 @@ def train(
 
 def _warn_unsure(n_sure: int | None, k: int) -> None:
     """Warn of a gated head whose features may be chance."""
-    if n_sure is not None and n_sure < FEW_SURE:
+    from sparserm.heads.screening import few_sure
+
+    if n_sure is not None and few_sure(n_sure, k):
         few = "none" if n_sure == 0 else f"only {n_sure}"
         typer.echo(
             f"warning: {few} of the {k} features surely {'differ' if n_sure > 1 else 'differs'} between chosen and rejected "
@@ -131,7 +153,7 @@ def _warn_unsure(n_sure: int | None, k: int) -> None:
 def sweep(
     pairs: PairsArgument,
     layers: Annotated[str | None, typer.Option(help="Layers, e.g. 10,15. Default: all that have an SAE.")] = None,
-    score: Annotated[str | None, typer.Option(help=SCORE_HELP)] = None,
+    score: ScoreOption = None,
     k: Annotated[
         str | None,
         typer.Option(
@@ -145,13 +167,11 @@ def sweep(
             "Default: all that the score has."
         ),
     ] = None,
-    pooling: Annotated[str | None, typer.Option(help="Pooling over the response's tokens: mean (default) or last.")] = None,
+    pooling: PoolingOption = None,
     sae: Annotated[
         list[str] | None, typer.Option(help="SAE, instead of --layers: a folder, a name or release:sae_id. Repeatable.")
     ] = None,
-    backbone: Annotated[
-        str, typer.Option(help="Backbone: a folder, a name on the Hugging Face Hub, or smollm2.")
-    ] = DEFAULT_BACKBONE,
+    backbone: BackboneOption = DEFAULT_BACKBONE,
     out: Annotated[Path | None, out_option(help="CSV file for the results.")] = None,
     column: Columns = None,
     skip_bad: SkipBad = False,
@@ -185,19 +205,26 @@ def sweep(
         raise SparseRMError(f"{data.name} is too small to cross-validate heads of this size; give more pairs or a smaller --k")
     if output:
         output.write(to_csv(engine.cells_table(cells)))
+    _report_sweep(data, settings.pooling, out, cells, as_json)
+
+
+def _report_sweep(data: PreferenceData, pooling: str, out: Path | None, cells: Sequence[SweepCell], as_json: bool) -> None:
+    """Print the results of a sweep with the best and the simplest head."""
+    from sparserm.training import sweep as engine
+
     choice, n_prompts = engine.choose(cells), len({pair.prompt for pair in data.pairs})
     result: dict[str, Any] = {
         "data": data.name,
         "n": len(data.pairs),
         "n_prompts": n_prompts,
-        "pooling": settings.pooling,
+        "pooling": pooling,
         "out": str(out) if out else None,
         "cells": [asdict(cell) for cell in cells],
         **{name: asdict(getattr(choice, name)) if choice else None for name in ("best", "simplest")},
     }
     if printed_json(as_json, result):
         return
-    title = f"{data.name}, {settings.pooling} pooling: accuracy by cross-validation over {n_prompts} prompts"
+    title = f"{data.name}, {pooling} pooling: accuracy by cross-validation over {n_prompts} prompts"
     rows = [{**cell, "k": cell["k"] or None} for cell in result["cells"]]
     print_table(title, rows, layer="d", method="s", k="d", accuracy=".3f", ci95=".3f")
     if choice:
@@ -233,10 +260,8 @@ def benchmark(
         list[str] | None,
         typer.Option(help="Also fine-tune reward models with TRL: full or lora. One draw; hours on a CPU. Repeatable."),
     ] = None,
-    sae: Annotated[str, typer.Option(help="SAE: a folder, a name listed by `sparserm saes`, or release:sae_id.")] = DEFAULT_SAE,
-    backbone: Annotated[
-        str, typer.Option(help="Backbone: a folder, a name on the Hugging Face Hub, or smollm2.")
-    ] = DEFAULT_BACKBONE,
+    sae: Annotated[str, typer.Option(help=SAE_HELP)] = DEFAULT_SAE,
+    backbone: BackboneOption = DEFAULT_BACKBONE,
     column: Columns = None,
     skip_bad: SkipBad = False,
     as_json: AsJson = False,
@@ -245,7 +270,7 @@ def benchmark(
     from sparserm.benchmark.results import Results, Task
     from sparserm.benchmark.run import read_budgets, run_benchmark
     from sparserm.benchmark.tables import table
-    from sparserm.pairs.split import check_leakage, split_by_prompt
+    from sparserm.pairs.split import split_by_prompt
     from sparserm.support.progress import terminal_progress
 
     wanted = read_budgets(budgets)
@@ -253,13 +278,8 @@ def benchmark(
     Output(out, {**inputs, "the SAE": sae_folder(sae)}).check_resumed()
     results = Results(out)
     results.read()  # refuses a file of something else
-    data = load(pairs, column, skip_bad)
-    if test:
-        held_out = load(test, column, skip_bad)
-        warn(check_leakage(data, held_out), held_out.name)
-        task = Task(data.name, data, held_out)
-    else:
-        task = Task(data.name, *split_by_prompt(data, test_fraction=0.25, seed=0))
+    data, test_data = _train_and_test(pairs, test, column, skip_bad)
+    task = Task(data.name, *((data, test_data) if test_data else split_by_prompt(data, test_fraction=0.25, seed=0)))
     with terminal_progress() as progress:
         run_benchmark(
             results,
@@ -325,9 +345,7 @@ def train_sae_command(
     corpus: Annotated[Path, typer.Argument(help="JSON lines (.gz too) with `messages` or `text`.")],
     out: Annotated[Path, out_option(help="Folder for the SAEs, as layer_<l>/. Repeat the command to resume a stopped run.")],
     layers: Annotated[str, typer.Option(help="Layers to train an SAE at.")] = ",".join(map(str, DEFAULT_LAYERS)),
-    backbone: Annotated[
-        str, typer.Option(help="Backbone: a folder, a name on the Hugging Face Hub, or smollm2.")
-    ] = DEFAULT_BACKBONE,
+    backbone: BackboneOption = DEFAULT_BACKBONE,
     tokens: Annotated[int, typer.Option(help="Number of tokens to train on.")] = 700_000,
     d_sae: Annotated[int | None, typer.Option(help="Number of latents. Default: 4,608.")] = None,
     k: Annotated[int | None, typer.Option(help="Latents active per token, on average (L0). Default: 64.")] = None,

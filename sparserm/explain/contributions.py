@@ -20,7 +20,9 @@ class Contribution:
     Attributes:
         fires: whether the feature fires at a token that is pooled; with gated scores the contribution is zero where it does
             not. None if unknown: projections, without the SAE.
-        activation: its largest activation over the response's tokens; None if unknown.
+        activation: its largest activation at a token that is pooled: of the response with mean pooling, at the end of the turn
+            with last pooling. ``fires`` is ``activation > 0``. None if unknown.
+        family: the feature that leads its family, see :attr:`~sparserm.heads.reward.RewardHead.leaders`; by default itself.
     """
 
     feature: int
@@ -32,6 +34,11 @@ class Contribution:
     sigma: float = 1.0
     fires: bool | None = None
     activation: float | None = None
+    family: int = -1
+
+    def __post_init__(self) -> None:
+        if self.family < 0:
+            object.__setattr__(self, "family", self.feature)
 
 
 @dataclass(frozen=True)
@@ -70,6 +77,7 @@ class FeatureDifference:
 
     Attributes:
         fires_a, fires_b, activation_a, activation_b: as in :class:`Contribution`, for each response; None if unknown.
+        family: as in :class:`Contribution`.
     """
 
     feature: int
@@ -83,6 +91,11 @@ class FeatureDifference:
     fires_b: bool | None = None
     activation_a: float | None = None
     activation_b: float | None = None
+    family: int = -1
+
+    def __post_init__(self) -> None:
+        if self.family < 0:
+            object.__setattr__(self, "family", self.feature)
 
 
 @dataclass(frozen=True)
@@ -158,7 +171,8 @@ def explain_response(
             mu=float(head.mu[j]),
             sigma=float(head.sigma[j]),
             fires=None if pooled is None else bool((pooled[:, j] > 0).any()),
-            activation=None if activations is None or n == 0 else float(activations[:n, j].max()),
+            activation=None if pooled is None else float(pooled[:, j].max(initial=0.0)),
+            family=int(head.leaders[j]),
         )
         for j, feature in enumerate(head.features)
     ]
@@ -193,6 +207,7 @@ def explain_difference(a: Explanation, b: Explanation) -> tuple[FeatureDifferenc
             fires_b=other.fires,
             activation_a=one.activation,
             activation_b=other.activation,
+            family=one.family,
         )
         for one, other in both
     ]
@@ -221,6 +236,7 @@ def compare_responses(head: RewardHead, scores: np.ndarray, labels: Mapping[int,
             sigma=float(head.sigma[j]),
             fires_a=None if fires[0] is None else bool(fires[0][j]),
             fires_b=None if fires[1] is None else bool(fires[1][j]),
+            family=int(head.leaders[j]),
         )
         for j, feature in enumerate(head.features)
     ]

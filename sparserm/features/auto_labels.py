@@ -25,7 +25,7 @@ from sparserm.features.cache import FeatureStore
 from sparserm.features.detection import LEAST_TEXTS, Contrast, ResponseTexts, contrast, detection, example_scores, gather_texts
 from sparserm.features.firing import FiresAt, find_firings
 from sparserm.features.logit_lens import load_unembedding, logit_lens
-from sparserm.heads.labels import AutoLabel, Detection, save_auto_label
+from sparserm.heads.labels import RULE, AutoLabel, Detection, save_auto_label
 from sparserm.model import SparseRM
 from sparserm.representations.values import PairRepresentations
 from sparserm.sae.autoencoder import SparseAutoencoder
@@ -105,7 +105,7 @@ class Labeller(Protocol):
 class Rule:
     """The local word rule; needs no network and no language model."""
 
-    source = "rule"
+    source = RULE
     most_judged = None
 
     def propose(self, context: LabelContext) -> Proposal:

@@ -21,7 +21,7 @@ from sparserm.types import PreferencePair, Progress, Text
 #: Responses read for each latent: the strongest, and as many spread over the other peaks.
 STRONGEST = 8
 #: Words, neighbours and snippets that are kept of each latent, and characters on each side of the word in a snippet.
-MOST_WORDS, MOST_SNIPPETS, AROUND = 12, 12, 80
+MOST_WORDS, MOST_SNIPPETS, AROUND = 12, 16, 80
 #: A firing counts as strong from this share of the latent's largest activation in the sample.
 STRONG = 0.3
 
@@ -57,7 +57,7 @@ class FiresAt:
         before, after: the words right before and after these, in the same form; an empty word is the end of the response.
         first, last: share at the first and at the last word of a response.
         n_firings, n_texts: number of strong firings, and of responses with one.
-        snippets: the strongest firings, one of each response.
+        snippets: the strongest firing of each response, strong or not, the strongest first.
     """
 
     words: tuple[tuple[str, float], ...]
@@ -123,7 +123,7 @@ def describe_firings(read: Sequence[tuple[int, Sequence[str], np.ndarray]]) -> F
     words, before, after = (defaultdict[str, float](float) for _ in range(3))
     first = last = 0.0
     snippets: list[Snippet] = []
-    n_firings = 0
+    n_firings = n_texts = 0
     for i, tokens, own in read:
         spans = _spans("".join(tokens))
         shown = [word.strip(" ") for _, _, word in spans]
@@ -136,12 +136,12 @@ def describe_firings(read: Sequence[tuple[int, Sequence[str], np.ndarray]]) -> F
             after[_plain(shown[at + 1]) if at + 1 < len(shown) else ""] += weight
             first, last = first + weight * (at == 0), last + weight * (at == len(shown) - 1)
         n_firings += len(strong)
-        if len(strong):
-            token = int(own.argmax())
-            start, end, word = spans[place[token]]
-            text = "".join(tokens)
-            around = text[max(0, start - AROUND) : start], text[end : end + AROUND]
-            snippets.append(Snippet(i, around[0], word, around[1], float(own[token])))
+        n_texts += bool(strong)
+        token = int(own.argmax())
+        start, end, word = spans[place[token]]
+        text = "".join(tokens)
+        around = text[max(0, start - AROUND) : start], text[end : end + AROUND]
+        snippets.append(Snippet(i, around[0], word, around[1], float(own[token])))
     total = sum(words.values()) or 1.0
     return FiresAt(
         words=_shares(words, total),
@@ -150,7 +150,7 @@ def describe_firings(read: Sequence[tuple[int, Sequence[str], np.ndarray]]) -> F
         first=first / total,
         last=last / total,
         n_firings=n_firings,
-        n_texts=len(snippets),
+        n_texts=n_texts,
         snippets=tuple(sorted(snippets, key=lambda one: -one.activation)[:MOST_SNIPPETS]),
     )
 

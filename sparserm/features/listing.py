@@ -13,6 +13,7 @@ from sparserm.backbone.model import Backbone
 from sparserm.features.table import FeatureTable
 from sparserm.heads.reward import RewardHead
 from sparserm.sae.autoencoder import SparseAutoencoder
+from sparserm.sae.seeds import SeedStability
 from sparserm.support.parsing import whole_number
 from sparserm.types import Pooling, Prompt
 
@@ -82,6 +83,7 @@ def list_features(
     token: int | None = None,
     only_head: bool = False,
     selected: np.ndarray | None = None,
+    seeds: SeedStability | None = None,
 ) -> pd.DataFrame:
     """A table with one row per latent of the SAE.
 
@@ -93,9 +95,12 @@ def list_features(
         token: index of a token of this text; keep only the latents that fire there, with their activation there.
         only_head: keep only the head's features.
         selected: ``[K]`` share of the halves of the training prompts in which each feature of the head was selected.
+        seeds: in how many SAEs of other seeds each latent was found.
+
+    Returns:
+        With a column ``family``, see :func:`family_texts`, if the head has families of several features.
     """
-    weights = np.full(len(table.share), np.nan)
-    weights[head.features] = head.weights
+    weights = _of_head(head, head.weights, len(table.share))
     features = np.arange(len(weights))
     rows = pd.DataFrame(
         {
@@ -112,18 +117,25 @@ def list_features(
             "length_correlation": table.length_correlation,
             "token_rate": table.rate,
             "mean_peak": table.mean_peak,
+            **({} if seeds is None else {"seeds_direction": seeds.direction, "seeds_firing": seeds.firing}),
             "note": _notes(table),
             "dense": table.dense,
             "begin_of_text": table.begin_of_text,
         }
     )
+    if families := family_texts(head):
+        rows.insert(rows.columns.get_loc("weight"), "family", [families.get(feature, "") for feature in features.tolist()])
     if selected is not None:
-        shares = np.full(len(weights), np.nan)
-        shares[head.features] = selected
-        rows.insert(rows.columns.get_loc("weight") + 1, "selected", shares)
+        rows.insert(rows.columns.get_loc("weight") + 1, "selected", _of_head(head, selected, len(rows)))
     if firing is not None:
         rows = _on_text(rows, firing, token)
     return rows[rows["feature"].isin(head.features)] if only_head else rows
+
+
+def family_texts(head: RewardHead) -> dict[int, str]:
+    """For each feature of the head that fires together with others the ids of all of them, the leader first: ``579 · 600``."""
+    families = {feature: head.family(feature) for feature in head.features.tolist()}
+    return {feature: " · ".join(map(str, family)) for feature, family in families.items() if len(family) > 1}
 
 
 def filter_features(
@@ -175,6 +187,13 @@ def visible(token: str) -> str:
     """A token with visible white space and escaped unprintable characters."""
     drawn = token.replace(" ", "·").replace("\n", "↵").replace("\t", "⇥").replace("\r", "↵")
     return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in drawn) or "(empty)"
+
+
+def _of_head(head: RewardHead, values: np.ndarray, d_sae: int) -> np.ndarray:
+    """``[d_sae]`` values of the head's features, NaN for other latents."""
+    found = np.full(d_sae, np.nan)
+    found[head.features] = values
+    return found
 
 
 def _on_text(rows: pd.DataFrame, firing: FiringText, token: int | None) -> pd.DataFrame:

@@ -18,7 +18,7 @@ from sparserm.heads.reward import Encoder, RewardHead, ScoreMoments, build_head,
 from sparserm.heads.saved import HeadCard, SavedHead
 from sparserm.heads.screening import FALSE_DISCOVERIES, GatedScores
 from sparserm.heads.selection import SELECTORS, FeatureStats, FitStatistics, feature_stats
-from sparserm.heads.signed_weights import RIDGE, fit_weights
+from sparserm.heads.signed_weights import fit_weights, ridge_for
 from sparserm.pairs.split import short_key
 from sparserm.representations.values import ACTIVITIES, PairRepresentations
 from sparserm.sae.autoencoder import SparseAutoencoder
@@ -50,7 +50,7 @@ class FitSettings:
         pooling: how ``h`` is pooled over the response, ``last`` or ``mean``.
         selection: name of a selector, see :data:`SELECTIONS`; the first of them if None.
         l2: ridge penalty of the Bradley-Terry fit; None chooses it by cross-validation over prompts for projections, and is
-            :data:`~sparserm.heads.signed_weights.RIDGE` for gated scores.
+            :func:`~sparserm.heads.signed_weights.ridge_for` gated ones.
         activity: when a latent counts as active in a response.
         seed: random seed of selectors that draw at random.
         avoid_length: reduce the correlation of margins with response length, see :attr:`FitStatistics.length_axis`; gated
@@ -135,8 +135,9 @@ class FittedHead:
         l2: the ridge penalty used.
         l2_choice: the cross-validation that chose it; None where it was given.
         rewards_chosen, rewards_rejected: ``[n]`` rewards of the training responses.
-        selected: ``[K]`` share of the halves of the prompts in which each feature was chosen; None for projections, and for
-            features drawn at random.
+        selected: ``[K]`` share of the halves of the prompts in which each feature was chosen, from the latents that pass the
+            screen on all prompts, see :attr:`~sparserm.heads.gated_selection.GatedStatistics.frequency`; None for projections,
+            and for features drawn at random.
         n_sure: number of features that surely differ between chosen and rejected responses; None for projections.
     """
 
@@ -281,7 +282,7 @@ def _fit_gated(
 ) -> FittedHead:
     """Choose features by their gated scores, and fit weights that are held to the signs of what the features show."""
     found, places = GATED_SELECTORS[settings.selection](statistics, settings.k)
-    ridge = RIDGE if settings.l2 is None else settings.l2
+    ridge = ridge_for(len(pairs.groups)) if settings.l2 is None else settings.l2
     weights = fit_weights(found.differences[:, places], ridge)
     places, weights = places[weights > 0], weights[weights > 0]
     if len(places) == 0:

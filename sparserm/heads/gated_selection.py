@@ -83,16 +83,16 @@ GatedSelector = Callable[[GatedStatistics, int], tuple[Candidates, np.ndarray]]
 def select_stable(statistics: GatedStatistics, k: int) -> tuple[Candidates, np.ndarray]:
     """Screened latents that the L1 path chooses in a share of :data:`OFTEN` or more of the halves, the most frequent first.
 
-    Where the pairs are too few for enough sure latents, or for any to come back that often, those that the path chooses on all
-    of them: on held-out prompts, heads from 100 pairs then ranked 7 points better.
+    Where the pairs are too few for enough sure latents, or for any to come back that often, those that differ most: heads from
+    100 pairs ranked 1 to 4 points better on held-out prompts than with those that the path chooses.
     """
     found = statistics.screened
     if (found.q <= FALSE_DISCOVERIES).sum() < ENOUGH:
-        return found, _lasso(found, k)
+        return found, _readable(found, np.argsort(-np.abs(found.z), kind="stable"), k)
     frequency = statistics.frequency[found.latents]
     order = np.lexsort((-np.abs(found.z), -frequency))
     often = order[frequency[order] >= OFTEN]
-    return found, _readable(found, often, k) if len(often) else _lasso(found, k)
+    return found, _readable(found, often if len(often) else order, k)
 
 
 def select_frequency(statistics: GatedStatistics, k: int) -> tuple[Candidates, np.ndarray]:

@@ -25,6 +25,8 @@ from sparserm.support.files import make_folder, one_line, write_json
 from sparserm.support.parsing import parse_json, whole_number
 from sparserm.types import SparseRMError
 
+#: Source of labels that the local rule made.
+RULE = "rule"
 #: Maximum length of a label in characters.
 MAX_LENGTH = 120
 _FINGERPRINT = re.compile("[0-9a-zA-Z]{1,64}")
@@ -62,7 +64,7 @@ class AutoLabel:
     Attributes:
         text: the label; None where no label is reliable.
         reason: why there is no label; empty where there is one.
-        source: ``rule``, or the name of the language model that wrote the label.
+        source: :data:`RULE`, or the name of the language model that wrote the label.
         data, data_hash: name and content hash of the pairs.
         n_firing, n_texts: number of distinct responses in which the latent fires, and of all distinct responses.
         terms: the terms that the rule found; it predicts that the latent fires in a text that has one of them.
@@ -186,10 +188,13 @@ def auto_labels(sae_fingerprint: str) -> dict[int, AutoLabel]:
 
 
 def better_label(old: AutoLabel | None, new: AutoLabel) -> AutoLabel:
-    """The one with a text, then the one whose detection interval starts higher; the new one of two that are equal."""
+    """The one with a text, then the one written by a reader, then the one whose detection interval starts higher.
 
-    def strength(label: AutoLabel) -> tuple[bool, float]:
-        return label.text is not None, label.detection.ci95[0] if label.detection else 0.0
+    A sentence says more than the rule's list of words, even where the words are the safer guess. Of two equal ones, the new.
+    """
+
+    def strength(label: AutoLabel) -> tuple[bool, bool, float]:
+        return label.text is not None, label.source != RULE, label.detection.ci95[0] if label.detection else 0.0
 
     return new if old is None or strength(new) >= strength(old) else old
 

@@ -139,10 +139,9 @@ def _trained_on(training: Mapping[str, Any]) -> str:
 
 
 def _sure(saved: SavedHead) -> str:
-    n_sure = _number(saved.card.training, "n_sure")
-    if n_sure is None:
+    if saved.n_sure is None:
         return ""
-    return f"{n_sure:,.0f} of {len(saved.head.features)} features, between chosen and rejected training responses"
+    return f"{saved.n_sure:,} of {len(saved.head.features)} features, between chosen and rejected training responses"
 
 
 def _length(training: Mapping[str, Any]) -> str:

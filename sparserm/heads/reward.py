@@ -106,6 +106,27 @@ class RewardHead:
         return "gated" if self.encoder else "projection"
 
     @functools.cached_property
+    def leaders(self) -> np.ndarray:
+        """``[K]`` int64, for each feature the one that leads its family: its own id where it stands alone.
+
+        As ``families``, but by the weights as they are now, which may have been edited: features with weights of different
+        signs are apart, and the one of largest absolute weight leads.
+        """
+        if self.families is None:
+            return self.features
+        found = self.features.copy()
+        for family, sign in {*zip(self.families.tolist(), np.sign(self.weights).tolist(), strict=True)}:
+            members = np.flatnonzero((self.families == family) & (np.sign(self.weights) == sign))
+            found[members] = self.features[members[np.argmax(np.abs(self.weights[members]))]]
+        return found
+
+    def family(self, feature: int) -> tuple[int, ...]:
+        """The features that fire together with this one of the head, itself among them, the leader first."""
+        leader = self.leaders[self.features == feature][0]
+        members = self.features[self.leaders == leader].tolist()
+        return tuple(sorted(members, key=lambda one: one != leader))
+
+    @functools.cached_property
     def gate(self) -> SparseAutoencoder | None:
         """The features as a part of their SAE, which tells where they fire; None for projections."""
         if self.encoder is None:

@@ -102,7 +102,7 @@ class SavedHead:
         f_chosen, f_rejected: ``[K]`` activation frequencies of its features.
         quantiles_chosen, quantiles_rejected: ``[101]`` percentiles of the training responses' rewards.
         prompt_keys: ``[n]`` int64 hashes of the training prompts, to detect test pairs whose prompt was trained on.
-        selected: ``[K]`` share of the resamples of the training prompts in which each feature was selected; None if unknown.
+        selected: as in :class:`~sparserm.heads.fitting.FittedHead`; None also for heads of earlier versions.
     """
 
     head: RewardHead
@@ -119,6 +119,12 @@ class SavedHead:
         """What :func:`~sparserm.representations.represent.represent` has to compute for this head: the latents that gate its
         scores; none for projections, and for last pooling, where the representation tells what fires."""
         return {self.card.hook_point: self.head.gate if self.head.pooling == "mean" else None}
+
+    @property
+    def n_sure(self) -> int | None:
+        """Number of features that surely differ between chosen and rejected training responses; None for projections."""
+        n_sure = self.card.training.get("n_sure")
+        return n_sure if isinstance(n_sure, int) else None
 
     @property
     def width(self) -> int:

@@ -24,6 +24,9 @@ OPPOSITE = 1.96
 #: Sure latents that are enough for a head, and maximum number of candidates.
 ENOUGH = 16
 MOST_CANDIDATES = 256
+#: A head whose sure features are a smaller share of all is warned of: most of its bars may be chance. Their number alone is no
+#: reason, since of sure features, however few, no larger share than :data:`FALSE_DISCOVERIES` is expected to be wrong.
+SURE_SHARE = 0.5
 #: Responses of which all latents are encoded at a time.
 _ROWS = 1024
 
@@ -98,6 +101,11 @@ class Candidates:
     def take(self, rows: np.ndarray) -> Candidates:
         """The same candidates, with the differences of some pairs."""
         return replace(self, differences=self.differences[rows])
+
+
+def few_sure(n_sure: int, n_features: int) -> bool:
+    """Whether a smaller share of a gated head's features than :data:`SURE_SHARE` surely differs."""
+    return n_sure < SURE_SHARE * n_features
 
 
 def screen(scores: GatedScores, *, hold_length: bool = False) -> Candidates:

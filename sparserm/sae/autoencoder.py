@@ -226,18 +226,21 @@ def load_sae(source: str | Path, *, may_download: bool = True) -> SparseAutoenco
             f"{folder} is a pickle or an archive; expected a folder with cfg.json and safetensors; save the SAE with "
             "SAELens's save_model first"
         )
-    if folder.is_dir():
-        return _load_folder(folder, str(source))
-    known = find_saes()
-    if str(source) in known:
-        return _load_folder(known[str(source)], str(source))
+    if (found := find_sae(source)) is not None:
+        return _load_folder(found, str(source))
     if ":" in str(source):
         release, sae_id = str(source).split(":", 1)
         return _load_registry(release, sae_id, may_download)
     raise SparseRMError(
-        f"no SAE {one_line(source)!r}: expected a folder, one of {', '.join(known) or '(none shipped)'}, or release:sae_id of "
-        "SAELens's registry"
+        f"no SAE {one_line(source)!r}: expected a folder, one of {', '.join(find_saes()) or '(none shipped)'}, or "
+        "release:sae_id of SAELens's registry"
     )
+
+
+def find_sae(source: str | Path) -> Path | None:
+    """The folder of an SAE on this machine, given by its folder or name; None where there is none."""
+    folder = given_path(source)
+    return folder if folder.is_dir() else find_saes().get(str(source))
 
 
 def find_saes() -> dict[str, Path]:

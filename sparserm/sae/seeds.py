@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sparserm.sae.autoencoder import SparseAutoencoder
+from sparserm.sae.autoencoder import FINGERPRINT, SparseAutoencoder, find_sae
+from sparserm.sae.formats import read_config
 from sparserm.support.files import write_json
 from sparserm.support.parsing import parse_json
 from sparserm.types import SparseRMError
@@ -44,6 +45,21 @@ class SeedStability:
     seeds: int
     direction: np.ndarray
     firing: np.ndarray
+
+    def __str__(self) -> str:
+        """Of the whole SAE: ``61% of latents (direction), 74% (firing), 2 other seeds``."""
+        seeds = f"{self.seeds} other seed{'s' * (self.seeds != 1)}"
+        return f"{self.direction.mean():.0%} of latents (direction), {self.firing.mean():.0%} (firing), {seeds}"
+
+    def of(self, latent: int) -> str:
+        """Of one latent: ``in 2 of 2 other seeds (direction), 1 of 2 (firing)``."""
+        found = [round(self.seeds * float(share[latent])) for share in (self.direction, self.firing)]
+        seeds = f"other seed{'s' * (self.seeds != 1)}"
+        return f"in {found[0]} of {self.seeds} {seeds} (direction), {found[1]} of {self.seeds} (firing)"
+
+    def figures(self) -> dict[str, float]:
+        """Of the whole SAE, for tables and JSON: the number of seeds, and the share of latents found, mean over seeds."""
+        return {"seeds": self.seeds, "seeds_direction": float(self.direction.mean()), "seeds_firing": float(self.firing.mean())}
 
 
 def measure_seeds(sae: SparseAutoencoder, others: Sequence[SparseAutoencoder], states: np.ndarray) -> SeedStability:
@@ -79,6 +95,23 @@ def read_seeds(folder: Path, d_sae: int) -> SeedStability | None:
         return None
     sound = all(one.shape == (d_sae,) and ((one >= 0) & (one <= 1)).all() for one in (found.direction, found.firing))
     return found if sound else None
+
+
+def seeds_of(sae: str, fingerprint: str, d_sae: int) -> SeedStability | None:
+    """The stability of an SAE on this machine by the name or folder that a head gives; None where it is not known.
+
+    Args:
+        fingerprint, d_sae: of the SAE that is meant; another one may have taken its name. Its configuration tells, so that no
+            weights are read; that of an SAE which was not trained here does not.
+    """
+    try:
+        folder = find_sae(sae)
+        config = None if folder is None else read_config(folder, sae)
+    except SparseRMError:
+        return None
+    if folder is None or config is None or config.metadata.get(FINGERPRINT) != fingerprint:
+        return None
+    return read_seeds(folder, d_sae)
 
 
 @torch.no_grad()

@@ -25,6 +25,7 @@ import torch
 from safetensors.torch import load_file, save
 
 from sparserm.backbone.model import Backbone, load_language_model
+from sparserm.sae import seeds
 from sparserm.sae.activations import CONTEXT_SIZE, ActivationCache, Corpus, extract_activations, read_corpus
 from sparserm.sae.autoencoder import FINGERPRINT, load_sae
 from sparserm.sae.evaluation import SAEQuality, evaluate_sae
@@ -35,7 +36,7 @@ from sparserm.types import HookPoint, Progress, SparseRMError
 
 #: What may be in the folder of a run, and in that of a layer; hidden files are locks and temporary ones.
 _RUN_FILES = ("layer_*/**", "activations/**", "README.md", ".*")
-_SAE_FILES = ("cfg.json", "sae_weights.safetensors", "metrics.json", "checkpoint/**", "writing/**", ".*")
+_SAE_FILES = ("cfg.json", "sae_weights.safetensors", "metrics.json", seeds.FILE, "checkpoint/**", "writing/**", ".*")
 
 #: Measures of a finished SAE.
 _METRICS = "metrics.json"
@@ -184,6 +185,7 @@ def train_sae(
     sae.cfg.metadata.recipe = asdict(recipe)
     for name, value in (made_from or {}).items():
         setattr(sae.cfg.metadata, name, value)
+    (out / seeds.FILE).unlink(missing_ok=True)  # of an SAE that was here before
     # Written to another folder and renamed, so that a killed run leaves no partial SAE.
     work = out / "writing"
     sae.save_inference_model(work)

@@ -159,7 +159,7 @@ class TrainedHead:
             **self.measurement.metrics(),
             "train_accuracy": training["accuracy"],
             "k": len(self.model.head.features),
-            "n_sure": training.get("n_sure"),
+            "n_sure": self.model.saved.n_sure,
             **{name: training["settings"][name] for name in ("score", "pooling", "selection", "l2", "avoid_length")},
             "hook": self.model.card.hook,
             "sae": self.model.card.sae,

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
@@ -17,6 +18,7 @@ from sparserm.jobs import queue
 from sparserm.pairs.sources import list_sources
 from sparserm.representations.represent import represent_pairs
 from sparserm.representations.store import stored
+from sparserm.sae.seeds import SeedStability
 from sparserm.support.defaults import TASKS, assets_dir
 from sparserm.types import Message
 
@@ -103,6 +105,23 @@ class TestWithPairs:
         assert page.subheader[0].value.startswith(f"feature {heaviest} of 4608")
         assert _metrics(page)["Weight in the head"] == f"{weights[heaviest]:+.3f}"
         assert page.text_area(key="text").value
+
+    def test_seeds_that_have_a_latent_are_shown_where_they_were_measured(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        feature = int(load_head(HEAD).head.features[0])
+        page = _page(feature=str(feature))
+        assert "other seed" not in " ".join(caption.value for caption in page.caption)
+        assert "seeds_direction" not in page.dataframe[0].value
+        shares = np.zeros(4608)
+        shares[feature] = 1.0
+        found = SeedStability(2, shares, shares / 2)
+        monkeypatch.setattr("sparserm.sae.seeds.seeds_of", lambda sae, fingerprint, d_sae: found)
+        monkeypatch.setattr("sparserm.ui.shared.sae_facts.read_seeds", lambda folder, d_sae: found)
+        page = _page(feature=str(feature))
+        captions = " ".join(caption.value for caption in page.caption)
+        assert "found again with other seeds: 0% of latents (direction), 0% (firing), 2 other seeds" in captions
+        assert "found in 2 of 2 other seeds (direction), 1 of 2 (firing)" in captions
+        row = page.dataframe[0].value.set_index("feature").loc[feature]
+        assert (row["seeds_direction"], row["seeds_firing"]) == (100, 50)
 
     def test_all_latents_are_there_on_demand_with_filters_on(self) -> None:
         page = _page()

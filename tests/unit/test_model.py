@@ -182,7 +182,7 @@ def test_features_come_with_their_evidence_by_absolute_weight(model, no_loading)
     for row in rows:
         assert row["gap"] == row["f_chosen"] - row["f_rejected"]
         assert 0 <= row["f_chosen"] <= 1 and 0 <= row["f_rejected"] <= 1 and row["sigma"] > 0
-        assert row["label"] == f"feature {row['feature']}"
+        assert row["label"] == f"feature {row['feature']}" and row["family"] == row["feature"]
     assert json.loads(json.dumps(rows)) == rows
 
 

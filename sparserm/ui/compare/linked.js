@@ -21,12 +21,16 @@ function bar(value, full, data) {
   return box;
 }
 
-function name(cell, feature) {
-  const [id, label] = feature;
+function name(cell, feature, card) {
+  const [id, label, , , , { family }] = feature;
   if (label) cell.append(`${label} `);
   cell.append(label ? el('small', '', id) : `feature ${id}`);
+  if (card) cell.append(' ', card);
+  if (family) cell.append(el('small', 'family', family));
   return cell;
 }
+// Rows that add up: families and features on their own, without the features below a family.
+const whole = data => data.features.flatMap((feature, j) => (feature[5].part ? [] : [j]));
 
 // The 98th percentile of the absolute values in both texts: the colour is full there.
 function fullAt(state, j) {
@@ -68,20 +72,24 @@ function tell(state, j, full) {
     what = state.legend.firstChild;
   const each = data.shares ? 'contribution to the reward' : 'contribution at that token';
   if (j === null) {
-    what.textContent = `Colour: each token's ${each}, all ${data.features.length} features together.`;
+    const all = data.features.filter(feature => !feature[5].family).length;
+    what.textContent = `Colour: each token's ${each}, all ${all} features together.`;
   } else {
-    const [id, label, , , , { fires, activation }, margin, a, b] = data.features[j];
+    const [id, label, , , , { family, fires, activation }, margin, a, b] = data.features[j];
     const where = i =>
-      fires[i] === false
-        ? ' (silent)'
-        : fires[i]
-          ? activation[i]
-            ? ` (fires, up to ${activation[i].toFixed(2)})`
-            : ' (fires)'
-          : '';
+      !fires
+        ? ''
+        : fires[i] === false
+          ? ' (silent)'
+          : fires[i]
+            ? activation[i]
+              ? ` (fires, up to ${activation[i].toFixed(2)})`
+              : ' (fires)'
+            : '';
     const parts = `${signed(a)} in A${where(0)}, ${signed(b)} in B${where(1)}: ${signed(margin)} of the margin.`;
     const locked = j === state.lockedFeature ? ' Locked; click it again or press Esc to unlock.' : '';
-    what.textContent = `Colour: ${label ? `${label} ${id}` : `feature ${id}`}, ${parts}${locked}`;
+    const called = `${label ? `${label} ${id}` : `feature ${id}`}${family ? ` ${family}` : ''}`;
+    what.textContent = `Colour: ${called}, ${parts}${locked}`;
   }
   const digits = full >= 1 ? 1 : full >= 0.1 ? 2 : 3;
   state.low.textContent = signed(-full, digits);
@@ -91,8 +99,8 @@ function tell(state, j, full) {
 function list(state, side, t) {
   const { data } = state,
     k = data.features.length;
-  const parts = data.features
-    .map((_, j) => [j, side.values[t * k + j]])
+  const parts = whole(data)
+    .map(j => [j, side.values[t * k + j]])
     .filter(part => part[1] !== 0)
     .sort((x, y) => Math.abs(y[1]) - Math.abs(x[1]));
   const p = el('p'),
@@ -237,7 +245,7 @@ function listen(state) {
 function makeText(state, text) {
   const side = { letter: text.letter, tokens: text.tokens, values: floats(text.values) },
     k = state.data.features.length;
-  side.totals = text.tokens.map((_, t) => side.values.subarray(t * k, (t + 1) * k).reduce((sum, v) => sum + v, 0));
+  side.totals = text.tokens.map((_, t) => whole(state.data).reduce((sum, j) => sum + side.values[t * k + j], 0));
   const card = el('section', 'card'),
     head = el('h4', '', text.title);
   head.append(el('span', '', `reward ${signed(text.reward)} · ${text.tokens.length.toLocaleString('en')} tokens`));
@@ -276,27 +284,20 @@ function makeTable(state) {
   const full = Math.max(...data.features.map(feature => Math.abs(feature[6])), 1e-9);
   state.rows = data.features.map((feature, j) => {
     const row = el('tr'),
-      [, , a, b, weight, { sigma, fires }, part] = feature,
+      [, , a, b, weight, { sigma, fires, part: below }, part] = feature,
       last = el('td', '', signed(part));
     last.append(bar(part, full, data));
-    const first = name(el('td'), feature),
-      card = el('a', '', '↗');
+    const card = el('a', '', '↗');
     Object.assign(card, { href: data.card + feature[0], target: '_blank', title: 'Open the feature card in a new tab' });
     card.setAttribute('aria-label', `open the card of feature ${feature[0]}`);
-    first.append(' ', card);
+    const first = name(el('td', below ? 'part' : ''), feature, card);
     const score = (value, fire) => {
       const cell = el('td', '', fire === false && value === 0 ? '' : figure(value));
       if (fire === false) cell.append(el('small', '', cell.textContent ? ' silent' : 'silent'));
       return cell;
     };
-    row.append(
-      first,
-      last,
-      score(a, fires[0]),
-      score(b, fires[1]),
-      el('td', '', sigma.toPrecision(3)),
-      el('td', '', figure(weight)),
-    );
+    const numbers = fires && [score(a, fires[0]), score(b, fires[1]), sigma.toPrecision(3), figure(weight)];
+    row.append(first, last, ...(numbers ?? ['', '', '', '']).map(cell => (cell instanceof Node ? cell : el('td', '', cell))));
     row.feature = j;
     row.tabIndex = j ? -1 : 0;
     return row;

@@ -48,9 +48,9 @@ def win_matrix(found: SideBySide) -> pd.DataFrame:
 def scores_table(found: SideBySide) -> pd.DataFrame:
     """One row for each response and feature: score, weight and contribution."""
     rows = [
-        {"response": i + 1, **vars(part)}
+        {"response": i + 1, **row}
         for i, explanation in enumerate(found.explanations)
-        for part in explanation.contributions
+        for row in tables.part_rows(explanation.contributions)
     ]
     return pd.DataFrame(rows)
 

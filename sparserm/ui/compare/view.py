@@ -8,6 +8,7 @@ from functools import partial
 import streamlit as st
 
 from sparserm.explain.comparison import SideBySide, check_number, word_diff
+from sparserm.explain.families import by_family
 from sparserm.support.files import to_csv
 from sparserm.support.parsing import whole_number
 from sparserm.types import Progress, SparseRMError
@@ -17,7 +18,7 @@ from sparserm.ui.compare.inputs import Inputs
 from sparserm.ui.shared.charts import difference_figure
 from sparserm.ui.shared.components import reference_rewards
 from sparserm.ui.shared.context import Context, feature_card_link
-from sparserm.ui.shared.firing import silent_in_both_line, takes_part
+from sparserm.ui.shared.firing import silent_in_both_line
 from sparserm.ui.shared.scoring import sae_to_explain
 from sparserm.ui.shared.style import CONFIG
 from sparserm.ui.shared.tables import differences_table
@@ -147,7 +148,7 @@ def pairwise(compared: Compared, context: Context, a: int, b: int) -> None:
     left, right = st.columns([3, 2], gap="large")
     with left:
         st.subheader("Margin by feature", anchor=False)
-        everything = sum(map(takes_part, parts)) > SHOWN and st.toggle(
+        everything = len(by_family(parts)) > SHOWN and st.toggle(
             "All features",
             key="compare_all",
             help=f"Show every feature instead of the {SHOWN} largest and the sum of the others.",

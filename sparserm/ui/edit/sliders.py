@@ -22,7 +22,8 @@ def weight_sliders(rows: Sequence[Mapping[str, Any]], *, card: str, key: str, on
 
     Args:
         rows: with ``feature``, ``label``, ``weight`` (before edits), ``factor``, ``chosen``, ``rejected`` (firing rates),
-            ``length`` (a correlation or None) and ``without`` (change of accuracy when ablated, or None).
+            ``length`` (a correlation or None), ``without`` (change of accuracy when ablated, or None) and, if any features fire
+            together, ``family`` (their ids, or empty).
         card: URL of a feature card, up to the feature's number.
         on_edit: called with a feature and its new factor before the page is run again.
     """

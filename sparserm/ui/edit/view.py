@@ -11,6 +11,7 @@ import pandas as pd
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
+from sparserm.features.listing import family_texts
 from sparserm.heads.labels import labels_of
 from sparserm.heads.library import free_name, keep_head
 from sparserm.support.files import to_csv
@@ -227,6 +228,7 @@ def _toolbar(context: Context) -> None:
 
 def _sliders(context: Context, edits: HeadEdits, ablation: FeatureAblation) -> pd.DataFrame:
     saved, labels, factors = context.saved, labels_of(context.card), edits.vector(context.saved.head.features)
+    families = family_texts(saved.head)
     rows = [
         {
             "feature": int(saved.head.features[j]),
@@ -237,6 +239,7 @@ def _sliders(context: Context, edits: HeadEdits, ablation: FeatureAblation) -> p
             "rejected": float(saved.f_rejected[j]),
             "length": _plain(ablation.length_correlation[j]),
             "without": float(ablation.accuracy_change[j]) if factors[j] else None,
+            **({"family": families.get(int(saved.head.features[j]), "")} if families else {}),
         }
         for j in np.argsort(-np.abs(saved.head.weights), kind="stable")
     ]

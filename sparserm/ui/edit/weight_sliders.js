@@ -108,7 +108,13 @@ function update(state, row, data) {
   const id = el('a', 'id', data.label ? data.feature : `feature ${data.feature}`);
   id.title = 'Open the feature card in a new tab';
   Object.assign(id, { href: state.data.card + data.feature, target: '_blank' });
-  row.name.replaceChildren(...(data.label ? [el('bdi', '', data.label), id] : [id]));
+  const line = el('span', 'line');
+  line.append(...(data.label ? [el('bdi', '', data.label), id] : [id]));
+  row.name.replaceChildren(line);
+  if (data.family) {
+    const others = data.family.split(' · ').filter(one => one !== String(data.feature));
+    row.name.append(el('span', 'with', `fires with ${others.join(' · ')}`));
+  }
   row.name.title = data.label;
   row.fires.textContent = `${(100 * data.chosen).toFixed(0)}% / ${(100 * data.rejected).toFixed(0)}%`;
   const gap = data.chosen - data.rejected,

@@ -10,7 +10,7 @@ from streamlit.elements.lib.column_types import ColumnConfig
 
 from sparserm import jobs
 from sparserm.features.auto_labels import LEAST_DETECTION
-from sparserm.features.listing import FeatureList, FiringText, visible
+from sparserm.features.listing import FeatureList, FiringText, family_texts, visible
 from sparserm.features.llm_labels import configured_endpoint
 from sparserm.features.logit_lens import LogitLens
 from sparserm.features.table import DENSE_RATE, OPENING_SHARE, FeatureTable
@@ -22,6 +22,7 @@ from sparserm.ui.features import state
 from sparserm.ui.shared import job_panel, pairs_picker
 from sparserm.ui.shared.components import download_table
 from sparserm.ui.shared.context import Context
+from sparserm.ui.shared.feature_columns import in_percent, shared_columns
 from sparserm.ui.shared.pairs_picker import Represented
 from sparserm.ui.shared.style import sign_colour
 from sparserm.ui.shared.text import plain
@@ -42,6 +43,7 @@ _SHOWN = [
     "promotes",
     "on_text",
     "at",
+    "family",
     "weight",
     "selected",
     "gap",
@@ -50,6 +52,8 @@ _SHOWN = [
     "q",
     "score_gap",
     "length_correlation",
+    "seeds_direction",
+    "seeds_firing",
     "token_rate",
     "mean_peak",
     "note",
@@ -95,9 +99,10 @@ def feature_table(shown: FeatureList, feature: int) -> None:
     state.select_row(state.LIST, features, feature)
     empty = {name for name in ("promotes", "label", "note") if not any(rows[name])}
     empty |= {name for name in ("detects", "selected") if name in rows and not rows[name].notna().any()}
+    empty |= {name for name in ("family",) if name in rows and not any(rows[name])}
     names = [name for name in _SHOWN if name in rows and name not in empty]
     signed = [name for name in ("weight", "gap", "score_gap") if name in names]
-    drawn = rows[names].assign(gap=100 * rows["gap"])  # in points
+    drawn = in_percent(rows[names])
     style = drawn.style.map(_text_colour, subset=signed) if len(rows) <= COLOURED else drawn
     st.dataframe(
         style,
@@ -119,6 +124,7 @@ def columns() -> dict[str, ColumnConfig | str | None]:
     """Titles, formats and help of the columns of feature tables."""
     number, text = st.column_config.NumberColumn, st.column_config.TextColumn
     return {
+        **shared_columns(),
         "feature": number("Feature", format="%d", width=70, pinned=True),
         "label": text("Label", width="medium"),
         "detects": number(
@@ -130,18 +136,12 @@ def columns() -> dict[str, ColumnConfig | str | None]:
         "promotes": text("Promoted tokens", width="medium", help="Tokens whose logits its direction raises most (logit lens)."),
         "on_text": number("Activation", format="%.2f", help="Peak activation on the text, or that on the chosen token."),
         "at": text("At token", width="small", help="Number and text of the token with that activation."),
+        "family": text(
+            "Family",
+            width=125,
+            help="Features of the head that fire together. On the other pages they share a bar, named after the first.",
+        ),
         "weight": number("Weight", format="%+.3f", help="Weight of the standardised alignment score in the head."),
-        "selected": number(
-            "Selected",
-            format="percent",
-            help="Share of the halves of the training prompts in which the feature was selected. Near 100%: it comes back on "
-            "other pairs of this kind.",
-        ),
-        "gap": number(
-            "Gap (points)", format="%+.1f", help="Firing rate in chosen minus rejected responses, in percentage points."
-        ),
-        "f_chosen": number("In chosen", format="percent", help="Share of chosen responses in which it fires."),
-        "f_rejected": number("In rejected", format="percent", help="Share of rejected responses in which it fires."),
         "q": number(
             "q",
             format="%.2g",
@@ -273,11 +273,12 @@ def measured(source: DataSource | None, context: Context) -> tuple[Represented, 
 
 
 def _head_meanwhile(context: Context) -> None:
-    rows = pd.DataFrame(SparseRM(context.saved).features()).drop(columns=["mu", "sigma"])
+    rows = pd.DataFrame(SparseRM(context.saved).features()).drop(columns=["mu", "sigma", "family"])
+    if families := family_texts(context.saved.head):
+        rows["family"] = [families.get(feature, "") for feature in rows["feature"]]
     st.subheader(f"The head's {len(rows)} features", anchor=False)
     st.caption("Figures from its training pairs. Examples and all other latents appear once the pairs are processed.")
-    if rows["selected"].isna().all():  # projections
-        rows = rows.drop(columns="selected")
-    drawn = rows.assign(gap=100 * rows["gap"]).style.map(_text_colour, subset=["weight", "gap"])
+    rows = rows.dropna(axis="columns", how="all")  # what is not known
+    drawn = in_percent(rows).style.map(_text_colour, subset=["weight", "gap"])
     st.dataframe(drawn, hide_index=True, column_config=columns())
     download_table(rows, "Features", f"head-{context.key}.csv")

@@ -8,24 +8,28 @@ import numpy as np
 import streamlit as st
 
 from sparserm.explain.contributions import Explanation, explain_difference
+from sparserm.explain.families import by_family
 from sparserm.heads.saved import SavedHead
 from sparserm.types import Pooling
 from sparserm.ui.shared import charts, components
 from sparserm.ui.shared.components import reference_rewards
 from sparserm.ui.shared.context import Context
-from sparserm.ui.shared.firing import silent_line, takes_part
+from sparserm.ui.shared.firing import silent_line
 from sparserm.ui.shared.scoring import ScoredResponse
 from sparserm.ui.shared.style import CONFIG
 from sparserm.ui.shared.tables import contributions_table, differences_table, win_probability
 from sparserm.ui.shared.tokens import colour_scale, coloured_tokens
 
 SHARE, RUNNING, READ = "Share of the reward", "Running reward", "Reward at the token"
+_ABOUT_FAMILIES = (
+    "Features with the same number here fire together and share a bar in the chart. The number is of the one that leads."
+)
 _OF_FEATURE = ("Contribution", "Alignment score", "Activation")
 
 
-def waterfall(explanation: Explanation, top: int, pooling: Pooling) -> int | None:
-    """The contributions as bars. Returns the feature of the selected bar, or None."""
-    drawn = sum(map(takes_part, explanation.contributions))
+def waterfall(explanation: Explanation, top: int, pooling: Pooling) -> tuple[int, ...]:
+    """The contributions as bars. Returns the features of the selected bar, none if no bar of features is."""
+    drawn = len(by_family(explanation.contributions))
     everything = drawn > top and st.toggle(
         "All features", key="everything", help=f"Show every feature instead of the {top} largest and the sum of the others."
     )
@@ -41,13 +45,17 @@ def waterfall(explanation: Explanation, top: int, pooling: Pooling) -> int | Non
         st.caption(line)
     points = event["selection"]["points"]
     number = points[0]["point_index"] if points else len(bars)
-    return bars[number].feature if number < len(bars) else None
+    if number >= len(bars) or (feature := bars[number].feature) is None:
+        return ()
+    return feature, *bars[number].others
 
 
 def contributions(explanation: Explanation) -> None:
     """The contributions as a table in which each row can be checked by hand."""
     table = contributions_table(explanation)
     fires = table["fires"].map({True: "yes", False: "silent"})
+    if "family" in table:  # a feature that stands alone needs no number there
+        table["family"] = table["family"].where(table["family"].duplicated(keep=False))
     number = st.column_config.NumberColumn
     st.dataframe(
         table.assign(fires=fires),
@@ -58,9 +66,10 @@ def contributions(explanation: Explanation) -> None:
         column_config={
             "feature": number("Feature", format="%d", width=70),
             "label": st.column_config.TextColumn("Label", width="medium"),
+            "family": number("Family", format="%d", width=65, help=_ABOUT_FAMILIES),
             "fires": st.column_config.TextColumn("Fires", width=65, help="Whether the feature fires where the head reads."),
             "fires_at": st.column_config.TextColumn("At", help="The words at which it fires, the strongest first."),
-            "activation": number("Activation", format="%.3g", help="The largest one in the response."),
+            "activation": number("Activation", format="%.3g", help="The largest one where the head reads."),
             "score": number("Score", format="%.4g", help="Alignment score of the response."),
             "mu": number("mu", format="%.4g", help="Mean score of the training responses; 0 for gated scores."),
             "sigma": number("sigma", format="%.4g", help="Standard deviation of the score over the training responses."),
@@ -70,21 +79,18 @@ def contributions(explanation: Explanation) -> None:
     )
 
 
-def token_view(scored: ScoredResponse, context: Context, feature: int | None) -> None:
-    """The tokens of the response, coloured by share of the reward, running reward, or one feature."""
+def token_view(scored: ScoredResponse, context: Context, features: tuple[int, ...]) -> None:
+    """The tokens of the response, coloured by share of the reward, running reward, or the features of a bar."""
     explanation = scored.explanation
     # With last-token pooling the running reward at a token equals the reward at that token.
     general = [SHARE, RUNNING] if context.saved.head.pooling == "mean" else [READ]
-    options = list(general)
-    if feature is not None:
-        known = _OF_FEATURE if explanation.token_activations is not None else _OF_FEATURE[:-1]
-        options += [f"{what} of feature {feature}" for what in known]
-    clicked = st.session_state.get("colour_feature") != feature
-    st.session_state.colour_feature = feature
-    if clicked or st.session_state.get("colour") not in options:  # a bar was selected: colour by its feature
-        st.session_state.colour = options[len(general)] if feature is not None else options[0]
+    options = [*general, *_of_features(explanation, features)]
+    clicked = st.session_state.get("colour_features", ()) != features
+    st.session_state.colour_features = features
+    if clicked or st.session_state.get("colour") not in options:  # a bar was selected: colour by its features
+        st.session_state.colour = options[len(general)] if features else options[0]
     by = str(st.segmented_control("Colour the tokens by", options, key="colour", required=True))
-    values, unit = _values(explanation, by, feature, gated=context.saved.head.score == "gated")
+    values, unit = _values(explanation, by, features, gated=context.saved.head.score == "gated")
     full = float(context.saved.quantiles_chosen[75]) if by == RUNNING else float(np.abs(values).max(initial=0.0))
     notes = [f"{value:+.3f} {unit}" for value in values]
     if by == SHARE and context.saved.head.score == "gated":
@@ -93,18 +99,34 @@ def token_view(scored: ScoredResponse, context: Context, feature: int | None) ->
     colour_scale(full, unit)
     if by == SHARE:
         st.caption(f"The shares of all tokens and the bias add up to the reward of {sum(values) + explanation.bias:+.3f}.")
-    elif feature is None:
-        st.caption("Click a bar in the chart below to colour the tokens by its feature.")
-    if feature is not None:
-        st.page_link(
-            "pages/features.py",
-            label=f"Open feature {feature}: examples, tokens and where it misleads",
-            icon=":material/category:",
-            query_params={"feature": str(feature)},
-        )
+    elif not features:
+        st.caption("Click a bar in the chart below to colour the tokens by its features.")
+    if features:
+        _card_links(features)
 
 
-def _values(explanation: Explanation, by: str, feature: int | None, *, gated: bool) -> tuple[list[float], str]:
+def _of_features(explanation: Explanation, features: tuple[int, ...]) -> list[str]:
+    """Ways to colour by the features of a bar; of several only the contributions add up."""
+    if len(features) > 1:
+        return [f"{_OF_FEATURE[0]} of {len(features)} features"]
+    known = _OF_FEATURE if explanation.token_activations is not None else _OF_FEATURE[:-1]
+    return [f"{what} of feature {feature}" for feature in features for what in known]
+
+
+def _card_links(features: tuple[int, ...]) -> None:
+    """A link to the card of each feature; that of the first says what is there."""
+    with st.container(horizontal=True):
+        for feature in features:
+            more = "" if feature != features[0] else ": examples, tokens and where it misleads"
+            st.page_link(
+                "pages/features.py",
+                label=f"Open feature {feature}{more}",
+                icon=":material/category:",
+                query_params={"feature": str(feature)},
+            )
+
+
+def _values(explanation: Explanation, by: str, features: tuple[int, ...], *, gated: bool) -> tuple[list[float], str]:
     """One value for each token, and its unit.
 
     Projections and rewards at a token are not centred on zero, so the mean of the response is subtracted.
@@ -115,10 +137,12 @@ def _values(explanation: Explanation, by: str, feature: int | None, *, gated: bo
         return explanation.running_reward.tolist(), "reward up to this token"
     if by == READ:
         return _centred(explanation.running_reward), "reward at this token, minus the mean of the response"
-    column = explanation.features.tolist().index(feature)
+    columns = [explanation.features.tolist().index(feature) for feature in features]
+    if by.startswith(_OF_FEATURE[0]):
+        these = "this feature" if len(features) == 1 else "these features"
+        return explanation.token_contributions[:, columns].sum(1).tolist(), f"of the reward, from {these}"
+    (column,) = columns
     assert explanation.token_scores is not None
-    if by.startswith("Contribution"):
-        return explanation.token_contributions[:, column].tolist(), "of the reward, from this feature"
     if by.startswith("Alignment"):
         scores = explanation.token_scores[:, column]
         rest = "zero where the feature does not fire" if gated else "minus the mean of the response"
@@ -128,15 +152,18 @@ def _values(explanation: Explanation, by: str, feature: int | None, *, gated: bo
 
 
 def _firing_at(explanation: Explanation) -> list[str]:
-    """For each token the features that fire there, with their shares, as the end of a tooltip."""
-    labels = {part.feature: part.label for part in explanation.contributions}
-    names = [labels[feature] for feature in explanation.features.tolist()]
+    """For each token the families that fire there, with their shares, as the end of a tooltip."""
+    families = by_family(explanation.contributions)
+    features = explanation.features.tolist()
+    shares = np.zeros((len(explanation.tokens), len(families)))
+    for i, family in enumerate(families):
+        shares[:, i] = explanation.token_contributions[:, [features.index(one) for one in family.features]].sum(1)
 
-    def at(shares: np.ndarray) -> str:
-        order = [j for j in np.argsort(-np.abs(shares), kind="stable") if shares[j]]
-        return "".join(f"\n{shares[j]:+.3f} {names[j]}" for j in order) or "\nNo feature fires here."
+    def at(row: np.ndarray) -> str:
+        order = [i for i in np.argsort(-np.abs(row), kind="stable") if row[i]]
+        return "".join(f"\n{row[i]:+.3f} {families[i].first.label}" for i in order) or "\nNo feature fires here."
 
-    return [at(shares) for shares in explanation.token_contributions]
+    return [at(row) for row in shares]
 
 
 def _centred(values: np.ndarray) -> list[float]:

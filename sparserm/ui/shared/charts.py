@@ -1,4 +1,4 @@
-"""Contributions by feature as a waterfall: of one reward, or of the margin between two responses."""
+"""Contributions as a waterfall: of one reward, or of the margin between two responses. A bar is a family of features."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import numpy as np
 import plotly.graph_objects as go
 
 from sparserm.explain.contributions import Contribution, Explanation, FeatureDifference
-from sparserm.ui.shared.firing import difference_firing, firing_of, takes_part
+from sparserm.explain.families import FamilyContribution, by_family
+from sparserm.ui.shared.firing import difference_firing, family_line, firing_of
 from sparserm.ui.shared.style import DOWN, NEUTRAL, UP
 
 #: Characters of a line of a label on the axis and in the tooltip; longer labels go on in the next line, so that on a phone the
@@ -20,6 +21,8 @@ LINE, NOTE_LINE = 26, 38
 #: Pixels: height of a line of a label, space between two labels, least height of a row, thickness of a bar.
 _LINE_HEIGHT, _BETWEEN, _ROW, _THICK = 15, 11, 26, 17
 
+_Family = FamilyContribution[Contribution] | FamilyContribution[FeatureDifference]
+
 
 @dataclass(frozen=True)
 class Bar:
@@ -27,8 +30,10 @@ class Bar:
 
     Attributes:
         note: lines of the tooltip, below the label and the value.
-        feature: set if the bar belongs to a single feature.
-        where: where the feature fires, in a few words; a line below the label.
+        feature: set if the bar belongs to a feature, alone or with others of its family.
+        where: where the features fire, in a few words; a line below the label.
+        others: the other features of the bar.
+        family: which features stand behind the bar, in a few words; a line below the label.
     """
 
     label: str
@@ -36,40 +41,39 @@ class Bar:
     note: str
     feature: int | None = None
     where: str = ""
+    others: tuple[int, ...] = ()
+    family: str = ""
 
 
 def contribution_bars(explanation: Explanation, top: int, pooling: str = "mean") -> list[Bar]:
-    """The ``top`` largest contributions, the others as one bar, and the bias if it is not zero; they sum to the reward.
+    """The ``top`` largest contributions of families, the others as one bar, and the bias if not zero; they sum to the reward.
 
     Features that are silent and contribute nothing have no bar.
     """
-    parts = [part for part in explanation.contributions if takes_part(part)]
-    shown, rest = parts[:top], parts[top:]
+    families = by_family(explanation.contributions)
     bars = []
-    for part in shown:
-        firing = firing_of(explanation, part, pooling)
-        note = _lines(firing.sentence, _formula(part))
-        bars.append(Bar(_name(part), part.contribution, note, part.feature, html.escape(firing.short, quote=False)))
-    if rest:
-        bars.append(Bar(_rest(len(rest)), sum(part.contribution for part in rest), "sum of the smaller ones"))
+    for family in families[:top]:
+        firing = firing_of(explanation, family.members, pooling)
+        formula = "" if family.members[1:] else _formula(family.members[0])
+        bars.append(_bar(family, firing.short, _lines(*_members(family), firing.sentence, formula)))
+    bars += _rest(families[top:])
     if explanation.bias:
         bars.append(Bar("bias", explanation.bias, "added to every reward"))
     return bars
 
 
 def difference_figure(parts: Sequence[FeatureDifference], margin: float, top: int = 10) -> go.Figure:
-    """A waterfall from zero to a margin: the ``top`` largest differences, and the others as one bar.
+    """A waterfall from zero to a margin: the ``top`` largest differences of families, and the others as one bar.
 
     Features that are silent in both responses and contribute nothing have no bar.
     """
-    parts = [part for part in parts if takes_part(part)]
-    bars = [
-        Bar(_name(part), part.contribution, _lines(difference_firing(part), _difference(part)), where=difference_firing(part))
-        for part in parts[:top]
-    ]
-    if rest := parts[top:]:
-        bars.append(Bar(_rest(len(rest)), sum(part.contribution for part in rest), "sum of the smaller ones"))
-    return contributions_figure(bars, margin, total="margin")
+    families = by_family(parts)
+    bars = []
+    for family in families[:top]:
+        firing = difference_firing(family.members)
+        formula = "" if family.members[1:] else _difference(family.members[0])
+        bars.append(_bar(family, firing, _lines(*_members(family), firing, formula)))
+    return contributions_figure([*bars, *_rest(families[top:])], margin, total="margin")
 
 
 def contributions_figure(bars: Sequence[Bar], reward: float, total: str = "reward") -> go.Figure:
@@ -111,22 +115,40 @@ def contributions_figure(bars: Sequence[Bar], reward: float, total: str = "rewar
     return figure
 
 
-def _rest(n: int) -> str:
-    return "1 smaller feature" if n == 1 else f"{n} smaller features"
+def _bar(family: _Family, where: str, note: str) -> Bar:
+    first, *others = family.features
+    label = html.escape(_name(family.first), quote=False)  # Plotly would show &quot; as it is
+    return Bar(label, family.contribution, note, first, html.escape(where, quote=False), tuple(others), family_line(family))
+
+
+def _rest(families: Sequence[_Family]) -> list[Bar]:
+    """One bar for all of these; it counts features, as the lines around the chart do."""
+    if not families:
+        return []
+    n = sum(len(family.members) for family in families)
+    name = "1 smaller feature" if n == 1 else f"{n} smaller features"
+    return [Bar(name, sum(family.contribution for family in families), "sum of the smaller ones")]
 
 
 def _name(part: Contribution | FeatureDifference) -> str:
-    """The label, escaped for Plotly, with the feature number, since two features may have the same label."""
-    name = part.label if part.label == f"feature {part.feature}" else f"{part.label} ({part.feature})"
-    return html.escape(name, quote=False)  # Plotly would show &quot; as it is
+    """The label with the feature number, since two features may have the same label."""
+    return part.label if part.label == f"feature {part.feature}" else f"{part.label} ({part.feature})"
+
+
+def _members(family: _Family) -> list[str]:
+    """The features of a bar with their contributions, for the tooltip; nothing for a feature on its own."""
+    if len(family.members) == 1:
+        return []
+    parts = [f"{part.contribution:+.3g} {_name(part)}" for part in family.members]
+    return [f"{len(parts)} features that fire together:", *parts]
 
 
 def _tick(bar: Bar) -> str:
-    """The whole label in lines, and below it where the feature fires."""
+    """The whole label in lines, and below it which features stand behind the bar and where they fire."""
     lines = _wrapped(bar.label, LINE)
-    if bar.where:
-        where = html.escape(textwrap.shorten(html.unescape(bar.where), LINE + 4, placeholder=" …"), quote=False)
-        lines.append(f'<span style="font-size:0.85em">{where}</span>')
+    for line in filter(None, (bar.family, bar.where)):
+        short = html.escape(textwrap.shorten(html.unescape(line), LINE + 4, placeholder=" …"), quote=False)
+        lines.append(f'<span style="font-size:0.85em">{short}</span>')
     return "<br>".join(lines)
 
 

@@ -1,4 +1,4 @@
-"""Whether and where a feature fires in a response, in words."""
+"""Whether and where features fire in a response, in words."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sparserm.explain.contributions import Contribution, Explanation, FeatureDifference
+from sparserm.explain.families import FamilyContribution, takes_part
 
 #: Words named at most of those at which a feature fires.
 WORDS = 4
@@ -26,25 +27,21 @@ class Firing:
     words: tuple[str, ...] = ()
 
 
-def takes_part(part: Contribution | FeatureDifference) -> bool:
-    """Whether a feature fires or contributes; of a gated head those that are silent contribute nothing and are not drawn."""
-    fires = (part.fires,) if isinstance(part, Contribution) else (part.fires_a, part.fires_b)
-    return part.contribution != 0 or any(one is not False for one in fires)
-
-
-def firing_of(explanation: Explanation, part: Contribution, pooling: str) -> Firing:
-    """Where one feature fires; heads with last pooling read the end of the response only."""
-    if part.fires is None:
+def firing_of(explanation: Explanation, parts: Sequence[Contribution], pooling: str) -> Firing:
+    """Where one feature or several fire; heads with last pooling read the end of the response only."""
+    if any(part.fires is None for part in parts):
         return Firing()
-    words = firing_words(explanation, part.feature)
+    words = tuple(dict.fromkeys(word for part in parts for word in firing_words(explanation, part.feature)))
     here = "in this text" if pooling == "mean" else "at the end of the response"
-    if not part.fires:
-        more = "; the projection is never zero" if part.contribution else ""
+    if not any(part.fires for part in parts):
+        more = "; the projection is never zero" if any(part.contribution for part in parts) else ""
         return Firing(f"silent {here}", f"Silent {here}{more}.", words)
+    fires = "Fires" if len(parts) == 1 else "They fire"
     if pooling == "last":
-        return Firing("at the end", "Fires at the end of the response, where this head reads it.", words)
+        return Firing("at the end", f"{fires} at the end of the response, where this head reads it.", words)
     shown = " · ".join(words[:WORDS])
-    return Firing(f"at {shown}", f"Fires at {shown}; activation up to {part.activation or 0:.3g}.", words)
+    upto = f"; activation up to {parts[0].activation or 0:.3g}" if len(parts) == 1 else ""
+    return Firing(f"at {shown}", f"{fires} at {shown}{upto}.", words)
 
 
 def firing_words(explanation: Explanation, feature: int) -> tuple[str, ...]:
@@ -58,13 +55,20 @@ def firing_words(explanation: Explanation, feature: int) -> tuple[str, ...]:
     return tuple(word if word[:1].isalnum() else f"“{word}”" for word, _ in found.words) if found else ()
 
 
-def difference_firing(part: FeatureDifference) -> str:
-    """In which of two responses a feature fires; empty if unknown."""
-    if part.fires_a is None or part.fires_b is None:
+def difference_firing(parts: Sequence[FeatureDifference]) -> str:
+    """In which of two responses one feature or any of several fires; empty if unknown."""
+    if any(part.fires_a is None or part.fires_b is None for part in parts):
         return ""
-    if part.fires_a and part.fires_b:
+    in_a, in_b = any(part.fires_a for part in parts), any(part.fires_b for part in parts)
+    if in_a and in_b:
         return "fires in both"
-    return "fires in A" if part.fires_a else "fires in B" if part.fires_b else "silent in both"
+    return "fires in A" if in_a else "fires in B" if in_b else "silent in both"
+
+
+def family_line(family: FamilyContribution[Contribution] | FamilyContribution[FeatureDifference]) -> str:
+    """How many features stand behind a bar besides the one that names it; empty for a feature on its own."""
+    others = len(family.members) - 1
+    return f"+ {others} that fire{'s' * (others == 1)} with it" if others else ""
 
 
 def silent_line(parts: Sequence[Contribution]) -> str:

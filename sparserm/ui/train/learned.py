@@ -12,11 +12,10 @@ import streamlit as st
 from sparserm.heads.fitting import FittedHead
 from sparserm.heads.reward import RewardHead
 from sparserm.heads.saved import SavedHead
-from sparserm.heads.screening import FALSE_DISCOVERIES
+from sparserm.heads.screening import FALSE_DISCOVERIES, few_sure
 from sparserm.ui.shared.components import download_table
+from sparserm.ui.shared.feature_columns import in_percent, shared_columns
 
-#: A head of fewer sure features than this, or than this share of its features, is warned of.
-FEW, FEW_SHARE = 3, 0.5
 #: A feature selected in a smaller share of the halves of the prompts has close substitutes.
 SELDOM = 0.5
 
@@ -40,9 +39,7 @@ class Learned:
     @classmethod
     def of_saved(cls, saved: SavedHead) -> Learned:
         """Of a head that was trained by a job."""
-        n_sure = saved.card.training.get("n_sure")
-        n_sure = n_sure if isinstance(n_sure, int) else None
-        return cls(saved.head, saved.f_chosen, saved.f_rejected, saved.selected, n_sure)
+        return cls(saved.head, saved.f_chosen, saved.f_rejected, saved.selected, saved.n_sure)
 
     @classmethod
     def of_fitted(cls, fitted: FittedHead) -> Learned:
@@ -106,7 +103,7 @@ def _warning(n: int, sure: int) -> str:
             "pairs may be too few, or what decides between them is nothing that this autoencoder has a feature for. Give more "
             "pairs, or try another layer."
         )
-    if sure < FEW or sure < FEW_SHARE * n:
+    if few_sure(sure, n):
         return (
             f"Only {sure} of {n} features surely differ{'s' * (sure == 1)} between chosen and rejected responses. Rely on "
             f"{'this one' if sure == 1 else 'these'} alone; give more pairs, or try another layer."
@@ -123,7 +120,7 @@ def draw(learned: Learned, labels: Mapping[int, str]) -> None:
     table = learned_table(learned, labels)
     number = st.column_config.NumberColumn
     st.dataframe(
-        table.assign(**{name: 100 * table[name] for name in ("f_chosen", "f_rejected", "gap", "selected") if name in table}),
+        in_percent(table),
         hide_index=True,
         key="learned",
         height=min(388, 38 + 35 * len(table)),
@@ -133,15 +130,7 @@ def draw(learned: Learned, labels: Mapping[int, str]) -> None:
             "feature": number("Feature", format="%d", width=70),
             "label": st.column_config.TextColumn("Label", width="large"),
             "weight": number("Weight", format="%+.3f", help="Above zero: raises the reward."),
-            "f_chosen": number("In chosen", format="%.0f%%", help="Share of chosen training responses in which it fires."),
-            "f_rejected": number("In rejected", format="%.0f%%", help="The same of rejected ones."),
-            "gap": number("Gap (points)", format="%+.1f", help="Firing rate in chosen minus rejected responses."),
-            "selected": number(
-                "Selected",
-                format="%.0f%%",
-                help="Share of the halves of the training prompts in which it was selected. Near 100%: it comes back on other "
-                "pairs of this kind.",
-            ),
+            **shared_columns(),
         },
     )
     download_table(table, "Features", "learned-features.csv")

@@ -426,9 +426,16 @@ def what_it_learned(tried: Tried) -> None:
 
 
 def stability(tried: Tried) -> None:
-    """How stable the selection of features is when the training prompts are resampled."""
+    """How stable the selection of features is when the training prompts are resampled.
+
+    Of gated heads as a whole only: for single features it would stand beside the share of halves in which each is selected,
+    which a refitted head has too.
+    """
     evidence = tried.result.evidence
     st.subheader("Stability of feature selection", anchor=False)
+    if tried.result.saved.head.score == "gated":
+        st.caption(tables.overlap_sentence(evidence.stability))
+        return
     st.caption(tables.stability_sentence(evidence.stability))
     labels = labels_of(tried.result.saved.card)
     st.plotly_chart(charts.stability_figure(evidence.stability, labels), config=CONFIG, key="stability")

@@ -24,6 +24,7 @@ from sparserm.training.train import TrainSpec, split_pairs
 from sparserm.types import Pooling, Score, SparseRMError
 from sparserm.ui.shared import access, pairs_picker
 from sparserm.ui.shared.context import Context
+from sparserm.ui.shared.sae_facts import ABOUT_SAE, sae_facts
 from sparserm.ui.shared.text import counted, plain, sentence
 
 #: With more pairs a sample is suggested. This many take some minutes on two cores.
@@ -156,6 +157,8 @@ def layers(context: Context) -> tuple[str, ...]:
         help="Each layer has its own sparse autoencoder (SAE). One pass of the language model covers them all; the head uses "
         "the layer with the best cross-validated accuracy.",
     )
+    for about in filter(None, map(sae_facts, picked)):
+        st.caption(about, help=ABOUT_SAE)
     folders = not access.others_can_reach()
     other = st.text_input(
         "Another SAE",
@@ -238,7 +241,8 @@ def fit_controls(saes: Sequence[str]) -> FitSettings:
 
 def about_l2(score: Score) -> str:
     """What the penalty does, and what auto means with this score."""
-    auto = f"auto is {RIDGE:g}" if score == "gated" else "auto chooses it by cross-validation over prompts"
+    gated = f"auto is {RIDGE:g}, and more for few pairs"
+    auto = gated if score == "gated" else "auto chooses it by cross-validation over prompts"
     return f"L2 penalty of the Bradley-Terry fit; {auto}."
 
 

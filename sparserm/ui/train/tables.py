@@ -49,6 +49,15 @@ def evidence_tables(evidence: HeadEvidence) -> dict[str, pd.DataFrame]:
     }
 
 
+def overlap_sentence(stability: Stability) -> str:
+    """The stability of a gated head as a whole; how often each of its features is selected is a figure of its own."""
+    return (
+        f"Whole fits to {stability.resamples} resamples of the prompts, on which other latents may pass the test: mean Jaccard "
+        f"overlap {stability.jaccard:.2f} with this head's features; random latents would give {stability.chance:.3f}. How "
+        "often each feature is selected once it passes stands above."
+    )
+
+
 def stability_sentence(stability: Stability) -> str:
     """The stability of feature selection, summarised for the page."""
     often = sum(row.selected >= 0.5 for row in stability.features)

@@ -61,7 +61,8 @@ def test_score_prints_a_reward_that_is_the_sum_of_its_parts(run, parts) -> None:
     assert {"reward", "bias", "contributions", "head", "hook", "pooling", "n_tokens", "n_truncated"} <= set(found)
     assert len(found["contributions"]) == 4
     parts_of_each = {"feature", "label", "score", "weight", "contribution", "mu", "sigma", "fires", "activation", "detection"}
-    assert all(set(one) == parts_of_each for one in found["contributions"])
+    assert all(set(one) == parts_of_each | {"family"} for one in found["contributions"])
+    assert all(one["family"] == one["feature"] for one in found["contributions"])  # a head of projections has no families
     assert sum(one["contribution"] for one in found["contributions"]) + found["bias"] == pytest.approx(found["reward"])
     assert (found["head"], found["hook"], found["pooling"]) == ("kindness", "blocks.2.hook_resid_post", "mean")
     assert 0 < found["chance_to_beat_typical_chosen"] < found["chance_to_beat_typical_rejected"] < 1

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from sparserm.cli.train_commands import _warn_unsure
 from sparserm.heads.labels import AutoLabel, Detection, save_auto_label
-from sparserm.heads.saved import load_head
+from sparserm.heads.saved import load_head, save_head
+from sparserm.sae.autoencoder import FINGERPRINT
+from sparserm.sae.seeds import SeedStability, save_seeds
 from tests.unit.pairs_data import preference_rows
 from tests.unit.tiny import save_tiny_sae
 
@@ -104,6 +109,41 @@ def test_json_lists_all_features_and_the_table_those_that_fire(run, head) -> Non
     compared = run("compare", "--head", head, "--prompt", PROMPT, "--response", "please", "--response", "never", "--json").json
     assert len(compared["contributions"]) == len(parts)
     assert sum(one["contribution"] for one in compared["contributions"]) == pytest.approx(compared["margin"])
+
+
+@pytest.mark.parametrize(
+    ("n_sure", "k", "warned"), [(1, 1, ""), (0, 1, "none of the 1"), (1, 3, "only 1 of the 3"), (2, 4, "")]
+)
+def test_a_head_is_warned_of_where_less_than_half_of_its_features_are_sure(capfd, n_sure, k, warned) -> None:
+    _warn_unsure(n_sure, k)
+    found = capfd.readouterr().err
+    assert found.startswith(f"warning: {warned}") if warned else not found
+    _warn_unsure(None, k)
+    assert not capfd.readouterr().err
+
+
+def test_features_and_saes_tell_how_many_other_seeds_have_them(run, head, sae, sparserm_home) -> None:
+    saved, own = load_head(head), sparserm_home / "saes" / "own" / "layer_2"
+    shutil.copytree(sae, own)
+    config = json.loads((own / "cfg.json").read_text())
+    config["metadata"][FINGERPRINT] = saved.card.sae_fingerprint
+    (own / "cfg.json").write_text(json.dumps(config))
+    save_head(replace(saved, card=replace(saved.card, sae="own/layer_2")), sparserm_home / "heads" / "with-seeds")
+    known = {"seeds", "seeds_direction", "seeds_firing"}
+    before = next(one for one in run("saes", "--json").json["saes"] if one["name"] == "own/layer_2")
+    rows = run("features", "with-seeds", "--json").json["features"]
+    assert not known & set(before) and {row["seeds_direction"] for row in rows} == {None}
+    assert "found again" not in run("saes").out
+
+    shares = np.arange(64) / 63
+    save_seeds(SeedStability(2, shares, 1 - shares), own)
+    found = next(one for one in run("saes", "--json").json["saes"] if one["name"] == "own/layer_2")
+    assert {name: found[name] for name in known} == {"seeds": 2, "seeds_direction": 0.5, "seeds_firing": 0.5}
+    for row in run("features", "with-seeds", "--json").json["features"]:
+        assert row["seeds_direction"] == pytest.approx(row["feature"] / 63, abs=1e-4)
+        assert row["seeds_firing"] == pytest.approx(1 - row["feature"] / 63, abs=1e-4)
+    said = "own/layer_2: found again with other seeds: 50% of latents (direction), 50% (firing), 2 other seeds."
+    assert said in run("saes").out.splitlines()
 
 
 def test_lists_tell_the_kind_of_score_and_how_often_features_were_selected(run, head, sparserm_home) -> None:

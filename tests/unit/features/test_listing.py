@@ -7,10 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from sparserm.features.listing import SORTS, FiringText, filter_features, list_features, visible
+from sparserm.features.listing import SORTS, FiringText, family_texts, filter_features, list_features, visible
 from sparserm.features.logit_lens import LogitLens
 from sparserm.features.table import feature_table
 from sparserm.heads.reward import RewardHead
+from sparserm.sae.seeds import SeedStability
 from tests.unit.features.latents import D_SAE, pairs_where, tiny_sae
 
 LABELS = {1: "Refuses [politely]", 4: "lists"}
@@ -29,7 +30,7 @@ def rows():
     table = replace(feature_table(pairs_where(fires), tiny_sae(), opening=OPENING), rate=RATES)
     tokens = np.array([[f" tok{j}", "\n", "x", "y"] for j in range(D_SAE)])
     lens = LogitLens(tokens, np.zeros(tokens.shape), tokens, np.zeros(tokens.shape))
-    return lambda **wanted: list_features(table, _head(), LABELS, lens=lens, **wanted)
+    return lambda head=None, **wanted: list_features(table, head or _head(), LABELS, lens=lens, **wanted)
 
 
 def _features(rows, **settings) -> list[int]:
@@ -40,6 +41,27 @@ def test_how_often_the_heads_features_were_selected_stands_beside_their_weights(
     listed = rows(selected=np.array([0.9, 0.4]))
     assert listed["selected"].tolist()[0] == 0.9 and listed["selected"].tolist()[3] == 0.4
     assert listed["selected"].notna().sum() == 2 and "selected" not in rows()
+
+
+def test_seeds_stand_beside_every_latent_where_they_are_known(rows) -> None:
+    found = SeedStability(2, np.array([0, 0.5, 1, 1, 0]), np.array([0.5, 0, 1, 1, 0]))
+    listed = rows(seeds=found)
+    assert listed["seeds_direction"].tolist() == [0, 0.5, 1, 1, 0] and listed["seeds_firing"].tolist() == [0.5, 0, 1, 1, 0]
+    assert not {"seeds_direction", "seeds_firing"} & set(rows())
+
+
+def test_features_of_the_head_that_fire_together_name_each_other() -> None:
+    head = replace(_head(), weights=np.array([0.5, 2.0]))
+    assert family_texts(head) == {} == family_texts(replace(head, families=head.features))
+    assert family_texts(replace(head, families=np.array([3, 3]))) == {0: "3 · 0", 3: "3 · 0"}
+    assert family_texts(replace(_head(), families=np.array([3, 3]))) == {}  # their weights have different signs
+
+
+def test_families_stand_beside_the_weights(rows) -> None:
+    head = replace(_head(), weights=np.array([0.5, 2.0]), families=np.array([3, 3]))
+    listed = rows(head=head)
+    assert listed["family"].tolist()[:4] == ["3 · 0", "", "", "3 · 0"] and not any(listed["family"][4:])
+    assert listed.columns.get_loc("family") + 1 == listed.columns.get_loc("weight") and "family" not in rows()
 
 
 def test_filters_are_on_and_say_what_they_hide(rows) -> None:

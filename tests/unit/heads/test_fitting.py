@@ -12,7 +12,7 @@ from scipy.special import expit
 from sparserm.heads.bradley_terry import PROBE_L2
 from sparserm.heads.fitting import SELECTIONS, FitSettings, FittedHead, fit_head, fit_statistics
 from sparserm.heads.reward import RewardHead, alignment_scores, head_scores, rewards
-from sparserm.heads.signed_weights import RIDGE
+from sparserm.heads.signed_weights import ridge_for
 from sparserm.representations.values import LatentSummary, PairRepresentations, Representations, firings
 from sparserm.sae.autoencoder import SparseAutoencoder
 from sparserm.types import HookPoint, Score, SparseRMError
@@ -85,7 +85,11 @@ def test_every_selector_gives_a_sound_head(score: Score, method: str) -> None:
     np.testing.assert_allclose(np.linalg.norm(head.directions, axis=1), 1, atol=1e-6)
     np.testing.assert_array_equal(head.directions, SAE.directions().numpy()[head.features])
     np.testing.assert_array_equal(head.center, SAE.b_dec.numpy())
-    assert head.pooling == "mean" and head.bias == 0 and fitted.l2 in (PROBE_L2 if score == "projection" else [RIDGE])
+    assert (
+        head.pooling == "mean"
+        and head.bias == 0
+        and fitted.l2 in (PROBE_L2 if score == "projection" else [ridge_for(len(TRAIN.groups))])
+    )
     _check_training_rewards(fitted)
 
 

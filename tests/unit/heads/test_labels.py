@@ -121,6 +121,8 @@ def test_automatic_labels_are_kept_with_all_that_they_came_from() -> None:
 
 WEAK = replace(FOUND, text="weak", detection=replace(SCORE, accuracy=0.95, ci95=(0.7, 0.99)))
 
+WRITTEN = replace(WEAK, text="says that nothing is known", source="a model", judge="another")
+
 
 @pytest.mark.parametrize(
     ("first", "second", "kept"),
@@ -131,6 +133,9 @@ WEAK = replace(FOUND, text="weak", detection=replace(SCORE, accuracy=0.95, ci95=
         (WEAK, FOUND, FOUND),
         (NONE, replace(NONE, reason="other"), replace(NONE, reason="other")),
         (FOUND, replace(FOUND, text="equal"), replace(FOUND, text="equal")),
+        (FOUND, WRITTEN, WRITTEN),  # a sentence says more than the rule's words
+        (WRITTEN, FOUND, WRITTEN),
+        (FOUND, replace(NONE, source="a model"), FOUND),
     ],
 )
 @pytest.mark.parametrize("is_shipped", [False, True])

@@ -10,7 +10,7 @@ import torch
 from scipy.sparse import csr_matrix
 from scipy.stats import norm
 
-from sparserm.heads.screening import ENOUGH, MOST_CANDIDATES, GatedScores, as_candidates, prompt_z, screen
+from sparserm.heads.screening import ENOUGH, MOST_CANDIDATES, GatedScores, as_candidates, few_sure, prompt_z, screen
 from sparserm.representations.represent import represent_pairs
 from sparserm.representations.values import ActiveLatents
 from sparserm.types import SparseRMError
@@ -199,3 +199,10 @@ def test_mean_pooling_without_latent_strengths_is_refused(tiny_backbone) -> None
     for latents in (pairs.chosen.latents, None):
         with pytest.raises(SparseRMError, match="strengths"):
             GatedScores.of(replace(pairs, chosen=replace(pairs.chosen, latents=latents)), sae)
+
+
+@pytest.mark.parametrize(
+    ("n_sure", "n_features", "few"), [(0, 1, True), (1, 1, False), (2, 2, False), (1, 3, True), (2, 4, False), (31, 64, True)]
+)
+def test_few_features_are_sure_where_it_is_less_than_half(n_sure: int, n_features: int, few: bool) -> None:
+    assert few_sure(n_sure, n_features) == few

@@ -7,7 +7,7 @@ import pytest
 from scipy.optimize import minimize
 from scipy.special import expit
 
-from sparserm.heads.signed_weights import _PATH, RIDGE, fit_weights, lasso_path
+from sparserm.heads.signed_weights import _PATH, RIDGE, fit_weights, lasso_path, ridge_for
 
 
 def _data(seed: int = 0, n: int = 150, m: int = 8) -> np.ndarray:
@@ -46,14 +46,19 @@ def test_weights_are_those_of_another_solver(seed: int, ridge: float) -> None:
 
 def test_weights_fulfil_the_conditions_of_an_optimum() -> None:
     x = _data(5, m=30)
-    weights = fit_weights(x)
+    weights = fit_weights(x, RIDGE)
     slack = _pull(x, weights) - RIDGE * weights
     assert slack[weights > 0] == pytest.approx(0, abs=1e-4)
     assert (slack[weights == 0] < 1e-4).all()
 
 
+def test_with_few_pairs_the_penalty_counts_as_much_as_thirty_of_them() -> None:
+    assert ridge_for(100) == 0.3 and ridge_for(300) == 0.1
+    assert ridge_for(600) == ridge_for(10_000) == RIDGE
+
+
 def test_without_columns_there_are_no_weights() -> None:
-    assert fit_weights(np.zeros((5, 0), np.float32)).shape == (0,)
+    assert fit_weights(np.zeros((5, 0), np.float32), RIDGE).shape == (0,)
     assert [list(places) for places in lasso_path(np.zeros((5, 3), np.float32))] == []
     assert [list(places) for places in lasso_path(np.zeros((5, 0), np.float32))] == []
 
@@ -95,8 +100,9 @@ def test_columns_that_point_the_wrong_way_never_enter() -> None:
     x = np.concatenate([good, bad], axis=1).astype(np.float32)
     steps = list(lasso_path(x))
     assert steps[0].size > 0 and all(set(places) <= {0, 1, 2, 3} for places in steps)
-    assert (fit_weights(x)[4:] == 0).all() and (fit_weights(x)[:4] > 0).any()
-    assert list(lasso_path(x[:, 4:])) == [] and (fit_weights(x[:, 4:]) == 0).all()
+    weights = fit_weights(x, RIDGE)
+    assert (weights[4:] == 0).all() and (weights[:4] > 0).any()
+    assert list(lasso_path(x[:, 4:])) == [] and (fit_weights(x[:, 4:], RIDGE) == 0).all()
 
 
 def test_the_first_to_enter_is_the_column_with_the_largest_mean_and_the_loss_falls_on_the_way() -> None:

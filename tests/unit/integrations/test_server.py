@@ -141,6 +141,7 @@ def test_gated_heads_and_others_behind_one_server_keep_their_rewards(mixed, mode
     assert found["score"] == model.head.score and len(found["contributions"]) == len(model.head.features)
     for part in found["contributions"]:
         assert {"fires", "activation", "label", "detection"} <= set(part) and part["detection"] is None
+        assert part["family"] == model.head.family(part["feature"])[0]
         if name == "mean":
             assert part["fires"] is None and part["activation"] is None
         else:

@@ -8,6 +8,7 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from sparserm.backbone.model import Backbone, load_language_model
@@ -15,6 +16,7 @@ from sparserm.sae import training as module
 from sparserm.sae.activations import read_corpus
 from sparserm.sae.autoencoder import load_sae
 from sparserm.sae.evaluation import SAEQuality, evaluate_sae
+from sparserm.sae.seeds import SeedStability, save_seeds
 from sparserm.sae.training import SAERecipe, train_saes
 from sparserm.types import SparseRMError
 
@@ -104,6 +106,7 @@ def test_activations_of_all_layers_are_computed_once(train, tmp_path, calls) -> 
 
 def test_what_is_finished_is_not_done_again(train, tmp_path, calls) -> None:
     first = train(tmp_path)
+    save_seeds(SeedStability(1, np.ones(40), np.ones(40)), tmp_path / "layer_1")  # travels with the SAE
     before = _files(tmp_path)
     calls.clear()
     assert train(tmp_path) == first

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from sparserm.sae import training as module
 from sparserm.sae.activations import CONTEXT_SIZE, ActivationCache
 from sparserm.sae.autoencoder import FINGERPRINT, load_sae
+from sparserm.sae.seeds import SeedStability, save_seeds
 from sparserm.sae.training import SAERecipe, train_sae
 from sparserm.types import HookPoint, SparseRMError
 
@@ -280,3 +281,9 @@ def test_a_broken_note_of_the_recipe_is_refused(cache, tmp_path, content) -> Non
     (tmp_path / "checkpoint" / "recipe.json").write_text(content)
     with pytest.raises(SparseRMError, match=r"recipe\.json cannot be read .*; remove .*checkpoint to start again"):
         train_sae(cache, HOOK, replace(RECIPE, epochs=1), tmp_path, model_name="")
+
+
+def test_a_new_sae_does_not_keep_what_was_measured_of_one_before(cache, tmp_path) -> None:
+    save_seeds(SeedStability(1, np.ones(4), np.ones(4)), tmp_path)
+    train_sae(cache, HOOK, RECIPE, tmp_path, model_name="tiny")
+    assert {path.name for path in tmp_path.iterdir()} == {"cfg.json", "sae_weights.safetensors"}

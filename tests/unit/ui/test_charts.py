@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import re
 import warnings
 from dataclasses import replace
 from itertools import pairwise
@@ -214,6 +215,72 @@ def test_the_bars_of_a_margin_are_of_features_that_fire_in_either_response() -> 
     assert silent_in_both_line(parts) == "1 more feature fires in neither response and contributes nothing."
     for part in parts:
         assert part.weight * (part.score_a - part.score_b) / part.sigma == pytest.approx(part.contribution)
+
+
+def _together() -> Explanation:
+    """As :func:`_gated`, but all three fire, and 10 and 12 are one family, led by 12."""
+    more = {
+        10: {"family": 12},
+        11: {"score": 1.5, "contribution": 0.75, "fires": True},
+        12: {"family": 12, "label": "no & never"},
+    }
+    parts = tuple(replace(part, **more[part.feature]) for part in _gated().contributions)
+    activations = np.array([[4.0, 0, 0], [0, 0, 1.5], [2.0, 0, 0], [0, 3.0, 0]], np.float32)
+    return _gated(contributions=parts, reward=2.15, token_activations=activations)
+
+
+def test_a_family_has_one_bar_named_after_its_leader_and_the_tooltip_takes_it_apart() -> None:
+    given = _together()
+    family, alone = contribution_bars(given, 8)
+    assert (family.label, family.feature, family.others) == ("no &amp; never (12)", 12, (10,))
+    assert (family.family, family.where) == ("+ 1 that fires with it", "at “,” · no · never")
+    assert family.value == pytest.approx(1.4) and (alone.feature, alone.others, alone.family) == (11, (), "")
+    assert family.note.split("<br>") == [
+        "2 features that fire together:",
+        "-0.6 no &amp; never (12)",
+        "+2 feature 10",
+        "They fire at “,” · no · never.",
+    ]
+    assert "weight" in alone.note
+    top = contributions_figure([family, alone], given.reward).layout.yaxis.ticktext[0]
+    assert [re.sub("<.*?>", "", line) for line in top.split("<br>")] == [
+        "no &amp; never (12)",
+        "+ 1 that fires with it",
+        "at “,” · no · never",
+    ]
+
+
+@pytest.mark.parametrize("top", [0, 1, 2])
+def test_bars_of_families_add_up_and_the_rest_counts_features(top) -> None:
+    bars = contribution_bars(_together(), top)
+    assert sum(bar.value for bar in bars) == pytest.approx(2.15, abs=1e-5)
+    assert [bar.label for bar in bars[top:]] == [["3 smaller features"], ["1 smaller feature"], []][top]
+
+
+def test_a_leader_that_is_silent_gives_the_bar_no_name() -> None:
+    parts = tuple(
+        replace(part, score=0.0, contribution=0.0, fires=False) if part.feature == 12 else part
+        for part in _together().contributions
+    )
+    first, second = contribution_bars(_gated(contributions=parts, reward=2.75), 8)
+    assert (first.label, first.feature, first.others, first.family) == ("feature 10", 10, (), "")
+    assert second.feature == 11
+
+
+@pytest.mark.parametrize("top", [1, 8])
+def test_the_bars_of_a_margin_are_of_families_too(top) -> None:
+    a = _together()
+    quiet = (replace(part, score=0.0, contribution=0.0, fires=False, activation=0.0) for part in a.contributions)
+    parts = explain_difference(a, _gated(contributions=tuple(quiet), reward=0.0))
+    figure = difference_figure(parts, a.reward, top)
+    *bars, total = figure.data[0].x
+    assert sum(bars) == pytest.approx(total, abs=1e-5) and len(bars) == 2
+    assert "+ 1 that fires with it" in figure.layout.yaxis.ticktext[0] and "fires in A" in figure.layout.yaxis.ticktext[0]
+    assert (
+        figure.data[0]
+        .customdata[0][1]
+        .startswith("2 features that fire together:<br>-0.6 no &amp; never (12)<br>+2 feature 10")
+    )
 
 
 # ---------------------------------------------------------------------------------------------------- reference rewards

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -77,6 +78,40 @@ def test_the_component_is_given_every_token_of_both_texts_in_the_tables_order(fo
         *_, contribution, in_a, in_b = feature
         assert contribution == pytest.approx(in_a - in_b)
         assert feature[1] == ""  # a feature without a label goes by its number
+
+
+def test_a_family_has_a_row_that_is_the_sum_of_those_below_it(found) -> None:
+    first, second, *_ = found.explanations[0].features.tolist()
+    sides = [
+        replace(
+            one, contributions=tuple(replace(part, family=_leader(part.feature, first, second)) for part in one.contributions)
+        )
+        for one in found.explanations
+    ]
+    together = SideBySide(tuple(sides))
+    data = linked_data(together, 3, 1, shares=True)
+    plain = linked_data(found, 3, 1, shares=True)
+    rows = data["features"]
+    assert json.loads(json.dumps(data)) == data and len(rows) == len(plain["features"]) + 1
+    (at,) = [i for i, row in enumerate(rows) if "family" in row[5]]
+    family, *parts = rows[at : at + 3]
+    assert family[0] == first and family[5] == {"family": "+ 1 that fires with it"} and family[2:5] == [None] * 3
+    assert [row[0] for row in parts] == [first, second] and [row[0] for row in rows if row[5].get("part")] == [first, second]
+    for place in (6, 7, 8):
+        assert family[place] == pytest.approx(sum(row[place] for row in parts))
+    assert sum(row[6] for row in rows if not row[5].get("part")) == pytest.approx(together.margin(3, 1), abs=1e-5)
+    for text, explanation in zip(data["texts"], (sides[3], sides[1]), strict=True):
+        values = np.frombuffer(base64.b64decode(text["values"]), np.float32).reshape(len(explanation.tokens), -1)
+        np.testing.assert_allclose(values[:, at], values[:, at + 1] + values[:, at + 2], rtol=1e-5, atol=1e-6)
+        whole = [i for i, row in enumerate(rows) if not row[5].get("part")]
+        np.testing.assert_allclose(values[:, whole].sum(1), explanation.token_contributions.sum(1), rtol=1e-4, atol=1e-5)
+    table = tables.scores_table(together)
+    assert set(table.loc[table["feature"].isin([first, second]), "family"]) == {first}
+    assert "family" not in tables.scores_table(found)
+
+
+def _leader(feature: int, first: int, second: int) -> int:
+    return first if feature == second else feature
 
 
 def test_the_component_is_redrawn_only_when_its_input_changes(found) -> None:

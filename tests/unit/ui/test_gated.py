@@ -35,8 +35,9 @@ def test_every_row_of_the_file_reconciles_and_says_whether_the_feature_fires(see
         assert row["fires"] in ("True", "False") and mu == 0
         if row["fires"] == "False":
             assert float(row["contribution"]) == 0 == score
+        assert (row["fires"] == "True") == (float(row["activation"]) > 0)
         if pooling == "mean":
-            assert (row["fires"] == "True") == (float(row["activation"]) > 0) == bool(row["fires_at"])
+            assert (row["fires"] == "True") == bool(row["fires_at"])
     assert sum(float(row["contribution"]) for row in parts) == pytest.approx(float(reward["contribution"]))
 
 
@@ -79,6 +80,8 @@ def test_what_was_learned_is_listed_largest_weight_first() -> None:
 def test_the_verdict_counts_what_is_sure_and_warns_where_little_is() -> None:
     said, warning = verdict(_learned(3, [1.0, 0.9, 0.4]))
     assert "3 features; all of them surely differ" in said and "1 was selected in fewer than half" in said and not warning
+    said, warning = verdict(_learned(2, [1.0, 0.9, 0.8]))
+    assert "2 of them surely differ" in said and not warning  # as the command line, which has the same rule
     said, warning = verdict(_learned(1, [1.0, 0.9, 0.8]))
     assert "1 of them surely differs" in said and warning.startswith("Only 1 of 3 features surely differs")
     assert verdict(_learned(0, [0.1, 0.2, 0.3]))[1].startswith("None of these features surely differs")

@@ -5,13 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from sparserm.explain.contributions import Explanation
+from sparserm.explain.contributions import Explanation, explain_difference
 from sparserm.ui.score.tables import sum_check
-from sparserm.ui.shared.tables import contributions_table, tokens_table
+from sparserm.ui.shared.tables import contributions_table, differences_table, tokens_table
 from tests.unit.ui.explanations import explanation
 
 
@@ -45,6 +46,23 @@ def test_the_file_holds_every_part_to_the_last_digit_and_they_add_up(seed) -> No
     total = sum(float(row["contribution"]) for row in parts) + float(bias["contribution"])
     assert total == pytest.approx(given.reward, abs=1e-12)
     assert "nan" not in contributions_table(given).to_csv(index=False).lower()
+
+
+def test_the_file_names_families_only_where_features_share_one_and_holds_every_feature() -> None:
+    given = explanation(0.5, -2.0, 0.25, bias=1.0)
+    parts = tuple(replace(part, family=12 if part.feature != 11 else 11) for part in given.contributions)
+    table = contributions_table(replace(given, contributions=parts))
+    assert "family" not in contributions_table(given)
+    assert table["family"].tolist()[:3] == [11, 12, 12] and list(table)[:3] == ["feature", "label", "family"]
+    assert table["contribution"][:4].sum() == pytest.approx(given.reward, abs=1e-5)
+    lines = table.to_csv(index=False).splitlines()
+    assert lines[1].startswith("11,feature 11,11,") and lines[-1].startswith(",reward,,")
+    differences = explain_difference(replace(given, contributions=parts), explanation(1.0, 1.0, 1.0))
+    table = differences_table(differences)
+    assert table["family"].tolist()[:3] == [part.family for part in differences] and "family" not in differences_table(
+        explain_difference(given, given)
+    )
+    assert table["contribution"].iloc[:-1].sum() == pytest.approx(table["contribution"].iloc[-1], abs=1e-5)
 
 
 def test_labels_with_commas_quotes_and_line_breaks_survive() -> None:

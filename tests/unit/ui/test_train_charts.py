@@ -92,6 +92,11 @@ def test_the_sentence_on_stability_counts_by_hand() -> None:
     assert "1 of 2 features" in sentence and "50% on average" in sentence and "0.40" in sentence
 
 
+def test_the_sentence_on_a_gated_head_is_of_the_whole_head_only() -> None:
+    sentence = train_tables.overlap_sentence(STABILITY)
+    assert "20 resamples" in sentence and "0.40" in sentence and "0.010" in sentence and "%" not in sentence
+
+
 def test_heads_are_listed_with_whose_they_are() -> None:
     table = train_tables.heads_table([("safety", load_head("safety"), False), ("mine", load_head("redteam"), True)])
     assert table["head"].tolist() == ["safety", "mine"]
