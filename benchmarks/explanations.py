@@ -152,15 +152,10 @@ def agreement(task: Task, settings: FitSettings) -> Agreement:
     def matched(a: np.ndarray, b: np.ndarray) -> float:
         return float((together[np.ix_(a, b)].any(1).mean() + together[np.ix_(b, a)].any(1).mean()) / 2)
 
-    def shared(a: RewardHead, b: RewardHead) -> float:
-        counts = [len(set(_families(one))) for one in (a, b)]
-        common = (_found(a, b) + _found(b, a)) / 2
-        return common / (sum(counts) - common)
-
     pairs = list(combinations(has, 2))
     return Agreement(
         jaccard=float(np.mean([(a & b).sum() / (a | b).sum() for a, b in pairs])),
-        families=float(np.mean([shared(a, b) for a, b in combinations(found, 2)])),
+        families=float(np.mean([shared_families(a, b) for a, b in combinations(found, 2)])),
         matched=float(np.mean([matched(a, b) for a, b in pairs])),
     )
 
@@ -170,10 +165,16 @@ def _families(head: RewardHead) -> list[int]:
     return (head.features if head.families is None else head.families).tolist()
 
 
-def _found(head: RewardHead, other: RewardHead) -> int:
+def families_found(head: RewardHead, other: RewardHead) -> int:
     """Number of a head's families of which another head has a feature."""
     has = set(other.features.tolist())
     return len({family for feature, family in zip(head.features.tolist(), _families(head), strict=True) if feature in has})
+
+
+def shared_families(a: RewardHead, b: RewardHead) -> float:
+    """Jaccard index of the families of two heads, see :func:`families_found`."""
+    common = (families_found(a, b) + families_found(b, a)) / 2
+    return common / (sum(len(set(_families(one))) for one in (a, b)) - common)
 
 
 def contributions_in_pairs(head: RewardHead, pairs: PairRepresentations) -> np.ndarray:

@@ -7,15 +7,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from benchmarks.explanations import _read_bar, agreement, fires, meaning
+from benchmarks.explanations import agreement, families_found, fires, meaning, shared_families
 from sparserm.heads.fitting import FitSettings
-from sparserm.heads.labels import AutoLabel, Detection
 from sparserm.heads.reward import RewardHead
 from sparserm.heads.selection import FeatureStats
 from sparserm.representations.values import LatentSummary, PairRepresentations, Representations, firings
 from tests.unit.separable import SAE, separable
-
-LABEL = AutoLabel("lists", "", "rule", "a", "b", 9, 20, ("list items", "“first”"), (), Detection(0.9, (0.8, 1.0), 0.9, 20, 20))
 
 
 def _summary(rows: list[list[int]], d_sae: int = 4) -> LatentSummary:
@@ -50,25 +47,25 @@ def test_the_meaning_of_a_head_by_hand() -> None:
     assert [found.minus_dense[0], found.minus_frequency[0], found.minus_random[0]] == [0.5, 0.0, 0.5]
 
 
-@pytest.mark.parametrize(
-    ("label", "terms", "present", "kinds"),
-    [
-        (None, {"list items"}, True, []),
-        (LABEL, {"list items", "numbers"}, True, ["labelled", "in_text", "right"]),
-        (LABEL, {"list items"}, False, ["labelled", "in_text", "backwards"]),
-        (LABEL, {"numbers"}, True, ["labelled", "backwards"]),
-        (LABEL, {"numbers"}, False, ["labelled", "lacking"]),
-    ],
-)
-def test_a_bar_is_read_against_its_label(label, terms, present, kinds) -> None:
-    assert _read_bar(label, terms, present) == kinds
-
-
 def test_heads_whose_features_always_fire_together_match_whatever_their_ids() -> None:
     """Every latent fires in every response of these pairs, so only equal ids match; all latents selected agree fully."""
     task = SimpleNamespace(train=separable(0), sae=SAE)
     found = agreement(task, FitSettings(k=SAE.d_sae, l2=0.1, score="projection", selection="frequency"))
-    assert (found.jaccard, found.matched) == (1.0, 1.0)
+    assert (found.jaccard, found.families, found.matched) == (1.0, 1.0, 1.0)
     for few in (FitSettings(k=2, l2=0.1, score="projection"), FitSettings(k=2, score="gated")):
         found = agreement(task, few)
-        assert 0 < found.jaccard <= found.matched <= 1
+        assert 0 < found.jaccard <= found.matched <= 1 and 0 < found.families <= 1
+
+
+def test_a_family_is_found_again_in_a_head_that_has_any_of_its_features() -> None:
+    def head(features: list[int], families: list[int]) -> RewardHead:
+        k = len(features)
+        numbers = np.zeros(k), np.ones(k), np.ones(k)
+        return RewardHead(
+            np.array(features), np.eye(k), np.zeros(k), *numbers, 0.0, "mean", families=np.array(families, np.int64)
+        )
+
+    one, other = head([1, 2, 5, 7], [1, 1, 5, 7]), head([2, 5, 6, 9], [2, 5, 5, 9])
+    assert families_found(one, other) == 2  # 1 with 2, and 5
+    assert families_found(other, one) == 2  # 2, and 5 with 6
+    assert shared_families(one, other) == 2 / (3 + 3 - 2)
