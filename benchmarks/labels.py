@@ -142,16 +142,21 @@ def judge(folder: Path) -> None:
             sections = []
             for feature in features:
                 if label := answers.get(str(feature), {}).get("label"):
-                    rows = shuffled_rows(head.contrast(feature))
-                    shown = [f"{i}. {one_line(head.texts.texts[row], CHARACTERS)}" for i, row in enumerate(rows, 1)]
+                    rows = shuffled_rows(head.contrast(feature), feature)
+                    shown = [f"{i}. {_line(head.texts.texts[row])}" for i, row in enumerate(rows, 1)]
                     sections.append("\n".join([f"## {feature}: {label}", *shown]))
             _write(folder / "judge" / f"{name}.md", sections)
 
 
-def shuffled_rows(found: Contrast) -> np.ndarray:
-    """``[m]`` rows of the texts on which a label is judged, in the order in which a judge sees them."""
+def shuffled_rows(found: Contrast, feature: int) -> np.ndarray:
+    """``[m]`` rows of the texts on which a label is judged, in a judge's order: another for each feature."""
     rows = found.judge.limited(JUDGED).rows
-    return rows[np.random.default_rng(0).permutation(len(rows))]
+    return rows[np.random.default_rng(feature).permutation(len(rows))]
+
+
+def _line(text: str) -> str:
+    """A text on one line that shows where lines break."""
+    return one_line(text.replace("\n", " ⏎ "), CHARACTERS)
 
 
 @dataclass(frozen=True)
@@ -159,6 +164,7 @@ class Written:
     """A :class:`~sparserm.features.auto_labels.Labeller` with the answers for one feature."""
 
     source: str
+    feature: int
     answer: Mapping[str, Any]
     verdicts: frozenset[int]
     most_judged: int | None = JUDGED
@@ -168,7 +174,7 @@ class Written:
         label = self.answer.get("label")
         if not label:
             raise Unlabelled(str(self.answer.get("why") or "a reader found nothing that its firings have in common"))
-        shown = shuffled_rows(context.found).tolist()
+        shown = shuffled_rows(context.found, self.feature).tolist()
         applies = {row for number, row in enumerate(shown, 1) if number in self.verdicts}
         return Proposal(str(label), lambda rows: np.array([float(row in applies) for row in rows.tolist()]))
 
@@ -179,7 +185,7 @@ def labels_of_head(head: Shipped, folder: Path, reader: str, judged_by: str) -> 
     for name, features in head.parts():
         read, verdicts = _read(folder / "read" / f"{name}.json"), _read(folder / "judge" / f"{name}.json")
         for feature in features:
-            own = Written(reader, read.get(str(feature), {}), frozenset(verdicts.get(str(feature), ())))
+            own = Written(reader, feature, read.get(str(feature), {}), frozenset(verdicts.get(str(feature), ())))
             ruled, written = (
                 dict(label_features([feature], head.data, head.pairs, head.texts, labeller, firing))[feature]
                 for labeller in (Rule(), own)

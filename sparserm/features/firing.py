@@ -18,10 +18,10 @@ from sparserm.representations.values import PairRepresentations
 from sparserm.sae.autoencoder import SparseAutoencoder
 from sparserm.types import PreferencePair, Progress, Text
 
-#: Responses read for each latent: the strongest, and as many spread over the other peaks.
-STRONGEST = 8
+#: Responses read for each latent: the strongest, and others spread over the smaller peaks.
+STRONGEST, SPREAD = 8, 16
 #: Words, neighbours and snippets that are kept of each latent, and characters on each side of the word in a snippet.
-MOST_WORDS, MOST_SNIPPETS, AROUND = 12, 16, 80
+MOST_WORDS, MOST_SNIPPETS, AROUND = 12, STRONGEST + SPREAD, 80
 #: A firing counts as strong from this share of the latent's largest activation in the sample.
 STRONG = 0.3
 
@@ -161,7 +161,7 @@ def _peaks(feature: int, pairs: PairRepresentations) -> np.ndarray:
 
 
 def _sample(texts: Sequence[Text], peaks: np.ndarray, rows: np.ndarray) -> set[int]:
-    """Of these rows, those of the distinct responses with the largest peaks, and of as many spread over the smaller ones."""
+    """Of these rows, those of the distinct responses with the largest peaks, and of others spread over the smaller ones."""
     seen: set[str] = set()
     ranked = []
     for row in rows[np.argsort(-peaks[rows], kind="stable")]:
@@ -169,7 +169,7 @@ def _sample(texts: Sequence[Text], peaks: np.ndarray, rows: np.ndarray) -> set[i
             seen.add(texts[row].response)
             ranked.append(int(row))
     rest = ranked[STRONGEST:]
-    spread = np.linspace(0, max(len(rest) - 1, 0), min(STRONGEST, len(rest))).round().astype(int)
+    spread = np.linspace(0, max(len(rest) - 1, 0), min(SPREAD, len(rest))).round().astype(int)
     return {*ranked[:STRONGEST], *(rest[i] for i in spread)}
 
 

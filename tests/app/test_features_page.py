@@ -24,6 +24,8 @@ from sparserm.types import Message
 
 ROOT = Path(__file__).parents[2]
 HEAD = "safety"
+#: Latents of its SAE.
+D_SAE = 1024
 PAIRS = f"{HEAD} (starter pairs)"
 
 
@@ -102,7 +104,7 @@ class TestWithPairs:
         assert sorted(_listed(page)) == sorted(weights) and _listed(page)[0] == heaviest
         assert "none hidden" in _counts(page)
         assert page.query_params["feature"] == str(heaviest)
-        assert page.subheader[0].value.startswith(f"feature {heaviest} of 4608")
+        assert page.subheader[0].value.startswith(f"feature {heaviest} of {D_SAE}")
         assert _metrics(page)["Weight in the head"] == f"{weights[heaviest]:+.3f}"
         assert page.text_area(key="text").value
 
@@ -111,7 +113,7 @@ class TestWithPairs:
         page = _page(feature=str(feature))
         assert "other seed" not in " ".join(caption.value for caption in page.caption)
         assert "seeds_direction" not in page.dataframe[0].value
-        shares = np.zeros(4608)
+        shares = np.zeros(D_SAE)
         shares[feature] = 1.0
         found = SeedStability(2, shares, shares / 2)
         monkeypatch.setattr("sparserm.sae.seeds.seeds_of", lambda sae, fingerprint, d_sae: found)
@@ -127,10 +129,10 @@ class TestWithPairs:
         page = _page()
         page.segmented_control(key="list").set_value("All latents").run()
         shown = len(_listed(page))
-        assert shown < 4608 and f"{shown:,} latents shown, **{4608 - shown:,} hidden**" in _counts(page)
+        assert shown < D_SAE and f"{shown:,} latents shown, **{D_SAE - shown:,} hidden**" in _counts(page)
         page.toggle(key="hide_dense").set_value(False).run()
         page.toggle(key="hide_begin").set_value(False).run()
-        assert sorted(_listed(page)) == list(range(4608)) and "**0 hidden**" in _counts(page)
+        assert sorted(_listed(page)) == list(range(D_SAE)) and "**0 hidden**" in _counts(page)
 
     def test_a_link_opens_its_feature_list_and_order(self) -> None:
         page = _page(feature="725", list="All latents", sort="number", find="72", examples="By activation quartile")
@@ -140,7 +142,7 @@ class TestWithPairs:
         assert page.segmented_control(key="examples").value == "By activation quartile"
         assert _metrics(page)["Weight in the head"] == "none"
 
-    @pytest.mark.parametrize("wrong", ["4608", "-1", "abc", "1e3", "²"])
+    @pytest.mark.parametrize("wrong", ["1024", "-1", "abc", "1e3", "²"])
     def test_a_link_to_no_feature_opens_the_heaviest(self, wrong: str) -> None:
         page = _page(feature=wrong)
         assert page.query_params["feature"] == str(_listed(page)[0])
