@@ -2,7 +2,8 @@
 
 Layer, pooling and K are chosen by cross-validation over the training prompts, on two sets of folds: per layer the pooling
 with the best head of the largest K, then the smallest K within half a point of that pooling's best. Scores are those of the
-SAE's default: gated, with K as a maximum, where it is separable. The best layer's head is named after the task. The test file
+SAE's default: gated, with K as a maximum, where it is separable. Of the layers within half a point of the best, the head with
+the fewest features is named after the task. The test file
 is used only to test the finished heads; nothing is chosen on it.
 """
 
@@ -99,7 +100,8 @@ def make_heads(task: str, backbone: Backbone, saes: list[SparseAutoencoder]) -> 
     train_data, test_data = task_pairs(task, "train"), task_pairs(task, "test")
     train = represent(train_data, backbone, saes)
     chosen = {sae.hook.layer: choose(train, sae) for sae in saes}
-    best = max(chosen, key=lambda layer: chosen[layer][1]["accuracy"])
+    good = max(found["accuracy"] for _, found in chosen.values()) - TOLERANCE
+    best = min((layer for layer in chosen if chosen[layer][1]["accuracy"] >= good), key=lambda layer: chosen[layer][0].k or 0)
     print(task, "layer", best, {layer: (settings, found) for layer, (settings, found) in chosen.items()}, flush=True)
     test = represent(test_data, backbone, saes)
     for folder in (ROOT / "assets" / "heads").glob(f"{task}*"):

@@ -136,9 +136,10 @@ def _words(shares: Sequence[tuple[str, float]]) -> str:
 
 def judge(folder: Path) -> None:
     """Write what judges need: labels, and texts of held-out prompts in random order."""
-    for head in shipped_heads():
+    heads = shipped_heads()
+    for head in heads:
+        answers = _answers(folder / "read", head, heads)
         for name, features in head.parts():
-            answers = _read(folder / "read" / f"{name}.json")
             sections = []
             for feature in features:
                 if label := answers.get(str(feature), {}).get("label"):
@@ -179,20 +180,20 @@ class Written:
         return Proposal(str(label), lambda rows: np.array([float(row in applies) for row in rows.tolist()]))
 
 
-def labels_of_head(head: Shipped, folder: Path, reader: str, judged_by: str) -> Iterator[tuple[int, AutoLabel]]:
+def labels_of_head(
+    head: Shipped, read: Mapping[str, Any], verdicts: Mapping[str, Any], reader: str, judged_by: str
+) -> Iterator[tuple[int, AutoLabel]]:
     """Each feature with its written label, or the rule's where only that is reliable."""
     firing = head.firing()
-    for name, features in head.parts():
-        read, verdicts = _read(folder / "read" / f"{name}.json"), _read(folder / "judge" / f"{name}.json")
-        for feature in features:
-            own = Written(reader, feature, read.get(str(feature), {}), frozenset(verdicts.get(str(feature), ())))
-            ruled, written = (
-                dict(label_features([feature], head.data, head.pairs, head.texts, labeller, firing))[feature]
-                for labeller in (Rule(), own)
-            )
-            if written.detection:
-                written = replace(written, judge=judged_by)
-            yield feature, ruled if ruled.text and not written.text else better_label(ruled, written)
+    for feature in head.features:
+        own = Written(reader, feature, read.get(str(feature), {}), frozenset(verdicts.get(str(feature), ())))
+        ruled, written = (
+            dict(label_features([feature], head.data, head.pairs, head.texts, labeller, firing))[feature]
+            for labeller in (Rule(), own)
+        )
+        if written.detection:
+            written = replace(written, judge=judged_by)
+        yield feature, ruled if ruled.text and not written.text else better_label(ruled, written)
 
 
 def save(folder: Path, reader: str, judged_by: str) -> None:
@@ -200,7 +201,8 @@ def save(folder: Path, reader: str, judged_by: str) -> None:
     kept: dict[str, dict[int, AutoLabel]] = {}
     heads = shipped_heads()
     for head in heads:
-        kept.setdefault(head.sae.fingerprint, {}).update(labels_of_head(head, folder, reader, judged_by))
+        read, verdicts = (_answers(folder / kind, head, heads) for kind in ("read", "judge"))
+        kept.setdefault(head.sae.fingerprint, {}).update(labels_of_head(head, read, verdicts, reader, judged_by))
     for path in (ROOT / "assets" / "labels").glob("*.auto.json"):
         path.unlink()
     for fingerprint, labels in kept.items():
@@ -238,8 +240,14 @@ def _above_chance(scores: list[Detection]) -> int:
     return sum(score.ci95[0] > 0.5 for score in scores)
 
 
-def _read(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+def _answers(folder: Path, head: Shipped, heads: Sequence[Shipped]) -> dict[str, Any]:
+    """All answers about latents of a head's SAE, from the files of any head that has it: a feature may change its head."""
+    found: dict[str, Any] = {}
+    for other in heads:
+        if other.sae.fingerprint == head.sae.fingerprint:
+            for path in sorted(folder.glob(f"{other.name}.*.json")):
+                found |= json.loads(path.read_text(encoding="utf-8"))
+    return found
 
 
 def _write(path: Path, sections: Sequence[str]) -> None:

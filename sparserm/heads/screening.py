@@ -19,8 +19,6 @@ from sparserm.sae.autoencoder import SparseAutoencoder
 FALSE_DISCOVERIES = 0.05
 #: Pairs in which a latent must differ to be tested, or a tenth of all if that is less.
 LEAST_PAIRS = 10
-#: z from which a latent surely fires in more responses of one side.
-OPPOSITE = 1.96
 #: Sure latents that are enough for a head, and maximum number of candidates.
 ENOUGH = 16
 MOST_CANDIDATES = 256
@@ -127,12 +125,12 @@ def screen(scores: GatedScores, *, hold_length: bool = False) -> Candidates:
     z = prompt_z(differences[:, tested], scores.groups, scores.length_gaps if hold_length else None)
     q = false_discovery_control(2 * norm.sf(np.abs(z)))
     order = np.argsort(-np.abs(z), kind="stable")
-    # One that surely fires in more responses of the other side, or differs the other way with length held fixed, would get the
+    # One that fires in more responses of the other side, or differs the other way with length held fixed, would get the
     # opposite weight of what it shows.
     shown = np.asarray(differences[:, tested].sum(0)).ravel()
     fires = [(side[:, tested] != 0).astype(np.int8) for side in (scores.chosen, scores.rejected)]
     firing = prompt_z((fires[0] - fires[1]).tocsr(), scores.groups)
-    order = order[(z[order] * shown[order] > 0) & (np.sign(z[order]) * firing[order] > -OPPOSITE)]
+    order = order[(z[order] * shown[order] > 0) & (z[order] * firing[order] > 0)]
     n_sure = int((q[order] <= FALSE_DISCOVERIES).sum())
     n_kept = n_sure if n_sure >= ENOUGH else max(1, int((np.abs(z[order]) >= 1 - 1e-9).sum()))
     order = order[: min(n_kept, MOST_CANDIDATES)]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from sparserm.heads.fitting import FitSettings
+from sparserm.heads.fitting import SELECTIONS, FitSettings
 from sparserm.heads.library import keep_head, own_heads, pack_head
 from sparserm.heads.saved import SavedHead, load_head, save_head
 from sparserm.jobs import queue
@@ -158,18 +158,18 @@ def test_an_sae_folder_without_its_configuration_is_refused_before_a_job_is_made
     (tmp_path / "sae").mkdir()
     page = _page()
     page.text_input(key="train sae").set_value(str(tmp_path / "sae")).run()
-    page.slider(key="train k").set_value(7).run()
+    page.slider(key="train gated k").set_value(7).run()
     _button(page, "Start training").click().run()
     assert not page.exception and "cfg.json" in _texts(page)
     assert queue.list_jobs() == []
-    assert page.slider(key="train k").value == 7
+    assert page.slider(key="train gated k").value == 7
 
 
 def test_starting_makes_a_job_that_other_sessions_see(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(queue, "_spawn", lambda folder: None)
     monkeypatch.setattr(queue, "_is_alive", lambda found: True)
     page = _page()
-    page.slider(key="train k").set_value(5).run()
+    page.slider(key="train gated k").set_value(5).run()
     page.checkbox(key="train length").check().run()
     _button(page, "Start training").click().run()
     assert not page.exception
@@ -211,7 +211,7 @@ def _done_job(saved: SavedHead | None = None) -> queue.JobStatus:
         tuple(
             SweepCell(f"smollm2/layer_{layer}", layer, k, accuracy, (0.5, 0.7), method)
             for layer in (10, own)
-            for method, accuracy in (("sparse", 0.6), ("frequency", 0.55))
+            for method, accuracy in ((SELECTIONS[saved.head.score][0], 0.6), ("frequency", 0.55))
             for k in (4, settings["k"])
         ),
         Stability((FeatureStability(1, 0.5, 0.5, 1.0, 0.9),), 0.5, 0.01, 20),
@@ -271,10 +271,19 @@ def test_results_of_a_gated_head_say_what_it_learned_and_how_surely() -> None:
     assert page.slider(key="k").max == 32 and page.selectbox(key="method").value == "sparse"
 
 
+def _projection_head() -> SavedHead:
+    saved = load_head("safety")
+    settings = {**saved.card.training["settings"], "k": 16, "score": "projection", "selection": "sparse"}
+    head = replace(saved.head, encoder=None, families=None)
+    return replace(
+        saved, head=head, selected=None, card=replace(saved.card, training={**saved.card.training, "settings": settings})
+    )
+
+
 def test_a_job_of_before_scores_could_be_chosen_still_opens() -> None:
-    job = _done_job()
+    job = _done_job(_projection_head())
     spec = queue.spec(job.id)
-    settings = load_head("safety").card.training["settings"]
+    settings = _projection_head().card.training["settings"]
     spec["settings"] = {name: value for name, value in settings.items() if name != "score"}
     (job.folder / "spec.json").write_text(json.dumps(spec))
     page = _page(view="Results")
@@ -299,8 +308,8 @@ def test_the_sweep_shows_one_method_at_a_time_and_names_the_best() -> None:
     _done_job()
     page = _page(view="Results")
     (control,) = [one for one in page.button_group if str(one.key).startswith("swept")]
-    assert control.value == "sparse" and len(control.options) == 2
-    assert "Best: sparse, layer 10, K = 4: 60.0% (50.0% to 70.0%)." in _texts(page)
+    assert control.value == "stable" and len(control.options) == 2
+    assert "Best: stable, layer 10, K = 4: 60.0% (50.0% to 70.0%)." in _texts(page)
     control.set_value("frequency").run()
     assert not page.exception
 
