@@ -54,7 +54,7 @@ def _quality(ways: Sequence[str], budgets: Sequence[int | None], compared: Seque
     for task in TASKS:
         for budget in budgets:
             cells = [summarise(found, task, way, budget) for way in ways]
-            if cells[0]:
+            if any(cells):
                 row = [task, _pairs(budget), *(_accuracy(one) for one in cells)]
                 row += [_gap(difference(found, task, budget, way, "full")) for way in compared]
                 lines.append(f"| {' | '.join(row)} |")
@@ -178,13 +178,13 @@ def meaning() -> list[str]:
     """Accuracy beside what a reader can make of the bars, by task and way, on all training pairs."""
     names = ["task", "head", "features", "test accuracy", "minus dense probe (95% interval)", "share of silent features"]
     lines = header(*names, "weights with the sign of the pairs", "bars in a response", "overlap", "label found in the text")
-    judged = read_results("bars")["heads"]
+    judged = read_results("bars").get("heads", {})
     for task, found in read_results("explanations").items():
         for way, title in MEANING.items():
             one = found[way]
             less, low, high = (100 * value for value in one["minus_dense"])
             bars_in = one["firing"] if way == "gated" else one["k"]
-            right = f"{judged[task]['right'] / judged[task]['labelled']:.0%}" if way == "gated" else MISSING
+            right = f"{judged[task]['right'] / judged[task]['labelled']:.0%}" if way == "gated" and judged else MISSING
             lines.append(
                 f"| {task} | {title} | {one['k']} | {one['accuracy']:.3f} | {less:+.1f} ({low:+.1f} to {high:+.1f}) "
                 f"| {one['silent_share']:.0%} | {one['sign_agreement']:.0%} | {bars_in:g} | {one['families']:.2f} | {right} |"
@@ -205,7 +205,7 @@ def bars() -> list[str]:
     lines = header(
         *names, "counted as present, not found", "backwards", "labels of silent features found", "features with a label"
     )
-    for task, one in read_results("bars")["heads"].items():
+    for task, one in read_results("bars").get("heads", {}).items():
         shares = [one["firing"] / one["n"], *(one[name] / one["labelled"] for name in ("right", "not_found", "backwards"))]
         fires, right, missing, backwards, silent = (f"{share:.0%}" for share in [*shares, one["silent_found"] / one["silent"]])
         lines.append(

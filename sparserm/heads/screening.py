@@ -130,7 +130,7 @@ def screen(scores: GatedScores, *, hold_length: bool = False) -> Candidates:
     shown = np.asarray(differences[:, tested].sum(0)).ravel()
     fires = [(side[:, tested] != 0).astype(np.int8) for side in (scores.chosen, scores.rejected)]
     firing = prompt_z((fires[0] - fires[1]).tocsr(), scores.groups)
-    order = order[(z[order] * shown[order] > 0) & (z[order] * firing[order] > 0)]
+    order = order[(z[order] * shown[order] > 0) & (z[order] * firing[order] >= 0)]
     n_sure = int((q[order] <= FALSE_DISCOVERIES).sum())
     n_kept = n_sure if n_sure >= ENOUGH else max(1, int((np.abs(z[order]) >= 1 - 1e-9).sum()))
     order = order[: min(n_kept, MOST_CANDIDATES)]

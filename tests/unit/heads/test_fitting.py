@@ -49,6 +49,7 @@ def _pairs(seed: int = 0, n: int = 300) -> PairRepresentations:
         rate, peak = rng.uniform(0.05, 1, (2, 12 * n)).astype(np.float32)
         scores = alignment_scores(h, SAE.directions().numpy(), SAE.b_dec.numpy())
         gated = scores[np.repeat(np.arange(n), 12), indices].astype(np.float32)
+        gated[gated.astype(np.float16) == 0] = 1e-3  # a score that rounds to zero would count as silent
         latents = LatentSummary(indptr, firings(indices, rate, peak, gated), D_SAE)
         return Representations("mean", h, rng.integers(5, 50, n, dtype=np.int32), np.zeros(n, np.int32), latents)
 
