@@ -157,13 +157,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("step", choices=("ask", "count"))
     parser.add_argument("folder", type=Path)
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=TASKS)
     parser.add_argument("--judge", default="a language model that saw text and labels alone")
     given = parser.parse_args()
     if given.step == "ask":
-        for name in TASKS:
+        for name in given.tasks:
             ask(load_task(name), name, given.folder)
         return
-    found = {name: asdict(count_bars(load_task(name), name, given.folder)) for name in TASKS}
+    found = {name: asdict(count_bars(load_task(name), name, given.folder)) for name in given.tasks}
     write_results("bars", {"judge": given.judge, "heads": found})
 
 

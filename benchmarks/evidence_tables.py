@@ -184,7 +184,7 @@ def meaning() -> list[str]:
             one = found[way]
             less, low, high = (100 * value for value in one["minus_dense"])
             bars_in = one["firing"] if way == "gated" else one["k"]
-            right = f"{judged[task]['right'] / judged[task]['labelled']:.0%}" if way == "gated" and judged else MISSING
+            right = f"{judged[task]['right'] / judged[task]['labelled']:.0%}" if way == "gated" and task in judged else MISSING
             lines.append(
                 f"| {task} | {title} | {one['k']} | {one['accuracy']:.3f} | {less:+.1f} ({low:+.1f} to {high:+.1f}) "
                 f"| {one['silent_share']:.0%} | {one['sign_agreement']:.0%} | {bars_in:g} | {one['families']:.2f} | {right} |"

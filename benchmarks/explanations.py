@@ -226,8 +226,8 @@ def plot(results: Mapping[str, Mapping[str, Any]]) -> None:
     from matplotlib import pyplot
 
     titles = {
-        "silent_share": "share of the contributions that belongs to silent features (less is better)",
-        "families": "overlap of the features over resampled prompts (more is better)",
+        "silent_share": "contributions of silent features (less is better)",
+        "families": "overlap over resampled prompts (more is better)",
     }
     figure, axes = pyplot.subplots(1, 2, figsize=(10, 3.6), layout="constrained", sharey=True)
     for axis, (measure_name, title) in zip(axes, titles.items(), strict=True):

@@ -65,10 +65,9 @@ def test_a_token_lists_its_features_and_the_keyboard_does_what_the_mouse_does(co
     tokens.nth(1).hover()
     expect(panel).to_contain_text("in A, token 2 of")
     shown = panel.locator("td:last-child").evaluate_all("all => all.map(one => Number(one.textContent.replace('−', '-')))")
-    assert (
-        shown == sorted(shown, key=abs, reverse=True)
-        and len(shown) == compared.locator(".linked section").nth(2).locator("tbody tr").count()
-    )
+    assert shown == sorted(shown, key=abs, reverse=True)
+    # Of a gated head's features only those are listed that fire at the token.
+    assert 1 <= len(shown) <= compared.locator(".linked section").nth(2).locator("tbody tr").count() and all(shown)
     tokens.nth(2).click()
     expect(panel).to_contain_text("locked")
     tokens.nth(4).hover()

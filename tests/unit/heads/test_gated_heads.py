@@ -430,7 +430,7 @@ def test_the_evidence_of_a_gated_head_is_gathered_without_running_the_model(
     monkeypatch.setattr(Backbone, "run", lambda *_: pytest.fail("the model was run"))
     monkeypatch.setattr("sparserm.training.evidence.RESAMPLES", 2)
     monkeypatch.setattr("sparserm.training.evidence.CURVE_SEEDS", 1)
-    monkeypatch.setattr("sparserm.training.evidence.SHUFFLES", 1)
+    monkeypatch.setattr("sparserm.training.evidence.SHUFFLES", 5)
     found = gather_head_evidence(fitted, train, test, sae, FitSettings(pooling=pooling))
     by_name = {one.name: one for one in found.baselines}
     assert (by_name["head"].accuracy > 0.6 or pooling == "last") and by_name["head"].accuracy >= by_name["shuffled"].accuracy
