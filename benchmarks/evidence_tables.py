@@ -216,13 +216,13 @@ def bars() -> list[str]:
 
 
 def labels() -> list[str]:
-    """Automatic labels of the shipped heads and their detection scores."""
-    names = ["head", "features", "labels shown", "detection score (median)"]
+    """Labels of the latents that heads may use, by the pairs and the layer on which they were read, and detection scores."""
+    names = ["pairs, layer", "latents read", "labels shown", "detection score (median)"]
     names += ["proposed labels above chance", "score (median)", "examples above chance", "score (median)"]
     lines = header(*names)
-    for task, one in read_results("labels").items():
+    for source, one in read_results("labels").items():
         lines.append(
-            f"| {task} | {one['features']} | {one['labelled']} | {_number(one['shown'], '.2f')} "
+            f"| {source.replace('-layer', ', ')} | {one['features']} | {one['labelled']} | {_number(one['shown'], '.2f')} "
             f"| {one['proposed_above_chance']} of {one['proposed']} | {_number(one['proposed_median'], '.2f')} "
             f"| {one['examples_above_chance']} of {one['examples']} | {_number(one['examples_median'], '.2f')} |"
         )

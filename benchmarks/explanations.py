@@ -33,8 +33,9 @@ from sparserm.types import PreferencePair
 
 #: Resamples of the training prompts.
 RESAMPLES = 10
-#: The way that needs an SAE whose latents have thresholds of their own; it is left out for others.
-GATED = "gated"
+#: The shipped head, which prefers features with a label, and heads of any features. They need an SAE whose latents have
+#: thresholds of their own.
+SHIPPED, GATED = "shipped", "gated"
 #: Correlation of firing over the training responses from which two latents count as firing together.
 TOGETHER = 0.7
 
@@ -55,9 +56,10 @@ class Task:
         return feature_stats(self.train, "any")
 
     def settings(self, selection: str) -> FitSettings:
-        """Settings of a head with the shipped head's pooling; all ways but :data:`GATED` are selectors of projections."""
-        if selection == GATED:
-            return FitSettings(pooling=self.train.pooling, score="gated")
+        """Settings of a head with the shipped head's pooling; all ways but the first two are selectors of projections."""
+        if selection in (SHIPPED, GATED):
+            named = selection == SHIPPED and self.model.card.training["settings"]["named"]
+            return FitSettings(pooling=self.train.pooling, score="gated", named=named)
         return FitSettings(k=MAX_FEATURES, score="projection", pooling=self.train.pooling, selection=selection)
 
 
@@ -198,12 +200,11 @@ def measure(task: Task, name: str, ways: Sequence[str]) -> dict[str, Any]:
     }
     found: dict[str, Any] = {}
     for way in ways:
-        if way == GATED and not task.sae.separable:
+        if way in (SHIPPED, GATED) and not task.sae.separable:
             continue
-        head = task.model.head if way == "shipped" else _fit(task, way)
+        head = task.model.head if way == SHIPPED else _fit(task, way)
         found[way] = {"layer": task.sae.hook.layer, "pooling": task.train.pooling, **asdict(meaning(task, head, margins))}
-        if way != "shipped":
-            found[way] |= asdict(agreement(task, task.settings(way)))
+        found[way] |= asdict(agreement(task, task.settings(way)))
         print(name, way, found[way], flush=True)
     return found
 
@@ -213,7 +214,7 @@ def _fit(task: Task, way: str) -> RewardHead:
 
 
 #: Ways in the picture, with their colours; the marker is the task's.
-DRAWN = {"gated": "#2a6fdb", "sparse": "#d0582b", "frequency": "#3d8f5f", "effect_size": "#8a63c7"}
+DRAWN = {"shipped": "#c2318b", "gated": "#2a6fdb", "sparse": "#d0582b", "frequency": "#3d8f5f", "effect_size": "#8a63c7"}
 MARKERS = ("o", "s", "^", "D")
 
 
@@ -245,7 +246,7 @@ def plot(results: Mapping[str, Mapping[str, Any]]) -> None:
     figure.savefig(ROOT / "benchmarks" / "explanations.svg", metadata={"Date": None})
 
 
-WAYS = ("shipped", GATED, "sparse", "frequency", "effect_size")
+WAYS = (SHIPPED, GATED, "sparse", "frequency", "effect_size")
 
 
 def main() -> None:

@@ -1,10 +1,9 @@
 """Train and test the shipped heads: ``python -m benchmarks.heads [TASK ...]``.
 
-Layer, pooling and K are chosen by cross-validation over the training prompts, on two sets of folds: per layer the pooling
-with the best head of the largest K, then the smallest K within half a point of that pooling's best. Scores are those of the
-SAE's default: gated, with K as a maximum, where it is separable. Of the layers within half a point of the best, the head with
-the fewest features is named after the task. The test file
-is used only to test the finished heads; nothing is chosen on it.
+Heads have the default settings and prefer features with a label (``benchmarks.labels``), unless that costs more than
+:data:`TOLERANCE` in cross-validation over the training prompts, on two sets of folds. The head of the default layer is named
+after the task, unless that of another layer ranks more than :data:`TIE` better. The test file is used only to test the finished
+heads; nothing is chosen on it.
 """
 
 from __future__ import annotations
@@ -30,45 +29,37 @@ from sparserm.representations.represent import represent_pairs
 from sparserm.representations.store import stored
 from sparserm.representations.values import PairRepresentations
 from sparserm.sae.autoencoder import SparseAutoencoder, load_sae
-from sparserm.support.defaults import DEFAULT_BACKBONE, DEFAULT_LAYERS, MAX_FEATURES, TASKS
-from sparserm.training.sweep import SIZES, sweep_margins
-from sparserm.types import Pooling, PreferenceData
+from sparserm.support.defaults import DEFAULT_BACKBONE, DEFAULT_LAYER, DEFAULT_LAYERS, MAX_FEATURES, TASKS
+from sparserm.training.sweep import sweep_margins
+from sparserm.types import PreferenceData
 
-POOLINGS: tuple[Pooling, ...] = ("mean", "last")
 FOLD_SEEDS = (0, 1)
-#: Loss of accuracy accepted for fewer features: half a point.
-TOLERANCE = 0.005
-Represented = dict[Pooling, dict[int, PairRepresentations]]
+SETTINGS = FitSettings()
+#: Loss of accuracy accepted for features that have a label.
+TOLERANCE = 0.02
+#: Accuracies that differ by no more count as the same: half a point.
+TIE = 0.005
 
 
-def represent(data: PreferenceData, backbone: Backbone, saes: Iterable[SparseAutoencoder]) -> Represented:
-    """Representations of all layers from one pass of the backbone; the second pooling is read from the store."""
-    wanted = {sae.hook: sae for sae in saes}
-    gated = any(sae.separable for sae in wanted.values())
-    result: Represented = {}
-    for pooling in POOLINGS:
-        with stored() as store:
-            found = represent_pairs(data.pairs, backbone, wanted, pooling, strengths=gated, store=store)
-        result[pooling] = {hook.layer: pairs for hook, pairs in found.items()}
-    return result
+def represent(data: PreferenceData, backbone: Backbone, saes: Iterable[SparseAutoencoder]) -> dict[int, PairRepresentations]:
+    """Representations of all layers from one pass of the backbone, with latent strengths."""
+    with stored() as store:
+        found = represent_pairs(
+            data.pairs, backbone, {sae.hook: sae for sae in saes}, SETTINGS.pooling, strengths=True, store=store
+        )
+    return {hook.layer: pairs for hook, pairs in found.items()}
 
 
-def choose(train: Represented, sae: SparseAutoencoder) -> tuple[FitSettings, dict[str, Any]]:
-    """Choose pooling and K for one layer; also returns the cross-validated results."""
-    found: dict[Pooling, dict[str, dict[str, float]]] = {}
-    default = FitSettings().for_sae(sae)
-    sizes = SIZES[default.score][1:]  # heads of four features are too small for every task
-    for pooling in POOLINGS:
-        pairs = train[pooling][sae.hook.layer]
-        settings = replace(default, pooling=pooling)
-        wanted = [(settings.selection, k) for k in sizes]
-        runs = [sweep_margins(pairs, sae, settings, wanted, seed) for seed in FOLD_SEEDS]
-        found[pooling] = {str(k): _figures([run[method, k] for run in runs]) for method, k in wanted}
-        found[pooling]["dense_probe"] = {"accuracy": cross_validate_dense(pairs).accuracy}
-    accuracy = {pooling: {k: found[pooling][str(k)]["accuracy"] for k in sizes} for pooling in POOLINGS}
-    pooling = max(POOLINGS, key=lambda one: accuracy[one][sizes[-1]])
-    k = next(k for k in sizes if accuracy[pooling][k] >= max(accuracy[pooling].values()) - TOLERANCE)
-    return replace(default, k=k, pooling=pooling), {**found[pooling][str(k)], "by_pooling_and_k": found}
+def choose(train: PairRepresentations, sae: SparseAutoencoder) -> tuple[FitSettings, dict[str, Any]]:
+    """Choose whether features with a label are preferred; also returns the cross-validated results."""
+    found = {}
+    for named in (True, False):
+        complete = replace(SETTINGS, named=named).for_sae(sae)
+        wanted = (complete.selection, complete.k)
+        found[named] = _figures([sweep_margins(train, sae, complete, [wanted], seed)[wanted] for seed in FOLD_SEEDS])
+    named = found[True]["accuracy"] >= found[False]["accuracy"] - TOLERANCE
+    dense = cross_validate_dense(train).accuracy
+    return replace(SETTINGS, named=named), {**found[named], "unnamed": found[False], "dense_probe": dense}
 
 
 def _figures(runs: list[np.ndarray]) -> dict[str, float]:
@@ -78,50 +69,49 @@ def _figures(runs: list[np.ndarray]) -> dict[str, float]:
 
 
 def measure(
-    fitted: FittedHead, train: PairRepresentations, test: PairRepresentations, sae: SparseAutoencoder, settings: FitSettings
+    fitted: FittedHead, train: PairRepresentations, test: PairRepresentations, sae: SparseAutoencoder
 ) -> dict[str, Any]:
     """Accuracies of a head and of the baselines on the test pairs; the paper's way has as many features, at most 32."""
     evaluation = evaluate_head(fitted.head, test)
     k = min(len(fitted.head.features), MAX_FEATURES)
-    paper = FitSettings(k, settings.pooling, "frequency", score="projection")
+    paper = FitSettings(k, SETTINGS.pooling, "frequency", score="projection")
     return {
         "accuracy": evaluation.accuracy,
         "ci95": list(evaluation.ci95),
         "n": evaluation.n,
         "dense_probe": evaluate_margins(dense_probe_margins(train, test), test).accuracy,
         "frequency": evaluate_head(fit_head(train, sae, paper).head, test).accuracy,
-        "random_directions": random_latents_accuracy(train, test, sae, of_size(settings, fitted)),
+        "random_directions": random_latents_accuracy(train, test, sae, of_size(SETTINGS, fitted)),
         "length_baseline": evaluation.length_baseline,
     }
 
 
 def make_heads(task: str, backbone: Backbone, saes: list[SparseAutoencoder]) -> dict[str, Any]:
-    """Choose, fit, test and save the heads of a task, one per layer."""
+    """Fit, test and save the heads of a task, one per layer."""
     train_data, test_data = task_pairs(task, "train"), task_pairs(task, "test")
-    train = represent(train_data, backbone, saes)
-    chosen = {sae.hook.layer: choose(train, sae) for sae in saes}
-    good = max(found["accuracy"] for _, found in chosen.values()) - TOLERANCE
-    best = min((layer for layer in chosen if chosen[layer][1]["accuracy"] >= good), key=lambda layer: chosen[layer][0].k or 0)
-    print(task, "layer", best, {layer: (settings, found) for layer, (settings, found) in chosen.items()}, flush=True)
-    test = represent(test_data, backbone, saes)
+    train, test = (represent(data, backbone, saes) for data in (train_data, test_data))
+    chosen = {sae.hook.layer: choose(train[sae.hook.layer], sae) for sae in saes}
+    accuracy = {layer: found["accuracy"] for layer, (_, found) in chosen.items()}
+    best = max(accuracy, key=lambda layer: accuracy[layer] + TIE * (layer == DEFAULT_LAYER))
+    print(task, "layer", best, chosen, flush=True)
     for folder in (ROOT / "assets" / "heads").glob(f"{task}*"):
         shutil.rmtree(folder)
     layers = {}
     for sae in saes:
         layer = sae.hook.layer
         settings, validation = chosen[layer]
-        pairs = train[settings.pooling][layer]
         started = time.perf_counter()
-        fitted = fit_head(pairs, sae, settings)
+        fitted = fit_head(train[layer], sae, settings)
         seconds = time.perf_counter() - started
-        metrics = {"measured_on": test_data.name, **measure(fitted, pairs, test[settings.pooling][layer], sae, settings)}
+        metrics = {"measured_on": test_data.name, **measure(fitted, train[layer], test[layer], sae)}
         saved = make_saved_head(fitted, train_data, backbone, sae, settings, name=task, metrics=metrics, licence=FILES[task][1])
         save_head(saved, ROOT / "assets" / "heads" / (task if layer == best else f"{task}-layer{layer}"))
         layers[layer] = {
-            "pooling": settings.pooling,
+            "pooling": SETTINGS.pooling,
             "k": len(fitted.head.features),
             "score": fitted.head.score,
             "fit_seconds": seconds,
+            "named": settings.named,
             "validation": validation,
             **metrics,
         }

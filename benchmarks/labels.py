@@ -1,14 +1,19 @@
-"""Labels of the shipped heads' features, written by reading: ``python -m benchmarks.labels ask|judge|save FOLDER``.
+"""Labels of the shipped SAEs' latents, written by reading: ``python -m benchmarks.labels ask|judge|save FOLDER``.
 
-``ask`` writes what is known about every feature to ``FOLDER/read``: where it fires in texts of the labelling half, strongly
+Of each SAE the latents are labelled that a head may use: those that a fit to the training pairs of some task chooses in
+:data:`OFTEN` of the halves of the prompts or more, of all latents or of those that are left when latents without a reliable
+label are not used. So there are rounds: what comes in instead of these is asked for in the next. The shipped heads then use
+latents that have a label (``benchmarks.heads``).
+
+``ask`` writes what is known about every latent to ``FOLDER/read``: where it fires in texts of the labelling half, strongly
 and weakly, and texts in which it does not. Whoever reads it answers beside it, in ``<name>.json``, with a label for each
-feature, or with the reason why there is none: ``{"12": {"label": "denies that something exists"}, "40": {"why": "..."}}``.
+latent, or with the reason why there is none: ``{"12": {"label": "denies that something exists"}, "40": {"why": "..."}}``.
 
-``judge`` writes each label with texts of held-out prompts, in half of which the feature fires, to ``FOLDER/judge``. Another
+``judge`` writes each label with texts of held-out prompts, in half of which the latent fires, to ``FOLDER/judge``. Another
 reader, who knows nothing but this, answers with the numbers of the texts to which the label applies: ``{"12": [1, 4, 9]}``.
 
-``save`` turns the answers into labels with detection scores in ``assets/labels``, which the app shows. Where a written label is
-not reliable, that of the local rule is used, if it is. Counts and scores go to ``benchmarks/results/labels.json``.
+``save`` turns the answers into labels with detection scores in ``assets/labels``, which the app shows. Counts and scores go to
+``benchmarks/results/labels.json``.
 """
 
 from __future__ import annotations
@@ -24,19 +29,23 @@ from typing import Any
 import numpy as np
 
 from benchmarks.common import ROOT, task_pairs, write_results
-from sparserm.features.auto_labels import LabelContext, Proposal, Rule, Unlabelled, label_features
+from benchmarks.heads import represent
+from sparserm.backbone.model import Backbone
+from sparserm.features.auto_labels import LabelContext, Proposal, Unlabelled, label_features
 from sparserm.features.detection import Contrast, ResponseTexts, contrast, gather_texts
 from sparserm.features.firing import FiresAt, find_firings
 from sparserm.features.logit_lens import load_unembedding, logit_lens
-from sparserm.heads.labels import AutoLabel, Detection, better_label, shipped_labels, write_auto_labels
-from sparserm.heads.saved import list_heads
-from sparserm.model import SparseRM
+from sparserm.heads.fitting import FitSettings, fit_statistics
+from sparserm.heads.gated_selection import GatedStatistics
+from sparserm.heads.labels import AutoLabel, Detection, auto_labels, shipped_labels, write_auto_labels
 from sparserm.representations.values import PairRepresentations
-from sparserm.sae.autoencoder import SparseAutoencoder
-from sparserm.support.defaults import DEFAULT_BACKBONE, TASKS
+from sparserm.sae.autoencoder import SparseAutoencoder, load_sae
+from sparserm.support.defaults import DEFAULT_BACKBONE, DEFAULT_LAYERS, TASKS
 from sparserm.support.files import one_line
 from sparserm.types import PreferenceData
 
+#: Share of the halves of a task's prompts in which a latent must be chosen to be labelled, see the selection of gated heads.
+OFTEN = 0.3
 #: Features in a file, texts judged for a label, and characters shown of a text to a judge, and of one without the feature.
 FEATURES, JUDGED, CHARACTERS, QUIET_CHARACTERS = 16, 40, 1500, 240
 #: Texts without the feature that a reader sees.
@@ -44,19 +53,21 @@ QUIET = 6
 
 
 @dataclass(frozen=True)
-class Shipped:
-    """A shipped head with its training data; ``features`` are those that it weighs most of all heads with the same SAE."""
+class Source:
+    """Training pairs of a task with an SAE, and the latents that are labelled on them.
+
+    Attributes:
+        name: of the task and the layer.
+        pairs: the represented pairs, with latent strengths.
+        features: latents that fits to these pairs choose more often than those to another task's.
+    """
 
     name: str
-    model: SparseRM
+    backbone: Backbone
     sae: SparseAutoencoder
     data: PreferenceData
+    pairs: PairRepresentations
     features: tuple[int, ...]
-
-    @cached_property
-    def pairs(self) -> PairRepresentations:
-        """The training pairs with latent strengths."""
-        return self.model.represent(self.data, sae=self.sae, strengths=True)
 
     @cached_property
     def texts(self) -> ResponseTexts:
@@ -70,48 +81,59 @@ class Shipped:
     def firing(self) -> dict[int, FiresAt]:
         """Where the features fire in texts of the labelling half."""
         rows = self.texts.rows[self.texts.finding]
-        return find_firings(self.features, self.data.pairs, self.pairs, rows, self.model.backbone, self.sae)
+        return find_firings(self.features, self.data.pairs, self.pairs, rows, self.backbone, self.sae)
 
     def parts(self) -> list[tuple[str, tuple[int, ...]]]:
-        """Names and features of the files that this head's features are spread over."""
+        """Names and features of the files that the features are spread over."""
         starts = range(0, len(self.features), FEATURES)
         return [(f"{self.name}.{i}", self.features[start : start + FEATURES]) for i, start in enumerate(starts)]
 
 
-def shipped_heads() -> list[Shipped]:
-    """All shipped heads; a feature of several heads belongs to the one with the largest absolute weight."""
-    names = [name for name, folder in list_heads().items() if folder.is_relative_to(ROOT / "assets")]
-    models = {name: SparseRM.from_pretrained(name) for name in names}
-    owner: dict[tuple[str, int], tuple[float, str]] = {}
-    for name, model in models.items():
-        for feature, weight in zip(model.head.features.tolist(), np.abs(model.head.weights).tolist(), strict=True):
-            key = (model.card.sae_fingerprint, feature)
-            owner[key] = max(owner.get(key, (0.0, "")), (weight, name))
+def sources() -> list[Source]:
+    """The training pairs of all tasks with all shipped SAEs."""
+    saes = [load_sae(f"{DEFAULT_BACKBONE}/layer_{layer}") for layer in DEFAULT_LAYERS]
+    backbone = Backbone.load(DEFAULT_BACKBONE, through_layer=max(DEFAULT_LAYERS))
+    data = {task: task_pairs(task, "train") for task in TASKS}
+    represented = {task: represent(own, backbone, saes) for task, own in data.items()}
     found = []
-    for name, model in models.items():
-        own = [one for one in model.head.features.tolist() if owner[model.card.sae_fingerprint, one][1] == name]
-        data = task_pairs(next(task for task in TASKS if name.startswith(task)), "train")
-        found.append(Shipped(name, model, model.load_sae(), data, tuple(own)))
+    for sae in saes:
+        pairs = {task: own[sae.hook.layer] for task, own in represented.items()}
+        frequency = {task: selection_frequency(own, sae) for task, own in pairs.items()}
+        owner, read = np.argmax(list(frequency.values()), axis=0), np.zeros(sae.d_sae, bool)
+        read[list(auto_labels(sae.fingerprint))] = True
+        for i, (task, often) in enumerate(frequency.items()):
+            features = np.flatnonzero(((often >= OFTEN) | read) & (owner == i)).tolist()
+            found.append(Source(f"{task}-layer{sae.hook.layer}", backbone, sae, data[task], pairs[task], tuple(features)))
     return found
+
+
+def selection_frequency(pairs: PairRepresentations, sae: SparseAutoencoder) -> np.ndarray:
+    """``[d_sae]`` share of the halves of the prompts in which a latent is chosen, of all or of those that may have a name."""
+    statistics = fit_statistics(pairs, sae, FitSettings())
+    if not isinstance(statistics, GatedStatistics):
+        raise TypeError(f"{sae.name} has no thresholds of its latents")
+    nameable = np.ones(sae.d_sae, bool)
+    nameable[[latent for latent, label in auto_labels(sae.fingerprint).items() if label.text is None]] = False
+    return np.maximum(statistics.frequency, replace(statistics, among=nameable).frequency)
 
 
 def ask(folder: Path) -> None:
     """Write what readers need."""
     unembedding = load_unembedding(DEFAULT_BACKBONE)
-    for head in shipped_heads():
-        firing = head.firing()
-        for name, features in head.parts():
-            lens = logit_lens(head.sae, unembedding, np.array(features))
+    for source in sources():
+        firing = source.firing()
+        for name, features in source.parts():
+            lens = logit_lens(source.sae, unembedding, np.array(features))
             sections = [
-                _evidence(head, feature, firing[feature], [str(token) for token in promoted])
+                _evidence(source, feature, firing[feature], [str(token) for token in promoted])
                 for feature, promoted in zip(features, lens.promoted, strict=True)
             ]
             _write(folder / "read" / f"{name}.md", sections)
-        print(head.name, len(head.features), flush=True)
+        print(source.name, len(source.features), flush=True)
 
 
-def _evidence(head: Shipped, feature: int, found: FiresAt, promoted: Sequence[str]) -> str:
-    texts, about = head.texts, head.contrast(feature)
+def _evidence(source: Source, feature: int, found: FiresAt, promoted: Sequence[str]) -> str:
+    texts, about = source.texts, source.contrast(feature)
     quiet = about.find.rows[~about.find.active][:QUIET]
     largest = found.snippets[0].activation if found.snippets else 1.0
     lines = [
@@ -136,15 +158,15 @@ def _words(shares: Sequence[tuple[str, float]]) -> str:
 
 def judge(folder: Path) -> None:
     """Write what judges need: labels, and texts of held-out prompts in random order."""
-    heads = shipped_heads()
-    for head in heads:
-        answers = _answers(folder / "read", head, heads)
-        for name, features in head.parts():
+    every = sources()
+    for source in every:
+        answers = _answers(folder / "read", source, every)
+        for name, features in source.parts():
             sections = []
             for feature in features:
                 if label := answers.get(str(feature), {}).get("label"):
-                    rows = shuffled_rows(head.contrast(feature), feature)
-                    shown = [f"{i}. {_line(head.texts.texts[row])}" for i, row in enumerate(rows, 1)]
+                    rows = shuffled_rows(source.contrast(feature), feature)
+                    shown = [f"{i}. {_line(source.texts.texts[row])}" for i, row in enumerate(rows, 1)]
                     sections.append("\n".join([f"## {feature}: {label}", *shown]))
             _write(folder / "judge" / f"{name}.md", sections)
 
@@ -180,41 +202,40 @@ class Written:
         return Proposal(str(label), lambda rows: np.array([float(row in applies) for row in rows.tolist()]))
 
 
-def labels_of_head(
-    head: Shipped, read: Mapping[str, Any], verdicts: Mapping[str, Any], reader: str, judged_by: str
+def labels_of_source(
+    source: Source, read: Mapping[str, Any], verdicts: Mapping[str, Any], reader: str, judged_by: str
 ) -> Iterator[tuple[int, AutoLabel]]:
-    """Each feature with its written label, or the rule's where only that is reliable."""
-    firing = head.firing()
-    for feature in head.features:
-        own = Written(reader, feature, read.get(str(feature), {}), frozenset(verdicts.get(str(feature), ())))
-        ruled, written = (
-            dict(label_features([feature], head.data, head.pairs, head.texts, labeller, firing))[feature]
-            for labeller in (Rule(), own)
-        )
-        if written.detection:
-            written = replace(written, judge=judged_by)
-        yield feature, ruled if ruled.text and not written.text else better_label(ruled, written)
+    """The written labels of features; those that were not read, or not judged, are left out."""
+    firing = source.firing()
+    for feature in source.features:
+        answer = read.get(str(feature))
+        if answer is None or ("label" in answer and str(feature) not in verdicts):
+            continue
+        own = Written(reader, feature, answer, frozenset(verdicts.get(str(feature), ())))
+        written = dict(label_features([feature], source.data, source.pairs, source.texts, own, firing))[feature]
+        yield feature, replace(written, judge=judged_by) if written.detection else written
 
 
 def save(folder: Path, reader: str, judged_by: str) -> None:
-    """Write the labels of all shipped heads' features, and their counts."""
+    """Write the labels of all shipped SAEs, and their counts."""
     kept: dict[str, dict[int, AutoLabel]] = {}
-    heads = shipped_heads()
-    for head in heads:
-        read, verdicts = (_answers(folder / kind, head, heads) for kind in ("read", "judge"))
-        kept.setdefault(head.sae.fingerprint, {}).update(labels_of_head(head, read, verdicts, reader, judged_by))
+    found = {}
+    every = sources()
+    for source in every:
+        read, verdicts = (_answers(folder / kind, source, every) for kind in ("read", "judge"))
+        own = dict(labels_of_source(source, read, verdicts, reader, judged_by))
+        kept.setdefault(source.sae.fingerprint, {}).update(own)
+        found[source.name] = summary(own.values())
+        print(source.name, found[source.name], flush=True)
     for path in (ROOT / "assets" / "labels").glob("*.auto.json"):
         path.unlink()
     for fingerprint, labels in kept.items():
         write_auto_labels(shipped_labels(fingerprint), labels)
-    found = {one.name: summary(kept[one.sae.fingerprint][i] for i in one.model.head.features.tolist()) for one in heads}
-    for name, counts in found.items():
-        print(name, counts, flush=True)
     write_results("labels", found)
 
 
 def summary(labels: Iterable[AutoLabel]) -> dict[str, float | int | None]:
-    """Counts and medians over the features of one head."""
+    """Counts and medians over the features of one source."""
     labels = list(labels)
     proposed = [label.detection for label in labels if label.detection]
     shown = [label.detection for label in labels if label.detection and label.text is not None]
@@ -240,11 +261,11 @@ def _above_chance(scores: list[Detection]) -> int:
     return sum(score.ci95[0] > 0.5 for score in scores)
 
 
-def _answers(folder: Path, head: Shipped, heads: Sequence[Shipped]) -> dict[str, Any]:
-    """All answers about latents of a head's SAE, from the files of any head that has it: a feature may change its head."""
+def _answers(folder: Path, source: Source, every: Sequence[Source]) -> dict[str, Any]:
+    """All answers about latents of a source's SAE, from the files of any source: a feature may change its source."""
     found: dict[str, Any] = {}
-    for other in heads:
-        if other.sae.fingerprint == head.sae.fingerprint:
+    for other in every:
+        if other.sae.fingerprint == source.sae.fingerprint:
             for path in sorted(folder.glob(f"{other.name}.*.json")):
                 found |= json.loads(path.read_text(encoding="utf-8"))
     return found

@@ -72,6 +72,7 @@ def train(
         ),
     ] = None,
     avoid_length: Annotated[bool, typer.Option(help="Keep margins from following the length of responses.")] = False,
+    named: Annotated[bool, typer.Option(help="Gated: at most one in five features without a label.")] = False,
     backbone: BackboneOption = DEFAULT_BACKBONE,
     test: Annotated[str | None, typer.Option(help="Test pairs. Default: cross-validation over prompts.")] = None,
     column: Columns = None,
@@ -102,6 +103,7 @@ def train(
             l2=l2,
             selection=selection,
             avoid_length=avoid_length,
+            named=named,
         )
     output.check()  # it may have appeared meanwhile
     result.model.save_pretrained(out)

@@ -2,9 +2,9 @@
 
 A label is judged by what it predicts (Bills et al., 2023; Paulo et al., 2024, "Automatically Interpreting Millions of Features
 in Large Language Models", who introduced the name). Texts are the distinct responses of preference pairs. *Active* texts are
-those with a peak activation in the upper half of all peaks above zero. *Inactive* texts are those in which the latent does not
-fire, or, if that is less than a quarter of the responses, the quarter with the lowest peaks. Latents fire more often in longer
-texts, so a label such as "long" would score well: every active text is matched with an inactive one of similar length.
+those in which the latent fires, weakly too, since a label stands beside them all. *Inactive* texts are those in which it does
+not fire, or, if that is less than a quarter of the responses, the quarter with the lowest peaks. Latents fire more often in
+longer texts, so a label such as "long" would score well: every active text is matched with an inactive one of similar length.
 
 Prompts are split in halves. Labels are found on one half (the labelling half) and judged on the other (the held-out half);
 each distinct text is used once, so no text is in both.
@@ -120,8 +120,8 @@ def contrast(peaks: np.ndarray, texts: ResponseTexts) -> Contrast:
         peaks: ``[n]`` peak activations of the latent, from :meth:`ResponseTexts.peaks`.
     """
     firing = peaks > 0
-    active = firing & (peaks >= (np.median(peaks[firing]) if firing.any() else np.inf))
-    inactive = ~active & (peaks <= np.quantile(peaks, 0.25))
+    inactive = peaks <= np.quantile(peaks, 0.25)
+    active = firing & ~inactive
     strongest = np.argsort(-peaks, kind="stable")
     top = strongest[(active & texts.finding)[strongest]][:NEAREST]
     find, judge = (_matched(active & half, inactive & half, texts.lengths) for half in (texts.finding, ~texts.finding))

@@ -122,6 +122,7 @@ _SETTINGS = {
     "activity": _TEXT,
     "seed": _WHOLE,
     "avoid_length": _FLAG,
+    "named": _FLAG,
 }
 _LINEAGE = {"parent": _TEXT, "parent_hash": _TEXT, "edits": _FACTORS, "parent_lineage": _OBJECT}
 

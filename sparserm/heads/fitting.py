@@ -13,7 +13,8 @@ import numpy as np
 from sparserm.backbone.model import Backbone
 from sparserm.heads.bradley_terry import L2Choice
 from sparserm.heads.families import group_families
-from sparserm.heads.gated_selection import GATED_SELECTORS, GatedStatistics
+from sparserm.heads.gated_selection import GATED_SELECTORS, GatedStatistics, prefer_named
+from sparserm.heads.labels import named_latents
 from sparserm.heads.reward import Encoder, RewardHead, ScoreMoments, build_head, projected_moments, rewards, second_moments
 from sparserm.heads.saved import HeadCard, SavedHead
 from sparserm.heads.screening import FALSE_DISCOVERIES, GatedScores
@@ -57,6 +58,7 @@ class FitSettings:
             scores are screened with length held fixed.
         score: kind of the alignment scores; None is ``gated`` where each latent of the SAE has a threshold of its own and the
             selection allows it, else ``projection``.
+        named: at most one in five features has no label (:func:`~sparserm.heads.labels.named_latents`); with gated scores.
 
     Raises:
         SparseRMError: a setting is out of its range.
@@ -70,6 +72,7 @@ class FitSettings:
     seed: int = 0
     avoid_length: bool = False
     score: Score | None = None
+    named: bool = False
 
     def __post_init__(self) -> None:
         for name, options in _CHOICES.items():
@@ -85,8 +88,9 @@ class FitSettings:
             raise SparseRMError(
                 f"k is {self.k!r}, expected a whole number from 1 to {self._most_features}; choose one of these"
             )
-        if not isinstance(self.avoid_length, bool):
-            raise SparseRMError(f"avoid_length is {self.avoid_length!r}, expected True or False")
+        for name in ("avoid_length", "named"):
+            if not isinstance(value := getattr(self, name), bool):
+                raise SparseRMError(f"{name} is {value!r}, expected True or False")
         if self.l2 is not None and not (isinstance(self.l2, Real) and 0 < self.l2 < math.inf):
             raise SparseRMError(f"l2 is {self.l2!r}, expected a number above 0; leave it out to choose it by cross-validation")
         # NumPy numbers become plain ones: they are written to the head's configuration.
@@ -103,7 +107,8 @@ class FitSettings:
         """These settings with score, selection and k filled in.
 
         Raises:
-            SparseRMError: the score is gated, and whether a latent of this SAE fires depends on the others.
+            SparseRMError: the score is gated, and whether a latent of this SAE fires depends on the others; or features with a
+                label are wanted, and the score is not gated.
         """
         score = self.score
         if score is None:
@@ -111,6 +116,11 @@ class FitSettings:
             score = fitting[0] if fitting[0] == "gated" and sae.separable else fitting[-1]
         if score == "gated":
             sae.require_separable()
+        elif self.named:
+            raise SparseRMError(
+                "named is True with the score projection, expected gated scores, since labels say where a feature fires and "
+                "projections count where it does not too; leave out named, or use gated scores"
+            )
         given = {field.name: getattr(self, field.name) for field in fields(self)}
         filled = {"score": score, "selection": self.selection or SELECTIONS[score][0], "k": self.k or MOST_FEATURES[score]}
         return CompleteSettings(**{**given, **filled})
@@ -170,14 +180,27 @@ def fit_settings(**settings: Any) -> FitSettings:
     return chosen
 
 
-def require_size(settings: FitSettings, sae: SparseAutoencoder) -> None:
-    """Refuse more features than :data:`MOST_FEATURES`, where the SAE tells the kind of score.
+def require_suited(settings: FitSettings, sae: SparseAutoencoder) -> None:
+    """Refuse settings that do not suit an SAE before anything is computed with it.
 
     Raises:
-        SparseRMError: ``k`` is too large, or the score does not suit the SAE.
+        SparseRMError: the score does not suit the SAE, ``k`` is more than :data:`MOST_FEATURES` of its score, or features
+            with a label are wanted and none has one.
     """
     complete = settings.for_sae(sae)
     _check_size(complete.k, MOST_FEATURES[complete.score], f" with the score {complete.score} of SAE {sae.name}")
+    if complete.named:
+        _named_latents(sae)
+
+
+def _named_latents(sae: SparseAutoencoder) -> np.ndarray:
+    named = named_latents(sae.fingerprint, sae.d_sae)
+    if not named.any():
+        raise SparseRMError(
+            f"no latent of SAE {sae.name} has a label, expected some since features with a label are wanted (named); "
+            "label features first, or leave out named"
+        )
+    return named
 
 
 def _check_size(k: int | None, most: int, where: str = "") -> None:
@@ -243,7 +266,8 @@ def select_and_fit(
     """:func:`fit_head` from precomputed statistics.
 
     Raises:
-        SparseRMError: projections: fewer usable latents than ``k``; gated scores: no latent differs surely.
+        SparseRMError: projections: fewer usable latents than ``k``; gated scores: no latent differs surely, or none has a label
+            where the settings want it.
     """
     complete = settings.for_sae(sae)
     if isinstance(statistics, GatedStatistics):
@@ -281,7 +305,10 @@ def _fit_gated(
     pairs: PairRepresentations, statistics: GatedStatistics, sae: SparseAutoencoder, settings: CompleteSettings
 ) -> FittedHead:
     """Choose features by their gated scores, and fit weights that are held to the signs of what the features show."""
-    found, places = GATED_SELECTORS[settings.selection](statistics, settings.k)
+    select = GATED_SELECTORS[settings.selection]
+    if settings.named:
+        statistics = prefer_named(statistics, _named_latents(sae), select, settings.k)
+    found, places = select(statistics, settings.k)
     ridge = ridge_for(len(pairs.groups)) if settings.l2 is None else settings.l2
     weights = fit_weights(found.differences[:, places], ridge)
     places, weights = places[weights > 0], weights[weights > 0]

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from sparserm.backbone.model import Backbone
-from sparserm.heads.fitting import FitSettings, require_size
+from sparserm.heads.fitting import FitSettings, require_suited
 from sparserm.representations.represent import represent_pairs
 from sparserm.representations.store import stored
 from sparserm.representations.values import PairRepresentations
@@ -80,7 +80,7 @@ def represent_for_fit(
     Raises:
         SparseRMError: the settings do not suit the SAE.
     """
-    require_size(settings, sae)
+    require_suited(settings, sae)
     gated = settings.for_sae(sae).score == "gated"
     saes = {sae.hook: sae if latents or gated else None}
     with stored() as store:
@@ -102,7 +102,7 @@ def represent_layers(
     """
     for sae in saes.values():
         check_compatible(sae, model_name=backbone.name, d_model=backbone.d_model, n_layers=backbone.n_layers)
-        require_size(settings, sae)
+        require_suited(settings, sae)
     gated = any(settings.for_sae(sae).score == "gated" for sae in saes.values())
     hooks = {sae.hook: sae for sae in saes.values()}
     with stored() as store:

@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from filelock import FileLock
 
 from sparserm.heads.saved import HeadCard
@@ -114,6 +115,18 @@ def detections_of(card: HeadCard) -> Mapping[int, float]:
         for feature, one in auto_labels(card.sae_fingerprint).items()
         if one.text is not None and one.detection and feature not in given
     }
+
+
+def named_latents(sae_fingerprint: str, d_sae: int) -> np.ndarray:
+    """``[d_sae]`` bool, the latents of an SAE that have a reliable automatic label or one of the user's.
+
+    Raises:
+        SparseRMError: the user's labels cannot be read.
+    """
+    automatic = [feature for feature, one in auto_labels(sae_fingerprint).items() if one.text is not None]
+    named = np.zeros(d_sae, bool)
+    named[[feature for feature in (*automatic, *user_labels(sae_fingerprint)) if feature < d_sae]] = True
+    return named
 
 
 def given_labels(card: HeadCard) -> Mapping[int, str]:

@@ -106,7 +106,7 @@ def few_sure(n_sure: int, n_features: int) -> bool:
     return n_sure < SURE_SHARE * n_features
 
 
-def screen(scores: GatedScores, *, hold_length: bool = False) -> Candidates:
+def screen(scores: GatedScores, *, hold_length: bool = False, among: np.ndarray | None = None) -> Candidates:
     """The latents that surely differ, at a false discovery rate of :data:`FALSE_DISCOVERIES`, the surest first.
 
     In few pairs fewer than :data:`ENOUGH` may; then all that differ by a standard error are returned, and ``q`` says which are
@@ -116,10 +116,12 @@ def screen(scores: GatedScores, *, hold_length: bool = False) -> Candidates:
     Args:
         hold_length: test what a latent's differences have beside those in length: their residuals from a regression on the
             log ratio of lengths.
+        among: ``[d_sae]`` bool, the latents that are tested; all if None.
     """
     differences = (scores.chosen - scores.rejected).tocsr()
     n_differ = np.asarray((differences != 0).sum(0)).ravel()
-    tested = np.flatnonzero(n_differ >= min(LEAST_PAIRS, max(1, len(scores.groups) // 10)))
+    differ = n_differ >= min(LEAST_PAIRS, max(1, len(scores.groups) // 10))
+    tested = np.flatnonzero(differ if among is None else differ & among)
     if len(tested) == 0:
         return as_candidates(scores, tested)
     z = prompt_z(differences[:, tested], scores.groups, scores.length_gaps if hold_length else None)

@@ -3,7 +3,7 @@
 The SAEs are BatchTopK SAEs (Bussmann et al., 2024, arXiv 2412.06410), trained by SAELens's trainer: an auxiliary loss keeps
 latents from dying, the input is scaled to norm sqrt(d_in) during training and the scale folded into the weights afterwards, the
 decoder's bias starts at the activations' mean, and the learning rate decays to zero. They are saved as JumpReLU SAEs: whether a
-latent fires then depends on its own threshold, and not on what other latents do.
+latent fires then depends on its own threshold (:mod:`sparserm.sae.thresholds`), and not on what other latents do.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from sparserm.sae.activations import CONTEXT_SIZE, ActivationCache, Corpus, extr
 from sparserm.sae.autoencoder import FINGERPRINT, load_sae
 from sparserm.sae.evaluation import SAEQuality, evaluate_sae
 from sparserm.sae.formats import read_json
+from sparserm.sae.thresholds import raise_thresholds
 from sparserm.support.files import one_line, only_writer, replacing, require_only, write_json, write_text
 from sparserm.support.parsing import parse_json, whole_number
 from sparserm.types import HookPoint, Progress, SparseRMError
@@ -57,7 +58,7 @@ class SAERecipe:
 
     Attributes:
         d_sae: number of latents.
-        k: latents active per token (L0), on average.
+        k: latents active per token in training, on average; a third of them pass their own threshold afterwards (L0).
         epochs: passes over the cached activations.
         lr: Adam's learning rate after warm-up; it decays linearly to zero over the last half.
         batch_size: tokens per step.
@@ -190,6 +191,7 @@ def train_sae(
     work = out / "writing"
     sae.save_inference_model(work)
     _store_as_half(work)
+    raise_thresholds(work, cache.array(hook))
     for name in ("sae_weights.safetensors", "cfg.json"):
         with replacing(out / name) as temporary:
             os.replace(work / name, temporary)

@@ -160,7 +160,7 @@ class TrainedHead:
             "train_accuracy": training["accuracy"],
             "k": len(self.model.head.features),
             "n_sure": self.model.saved.n_sure,
-            **{name: training["settings"][name] for name in ("score", "pooling", "selection", "l2", "avoid_length")},
+            **{name: training["settings"][name] for name in ("score", "pooling", "selection", "l2", "avoid_length", "named")},
             "hook": self.model.card.hook,
             "sae": self.model.card.sae,
             "fit_seconds": self.fit_seconds,

@@ -110,6 +110,8 @@ class TestWithPairs:
 
     def test_seeds_that_have_a_latent_are_shown_where_they_were_measured(self, monkeypatch: pytest.MonkeyPatch) -> None:
         feature = int(load_head(HEAD).head.features[0])
+        monkeypatch.setattr("sparserm.sae.seeds.seeds_of", lambda sae, fingerprint, d_sae: None)
+        monkeypatch.setattr("sparserm.ui.shared.sae_facts.read_seeds", lambda folder, d_sae: None)
         page = _page(feature=str(feature))
         assert "other seed" not in " ".join(caption.value for caption in page.caption)
         assert "seeds_direction" not in page.dataframe[0].value

@@ -52,7 +52,7 @@ def test_contributions_and_bias_add_up_to_the_reward_that_score_gives(head: Spar
     assert abs(sum(part.contribution for part in explanation.contributions) + explanation.bias - explanation.reward) < 1e-5
     assert abs(head.score(PROMPT, RESPONSE)[0] - explanation.reward) < 1e-4
     assert "".join(explanation.tokens) == RESPONSE
-    assert len(explanation.contributions) <= 32
+    assert len(explanation.contributions) <= 64
 
 
 def test_a_margin_is_the_difference_of_the_rewards(head: SparseRM) -> None:

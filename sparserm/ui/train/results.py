@@ -42,6 +42,7 @@ from sparserm.ui.train.setup import (
     AVOID_LENGTH,
     L2_STRENGTHS,
     METHODS,
+    NAMED,
     SCORES,
     about_l2,
     allowed_scores,
@@ -185,7 +186,16 @@ def controls(result: TrainResult) -> tuple[str, FitSettings]:
     )
     l2 = six.select_slider("L2 penalty", strengths, l2_own, key="l2", bind="query-params", help=about_l2(score))
     avoid = seven.checkbox("Avoid length", own.avoid_length, key="length", bind="query-params", help=AVOID_LENGTH)
-    tried = {"score": score, "k": k, "selection": method, "pooling": pooling, "l2": as_l2(l2), "avoid_length": avoid}
+    named = score == "gated" and seven.checkbox("Prefer labelled", own.named, key="named", bind="query-params", help=NAMED)
+    tried = {
+        "score": score,
+        "k": k,
+        "selection": method,
+        "pooling": pooling,
+        "l2": as_l2(l2),
+        "avoid_length": avoid,
+        "named": named,
+    }
     return sae, fit_settings(**{**vars(own), **tried})
 
 

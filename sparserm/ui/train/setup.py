@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -12,13 +12,13 @@ import pandas as pd
 import streamlit as st
 
 from sparserm import jobs
-from sparserm.heads.fitting import MOST_FEATURES, SELECTIONS, FitSettings, fit_settings
+from sparserm.heads.fitting import MOST_FEATURES, SELECTIONS, FitSettings, fit_settings, require_suited
 from sparserm.heads.inputs import load_saes
 from sparserm.heads.library import check_name, free_name
 from sparserm.heads.signed_weights import RIDGE
 from sparserm.pairs.sources import DataSource, remember_reading
 from sparserm.pairs.validation import Validation, issue_rows, validate
-from sparserm.sae.autoencoder import SparseAutoencoder, describe_sae, find_saes, list_saes
+from sparserm.sae.autoencoder import describe_sae, find_saes, list_saes
 from sparserm.support.files import to_csv
 from sparserm.training.train import TrainSpec, split_pairs
 from sparserm.types import Pooling, Score, SparseRMError
@@ -32,6 +32,10 @@ MANY = 5_000
 #: Findings shown on the page; the CSV has all of them.
 SHOWN = 500
 L2_STRENGTHS = ("auto", "0.0001", "0.0003", "0.001", "0.003", "0.01", "0.03", "0.1", "0.3", "1", "3")
+NAMED = (
+    "At most one in five features has no label, so that nearly every bar can be checked against the text. The head says less "
+    "of what is particular to these pairs and not labelled yet."
+)
 AVOID_LENGTH = (
     "Decorrelates the margins of the training pairs from differences in length. This costs accuracy where longer responses are "
     "better, but the head then measures something other than length."
@@ -236,7 +240,8 @@ def fit_controls(saes: Sequence[str]) -> FitSettings:
     )
     l2 = right.select_slider("L2 penalty", L2_STRENGTHS, key="train l2", persist_state="session", help=about_l2(score))
     avoid = st.checkbox("Avoid length", key="train length", persist_state="session", help=AVOID_LENGTH)
-    return fit_settings(score=score, k=k, selection=method, pooling=pooling, l2=as_l2(l2), avoid_length=avoid)
+    named = gated and st.checkbox("Prefer labelled features", key="train named", persist_state="session", help=NAMED)
+    return fit_settings(score=score, k=k, selection=method, pooling=pooling, l2=as_l2(l2), avoid_length=avoid, named=named)
 
 
 def about_l2(score: Score) -> str:
@@ -324,7 +329,8 @@ def start(spec: TrainSpec) -> None:
     try:
         for name in spec.saes:
             access.check_sae(name)
-        _check_score(spec.settings, load_saes(spec.saes).values())
+        for sae in load_saes(spec.saes).values():
+            require_suited(spec.settings, sae)
     except (SparseRMError, OSError) as error:
         st.error(sentence(error))
         return
@@ -332,23 +338,9 @@ def start(spec: TrainSpec) -> None:
     st.rerun()
 
 
-def _check_score(settings: FitSettings, saes: Iterable[SparseAutoencoder]) -> None:
-    """Refuse gated scores for an SAE that was given by its id or folder and turns out to be a TopK one.
-
-    Raises:
-        SparseRMError: the features of one of the SAEs cannot be counted only where they fire.
-    """
-    for sae in saes:
-        if settings.score == "gated" and not sae.separable:
-            raise SparseRMError(
-                f"{sae.name} is a TopK autoencoder, in which whether a feature fires depends on all others; expected one with "
-                "a threshold for each feature; choose the score “projection”, or another autoencoder"
-            )
-
-
 def forget_controls() -> None:
     """Forget the settings tried, so that another job's results start from its own."""
-    for name in ("sae", "score", "k", "method", "pooling", "l2", "length"):
+    for name in ("sae", "score", "k", "method", "pooling", "l2", "length", "named"):
         st.session_state.pop(name, None)
 
 
@@ -356,8 +348,9 @@ def title(spec: TrainSpec) -> str:
     """Title of the job."""
     layer = f"{len(spec.saes)} layers" if len(spec.saes) > 1 else spec.saes[0].strip("/").rpartition("/")[2].replace("_", " ")
     length = ", avoids length" if spec.settings.avoid_length else ""
+    named = ", prefers labelled features" if spec.settings.named else ""
     size = f"up to {spec.settings.k} features" if spec.settings.score == "gated" else f"K = {spec.settings.k}"
-    return f"{spec.name} ({layer}, {size}, {spec.settings.selection}{length})"
+    return f"{spec.name} ({layer}, {size}, {spec.settings.selection}{length}{named})"
 
 
 NEW, RESULTS, HEADS = VIEWS = ("New head", "Results", "Heads")

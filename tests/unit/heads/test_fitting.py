@@ -10,7 +10,8 @@ import torch
 from scipy.special import expit
 
 from sparserm.heads.bradley_terry import PROBE_L2
-from sparserm.heads.fitting import SELECTIONS, FitSettings, FittedHead, fit_head, fit_statistics
+from sparserm.heads.fitting import SELECTIONS, FitSettings, FittedHead, fit_head, fit_statistics, require_suited
+from sparserm.heads.labels import save_label
 from sparserm.heads.reward import RewardHead, alignment_scores, head_scores, rewards
 from sparserm.heads.signed_weights import ridge_for
 from sparserm.representations.values import LatentSummary, PairRepresentations, Representations, firings
@@ -279,3 +280,22 @@ def test_one_pair_of_huge_states_is_ranked(seed: int, score: Score) -> None:
 
     huge = replace(one, chosen=times(one.chosen), rejected=times(one.rejected))
     assert fit_head(huge, SAE, FitSettings(k=3, score=score)).accuracy == 1.0
+
+
+def test_a_head_of_few_named_features_has_no_other_and_without_any_it_says_so() -> None:
+    settings = FitSettings(k=6, score="gated", named=True)
+    with pytest.raises(SparseRMError, match=r"no latent of SAE made up has a label, expected some.*leave out named"):
+        fit_head(TRAIN, SAE, settings)
+    with pytest.raises(SparseRMError, match="no latent of SAE made up has a label"):
+        require_suited(settings, SAE)  # before anything is computed
+    for feature in (5, 20, 30):
+        save_label(SAE.fingerprint, feature, f"name of {feature}")
+    require_suited(settings, SAE)
+    assert set(fit_head(TRAIN, SAE, settings).head.features.tolist()) <= {5, 20, 30}
+
+
+def test_labels_say_where_a_feature_fires_so_named_needs_gated_scores() -> None:
+    with pytest.raises(SparseRMError, match="named is True with the score projection, expected gated scores"):
+        fit_head(TRAIN, SAE, FitSettings(k=6, score="projection", named=True))
+    with pytest.raises(SparseRMError, match="named is 1, expected True or False"):
+        FitSettings(named=1)

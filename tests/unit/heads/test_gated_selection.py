@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,8 +12,10 @@ from sparserm.heads.gated_selection import (
     GATED_SELECTORS,
     MOST_FIRING,
     OFTEN,
+    OTHERS,
     SPLITS,
     GatedStatistics,
+    prefer_named,
     select_frequency,
     select_random,
     select_stable,
@@ -188,3 +191,34 @@ def test_the_choice_does_not_depend_on_the_order_of_the_pairs() -> None:
     mixed = _statistics(GatedScores(scores.chosen[rows], scores.rejected[rows], scores.groups[rows], scores.length_gaps[rows]))
     (one, first), (other, second) = (select_stable(each, 16) for each in (statistics, mixed))
     assert set(one.latents[first]) == set(other.latents[second])
+
+
+@pytest.mark.parametrize("name", GATED_SELECTORS)
+def test_of_the_latents_that_may_be_chosen_no_other_is(name: str) -> None:
+    among = np.zeros(M, bool)
+    among[[5, 40, 60, 80]] = True
+    statistics = replace(_planted(), among=among)
+    found, places = GATED_SELECTORS[name](statistics, 64)
+    assert len(places) >= 1 and among[found.latents[places]].all()
+    assert not statistics.frequency[~among].any()
+
+
+def test_what_may_not_be_chosen_is_not_tested_either() -> None:
+    """The false discovery rate is that of the tests that were made."""
+    statistics = _planted()
+    among = np.arange(M) == 17
+    assert replace(statistics, among=among).screened.latents.tolist() == [17]
+    assert replace(statistics, among=np.ones(M, bool)).screened.latents.tolist() == statistics.screened.latents.tolist()
+
+
+def test_most_features_are_named_where_they_are_to_be() -> None:
+    """Of forty that differ alike a quarter has a name: all of these may be chosen, and a fifth as many of the others."""
+    statistics = _many()
+    named = np.zeros(statistics.scores.chosen.shape[1], bool)
+    named[:20] = True
+    preferred = prefer_named(statistics, named, select_stable, 10)
+    assert preferred.among is not None and preferred.among[named].all()
+    assert 20 < preferred.among.sum() <= 20 + 10 // OTHERS
+    assert statistics.frequency[preferred.among & ~named].min() >= statistics.frequency[~preferred.among].max()
+    found, places = select_stable(preferred, 64)
+    assert preferred.among[found.latents[places]].all()
