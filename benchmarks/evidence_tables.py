@@ -171,7 +171,12 @@ def explanations() -> list[str]:
 
 
 #: Ways of :func:`meaning`, with their titles.
-MEANING = {"gated": "**gated** (default)", "sparse": "projections (`sparse`)", "frequency": "projections (paper's selector)"}
+MEANING = {
+    "shipped": "**gated, prefers labels** (shipped)",
+    "gated": "gated, any features (default)",
+    "sparse": "projections (`sparse`)",
+    "frequency": "projections (paper's selector)",
+}
 
 
 def meaning() -> list[str]:
@@ -183,8 +188,10 @@ def meaning() -> list[str]:
         for way, title in MEANING.items():
             one = found[way]
             less, low, high = (100 * value for value in one["minus_dense"])
-            bars_in = one["firing"] if way == "gated" else one["k"]
-            right = f"{judged[task]['right'] / judged[task]['labelled']:.0%}" if way == "gated" and task in judged else MISSING
+            bars_in = one["firing"] if way in ("shipped", "gated") else one["k"]
+            right = (
+                f"{judged[task]['right'] / judged[task]['labelled']:.0%}" if way == "shipped" and task in judged else MISSING
+            )
             lines.append(
                 f"| {task} | {title} | {one['k']} | {one['accuracy']:.3f} | {less:+.1f} ({low:+.1f} to {high:+.1f}) "
                 f"| {one['silent_share']:.0%} | {one['sign_agreement']:.0%} | {bars_in:g} | {one['families']:.2f} | {right} |"
