@@ -35,8 +35,8 @@ def of_size(settings: FitSettings, fitted: FittedHead) -> FitSettings:
 
 
 def random_settings(settings: FitSettings, draws: int = 5) -> list[FitSettings]:
-    """The same settings with features drawn at random, once for each of ``draws`` seeds."""
-    return [replace(settings, selection="random", seed=seed) for seed in range(draws)]
+    """The same settings with features drawn at random from all latents, once for each of ``draws`` seeds."""
+    return [replace(settings, selection="random", named=False, seed=seed) for seed in range(draws)]
 
 
 def random_latent_heads(train: PairRepresentations, sae: SparseAutoencoder, settings: FitSettings) -> list[RewardHead]:

@@ -273,7 +273,7 @@ def test_results_of_a_gated_head_say_what_it_learned_and_how_surely() -> None:
 
 def _projection_head() -> SavedHead:
     saved = load_head("safety")
-    settings = {**saved.card.training["settings"], "k": 16, "score": "projection", "selection": "sparse"}
+    settings = {**saved.card.training["settings"], "k": 16, "score": "projection", "selection": "sparse", "named": False}
     head = replace(saved.head, encoder=None, families=None)
     return replace(
         saved, head=head, selected=None, card=replace(saved.card, training={**saved.card.training, "settings": settings})
@@ -284,7 +284,7 @@ def test_a_job_of_before_scores_could_be_chosen_still_opens() -> None:
     job = _done_job(_projection_head())
     spec = queue.spec(job.id)
     settings = _projection_head().card.training["settings"]
-    spec["settings"] = {name: value for name, value in settings.items() if name != "score"}
+    spec["settings"] = {name: value for name, value in settings.items() if name not in ("score", "named")}
     (job.folder / "spec.json").write_text(json.dumps(spec))
     page = _page(view="Results")
     assert {metric.label: metric for metric in page.metric}["CV accuracy"].value == "60.0%"

@@ -133,7 +133,7 @@ def test_features_and_saes_tell_how_many_other_seeds_have_them(run, head, sae, s
     before = next(one for one in run("saes", "--json").json["saes"] if one["name"] == "own/layer_2")
     rows = run("features", "with-seeds", "--json").json["features"]
     assert not known & set(before) and {row["seeds_direction"] for row in rows} == {None}
-    assert "found again" not in run("saes").out
+    assert "own/layer_2: found again" not in run("saes").out
 
     shares = np.arange(64) / 63
     save_seeds(SeedStability(2, shares, 1 - shares), own)

@@ -179,3 +179,8 @@ def test_where_all_draws_are_right_the_interval_is_not_a_point() -> None:
     low, high = mean_interval(rows, groups)
     assert 0.7 < low < 0.95 and high == pytest.approx(1)
     assert mean_interval(np.zeros((3, 16), np.int8), groups) == (0, 0)  # of a difference it is: there is none
+
+
+def test_random_latents_are_drawn_from_all_and_not_from_those_with_a_label() -> None:
+    drawn = random_settings(FitSettings(k=6, score="gated", named=True))
+    assert [(one.selection, one.named, one.seed) for one in drawn] == [("random", False, seed) for seed in range(5)]
