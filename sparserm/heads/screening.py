@@ -37,12 +37,14 @@ class GatedScores:
         chosen, rejected: ``[n, d_sae]``.
         groups: ``[n]`` the prompt of each pair.
         length_gaps: ``[n]`` log length of chosen minus rejected.
+        texts: ``[2, n]``, equal for responses with the same text, chosen above rejected; None if all texts differ.
     """
 
     chosen: csr_matrix
     rejected: csr_matrix
     groups: np.ndarray
     length_gaps: np.ndarray
+    texts: np.ndarray | None = None
 
     @classmethod
     def of(cls, pairs: PairRepresentations, sae: SparseAutoencoder) -> GatedScores:
@@ -52,7 +54,22 @@ class GatedScores:
             SparseRMError: pooled by the mean, without latent strengths.
         """
         chosen, rejected = (_gated_scores(side, sae) for side in (pairs.chosen, pairs.rejected))
-        return cls(chosen, rejected, pairs.groups, pairs.length_gaps)
+        return cls(chosen, rejected, pairs.groups, pairs.length_gaps, pairs.texts)
+
+    def z(self, latents: np.ndarray, *, hold_length: bool = False) -> np.ndarray:
+        """``[len(latents)]`` z of the sum of each latent's score of chosen minus rejected.
+
+        Pairs of one prompt are one piece of evidence, and so are pairs with the same chosen or the same rejected text: the
+        smallest z of the three ways to group the pairs, zero where their signs differ. So a latent that fires in one text
+        alone is never sure, however many pairs have this text.
+        """
+        differences = (self.chosen[:, latents] - self.rejected[:, latents]).tocsr()
+        lengths = self.length_gaps if hold_length else None
+        z = grouped_z(differences, self.groups, lengths)
+        for groups in () if self.texts is None else self.texts:
+            other = grouped_z(differences, groups, lengths, means=True)
+            z = np.where(z * other > 0, np.sign(z) * np.minimum(np.abs(z), np.abs(other)), 0.0)
+        return z
 
     def dense(self, latents: np.ndarray) -> np.ndarray:
         """``[2n, len(latents)]`` scores of some latents in all chosen, then all rejected responses."""
@@ -80,7 +97,7 @@ class Candidates:
     Attributes:
         latents: ``[m]`` ids.
         signs: ``[m]`` +1 where chosen responses have more of it, -1 where rejected ones have.
-        z: ``[m]`` of the sum over prompts of the score of chosen minus rejected.
+        z: ``[m]`` of the sum of the score of chosen minus rejected, see :meth:`GatedScores.z`.
         q: ``[m]`` false discovery rate at which the latent counts as sure (adjusted p-value).
         sigma: ``[m]`` standard deviation of the score over responses.
         rate: ``[m]`` share of the responses in which the latent fires.
@@ -124,14 +141,14 @@ def screen(scores: GatedScores, *, hold_length: bool = False, among: np.ndarray 
     tested = np.flatnonzero(differ if among is None else differ & among)
     if len(tested) == 0:
         return as_candidates(scores, tested)
-    z = prompt_z(differences[:, tested], scores.groups, scores.length_gaps if hold_length else None)
+    z = scores.z(tested, hold_length=hold_length)
     q = false_discovery_control(2 * norm.sf(np.abs(z)))
     order = np.argsort(-np.abs(z), kind="stable")
     # One that fires in more responses of the other side, or differs the other way with length held fixed, would get the
     # opposite weight of what it shows.
     shown = np.asarray(differences[:, tested].sum(0)).ravel()
     fires = [(side[:, tested] != 0).astype(np.int8) for side in (scores.chosen, scores.rejected)]
-    firing = prompt_z((fires[0] - fires[1]).tocsr(), scores.groups)
+    firing = grouped_z((fires[0] - fires[1]).tocsr(), scores.groups)
     order = order[(z[order] * shown[order] > 0) & (z[order] * firing[order] >= 0)]
     n_sure = int((q[order] <= FALSE_DISCOVERIES).sum())
     n_kept = n_sure if n_sure >= ENOUGH else max(1, int((np.abs(z[order]) >= 1 - 1e-9).sum()))
@@ -152,7 +169,7 @@ def as_candidates(
     Their signs are those of ``z``, which is computed if it is None; without ``q`` none is sure.
     """
     differences = (scores.chosen[:, latents] - scores.rejected[:, latents]).tocsr()
-    z = prompt_z(differences, scores.groups) if z is None else z
+    z = scores.z(latents) if z is None else z
     q = np.ones(len(latents)) if q is None else q
     signs, sigma = np.where(z < 0, -1.0, 1.0), scores.spread(latents)
     turned = differences.toarray() * (signs / sigma)
@@ -162,26 +179,30 @@ def as_candidates(
     return Candidates(latents, signs, z, q, sigma, scores.rate(latents), turned.astype(np.float32))
 
 
-def prompt_z(differences: csr_matrix, groups: np.ndarray, lengths: np.ndarray | None = None) -> np.ndarray:
-    """``[m]`` z of the sum of each column ``[n, m]``, from its sums over the pairs of each prompt, which are independent.
+def grouped_z(
+    differences: csr_matrix, groups: np.ndarray, lengths: np.ndarray | None = None, *, means: bool = False
+) -> np.ndarray:
+    """``[m]`` z of the sum of each column ``[n, m]``, from its sums over the pairs of each group, which are independent.
 
     Args:
         lengths: ``[n]`` length gaps to hold fixed.
+        means: take the mean of each group instead, so that a large group counts no more than a small one.
     """
     _, numbers = np.unique(groups, return_inverse=True)
     n = len(groups)
-    by_prompt = csr_matrix((np.ones(n), (numbers, np.arange(n))), shape=(numbers.max(initial=0) + 1, n))
-    sums = by_prompt @ differences
+    share = 1 / np.bincount(numbers)[numbers] if means else np.ones(n)
+    by_group = csr_matrix((share, (numbers, np.arange(n))), shape=(numbers.max(initial=0) + 1, n))
+    sums = by_group @ differences
     totals = np.asarray(sums.sum(0)).ravel()
     squares = whole = np.asarray(sums.power(2).sum(0)).ravel()
     if lengths is not None and np.any(lengths):
-        # The slope of a column on the length gaps, and the sums of its residuals by prompt, with no dense matrix of residuals.
+        # The slope of a column on the length gaps, and the sums of its residuals by group, with no dense matrix of residuals.
         slope = np.asarray(differences.T @ lengths).ravel() / (lengths @ lengths)
-        own = by_prompt @ lengths
+        own = by_group @ lengths
         residual = squares - 2 * slope * np.asarray(sums.T @ own).ravel() + slope**2 * (own @ own)
         # Of a column that only follows length, rounding leaves a little, of either sign.
         squares = np.maximum(residual, 1e-9 * squares)
-        totals = totals - slope * lengths.sum()
+        totals = totals - slope * own.sum()
     # What is left of a column that length explains is rounding.
     left = squares > 1e-9 * whole
     return np.where(left, totals / np.sqrt(np.where(left, squares, 1.0)), 0.0)

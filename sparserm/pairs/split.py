@@ -46,6 +46,13 @@ def prompt_groups(pairs: Sequence[PreferencePair]) -> np.ndarray:
     return np.array([numbers.setdefault(prompt_key(pair.prompt), len(numbers)) for pair in pairs], np.int64)
 
 
+def text_groups(pairs: Sequence[PreferencePair]) -> np.ndarray:
+    """``[2, n]`` int64: responses with the same text share a number; chosen ones above rejected ones."""
+    numbers: dict[str, int] = {}
+    sides = ([pair.chosen for pair in pairs], [pair.rejected for pair in pairs])
+    return np.array([[numbers.setdefault(text, len(numbers)) for text in side] for side in sides], np.int64)
+
+
 def short_key(prompt: str | Prompt) -> int:
     """The first 60 bits of :func:`prompt_key`, which a saved head stores instead of the prompt."""
     return int(prompt_key(prompt)[:15], 16)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sparserm.backbone.device import OnHost, to_device
 from sparserm.backbone.model import Backbone, Pass
-from sparserm.pairs.split import prompt_groups
+from sparserm.pairs.split import prompt_groups, text_groups
 from sparserm.representations.store import ArrayColumn, BlobColumn, Column, PartColumn, Store
 from sparserm.representations.values import (
     ACTIVITIES,
@@ -128,10 +128,10 @@ def represent_pairs(
     progress: Progress | None = None,
 ) -> dict[HookPoint, PairRepresentations]:
     """:func:`represent` for both responses of every pair."""
-    groups = prompt_groups(pairs)
+    groups, same = prompt_groups(pairs), text_groups(pairs)
     both = represent(pair_texts(pairs), backbone, saes, pooling, strengths=strengths, store=store, progress=progress)
     rows = np.arange(len(pairs))
-    return {hook: PairRepresentations(one.take(rows), one.take(rows + len(pairs)), groups) for hook, one in both.items()}
+    return {hook: PairRepresentations(one.take(rows), one.take(rows + len(pairs)), groups, same) for hook, one in both.items()}
 
 
 def pair_texts(pairs: Sequence[PreferencePair]) -> list[Text]:

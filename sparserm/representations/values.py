@@ -203,11 +203,13 @@ class PairRepresentations:
     Attributes:
         chosen, rejected: of the ``n`` chosen and ``n`` rejected responses, in the order of the pairs.
         groups: ``[n]`` int64, equal for pairs of the same prompt, which cross-validation must not split.
+        texts: ``[2, n]`` int64, equal for responses with the same text, chosen above rejected; None if all texts differ.
     """
 
     chosen: Representations
     rejected: Representations
     groups: np.ndarray
+    texts: np.ndarray | None = None
 
     @property
     def pooling(self) -> Pooling:
@@ -237,4 +239,5 @@ class PairRepresentations:
 
     def take(self, rows: np.ndarray) -> PairRepresentations:
         """Select pairs by row; contiguous rows return a read-only view."""
-        return PairRepresentations(self.chosen.take(rows), self.rejected.take(rows), self.groups[rows])
+        texts = None if self.texts is None else self.texts[:, rows]
+        return PairRepresentations(self.chosen.take(rows), self.rejected.take(rows), self.groups[rows], texts)

@@ -314,7 +314,8 @@ def shuffled(pairs: PairRepresentations, seed: int) -> PairRepresentations:
     swap = np.random.default_rng(seed).random(n) < 0.5
     both = _stacked(pairs.chosen, pairs.rejected)
     rows = np.arange(n)
-    return PairRepresentations(both.take(rows + n * swap), both.take(rows + n * ~swap), pairs.groups)
+    texts = None if pairs.texts is None else np.where(swap, pairs.texts[::-1], pairs.texts)
+    return PairRepresentations(both.take(rows + n * swap), both.take(rows + n * ~swap), pairs.groups, texts)
 
 
 def _stacked(first: Representations, second: Representations) -> Representations:

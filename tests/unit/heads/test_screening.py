@@ -10,7 +10,7 @@ import torch
 from scipy.sparse import csr_matrix
 from scipy.stats import norm
 
-from sparserm.heads.screening import ENOUGH, MOST_CANDIDATES, GatedScores, as_candidates, few_sure, prompt_z, screen
+from sparserm.heads.screening import ENOUGH, MOST_CANDIDATES, GatedScores, as_candidates, few_sure, grouped_z, screen
 from sparserm.representations.represent import represent_pairs
 from sparserm.representations.values import ActiveLatents
 from sparserm.types import SparseRMError
@@ -24,23 +24,55 @@ def test_z_by_hand_with_several_pairs_of_a_prompt() -> None:
     # Sums over the prompts 3, 7, 9: 2, 1 + 2 = 3, -1 + 0 + 3 = 2; z = 7 / sqrt(4 + 9 + 4). The second column is silent, the
     # third differs in one prompt alone, in which its pairs cancel out.
     columns = np.array([[1, 2, 2, -1, 0, 3], [0, 0, 0, 0, 0, 0], [0, 0, 0, 4, -4, 0]], float).T
-    assert prompt_z(csr_matrix(columns), GROUPS) == pytest.approx([7 / np.sqrt(17), 0, 0])
+    assert grouped_z(csr_matrix(columns), GROUPS) == pytest.approx([7 / np.sqrt(17), 0, 0])
 
 
 def test_pairs_of_one_prompt_do_not_count_as_so_many_pieces_of_evidence() -> None:
     once = csr_matrix(np.random.default_rng(0).normal(0.5, 1, (12, 1)))
     five_times = csr_matrix(np.repeat(once.toarray(), 5, axis=0))
-    alone, repeated = prompt_z(once, np.arange(12)), prompt_z(five_times, np.repeat(np.arange(12), 5))
+    alone, repeated = grouped_z(once, np.arange(12)), grouped_z(five_times, np.repeat(np.arange(12), 5))
     assert repeated == pytest.approx(alone)
-    assert prompt_z(five_times, np.arange(60)) == pytest.approx(alone * np.sqrt(5))
+    assert grouped_z(five_times, np.arange(60)) == pytest.approx(alone * np.sqrt(5))
+
+
+def test_means_count_a_large_group_no_more_than_a_small_one() -> None:
+    # Means of the groups 3, 7, 9: 2, 3 / 2, 2 / 3.
+    column = np.array([[1, 2, 2, -1, 0, 3]], float).T
+    expected = (2 + 3 / 2 + 2 / 3) / np.sqrt(4 + 9 / 4 + 4 / 9)
+    assert grouped_z(csr_matrix(column), GROUPS, means=True) == pytest.approx([expected])
+
+
+def test_a_latent_that_fires_in_one_text_alone_is_never_sure_however_many_pairs_have_it() -> None:
+    """Latent 0 fires in a text that 100 of 300 pairs choose, latent 1 in it and in 60 others, latent 2 in 60 others alone."""
+    chosen, rejected = np.zeros((2, 300, 3))
+    chosen[:100, 0] = chosen[:160, 1] = chosen[100:160, 2] = 1.0
+    texts = np.arange(600).reshape(2, 300)
+    texts[0, :100] = 0
+    scores = made_up_scores(chosen, rejected)
+    assert scores.z(np.arange(3)) == pytest.approx(np.sqrt([100, 160, 60]))
+    by_text = replace(scores, texts=texts)
+    assert by_text.z(np.arange(3)) == pytest.approx(np.sqrt([1, 61, 60]))
+    found = screen(by_text)
+    assert set(found.latents[found.q <= 0.05]) == {1, 2}
+    turned = replace(scores, chosen=scores.rejected, rejected=scores.chosen, texts=texts[::-1])
+    assert turned.z(np.arange(3)) == pytest.approx(-by_text.z(np.arange(3)))
+
+
+def test_a_latent_whose_sign_one_repeated_text_decides_has_no_z() -> None:
+    chosen, rejected = np.zeros((2, 60, 1))
+    chosen[:40], rejected[40:] = 1.0, 1.0
+    texts = np.arange(120).reshape(2, 60)
+    texts[0, :40] = 0
+    assert made_up_scores(chosen, rejected).z(np.zeros(1, int)) == pytest.approx([20 / np.sqrt(60)])
+    assert replace(made_up_scores(chosen, rejected), texts=texts).z(np.zeros(1, int)).tolist() == [0.0]
 
 
 def test_z_does_not_depend_on_the_order_of_the_pairs_or_the_numbers_of_the_prompts() -> None:
     rng = np.random.default_rng(1)
     columns, groups = rng.normal(size=(30, 4)), rng.integers(0, 9, 30)
     order = rng.permutation(30)
-    z = prompt_z(csr_matrix(columns), groups)
-    assert prompt_z(csr_matrix(columns[order]), groups[order] * 1000 - 5) == pytest.approx(z)
+    z = grouped_z(csr_matrix(columns), groups)
+    assert grouped_z(csr_matrix(columns[order]), groups[order] * 1000 - 5) == pytest.approx(z)
 
 
 def test_with_length_held_fixed_it_is_the_z_of_the_residuals() -> None:
@@ -51,16 +83,16 @@ def test_with_length_held_fixed_it_is_the_z_of_the_residuals() -> None:
     # A line through the origin: which of two responses is called chosen must not matter.
     slopes = [np.linalg.lstsq(lengths[:, None], column, rcond=None)[0][0] for column in columns.T]
     residuals = columns - np.outer(lengths, slopes)
-    expected = prompt_z(csr_matrix(residuals), groups)
-    assert prompt_z(csr_matrix(columns), groups, lengths) == pytest.approx(expected)
-    assert prompt_z(csr_matrix(columns), groups, np.zeros(60)) == pytest.approx(prompt_z(csr_matrix(columns), groups))
+    expected = grouped_z(csr_matrix(residuals), groups)
+    assert grouped_z(csr_matrix(columns), groups, lengths) == pytest.approx(expected)
+    assert grouped_z(csr_matrix(columns), groups, np.zeros(60)) == pytest.approx(grouped_z(csr_matrix(columns), groups))
 
 
 def test_a_column_that_only_follows_length_has_no_z_left() -> None:
     for seed in range(20):
         rng = np.random.default_rng(seed)
         lengths = np.log(rng.integers(5, 300, 100) / rng.integers(5, 300, 100))
-        assert abs(prompt_z(csr_matrix(0.37 * lengths[:, None]), rng.integers(0, 40, 100), lengths)[0]) < 0.01
+        assert abs(grouped_z(csr_matrix(0.37 * lengths[:, None]), rng.integers(0, 40, 100), lengths)[0]) < 0.01
 
 
 def _benjamini_hochberg(p: np.ndarray) -> np.ndarray:
@@ -78,7 +110,7 @@ def test_q_is_benjamini_hochbergs_over_all_tested_latents_and_the_sure_ones_are_
     chosen[:, :17] += sparse_scores(rng, (200, 17), 0.5)
     rejected[:, 17:20] += sparse_scores(rng, (200, 3), 0.5)
     scores = made_up_scores(chosen, rejected, np.arange(200) // 2)
-    z = prompt_z(scores.chosen - scores.rejected, scores.groups)
+    z = grouped_z(scores.chosen - scores.rejected, scores.groups)
     q = _benjamini_hochberg(2 * norm.cdf(-np.abs(z)))
     found = screen(scores)
     assert set(found.latents) == set(np.flatnonzero(q <= 0.05)) >= set(range(20))
@@ -119,8 +151,8 @@ def test_where_none_is_sure_the_likeliest_are_returned_and_say_so() -> None:
     rng = np.random.default_rng(5)
     chosen, rejected = (sparse_scores(rng, (12, 200), 0.5) for _ in range(2))
     found = screen(made_up_scores(chosen, rejected))
-    z = prompt_z(csr_matrix(chosen - rejected), np.arange(12))
-    firing = prompt_z(csr_matrix((chosen != 0).astype(float) - (rejected != 0)), np.arange(12))
+    z = grouped_z(csr_matrix(chosen - rejected), np.arange(12))
+    firing = grouped_z(csr_matrix((chosen != 0).astype(float) - (rejected != 0)), np.arange(12))
     order = np.argsort(-np.abs(z), kind="stable")
     likely = order[((np.abs(z) >= 1) & (np.sign(z) * firing >= 0))[order]]
     assert 20 < len(likely) < 150
@@ -155,7 +187,7 @@ def test_a_latent_that_turns_round_when_length_is_held_fixed_is_left_out() -> No
     rejected[:, 0] = 5
     chosen[:, 1] = sparse_scores(rng, (300, 1), 0.5)[:, 0]
     scores = made_up_scores(chosen, rejected, length_gaps=gaps)
-    assert (chosen - rejected)[:, 0].mean() > 0 > prompt_z(scores.chosen - scores.rejected, scores.groups, gaps)[0]
+    assert (chosen - rejected)[:, 0].mean() > 0 > grouped_z(scores.chosen - scores.rejected, scores.groups, gaps)[0]
     held = screen(scores, hold_length=True)
     assert held.latents.tolist() == [1]
     assert 0 in screen(scores).latents
@@ -166,7 +198,7 @@ def test_a_latent_that_is_stronger_on_one_side_but_fires_more_on_the_other_is_le
     chosen[:60, 0], rejected[:90, 0] = 5, 1  # more of it in chosen responses, though it fires in fewer of them
     chosen[:60, 1], rejected[:50, 1] = 5, 1
     scores = made_up_scores(chosen, rejected)
-    assert (prompt_z(scores.chosen - scores.rejected, scores.groups) > 5).all()
+    assert (grouped_z(scores.chosen - scores.rejected, scores.groups) > 5).all()
     assert screen(scores).latents.tolist() == [1]
 
 

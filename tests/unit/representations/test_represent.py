@@ -248,6 +248,15 @@ def test_pairs_of_one_prompt_share_a_group(tiny_backbone):
     assert groups.tolist() == [0, 1, 0, 2, 1, 3]
 
 
+def test_responses_with_the_same_text_share_a_number(tiny_backbone):
+    pairs = [PreferencePair(user(str(i)), *sides) for i, sides in enumerate([("yes", "no"), ("well", "yes"), ("no", "well ")])]
+    found = represent_pairs(pairs, tiny_backbone, {HOOK: None}, "mean")[HOOK]
+    numbers = dict(zip(["yes", "well", "no", "well "], found.texts.ravel()[[0, 1, 2, 5]], strict=True))
+    assert len(set(numbers.values())) == 4
+    assert found.texts.tolist() == [[numbers[a] for a in ("yes", "well", "no")], [numbers[a] for a in ("no", "yes", "well ")]]
+    assert np.array_equal(found.take(np.array([2, 0])).texts, found.texts[:, [2, 0]])
+
+
 def test_pairs_keep_their_order_and_sides(tiny_backbone):
     pairs = [
         PreferencePair(user(p), c, r) for p, c, r in [("Hi", "Yes.", "No!"), ("Why?", "Because.", "the"), ("Hi", "A", "B")]

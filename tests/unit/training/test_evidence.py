@@ -66,11 +66,13 @@ def test_noise_is_noise_to_everyone(settings: FitSettings) -> None:
 
 
 def test_shuffling_changes_labels_and_nothing_else() -> None:
-    shuffled = evidence.shuffled(TRAIN, 0)
+    texts = np.arange(2 * len(TRAIN.groups)).reshape(2, -1)
+    shuffled = evidence.shuffled(replace(TRAIN, texts=texts), 0)
     swapped = (shuffled.chosen.h == TRAIN.rejected.h).all(1)
     assert 0.3 < swapped.mean() < 0.7
     assert np.array_equal(np.where(swapped[:, None], shuffled.rejected.h, shuffled.chosen.h), TRAIN.chosen.h)
     assert np.array_equal(shuffled.groups, TRAIN.groups)
+    assert np.array_equal(np.where(swapped, shuffled.texts[1], shuffled.texts[0]), texts[0])
 
 
 def test_shuffling_moves_latents_and_lengths_with_their_response() -> None:
