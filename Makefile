@@ -40,6 +40,8 @@ bench: setup
 	$(BIN)/python -m benchmarks.heads
 	$(BIN)/python -m benchmarks.length
 	$(BIN)/python -m benchmarks.faithfulness
+	$(BIN)/python -m benchmarks.explanations
+	$(BIN)/python -m benchmarks.planted
 	$(BIN)/python -m benchmarks.faults
 	$(BIN)/python -m benchmarks.quality rankers costs frozen full lora
 	$(BIN)/python -m benchmarks.shift

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -219,6 +220,25 @@ def bars() -> list[str]:
             f"| {task} | {one['responses']} | {one['n']:,} | {fires} | {one['labelled']:,} | {right} | {missing} | {backwards} "
             f"| {silent} | {one['features_labelled']} of {one['features']} |"
         )
+    return lines
+
+
+def null() -> list[str]:
+    """Sure features of pairs as they are and with shuffled labels."""
+    lines = header("task", "features that surely differ and come back", "with shuffled labels: mean", "largest", "shuffles")
+    for task, one in read_results("planted")["null"].items():
+        counts = one["shuffled"]
+        lines.append(f"| {task} | {one['labels']} | {statistics.mean(counts):g} | {max(counts)} | {len(counts)} |")
+    return lines
+
+
+def planted() -> list[str]:
+    """Rank of the first feature that names a planted property."""
+    lines = header("planted", "features of the head", "rank of the first that names it", "label, and words at which it fires")
+    for name, one in read_results("planted")["planted"].items():
+        rank = one["rank"]
+        label = one["labels"][rank - 1] if rank is not None and rank <= len(one["labels"]) else "–"
+        lines.append(f"| {name} | {one['features']} | {rank or '–'} | {label.replace('|', ' ')} |")
     return lines
 
 

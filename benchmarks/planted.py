@@ -2,8 +2,8 @@
 
 Null: the labels of each task's training pairs are shuffled over pairs; features that still count as sure are false. Planted:
 one property at a time is written into the chosen responses of pairs with shuffled labels, and one of several other sentences
-into the rejected ones. The feature that counts most in favour of a response should then be the property, with a label, or words
-at which it fires, that name it. Results go to ``benchmarks/results/planted.json``.
+into the rejected ones. The feature that adds most to the margins of the pairs should then be the property, with a label, or
+words at which it fires, that name it. Results go to ``benchmarks/results/planted.json``.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from sparserm.features.firing import find_firings
 from sparserm.heads.fitting import FitSettings, FittedHead, fit_head, fit_statistics
 from sparserm.heads.gated_selection import GatedStatistics, select_stable
 from sparserm.heads.inputs import load_parts
+from sparserm.heads.reward import contributions, head_scores
 from sparserm.heads.screening import FALSE_DISCOVERIES
 from sparserm.representations.represent import represent_pairs
 from sparserm.representations.store import stored
@@ -127,9 +128,16 @@ def _labels(
     backbone: Backbone,
     sae: SparseAutoencoder,
 ) -> tuple[list[int], list[str]]:
-    """Features that count in favour, the heaviest first, and what is said of them: the rule's label and where they fire."""
+    """Features that count in favour, in the order of what they add to the margins of the pairs, and what is said of them.
+
+    That is the rule's label, and the words at which they fire.
+    """
     head = fitted.head
-    features = head.features[np.argsort(-head.weights)][: int((head.weights > 0).sum())].tolist()
+    sides = (represented.chosen, represented.rejected)
+    chosen, rejected = (contributions(head, head_scores(head, side)) for side in sides)
+    gains = (chosen - rejected).mean(0)
+    rewarded = np.flatnonzero(head.weights > 0)
+    features = head.features[rewarded[np.argsort(-gains[rewarded], kind="stable")]].tolist()
     data = PreferenceData("planted", tuple(pairs), (), len(pairs), "planted")
     texts = gather_texts(pairs, represented)
     firing = find_firings(features, pairs, represented, texts.rows[texts.finding], backbone, sae)

@@ -149,6 +149,8 @@ TABLES: dict[str, Callable[[], list[str]]] = {
     "stability": evidence_tables.stability,
     "explanations": evidence_tables.explanations,
     "bars": evidence_tables.bars,
+    "null": evidence_tables.null,
+    "planted": evidence_tables.planted,
     "labels": evidence_tables.labels,
     "faults": evidence_tables.faults,
     "length": length,
