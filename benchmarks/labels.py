@@ -2,18 +2,20 @@
 
 Of each SAE the latents are labelled that a head may use: those that a fit to the training pairs of some task chooses in
 :data:`OFTEN` of the halves of the prompts or more, of all latents or of those that are left when latents without a reliable
-label are not used. So there are rounds: what comes in instead of these is asked for in the next. The shipped heads then use
-latents that have a label (``benchmarks.heads``).
+label are not used. So there are rounds: after ``save``, what comes in instead of these is asked for in the next. The shipped
+heads then use latents that have a label (``benchmarks.heads``).
 
-``ask`` writes what is known about every latent to ``FOLDER/read``: where it fires in texts of the labelling half, strongly
-and weakly, and texts in which it does not. Whoever reads it answers beside it, in ``<name>.json``, with a label for each
-latent, or with the reason why there is none: ``{"12": {"label": "denies that something exists"}, "40": {"why": "..."}}``.
+``ask`` writes what is known about every latent that nobody has read yet to ``FOLDER/read``: where it fires in texts of the
+labelling half, strongly and weakly, and texts in which it does not. Whoever reads it answers beside it, in ``<name>.json``,
+with a label for each latent, or with the reason why there is none: ``{"12": {"label": "denies that something exists"}, "40":
+{"why": "..."}}``.
 
-``judge`` writes each label with texts of held-out prompts, in half of which the latent fires, to ``FOLDER/judge``. Another
-reader, who knows nothing but this, answers with the numbers of the texts to which the label applies: ``{"12": [1, 4, 9]}``.
+``judge`` writes each label that nobody has judged yet with texts of held-out prompts, in half of which the latent fires, to
+``FOLDER/judge``. Another reader, who knows nothing but this, answers with the numbers of the texts to which the label applies:
+``{"12": [1, 4, 9]}``.
 
-``save`` turns the answers into labels with detection scores in ``assets/labels``, which the app shows. Counts and scores go to
-``benchmarks/results/labels.json``.
+``save`` turns the answers of all rounds into labels with detection scores in ``assets/labels``, which the app shows. Counts and
+scores go to ``benchmarks/results/labels.json``.
 """
 
 from __future__ import annotations
@@ -54,12 +56,11 @@ QUIET = 6
 
 @dataclass(frozen=True)
 class Source:
-    """Training pairs of a task with an SAE, and the latents that are labelled on them.
+    """Training pairs of a task with an SAE.
 
     Attributes:
-        name: of the task and the layer.
+        name: of the task and the layer; files are named after it.
         pairs: the represented pairs, with latent strengths.
-        features: latents that fits to these pairs choose more often than those to another task's.
     """
 
     name: str
@@ -67,7 +68,6 @@ class Source:
     sae: SparseAutoencoder
     data: PreferenceData
     pairs: PairRepresentations
-    features: tuple[int, ...]
 
     @cached_property
     def texts(self) -> ResponseTexts:
@@ -78,15 +78,27 @@ class Source:
         """Texts in which a feature fires, and others."""
         return contrast(self.texts.peaks(feature, self.pairs), self.texts)
 
-    def firing(self) -> dict[int, FiresAt]:
-        """Where the features fire in texts of the labelling half."""
+    def firing(self, features: Sequence[int]) -> dict[int, FiresAt]:
+        """Where features fire in texts of the labelling half."""
         rows = self.texts.rows[self.texts.finding]
-        return find_firings(self.features, self.data.pairs, self.pairs, rows, self.backbone, self.sae)
+        return find_firings(features, self.data.pairs, self.pairs, rows, self.backbone, self.sae)
 
-    def parts(self) -> list[tuple[str, tuple[int, ...]]]:
-        """Names and features of the files that the features are spread over."""
-        starts = range(0, len(self.features), FEATURES)
-        return [(f"{self.name}.{i}", self.features[start : start + FEATURES]) for i, start in enumerate(starts)]
+    def answers(self, folder: Path) -> dict[int, Any]:
+        """What has been answered about latents on these pairs, in all rounds."""
+        return _answers(folder.glob(f"{self.name}.*.json"))
+
+    def answered(self, folder: Path) -> dict[int, Any]:
+        """What has been answered about latents of the SAE, on the pairs of any task."""
+        return _answers(folder.glob(f"*-layer{self.sae.hook.layer}.*.json"))
+
+    def write(self, folder: Path, sections: Sequence[str]) -> None:
+        """Write files of this round, after those of earlier ones."""
+        folder.mkdir(parents=True, exist_ok=True)
+        before = len(list(folder.glob(f"{self.name}.*.md")))
+        for i, start in enumerate(range(0, len(sections), FEATURES), before):
+            text = "\n\n".join(sections[start : start + FEATURES])
+            (folder / f"{self.name}.{i}.md").write_text(text + "\n", encoding="utf-8")
+        print(self.name, len(sections), flush=True)
 
 
 def sources() -> list[Source]:
@@ -95,16 +107,20 @@ def sources() -> list[Source]:
     backbone = Backbone.load(DEFAULT_BACKBONE, through_layer=max(DEFAULT_LAYERS))
     data = {task: task_pairs(task, "train") for task in TASKS}
     represented = {task: represent(own, backbone, saes) for task, own in data.items()}
-    found = []
-    for sae in saes:
-        pairs = {task: own[sae.hook.layer] for task, own in represented.items()}
-        frequency = {task: selection_frequency(own, sae) for task, own in pairs.items()}
-        owner, read = np.argmax(list(frequency.values()), axis=0), np.zeros(sae.d_sae, bool)
-        read[list(auto_labels(sae.fingerprint))] = True
-        for i, (task, often) in enumerate(frequency.items()):
-            features = np.flatnonzero(((often >= OFTEN) | read) & (owner == i)).tolist()
-            found.append(Source(f"{task}-layer{sae.hook.layer}", backbone, sae, data[task], pairs[task], tuple(features)))
-    return found
+    return [
+        Source(f"{task}-layer{sae.hook.layer}", backbone, sae, data[task], represented[task][sae.hook.layer])
+        for sae in saes
+        for task in TASKS
+    ]
+
+
+def chosen_latents(every: Sequence[Source]) -> Iterator[tuple[Source, list[int]]]:
+    """Each source with the latents that fits to its pairs choose often, and more often than fits to other tasks' pairs."""
+    for fingerprint in dict.fromkeys(source.sae.fingerprint for source in every):
+        own = [source for source in every if source.sae.fingerprint == fingerprint]
+        frequency = np.array([selection_frequency(source.pairs, source.sae) for source in own])
+        for i, source in enumerate(own):
+            yield source, np.flatnonzero((frequency[i] >= OFTEN) & (frequency.argmax(0) == i)).tolist()
 
 
 def selection_frequency(pairs: PairRepresentations, sae: SparseAutoencoder) -> np.ndarray:
@@ -120,16 +136,15 @@ def selection_frequency(pairs: PairRepresentations, sae: SparseAutoencoder) -> n
 def ask(folder: Path) -> None:
     """Write what readers need."""
     unembedding = load_unembedding(DEFAULT_BACKBONE)
-    for source in sources():
-        firing = source.firing()
-        for name, features in source.parts():
-            lens = logit_lens(source.sae, unembedding, np.array(features))
-            sections = [
-                _evidence(source, feature, firing[feature], [str(token) for token in promoted])
-                for feature, promoted in zip(features, lens.promoted, strict=True)
-            ]
-            _write(folder / "read" / f"{name}.md", sections)
-        print(source.name, len(source.features), flush=True)
+    for source, chosen in chosen_latents(sources()):
+        known = source.answered(folder / "read")
+        features = [feature for feature in chosen if feature not in known]
+        firing, lens = source.firing(features), logit_lens(source.sae, unembedding, np.array(features, np.int64))
+        sections = [
+            _evidence(source, feature, firing[feature], [str(token) for token in promoted])
+            for feature, promoted in zip(features, lens.promoted, strict=True)
+        ]
+        source.write(folder / "read", sections)
 
 
 def _evidence(source: Source, feature: int, found: FiresAt, promoted: Sequence[str]) -> str:
@@ -158,17 +173,15 @@ def _words(shares: Sequence[tuple[str, float]]) -> str:
 
 def judge(folder: Path) -> None:
     """Write what judges need: labels, and texts of held-out prompts in random order."""
-    every = sources()
-    for source in every:
-        answers = _answers(folder / "read", source, every)
-        for name, features in source.parts():
-            sections = []
-            for feature in features:
-                if label := answers.get(str(feature), {}).get("label"):
-                    rows = shuffled_rows(source.contrast(feature), feature)
-                    shown = [f"{i}. {_line(source.texts.texts[row])}" for i, row in enumerate(rows, 1)]
-                    sections.append("\n".join([f"## {feature}: {label}", *shown]))
-            _write(folder / "judge" / f"{name}.md", sections)
+    for source in sources():
+        known = source.answered(folder / "judge")
+        sections = []
+        for feature, answer in source.answers(folder / "read").items():
+            if "label" in answer and feature not in known:
+                rows = shuffled_rows(source.contrast(feature), feature)
+                shown = [f"{i}. {_line(source.texts.texts[row])}" for i, row in enumerate(rows, 1)]
+                sections.append("\n".join([f"## {feature}: {answer['label']}", *shown]))
+        source.write(folder / "judge", sections)
 
 
 def shuffled_rows(found: Contrast, feature: int) -> np.ndarray:
@@ -202,16 +215,18 @@ class Written:
         return Proposal(str(label), lambda rows: np.array([float(row in applies) for row in rows.tolist()]))
 
 
-def labels_of_source(
-    source: Source, read: Mapping[str, Any], verdicts: Mapping[str, Any], reader: str, judged_by: str
-) -> Iterator[tuple[int, AutoLabel]]:
-    """The written labels of features; those that were not read, or not judged, are left out."""
-    firing = source.firing()
-    for feature in source.features:
-        answer = read.get(str(feature))
-        if answer is None or ("label" in answer and str(feature) not in verdicts):
-            continue
-        own = Written(reader, feature, answer, frozenset(verdicts.get(str(feature), ())))
+def labels_of_source(source: Source, folder: Path, reader: str, judged_by: str) -> Iterator[tuple[int, AutoLabel]]:
+    """The labels that were judged on a source's texts, and the latents that were read on them without finding one.
+
+    The numbers in a verdict count texts of the source whose file it stands in; the label may have been read on another.
+    """
+    read, verdicts = source.answered(folder / "read"), source.answers(folder / "judge")
+    judged = {feature for feature in verdicts if read.get(feature, {}).get("label")}
+    unnamed = {feature for feature, answer in source.answers(folder / "read").items() if not answer.get("label")}
+    features = sorted(judged | unnamed)
+    firing = source.firing(features)
+    for feature in features:
+        own = Written(reader, feature, read[feature], frozenset(verdicts.get(feature, ())))
         written = dict(label_features([feature], source.data, source.pairs, source.texts, own, firing))[feature]
         yield feature, replace(written, judge=judged_by) if written.detection else written
 
@@ -220,10 +235,8 @@ def save(folder: Path, reader: str, judged_by: str) -> None:
     """Write the labels of all shipped SAEs, and their counts."""
     kept: dict[str, dict[int, AutoLabel]] = {}
     found = {}
-    every = sources()
-    for source in every:
-        read, verdicts = (_answers(folder / kind, source, every) for kind in ("read", "judge"))
-        own = dict(labels_of_source(source, read, verdicts, reader, judged_by))
+    for source in sources():
+        own = dict(labels_of_source(source, folder, reader, judged_by))
         kept.setdefault(source.sae.fingerprint, {}).update(own)
         found[source.name] = summary(own.values())
         print(source.name, found[source.name], flush=True)
@@ -261,19 +274,9 @@ def _above_chance(scores: list[Detection]) -> int:
     return sum(score.ci95[0] > 0.5 for score in scores)
 
 
-def _answers(folder: Path, source: Source, every: Sequence[Source]) -> dict[str, Any]:
-    """All answers about latents of a source's SAE, from the files of any source: a feature may change its source."""
-    found: dict[str, Any] = {}
-    for other in every:
-        if other.sae.fingerprint == source.sae.fingerprint:
-            for path in sorted(folder.glob(f"{other.name}.*.json")):
-                found |= json.loads(path.read_text(encoding="utf-8"))
-    return found
-
-
-def _write(path: Path, sections: Sequence[str]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("\n\n".join(sections) + "\n", encoding="utf-8")
+def _answers(paths: Iterable[Path]) -> dict[int, Any]:
+    """Answers by latent."""
+    return {int(latent): answer for path in sorted(paths) for latent, answer in json.loads(path.read_text("utf-8")).items()}
 
 
 def main() -> None:
