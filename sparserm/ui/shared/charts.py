@@ -6,6 +6,7 @@ import html
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
@@ -13,13 +14,13 @@ import plotly.graph_objects as go
 from sparserm.explain.contributions import Contribution, Explanation, FeatureDifference
 from sparserm.explain.families import FamilyContribution, by_family
 from sparserm.ui.shared.firing import difference_firing, family_line, firing_of
-from sparserm.ui.shared.style import DOWN, NEUTRAL, UP
+from sparserm.ui.shared.style import DOWN, FAINT, NEUTRAL, UP
 
-#: Characters of a line of a label on the axis and in the tooltip; longer labels go on in the next line, so that on a phone the
-#: bars keep half of the width.
-LINE, NOTE_LINE = 26, 38
-#: Pixels: height of a line of a label, space between two labels, least height of a row, thickness of a bar.
-_LINE_HEIGHT, _BETWEEN, _ROW, _THICK = 15, 11, 26, 17
+#: Characters of a line of a label above its bar and in the tooltip; longer labels go on in the next line. A line of the first
+#: length fits on a phone.
+LINE, NOTE_LINE = 50, 38
+#: Pixels: letters of a label, height of its lines, of the space above and below a bar, and of a bar.
+_LETTERS, _LINE_HEIGHT, _ABOVE, _BETWEEN, _THICK = 13, 17, 4, 12, 15
 
 _Family = FamilyContribution[Contribution] | FamilyContribution[FeatureDifference]
 
@@ -77,11 +78,12 @@ def difference_figure(parts: Sequence[FeatureDifference], margin: float, top: in
 
 
 def contributions_figure(bars: Sequence[Bar], reward: float, total: str = "reward") -> go.Figure:
-    """A waterfall from zero to the total, from top to bottom; a row is as high as its label needs."""
+    """A waterfall from zero to the total, from top to bottom, with labels above the bars, so that both have the whole width."""
     names = [*(bar.label for bar in bars), total]
-    ticks = [_tick(bar) for bar in bars] + [total]
-    heights = np.array([max(_ROW, _LINE_HEIGHT * (tick.count("<br>") + 1) + _BETWEEN) for tick in ticks])
-    places = heights.cumsum() - heights / 2  # in pixels from the top
+    labels = [_label(bar) for bar in bars] + [total]
+    heights = np.array([_LINE_HEIGHT * (label.count("<br>") + 1) + _ABOVE + _THICK + _BETWEEN for label in labels])
+    ends_below = heights.cumsum()  # in pixels from the top, as all places
+    places = ends_below - _BETWEEN - _THICK / 2
     titles = ["<br>".join(_wrapped(name, NOTE_LINE)) for name in names]
     figure = go.Figure(
         go.Waterfall(
@@ -99,19 +101,22 @@ def contributions_figure(bars: Sequence[Bar], reward: float, total: str = "rewar
             increasing={"marker": {"color": UP}},
             decreasing={"marker": {"color": DOWN}},
             totals={"marker": {"color": NEUTRAL}},
-            connector={"line": {"color": NEUTRAL, "width": 1, "dash": "dot"}},
+            connector={"line": {"color": FAINT, "width": 1}},
         )
     )
     ends = np.cumsum([0.0, *(bar.value for bar in bars)])
     low, high = float(ends.min()), float(ends.max())
     room = 0.22 * max(high - low, 1e-6)  # for the numbers beside the bars, on a phone too
     figure.update_layout(
-        height=int(heights.sum()) + 70,
+        height=int(heights.sum()) + 60,
         margin={"l": 0, "r": 0, "t": 8, "b": 0},
-        xaxis={"title": f"cumulative {total}", "zeroline": True, "range": [low - room, high + room]},
-        yaxis={"range": [int(heights.sum()), 0], "tickvals": places, "ticktext": ticks, "showgrid": False, "zeroline": False},
+        xaxis={"title": f"cumulative {total}", "zeroline": True, "zerolinecolor": FAINT, "range": [low - room, high + room]},
+        yaxis={"range": [int(heights.sum()), 0], "visible": False},
         showlegend=False,
     )
+    at: dict[str, Any] = {"xref": "paper", "x": 0, "xanchor": "left", "yanchor": "top", "align": "left", "showarrow": False}
+    for label, top in zip(labels, ends_below - heights, strict=True):
+        figure.add_annotation(text=label, y=top, yref="y", font_size=_LETTERS, **at)
     return figure
 
 
@@ -143,7 +148,7 @@ def _members(family: _Family) -> list[str]:
     return [f"{len(parts)} features that fire together:", *parts]
 
 
-def _tick(bar: Bar) -> str:
+def _label(bar: Bar) -> str:
     """The whole label in lines, and below it which features stand behind the bar and where they fire."""
     lines = _wrapped(bar.label, LINE)
     for line in filter(None, (bar.family, bar.where)):

@@ -9,6 +9,8 @@ import plotly.graph_objects as go
 #: Readable on light and dark backgrounds and with colour blindness. Teal: chosen, or raises the reward. Orange: rejected, or
 #: lowers it. Every signed chart is centred on zero.
 UP, DOWN, NEUTRAL = "#0d9488", "#ea580c", "#7c8594"
+#: Lines behind text.
+FAINT = "rgba(124,133,148,0.25)"
 
 #: Plotly configuration of every chart: no toolbar, which would cover the chart.
 CONFIG: dict[str, Any] = {"displayModeBar": False}

@@ -78,14 +78,21 @@ def test_two_features_of_one_label_with_digits_have_bars_of_their_own() -> None:
     assert len({bar.label for bar in bars}) == 2
 
 
+def _labels(figure: go.Figure) -> list[str]:
+    """The texts above the bars, from top to bottom."""
+    return [one.text for one in sorted(figure.layout.annotations, key=lambda one: one.y)]
+
+
 def test_the_figure_is_a_waterfall_of_the_bars_and_their_total() -> None:
     given = explanation(0.5, -2.0, bias=1.0)
     figure = contributions_figure(contribution_bars(given, 8), given.reward)
     (trace,) = figure.data
     assert isinstance(trace, go.Waterfall)
     assert [title for title, _ in trace.customdata] == ["feature 11", "feature 10", "bias", "reward"]
-    assert list(figure.layout.yaxis.ticktext) == ["feature 11", "feature 10", "bias", "reward"]
-    assert list(figure.layout.yaxis.tickvals) == list(trace.y) == sorted(trace.y)
+    assert _labels(figure) == ["feature 11", "feature 10", "bias", "reward"]
+    rows = [figure.layout.yaxis.range[1], *trace.y]
+    for label, above, bar in zip(figure.layout.annotations, rows, trace.y, strict=False):
+        assert above <= label.y < bar - trace.width[0] / 2  # between the bar before and its own
     assert list(trace.x) == [-2.0, 0.5, 1.0, -0.5]
     assert list(trace.measure) == ["relative"] * 3 + ["total"]
     assert list(trace.text) == ["-2.00", "+0.50", "+1.00", "-0.50"]
@@ -127,22 +134,22 @@ def test_figures_are_finite_also_of_nothing_and_of_zeros(values) -> None:
 def test_labels_are_shown_as_they_are_and_not_as_markup() -> None:
     label = "ünïcode ☕ 'quotes' <b>&"
     figure = contributions_figure(contribution_bars(explanation(1.0, labels={10: label}), 8), 1.0)
-    for drawn in (figure.data[0].customdata[0][0], figure.layout.yaxis.ticktext[0]):
+    for drawn in (figure.data[0].customdata[0][0], _labels(figure)[0]):
         assert html.unescape(drawn.replace("<br>", " ")) == f"{label} (10)"
         assert "<b>" not in drawn  # Plotly reads HTML
         assert "'quotes'" in drawn  # but does not know &quot; and the like
 
 
-def test_a_long_label_is_drawn_whole_in_lines_that_leave_the_bars_their_room() -> None:
-    label = f"{'a & b, ' * 10}(auto 0.83)"
+def test_a_long_label_is_drawn_whole_in_lines_that_fit_on_a_phone() -> None:
+    label = f"{'a & b, ' * 30}(auto 0.83)"
     figure = contributions_figure(contribution_bars(explanation(1.0, -1.0, labels={10: label}), 8), 1.0)
-    (first, *_), (top, second, *_) = figure.layout.yaxis.ticktext, figure.data[0].y
+    (first, *_), (top, second, *_) = _labels(figure), figure.data[0].y
     for drawn, width in ((first, LINE), (figure.data[0].customdata[0][0], NOTE_LINE)):
         lines = [html.unescape(line) for line in drawn.split("<br>")]
         assert " ".join(lines) == f"{label} (10)" and max(map(len, lines)) <= width
     # Its row is as high as its lines, and that of the short label is not.
-    assert top > 2 * (figure.layout.yaxis.range[0] - figure.data[0].y[-1])
-    assert second - top > top
+    one_line = figure.data[0].y[-1] - second
+    assert top > 2 * one_line and second - top == one_line
 
 
 def _gated(**other: Any) -> Explanation:
@@ -171,7 +178,7 @@ def test_only_features_that_fire_have_bars_which_say_where_and_reconcile() -> No
         "Fires at no · never; activation up to<br>4.<br>weight +0.5 × (score +2 − mu 0) /<br>sigma 0.5 = +2"
     )
     assert silent_line(given.contributions) == "1 more feature does not fire here and contributes nothing."
-    drawn = contributions_figure(bars, given.reward).layout.yaxis.ticktext[0]
+    drawn = _labels(contributions_figure(bars, given.reward))[0]
     assert drawn.startswith("feature 10<br>") and "at no · never" in drawn
 
 
@@ -210,8 +217,8 @@ def test_the_bars_of_a_margin_are_of_features_that_fire_in_either_response() -> 
     b = _gated(contributions=(replace(first, score=1.0, contribution=1.0), *quiet))
     parts = explain_difference(a, b)
     figure = difference_figure(parts, sum(part.contribution for part in parts))
-    assert [tick.split("<br>")[0] for tick in figure.layout.yaxis.ticktext] == ["feature 10", "feature 12", "margin"]
-    assert ["in both" in figure.layout.yaxis.ticktext[0], "in A" in figure.layout.yaxis.ticktext[1]] == [True, True]
+    assert [tick.split("<br>")[0] for tick in _labels(figure)] == ["feature 10", "feature 12", "margin"]
+    assert ["in both" in _labels(figure)[0], "in A" in _labels(figure)[1]] == [True, True]
     assert silent_in_both_line(parts) == "1 more feature fires in neither response and contributes nothing."
     for part in parts:
         assert part.weight * (part.score_a - part.score_b) / part.sigma == pytest.approx(part.contribution)
@@ -242,7 +249,7 @@ def test_a_family_has_one_bar_named_after_its_leader_and_the_tooltip_takes_it_ap
         "They fire at “,” · no · never.",
     ]
     assert "weight" in alone.note
-    top = contributions_figure([family, alone], given.reward).layout.yaxis.ticktext[0]
+    top = _labels(contributions_figure([family, alone], given.reward))[0]
     assert [re.sub("<.*?>", "", line) for line in top.split("<br>")] == [
         "no &amp; never (12)",
         "+ 1 that fires with it",
@@ -275,7 +282,7 @@ def test_the_bars_of_a_margin_are_of_families_too(top) -> None:
     figure = difference_figure(parts, a.reward, top)
     *bars, total = figure.data[0].x
     assert sum(bars) == pytest.approx(total, abs=1e-5) and len(bars) == 2
-    assert "+ 1 that fires with it" in figure.layout.yaxis.ticktext[0] and "fires in A" in figure.layout.yaxis.ticktext[0]
+    assert "+ 1 that fires with it" in _labels(figure)[0] and "fires in A" in _labels(figure)[0]
     assert (
         figure.data[0]
         .customdata[0][1]
