@@ -150,7 +150,7 @@ def _members(family: _Family) -> list[str]:
 
 def _label(bar: Bar) -> str:
     """The whole label in lines, and below it which features stand behind the bar and where they fire."""
-    lines = _wrapped(bar.label, LINE)
+    lines = _wrapped(bar.label.replace("(auto ", "(auto\N{NO-BREAK SPACE}"), LINE)  # a detection score stays whole
     for line in filter(None, (bar.family, bar.where)):
         short = html.escape(textwrap.shorten(html.unescape(line), LINE + 4, placeholder=" …"), quote=False)
         lines.append(f'<span style="font-size:0.85em">{short}</span>')

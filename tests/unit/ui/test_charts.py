@@ -146,7 +146,8 @@ def test_a_long_label_is_drawn_whole_in_lines_that_fit_on_a_phone() -> None:
     (first, *_), (top, second, *_) = _labels(figure), figure.data[0].y
     for drawn, width in ((first, LINE), (figure.data[0].customdata[0][0], NOTE_LINE)):
         lines = [html.unescape(line) for line in drawn.split("<br>")]
-        assert " ".join(lines) == f"{label} (10)" and max(map(len, lines)) <= width
+        assert " ".join(lines).replace("\N{NO-BREAK SPACE}", " ") == f"{label} (10)" and max(map(len, lines)) <= width
+    assert "(auto\N{NO-BREAK SPACE}0.83)" in first
     # Its row is as high as its lines, and that of the short label is not.
     one_line = figure.data[0].y[-1] - second
     assert top > 2 * one_line and second - top == one_line
