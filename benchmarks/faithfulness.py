@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
@@ -51,7 +51,7 @@ def stability(tasks: Sequence[str]) -> None:
         model = SparseRM.from_pretrained(task)
         known = model.card.training["settings"]
         wanted = {name: known[name] for name in ("k", "pooling", "selection", "l2")}
-        settings = FitSettings(**wanted, score=model.head.score)
+        settings = FitSettings(**wanted, score=model.head.score, named=known.get("named", False))
         sae = model.load_sae()
         train, test = (_represent(model, task, split, sae) for split in ("train", "test"))
         again = [fit_head(train.take(resample(train.groups, seed)), sae, settings).head for seed in range(DRAWS)]
@@ -63,7 +63,7 @@ def stability(tasks: Sequence[str]) -> None:
             for folder in others:
                 other = load_sae(folder)
                 its_train, its_test = (_represent(model, task, split, other) for split in ("train", "test"))
-                head = fit_head(its_train, other, settings).head
+                head = fit_head(its_train, other, replace(settings, named=False)).head  # its latents have no labels
                 agreements.append(head_agreement(model.head, head, _both(test), _both(its_test), same_sae=False))
             what = "an SAE of another seed" if len(others) == 1 else f"{len(others)} SAEs of other seeds"
             found[task][what] = _summary(model.head, agreements, sae, same_sae=False)

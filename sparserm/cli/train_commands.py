@@ -72,7 +72,7 @@ def train(
         ),
     ] = None,
     avoid_length: Annotated[bool, typer.Option(help="Keep margins from following the length of responses.")] = False,
-    named: Annotated[bool, typer.Option(help="Gated: about four in five features have a label.")] = False,
+    named: Annotated[bool, typer.Option(help="Gated: about five in six features have a label.")] = False,
     backbone: BackboneOption = DEFAULT_BACKBONE,
     test: Annotated[str | None, typer.Option(help="Test pairs. Default: cross-validation over prompts.")] = None,
     column: Columns = None,

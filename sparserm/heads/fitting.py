@@ -58,7 +58,7 @@ class FitSettings:
             scores are screened with length held fixed.
         score: kind of the alignment scores; None is ``gated`` where each latent of the SAE has a threshold of its own and the
             selection allows it, else ``projection``.
-        named: about four in five features have a label (:func:`~sparserm.heads.labels.named_latents`); with gated scores.
+        named: about five in six features have a label (:func:`~sparserm.heads.labels.named_latents`); with gated scores.
 
     Raises:
         SparseRMError: a setting is out of its range.

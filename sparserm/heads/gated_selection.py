@@ -129,19 +129,32 @@ GATED_SELECTORS: dict[str, GatedSelector] = {"stable": select_stable, "frequency
 def prefer_named(statistics: GatedStatistics, named: np.ndarray, select: GatedSelector, k: int) -> GatedStatistics:
     """The same statistics, of the latents that a head may use of which most features are to have a name.
 
-    These are all that have one, and of the others those that come back most often, a fifth as many as would be chosen of the
-    named. On held-out prompts such heads ranked as well as those of any latents; without the others they ranked one to two
-    points worse.
+    These are all that have one, and of the others those that come back most often: as many that no more than one in
+    ``OTHERS + 1`` of the chosen features has no name. On held-out prompts such heads ranked as well as those of any latents;
+    without the others they ranked one to two points worse.
 
     Args:
         named: ``[d_sae]`` bool.
     """
-    _, chosen = select(replace(statistics, among=named), k)
+
+    def selected(limited: GatedStatistics) -> np.ndarray:
+        found, places = select(limited, k)
+        return named[found.latents[places]]
+
+    only_named = replace(statistics, among=named)
     frequency = np.where(named, 0, statistics.frequency)
-    others = np.argsort(-frequency, kind="stable")[: len(chosen) // OTHERS]
-    among = named.copy()
-    among[others[frequency[others] >= OFTEN]] = True
-    return replace(statistics, among=among)
+    others = np.argsort(-frequency, kind="stable")[: (frequency >= OFTEN).sum()]
+    n_others = len(selected(only_named)) // OTHERS
+    while len(others := others[:n_others]):
+        among = named.copy()
+        among[others] = True
+        limited = replace(statistics, among=among)
+        has_name = selected(limited)
+        allowed = int(has_name.sum()) // OTHERS
+        if (~has_name).sum() <= allowed:
+            return limited
+        n_others = min(allowed, len(others) - 1)  # they took the place of features with a name
+    return only_named
 
 
 def _path(found: Candidates, k: int) -> np.ndarray:

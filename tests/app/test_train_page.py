@@ -348,6 +348,29 @@ def test_a_deleted_job_is_gone_and_saved_heads_stay() -> None:
     assert queue.list_jobs() == [] and list(own_heads()) == ["made-up"]
 
 
+def test_a_job_that_somebody_else_deleted_cannot_be_resumed_and_the_page_says_so() -> None:
+    job = _done_job()
+    queue.write_status(replace(job, state="cancelled"))
+    page = _page(view="Results", job=job.id)
+    resume = _button(page, "Resume")
+    queue.delete(job.id)
+    resume.click().run()
+    assert not page.exception
+    assert "it may have been deleted" in page.toast[0].value
+
+
+def test_before_an_upload_is_deleted_the_page_names_the_job_that_reads_it() -> None:
+    page = _uploaded(_lines(*(_row(n) for n in range(12))))
+    assert not any("is reading it" in warning.value for warning in page.warning)
+    job = _done_job()
+    upload = next(source for label, source in list_sources().items() if "(uploaded)" in label)
+    (job.folder / "spec.json").write_text(json.dumps({"source": upload.to_dict()}))
+    with queue.worker_lock(job.folder, timeout=0):
+        queue.write_status(replace(job, state="running", title="my *head*"))
+        page.run()
+    assert any(warning.value == "my \\*head\\* is reading it, and will fail without it." for warning in page.warning)
+
+
 # ------------------------------------------------------------------------------------------------------------ heads
 
 

@@ -177,6 +177,7 @@ class _Endpoints:
     def add_to(self, app: FastAPI) -> None:
         """Register the handlers."""
         app.get("/health", summary="Health check.", response_class=PlainTextResponse)(self.health)
+        app.head("/health", include_in_schema=False)(self.health)  # as load balancers ask
         app.get("/info", summary="Heads, backbone and limits.")(self.info)
         app.get("/metrics", summary="Prometheus metrics.", response_class=_FiguresResponse)(self.figures)
         for path in ("score", "compare", "explain", "get_reward", "classify", "pooling", "predict", "rerank"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import streamlit as st
 
 from sparserm import jobs
@@ -63,6 +65,14 @@ def _draw(found: jobs.JobStatus) -> None:
             st.success(f"{plain(found.title)}: done.")
     with right:
         if found.active:
-            st.button("Cancel", key=f"cancel {found.id}", on_click=jobs.cancel, args=(found.id,), width="stretch")
+            st.button("Cancel", key=f"cancel {found.id}", on_click=_ask, args=(jobs.cancel, found.id), width="stretch")
         elif found.state != "done":
-            st.button("Resume", key=f"resume {found.id}", on_click=jobs.resume, args=(found.id,), width="stretch")
+            st.button("Resume", key=f"resume {found.id}", on_click=_ask, args=(jobs.resume, found.id), width="stretch")
+
+
+def _ask(what: Callable[[str], None], job: str) -> None:
+    """Cancel or resume a job, which somebody else may have deleted meanwhile."""
+    try:
+        what(job)
+    except SparseRMError as error:
+        st.toast(plain(sentence(error)), icon=":material/error:")

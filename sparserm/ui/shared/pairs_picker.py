@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -148,7 +149,28 @@ def _take_name(key: str) -> None:
 def _offer_deletion(key: str, label: str, source: DataSource) -> None:
     with st.popover("Delete upload", icon=":material/delete:"):
         st.text(f"Delete {Path(source.name).name} from this app for everyone? Heads trained on it and stored results are kept.")
+        for title in _jobs_reading(source):
+            st.warning(f"{plain(title)} is reading it, and will fail without it.")
         st.button("Delete the file", key=f"{key} delete {label}", type="primary", on_click=_delete, args=(key, source))
+
+
+def _jobs_reading(source: DataSource) -> list[str]:
+    """Titles of the running and waiting jobs whose specification names an upload."""
+    found = []
+    for one in jobs.list_jobs():
+        with suppress(SparseRMError):  # one that cannot be read
+            if one.active and source.name in _strings(jobs.spec(one.id)):
+                found.append(one.title)
+    return found
+
+
+def _strings(value: object) -> set[str]:
+    """All texts in a JSON value."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list):
+        return set().union(*map(_strings, value))
+    return {value} if isinstance(value, str) else set()
 
 
 def _delete(key: str, source: DataSource) -> None:

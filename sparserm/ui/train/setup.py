@@ -33,7 +33,7 @@ MANY = 5_000
 SHOWN = 500
 L2_STRENGTHS = ("auto", "0.0001", "0.0003", "0.001", "0.003", "0.01", "0.03", "0.1", "0.3", "1", "3")
 NAMED = (
-    "About four in five features have a label, so that nearly every bar can be checked against the text. The head says less "
+    "About five in six features have a label, so that nearly every bar can be checked against the text. The head says less "
     "of what is particular to these pairs and not labelled yet."
 )
 AVOID_LENGTH = (

@@ -14,6 +14,7 @@ from sparserm.heads.gated_selection import (
     OFTEN,
     OTHERS,
     SPLITS,
+    GatedSelector,
     GatedStatistics,
     prefer_named,
     select_frequency,
@@ -222,3 +223,17 @@ def test_most_features_are_named_where_they_are_to_be() -> None:
     assert statistics.frequency[preferred.among & ~named].min() >= statistics.frequency[~preferred.among].max()
     found, places = select_stable(preferred, 64)
     assert preferred.among[found.latents[places]].all()
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("select", [select_stable, select_frequency])
+def test_of_the_chosen_features_at_most_one_in_six_has_no_label(seed: int, select: GatedSelector) -> None:
+    """Also where those without one differ most, and would take the place of those that have one."""
+    statistics = _many()
+    strongest = np.argsort(-statistics.frequency, kind="stable")
+    named = np.ones(len(strongest), bool)
+    named[np.random.default_rng(seed).permutation(strongest[:40])[:30]] = False
+    preferred = prefer_named(statistics, named, select, 16)
+    found, places = select(preferred, 16)
+    has_name = named[found.latents[places]]
+    assert has_name.sum() > 0 and (~has_name).sum() <= has_name.sum() // OTHERS
