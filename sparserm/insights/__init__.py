@@ -1,0 +1,1 @@
+"""Insights: what preference pairs reward and punish, as features with their effect on the win rate. No head is needed."""
