@@ -13,6 +13,7 @@ from scipy.sparse import csr_matrix
 from scipy.special import expit
 from scipy.stats import false_discovery_control, norm
 
+from sparserm.evaluation.intervals import wilson_interval
 from sparserm.heads.screening import GatedScores
 from sparserm.representations.values import PairRepresentations, Representations
 
@@ -169,10 +170,7 @@ def _interval(differences: csr_matrix, wins: np.ndarray, n: np.ndarray, groups: 
     prompts = np.asarray((own != 0).sum(0)).ravel()
     worth = np.where(variance > 0, share * (1 - share) / np.where(variance > 0, variance, 1), prompts)
     worth = np.clip(worth, 1, np.maximum(n, 1))
-    z2 = norm.ppf(0.975) ** 2
-    centre = (share + z2 / (2 * worth)) / (1 + z2 / worth)
-    half = np.sqrt(z2 * (share * (1 - share) / worth + z2 / (4 * worth**2))) / (1 + z2 / worth)
-    return centre - half, centre + half
+    return wilson_interval(share, worth)
 
 
 def _by_group(groups: np.ndarray) -> csr_matrix:

@@ -1,0 +1,153 @@
+"""What preference pairs reward and punish: features with their effect on the win rate, the surest first. No head is needed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from sparserm.backbone.model import Backbone
+from sparserm.heads.families import group_families
+from sparserm.heads.inputs import load_parts
+from sparserm.heads.labels import auto_labels, user_labels
+from sparserm.heads.screening import GatedScores
+from sparserm.insights.effects import Effects, features_of, hold_length, measure_effects, returning
+from sparserm.insights.shortcuts import with_shortcuts
+from sparserm.insights.values import Finding, Insights, Member
+from sparserm.insights.verdict import verdict
+from sparserm.representations.represent import represent_pairs
+from sparserm.representations.store import stored
+from sparserm.representations.values import PairRepresentations
+from sparserm.sae.autoencoder import SparseAutoencoder
+from sparserm.support.defaults import DEFAULT_BACKBONE
+from sparserm.types import PreferenceData, Progress, SparseRMError
+
+#: Sure features, the surest first, that are looked at further and grouped into families.
+MOST = 512
+
+
+def find_insights(
+    data: PreferenceData,
+    *,
+    backbone: Backbone | str | Path = DEFAULT_BACKBONE,
+    sae: SparseAutoencoder | str | Path | None = None,
+    layer: int | None = None,
+    progress: Progress | None = None,
+) -> Insights:
+    """Find what preference pairs reward and punish.
+
+    Args:
+        backbone, sae, layer: whose latents are the features; default: the shipped SAE of the default layer.
+
+    Raises:
+        SparseRMError: no pairs, or the SAE does not match the backbone.
+    """
+    dictionary, model = load_parts(backbone, sae, layer, progress)
+    with stored() as store:
+        hooks = {dictionary.hook: dictionary}
+        found = represent_pairs(data.pairs, model, hooks, "mean", strengths=True, store=store, progress=progress)
+    return insights_of(data, found[dictionary.hook], dictionary)
+
+
+def insights_of(data: PreferenceData, pairs: PairRepresentations, sae: SparseAutoencoder) -> Insights:
+    """:func:`find_insights` from representations with latent strengths; no model is run.
+
+    Raises:
+        SparseRMError: no pairs, or representations without latent strengths.
+    """
+    if not data.pairs:
+        raise SparseRMError(f"{data.name} has no usable pairs; expected one or more; see which rows were left out, and why")
+    features, shortcuts = with_shortcuts(features_of(pairs), data.pairs)
+    effects = measure_effects(features)
+    sure = np.flatnonzero(effects.sure)
+    sure = sure[np.argsort(-np.abs(effects.z[sure]), kind="stable")][:MOST]
+    findings = _findings(features, effects.take(sure), _names(sae, shortcuts))
+    gaps = pairs.length_gaps
+    longer_wins = float(np.mean(np.where(gaps == 0, 0.5, gaps > 0)))
+    return Insights(
+        data=data.name,
+        data_hash=data.content_hash,
+        sae=sae.name,
+        hook=sae.hook.name,
+        n_pairs=len(data.pairs),
+        n_prompts=len(np.unique(pairs.groups)),
+        n_tested=len(effects.latents),
+        n_sure=int(effects.sure.sum()),
+        findings=findings,
+        longer_wins=longer_wins,
+        verdict=verdict(findings, len(data.pairs), len(effects.latents), longer_wins),
+    )
+
+
+@dataclass(frozen=True)
+class _Name:
+    """What is known of a feature before these pairs are looked at."""
+
+    feature: int | None
+    text: str
+    named: bool = True
+    evidence: str = ""
+    detection: float | None = None
+
+
+def _names(sae: SparseAutoencoder, shortcuts: Sequence[str]) -> list[_Name]:
+    """Of all latents, then of the shortcuts; the user's label goes before an automatic one."""
+    own, automatic = user_labels(sae.fingerprint), auto_labels(sae.fingerprint)
+    names = []
+    for latent in range(sae.d_sae):
+        known = automatic.get(latent)
+        evidence = known.evidence if known else ""
+        if latent in own:
+            names.append(_Name(latent, own[latent], evidence=evidence))
+        elif known and known.text is not None and known.detection:
+            names.append(_Name(latent, known.text, evidence=evidence, detection=known.detection.accuracy))
+        else:
+            names.append(_Name(latent, f"feature {latent}", named=False, evidence=evidence))
+    return [*names, *(_Name(None, text) for text in shortcuts)]
+
+
+def _findings(features: GatedScores, effects: Effects, names: Sequence[_Name]) -> tuple[Finding, ...]:
+    """A finding for each family, named after its surest member that has a name."""
+    returns, held = returning(features, effects), hold_length(features, effects.latents)
+    families = _families(features, effects)
+    found = []
+    for i, column in enumerate(effects.latents.tolist()):
+        members = families[column]
+        leader = next((one for one in members if names[one].named), members[0])
+        if column != leader:
+            continue
+        name = names[column]
+        found.append(
+            Finding(
+                feature=name.feature,
+                name=name.text,
+                named=name.named,
+                evidence=name.evidence,
+                detection=name.detection,
+                n=int(effects.n[i]),
+                wins=int(effects.wins[i]),
+                ci95=(float(effects.low[i]), float(effects.high[i])),
+                z=float(effects.z[i]),
+                q=float(effects.q[i]),
+                length_held=float(held.win_rate[i]),
+                length_held_z=float(held.z[i]),
+                returns=float(returns[i]),
+                family=tuple(Member(names[one].feature, names[one].text) for one in members if one != column),
+            )
+        )
+    return tuple(found)
+
+
+def _families(features: GatedScores, effects: Effects) -> dict[int, list[int]]:
+    """The members of each feature's family, the surest first; ``effects`` are in that order.
+
+    Features belong together if they differ in the same pairs and in the same direction, whichever response was chosen.
+    """
+    differences = (features.chosen[:, effects.latents] - features.rejected[:, effects.latents]).toarray()
+    leaders = group_families(effects.latents, np.concatenate([differences, -differences]), effects.z)
+    together: dict[int, list[int]] = {}
+    for column, leader in zip(effects.latents.tolist(), leaders.tolist(), strict=True):
+        together.setdefault(leader, []).append(column)
+    return {member: members for members in together.values() for member in members}

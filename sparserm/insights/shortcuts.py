@@ -1,0 +1,55 @@
+"""Shortcuts beside the latents: length, lists, refusals and the like, and first words, tested as features like any other."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from scipy.sparse import csr_matrix, hstack
+
+from sparserm.audit.surface import MARKS, count_marks
+from sparserm.heads.screening import GatedScores
+from sparserm.types import PreferencePair
+
+#: First words that are tested: the most frequent ones.
+FIRST_WORDS = 12
+
+_FIRST_WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
+
+
+def with_shortcuts(features: GatedScores, pairs: Sequence[PreferencePair]) -> tuple[GatedScores, list[str]]:
+    """The features with the shortcuts as further columns, and the names of these.
+
+    A response has a shortcut that is counted if it has more of it than the other response of its pair.
+
+    Args:
+        features: of ``pairs``, in the same order.
+    """
+    texts = [pair.chosen for pair in pairs], [pair.rejected for pair in pairs]
+    chosen, rejected = (count_marks(side) for side in texts)
+    firsts = [[_first_word(text) for text in side] for side in texts]
+    common = [word for word, _ in Counter(word for side in firsts for word in side if word).most_common(FIRST_WORDS)]
+    begins = [
+        np.array([[first == word for word in common] for first in side]).reshape(len(side), len(common)) for side in firsts
+    ]
+    names = [
+        "is longer, in words",
+        *(f"has more {mark.name}" for mark in MARKS[1:]),
+        *(f"begins with “{word}”" for word in common),
+    ]
+    columns = np.hstack([chosen > rejected, begins[0]]), np.hstack([rejected > chosen, begins[1]])
+    sides = (
+        hstack([own, csr_matrix(more, dtype=float)], "csr")
+        for own, more in zip((features.chosen, features.rejected), columns, strict=True)
+    )
+    both = dict(zip(("chosen", "rejected"), sides, strict=True))
+    return replace(features, **both), names
+
+
+def _first_word(text: str) -> str:
+    """The first word of a text, in lower case unless it is always written otherwise; empty if there is none."""
+    found = _FIRST_WORD.match(text.lstrip(" \t\n\"'“*"))
+    return found[0].lower().replace("’", "'") if found else ""

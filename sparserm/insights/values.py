@@ -1,0 +1,104 @@
+"""Insights as values: findings about features, and what is known of all pairs."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Member:
+    """Another feature of a family: the id of the latent, None for a shortcut, and its name."""
+
+    feature: int | None
+    name: str
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A feature whose effect on the win rate is sure.
+
+    Attributes:
+        feature: id of the latent; None for a shortcut, such as length.
+        name: what a response with the feature does, e.g. ``denies something``; ``feature 12`` without a reliable label.
+        named: whether ``name`` says what it does.
+        evidence: words at which the latent fires, where known.
+        detection: detection score of an automatic label, from 0.5 (chance) to 1.
+        n, wins: pairs in which exactly one response has the feature, and of these pairs in which that response was chosen.
+        ci95: 95 % interval of :attr:`win_rate`, over prompts.
+        z, q: of wins minus losses, and the false discovery rate at which the effect counts as sure.
+        length_held, length_held_z: probability that the response with the feature is chosen if both are equally long, and z.
+        returns: share of the halves of the prompts in which the effect is sure again, with the same sign.
+        family: other features that mostly differ in the same pairs, with the same sign, the surest first.
+    """
+
+    feature: int | None
+    name: str
+    named: bool
+    evidence: str
+    detection: float | None
+    n: int
+    wins: int
+    ci95: tuple[float, float]
+    z: float
+    q: float
+    length_held: float
+    length_held_z: float
+    returns: float
+    family: tuple[Member, ...]
+
+    @property
+    def win_rate(self) -> float:
+        """Share of the pairs that differ in the feature in which the response that has it was chosen."""
+        return self.wins / self.n
+
+    @property
+    def rewarded(self) -> bool:
+        """Whether the pairs reward the feature, and do not punish it."""
+        return self.z > 0
+
+    @property
+    def beside_length(self) -> bool:
+        """Whether the effect is there, with the same sign, with length held fixed (95 % interval)."""
+        return self.length_held_z * self.z > 0 and abs(self.length_held_z) > 1.96
+
+
+@dataclass(frozen=True)
+class Insights:
+    """What preference pairs reward and punish.
+
+    Attributes:
+        data, data_hash: name and content hash of the pairs.
+        sae, hook: whose latents are the features, and where they are read.
+        n_pairs, n_prompts: number of pairs and of their prompts.
+        n_tested, n_sure: features that differ in enough pairs to be tested, and of these the sure ones.
+        findings: one for each family of sure features, the surest first.
+        longer_wins: share of the pairs in which the response with more tokens was chosen; a tie counts half.
+        verdict: the insights in a few sentences.
+    """
+
+    data: str
+    data_hash: str
+    sae: str
+    hook: str
+    n_pairs: int
+    n_prompts: int
+    n_tested: int
+    n_sure: int
+    findings: tuple[Finding, ...]
+    longer_wins: float
+    verdict: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; ``stability`` is :attr:`Finding.returns`, and ``label`` is null without a reliable one."""
+        features = [
+            {
+                "feature": one.feature,
+                "label": one.name if one.named else None,
+                "win_rate": one.win_rate,
+                "stability": one.returns,
+                **{name: value for name, value in asdict(one).items() if name not in ("feature", "name", "named", "returns")},
+            }
+            for one in self.findings
+        ]
+        return {**{name: value for name, value in asdict(self).items() if name != "findings"}, "features": features}
