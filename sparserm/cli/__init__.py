@@ -9,6 +9,7 @@ Progress and warnings go to stderr too.
 from sparserm.cli import score_commands as score_commands
 from sparserm.cli import train_commands as train_commands
 from sparserm.cli import evaluate_commands as evaluate_commands
+from sparserm.cli import insights_commands as insights_commands
 from sparserm.cli import head_commands as head_commands
 from sparserm.cli import align_commands as align_commands
 from sparserm.cli import export_commands as export_commands

@@ -19,8 +19,9 @@ def verdict(findings: Sequence[Finding], n_pairs: int, n_tested: int, longer_win
     """What the pairs reward and punish, and what length alone does."""
     if not findings:
         return (
-            f"Nothing is sure in these {n_pairs:,} pairs: of {n_tested:,} features tested none is chosen more or less often than by "
-            f"chance. One that wins {_EFFECT:.0%} would be seen if about {pairs_needed(n_tested):,} pairs differed in it."
+            f"Nothing is sure in these {n_pairs:,} pairs: of {n_tested:,} features tested none is chosen more or less often "
+            f"than by chance. One that wins {_EFFECT:.0%} would be seen if about {pairs_needed(n_tested):,} pairs differed in "
+            "it."
         )
     told = [
         _sentence("Rewarded", [one for one in findings if one.rewarded]),

@@ -1,0 +1,71 @@
+"""The command that says what preference pairs reward: insights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from sparserm.cli.common import AsJson, BackboneOption, Columns, PairsArgument, SkipBad, app, load, print_table, printed_json
+from sparserm.cli.outputs import Force, Output, out_option, pairs_file, sae_folder
+from sparserm.cli.train_commands import SAE_HELP
+from sparserm.support.defaults import DEFAULT_BACKBONE
+from sparserm.support.files import to_csv
+from sparserm.types import SparseRMError
+
+#: Rows that are printed; the output file and JSON have all.
+ROWS = 20
+
+
+@app.command()
+def insights(
+    pairs: PairsArgument,
+    backbone: BackboneOption = DEFAULT_BACKBONE,
+    layer: Annotated[int | None, typer.Option(help="Layer of the shipped SAE: 10, 15 or 20. Default: 15.")] = None,
+    sae: Annotated[str | None, typer.Option(help=SAE_HELP)] = None,
+    out: Annotated[Path | None, out_option(help="Report: an HTML (.html), Markdown (.md) or CSV (.csv) file.")] = None,
+    column: Columns = None,
+    skip_bad: SkipBad = False,
+    force: Force = False,
+    as_json: AsJson = False,
+) -> None:
+    """Find what preference pairs reward and punish: features with their effect on the win rate. No head is needed."""
+    from sparserm.insights.find import find_insights
+    from sparserm.insights.report import findings_table, to_html, to_markdown
+    from sparserm.support.progress import terminal_progress
+
+    output = None
+    if out:
+        if out.suffix.lower() not in (".html", ".md", ".csv"):
+            raise SparseRMError(f"--out {out.name} has no ending that says its format; expected .html, .md or .csv")
+        inputs = {"the pairs": pairs_file(pairs), "the backbone": backbone, "the SAE": sae_folder(sae)}
+        output = Output(out, inputs, force)
+        output.check()
+    data = load(pairs, column, skip_bad)
+    with terminal_progress() as progress:
+        found = find_insights(data, backbone=backbone, sae=sae, layer=layer, progress=progress)
+    if output:
+        writers = {".html": to_html, ".md": to_markdown, ".csv": lambda one: to_csv(findings_table(one))}
+        output.write(writers[output.path.suffix.lower()](found))
+    if printed_json(as_json, {**found.to_dict(), "out": str(out) if out else None}):
+        return
+    typer.echo(found.verdict)
+    rows = findings_table(found)[:ROWS]
+    title = f"{found.data}: {found.n_pairs:,} pairs, {found.n_sure:,} of {found.n_tested:,} features sure"
+    columns = {"chosen": ".0%", "ci95": ".0%", "pairs": ",d", "equally long": ".0%", "a response that …": "s"}
+    if rows:
+        print_table(title, [_printed(row) for row in rows], **columns)
+        if len(found.findings) > ROWS:
+            typer.echo(f"{len(found.findings) - ROWS:,} more: --out report.html, or --json")
+
+
+def _printed(row: dict[str, Any]) -> dict[str, Any]:
+    """The columns of a finding that are printed."""
+    return {
+        "chosen": row["win_rate"],
+        "ci95": (row["low"], row["high"]),
+        "pairs": row["n"],
+        "equally long": row["length_held"],
+        "a response that …": row["name"] + (f" ({row['evidence']})" if row["evidence"] and not row["labelled"] else ""),
+    }

@@ -1,0 +1,157 @@
+"""Insights of made-up pairs: what is planted is found, named and told; what is not there is not."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+
+import numpy as np
+import pytest
+
+from sparserm.heads.labels import AutoLabel, Detection, save_auto_label, save_label
+from sparserm.insights.effects import features_of
+from sparserm.insights.find import insights_of
+from sparserm.insights.report import findings_table, to_html, to_markdown
+from sparserm.insights.shortcuts import with_shortcuts
+from sparserm.insights.values import Insights
+from sparserm.insights.verdict import pairs_needed
+from sparserm.support.files import to_csv
+from sparserm.types import Message, PreferenceData, PreferencePair, SparseRMError
+from tests.unit.features.latents import D_SAE, pairs_where, tiny_sae
+
+N = 400
+
+
+def _data(chosen: list[str], rejected: list[str]) -> PreferenceData:
+    pairs = tuple(
+        PreferencePair((Message("user", f"question {i}"),), a, b) for i, (a, b) in enumerate(zip(chosen, rejected, strict=True))
+    )
+    return PreferenceData("made up | here", pairs, (), len(pairs), "hash")
+
+
+def _insights(win: float = 0.85, seed: int = 0) -> Insights:
+    """Latents 1 and 2 fire together and win, 3 loses as often, 0 and 4 are noise; texts of one length say nothing."""
+    rng = np.random.default_rng(seed)
+    fires = rng.random((2, N, D_SAE)) < 0.4
+    for latent, share in ((1, win), (3, 1 - win)):
+        alone = fires[0, :, latent] != fires[1, :, latent]
+        fires[0, alone, latent] = rng.random(alone.sum()) < share
+        fires[1, alone, latent] = ~fires[0, alone, latent]
+    fires[:, :, 2] = fires[:, :, 1]
+    data = _data([f"word number {i} a" for i in range(N)], [f"word number {i} b" for i in range(N)])
+    return insights_of(data, pairs_where(fires, seed=seed), tiny_sae())
+
+
+def _name(latent: int, text: str | None) -> AutoLabel:
+    score = Detection(0.9, (0.8, 0.95), 0.9, 40, 20)
+    return AutoLabel(text, "" if text else "nothing", "a reader", "d", "h", 10, 100, detection=score, evidence="fires on: no")
+
+
+@pytest.fixture(autouse=True)
+def _home(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("SPARSERM_HOME", str(tmp_path))
+
+
+def test_planted_features_are_found_with_their_sign_and_the_noise_is_not() -> None:
+    found = _insights()
+    assert [(one.feature, one.rewarded, [member.feature for member in one.family]) for one in found.findings] in (
+        [(1, True, [2]), (3, False, [])],
+        [(3, False, []), (1, True, [2])],
+    )
+    first = next(one for one in found.findings if one.feature == 1)
+    assert first.win_rate == pytest.approx(0.85, abs=0.08) and first.ci95[0] < first.win_rate < first.ci95[1]
+    assert first.returns == 1.0 and first.length_held == pytest.approx(first.win_rate, abs=0.05) and first.beside_length
+    assert (found.n_pairs, found.n_prompts, found.n_sure) == (N, N, 3) and found.n_tested >= D_SAE
+
+
+def test_a_family_is_named_after_the_member_that_has_a_name_and_people_go_before_machines() -> None:
+    fingerprint = tiny_sae().fingerprint
+    _label(fingerprint, {2: _name(2, "says no"), 3: _name(3, None)})
+    found = {one.feature: one for one in _insights().findings}
+    assert (found[2].name, found[2].detection, [member.feature for member in found[2].family]) == ("says no", 0.9, [1])
+    assert (found[3].name, found[3].named, found[3].evidence) == ("feature 3", False, "fires on: no")
+    save_label(fingerprint, 2, "refuses")
+    found = {one.feature: one for one in _insights().findings}
+    assert (found[2].name, found[2].detection) == ("refuses", None)
+
+
+def _label(fingerprint: str, labels: dict[int, AutoLabel]) -> None:
+    for latent, label in labels.items():
+        save_auto_label(fingerprint, latent, label)
+
+
+def test_the_verdict_tells_named_findings_and_length() -> None:
+    _label(tiny_sae().fingerprint, {1: _name(1, "says no"), 3: _name(3, "says yes")})
+    found = _insights()
+    one, other = (next(f for f in found.findings if f.feature == latent) for latent in (1, 3))
+    assert f"Rewarded: a response that says no ({one.win_rate:.0%} of the {one.n} pairs that differ in it)." in found.verdict
+    assert f"Punished: a response that says yes ({other.win_rate:.0%} of the {other.n} pairs" in found.verdict
+    assert f"The longer response is chosen in {found.longer_wins:.0%} of all pairs." in found.verdict
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_where_nothing_is_sure_the_verdict_says_how_many_pairs_would_do(seed: int) -> None:
+    found = _insights(0.5, seed)
+    assert found.findings == () and found.n_sure == 0
+    assert f"Nothing is sure in these {N} pairs" in found.verdict and f"{pairs_needed(found.n_tested):,} pairs" in found.verdict
+    assert "<table" not in to_html(found) and "|---" not in to_markdown(found)
+
+
+def test_of_one_feature_the_pairs_needed_are_those_of_a_test_of_proportions() -> None:
+    # (1.960 * .5 + .8416 * sqrt(.24))^2 / .1^2
+    assert pairs_needed(1) == 194
+    assert pairs_needed(1) < pairs_needed(100) < pairs_needed(1000) < 1000
+
+
+def test_what_is_counted_in_the_text_is_a_feature_like_any_other() -> None:
+    data = _data(["Yes. - It is so, I think.", "No."], ["no, it is not", "Yes, it is"])
+    features, names = with_shortcuts(features_of(pairs_where(np.zeros((2, 2, D_SAE), bool))), data.pairs)
+    chosen, rejected = (side.toarray()[:, D_SAE:] for side in (features.chosen, features.rejected))
+    longer, yes, no = (names.index(name) for name in ("is longer, in words", "begins with “yes”", "begins with “no”"))
+    assert (chosen[:, longer].tolist(), rejected[:, longer].tolist()) == ([1, 0], [0, 1])
+    assert (chosen[:, yes].tolist(), rejected[:, yes].tolist()) == ([1, 0], [0, 1])
+    assert (chosen[:, no].tolist(), rejected[:, no].tolist()) == ([0, 1], [1, 0])
+    person = names.index("has more first person")
+    assert (chosen[0, person], rejected[0, person]) == (1, 0)
+
+
+def test_a_shortcut_that_wins_is_found_beside_latents_that_do_nothing() -> None:
+    rng = np.random.default_rng(0)
+    longer = rng.random(N) < 0.8
+    texts = [f"word number {i}" for i in range(N)], [f"word number {i} {'and more ' * 2}" for i in range(N)]
+    chosen, rejected = ([texts[int(is_longer ^ side)][i] for i, is_longer in enumerate(longer)] for side in (False, True))
+    found = insights_of(_data(chosen, rejected), pairs_where(rng.random((2, N, D_SAE)) < 0.3), tiny_sae())
+    assert [(one.feature, one.name) for one in found.findings] == [(None, "is longer, in words")]
+    assert found.findings[0].win_rate == pytest.approx(longer.mean())
+
+
+def test_without_pairs_it_says_so() -> None:
+    with pytest.raises(SparseRMError, match="no usable pairs; expected one or more"):
+        insights_of(_data([], []), pairs_where(np.zeros((2, 0, D_SAE), bool)), tiny_sae())
+
+
+def test_reports_show_every_finding_and_no_text_as_markup() -> None:
+    _label(tiny_sae().fingerprint, {1: _name(1, "says <b>|& no"), 3: _name(3, None)})
+    found = _insights()
+    rows = list(csv.DictReader(io.StringIO(to_csv(findings_table(found)))))
+    assert {row["name"] for row in rows} == {"says <b>|& no", "feature 3"} and float(rows[0]["win_rate"]) > 0
+    page = to_html(found)
+    assert (
+        "says &lt;b&gt;|&amp; no" in page
+        and "<b>|" not in page
+        and found.verdict.split(" (")[0].replace("<", "&lt;")[:20] in page
+    )
+    assert not re.search(r"(?:src|href)=", page)  # nothing from elsewhere
+    lines = to_markdown(found).splitlines()
+    table = [re.split(r"(?<!\\)\|", line) for line in lines if line.startswith("|")]
+    assert len(table) == 2 + len(found.findings) and len({len(row) for row in table}) == 1
+    assert "feature 3 (fires on: no)" in to_markdown(found)
+
+
+def test_plain_values_have_the_names_that_others_rely_on() -> None:
+    value = json.loads(json.dumps(_insights().to_dict(), allow_nan=False))
+    assert {"n_pairs", "features", "verdict"} <= set(value)
+    assert {"feature", "label", "win_rate", "ci95", "n", "q", "stability", "family"} <= set(value["features"][0])
+    assert value["features"][0]["label"] is None
