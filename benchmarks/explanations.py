@@ -70,7 +70,8 @@ class Meaning:
     Attributes:
         accuracy: share of the test pairs ranked correctly.
         silent_share: share of the sum of absolute contributions that belongs to latents which fire nowhere in the response.
-        sign_agreement: share of the weights with the sign of their latent's frequency gap in the training pairs.
+        sign_agreement: share of the weights with the sign that their latent shows in the training pairs, see
+            :func:`shown_signs`.
         firing: median number of the head's latents that fire in a response.
         minus_dense, minus_frequency, minus_random: accuracy minus that of the dense probe, of the paper's selector with as many
             features, and of as many random latents (mean of five), each with its 95 % interval over prompts.
@@ -120,6 +121,13 @@ def fires(latents: LatentSummary, features: np.ndarray) -> np.ndarray:
     return found
 
 
+def shown_signs(head: RewardHead, stats: FeatureStats, train: PairRepresentations) -> np.ndarray:
+    """``[K]`` sign of each feature's frequency gap over the training pairs, or of its score's gap if that is zero."""
+    gaps = stats.gap[head.features]
+    scores = (head_scores(head, train.chosen) - head_scores(head, train.rejected)).mean(0)
+    return np.asarray(np.sign(np.where(gaps == 0, scores, gaps)))
+
+
 def meaning(task: Task, head: RewardHead, baselines: Mapping[str, Sequence[np.ndarray]]) -> Meaning:
     """Measure a head on the test responses, beside the margins of its baselines."""
     parts = np.abs(contributions_in_pairs(head, task.test))
@@ -134,7 +142,7 @@ def meaning(task: Task, head: RewardHead, baselines: Mapping[str, Sequence[np.nd
         k=len(head.features),
         accuracy=float(correct.mean()),
         silent_share=float(parts[~fired].sum() / parts.sum()),
-        sign_agreement=float((np.sign(head.weights) == np.sign(task.stats.gap[head.features])).mean()),
+        sign_agreement=float((np.sign(head.weights) == shown_signs(head, task.stats, task.train)).mean()),
         firing=float(np.median(fired.sum(1))),
         minus_dense=against("dense"),
         minus_frequency=against("frequency"),

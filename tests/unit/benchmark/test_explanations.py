@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from benchmarks.explanations import agreement, families_found, fires, meaning, shared_families
+from benchmarks.explanations import agreement, families_found, fires, meaning, shared_families, shown_signs
 from sparserm.heads.fitting import FitSettings
 from sparserm.heads.reward import RewardHead
 from sparserm.heads.selection import FeatureStats
@@ -38,13 +38,22 @@ def test_the_meaning_of_a_head_by_hand() -> None:
     )
     chosen, rejected = _side([[3, 1], [1, 2]], [[1], [1, 2]]), _side([[1, 0], [-1, 1]], [[1], [1, 3]])
     pairs = PairRepresentations(chosen, rejected, np.arange(2))
-    task = SimpleNamespace(test=pairs, stats=FeatureStats(np.array([0, 0.9, 0, 0.1]), np.array([0, 0.5, 0, 0.4])))
+    task = SimpleNamespace(train=pairs, test=pairs, stats=FeatureStats(np.array([0, 0.9, 0, 0.1]), np.array([0, 0.5, 0, 0.4])))
     margins = {"dense": [np.array([1.0, -1.0])], "frequency": [np.ones(2)], "random": [-np.ones(2), np.ones(2)]}
     found = meaning(task, head, margins)
     assert (found.k, found.accuracy, found.firing) == (2, 1.0, 1.0)
     assert found.silent_share == pytest.approx(3 / 10)
     assert found.sign_agreement == 0.5  # the second is more frequent in rejected responses
     assert [found.minus_dense[0], found.minus_frequency[0], found.minus_random[0]] == [0.5, 0.0, 0.5]
+
+
+def test_what_fires_equally_often_shows_the_sign_of_how_strongly() -> None:
+    head = RewardHead(
+        np.array([1, 3]), np.eye(2, dtype=np.float32), np.zeros(2, np.float32), np.zeros(2), np.ones(2), np.ones(2), 0.0, "mean"
+    )
+    pairs = PairRepresentations(_side([[3, -1], [1, 2]], [[1], [1]]), _side([[1, 4], [2, 0]], [[1], [1]]), np.arange(2))
+    stats = FeatureStats(np.array([0, 0.5, 0, 0.6]), np.array([0, 0.5, 0, 0.4]))
+    assert shown_signs(head, stats, pairs).tolist() == [1, 1]  # 4 > 3 in sum; the second is more frequent in chosen responses
 
 
 def test_heads_whose_features_always_fire_together_match_whatever_their_ids() -> None:
