@@ -42,6 +42,7 @@ bench: setup
 	$(BIN)/python -m benchmarks.faithfulness
 	$(BIN)/python -m benchmarks.explanations
 	$(BIN)/python -m benchmarks.planted
+	$(BIN)/python -m benchmarks.insights
 	$(BIN)/python -m benchmarks.faults
 	$(BIN)/python -m benchmarks.quality rankers costs frozen full lora
 	$(BIN)/python -m benchmarks.shift

@@ -242,6 +242,18 @@ def planted() -> list[str]:
     return lines
 
 
+def insights() -> list[str]:
+    """How far insights are silent where there is nothing, and hold on other prompts."""
+    names = ("pairs", "tested", "sure", "families", "with a name", "sure if shuffled", "same sign", "sure again")
+    lines = header("task", *names, "seconds")
+    for task, one in read_results("insights")["tasks"].items():
+        lines.append(
+            f"| {task} | {one['pairs']:,} | {one['tested']:,} | {one['sure']:,} | {one['families']:,} | {one['named']:,} "
+            f"| {max(one['shuffled'])} | {one['same_sign']:.1%} | {one['sure_again']:.0%} | {one['seconds']:.1f} |"
+        )
+    return lines
+
+
 def labels() -> list[str]:
     """Labels of the latents that heads may use, by the pairs and the layer on which they were read, and detection scores."""
     names = ["pairs, layer", "latents read", "labels shown", "detection score (median)"]

@@ -150,6 +150,7 @@ TABLES: dict[str, Callable[[], list[str]]] = {
     "explanations": evidence_tables.explanations,
     "bars": evidence_tables.bars,
     "null": evidence_tables.null,
+    "insights": evidence_tables.insights,
     "planted": evidence_tables.planted,
     "labels": evidence_tables.labels,
     "faults": evidence_tables.faults,

@@ -30,7 +30,7 @@ _OF_FEATURE = ("Contribution", "Alignment score", "Activation")
 def waterfall(explanation: Explanation, top: int, pooling: Pooling) -> tuple[int, ...]:
     """The contributions as bars. Returns the features of the selected bar, none if no bar of features is."""
     drawn = len(by_family(explanation.contributions))
-    everything = drawn > top and st.toggle(
+    everything = drawn > top + 1 and st.toggle(
         "All features", key="everything", help=f"Show every feature instead of the {top} largest and the sum of the others."
     )
     bars = charts.contribution_bars(explanation, drawn if everything else top, pooling)
@@ -41,8 +41,10 @@ def waterfall(explanation: Explanation, top: int, pooling: Pooling) -> tuple[int
         on_select="rerun",
         selection_mode="points",
     )
-    if line := silent_line(explanation.contributions):
-        st.caption(line)
+    about = (
+        "A bar is a pattern of the text that goes with chosen or rejected responses in the training pairs, not a check of it."
+    )
+    st.caption(" ".join(filter(None, [silent_line(explanation.contributions), about])))
     points = event["selection"]["points"]
     number = points[0]["point_index"] if points else len(bars)
     if number >= len(bars) or (feature := bars[number].feature) is None:

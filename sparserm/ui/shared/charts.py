@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import re
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +22,9 @@ from sparserm.ui.shared.style import DOWN, FAINT, NEUTRAL, UP
 LINE, NOTE_LINE = 50, 38
 #: Pixels: letters of a label, height of its lines, of the space above and below a bar, and of a bar.
 _LETTERS, _LINE_HEIGHT, _ABOVE, _BETWEEN, _THICK = 13, 17, 4, 12, 15
+
+#: A label, its detection score if it is automatic, and the number of its feature, see :func:`_name`.
+_LABEL = re.compile(r"(.*?)(?: \(auto (\d\.\d\d)\))?(?: \((\d+)\))?", re.DOTALL)
 
 _Family = FamilyContribution[Contribution] | FamilyContribution[FeatureDifference]
 
@@ -52,6 +56,7 @@ def contribution_bars(explanation: Explanation, top: int, pooling: str = "mean")
     Features that are silent and contribute nothing have no bar.
     """
     families = by_family(explanation.contributions)
+    top += len(families) == top + 1  # a bar for the rest would take no less room
     bars = []
     for family in families[:top]:
         firing = firing_of(explanation, family.members, pooling)
@@ -69,6 +74,7 @@ def difference_figure(parts: Sequence[FeatureDifference], margin: float, top: in
     Features that are silent in both responses and contribute nothing have no bar.
     """
     families = by_family(parts)
+    top += len(families) == top + 1
     bars = []
     for family in families[:top]:
         firing = difference_firing(family.members)
@@ -149,10 +155,14 @@ def _members(family: _Family) -> list[str]:
 
 
 def _label(bar: Bar) -> str:
-    """The whole label in lines, and below it which features stand behind the bar and where they fire."""
-    lines = _wrapped(bar.label.replace("(auto ", "(auto\N{NO-BREAK SPACE}"), LINE)  # a detection score stays whole
-    for line in filter(None, (bar.family, bar.where)):
-        short = html.escape(textwrap.shorten(html.unescape(line), LINE + 4, placeholder=" …"), quote=False)
+    """The whole label in lines, and below it the features behind the bar, the label's detection score and where they fire."""
+    parts = _LABEL.fullmatch(bar.label)
+    assert parts is not None  # every label matches
+    text, detection, feature = parts.groups()
+    facts = [f"feature {feature}" if feature else "", f"detection {detection}" if detection else "", bar.family]
+    lines = _wrapped(text, LINE)
+    for line in filter(None, (" · ".join(filter(None, facts)), bar.where)):
+        short = html.escape(textwrap.shorten(html.unescape(line), LINE + 8, placeholder=" …"), quote=False)
         lines.append(f'<span style="font-size:0.85em">{short}</span>')
     return "<br>".join(lines)
 

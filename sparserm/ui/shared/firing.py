@@ -17,7 +17,7 @@ class Firing:
     """Where a feature fires in a response.
 
     Attributes:
-        short: a few words, e.g. ``at no · I · have``; empty if unknown.
+        short: a few words, e.g. ``fires on: no · I · have``; empty if unknown.
         sentence: the same as a sentence, with the largest activation.
         words: the words at which it fires, the strongest first.
     """
@@ -41,7 +41,7 @@ def firing_of(explanation: Explanation, parts: Sequence[Contribution], pooling: 
         return Firing("at the end", f"{fires} at the end of the response, where this head reads it.", words)
     shown = " · ".join(words[:WORDS])
     upto = f"; activation up to {parts[0].activation or 0:.3g}" if len(parts) == 1 else ""
-    return Firing(f"at {shown}", f"{fires} at {shown}{upto}.", words)
+    return Firing(f"fires on: {shown}", f"{fires} at {shown}{upto}.", words)
 
 
 def firing_words(explanation: Explanation, feature: int) -> tuple[str, ...]:

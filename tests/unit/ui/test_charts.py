@@ -49,7 +49,7 @@ def test_bars_add_up_to_the_reward_however_many_are_shown(seed, top) -> None:
     bars = contribution_bars(given, top)
     assert sum(bar.value for bar in bars) == pytest.approx(given.reward, abs=1e-12)
     n = len(given.contributions)
-    assert len(bars) == min(top, n) + (n > top) + (given.bias != 0)
+    assert len(bars) == min(top + 1, n) + (given.bias != 0)
 
 
 def test_bars_by_hand() -> None:
@@ -134,20 +134,22 @@ def test_figures_are_finite_also_of_nothing_and_of_zeros(values) -> None:
 def test_labels_are_shown_as_they_are_and_not_as_markup() -> None:
     label = "ünïcode ☕ 'quotes' <b>&"
     figure = contributions_figure(contribution_bars(explanation(1.0, labels={10: label}), 8), 1.0)
-    for drawn in (figure.data[0].customdata[0][0], _labels(figure)[0]):
-        assert html.unescape(drawn.replace("<br>", " ")) == f"{label} (10)"
-        assert "<b>" not in drawn  # Plotly reads HTML
-        assert "'quotes'" in drawn  # but does not know &quot; and the like
+    drawn, *_ = _labels(figure)[0].split("<br>")
+    for one, whole in ((drawn, label), (figure.data[0].customdata[0][0], f"{label} (10)")):
+        assert html.unescape(one.replace("<br>", " ")) == whole
+        assert "<b>" not in one  # Plotly reads HTML
+        assert "'quotes'" in one  # but does not know &quot; and the like
 
 
 def test_a_long_label_is_drawn_whole_in_lines_that_fit_on_a_phone() -> None:
-    label = f"{'a & b, ' * 30}(auto 0.83)"
-    figure = contributions_figure(contribution_bars(explanation(1.0, -1.0, labels={10: label}), 8), 1.0)
+    label = ("a & b, " * 30).strip()
+    figure = contributions_figure(contribution_bars(explanation(1.0, -1.0, labels={10: f"{label} (auto 0.83)"}), 8), 1.0)
     (first, *_), (top, second, *_) = _labels(figure), figure.data[0].y
-    for drawn, width in ((first, LINE), (figure.data[0].customdata[0][0], NOTE_LINE)):
-        lines = [html.unescape(line) for line in drawn.split("<br>")]
-        assert " ".join(lines).replace("\N{NO-BREAK SPACE}", " ") == f"{label} (10)" and max(map(len, lines)) <= width
-    assert "(auto\N{NO-BREAK SPACE}0.83)" in first
+    *lines, facts = [html.unescape(line) for line in first.split("<br>")]
+    assert " ".join(lines) == label and max(map(len, lines)) <= LINE
+    assert re.sub("<.*?>", "", facts) == "feature 10 · detection 0.83"
+    title = [html.unescape(line) for line in figure.data[0].customdata[0][0].split("<br>")]
+    assert " ".join(title) == f"{label} (auto 0.83) (10)" and max(map(len, title)) <= NOTE_LINE
     # Its row is as high as its lines, and that of the short label is not.
     one_line = figure.data[0].y[-1] - second
     assert top > 2 * one_line and second - top == one_line
@@ -173,14 +175,14 @@ def _gated(**other: Any) -> Explanation:
 def test_only_features_that_fire_have_bars_which_say_where_and_reconcile() -> None:
     given = _gated()
     bars = contribution_bars(given, 8)
-    assert [(bar.feature, bar.where) for bar in bars] == [(10, "at no · never"), (12, "at “,”")]
+    assert [(bar.feature, bar.where) for bar in bars] == [(10, "fires on: no · never"), (12, "fires on: “,”")]
     assert sum(bar.value for bar in bars) == pytest.approx(given.reward)
     assert bars[0].note == (
         "Fires at no · never; activation up to<br>4.<br>weight +0.5 × (score +2 − mu 0) /<br>sigma 0.5 = +2"
     )
     assert silent_line(given.contributions) == "1 more feature does not fire here and contributes nothing."
     drawn = _labels(contributions_figure(bars, given.reward))[0]
-    assert drawn.startswith("feature 10<br>") and "at no · never" in drawn
+    assert drawn.startswith("feature 10<br>") and "fires on: no · never" in drawn
 
 
 def test_a_head_that_reads_the_end_says_what_fires_there() -> None:
@@ -241,7 +243,7 @@ def test_a_family_has_one_bar_named_after_its_leader_and_the_tooltip_takes_it_ap
     given = _together()
     family, alone = contribution_bars(given, 8)
     assert (family.label, family.feature, family.others) == ("no &amp; never (12)", 12, (10,))
-    assert (family.family, family.where) == ("+ 1 that fires with it", "at “,” · no · never")
+    assert (family.family, family.where) == ("+ 1 that fires with it", "fires on: “,” · no · never")
     assert family.value == pytest.approx(1.4) and (alone.feature, alone.others, alone.family) == (11, (), "")
     assert family.note.split("<br>") == [
         "2 features that fire together:",
@@ -252,9 +254,9 @@ def test_a_family_has_one_bar_named_after_its_leader_and_the_tooltip_takes_it_ap
     assert "weight" in alone.note
     top = _labels(contributions_figure([family, alone], given.reward))[0]
     assert [re.sub("<.*?>", "", line) for line in top.split("<br>")] == [
-        "no &amp; never (12)",
-        "+ 1 that fires with it",
-        "at “,” · no · never",
+        "no &amp; never",
+        "feature 12 · + 1 that fires with it",
+        "fires on: “,” · no · never",
     ]
 
 
@@ -262,7 +264,15 @@ def test_a_family_has_one_bar_named_after_its_leader_and_the_tooltip_takes_it_ap
 def test_bars_of_families_add_up_and_the_rest_counts_features(top) -> None:
     bars = contribution_bars(_together(), top)
     assert sum(bar.value for bar in bars) == pytest.approx(2.15, abs=1e-5)
-    assert [bar.label for bar in bars[top:]] == [["3 smaller features"], ["1 smaller feature"], []][top]
+    assert [bar.label for bar in bars[top:]] == [["3 smaller features"], ["feature 11"], []][top]
+
+
+@pytest.mark.parametrize("label", ["(auto 0.83)", "it says (12)", "a\nb", "", "x (auto 0.8)", "(10)"])
+def test_a_label_that_looks_like_facts_is_still_shown_whole(label: str) -> None:
+    figure = contributions_figure(contribution_bars(explanation(1.0, labels={10: label}), 8), 1.0)
+    first, *_, facts = _labels(figure)[0].split("<br>")
+    assert " ".join(label.split()) == first or label == "(auto 0.83)"
+    assert "feature 10" in facts
 
 
 def test_a_leader_that_is_silent_gives_the_bar_no_name() -> None:

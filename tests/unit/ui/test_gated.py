@@ -48,7 +48,7 @@ def test_bars_are_of_firing_features_only_and_add_up(seed) -> None:
     firing = {part.feature for part in given.contributions if part.fires}
     assert {bar.feature for bar in bars} == firing and 2 not in firing
     assert sum(bar.value for bar in bars) == pytest.approx(given.reward)
-    assert all(bar.where.startswith("at w") for bar in bars)
+    assert all(bar.where.startswith("fires on: w") for bar in bars)
     assert silent_line(given.contributions).startswith(str(len(FEATURES) - len(firing)))
 
 

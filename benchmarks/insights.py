@@ -1,0 +1,102 @@
+"""Do insights replicate, and are they silent where there is nothing? ``python -m benchmarks.insights``.
+
+Null: the labels of each task's training pairs are shuffled over pairs; features that still count as sure are false.
+Replication: what is sure on one half of the prompts, looked at on the other half, over several splits. Time: insights of 10,000
+pairs from representations in memory; these are the pairs of a task, repeated with prompts of their own. Results go to
+``benchmarks/results/insights.json``.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from benchmarks.common import task_pairs, write_results
+from benchmarks.heads import represent
+from sparserm.backbone.model import Backbone
+from sparserm.insights.effects import features_of, measure_effects
+from sparserm.insights.find import insights_of
+from sparserm.representations.values import PairRepresentations
+from sparserm.sae.autoencoder import SparseAutoencoder, load_sae
+from sparserm.support.defaults import DEFAULT_BACKBONE, DEFAULT_LAYER, TASKS
+from sparserm.training.evidence import shuffled
+from sparserm.types import PreferenceData
+
+SHUFFLES, SPLITS = 20, 10
+#: Pairs of which the time is measured, and how often.
+TIMED, ROUNDS = 10_000, 3
+
+
+def main() -> None:
+    """Measure all tasks with the SAE of the default layer."""
+    sae = load_sae(f"{DEFAULT_BACKBONE}/layer_{DEFAULT_LAYER}")
+    backbone = Backbone.load(DEFAULT_BACKBONE, through_layer=DEFAULT_LAYER)
+    found: dict[str, Any] = {}
+    for task in TASKS:
+        data = task_pairs(task, "train")
+        pairs = represent(data, backbone, [sae])[DEFAULT_LAYER]
+        insights = insights_of(data, pairs, sae)
+        found[task] = {
+            "pairs": insights.n_pairs,
+            "tested": insights.n_tested,
+            "sure": insights.n_sure,
+            "families": len(insights.findings),
+            "named": sum(one.named for one in insights.findings),
+            "shuffled": [null(data, pairs, sae, seed) for seed in range(SHUFFLES)],
+            **replication(pairs),
+            "seconds": timed(data, pairs, sae),
+        }
+        print(task, found[task], flush=True)
+    write_results("insights", {"sae": sae.fingerprint, "tasks": found})
+
+
+def null(data: PreferenceData, pairs: PairRepresentations, sae: SparseAutoencoder, seed: int) -> int:
+    """Sure features after chosen and rejected were swapped in half of the pairs, drawn at random."""
+    mixed = shuffled(pairs, seed)
+    assert mixed.texts is not None and pairs.texts is not None
+    swapped = mixed.texts[0] != pairs.texts[0]
+    turned = [
+        replace(one, chosen=one.rejected, rejected=one.chosen) if swap else one
+        for one, swap in zip(data.pairs, swapped.tolist(), strict=True)
+    ]
+    return insights_of(replace(data, pairs=tuple(turned)), mixed, sae).n_sure
+
+
+def replication(pairs: PairRepresentations) -> dict[str, float]:
+    """Of the latents that are sure on one half: shares with the same sign on the other half, and sure there again."""
+    prompts = np.unique(pairs.groups)
+    same, again = [], []
+    for seed in range(SPLITS):
+        half = np.random.default_rng(seed).permutation(prompts)[: len(prompts) // 2]
+        first, second = (np.flatnonzero(np.isin(pairs.groups, half, invert=other)) for other in (False, True))
+        one = measure_effects(features_of(pairs.take(first)))
+        sure = one.take(np.flatnonzero(one.sure))
+        other = measure_effects(features_of(pairs.take(second)))
+        place = {latent: i for i, latent in enumerate(other.latents.tolist())}
+        for latent, z in zip(sure.latents.tolist(), sure.z.tolist(), strict=True):
+            if latent in place:
+                same.append(bool(other.z[place[latent]] * z > 0))
+                again.append(bool(same[-1] and other.sure[place[latent]]))
+    return {"same_sign": float(np.mean(same)), "sure_again": float(np.mean(again)), "looked_at": len(same) / SPLITS}
+
+
+def timed(data: PreferenceData, pairs: PairRepresentations, sae: SparseAutoencoder) -> float:
+    """Median seconds for :data:`TIMED` pairs: these, repeated, each time with prompts of their own."""
+    rows = np.arange(TIMED) % len(data.pairs)
+    groups = pairs.groups[rows] + (np.arange(TIMED) // len(data.pairs)) * (pairs.groups.max() + 1)
+    many = replace(pairs.take(rows), groups=groups)
+    repeated = replace(data, pairs=tuple(data.pairs[row] for row in rows.tolist()))
+    seconds = []
+    for _ in range(ROUNDS):
+        start = time.perf_counter()
+        insights_of(repeated, many, sae)
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds)
+
+
+if __name__ == "__main__":
+    main()

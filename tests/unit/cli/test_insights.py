@@ -1,0 +1,64 @@
+"""The command ``sparserm insights``: what it prints and writes, and what it refuses."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import numpy as np
+import pytest
+
+
+@pytest.fixture
+def insights(run, parts):
+    """``sparserm insights`` with the tiny backbone and SAE."""
+    return lambda pairs, *options: run("insights", pairs, "--backbone", parts.backbone, "--sae", parts.sae, *options)
+
+
+@pytest.fixture
+def longer(tmp_path):
+    """A file of pairs whose longer response is nearly always the chosen one."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for i in range(120):
+        texts = [f"word number {i}", f"word number {i} and {'so ' * int(rng.integers(1, 5))}on"]
+        rejected, chosen = texts if rng.random() < 0.95 else texts[::-1]
+        rows.append({"prompt": f"question {i}", "chosen": chosen, "rejected": rejected})
+    path = tmp_path / "longer.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return path
+
+
+def test_the_json_has_what_others_rely_on_and_the_table_the_verdict(insights, longer) -> None:
+    found = insights(longer, "--json").json
+    assert (found["n_pairs"], found["n_prompts"], found["out"]) == (120, 120, None)
+    first = found["features"][0]
+    everything = {first["label"], *(member["name"] for member in first["family"])}
+    assert "is longer, in words" in everything and first["win_rate"] > 0.9 and first["q"] < 1e-6
+    assert first["ci95"][0] < first["win_rate"] <= first["ci95"][1]
+    printed = insights(longer).out
+    assert "The longer response is chosen in 9" in printed and "120 pairs" in printed
+
+
+@pytest.mark.parametrize("suffix", [".html", ".md", ".csv"])
+def test_the_report_is_written_in_the_format_of_its_ending_and_not_over_another(insights, longer, tmp_path, suffix) -> None:
+    out = tmp_path / "new" / f"report{suffix}"
+    found = insights(longer, "--out", out, "--json").json
+    text = out.read_text()
+    assert found["out"] == str(out)
+    if suffix == ".csv":
+        assert len(list(csv.DictReader(text.splitlines()))) == len(found["features"])
+    else:
+        assert found["verdict"].split(" (")[0] in text
+    assert "exists; expected the name of a new file" in insights(longer, "--out", out, "--json").error
+    assert insights(longer, "--out", out, "--force").code == 0
+
+
+def test_an_ending_that_says_nothing_is_refused_before_any_work(insights, longer, tmp_path) -> None:
+    error = insights(longer, "--out", tmp_path / "report.pdf", "--json").error
+    assert "report.pdf" in error and "expected .html, .md or .csv" in error
+
+
+def test_few_pairs_are_told_that_they_are_few(insights, parts) -> None:
+    printed = insights(parts.test).out
+    assert "Nothing is sure in these 12 pairs" in " ".join(printed.split())
