@@ -15,6 +15,7 @@ pages = bundle_dir() / "pages"
 page = st.navigation(
     [
         st.Page(pages / "score.py", title="Score", icon=":material/speed:", default=True),
+        st.Page(pages / "insights.py", title="Insights", icon=":material/insights:"),
         st.Page(pages / "compare.py", title="Compare", icon=":material/compare_arrows:"),
         st.Page(pages / "features.py", title="Features", icon=":material/category:"),
         st.Page(pages / "train.py", title="Train", icon=":material/model_training:"),

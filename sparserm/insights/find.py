@@ -14,7 +14,7 @@ from sparserm.heads.inputs import load_parts
 from sparserm.heads.labels import auto_labels, user_labels
 from sparserm.heads.screening import GatedScores
 from sparserm.insights.effects import Effects, features_of, hold_length, measure_effects, returning
-from sparserm.insights.shortcuts import with_shortcuts
+from sparserm.insights.shortcuts import LONGER, with_shortcuts
 from sparserm.insights.values import Finding, Insights, Member
 from sparserm.insights.verdict import verdict
 from sparserm.representations.represent import represent_pairs
@@ -81,6 +81,16 @@ def insights_of(data: PreferenceData, pairs: PairRepresentations, sae: SparseAut
     )
 
 
+def pairs_with(data: PreferenceData, pairs: PairRepresentations, finding: Finding) -> np.ndarray:
+    """``[n]`` +1 where the chosen response alone has a finding's feature, -1 where the rejected one alone has it, else 0."""
+    features = features_of(pairs)
+    column = finding.feature
+    if column is None:
+        features, shortcuts = with_shortcuts(features, data.pairs)
+        column = features.chosen.shape[1] - len(shortcuts) + shortcuts.index(finding.name)
+    return (features.chosen[:, [column]] - features.rejected[:, [column]]).toarray().ravel().astype(np.int8)
+
+
 @dataclass(frozen=True)
 class _Name:
     """What is known of a feature before these pairs are looked at."""
@@ -119,6 +129,7 @@ def _findings(features: GatedScores, effects: Effects, names: Sequence[_Name]) -
         if column != leader:
             continue
         name = names[column]
+        is_length = name.feature is None and name.text == LONGER  # nothing of it is left with length held fixed
         found.append(
             Finding(
                 feature=name.feature,
@@ -131,13 +142,13 @@ def _findings(features: GatedScores, effects: Effects, names: Sequence[_Name]) -
                 ci95=(float(effects.low[i]), float(effects.high[i])),
                 z=float(effects.z[i]),
                 q=float(effects.q[i]),
-                length_held=float(held.win_rate[i]),
-                length_held_z=float(held.z[i]),
+                length_held=float(effects.win_rate[i] if is_length else held.win_rate[i]),
+                length_held_z=float(effects.z[i] if is_length else held.z[i]),
                 returns=float(returns[i]),
                 family=tuple(Member(names[one].feature, names[one].text) for one in members if one != column),
             )
         )
-    return tuple(found)
+    return tuple(sorted(found, key=lambda one: -one.strength))
 
 
 def _families(features: GatedScores, effects: Effects) -> dict[int, list[int]]:

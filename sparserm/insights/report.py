@@ -63,7 +63,7 @@ def to_markdown(found: Insights) -> str:
     """The verdict, the findings and what the figures mean."""
     rows = ["| " + " | ".join(_HEADER) + " |", "|" + "---|" * len(_HEADER)]
     rows += ["| " + " | ".join(cell.replace("|", "\\|") for cell in _cells(one)) + " |" for one in found.findings]
-    parts = [f"# What {found.data} rewards", found.verdict, _facts(found)]
+    parts = [f"# What {found.data} rewards", *found.verdict.splitlines(), _facts(found)]
     if found.findings:
         parts += ["\n".join(rows), "\n".join(f"- {note}" for note in _NOTES)]
     return "\n\n".join(parts) + "\n"
@@ -79,11 +79,12 @@ def to_html(found: Insights) -> str:
         + "</tr>"
         for one in found.findings
     )
+    verdict = "".join(f"<p>{html.escape(line)}</p>" for line in found.verdict.splitlines())
     notes = "".join(f"<li>{_bold(note)}</li>" for note in _NOTES)
     table = f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div><ul>{notes}</ul>'
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title><meta name="viewport" '
-        f'content="width=device-width"><style>{_STYLE}</style></head><body><h1>{title}</h1><p>{html.escape(found.verdict)}</p>'
+        f'content="width=device-width"><style>{_STYLE}</style></head><body><h1>{title}</h1>{verdict}'
         f"<p><small>{html.escape(_facts(found))}</small></p>{table if found.findings else ''}</body></html>\n"
     )
 

@@ -17,6 +17,9 @@ from sparserm.types import PreferencePair
 #: First words that are tested: the most frequent ones.
 FIRST_WORDS = 12
 
+#: The shortcut that is length itself.
+LONGER = "is longer, in words"
+
 _FIRST_WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
 
 
@@ -35,11 +38,7 @@ def with_shortcuts(features: GatedScores, pairs: Sequence[PreferencePair]) -> tu
     begins = [
         np.array([[first == word for word in common] for first in side]).reshape(len(side), len(common)) for side in firsts
     ]
-    names = [
-        "is longer, in words",
-        *(f"has more {mark.name}" for mark in MARKS[1:]),
-        *(f"begins with “{word}”" for word in common),
-    ]
+    names = [LONGER, *(f"has more {mark.name}" for mark in MARKS[1:]), *(f"begins with “{word}”" for word in common)]
     columns = np.hstack([chosen > rejected, begins[0]]), np.hstack([rejected > chosen, begins[1]])
     sides = (
         hstack([own, csr_matrix(more, dtype=float)], "csr")

@@ -27,7 +27,8 @@ class Finding:
         n, wins: pairs in which exactly one response has the feature, and of these pairs in which that response was chosen.
         ci95: 95 % interval of :attr:`win_rate`, over prompts.
         z, q: of wins minus losses, and the false discovery rate at which the effect counts as sure.
-        length_held, length_held_z: probability that the response with the feature is chosen if both are equally long, and z.
+        length_held, length_held_z: probability that the response with the feature is chosen if both are equally long, and z;
+            for length itself the same as :attr:`win_rate` and ``z``.
         returns: share of the halves of the prompts in which the effect is sure again, with the same sign.
         family: other features that mostly differ in the same pairs, with the same sign, the surest first.
     """
@@ -58,6 +59,11 @@ class Finding:
         return self.z > 0
 
     @property
+    def strength(self) -> float:
+        """The smaller z of the two, with and without length held fixed; zero where their signs differ."""
+        return min(abs(self.z), abs(self.length_held_z)) if self.z * self.length_held_z > 0 else 0.0
+
+    @property
     def beside_length(self) -> bool:
         """Whether the effect is there, with the same sign, with length held fixed (95 % interval)."""
         return self.length_held_z * self.z > 0 and abs(self.length_held_z) > 1.96
@@ -72,9 +78,9 @@ class Insights:
         sae, hook: whose latents are the features, and where they are read.
         n_pairs, n_prompts: number of pairs and of their prompts.
         n_tested, n_sure: features that differ in enough pairs to be tested, and of these the sure ones.
-        findings: one for each family of sure features, the surest first.
+        findings: one for each family of sure features, in the order of :attr:`Finding.strength`.
         longer_wins: share of the pairs in which the response with more tokens was chosen; a tie counts half.
-        verdict: the insights in a few sentences.
+        verdict: the insights in a few lines, one for each sentence.
     """
 
     data: str

@@ -16,7 +16,7 @@ _EFFECT, _POWER = 0.6, 0.8
 
 
 def verdict(findings: Sequence[Finding], n_pairs: int, n_tested: int, longer_wins: float) -> str:
-    """What the pairs reward and punish, and what length alone does."""
+    """What the pairs reward and punish, and what length alone does, a sentence in each line."""
     if not findings:
         return (
             f"Nothing is sure in these {n_pairs:,} pairs: of {n_tested:,} features tested none is chosen more or less often "
@@ -27,7 +27,7 @@ def verdict(findings: Sequence[Finding], n_pairs: int, n_tested: int, longer_win
         _sentence("Rewarded", [one for one in findings if one.rewarded]),
         _sentence("Punished", [one for one in findings if not one.rewarded]),
     ]
-    return " ".join([*filter(None, told), f"The longer response is chosen in {longer_wins:.0%} of all pairs."])
+    return "\n".join([*filter(None, told), f"The longer response is chosen in {longer_wins:.0%} of all pairs."])
 
 
 def pairs_needed(n_tested: int) -> int:

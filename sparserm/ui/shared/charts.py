@@ -21,7 +21,7 @@ from sparserm.ui.shared.style import DOWN, FAINT, NEUTRAL, UP
 #: length fits on a phone.
 LINE, NOTE_LINE = 50, 38
 #: Pixels: letters of a label, height of its lines, of the space above and below a bar, and of a bar.
-_LETTERS, _LINE_HEIGHT, _ABOVE, _BETWEEN, _THICK = 13, 17, 4, 12, 15
+_LETTERS, _LINE_HEIGHT, _ABOVE, _BETWEEN, THICK = 13, 17, 4, 12, 15
 
 #: A label, its detection score if it is automatic, and the number of its feature, see :func:`_name`.
 _LABEL = re.compile(r"(.*?)(?: \(auto (\d\.\d\d)\))?(?: \((\d+)\))?", re.DOTALL)
@@ -48,6 +48,51 @@ class Bar:
     where: str = ""
     others: tuple[int, ...] = ()
     family: str = ""
+
+
+@dataclass(frozen=True)
+class LabelledRows:
+    """Rows of a chart with a label above each bar, so that labels and bars both have the whole width.
+
+    Attributes:
+        labels: in lines separated by ``<br>``.
+        tops: ``[n]`` upper edge of each row, in pixels from the top.
+        places: ``[n]`` middle of each row's bar, which is :data:`THICK` pixels high.
+        height: of all rows.
+    """
+
+    labels: Sequence[str]
+    tops: np.ndarray
+    places: np.ndarray
+    height: int
+
+    @classmethod
+    def of(cls, labels: Sequence[str]) -> LabelledRows:
+        """Rows for these labels, from top to bottom, each as high as its label needs."""
+        heights = np.array([_LINE_HEIGHT * (label.count("<br>") + 1) + _ABOVE + THICK + _BETWEEN for label in labels])
+        ends = heights.cumsum()
+        return cls(labels, ends - heights, ends - _BETWEEN - THICK / 2, int(heights.sum()))
+
+    def label(self, figure: go.Figure) -> go.Figure:
+        """Write the labels into a figure whose y axis is in these pixels."""
+        figure.update_layout(
+            height=self.height + 60,
+            margin={"l": 0, "r": 0, "t": 8, "b": 0},
+            yaxis={"range": [self.height, 0], "visible": False},
+        )
+        at: dict[str, Any] = {"xref": "paper", "x": 0, "xanchor": "left", "yanchor": "top", "align": "left", "showarrow": False}
+        for label, top in zip(self.labels, self.tops, strict=True):
+            figure.add_annotation(text=label, y=top, yref="y", font_size=_LETTERS, **at)
+        return figure
+
+
+def label_lines(text: str, *facts: str) -> str:
+    """An escaped label in lines that fit on a phone, and lines of facts in small letters below it, each cut to fit."""
+    lines = _wrapped(text, LINE)
+    for line in filter(None, facts):
+        short = html.escape(textwrap.shorten(html.unescape(line), LINE + 8, placeholder=" …"), quote=False)
+        lines.append(f'<span style="font-size:0.85em">{short}</span>')
+    return "<br>".join(lines)
 
 
 def contribution_bars(explanation: Explanation, top: int, pooling: str = "mean") -> list[Bar]:
@@ -86,16 +131,13 @@ def difference_figure(parts: Sequence[FeatureDifference], margin: float, top: in
 def contributions_figure(bars: Sequence[Bar], reward: float, total: str = "reward") -> go.Figure:
     """A waterfall from zero to the total, from top to bottom, with labels above the bars, so that both have the whole width."""
     names = [*(bar.label for bar in bars), total]
-    labels = [_label(bar) for bar in bars] + [total]
-    heights = np.array([_LINE_HEIGHT * (label.count("<br>") + 1) + _ABOVE + _THICK + _BETWEEN for label in labels])
-    ends_below = heights.cumsum()  # in pixels from the top, as all places
-    places = ends_below - _BETWEEN - _THICK / 2
+    rows = LabelledRows.of([_label(bar) for bar in bars] + [total])
     titles = ["<br>".join(_wrapped(name, NOTE_LINE)) for name in names]
     figure = go.Figure(
         go.Waterfall(
             orientation="h",
-            y=places,
-            width=[_THICK] * len(names),
+            y=rows.places,
+            width=[THICK] * len(names),
             x=[bar.value for bar in bars] + [reward],
             measure=["relative"] * len(bars) + ["total"],
             text=[f"{bar.value:+.2f}" for bar in bars] + [f"{reward:+.2f}"],
@@ -114,16 +156,10 @@ def contributions_figure(bars: Sequence[Bar], reward: float, total: str = "rewar
     low, high = float(ends.min()), float(ends.max())
     room = 0.22 * max(high - low, 1e-6)  # for the numbers beside the bars, on a phone too
     figure.update_layout(
-        height=int(heights.sum()) + 60,
-        margin={"l": 0, "r": 0, "t": 8, "b": 0},
         xaxis={"title": f"cumulative {total}", "zeroline": True, "zerolinecolor": FAINT, "range": [low - room, high + room]},
-        yaxis={"range": [int(heights.sum()), 0], "visible": False},
         showlegend=False,
     )
-    at: dict[str, Any] = {"xref": "paper", "x": 0, "xanchor": "left", "yanchor": "top", "align": "left", "showarrow": False}
-    for label, top in zip(labels, ends_below - heights, strict=True):
-        figure.add_annotation(text=label, y=top, yref="y", font_size=_LETTERS, **at)
-    return figure
+    return rows.label(figure)
 
 
 def _bar(family: _Family, where: str, note: str) -> Bar:
@@ -160,11 +196,7 @@ def _label(bar: Bar) -> str:
     assert parts is not None  # every label matches
     text, detection, feature = parts.groups()
     facts = [f"feature {feature}" if feature else "", f"detection {detection}" if detection else "", bar.family]
-    lines = _wrapped(text, LINE)
-    for line in filter(None, (" · ".join(filter(None, facts)), bar.where)):
-        short = html.escape(textwrap.shorten(html.unescape(line), LINE + 8, placeholder=" …"), quote=False)
-        lines.append(f'<span style="font-size:0.85em">{short}</span>')
-    return "<br>".join(lines)
+    return label_lines(text, " · ".join(filter(None, facts)), bar.where)
 
 
 def _wrapped(name: str, width: int) -> list[str]:

@@ -8,7 +8,8 @@ export default function ({ parentElement, data }) {
       span.textContent = text;
       span.title = note;
       span.setAttribute('role', 'listitem');
-      if (pale) span.className = 'pale';
+      if (pale) span.classList.add('pale');
+      if (text.includes('\n')) span.classList.add('break'); // nothing else would show its colour
       const colour = share > 0 ? data.up : data.down;
       span.style.backgroundColor = `color-mix(in srgb, ${colour} ${Math.abs(share)}%, transparent)`;
       return span;

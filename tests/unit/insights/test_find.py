@@ -6,17 +6,19 @@ import csv
 import io
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from sparserm.heads.labels import AutoLabel, Detection, save_auto_label, save_label
-from sparserm.insights.effects import features_of
-from sparserm.insights.find import insights_of
+from sparserm.insights.effects import features_of, measure_effects
+from sparserm.insights.find import insights_of, pairs_with
 from sparserm.insights.report import findings_table, to_html, to_markdown
-from sparserm.insights.shortcuts import with_shortcuts
+from sparserm.insights.shortcuts import LONGER, with_shortcuts
 from sparserm.insights.values import Insights
 from sparserm.insights.verdict import pairs_needed
+from sparserm.representations.values import PairRepresentations
 from sparserm.support.files import to_csv
 from sparserm.types import Message, PreferenceData, PreferencePair, SparseRMError
 from tests.unit.features.latents import D_SAE, pairs_where, tiny_sae
@@ -31,7 +33,7 @@ def _data(chosen: list[str], rejected: list[str]) -> PreferenceData:
     return PreferenceData("made up | here", pairs, (), len(pairs), "hash")
 
 
-def _insights(win: float = 0.85, seed: int = 0) -> Insights:
+def _made(win: float, seed: int) -> tuple[PreferenceData, PairRepresentations]:
     """Latents 1 and 2 fire together and win, 3 loses as often, 0 and 4 are noise; texts of one length say nothing."""
     rng = np.random.default_rng(seed)
     fires = rng.random((2, N, D_SAE)) < 0.4
@@ -41,7 +43,11 @@ def _insights(win: float = 0.85, seed: int = 0) -> Insights:
         fires[1, alone, latent] = ~fires[0, alone, latent]
     fires[:, :, 2] = fires[:, :, 1]
     data = _data([f"word number {i} a" for i in range(N)], [f"word number {i} b" for i in range(N)])
-    return insights_of(data, pairs_where(fires, seed=seed), tiny_sae())
+    return data, pairs_where(fires, seed=seed)
+
+
+def _insights(win: float = 0.85, seed: int = 0) -> Insights:
+    return insights_of(*_made(win, seed), tiny_sae())
 
 
 def _name(latent: int, text: str | None) -> AutoLabel:
@@ -155,3 +161,31 @@ def test_plain_values_have_the_names_that_others_rely_on() -> None:
     assert {"n_pairs", "features", "verdict"} <= set(value)
     assert {"feature", "label", "win_rate", "ci95", "n", "q", "stability", "family"} <= set(value["features"][0])
     assert value["features"][0]["label"] is None
+
+
+def test_findings_beside_length_go_before_those_that_length_explains() -> None:
+    found = _insights().findings
+    assert [one.strength for one in found] == sorted((one.strength for one in found), reverse=True)
+    one = found[0]
+    assert (
+        replace(one, length_held_z=-one.length_held_z).strength == 0
+        and not replace(one, length_held_z=-5.0 * one.z).beside_length
+    )
+    assert replace(one, length_held_z=one.z / 4).strength == pytest.approx(abs(one.z) / 4)
+
+
+@pytest.mark.parametrize("latent", [1, 2, 3])
+def test_the_pairs_of_a_finding_are_those_that_are_counted(latent: int) -> None:
+    data, pairs = _made(0.85, 0)
+    found = insights_of(data, pairs, tiny_sae())
+    finding = replace(found.findings[0], feature=latent)
+    own = pairs_with(data, pairs, finding)
+    effects = measure_effects(features_of(pairs), np.array([latent]))
+    assert ((own != 0).sum(), (own > 0).sum()) == (effects.n[0], effects.wins[0])
+
+
+def test_the_pairs_of_a_shortcut_are_found_by_its_name() -> None:
+    data = _data(["a b c", "a"], ["a b", "a b"])
+    found = insights_of(*_made(0.85, 0), tiny_sae()).findings[0]
+    own = pairs_with(data, pairs_where(np.zeros((2, 2, D_SAE), bool)), replace(found, feature=None, name=LONGER))
+    assert own.tolist() == [1, -1]

@@ -1,0 +1,1 @@
+"""The Insights page: what preference pairs reward and punish."""
