@@ -37,7 +37,7 @@ class Effects:
         latents: ``[m]`` ids.
         n: ``[m]`` pairs in which exactly one response has the feature.
         wins: ``[m]`` of these, pairs in which that response was chosen.
-        low, high: ``[m]`` 95 % interval of ``wins / n``, over prompts.
+        worth: ``[m]`` independent pairs that the ``n`` pairs are worth: what the variance over prompts leaves of them.
         z: ``[m]`` of wins minus losses; positive where the pairs reward the feature.
         q: ``[m]`` false discovery rate at which the effect counts as sure.
         n_pairs: number of all pairs.
@@ -46,8 +46,7 @@ class Effects:
     latents: np.ndarray
     n: np.ndarray
     wins: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
+    worth: np.ndarray
     z: np.ndarray
     q: np.ndarray
     n_pairs: int
@@ -58,13 +57,18 @@ class Effects:
         return self.wins / self.n
 
     @property
+    def interval(self) -> tuple[np.ndarray, np.ndarray]:
+        """Wilson's 95 % interval ``[m]``, ``[m]`` of the win rate, with as many pairs as these are worth."""
+        return wilson_interval(self.win_rate, self.worth)
+
+    @property
     def sure(self) -> np.ndarray:
         """``[m]`` bool, at a false discovery rate of :data:`FALSE_DISCOVERIES`."""
         return self.q <= FALSE_DISCOVERIES
 
     def take(self, places: np.ndarray) -> Effects:
         """Some of the features."""
-        columns = ("latents", "n", "wins", "low", "high", "z", "q")
+        columns = ("latents", "n", "wins", "worth", "z", "q")
         return replace(self, **{name: getattr(self, name)[places] for name in columns})
 
 
@@ -100,8 +104,8 @@ def measure_effects(features: GatedScores, latents: np.ndarray | None = None) ->
     wins = ((n + sums) / 2).round().astype(np.int64)
     z = features.z(tested)
     q = false_discovery_control(2 * norm.sf(np.abs(z)), method="by") if len(tested) else np.ones(0)
-    low, high = _interval(differences[:, tested], wins, n, features.groups)
-    return Effects(tested, n, wins, low, high, z, q, len(features.groups))
+    worth = _worth(differences[:, tested], wins, n, features.groups)
+    return Effects(tested, n, wins, worth, z, q, len(features.groups))
 
 
 def returning(features: GatedScores, effects: Effects, seed: int = 0) -> np.ndarray:
@@ -157,8 +161,8 @@ def _inverse(x: np.ndarray, lengths: np.ndarray, curvature: np.ndarray, ridge: n
     return np.stack([np.stack([c, -b]), np.stack([-b, a])]) / (a * c - b * b)
 
 
-def _interval(differences: csr_matrix, wins: np.ndarray, n: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Wilson's 95 % interval of each share, with as many independent pairs as the variance over prompts is worth.
+def _worth(differences: csr_matrix, wins: np.ndarray, n: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """``[m]`` number of independent pairs of which each share would have the variance that it has over prompts.
 
     Where all pairs were won or all lost they have no variance; then each prompt counts as one.
     """
@@ -169,8 +173,7 @@ def _interval(differences: csr_matrix, wins: np.ndarray, n: np.ndarray, groups: 
     variance = np.asarray(left.power(2).sum(0)).ravel() / np.maximum(n, 1) ** 2
     prompts = np.asarray((own != 0).sum(0)).ravel()
     worth = np.where(variance > 0, share * (1 - share) / np.where(variance > 0, variance, 1), prompts)
-    worth = np.clip(worth, 1, np.maximum(n, 1))
-    return wilson_interval(share, worth)
+    return np.asarray(np.clip(worth, 1, np.maximum(n, 1)))
 
 
 def _by_group(groups: np.ndarray) -> csr_matrix:

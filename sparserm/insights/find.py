@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,21 +11,24 @@ import numpy as np
 from sparserm.backbone.model import Backbone
 from sparserm.heads.families import group_families
 from sparserm.heads.inputs import load_parts
-from sparserm.heads.labels import auto_labels, user_labels
 from sparserm.heads.screening import GatedScores
 from sparserm.insights.effects import Effects, features_of, hold_length, measure_effects, returning
+from sparserm.insights.names import Name, names_of
 from sparserm.insights.shortcuts import LONGER, with_shortcuts
-from sparserm.insights.values import Finding, Insights, Member
+from sparserm.insights.values import Finding, Insights, Member, RepeatedText
 from sparserm.insights.verdict import verdict
 from sparserm.representations.represent import represent_pairs
 from sparserm.representations.store import stored
 from sparserm.representations.values import PairRepresentations
 from sparserm.sae.autoencoder import SparseAutoencoder
 from sparserm.support.defaults import DEFAULT_BACKBONE
+from sparserm.support.files import one_line
 from sparserm.types import PreferenceData, Progress, SparseRMError
 
 #: Sure features, the surest first, that are looked at further and grouped into families.
 MOST = 512
+#: Share of the pairs that must have a response text for it to be told, and characters shown of it.
+REPEATED, SHOWN = 0.02, 60
 
 
 def find_insights(
@@ -63,7 +66,8 @@ def insights_of(data: PreferenceData, pairs: PairRepresentations, sae: SparseAut
     effects = measure_effects(features)
     sure = np.flatnonzero(effects.sure)
     sure = sure[np.argsort(-np.abs(effects.z[sure]), kind="stable")][:MOST]
-    findings = _findings(features, effects.take(sure), _names(sae, shortcuts))
+    findings = _findings(features, effects.take(sure), names_of(sae, shortcuts))
+    repeated = repeated_texts(data)
     gaps = pairs.length_gaps
     longer_wins = float(np.mean(np.where(gaps == 0, 0.5, gaps > 0)))
     return Insights(
@@ -77,8 +81,24 @@ def insights_of(data: PreferenceData, pairs: PairRepresentations, sae: SparseAut
         n_sure=int(effects.sure.sum()),
         findings=findings,
         longer_wins=longer_wins,
-        verdict=verdict(findings, len(data.pairs), len(effects.latents), longer_wins),
+        repeated=repeated,
+        verdict=verdict(findings, repeated, len(data.pairs), len(effects.latents), longer_wins),
     )
+
+
+def repeated_texts(data: PreferenceData) -> tuple[RepeatedText, ...]:
+    """Response texts that are in :data:`REPEATED` of the pairs or more, of five prompts or more, the most frequent first."""
+    prompts: dict[str, set[object]] = {}
+    chosen, rejected = Counter[str](), Counter[str]()
+    for pair in data.pairs:
+        chosen[pair.chosen] += 1
+        rejected[pair.rejected] += 1
+        for text in (pair.chosen, pair.rejected):
+            prompts.setdefault(text, set()).add(pair.prompt)
+    least = max(5, REPEATED * len(data.pairs))
+    often = [text for text, own in prompts.items() if len(own) >= 5 and chosen[text] + rejected[text] >= least]
+    often.sort(key=lambda text: -(chosen[text] + rejected[text]))
+    return tuple(RepeatedText(one_line(text, SHOWN), chosen[text], rejected[text]) for text in often[:3])
 
 
 def pairs_with(data: PreferenceData, pairs: PairRepresentations, finding: Finding) -> np.ndarray:
@@ -91,37 +111,11 @@ def pairs_with(data: PreferenceData, pairs: PairRepresentations, finding: Findin
     return (features.chosen[:, [column]] - features.rejected[:, [column]]).toarray().ravel().astype(np.int8)
 
 
-@dataclass(frozen=True)
-class _Name:
-    """What is known of a feature before these pairs are looked at."""
-
-    feature: int | None
-    text: str
-    named: bool = True
-    evidence: str = ""
-    detection: float | None = None
-
-
-def _names(sae: SparseAutoencoder, shortcuts: Sequence[str]) -> list[_Name]:
-    """Of all latents, then of the shortcuts; the user's label goes before an automatic one."""
-    own, automatic = user_labels(sae.fingerprint), auto_labels(sae.fingerprint)
-    names = []
-    for latent in range(sae.d_sae):
-        known = automatic.get(latent)
-        evidence = known.evidence if known else ""
-        if latent in own:
-            names.append(_Name(latent, own[latent], evidence=evidence))
-        elif known and known.text is not None and known.detection:
-            names.append(_Name(latent, known.text, evidence=evidence, detection=known.detection.accuracy))
-        else:
-            names.append(_Name(latent, f"feature {latent}", named=False, evidence=evidence))
-    return [*names, *(_Name(None, text) for text in shortcuts)]
-
-
-def _findings(features: GatedScores, effects: Effects, names: Sequence[_Name]) -> tuple[Finding, ...]:
+def _findings(features: GatedScores, effects: Effects, names: Sequence[Name]) -> tuple[Finding, ...]:
     """A finding for each family, named after its surest member that has a name."""
     returns, held = returning(features, effects), hold_length(features, effects.latents)
-    families = _families(features, effects)
+    families = families_of([features], effects.latents, effects.z)
+    low, high = effects.interval
     found = []
     for i, column in enumerate(effects.latents.tolist()):
         members = families[column]
@@ -139,7 +133,7 @@ def _findings(features: GatedScores, effects: Effects, names: Sequence[_Name]) -
                 detection=name.detection,
                 n=int(effects.n[i]),
                 wins=int(effects.wins[i]),
-                ci95=(float(effects.low[i]), float(effects.high[i])),
+                ci95=(float(low[i]), float(high[i])),
                 z=float(effects.z[i]),
                 q=float(effects.q[i]),
                 length_held=float(effects.win_rate[i] if is_length else held.win_rate[i]),
@@ -151,14 +145,19 @@ def _findings(features: GatedScores, effects: Effects, names: Sequence[_Name]) -
     return tuple(sorted(found, key=lambda one: -one.strength))
 
 
-def _families(features: GatedScores, effects: Effects) -> dict[int, list[int]]:
-    """The members of each feature's family, the surest first; ``effects`` are in that order.
+def families_of(sources: Sequence[GatedScores], columns: np.ndarray, z: np.ndarray) -> dict[int, list[int]]:
+    """The members of each feature's family, in the order of ``columns``.
 
     Features belong together if they differ in the same pairs and in the same direction, whichever response was chosen.
+
+    Args:
+        sources: features of the pairs of one source or more.
+        columns: ``[m]`` of the features.
+        z: ``[m]``; features of different signs stay apart.
     """
-    differences = (features.chosen[:, effects.latents] - features.rejected[:, effects.latents]).toarray()
-    leaders = group_families(effects.latents, np.concatenate([differences, -differences]), effects.z)
+    differences = [(one.chosen[:, columns] - one.rejected[:, columns]).toarray() for one in sources]
+    leaders = group_families(columns, np.concatenate([*differences, *(-one for one in differences)]), z)
     together: dict[int, list[int]] = {}
-    for column, leader in zip(effects.latents.tolist(), leaders.tolist(), strict=True):
+    for column, leader in zip(columns.tolist(), leaders.tolist(), strict=True):
         together.setdefault(leader, []).append(column)
     return {member: members for members in together.values() for member in members}

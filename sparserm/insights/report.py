@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 from typing import Any
 
+from sparserm.insights.shortcuts import LONGER
 from sparserm.insights.values import Finding, Insights
 
 _HEADER = (
@@ -21,7 +22,8 @@ _HEADER = (
 _NOTES = (
     "**chosen**: of the pairs in which exactly one response has the feature, the share in which that one was chosen; the "
     "interval is over prompts.",
-    "**equally long**: how often it would be chosen if both responses were equally long (conditional logistic regression).",
+    "**equally long**: how often it would be chosen if both responses were equally long (conditional logistic regression). "
+    "What is not sure then is marked with (length): length may be the reason.",
     "**returns**: share of the halves of the prompts in which the effect is sure again, with the same sign.",
     "**q**: false discovery rate over all features tested, which may depend on each other (Benjamini and Yekutieli).",
     "A feature is a latent of a sparse autoencoder that fires somewhere in the response, or something counted in its text. "
@@ -43,6 +45,7 @@ def findings_table(found: Insights) -> list[dict[str, Any]]:
             "labelled": one.named,
             "evidence": one.evidence,
             "detection": one.detection,
+            "direction": one.direction,
             "win_rate": one.win_rate,
             "low": one.ci95[0],
             "high": one.ci95[1],
@@ -100,12 +103,12 @@ def _cells(one: Finding) -> list[str]:
     name = one.name if one.named else f"{one.name}{f' ({one.evidence})' if one.evidence else ''}"
     low, high = one.ci95
     return [
-        "rewarded" if one.rewarded else "punished",
+        one.direction,
         name,
         f"{one.win_rate:.0%}",
         f"{low:.0%} to {high:.0%}",
         f"{one.n:,}",
-        f"{one.length_held:.0%}{'' if one.beside_length else ' (not sure)'}",
+        "–" if one.name == LONGER else f"{one.length_held:.0%}",
         f"{one.returns:.0%}",
         f"{one.q:.1g}",
         "; ".join(member.name for member in one.family),

@@ -59,6 +59,11 @@ class Finding:
         return self.z > 0
 
     @property
+    def direction(self) -> str:
+        """``rewarded`` or ``punished``; ``(length)`` where this is not sure with length held fixed."""
+        return f"{'rewarded' if self.rewarded else 'punished'}{'' if self.beside_length else ' (length)'}"
+
+    @property
     def strength(self) -> float:
         """The smaller z of the two, with and without length held fixed; zero where their signs differ."""
         return min(abs(self.z), abs(self.length_held_z)) if self.z * self.length_held_z > 0 else 0.0
@@ -67,6 +72,20 @@ class Finding:
     def beside_length(self) -> bool:
         """Whether the effect is there, with the same sign, with length held fixed (95 % interval)."""
         return self.length_held_z * self.z > 0 and abs(self.length_held_z) > 1.96
+
+
+@dataclass(frozen=True)
+class RepeatedText:
+    """One response text that many pairs share.
+
+    Attributes:
+        text: the text, shortened.
+        chosen, rejected: pairs whose chosen, and whose rejected response it is.
+    """
+
+    text: str
+    chosen: int
+    rejected: int
 
 
 @dataclass(frozen=True)
@@ -80,6 +99,7 @@ class Insights:
         n_tested, n_sure: features that differ in enough pairs to be tested, and of these the sure ones.
         findings: one for each family of sure features, in the order of :attr:`Finding.strength`.
         longer_wins: share of the pairs in which the response with more tokens was chosen; a tie counts half.
+        repeated: the response texts that the most prompts share, if they are many.
         verdict: the insights in a few lines, one for each sentence.
     """
 
@@ -93,6 +113,7 @@ class Insights:
     n_sure: int
     findings: tuple[Finding, ...]
     longer_wins: float
+    repeated: tuple[RepeatedText, ...]
     verdict: str
 
     def to_dict(self) -> dict[str, Any]:

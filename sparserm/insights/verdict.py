@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from scipy.stats import norm
 
 from sparserm.insights.effects import FALSE_DISCOVERIES
-from sparserm.insights.values import Finding
+from sparserm.insights.values import Finding, RepeatedText
 
 #: Findings that are told of those that are rewarded, and of those that are punished.
 TOLD = 2
@@ -15,19 +15,26 @@ TOLD = 2
 _EFFECT, _POWER = 0.6, 0.8
 
 
-def verdict(findings: Sequence[Finding], n_pairs: int, n_tested: int, longer_wins: float) -> str:
+def verdict(
+    findings: Sequence[Finding], repeated: Sequence[RepeatedText], n_pairs: int, n_tested: int, longer_wins: float
+) -> str:
     """What the pairs reward and punish, and what length alone does, a sentence in each line."""
-    if not findings:
-        return (
-            f"Nothing is sure in these {n_pairs:,} pairs: of {n_tested:,} features tested none is chosen more or less often "
-            f"than by chance. One that wins {_EFFECT:.0%} would be seen if about {pairs_needed(n_tested):,} pairs differed in "
-            "it."
-        )
     told = [
         _sentence("Rewarded", [one for one in findings if one.rewarded]),
         _sentence("Punished", [one for one in findings if not one.rewarded]),
     ]
-    return "\n".join([*filter(None, told), f"The longer response is chosen in {longer_wins:.0%} of all pairs."])
+    if not findings:
+        told = [
+            f"Nothing is sure in these {n_pairs:,} pairs: of {n_tested:,} features tested none is chosen more or less often "
+            f"than by chance. One that wins {_EFFECT:.0%} would be seen if about {pairs_needed(n_tested):,} pairs differed in "
+            "it."
+        ]
+    told += [
+        f"Repeated: “{one.text}” is the chosen response of {one.chosen:,} pairs and the rejected one of {one.rejected:,}."
+        for one in repeated
+    ]
+    length = f"Length: the response with more tokens is chosen in {longer_wins:.0%} of all pairs."
+    return "\n".join([*filter(None, told), length])
 
 
 def pairs_needed(n_tested: int) -> int:

@@ -55,7 +55,7 @@ def test_the_first_visit_needs_no_typing_and_says_what_few_pairs_can_show(open_p
 def test_what_is_planted_is_told_and_drawn_and_can_be_narrowed_down(open_page) -> None:
     page = open_page(_planted())
     text = " ".join(one.value for one in page.markdown)
-    assert "**Punished**: a response that" in text and "The longer response is chosen in" in text
+    assert "**Punished**: a response that" in text and "the response with more tokens is chosen in" in text
     assert int({metric.label: metric.value for metric in page.metric}["Sure features"]) > 3
     assert page.get("plotly_chart")
     next(one for one in page.toggle if one.label == "Only with a name").set_value(False).run()

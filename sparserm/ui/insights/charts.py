@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import plotly.graph_objects as go
 
+from sparserm.insights.shortcuts import LONGER
 from sparserm.insights.values import Finding
 from sparserm.ui.shared.charts import THICK, LabelledRows, label_lines
 from sparserm.ui.shared.style import FAINT, NEUTRAL, sign_colour
@@ -41,7 +42,7 @@ def win_rates(findings: Sequence[Finding], n_pairs: int) -> go.Figure:
         hoverlabel={"align": "left"},
     )
     figure.add_scatter(
-        x=[one.length_held for one in findings],
+        x=[None if one.name == LONGER else one.length_held for one in findings],
         y=rows.places,
         mode="markers",
         marker={"symbol": "diamond-open", "size": 9, "color": NEUTRAL, "line": {"width": 2}},
@@ -75,6 +76,8 @@ def _label(one: Finding, n_pairs: int) -> str:
     facts = [f"{one.n:,} pairs differ in it ({one.n / n_pairs:.0%})"]
     if one.feature is not None and one.named:
         facts.append(f"feature {one.feature}")
+    if not one.beside_length:
+        facts.append("length may be the reason")
     if one.family:
         facts.append(f"+ {len(one.family)} like it")
     evidence = one.evidence if not one.named else ""

@@ -37,7 +37,7 @@ def test_the_json_has_what_others_rely_on_and_the_table_the_verdict(insights, lo
     assert "is longer, in words" in everything and first["win_rate"] > 0.9 and first["q"] < 1e-6
     assert first["ci95"][0] < first["win_rate"] <= first["ci95"][1]
     printed = insights(longer).out
-    assert "The longer response is chosen in 9" in printed and "120 pairs" in printed
+    assert "more tokens is chosen in 9" in printed and "120 pairs" in printed
 
 
 @pytest.mark.parametrize("suffix", [".html", ".md", ".csv"])

@@ -51,7 +51,7 @@ def test_what_differs_in_too_few_pairs_is_not_tested_unless_asked_for() -> None:
 def test_the_interval_of_pairs_with_prompts_of_their_own_is_wilsons() -> None:
     found = measure_effects(_features())
     low, high = wilson_interval(found.win_rate, found.n)
-    assert found.low == pytest.approx(low) and found.high == pytest.approx(high)
+    assert found.interval == (pytest.approx(low), pytest.approx(high))
 
 
 def test_with_several_pairs_of_a_prompt_it_is_about_the_bootstraps_over_prompts() -> None:
@@ -59,7 +59,7 @@ def test_with_several_pairs_of_a_prompt_it_is_about_the_bootstraps_over_prompts(
     found = measure_effects(features)
     one = (features.chosen - features.rejected).toarray()[:, 0]
     low, high = accuracy_interval(one[one != 0] > 0, features.groups[one != 0])
-    assert (found.low[0], found.high[0]) == pytest.approx((low, high), abs=0.01)
+    assert [end[0] for end in found.interval] == pytest.approx([low, high], abs=0.01)
 
 
 def test_pairs_that_repeat_under_one_prompt_make_no_effect_surer() -> None:
@@ -68,7 +68,7 @@ def test_pairs_that_repeat_under_one_prompt_make_no_effect_surer() -> None:
     four_times = GatedScores(once.chosen[rows], once.rejected[rows], once.groups[rows], once.length_gaps[rows])
     one, four = measure_effects(once, np.arange(12)), measure_effects(four_times, np.arange(12))
     assert four.z == pytest.approx(one.z) and four.q == pytest.approx(one.q)
-    assert four.low == pytest.approx(one.low) and four.high == pytest.approx(one.high)
+    assert four.interval == (pytest.approx(one.interval[0]), pytest.approx(one.interval[1]))
 
 
 def test_an_interval_holds_its_rate_also_where_all_pairs_are_won() -> None:
@@ -77,7 +77,7 @@ def test_an_interval_holds_its_rate_also_where_all_pairs_are_won() -> None:
     by_prompt = pairs_where(fires, groups=[i // 4 for i in range(40)])
     found = measure_effects(features_of(by_prompt))
     low, _ = wilson_interval(np.array(1.0), np.array(10))  # ten prompts, and not forty pairs
-    assert found.low[0] == pytest.approx(low) and found.high[0] == pytest.approx(1.0)
+    assert [end[0] for end in found.interval] == pytest.approx([low, 1.0])
 
 
 def test_length_is_held_by_a_regression_of_the_choice_on_both() -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from sparserm.heads.labels import AutoLabel, Detection, save_auto_label, save_label
 from sparserm.insights.effects import features_of, measure_effects
-from sparserm.insights.find import insights_of, pairs_with
+from sparserm.insights.find import insights_of, pairs_with, repeated_texts
 from sparserm.insights.report import findings_table, to_html, to_markdown
 from sparserm.insights.shortcuts import LONGER, with_shortcuts
 from sparserm.insights.values import Insights
@@ -94,7 +94,7 @@ def test_the_verdict_tells_named_findings_and_length() -> None:
     one, other = (next(f for f in found.findings if f.feature == latent) for latent in (1, 3))
     assert f"Rewarded: a response that says no ({one.win_rate:.0%} of the {one.n} pairs that differ in it)." in found.verdict
     assert f"Punished: a response that says yes ({other.win_rate:.0%} of the {other.n} pairs" in found.verdict
-    assert f"The longer response is chosen in {found.longer_wins:.0%} of all pairs." in found.verdict
+    assert f"Length: the response with more tokens is chosen in {found.longer_wins:.0%} of all pairs." in found.verdict
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -189,3 +189,33 @@ def test_the_pairs_of_a_shortcut_are_found_by_its_name() -> None:
     found = insights_of(*_made(0.85, 0), tiny_sae()).findings[0]
     own = pairs_with(data, pairs_where(np.zeros((2, 2, D_SAE), bool)), replace(found, feature=None, name=LONGER))
     assert own.tolist() == [1, -1]
+
+
+def test_a_text_that_many_prompts_share_is_told_and_one_of_few_is_not() -> None:
+    chosen = ["No comment.  | <b>" if i % 4 == 0 else f"word {i} a" for i in range(N)]
+    rejected = ["Well." if i < 4 else "No comment.  | <b>" if i == 7 else f"word {i} b" for i in range(N)]
+    data = _data(chosen, rejected)
+    (one,) = repeated_texts(data)
+    assert (one.text, one.chosen, one.rejected) == ("No comment. | <b>", N // 4, 1)
+    found = insights_of(data, pairs_where(np.zeros((2, N, D_SAE), bool)), tiny_sae())
+    assert f"Repeated: “No comment. | <b>” is the chosen response of {N // 4} pairs and the rejected one of 1." in found.verdict
+    assert (
+        found.to_dict()["repeated"][0]["chosen"] == N // 4 and "<b>" not in to_html(found).split("<body>")[1].split("<table")[0]
+    )
+
+
+def test_pairs_of_one_prompt_repeat_no_text() -> None:
+    pairs = tuple(PreferencePair((Message("user", "one"),), "same", f"other {i}") for i in range(50))
+    assert repeated_texts(PreferenceData("d", pairs, (), 50, "h")) == ()
+
+
+def test_what_length_may_explain_is_marked_and_length_itself_has_no_figure_of_its_own() -> None:
+    found = _insights()
+    one = found.findings[0]
+    marked = replace(one, name="x", length_held_z=0.1)
+    length = replace(one, feature=None, name=LONGER)
+    shown = replace(found, findings=(one, marked, length))
+    assert [row["direction"].partition(" ")[2] for row in findings_table(shown)] == ["", "(length)", ""]
+    assert [("| – |" in line) for line in to_markdown(shown).splitlines() if line.startswith(("| rew", "| pun"))] == [
+        *(False, False, True)
+    ]
