@@ -125,7 +125,7 @@ def surface(pairs: Sequence[PreferencePair], groups: np.ndarray) -> Surface:
 def count_marks(texts: Sequence[str]) -> np.ndarray:
     """``[n, len(MARKS)]`` count of each surface feature in each text."""
     straight = (text.replace("’", "'") for text in texts)
-    return np.array([[sum(1 for _ in mark.pattern.finditer(text)) for mark in MARKS] for text in straight], float)
+    return np.array([[len(mark.pattern.findall(text)) for mark in MARKS] for text in straight], float)
 
 
 def _rule(mark: Mark, chosen: np.ndarray, rejected: np.ndarray, groups: np.ndarray, weight: float) -> SurfaceRule:

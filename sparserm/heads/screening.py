@@ -57,19 +57,9 @@ class GatedScores:
         return cls(chosen, rejected, pairs.groups, pairs.length_gaps, pairs.texts)
 
     def z(self, latents: np.ndarray, *, hold_length: bool = False) -> np.ndarray:
-        """``[len(latents)]`` z of the sum of each latent's score of chosen minus rejected.
-
-        Pairs of one prompt are one piece of evidence, and so are pairs with the same chosen or the same rejected text: the
-        smallest z of the three ways to group the pairs, zero where their signs differ. So a latent that fires in one text
-        alone is never sure, however many pairs have this text.
-        """
+        """``[len(latents)]`` z of the sum of each latent's score of chosen minus rejected, see :func:`smallest_z`."""
         differences = (self.chosen[:, latents] - self.rejected[:, latents]).tocsr()
-        lengths = self.length_gaps if hold_length else None
-        z = grouped_z(differences, self.groups, lengths)
-        for groups in () if self.texts is None else self.texts:
-            other = grouped_z(differences, groups, lengths, means=True)
-            z = np.where(z * other > 0, np.sign(z) * np.minimum(np.abs(z), np.abs(other)), 0.0)
-        return z
+        return smallest_z(differences, self.groups, self.texts, self.length_gaps if hold_length else None)
 
     def dense(self, latents: np.ndarray) -> np.ndarray:
         """``[2n, len(latents)]`` scores of some latents in all chosen, then all rejected responses."""
@@ -177,6 +167,27 @@ def as_candidates(
     if hold_length and gaps.any():
         turned -= np.outer(gaps, gaps @ turned / (gaps @ gaps))
     return Candidates(latents, signs, z, q, sigma, scores.rate(latents), turned.astype(np.float32))
+
+
+def smallest_z(
+    differences: csr_matrix, groups: np.ndarray, texts: np.ndarray | None, lengths: np.ndarray | None = None
+) -> np.ndarray:
+    """``[m]`` z of the sum of each column ``[n, m]``.
+
+    Pairs of one prompt are one piece of evidence, and so are pairs with the same chosen or the same rejected text: the smallest
+    z of the three ways to group the pairs, zero where their signs differ. So a latent that fires in one text alone is never
+    sure, however many pairs have this text.
+
+    Args:
+        groups: ``[n]`` the prompt of each pair.
+        texts: ``[2, n]``, equal for responses with the same text; None if all texts differ.
+        lengths: ``[n]`` length gaps to hold fixed.
+    """
+    z = grouped_z(differences, groups, lengths)
+    for same in () if texts is None else texts:
+        other = grouped_z(differences, same, lengths, means=True)
+        z = np.where(z * other > 0, np.sign(z) * np.minimum(np.abs(z), np.abs(other)), 0.0)
+    return z
 
 
 def grouped_z(

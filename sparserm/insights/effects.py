@@ -1,7 +1,7 @@
 """Effects: in pairs in which exactly one response has a feature, how often that response was chosen.
 
 A response has a feature if the SAE's latent fires anywhere in it. Prompts are clusters: pairs of one prompt are one piece of
-evidence, and so are pairs that share a response text (:meth:`~sparserm.heads.screening.GatedScores.z`).
+evidence, and so are pairs that share a response text (:func:`~sparserm.heads.screening.smallest_z`).
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from scipy.special import expit
 from scipy.stats import false_discovery_control, norm
 
 from sparserm.evaluation.intervals import wilson_interval
-from sparserm.heads.screening import GatedScores
+from sparserm.heads.screening import GatedScores, smallest_z
 from sparserm.representations.values import PairRepresentations, Representations
+from sparserm.support.threads import in_threads
 
 #: Pairs in which exactly one response must have a feature for it to be tested.
 LEAST_PAIRS = 20
@@ -103,9 +104,8 @@ def measure_effects(features: GatedScores, latents: np.ndarray | None = None) ->
     n = n[tested]
     wins = ((n + sums) / 2).round().astype(np.int64)
     z = features.z(tested)
-    q = false_discovery_control(2 * norm.sf(np.abs(z)), method="by") if len(tested) else np.ones(0)
     worth = _worth(differences[:, tested], wins, n, features.groups)
-    return Effects(tested, n, wins, worth, z, q, len(features.groups))
+    return Effects(tested, n, wins, worth, z, _q(z), len(features.groups))
 
 
 def returning(features: GatedScores, effects: Effects, seed: int = 0) -> np.ndarray:
@@ -113,14 +113,19 @@ def returning(features: GatedScores, effects: Effects, seed: int = 0) -> np.ndar
 
     The false discovery rate of a half is that of the same ``m`` tests.
     """
+    differences = (features.chosen[:, effects.latents] - features.rejected[:, effects.latents]).tocsr()
     prompts = np.unique(features.groups)
     rng = np.random.default_rng(seed)
     halves = [half for _ in range(SPLITS) for half in np.array_split(rng.permutation(prompts), 2) if len(half)]
-    found = np.zeros(len(effects.latents))
-    for half in halves:
-        again = measure_effects(_rows(features, np.isin(features.groups, half)), effects.latents)
-        found += again.sure & (again.z * effects.z > 0)
-    return found / max(len(halves), 1)
+
+    def again(half: np.ndarray) -> np.ndarray:
+        rows = np.flatnonzero(np.isin(features.groups, half))
+        texts = None if features.texts is None else features.texts[:, rows]
+        z = smallest_z(differences[rows], features.groups[rows], texts)
+        return np.asarray((_q(z) <= FALSE_DISCOVERIES) & (z * effects.z > 0))
+
+    found = list(in_threads(again, halves))
+    return np.mean(found, axis=0) if found else np.zeros(len(effects.latents))
 
 
 def hold_length(features: GatedScores, latents: np.ndarray) -> LengthHeld:
@@ -143,7 +148,10 @@ def _regress(features: GatedScores, latents: np.ndarray) -> tuple[np.ndarray, np
         missing = expit(-(x * weights[0] + lengths * weights[1]))
         gradient = np.stack([(x * missing).sum(0), (lengths * missing).sum(0)]) - ridge[:, None] * weights
         inverse = _inverse(x, lengths, missing * (1 - missing), ridge)
-        weights += np.einsum("abm,bm->am", inverse, gradient)
+        step = np.einsum("abm,bm->am", inverse, gradient)
+        weights += step
+        if np.abs(step).max(initial=0) < 1e-6:
+            break
     by_group = _by_group(features.groups)
     scores = np.stack([by_group @ (x * missing), by_group @ (lengths * missing)])
     spread = np.einsum("agm,bgm->abm", scores, scores)
@@ -182,10 +190,9 @@ def _by_group(groups: np.ndarray) -> csr_matrix:
     return csr_matrix((np.ones(len(groups)), (numbers, np.arange(len(groups)))))
 
 
-def _rows(features: GatedScores, rows: np.ndarray) -> GatedScores:
-    texts = None if features.texts is None else features.texts[:, rows]
-    sides = features.chosen[rows], features.rejected[rows]
-    return GatedScores(*sides, features.groups[rows], features.length_gaps[rows], texts)
+def _q(z: np.ndarray) -> np.ndarray:
+    """False discovery rates of two-sided tests that may depend on each other."""
+    return np.asarray(false_discovery_control(2 * norm.sf(np.abs(z)), method="by")) if len(z) else np.ones(0)
 
 
 def _has(responses: Representations) -> csr_matrix:
