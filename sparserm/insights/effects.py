@@ -38,7 +38,8 @@ class Effects:
         latents: ``[m]`` ids.
         n: ``[m]`` pairs in which exactly one response has the feature.
         wins: ``[m]`` of these, pairs in which that response was chosen.
-        worth: ``[m]`` independent pairs that the ``n`` pairs are worth: what the variance over prompts leaves of them.
+        worth: ``[m]`` independent pairs that the ``n`` pairs are worth: what the variance over prompts, or over shared texts,
+            leaves of them.
         z: ``[m]`` of wins minus losses; positive where the pairs reward the feature.
         q: ``[m]`` false discovery rate at which the effect counts as sure.
         n_pairs: number of all pairs.
@@ -75,11 +76,11 @@ class Effects:
 
 @dataclass(frozen=True)
 class LengthHeld:
-    """Effects of ``m`` features with length held fixed, from conditional logistic regressions on feature and log length.
+    """Effects of ``m`` features with length held fixed, from conditional logistic regressions, see :func:`hold_length`.
 
     Attributes:
         win_rate: ``[m]`` probability that the response with the feature is chosen if both are equally long.
-        z: ``[m]`` of the coefficient, with variances over prompts.
+        z: ``[m]`` of the coefficient.
     """
 
     win_rate: np.ndarray
@@ -104,14 +105,15 @@ def measure_effects(features: GatedScores, latents: np.ndarray | None = None) ->
     n = n[tested]
     wins = ((n + sums) / 2).round().astype(np.int64)
     z = features.z(tested)
-    worth = _worth(differences[:, tested], wins, n, features.groups)
+    worth = np.min([_worth(differences[:, tested], wins, n, groups) for groups in _groupings(features)], axis=0)
     return Effects(tested, n, wins, worth, z, _q(z), len(features.groups))
 
 
 def returning(features: GatedScores, effects: Effects, seed: int = 0) -> np.ndarray:
     """``[m]`` share of the halves of the prompts in which an effect is sure again and has the same sign.
 
-    The false discovery rate of a half is that of the same ``m`` tests.
+    Args:
+        effects: of all features that were tested, over which the false discovery rate is taken in each half too.
     """
     differences = (features.chosen[:, effects.latents] - features.rejected[:, effects.latents]).tocsr()
     prompts = np.unique(features.groups)
@@ -129,58 +131,70 @@ def returning(features: GatedScores, effects: Effects, seed: int = 0) -> np.ndar
 
 
 def hold_length(features: GatedScores, latents: np.ndarray) -> LengthHeld:
-    """Effects with length held fixed: ``logit P(chosen) = b x + c log(length ratio)`` for each latent, over all pairs.
+    """Effects with length held fixed: ``logit P(chosen) = b x + c log(length ratio) + d sign(length gap)``, over all pairs.
 
-    ``x`` is +1 where the chosen response alone has the feature, -1 where the rejected one alone has it, and 0 elsewhere.
+    ``x`` is +1 where the chosen response alone has the feature, -1 where the rejected one alone has it, and 0 elsewhere; each
+    latent has a regression of its own. The z are of score tests of ``b = 0``, which hold where all pairs of a feature were won
+    too, with the pairs grouped as in :func:`~sparserm.heads.screening.smallest_z`.
     """
-    parts = [_regress(features, latents[start : start + _AT_ONCE]) for start in range(0, len(latents), _AT_ONCE)]
-    coefficients, z = np.concatenate(parts, axis=1) if parts else np.zeros((2, 0))
-    return LengthHeld(expit(coefficients), z)
+    gaps = features.length_gaps
+    lengths = np.stack([gaps, np.sign(gaps)])
+    # Without a feature: what length leaves unexplained of each pair, and its part in the information about the coefficients.
+    left = expit(-(_coefficients(np.zeros((len(gaps), 1)), lengths)[1:, 0] @ lengths))
+    information = left * (1 - left)
+    inverse = np.linalg.inv((lengths * information) @ lengths.T + 1e-6 * np.eye(2))
+    coefficients, z = [np.zeros(0)], [np.zeros(0)]
+    for start in range(0, len(latents), _AT_ONCE):
+        columns = latents[start : start + _AT_ONCE]
+        x = (features.chosen[:, columns] - features.rejected[:, columns]).toarray()
+        coefficients.append(_coefficients(x, lengths)[0])
+        beside = x - lengths.T @ (inverse @ (lengths * information @ x))
+        z.append(smallest_z(csr_matrix(beside * left[:, None]), features.groups, features.texts))
+    return LengthHeld(expit(np.concatenate(coefficients)), np.concatenate(z))
 
 
-def _regress(features: GatedScores, latents: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Coefficients ``[m]`` and their z; each has a coefficient of length of its own."""
-    x = (features.chosen[:, latents] - features.rejected[:, latents]).toarray()
-    lengths = features.length_gaps[:, None]
-    ridge = np.array([_PRIOR_PAIRS / 4, 1e-9])
-    weights = np.zeros((2, x.shape[1]))
+def _coefficients(x: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """``[3, m]`` coefficients of each column of ``x [n, m]`` and of ``lengths [2, n]`` beside it, by Newton's method."""
+    ridge = np.array([_PRIOR_PAIRS / 4, 1e-6, 1e-6])
+    weights = np.zeros((3, x.shape[1]))
     for _ in range(_STEPS):
-        missing = expit(-(x * weights[0] + lengths * weights[1]))
-        gradient = np.stack([(x * missing).sum(0), (lengths * missing).sum(0)]) - ridge[:, None] * weights
-        inverse = _inverse(x, lengths, missing * (1 - missing), ridge)
-        step = np.einsum("abm,bm->am", inverse, gradient)
-        weights += step
+        missing = expit(-(x * weights[0] + lengths.T @ weights[1:]))
+        gradient = np.concatenate([(x * missing).sum(0)[None], lengths @ missing]) - ridge[:, None] * weights
+        step = np.linalg.solve(_hessians(x, lengths, missing * (1 - missing)) + np.diag(ridge), gradient.T[..., None])
+        weights += step[..., 0].T
         if np.abs(step).max(initial=0) < 1e-6:
             break
-    by_group = _by_group(features.groups)
-    scores = np.stack([by_group @ (x * missing), by_group @ (lengths * missing)])
-    spread = np.einsum("agm,bgm->abm", scores, scores)
-    variance = np.einsum("am,abm,bm->m", inverse[0], spread, inverse[0])
-    return weights[0], weights[0] / np.sqrt(np.maximum(variance, 1e-12))
+    return weights
 
 
-def _inverse(x: np.ndarray, lengths: np.ndarray, curvature: np.ndarray, ridge: np.ndarray) -> np.ndarray:
-    """``[2, 2, m]`` inverse of each regression's Hessian."""
-    a, b, c = (
-        (curvature * x * x).sum(0) + ridge[0],
-        (curvature * x * lengths).sum(0),
-        (curvature * lengths**2).sum(0) + ridge[1],
-    )
-    return np.stack([np.stack([c, -b]), np.stack([-b, a])]) / (a * c - b * b)
+def _hessians(x: np.ndarray, lengths: np.ndarray, curvature: np.ndarray) -> np.ndarray:
+    """``[m, 3, 3]`` Hessian of each regression's loss."""
+    found = np.empty((x.shape[1], 3, 3))
+    weighted = x * curvature
+    found[:, 0, 0] = (weighted * x).sum(0)
+    found[:, 0, 1:] = found[:, 1:, 0] = (lengths @ weighted).T
+    for i, one in enumerate(lengths, 1):
+        found[:, i, 1:] = ((lengths * one) @ curvature).T
+    return found
+
+
+def _groupings(features: GatedScores) -> list[np.ndarray]:
+    """The ways in which pairs belong together: by prompt, and by the texts of their responses."""
+    return [features.groups, *(() if features.texts is None else features.texts)]
 
 
 def _worth(differences: csr_matrix, wins: np.ndarray, n: np.ndarray, groups: np.ndarray) -> np.ndarray:
-    """``[m]`` number of independent pairs of which each share would have the variance that it has over prompts.
+    """``[m]`` number of independent pairs of which each share would have the variance that it has over groups of pairs.
 
-    Where all pairs were won or all lost they have no variance; then each prompt counts as one.
+    Where all pairs were won or all lost they have no variance; then each group counts as one.
     """
     share = wins / np.maximum(n, 1)
     by_group = _by_group(groups)
     own, sums = by_group @ abs(differences), by_group @ differences
-    left = (own + sums) / 2 - own.multiply(share)  # of each prompt: wins minus what the share predicts
+    left = (own + sums) / 2 - own.multiply(share)  # of each group: wins minus what the share predicts
     variance = np.asarray(left.power(2).sum(0)).ravel() / np.maximum(n, 1) ** 2
-    prompts = np.asarray((own != 0).sum(0)).ravel()
-    worth = np.where(variance > 0, share * (1 - share) / np.where(variance > 0, variance, 1), prompts)
+    counted = np.asarray((own != 0).sum(0)).ravel()
+    worth = np.where(variance > 0, share * (1 - share) / np.where(variance > 0, variance, 1), counted)
     return np.asarray(np.clip(worth, 1, np.maximum(n, 1)))
 
 

@@ -15,7 +15,7 @@ from sparserm.heads.screening import GatedScores
 from sparserm.insights.effects import Effects, features_of, hold_length, measure_effects, returning
 from sparserm.insights.names import Name, names_of
 from sparserm.insights.shortcuts import LONGER, with_shortcuts
-from sparserm.insights.values import Finding, Insights, Member, RepeatedText
+from sparserm.insights.values import MOST, Finding, Insights, Member, RepeatedText
 from sparserm.insights.verdict import verdict
 from sparserm.representations.represent import represent_pairs
 from sparserm.representations.store import stored
@@ -25,8 +25,6 @@ from sparserm.support.defaults import DEFAULT_BACKBONE
 from sparserm.support.files import one_line
 from sparserm.types import PreferenceData, Progress, SparseRMError
 
-#: Sure features, the surest first, that are looked at further and grouped into families.
-MOST = 512
 #: Share of the pairs that must have a response text for it to be told, and characters shown of it.
 REPEATED, SHOWN = 0.02, 60
 
@@ -66,10 +64,11 @@ def insights_of(data: PreferenceData, pairs: PairRepresentations, sae: SparseAut
     effects = measure_effects(features)
     sure = np.flatnonzero(effects.sure)
     sure = sure[np.argsort(-np.abs(effects.z[sure]), kind="stable")][:MOST]
-    findings = _findings(features, effects.take(sure), names_of(sae, shortcuts))
+    returns = returning(features, effects)[sure]
+    findings = _findings(features, effects.take(sure), returns, names_of(sae, shortcuts))
     repeated = repeated_texts(data)
     gaps = pairs.length_gaps
-    longer_wins = float(np.mean(np.where(gaps == 0, 0.5, gaps > 0)))
+    longer_wins = float((gaps[gaps != 0] > 0).mean()) if gaps.any() else None
     return Insights(
         data=data.name,
         data_hash=data.content_hash,
@@ -82,7 +81,7 @@ def insights_of(data: PreferenceData, pairs: PairRepresentations, sae: SparseAut
         findings=findings,
         longer_wins=longer_wins,
         repeated=repeated,
-        verdict=verdict(findings, repeated, len(data.pairs), len(effects.latents), longer_wins),
+        verdict=verdict(findings, repeated, len(data.pairs), len(effects.latents), longer_wins, int((gaps != 0).sum())),
     )
 
 
@@ -111,9 +110,9 @@ def pairs_with(data: PreferenceData, pairs: PairRepresentations, finding: Findin
     return (features.chosen[:, [column]] - features.rejected[:, [column]]).toarray().ravel().astype(np.int8)
 
 
-def _findings(features: GatedScores, effects: Effects, names: Sequence[Name]) -> tuple[Finding, ...]:
+def _findings(features: GatedScores, effects: Effects, returns: np.ndarray, names: Sequence[Name]) -> tuple[Finding, ...]:
     """A finding for each family, named after its surest member that has a name."""
-    returns, held = returning(features, effects), hold_length(features, effects.latents)
+    held = hold_length(features, effects.latents)
     families = families_of([features], effects.latents, effects.z)
     low, high = effects.interval
     found = []

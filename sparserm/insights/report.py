@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import html
+import re
 from typing import Any
 
 from sparserm.insights.shortcuts import LONGER
-from sparserm.insights.values import Finding, Insights
+from sparserm.insights.values import MOST, Finding, Insights
 
 _HEADER = (
     "",
@@ -65,8 +66,8 @@ def findings_table(found: Insights) -> list[dict[str, Any]]:
 def to_markdown(found: Insights) -> str:
     """The verdict, the findings and what the figures mean."""
     rows = ["| " + " | ".join(_HEADER) + " |", "|" + "---|" * len(_HEADER)]
-    rows += ["| " + " | ".join(cell.replace("|", "\\|") for cell in _cells(one)) + " |" for one in found.findings]
-    parts = [f"# What {found.data} rewards", *found.verdict.splitlines(), _facts(found)]
+    rows += ["| " + " | ".join(map(_escaped, _cells(one))) + " |" for one in found.findings]
+    parts = [f"# What {_escaped(found.data)} rewards", *map(_escaped, found.verdict.splitlines()), _escaped(_facts(found))]
     if found.findings:
         parts += ["\n".join(rows), "\n".join(f"- {note}" for note in _NOTES)]
     return "\n\n".join(parts) + "\n"
@@ -93,9 +94,10 @@ def to_html(found: Insights) -> str:
 
 
 def _facts(found: Insights) -> str:
+    families = f"{'the surest of them ' if found.n_sure > MOST else ''}in {len(found.findings):,} families"
     return (
         f"{found.n_pairs:,} pairs of {found.n_prompts:,} prompts; {found.n_tested:,} features tested, {found.n_sure:,} sure, "
-        f"in {len(found.findings):,} families. Features: SAE {found.sae}, {found.hook}."
+        f"{families}. Features: SAE {found.sae}, {found.hook}."
     )
 
 
@@ -113,6 +115,11 @@ def _cells(one: Finding) -> list[str]:
         f"{one.q:.1g}",
         "; ".join(member.name for member in one.family),
     ]
+
+
+def _escaped(text: str) -> str:
+    """A text on one line of Markdown, with nothing in it that Markdown would read as its own."""
+    return re.sub(r"([\\`*_\[\]<>|#~])", r"\\\1", " ".join(text.split()))
 
 
 def _bold(note: str) -> str:

@@ -49,6 +49,6 @@ def with_shortcuts(features: GatedScores, pairs: Sequence[PreferencePair]) -> tu
 
 
 def _first_word(text: str) -> str:
-    """The first word of a text, in lower case unless it is always written otherwise; empty if there is none."""
+    """The first word of a text in lower case; empty if there is none."""
     found = _FIRST_WORD.match(text.lstrip(" \t\n\"'“*"))
     return found[0].lower().replace("’", "'") if found else ""

@@ -5,6 +5,11 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+#: Sure features, the surest first, that are looked at further and grouped into families.
+MOST = 512
+#: Absolute z with length held fixed from which an effect is there beside length; by chance one in 370 has it.
+SURE_BESIDE_LENGTH = 3.0
+
 
 @dataclass(frozen=True)
 class Member:
@@ -70,8 +75,8 @@ class Finding:
 
     @property
     def beside_length(self) -> bool:
-        """Whether the effect is there, with the same sign, with length held fixed (95 % interval)."""
-        return self.length_held_z * self.z > 0 and abs(self.length_held_z) > 1.96
+        """Whether the effect is there, with the same sign, with length held fixed (|z| above :data:`SURE_BESIDE_LENGTH`)."""
+        return self.length_held_z * self.z > 0 and abs(self.length_held_z) > SURE_BESIDE_LENGTH
 
 
 @dataclass(frozen=True)
@@ -97,8 +102,8 @@ class Insights:
         sae, hook: whose latents are the features, and where they are read.
         n_pairs, n_prompts: number of pairs and of their prompts.
         n_tested, n_sure: features that differ in enough pairs to be tested, and of these the sure ones.
-        findings: one for each family of sure features, in the order of :attr:`Finding.strength`.
-        longer_wins: share of the pairs in which the response with more tokens was chosen; a tie counts half.
+        findings: one for each family of the :data:`MOST` surest features, in the order of :attr:`Finding.strength`.
+        longer_wins: share of the pairs of unequal length in which the response with more tokens was chosen; None without any.
         repeated: the response texts that the most prompts share, if they are many.
         verdict: the insights in a few lines, one for each sentence.
     """
@@ -112,7 +117,7 @@ class Insights:
     n_tested: int
     n_sure: int
     findings: tuple[Finding, ...]
-    longer_wins: float
+    longer_wins: float | None
     repeated: tuple[RepeatedText, ...]
     verdict: str
 

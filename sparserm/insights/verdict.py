@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from scipy.stats import norm
 
-from sparserm.insights.effects import FALSE_DISCOVERIES
+from sparserm.insights.effects import FALSE_DISCOVERIES, LEAST_PAIRS
+from sparserm.insights.shortcuts import LONGER
 from sparserm.insights.values import Finding, RepeatedText
 
 #: Findings that are told of those that are rewarded, and of those that are punished.
@@ -16,25 +17,38 @@ _EFFECT, _POWER = 0.6, 0.8
 
 
 def verdict(
-    findings: Sequence[Finding], repeated: Sequence[RepeatedText], n_pairs: int, n_tested: int, longer_wins: float
+    findings: Sequence[Finding],
+    repeated: Sequence[RepeatedText],
+    n_pairs: int,
+    n_tested: int,
+    longer_wins: float | None,
+    n_unequal: int,
 ) -> str:
     """What the pairs reward and punish, and what length alone does, a sentence in each line."""
     told = [
         _sentence("Rewarded", [one for one in findings if one.rewarded]),
         _sentence("Punished", [one for one in findings if not one.rewarded]),
     ]
-    if not findings:
+    if not n_tested:
+        told = [f"Nothing can be tested in {n_pairs:,} pairs: a feature must differ in {LEAST_PAIRS} pairs or more."]
+    elif not findings:
         told = [
-            f"Nothing is sure in these {n_pairs:,} pairs: of {n_tested:,} features tested none is chosen more or less often "
-            f"than by chance. One that wins {_EFFECT:.0%} would be seen if about {pairs_needed(n_tested):,} pairs differed in "
-            "it."
+            f"Nothing is sure in these {n_pairs:,} pairs: for none of the {n_tested:,} features tested is it sure that it is "
+            f"chosen more or less often than by chance. One that wins {_EFFECT:.0%} is found, with a probability of "
+            f"{_POWER:.0%}, if about {pairs_needed(n_tested):,} pairs of different prompts and texts differ in it."
         ]
+    elif not any(told):
+        told = [f"{len(findings):,} findings are sure, but none of them both has a name and is sure with length held fixed."]
     told += [
         f"Repeated: “{one.text}” is the chosen response of {one.chosen:,} pairs and the rejected one of {one.rejected:,}."
         for one in repeated
     ]
-    length = f"Length: the response with more tokens is chosen in {longer_wins:.0%} of all pairs."
-    return "\n".join([*filter(None, told), length])
+    if longer_wins is not None:
+        told.append(
+            f"Length: the response with more tokens is chosen in {longer_wins:.0%} of the {n_unequal:,} pairs of unequal "
+            "length."
+        )
+    return "\n".join(filter(None, told))
 
 
 def pairs_needed(n_tested: int) -> int:
@@ -49,7 +63,7 @@ def pairs_needed(n_tested: int) -> int:
 
 
 def _sentence(how: str, findings: Sequence[Finding]) -> str:
-    """The surest of the findings that have a name and are no matter of length."""
-    telling = [one for one in findings if one.named and one.beside_length][:TOLD]
+    """The surest of the findings that have a name and are no matter of length, which has a sentence of its own."""
+    telling = [one for one in findings if one.named and one.beside_length and one.name != LONGER][:TOLD]
     parts = [f"a response that {one.name} ({one.win_rate:.0%} of the {one.n:,} pairs that differ in it)" for one in telling]
     return f"{how}: {'; '.join(parts)}." if parts else ""

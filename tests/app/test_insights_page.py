@@ -13,12 +13,13 @@ ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.backbone
 
 
-def _planted(n: int = 80) -> list[dict[str, str]]:
-    """Pairs in which the response that apologises is nearly always rejected."""
+def _planted(n: int = 100) -> list[dict[str, str]]:
+    """Pairs in which the response that apologises is nearly always rejected, and length says nothing."""
     rng = np.random.default_rng(0)
     rows = []
     for i in range(n):
-        texts = [f"I'm sorry, I can't help with task {i}.", f"Take the road number {i} to the north."]
+        more = [" It is late." * int(rng.integers(0, 4)) for _ in range(2)]  # either may be the longer one
+        texts = [f"I'm sorry, I can't help with task {i}.{more[0]}", f"Take the road number {i} to the north.{more[1]}"]
         rejected, chosen = texts if rng.random() < 0.95 else texts[::-1]
         rows.append({"prompt": f"How do I do task {i}?", "chosen": chosen, "rejected": rejected})
     return rows
@@ -47,7 +48,7 @@ def open_page(monkeypatch, tmp_path):
 def test_the_first_visit_needs_no_typing_and_says_what_few_pairs_can_show(open_page) -> None:
     page = open_page()
     text = " ".join(one.value for one in page.markdown)
-    assert "Nothing is sure in these 70 pairs" in text and "pairs differed in" in text
+    assert "Nothing is sure in these 70 pairs" in text and "pairs of different prompts and texts differ in it" in text
     assert {metric.label: metric.value for metric in page.metric}["Pairs"] == "70"
     assert not page.get("plotly_chart")
 
@@ -69,3 +70,11 @@ def test_the_reports_can_be_taken_away(open_page) -> None:
     assert {"Report (HTML)", "Report (Markdown)"} <= set(labels) and any(
         label.startswith("Download findings") for label in labels
     )
+
+
+def test_a_new_label_shows_at_once(open_page, monkeypatch) -> None:
+    page = open_page(_planted())
+    assert "my own name" not in " ".join(one.value for one in page.markdown)
+    monkeypatch.setattr("sparserm.insights.names.user_labels", lambda _: {i: f"has my own name {i}" for i in range(1024)})
+    page.run()
+    assert "a response that has my own name" in " ".join(one.value for one in page.markdown)

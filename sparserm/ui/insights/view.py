@@ -9,6 +9,7 @@ import pandas as pd
 import streamlit as st
 
 from sparserm.insights.find import insights_of, pairs_with
+from sparserm.insights.names import names_of
 from sparserm.insights.report import findings_table, to_html, to_markdown
 from sparserm.insights.values import Finding, Insights
 from sparserm.pairs.messages import prompt_text
@@ -29,14 +30,16 @@ BOTH, REWARDED, PUNISHED = "Rewarded and punished", "Rewarded", "Punished"
 def found_in(context: Context, pairs: Represented) -> Insights:
     """The insights of some pairs with the SAE of the selected head."""
     try:
-        return _insights(pairs.data.content_hash, context.card.sae_fingerprint, _context=context, _pairs=pairs)
+        names = hash(tuple(names_of(context.sae(), ())))  # labels may change
+        key = (pairs.data.name, pairs.data.content_hash, context.card.sae_fingerprint, names)
+        return _insights(key, _context=context, _pairs=pairs)
     except SparseRMError as error:
         st.error(plain(str(error)))
         st.stop()
 
 
 @st.cache_resource(max_entries=8, show_spinner="Testing the features…")
-def _insights(content: str, sae: str, *, _context: Context, _pairs: Represented) -> Insights:
+def _insights(key: tuple[object, ...], *, _context: Context, _pairs: Represented) -> Insights:
     return insights_of(_pairs.data, _pairs.pairs, _context.sae())
 
 
@@ -64,7 +67,8 @@ def headline(found: Insights) -> None:
         f"{sum(one.named for one in found.findings):,} with a name",
         "Sure features that mostly differ in the same pairs are one finding.",
     )
-    figure(longer, "Longer is chosen", f"{found.longer_wins:.0%}", "of all pairs", "Compared in tokens; a tie counts half.")
+    share = "–" if found.longer_wins is None else f"{found.longer_wins:.0%}"
+    figure(longer, "Longer is chosen", share, "of pairs of unequal length", "Compared in tokens.")
 
 
 def findings(found: Insights) -> Finding | None:

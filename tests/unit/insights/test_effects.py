@@ -91,14 +91,15 @@ def test_length_is_held_by_a_regression_of_the_choice_on_both() -> None:
     found = hold_length(features, np.array([0]))
 
     def loss(w: np.ndarray) -> float:
-        return float(np.logaddexp(0, -(x * w[0] + length * w[1])).sum() + w[0] ** 2 / 8)
+        margins = x * w[0] + length * w[1] + np.sign(length) * w[2]
+        return float(np.logaddexp(0, -margins).sum() + w[0] ** 2 / 8)
 
-    expected = minimize(loss, np.zeros(2), method="BFGS").x
-    assert found.win_rate[0] == pytest.approx(expit(expected[0]), abs=1e-4)
-    # Variances over prompts of one pair are about those of the model where the model is right.
-    missing = expit(-(x * expected[0] + length * expected[1]))
-    c = missing * (1 - missing)
-    hessian = np.array([[c @ (x * x) + 0.25, c @ (x * length)], [c @ (x * length), c @ (length * length)]])
+    expected = minimize(loss, np.zeros(3), method="BFGS").x
+    assert found.win_rate[0] == pytest.approx(expit(expected[0]), abs=1e-6)
+    # The score test of a right model is about the Wald test, small effects given.
+    columns = np.stack([x, length, np.sign(length)])
+    missing = expit(-(expected @ columns))
+    hessian = (columns * missing * (1 - missing)) @ columns.T
     assert found.z[0] == pytest.approx(expected[0] / np.sqrt(np.linalg.inv(hessian)[0, 0]), rel=0.1)
     assert measure_effects(features).win_rate[0] - found.win_rate[0] > 0.1
 
@@ -130,3 +131,38 @@ def test_a_feature_of_one_text_that_many_pairs_share_is_never_sure() -> None:
     features = made_up_scores(chosen, np.zeros((100, 1)))
     assert measure_effects(features).sure.all()
     assert not measure_effects(replace(features, texts=texts)).sure.any()
+
+
+def test_what_stands_for_length_alone_is_not_sure_beside_it_also_where_the_effect_of_length_saturates() -> None:
+    """Whatever is longer wins, however much longer it is; features are in the longer response by chance, or not at all."""
+    sure = 0
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        length = rng.normal(0, 1, 500)
+        turn = np.where(rng.random(500) < 0.5 + 0.3 * np.sign(length), 1, -1)
+        x = (
+            np.where(rng.random((500, 10)) < 0.7 * (1 - np.exp(-np.abs(length[:, None]))), np.sign(length)[:, None], 0)
+            * turn[:, None]
+        )
+        features = made_up_scores((x > 0).astype(float), (x < 0).astype(float), None, length * turn)
+        sure += int((np.abs(hold_length(features, np.arange(10)).z) > 3).sum())
+    assert sure <= 4  # of 200
+
+
+def test_pairs_that_share_a_text_are_one_piece_of_evidence_with_length_held_fixed_too() -> None:
+    rng = np.random.default_rng(0)
+    chosen, texts = np.zeros((100, 1)), np.arange(200).reshape(2, 100)
+    chosen[:60], texts[0, :60] = 1, 0
+    features = replace(made_up_scores(chosen, np.zeros((100, 1)), None, rng.normal(0, 1, 100)), texts=texts)
+    assert (
+        abs(hold_length(features, np.array([0])).z[0]) < 2 < abs(hold_length(replace(features, texts=None), np.array([0])).z[0])
+    )
+    low, _ = measure_effects(features, np.array([0])).interval
+    assert low[0] == pytest.approx(wilson_interval(np.array(1.0), np.array(1))[0])
+
+
+def test_an_effect_has_to_be_sure_again_among_all_that_were_tested() -> None:
+    features = _features(300, 400, rewarded=0.25)
+    every = measure_effects(features, np.arange(400))
+    alone = returning(features, every.take(np.array([0])))
+    assert returning(features, every)[0] < alone[0]

@@ -94,7 +94,7 @@ def test_the_verdict_tells_named_findings_and_length() -> None:
     one, other = (next(f for f in found.findings if f.feature == latent) for latent in (1, 3))
     assert f"Rewarded: a response that says no ({one.win_rate:.0%} of the {one.n} pairs that differ in it)." in found.verdict
     assert f"Punished: a response that says yes ({other.win_rate:.0%} of the {other.n} pairs" in found.verdict
-    assert f"Length: the response with more tokens is chosen in {found.longer_wins:.0%} of all pairs." in found.verdict
+    assert f"Length: the response with more tokens is chosen in {found.longer_wins:.0%} of the " in found.verdict
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -219,3 +219,26 @@ def test_what_length_may_explain_is_marked_and_length_itself_has_no_figure_of_it
     assert [("| – |" in line) for line in to_markdown(shown).splitlines() if line.startswith(("| rew", "| pun"))] == [
         *(False, False, True)
     ]
+
+
+def test_names_are_no_markdown() -> None:
+    found = _insights()
+    one = replace(found.findings[0], name="a\\| [x](http://y) **b** <i>\n`c`", named=True)
+    text = to_markdown(replace(found, findings=(one,), data="# new\nline"))
+    (row,) = (line for line in text.splitlines() if line.startswith(("| rew", "| pun")))
+    assert "a\\\\\\| \\[x\\](http://y) \\*\\*b\\*\\* \\<i\\> \\`c\\`" in row
+    assert text.startswith("# What \\# new line rewards\n")
+
+
+def test_length_is_told_of_the_pairs_that_differ_in_it() -> None:
+    data, pairs = _made(0.85, 0)
+    same = replace(pairs.chosen, n_tokens=np.full(N, 7, np.int32)), replace(pairs.rejected, n_tokens=np.full(N, 7, np.int32))
+    equal = insights_of(data, replace(pairs, chosen=same[0], rejected=same[1]), tiny_sae())
+    assert equal.longer_wins is None and "Length:" not in equal.verdict
+    one = replace(same[0], n_tokens=np.where(np.arange(N) < 8, 9, 7).astype(np.int32))
+    few = insights_of(data, replace(pairs, chosen=one, rejected=same[1]), tiny_sae())
+    assert few.longer_wins == 1.0 and "in 100% of the 8 pairs of unequal length." in few.verdict
+
+
+def test_sure_findings_without_a_name_are_told_as_such() -> None:
+    assert "2 findings are sure, but none of them both has a name" in _insights().verdict

@@ -22,7 +22,7 @@ def _finding(**other: object) -> Finding:
         "z": 3.2,
         "q": 0.001,
         "length_held": 0.7,
-        "length_held_z": 2.5,
+        "length_held_z": 3.1,
         "returns": 0.9,
         "family": (Member(4, "feature 4"),),
     }
