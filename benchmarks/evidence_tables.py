@@ -86,9 +86,9 @@ def costs() -> list[str]:
     heads = [cost for cost in results.costs() if cost.environment not in on_gpu]
     for cost in sorted(heads, key=lambda one: (TASKS.index(one.task), one.budget or 0)):
         lines.append(
-            f"| {cost.task} | {_pairs(cost.budget)} | {WAYS['sparse']}: backbone {cost.backbone_seconds:.1f} s, fit "
+            f"| {cost.task} | {_pairs(cost.budget)} | {WAYS['gated']}: backbone {cost.backbone_seconds:.1f} s, fit "
             f"{cost.fit_seconds:.2f} s | {cost.backbone_seconds + cost.fit_seconds:.1f} s | {cost.cpu_seconds:.0f} s "
-            f"| {cost.peak_mb:,.0f} MB | 32 |"
+            f"| {cost.peak_mb:,.0f} MB | up to 64 |"
         )
         for way in ("full", "lora"):
             if one := summarise(found, cost.task, way, cost.budget):
