@@ -113,7 +113,7 @@ def pairs_with(data: PreferenceData, pairs: PairRepresentations, finding: Findin
 def _findings(features: GatedScores, effects: Effects, returns: np.ndarray, names: Sequence[Name]) -> tuple[Finding, ...]:
     """A finding for each family, named after its surest member that has a name."""
     held = hold_length(features, effects.latents)
-    families = families_of([features], effects.latents, effects.z)
+    families = _families(features, effects)
     low, high = effects.interval
     found = []
     for i, column in enumerate(effects.latents.tolist()):
@@ -144,19 +144,14 @@ def _findings(features: GatedScores, effects: Effects, returns: np.ndarray, name
     return tuple(sorted(found, key=lambda one: -one.strength))
 
 
-def families_of(sources: Sequence[GatedScores], columns: np.ndarray, z: np.ndarray) -> dict[int, list[int]]:
-    """The members of each feature's family, in the order of ``columns``.
+def _families(features: GatedScores, effects: Effects) -> dict[int, list[int]]:
+    """The members of each feature's family, in the order of ``effects``.
 
     Features belong together if they differ in the same pairs and in the same direction, whichever response was chosen.
-
-    Args:
-        sources: features of the pairs of one source or more.
-        columns: ``[m]`` of the features.
-        z: ``[m]``; features of different signs stay apart.
     """
-    differences = [(one.chosen[:, columns] - one.rejected[:, columns]).toarray() for one in sources]
-    leaders = group_families(columns, np.concatenate([*differences, *(-one for one in differences)]), z)
+    differences = (features.chosen[:, effects.latents] - features.rejected[:, effects.latents]).toarray()
+    leaders = group_families(effects.latents, np.concatenate([differences, -differences]), effects.z)
     together: dict[int, list[int]] = {}
-    for column, leader in zip(columns.tolist(), leaders.tolist(), strict=True):
+    for column, leader in zip(effects.latents.tolist(), leaders.tolist(), strict=True):
         together.setdefault(leader, []).append(column)
     return {member: members for members in together.values() for member in members}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from sparserm.ui.shared.context import Context
 from sparserm.ui.shared.pair_breakdown import open_in_compare, pair_texts
 from sparserm.ui.shared.pairs_picker import Represented
 from sparserm.ui.shared.style import CONFIG
-from sparserm.ui.shared.text import plain
+from sparserm.ui.shared.text import plain, sentence
 
 #: Findings that are drawn, unless all are asked for.
 DRAWN = 10
@@ -34,7 +35,7 @@ def found_in(context: Context, pairs: Represented) -> Insights:
         key = (pairs.data.name, pairs.data.content_hash, context.card.sae_fingerprint, names)
         return _insights(key, _context=context, _pairs=pairs)
     except SparseRMError as error:
-        st.error(plain(str(error)))
+        st.error(sentence(error))
         st.stop()
 
 
@@ -103,7 +104,12 @@ def downloads(found: Insights) -> None:
     with st.container(horizontal=True):
         for name, write, mime, ending in kinds:
             st.download_button(
-                f"Report ({name})", write(found), f"insights.{ending}", mime, icon=":material/download:", on_click="ignore"
+                f"Report ({name})",
+                partial(write, found),
+                f"insights.{ending}",
+                mime,
+                icon=":material/download:",
+                on_click="ignore",
             )
         download_table(pd.DataFrame(findings_table(found)), "Findings", "insights.csv")
 
