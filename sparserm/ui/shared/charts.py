@@ -19,7 +19,7 @@ from sparserm.ui.shared.style import DOWN, FAINT, NEUTRAL, UP
 
 #: Characters of a line of a label above its bar and in the tooltip; longer labels go on in the next line. A line of the first
 #: length fits on a phone.
-LINE, NOTE_LINE = 50, 38
+LINE, NOTE_LINE = 44, 38
 #: Pixels: letters of a label, height of its lines, of the space above and below a bar, and of a bar.
 _LETTERS, _LINE_HEIGHT, _ABOVE, _BETWEEN, THICK = 13, 17, 4, 12, 15
 
@@ -90,7 +90,7 @@ def label_lines(text: str, *facts: str) -> str:
     """An escaped label in lines that fit on a phone, and lines of facts in small letters below it, each cut to fit."""
     lines = _wrapped(text, LINE)
     for line in filter(None, facts):
-        short = html.escape(textwrap.shorten(html.unescape(line), LINE + 8, placeholder=" …"), quote=False)
+        short = html.escape(textwrap.shorten(html.unescape(line), LINE + 12, placeholder=" …"), quote=False)
         lines.append(f'<span style="font-size:0.85em">{short}</span>')
     return "<br>".join(lines)
 
