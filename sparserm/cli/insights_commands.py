@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,8 +14,12 @@ from sparserm.support.defaults import DEFAULT_BACKBONE
 from sparserm.support.files import to_csv
 from sparserm.types import SparseRMError
 
+if TYPE_CHECKING:
+    from sparserm.insights.values import Insights
+
 #: Rows that are printed; the output file and JSON have all.
 ROWS = 20
+OUT_HELP = "Report: an HTML (.html), Markdown (.md) or CSV (.csv) file; with --against a CSV file has the differences."
 
 
 @app.command()
@@ -24,7 +28,8 @@ def insights(
     backbone: BackboneOption = DEFAULT_BACKBONE,
     layer: Annotated[int | None, typer.Option(help="Layer of the shipped SAE: 10, 15 or 20. Default: 15.")] = None,
     sae: Annotated[str | None, typer.Option(help=SAE_HELP)] = None,
-    out: Annotated[Path | None, out_option(help="Report: an HTML (.html), Markdown (.md) or CSV (.csv) file.")] = None,
+    against: Annotated[str | None, typer.Option(help="Other pairs: also list what these reward and those do not.")] = None,
+    out: Annotated[Path | None, out_option(help=OUT_HELP)] = None,
     column: Columns = None,
     skip_bad: SkipBad = False,
     force: Force = False,
@@ -32,21 +37,27 @@ def insights(
 ) -> None:
     """Find what preference pairs reward and punish: features with their effect on the win rate. No head is needed."""
     from sparserm.insights.find import find_insights
-    from sparserm.insights.report import findings_table, to_html, to_markdown
+    from sparserm.insights.report import differences_table, findings_table, to_html, to_markdown
     from sparserm.support.progress import terminal_progress
 
     output = None
     if out:
         if out.suffix.lower() not in (".html", ".md", ".csv"):
             raise SparseRMError(f"--out {out.name} has no ending that says its format; expected .html, .md or .csv")
-        inputs = {"the pairs": pairs_file(pairs), "the backbone": backbone, "the SAE": sae_folder(sae)}
+        inputs = {
+            "the pairs": pairs_file(pairs),
+            "--against": pairs_file(against),
+            "the backbone": backbone,
+            "the SAE": sae_folder(sae),
+        }
         output = Output(out, inputs, force)
         output.check()
     data = load(pairs, column, skip_bad)
+    other = load(against, column, skip_bad) if against else None
     with terminal_progress() as progress:
-        found = find_insights(data, backbone=backbone, sae=sae, layer=layer, progress=progress)
+        found = find_insights(data, against=other, backbone=backbone, sae=sae, layer=layer, progress=progress)
     if output:
-        writers = {".html": to_html, ".md": to_markdown, ".csv": lambda one: to_csv(findings_table(one))}
+        writers = {".html": to_html, ".md": to_markdown, ".csv": _csv}
         output.write(writers[output.path.suffix.lower()](found))
     if printed_json(as_json, {**found.to_dict(), "out": str(out) if out else None}):
         return
@@ -58,6 +69,19 @@ def insights(
         print_table(title, [_printed(row) for row in rows], **columns)
         if len(found.findings) > ROWS:
             typer.echo(f"{len(found.findings) - ROWS:,} more: --out report.html, or --json")
+    if found.against:
+        typer.echo(found.against.verdict)
+        if rows := [_printed_difference(row) for row in differences_table(found.against)[:ROWS]]:
+            title = f"{found.data} against {found.against.data}: {found.against.n_sure:,} features surely differ"
+            columns = {"here": ".0%", "there": ".0%", "gap": "+.0%", "ci95": "+.0%", "how": "s", "a response that …": "s"}
+            print_table(title, rows, **columns)
+
+
+def _csv(found: Insights) -> str:
+    """The findings, or how they differ from those of other pairs."""
+    from sparserm.insights.report import differences_table, findings_table
+
+    return to_csv(differences_table(found.against) if found.against else findings_table(found))
 
 
 def _printed(row: dict[str, Any]) -> dict[str, Any]:
@@ -67,5 +91,16 @@ def _printed(row: dict[str, Any]) -> dict[str, Any]:
         "ci95": (row["low"], row["high"]),
         "pairs": row["n"],
         "equally long": row["length_held"],
+        "a response that …": row["name"] + (f" ({row['evidence']})" if row["evidence"] and not row["labelled"] else ""),
+    }
+
+
+def _printed_difference(row: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "here": row["here"],
+        "there": row["there"],
+        "gap": row["gap"],
+        "ci95": (row["low"], row["high"]),
+        "how": row["how"],
         "a response that …": row["name"] + (f" ({row['evidence']})" if row["evidence"] and not row["labelled"] else ""),
     }

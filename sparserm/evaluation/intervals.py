@@ -7,7 +7,7 @@ import numpy as np
 #: Number of bootstrap resamples.
 BOOTSTRAP_SAMPLES = 2000
 #: 97.5 % quantile of the standard normal distribution.
-_Z95 = 1.959963984540054
+Z95 = 1.959963984540054
 
 
 def accuracy_interval(correct: np.ndarray, groups: np.ndarray) -> tuple[float, float]:
@@ -61,9 +61,9 @@ def share_interval(correct: np.ndarray, groups: np.ndarray) -> tuple[float, floa
 
 def wilson_interval(p: np.ndarray, n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """95 % score interval of a share ``p`` of ``n`` (Wilson, 1927)."""
-    shrink = 1 + _Z95**2 / n
-    middle = (p + _Z95**2 / (2 * n)) / shrink
-    half = _Z95 / shrink * np.sqrt(p * (1 - p) / n + _Z95**2 / (4 * n**2))
+    shrink = 1 + Z95**2 / n
+    middle = (p + Z95**2 / (2 * n)) / shrink
+    half = Z95 / shrink * np.sqrt(p * (1 - p) / n + Z95**2 / (4 * n**2))
     return np.maximum(middle - half, 0.0), np.minimum(middle + half, 1.0)
 
 

@@ -13,7 +13,7 @@ from scipy.sparse import csr_matrix
 from scipy.special import expit
 from scipy.stats import false_discovery_control, norm
 
-from sparserm.evaluation.intervals import wilson_interval
+from sparserm.evaluation.intervals import Z95, wilson_interval
 from sparserm.heads.screening import GatedScores, smallest_z
 from sparserm.representations.values import PairRepresentations, Representations
 from sparserm.support.threads import in_threads
@@ -75,6 +75,22 @@ class Effects:
 
 
 @dataclass(frozen=True)
+class Gaps:
+    """How ``m`` effects differ between two sets of pairs, see :func:`gaps_between`.
+
+    Attributes:
+        rate: ``[m]`` difference of the win rates, first minus second.
+        low, high: ``[m]`` its 95 % interval.
+        z: ``[m]`` of the difference.
+    """
+
+    rate: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    z: np.ndarray
+
+
+@dataclass(frozen=True)
 class LengthHeld:
     """Effects of ``m`` features with length held fixed, from conditional logistic regressions, see :func:`hold_length`.
 
@@ -96,6 +112,12 @@ def features_of(pairs: PairRepresentations) -> GatedScores:
     return GatedScores(_has(pairs.chosen), _has(pairs.rejected), pairs.groups, pairs.length_gaps, pairs.texts)
 
 
+def enough_in_both(first: GatedScores, second: GatedScores, columns: np.ndarray) -> np.ndarray:
+    """Those of some columns that differ in :data:`LEAST_PAIRS` pairs or more of both sets of pairs."""
+    counts = [np.asarray(abs(one.chosen[:, columns] - one.rejected[:, columns]).sum(0)).ravel() for one in (first, second)]
+    return columns[np.minimum(*counts) >= LEAST_PAIRS]
+
+
 def measure_effects(features: GatedScores, latents: np.ndarray | None = None) -> Effects:
     """Effects of all latents that differ in :data:`LEAST_PAIRS` pairs or more, or of ``latents``."""
     differences = (features.chosen - features.rejected).tocsr()
@@ -106,7 +128,21 @@ def measure_effects(features: GatedScores, latents: np.ndarray | None = None) ->
     wins = ((n + sums) / 2).round().astype(np.int64)
     z = features.z(tested)
     worth = np.min([_worth(differences[:, tested], wins, n, groups) for groups in _groupings(features)], axis=0)
-    return Effects(tested, n, wins, worth, z, _q(z), len(features.groups))
+    return Effects(tested, n, wins, worth, z, false_discoveries(z), len(features.groups))
+
+
+def gaps_between(first: Effects, second: Effects) -> Gaps:
+    """How the effects of the same features differ between two sets of pairs of different prompts (Agresti and Caffo, 2000).
+
+    Each set counts with as many pairs as it is worth, and with one win and one loss more. The rates themselves are as counted.
+    """
+    shares = [(one.win_rate * one.worth + 1) / (one.worth + 2) for one in (first, second)]
+    variance = sum(share * (1 - share) / (one.worth + 2) for share, one in zip(shares, (first, second), strict=True))
+    middle, error = shares[0] - shares[1], np.sqrt(variance)
+    rate = first.win_rate - second.win_rate
+    low = np.maximum(np.minimum(middle - Z95 * error, rate), -1.0)
+    high = np.minimum(np.maximum(middle + Z95 * error, rate), 1.0)
+    return Gaps(rate, low, high, middle / error)
 
 
 def returning(features: GatedScores, effects: Effects, seed: int = 0) -> np.ndarray:
@@ -124,7 +160,7 @@ def returning(features: GatedScores, effects: Effects, seed: int = 0) -> np.ndar
         rows = np.flatnonzero(np.isin(features.groups, half))
         texts = None if features.texts is None else features.texts[:, rows]
         z = smallest_z(differences[rows], features.groups[rows], texts)
-        return np.asarray((_q(z) <= FALSE_DISCOVERIES) & (z * effects.z > 0))
+        return np.asarray((false_discoveries(z) <= FALSE_DISCOVERIES) & (z * effects.z > 0))
 
     found = list(in_threads(again, halves))
     return np.mean(found, axis=0) if found else np.zeros(len(effects.latents))
@@ -204,7 +240,7 @@ def _by_group(groups: np.ndarray) -> csr_matrix:
     return csr_matrix((np.ones(len(groups)), (numbers, np.arange(len(groups)))))
 
 
-def _q(z: np.ndarray) -> np.ndarray:
+def false_discoveries(z: np.ndarray) -> np.ndarray:
     """False discovery rates of two-sided tests that may depend on each other."""
     return np.asarray(false_discovery_control(2 * norm.sf(np.abs(z)), method="by")) if len(z) else np.ones(0)
 

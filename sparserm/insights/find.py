@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from sparserm.backbone.model import Backbone
+from sparserm.features.cards import peaks_of
 from sparserm.heads.families import group_families
 from sparserm.heads.inputs import load_parts
 from sparserm.heads.screening import GatedScores
+from sparserm.insights.against import compare
 from sparserm.insights.effects import Effects, features_of, hold_length, measure_effects, returning
 from sparserm.insights.names import Name, names_of
-from sparserm.insights.shortcuts import LONGER, with_shortcuts
-from sparserm.insights.values import MOST, Finding, Insights, Member, RepeatedText
+from sparserm.insights.shortcuts import LONGER, first_words, with_shortcuts
+from sparserm.insights.slices import effects_by_slice, slices_of
+from sparserm.insights.snippets import Place, choose_snippets, read_snippets
+from sparserm.insights.values import MOST, Against, Finding, Insights, Member, RepeatedText
 from sparserm.insights.verdict import verdict
 from sparserm.representations.represent import represent_pairs
 from sparserm.representations.store import stored
@@ -27,45 +32,64 @@ from sparserm.types import PreferenceData, Progress, SparseRMError
 
 #: Share of the pairs that must have a response text for it to be told, and characters shown of it.
 REPEATED, SHOWN = 0.02, 60
+#: Findings whose snippets are read.
+READ = 16
 
 
 def find_insights(
     data: PreferenceData,
     *,
+    against: PreferenceData | None = None,
     backbone: Backbone | str | Path = DEFAULT_BACKBONE,
     sae: SparseAutoencoder | str | Path | None = None,
     layer: int | None = None,
     progress: Progress | None = None,
 ) -> Insights:
-    """Find what preference pairs reward and punish.
+    """Find what preference pairs reward and punish, with snippets of the first findings.
 
     Args:
+        against: other pairs that are held beside these.
         backbone, sae, layer: whose latents are the features; default: the shipped SAE of the default layer.
 
     Raises:
         SparseRMError: no pairs, or the SAE does not match the backbone.
     """
     dictionary, model = load_parts(backbone, sae, layer, progress)
+    sources = [data] if against is None else [data, against]
+    for one in sources:
+        _check_not_empty(one)
     with stored() as store:
-        hooks = {dictionary.hook: dictionary}
-        found = represent_pairs(data.pairs, model, hooks, "mean", strengths=True, store=store, progress=progress)
-    return insights_of(data, found[dictionary.hook], dictionary)
+        pairs = [
+            represent_pairs(
+                one.pairs, model, {dictionary.hook: dictionary}, "mean", strengths=True, store=store, progress=progress
+            )[dictionary.hook]
+            for one in sources
+        ]
+    found = insights_of(data, pairs[0], dictionary, against=None if against is None else (against, pairs[1]))
+    return with_snippets(found, data, pairs[0], model, dictionary, progress)
 
 
-def insights_of(data: PreferenceData, pairs: PairRepresentations, sae: SparseAutoencoder) -> Insights:
-    """:func:`find_insights` from representations with latent strengths; no model is run.
+def insights_of(
+    data: PreferenceData,
+    pairs: PairRepresentations,
+    sae: SparseAutoencoder,
+    *,
+    against: tuple[PreferenceData, PairRepresentations] | None = None,
+) -> Insights:
+    """:func:`find_insights` from representations with latent strengths; no model is run, so there are no snippets.
 
     Raises:
         SparseRMError: no pairs, or representations without latent strengths.
     """
-    if not data.pairs:
-        raise SparseRMError(f"{data.name} has no usable pairs; expected one or more; see which rows were left out, and why")
-    features, shortcuts = with_shortcuts(features_of(pairs), data.pairs)
+    _check_not_empty(data)
+    common = first_words(data.pairs)
+    features, shortcuts = with_shortcuts(features_of(pairs), data.pairs, common)
+    names = names_of(sae, shortcuts)
     effects = measure_effects(features)
     sure = np.flatnonzero(effects.sure)
     sure = sure[np.argsort(-np.abs(effects.z[sure]), kind="stable")][:MOST]
     returns = returning(features, effects)[sure]
-    findings = _findings(features, effects.take(sure), returns, names_of(sae, shortcuts))
+    findings = _findings(features, effects.take(sure), returns, names, slices_of(data.pairs, pairs))
     repeated = repeated_texts(data)
     gaps = pairs.length_gaps
     longer_wins = float((gaps[gaps != 0] > 0).mean()) if gaps.any() else None
@@ -82,7 +106,34 @@ def insights_of(data: PreferenceData, pairs: PairRepresentations, sae: SparseAut
         longer_wins=longer_wins,
         repeated=repeated,
         verdict=verdict(findings, repeated, len(data.pairs), len(effects.latents), longer_wins, int((gaps != 0).sum())),
+        against=None if against is None else _compared(features, against, common, names),
     )
+
+
+def with_snippets(
+    found: Insights,
+    data: PreferenceData,
+    pairs: PairRepresentations,
+    backbone: Backbone,
+    sae: SparseAutoencoder,
+    progress: Progress | None = None,
+) -> Insights:
+    """Insights with snippets of the first :data:`READ` findings; the language model reads those responses."""
+    first = found.findings[:READ]
+    places = [snippet_places(one, data, pairs) for one in first]
+    read = read_snippets(first, places, data.pairs, backbone, sae, progress)
+    lit = tuple(replace(one, snippets=own) for one, own in zip(first, read, strict=True))
+    return replace(found, findings=(*lit, *found.findings[READ:]))
+
+
+def snippet_places(finding: Finding, data: PreferenceData, pairs: PairRepresentations) -> list[Place]:
+    """The responses that show what a finding is: pairs in which they alone have the feature."""
+    own = pairs_with(data, pairs, finding)
+    peaks = np.zeros(len(own))
+    if finding.feature is not None:
+        sides = (peaks_of(side.strengths, finding.feature) for side in (pairs.chosen, pairs.rejected))
+        peaks = np.maximum(*sides)
+    return choose_snippets(own, peaks, data.pairs)
 
 
 def repeated_texts(data: PreferenceData) -> tuple[RepeatedText, ...]:
@@ -105,21 +156,38 @@ def pairs_with(data: PreferenceData, pairs: PairRepresentations, finding: Findin
     features = features_of(pairs)
     column = finding.feature
     if column is None:
-        features, shortcuts = with_shortcuts(features, data.pairs)
+        features, shortcuts = with_shortcuts(features, data.pairs, first_words(data.pairs))
         column = features.chosen.shape[1] - len(shortcuts) + shortcuts.index(finding.name)
     return (features.chosen[:, [column]] - features.rejected[:, [column]]).toarray().ravel().astype(np.int8)
 
 
-def _findings(features: GatedScores, effects: Effects, returns: np.ndarray, names: Sequence[Name]) -> tuple[Finding, ...]:
+def _check_not_empty(data: PreferenceData) -> None:
+    if not data.pairs:
+        raise SparseRMError(f"{data.name} has no usable pairs; expected one or more; see which rows were left out, and why")
+
+
+def _compared(
+    features: GatedScores, against: tuple[PreferenceData, PairRepresentations], common: Sequence[str], names: Sequence[Name]
+) -> Against:
+    """Other pairs held beside the first ones, by the same features and first words."""
+    other, pairs = against
+    there, _ = with_shortcuts(features_of(pairs), other.pairs, common)
+    return compare(features, there, names, other.name)
+
+
+def _findings(
+    features: GatedScores, effects: Effects, returns: np.ndarray, names: Sequence[Name], slices: dict[str, np.ndarray]
+) -> tuple[Finding, ...]:
     """A finding for each family, named after its surest member that has a name."""
     held = hold_length(features, effects.latents)
     families = _families(features, effects)
+    leaders = {column: next((one for one in members if names[one].named), members[0]) for column, members in families.items()}
+    by_slice = effects_by_slice(features, np.unique([*leaders.values()]).astype(int), slices)
     low, high = effects.interval
     found = []
     for i, column in enumerate(effects.latents.tolist()):
         members = families[column]
-        leader = next((one for one in members if names[one].named), members[0])
-        if column != leader:
+        if column != leaders[column]:
             continue
         name = names[column]
         is_length = name.feature is None and name.text == LONGER  # nothing of it is left with length held fixed
@@ -139,6 +207,7 @@ def _findings(features: GatedScores, effects: Effects, returns: np.ndarray, name
                 length_held_z=float(effects.z[i] if is_length else held.z[i]),
                 returns=float(returns[i]),
                 family=tuple(Member(names[one].feature, names[one].text) for one in members if one != column),
+                slices=by_slice.get(column, ()),
             )
         )
     return tuple(sorted(found, key=lambda one: -one.strength))

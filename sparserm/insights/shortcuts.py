@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -23,18 +23,26 @@ LONGER = "is longer, in words"
 _FIRST_WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
 
 
-def with_shortcuts(features: GatedScores, pairs: Sequence[PreferencePair]) -> tuple[GatedScores, list[str]]:
+def first_words(pairs: Iterable[PreferencePair]) -> list[str]:
+    """The most frequent first words of responses."""
+    firsts = Counter(_first_word(text) for pair in pairs for text in (pair.chosen, pair.rejected))
+    return [word for word, _ in firsts.most_common(FIRST_WORDS + 1) if word][:FIRST_WORDS]
+
+
+def with_shortcuts(
+    features: GatedScores, pairs: Sequence[PreferencePair], common: Sequence[str]
+) -> tuple[GatedScores, list[str]]:
     """The features with the shortcuts as further columns, and the names of these.
 
     A response has a shortcut that is counted if it has more of it than the other response of its pair.
 
     Args:
         features: of ``pairs``, in the same order.
+        common: the first words that are tested, see :func:`first_words`.
     """
     texts = [pair.chosen for pair in pairs], [pair.rejected for pair in pairs]
     chosen, rejected = (count_marks(side) for side in texts)
     firsts = [[_first_word(text) for text in side] for side in texts]
-    common = [word for word, _ in Counter(word for side in firsts for word in side if word).most_common(FIRST_WORDS)]
     begins = [
         np.array([[first == word for word in common] for first in side]).reshape(len(side), len(common)) for side in firsts
     ]
@@ -46,6 +54,15 @@ def with_shortcuts(features: GatedScores, pairs: Sequence[PreferencePair]) -> tu
     )
     both = dict(zip(("chosen", "rejected"), sides, strict=True))
     return replace(features, **both), names
+
+
+def places_of(shortcut: str, text: str) -> list[tuple[int, int]]:
+    """Start and end of what a shortcut counts in a text; length has no places."""
+    mark = next((mark for mark in MARKS[1:] if shortcut == f"has more {mark.name}"), None)
+    if mark is not None:
+        return [found.span() for found in mark.pattern.finditer(text.replace("’", "'"))]
+    first = _FIRST_WORD.search(text)
+    return [first.span()] if first and shortcut == f"begins with “{_first_word(text)}”" else []
 
 
 def _first_word(text: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 #: Sure features, the surest first, that are looked at further and grouped into families.
 MOST = 512
@@ -17,6 +17,49 @@ class Member:
 
     feature: int | None
     name: str
+
+
+@dataclass(frozen=True)
+class Slice:
+    """A part of the pairs in which a feature's effect surely differs from that in all others.
+
+    Attributes:
+        name: e.g. ``category privacy`` or ``the longest third``.
+        n, wins, ci95: as those of a :class:`Finding`, in this part.
+        elsewhere: win rate in all other pairs.
+        q: false discovery rate over all features and slices at which the difference counts as sure.
+        turns: whether the effect here is surely the opposite of that in all pairs.
+    """
+
+    name: str
+    n: int
+    wins: int
+    ci95: tuple[float, float]
+    elsewhere: float
+    q: float
+    turns: bool
+
+    @property
+    def win_rate(self) -> float:
+        """Share of the slice's pairs that differ in the feature in which the response that has it was chosen."""
+        return self.wins / self.n
+
+
+@dataclass(frozen=True)
+class Snippet:
+    """A response in which a feature is, cut around the place where it is strongest.
+
+    Attributes:
+        side: of its pair, ``chosen`` or ``rejected``; the other response of the pair has not got the feature.
+        row: of the pair in its source.
+        prompt: the last turn before the response, shortened.
+        parts: pieces of the text, each with how strongly the feature fires there, from 0 to 1.
+    """
+
+    side: Literal["chosen", "rejected"]
+    row: int
+    prompt: str
+    parts: tuple[tuple[str, float], ...]
 
 
 @dataclass(frozen=True)
@@ -36,6 +79,8 @@ class Finding:
             for length itself the same as :attr:`win_rate` and ``z``.
         returns: share of the halves of the prompts in which the effect is sure again, with the same sign.
         family: other features that mostly differ in the same pairs, with the same sign, the surest first.
+        slices: parts of the pairs in which the effect surely differs, the surest first.
+        snippets: responses that have it where the other one has not, chosen ones and rejected ones, if they were read.
     """
 
     feature: int | None
@@ -52,6 +97,8 @@ class Finding:
     length_held_z: float
     returns: float
     family: tuple[Member, ...]
+    slices: tuple[Slice, ...] = ()
+    snippets: tuple[Snippet, ...] = ()
 
     @property
     def win_rate(self) -> float:
@@ -77,6 +124,89 @@ class Finding:
     def beside_length(self) -> bool:
         """Whether the effect is there, with the same sign, with length held fixed (|z| above :data:`SURE_BESIDE_LENGTH`)."""
         return self.length_held_z * self.z > 0 and abs(self.length_held_z) > SURE_BESIDE_LENGTH
+
+
+@dataclass(frozen=True)
+class Side:
+    """A feature's effect in one of two sets of pairs: ``n``, ``wins`` and ``ci95`` as those of a :class:`Finding`."""
+
+    n: int
+    wins: int
+    ci95: tuple[float, float]
+    effect: Literal["rewarded", "punished", "not sure"]
+
+    @property
+    def win_rate(self) -> float:
+        """Share of the pairs that differ in the feature in which the response that has it was chosen."""
+        return self.wins / self.n
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A feature whose effect surely differs between two sets of pairs.
+
+    Attributes:
+        feature, name, named, evidence, family: as those of a :class:`Finding`.
+        here, there: its effect in the first and in the second set.
+        gap, ci95: win rate here minus that there, with its 95 % interval.
+        z, q: of the gap, and the false discovery rate at which it counts as sure.
+    """
+
+    feature: int | None
+    name: str
+    named: bool
+    evidence: str
+    here: Side
+    there: Side
+    gap: float
+    ci95: tuple[float, float]
+    z: float
+    q: float
+    family: tuple[Member, ...]
+
+    @property
+    def how(self) -> str:
+        """What the difference is, e.g. ``rewarded here, punished there`` or ``rewarded in both, more here``."""
+        one, other = self.here.effect, self.there.effect
+        if one != other:
+            return f"{one} here, {other} there"
+        if one == "not sure":
+            return "not sure in either, but surely different"
+        return f"{one} in both, more {'here' if (self.gap > 0) == (one == 'rewarded') else 'there'}"
+
+
+@dataclass(frozen=True)
+class Against:
+    """How a second set of pairs differs from the first.
+
+    Attributes:
+        data, n_pairs: name and number of pairs of the second set.
+        n_tested, n_sure: features that differ in enough pairs of both to be tested, and those whose effects surely differ.
+        differences: one for each family of the surest features, the surest first.
+        verdict: the differences in a few lines, one for each sentence.
+    """
+
+    data: str
+    n_pairs: int
+    n_tested: int
+    n_sure: int
+    differences: tuple[Difference, ...]
+    verdict: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; ``label`` is null without a reliable one."""
+        features = [
+            {
+                "feature": one.feature,
+                "label": one.name if one.named else None,
+                "how": one.how,
+                **_but(one, "feature", "name", "named", "here", "there"),
+                "here": {"win_rate": one.here.win_rate, **asdict(one.here)},
+                "there": {"win_rate": one.there.win_rate, **asdict(one.there)},
+            }
+            for one in self.differences
+        ]
+        return {**_but(self, "differences"), "features": features}
 
 
 @dataclass(frozen=True)
@@ -106,6 +236,7 @@ class Insights:
         longer_wins: share of the pairs of unequal length in which the response with more tokens was chosen; None without any.
         repeated: the response texts that the most prompts share, if they are many.
         verdict: the insights in a few lines, one for each sentence.
+        against: how another set of pairs differs, if one was given.
     """
 
     data: str
@@ -120,6 +251,7 @@ class Insights:
     longer_wins: float | None
     repeated: tuple[RepeatedText, ...]
     verdict: str
+    against: Against | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; ``stability`` is :attr:`Finding.returns`, and ``label`` is null without a reliable one."""
@@ -129,8 +261,14 @@ class Insights:
                 "label": one.name if one.named else None,
                 "win_rate": one.win_rate,
                 "stability": one.returns,
-                **{name: value for name, value in asdict(one).items() if name not in ("feature", "name", "named", "returns")},
+                **_but(one, "feature", "name", "named", "returns", "slices"),
+                "slices": [{"win_rate": each.win_rate, **asdict(each)} for each in one.slices],
             }
             for one in self.findings
         ]
-        return {**{name: value for name, value in asdict(self).items() if name != "findings"}, "features": features}
+        return {**_but(self, "findings", "against"), "features": features, "against": self.against and self.against.to_dict()}
+
+
+def _but(one: Any, *names: str) -> dict[str, Any]:
+    """The fields of a dataclass as plain values, without some."""
+    return {name: value for name, value in asdict(one).items() if name not in names}

@@ -8,7 +8,7 @@ from scipy.stats import norm
 
 from sparserm.insights.effects import FALSE_DISCOVERIES, LEAST_PAIRS
 from sparserm.insights.shortcuts import LONGER
-from sparserm.insights.values import Finding, RepeatedText
+from sparserm.insights.values import Difference, Finding, RepeatedText
 
 #: Findings that are told of those that are rewarded, and of those that are punished.
 TOLD = 2
@@ -49,6 +49,21 @@ def verdict(
             "length."
         )
     return "\n".join(filter(None, told))
+
+
+def verdict_against(other: str, differences: Sequence[Difference], n_tested: int) -> str:
+    """How another set of pairs differs, a sentence in each line."""
+    if not n_tested:
+        return f"Against {other}: no feature differs in {LEAST_PAIRS} pairs or more of both."
+    telling = [one for one in differences if one.named][: 2 * TOLD]
+    if not telling:
+        which = "features with a name" if differences else "features"
+        return f"Against {other}: of the {n_tested:,} {which} that both can measure, none surely has another effect there."
+    return "\n".join(
+        f"Against {other}: a response that {one.name} is chosen in {one.here.win_rate:.0%} of {one.here.n:,} pairs here and in "
+        f"{one.there.win_rate:.0%} of {one.there.n:,} there ({one.how})."
+        for one in telling
+    )
 
 
 def pairs_needed(n_tested: int) -> int:

@@ -62,3 +62,19 @@ def test_an_ending_that_says_nothing_is_refused_before_any_work(insights, longer
 def test_few_pairs_are_told_that_they_are_few(insights, parts) -> None:
     printed = insights(parts.test).out
     assert "Nothing can be tested in 12 pairs: a feature must differ in 20 pairs" in " ".join(printed.split())
+
+
+def test_against_other_pairs_it_tells_what_differs(insights, longer, tmp_path) -> None:
+    rows = [json.loads(line) for line in longer.read_text().splitlines()]
+    turned = [{"prompt": f"another {row['prompt']}", "chosen": row["rejected"], "rejected": row["chosen"]} for row in rows]
+    shorter = tmp_path / "shorter.jsonl"
+    shorter.write_text("\n".join(map(json.dumps, turned)))
+    found = insights(longer, "--against", shorter, "--json").json["against"]
+    everything = {name for one in found["features"] for name in (one["label"], *(each["name"] for each in one["family"]))}
+    assert (found["data"], found["n_pairs"]) == ("shorter.jsonl", 120) and "is longer, in words" in everything
+    assert {one["how"] for one in found["features"]} <= {"rewarded here, punished there", "punished here, rewarded there"}
+    assert "shorter.jsonl" in insights(longer, "--against", shorter).out
+    out = tmp_path / "differences.csv"
+    insights(longer, "--against", shorter, "--out", out)
+    assert len(list(csv.DictReader(out.read_text().splitlines()))) == len(found["features"])
+    assert "shorter.jsonl" in insights(longer, "--against", shorter, "--out", shorter, "--json").error

@@ -15,7 +15,7 @@ from sparserm.heads.labels import AutoLabel, Detection, save_auto_label, save_la
 from sparserm.insights.effects import features_of, measure_effects
 from sparserm.insights.find import insights_of, pairs_with, repeated_texts
 from sparserm.insights.report import findings_table, to_html, to_markdown
-from sparserm.insights.shortcuts import LONGER, with_shortcuts
+from sparserm.insights.shortcuts import LONGER, first_words, with_shortcuts
 from sparserm.insights.values import Insights
 from sparserm.insights.verdict import pairs_needed
 from sparserm.representations.values import PairRepresentations
@@ -113,7 +113,9 @@ def test_of_one_feature_the_pairs_needed_are_those_of_a_test_of_proportions() ->
 
 def test_what_is_counted_in_the_text_is_a_feature_like_any_other() -> None:
     data = _data(["Yes. - It is so, I think.", "No."], ["no, it is not", "Yes, it is"])
-    features, names = with_shortcuts(features_of(pairs_where(np.zeros((2, 2, D_SAE), bool))), data.pairs)
+    features, names = with_shortcuts(
+        features_of(pairs_where(np.zeros((2, 2, D_SAE), bool))), data.pairs, first_words(data.pairs)
+    )
     chosen, rejected = (side.toarray()[:, D_SAE:] for side in (features.chosen, features.rejected))
     longer, yes, no = (names.index(name) for name in ("is longer, in words", "begins with “yes”", "begins with “no”"))
     assert (chosen[:, longer].tolist(), rejected[:, longer].tolist()) == ([1, 0], [0, 1])
