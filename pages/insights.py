@@ -2,19 +2,25 @@
 
 import streamlit as st
 
-from sparserm.ui.insights import view
+from sparserm.ui.insights import opened, state, view
 from sparserm.ui.shared import pairs_picker
 from sparserm.ui.shared.context import current
 
+context = current()
 st.title("What does this data reward?", anchor=False)
 st.caption(
     "Features of responses, and how often the response that has one was chosen. Of the selected head only the SAE is used."
 )
 source = pairs_picker.pick_source("pairs")
 pairs = pairs_picker.represented(source)
-found = view.found_in(current(), pairs)
+assert source is not None
+other = view.pick_against(source)
+found = state.find(context, pairs, pairs_picker.represented(other) if other else None)
+view.edits_bar(found, pairs)
 view.headline(found)
-finding = view.findings(found)
-if finding is not None:
-    view.pairs_of(finding, pairs)
-view.downloads(found)
+feature = view.findings(found, context)
+if feature is not None:
+    opened.draw(feature, found, context, pairs)
+if found.insights.against:
+    view.side_by_side(found.insights.against, found.insights.data)
+view.downloads(found.insights)

@@ -120,15 +120,16 @@ def with_snippets(
 ) -> Insights:
     """Insights with snippets of the first :data:`READ` findings; the language model reads those responses."""
     first = found.findings[:READ]
-    places = [snippet_places(one, data, pairs) for one in first]
-    read = read_snippets(first, places, data.pairs, backbone, sae, progress)
+    members = [one.member for one in first]
+    places = [snippet_places(one, data, pairs) for one in members]
+    read = read_snippets(members, places, data.pairs, backbone, sae, progress)
     lit = tuple(replace(one, snippets=own) for one, own in zip(first, read, strict=True))
     return replace(found, findings=(*lit, *found.findings[READ:]))
 
 
-def snippet_places(finding: Finding, data: PreferenceData, pairs: PairRepresentations) -> list[Place]:
+def snippet_places(finding: Member, data: PreferenceData, pairs: PairRepresentations) -> list[Place]:
     """The responses that show what a finding is: pairs in which they alone have the feature."""
-    own = pairs_with(data, pairs, finding)
+    own = pairs_with(data, pairs, [finding])[:, 0]
     peaks = np.zeros(len(own))
     if finding.feature is not None:
         sides = (peaks_of(side.strengths, finding.feature) for side in (pairs.chosen, pairs.rejected))
@@ -151,14 +152,25 @@ def repeated_texts(data: PreferenceData) -> tuple[RepeatedText, ...]:
     return tuple(RepeatedText(one_line(text, SHOWN), chosen[text], rejected[text]) for text in often[:3])
 
 
-def pairs_with(data: PreferenceData, pairs: PairRepresentations, finding: Finding) -> np.ndarray:
-    """``[n]`` +1 where the chosen response alone has a finding's feature, -1 where the rejected one alone has it, else 0."""
+def pairs_with(data: PreferenceData, pairs: PairRepresentations, findings: Sequence[Member]) -> np.ndarray:
+    """``[n, m]`` int8: +1 where the chosen response alone has a feature, -1 where the rejected one alone has it, else 0."""
     features = features_of(pairs)
-    column = finding.feature
-    if column is None:
+    n_latents, shortcuts = features.chosen.shape[1], list[str]()
+    if any(one.feature is None for one in findings):
         features, shortcuts = with_shortcuts(features, data.pairs, first_words(data.pairs))
-        column = features.chosen.shape[1] - len(shortcuts) + shortcuts.index(finding.name)
-    return (features.chosen[:, [column]] - features.rejected[:, [column]]).toarray().ravel().astype(np.int8)
+    columns = [n_latents + shortcuts.index(one.name) if one.feature is None else one.feature for one in findings]
+    return (features.chosen[:, columns] - features.rejected[:, columns]).toarray().astype(np.int8)
+
+
+def doubts(own: np.ndarray, findings: Sequence[Finding]) -> tuple[np.ndarray, np.ndarray]:
+    """``[n]``, ``[n]`` number of findings, sure beside length, that speak for the chosen response of a pair, and against it.
+
+    Args:
+        own: ``[n, m]`` of :func:`pairs_with`.
+    """
+    signs = np.array([np.sign(one.z) * one.beside_length for one in findings])
+    speaks = own * signs
+    return (speaks > 0).sum(1), (speaks < 0).sum(1)
 
 
 def _check_not_empty(data: PreferenceData) -> None:

@@ -68,7 +68,7 @@ def findings_table(found: Insights) -> list[dict[str, Any]]:
             "z": one.z,
             "q": one.q,
             "family": "; ".join(member.name for member in one.family),
-            "slices": "; ".join(map(_slice, one.slices)),
+            "slices": "; ".join(map(slice_text, one.slices)),
         }
         for one in found.findings
     ]
@@ -105,7 +105,7 @@ def to_markdown(found: Insights) -> str:
         parts += [_markdown_table(_HEADER, map(_cells, found.findings)), "\n".join(f"- {note}" for note in _NOTES)]
     for one in found.findings:
         if one.slices or one.snippets:
-            lines = [f"- {_escaped(_slice(each))}" for each in one.slices]
+            lines = [f"- {_escaped(slice_text(each))}" for each in one.slices]
             lines += [f"- {each.side}, row {each.row}: {_markdown_snippet(each)}" for each in one.snippets]
             parts += [f"## {_escaped(one.name)}", "\n".join(lines)]
     if found.against and found.against.differences:
@@ -156,7 +156,7 @@ def _html_table(header: Sequence[str], rows: Iterable[tuple[Sequence[str], bool,
 
 def _html_more(one: Finding) -> str:
     """Slices and snippets of a finding, folded."""
-    lines = [f"<p>{html.escape(_slice(each))}</p>" for each in one.slices]
+    lines = [f"<p>{html.escape(slice_text(each))}</p>" for each in one.slices]
     lines += [f"<p><small>{each.side}, row {each.row}:</small> {_html_snippet(each)}</p>" for each in one.snippets]
     what = " and ".join([*(["where it differs"] if one.slices else []), *(["examples"] if one.snippets else [])])
     return f"<details><summary>{what}</summary>{''.join(lines)}</details>" if lines else ""
@@ -181,7 +181,7 @@ def _markdown_snippet(one: Snippet) -> str:
     return found.replace("****", "").strip()
 
 
-def _slice(one: Slice) -> str:
+def slice_text(one: Slice) -> str:
     low, high = one.ci95
     turns = ", the other way round" if one.turns else ""
     return f"{one.name}: {one.win_rate:.0%} of {one.n:,} pairs ({low:.0%} to {high:.0%}){turns}; elsewhere {one.elsewhere:.0%}"

@@ -11,7 +11,7 @@ import numpy as np
 from sparserm.backbone.model import Backbone
 from sparserm.features.cards import SIDES, Side
 from sparserm.insights.shortcuts import places_of
-from sparserm.insights.values import Finding, Snippet
+from sparserm.insights.values import Member, Snippet
 from sparserm.sae.autoencoder import SparseAutoencoder
 from sparserm.support.files import one_line
 from sparserm.types import PreferencePair, Progress
@@ -109,7 +109,7 @@ def light_shortcut(shortcut: str, text: str) -> Lit:
 
 
 def read_snippets(
-    findings: Sequence[Finding],
+    findings: Sequence[Member],
     places: Sequence[Sequence[Place]],
     pairs: Sequence[PreferencePair],
     backbone: Backbone,
@@ -121,17 +121,31 @@ def read_snippets(
     Args:
         places: for each finding the responses to show, see :func:`choose_snippets`.
     """
-    wanted = {one.feature: own for one, own in zip(findings, places, strict=True) if one.feature is not None}
-    lit = light_latents(wanted, pairs, backbone, sae, progress) if wanted else {}
     found = []
-    for one, own in zip(findings, places, strict=True):
-        if one.feature is None:
-            read = [light_shortcut(one.name, getattr(pairs[i], side)) for i, side in own]
-        else:
-            read = [lit[one.feature, place] for place in own]
+    for own, read in zip(places, light(findings, places, pairs, backbone, sae, progress), strict=True):
         full = max((value for each in read for value in each.values), default=0.0) or 1.0
         found.append(tuple(_snippet(each, place, pairs, full) for each, place in zip(read, own, strict=True)))
     return found
+
+
+def light(
+    features: Sequence[Member],
+    places: Sequence[Sequence[Place]],
+    pairs: Sequence[PreferencePair],
+    backbone: Backbone,
+    sae: SparseAutoencoder,
+    progress: Progress | None = None,
+) -> list[list[Lit]]:
+    """For each feature its responses, with how strongly it is at each piece of them."""
+    wanted = {one.feature: own for one, own in zip(features, places, strict=True) if one.feature is not None and own}
+    lit = light_latents(wanted, pairs, backbone, sae, progress) if wanted else {}
+    return [
+        [
+            light_shortcut(one.name, getattr(pairs[place[0]], place[1])) if one.feature is None else lit[one.feature, place]
+            for place in own
+        ]
+        for one, own in zip(features, places, strict=True)
+    ]
 
 
 def _snippet(lit: Lit, place: Place, pairs: Sequence[PreferencePair], full: float) -> Snippet:

@@ -13,7 +13,7 @@ SURE_BESIDE_LENGTH = 3.0
 
 @dataclass(frozen=True)
 class Member:
-    """Another feature of a family: the id of the latent, None for a shortcut, and its name."""
+    """A feature: the id of its latent, None for a shortcut, and its name."""
 
     feature: int | None
     name: str
@@ -104,6 +104,11 @@ class Finding:
     def win_rate(self) -> float:
         """Share of the pairs that differ in the feature in which the response that has it was chosen."""
         return self.wins / self.n
+
+    @property
+    def member(self) -> Member:
+        """The feature alone."""
+        return Member(self.feature, self.name)
 
     @property
     def rewarded(self) -> bool:

@@ -229,6 +229,15 @@ def read_prompt(values: Mapping[str, Any]) -> Prompt:
     return turns
 
 
+def trl_row(prompt: Prompt, chosen: str, rejected: str) -> dict[str, Any]:
+    """A pair in TRL's format with an explicit prompt: texts, or messages where the prompt has several turns."""
+    value = prompt_value(prompt)
+    texts: dict[str, Any] = {"chosen": chosen, "rejected": rejected}
+    if not isinstance(value, str):
+        texts = {side: [{"role": "assistant", "content": text}] for side, text in texts.items()}
+    return {"prompt": value, **texts}
+
+
 def prompt_value(prompt: Prompt) -> str | list[dict[str, str]]:
     """The value to write to a file: text if it would be read back as the same single user turn, messages otherwise."""
     if len(prompt) == 1 and prompt[0].role == "user" and transcript(prompt[0].content) is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import get_args
 
@@ -241,3 +242,35 @@ class PairRepresentations:
         """Select pairs by row; contiguous rows return a read-only view."""
         texts = None if self.texts is None else self.texts[:, rows]
         return PairRepresentations(self.chosen.take(rows), self.rejected.take(rows), self.groups[rows], texts)
+
+    def swap(self, where: np.ndarray) -> PairRepresentations:
+        """The pairs with chosen and rejected swapped ``where [n]`` bool is true."""
+        n = len(self.groups)
+        both, rows = stacked(self.chosen, self.rejected), np.arange(n)
+        texts = None if self.texts is None else np.where(where, self.texts[::-1], self.texts)
+        return PairRepresentations(both.take(rows + n * where), both.take(rows + n * ~where), self.groups, texts)
+
+
+def stacked(first: Representations, second: Representations) -> Representations:
+    """The responses of one, then those of another."""
+
+    def join(of: Callable[[Representations], np.ndarray]) -> np.ndarray:
+        return np.concatenate([of(first), of(second)])
+
+    latents = _stacked_latents(first.latents, second.latents)
+    n_tokens, n_truncated = join(lambda one: one.n_tokens), join(lambda one: one.n_truncated)
+    return Representations(first.pooling, join(lambda one: one.h), n_tokens, n_truncated, latents)
+
+
+def _stacked_latents(first: Latents | None, second: Latents | None) -> Latents | None:
+    match first, second:
+        case ActiveLatents(), ActiveLatents():
+            return ActiveLatents(np.concatenate([first.bits, second.bits]), first.d_sae)
+        case LatentSummary(), LatentSummary():
+            indptr = np.concatenate([first.indptr, second.indptr[1:] + first.indptr[-1]])
+            return LatentSummary(indptr, np.concatenate([first.fired, second.fired]), first.d_sae)
+        case None, None:
+            return None
+    raise TypeError(
+        f"the latents are {type(first).__name__} and {type(second).__name__}; expected the same type for chosen and rejected"
+    )

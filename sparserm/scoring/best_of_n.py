@@ -14,7 +14,7 @@ import numpy as np
 from scipy.special import expit
 
 from sparserm.pairs.candidates import Candidates, CandidateSet
-from sparserm.pairs.messages import prompt_value
+from sparserm.pairs.messages import prompt_value, trl_row
 from sparserm.representations.store import stored
 from sparserm.types import Progress, Text
 
@@ -133,12 +133,6 @@ def preference_rows(ranked: Iterable[RankedSet], min_margin: float = 0.0) -> lis
     """
     rows = []
     for one in apart(ranked, min_margin):
-        prompt = prompt_value(one.candidates.prompt)
-        chosen, rejected = (one.candidates.responses[i] for i in (one.best, one.worst))
-        texts: dict[str, Any] = {"chosen": chosen, "rejected": rejected}
-        if not isinstance(prompt, str):
-            texts = {side: [{"role": "assistant", "content": text}] for side, text in texts.items()}
-        rows.append(
-            {"prompt": prompt, **texts, "score_chosen": one.rewards[one.best], "score_rejected": one.rewards[one.worst]}
-        )
+        row = trl_row(one.candidates.prompt, *(one.candidates.responses[i] for i in (one.best, one.worst)))
+        rows.append({**row, "score_chosen": one.rewards[one.best], "score_rejected": one.rewards[one.worst]})
     return rows

@@ -7,7 +7,7 @@ pairs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -18,7 +18,7 @@ from sparserm.evaluation.baselines import dense_probe_margins, longer_margins, o
 from sparserm.evaluation.intervals import mean_interval, rank_correlations
 from sparserm.heads.fitting import FitSettings, FittedHead, fit_head
 from sparserm.heads.reward import RewardHead, reward_margins
-from sparserm.representations.values import ActiveLatents, Latents, LatentSummary, PairRepresentations, Representations
+from sparserm.representations.values import PairRepresentations
 from sparserm.sae.autoencoder import SparseAutoencoder
 from sparserm.support.threads import in_threads
 from sparserm.training.sweep import Step, SweepCell, counter
@@ -310,32 +310,4 @@ def resample(groups: np.ndarray, seed: int) -> np.ndarray:
 
 def shuffled(pairs: PairRepresentations, seed: int) -> PairRepresentations:
     """The pairs with chosen and rejected swapped at random, each with probability 1/2."""
-    n = len(pairs.groups)
-    swap = np.random.default_rng(seed).random(n) < 0.5
-    both = _stacked(pairs.chosen, pairs.rejected)
-    rows = np.arange(n)
-    texts = None if pairs.texts is None else np.where(swap, pairs.texts[::-1], pairs.texts)
-    return PairRepresentations(both.take(rows + n * swap), both.take(rows + n * ~swap), pairs.groups, texts)
-
-
-def _stacked(first: Representations, second: Representations) -> Representations:
-    def join(of: Callable[[Representations], np.ndarray]) -> np.ndarray:
-        return np.concatenate([of(first), of(second)])
-
-    latents = _stacked_latents(first.latents, second.latents)
-    n_tokens, n_truncated = join(lambda one: one.n_tokens), join(lambda one: one.n_truncated)
-    return Representations(first.pooling, join(lambda one: one.h), n_tokens, n_truncated, latents)
-
-
-def _stacked_latents(first: Latents | None, second: Latents | None) -> Latents | None:
-    match first, second:
-        case ActiveLatents(), ActiveLatents():
-            return ActiveLatents(np.concatenate([first.bits, second.bits]), first.d_sae)
-        case LatentSummary(), LatentSummary():
-            indptr = np.concatenate([first.indptr, second.indptr[1:] + first.indptr[-1]])
-            return LatentSummary(indptr, np.concatenate([first.fired, second.fired]), first.d_sae)
-        case None, None:
-            return None
-    raise TypeError(
-        f"the latents are {type(first).__name__} and {type(second).__name__}; expected the same type for chosen and rejected"
-    )
+    return pairs.swap(np.random.default_rng(seed).random(len(pairs.groups)) < 0.5)

@@ -22,11 +22,11 @@ from sparserm.sae.seeds import SeedStability
 from sparserm.types import Score, SparseRMError
 from sparserm.ui.features import state
 from sparserm.ui.features.charts import density_figure
-from sparserm.ui.features.examples import ColouredText, ExampleRow, show_chips, show_examples
 from sparserm.ui.features.list_view import columns
 from sparserm.ui.features.state import ShownExample
 from sparserm.ui.shared.components import download_table, figure
 from sparserm.ui.shared.context import Context
+from sparserm.ui.shared.examples import ColouredText, ExampleRow, show_chips, show_examples
 from sparserm.ui.shared.feature_columns import ABOUT_SEEDS, ABOUT_SELECTED
 from sparserm.ui.shared.style import CONFIG
 from sparserm.ui.shared.text import plain, sentence

@@ -1,24 +1,25 @@
-"""Parts of the Insights page: the verdict, the win rates of features, and the pairs behind one of them."""
+"""Parts of the Insights page: the verdict, the win rates of features, edits of the pairs, two sources side by side, reports."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import streamlit as st
 
-from sparserm.insights.find import insights_of, pairs_with
-from sparserm.insights.names import names_of
-from sparserm.insights.report import findings_table, to_html, to_markdown
-from sparserm.insights.values import Finding, Insights
-from sparserm.pairs.messages import prompt_text
+from sparserm.insights.edits import PairEdits, pair_rows
+from sparserm.insights.report import differences_table, findings_table, to_html, to_markdown
+from sparserm.insights.values import Against, Finding, Insights, Member
+from sparserm.pairs.sources import DataSource, keep_upload, list_sources
+from sparserm.support.files import to_jsonl
 from sparserm.types import SparseRMError
-from sparserm.ui.insights import charts
-from sparserm.ui.shared.components import download_table, figure, pairs_table
+from sparserm.ui.insights import charts, state
+from sparserm.ui.insights.state import Found
+from sparserm.ui.shared.components import download_table, figure
 from sparserm.ui.shared.context import Context
-from sparserm.ui.shared.pair_breakdown import open_in_compare, pair_texts
 from sparserm.ui.shared.pairs_picker import Represented
 from sparserm.ui.shared.style import CONFIG
 from sparserm.ui.shared.text import plain, sentence
@@ -28,74 +29,171 @@ DRAWN = 10
 BOTH, REWARDED, PUNISHED = "Rewarded and punished", "Rewarded", "Punished"
 
 
-def found_in(context: Context, pairs: Represented) -> Insights:
-    """The insights of some pairs with the SAE of the selected head."""
-    try:
-        names = hash(tuple(names_of(context.sae(), ())))  # labels may change
-        key = (pairs.data.name, pairs.data.content_hash, context.card.sae_fingerprint, names)
-        return _insights(key, _context=context, _pairs=pairs)
-    except SparseRMError as error:
-        st.error(sentence(error))
-        st.stop()
+def pick_against(source: DataSource) -> DataSource | None:
+    """Select a second source to hold beside the first."""
+    others = {label: one for label, one in list_sources().items() if one != source}
+    if st.session_state.get("against") not in others:
+        st.session_state.pop("against", None)
+    label = st.selectbox(
+        "Hold beside",
+        list(others),
+        index=None,
+        key="against",
+        bind="query-params",
+        placeholder="nothing; select other pairs to see what one rewards and the other does not",
+    )
+    return others[label] if label else None
 
 
-@st.cache_resource(max_entries=8, show_spinner="Testing the features…")
-def _insights(key: tuple[object, ...], *, _context: Context, _pairs: Represented) -> Insights:
-    return insights_of(_pairs.data, _pairs.pairs, _context.sae())
-
-
-def headline(found: Insights) -> None:
+def headline(found: Found) -> None:
     """The verdict, and how much was tested."""
+    insights = found.insights
     with st.container(border=True):
-        for line in found.verdict.splitlines():
+        for line in insights.verdict.splitlines():
             how, told, rest = line.partition(": ")
             st.markdown(f"**{plain(how)}**: {plain(rest)}" if told else plain(line))
     pairs, sure, named, longer = st.columns(4)
-    figure(
-        pairs, "Pairs", f"{found.n_pairs:,}", f"{found.n_prompts:,} prompts", "Pairs of one prompt are one piece of evidence."
-    )
+    text = "Pairs of one prompt are one piece of evidence."
+    figure(pairs, "Pairs", f"{insights.n_pairs:,}", f"{insights.n_prompts:,} prompts", text)
+    was = f", {found.before.n_sure:,} before" if found.before else ""
     figure(
         sure,
         "Sure features",
-        f"{found.n_sure:,}",
-        f"of {found.n_tested:,} tested",
+        f"{insights.n_sure:,}",
+        f"of {insights.n_tested:,} tested{was}",
         "At a false discovery rate of 5% over all features tested, which may depend on each other (Benjamini-Yekutieli).",
     )
     figure(
         named,
         "Findings",
-        f"{len(found.findings):,}",
-        f"{sum(one.named for one in found.findings):,} with a name",
+        f"{len(insights.findings):,}",
+        f"{sum(one.named for one in insights.findings):,} with a name",
         "Sure features that mostly differ in the same pairs are one finding.",
     )
-    share = "–" if found.longer_wins is None else f"{found.longer_wins:.0%}"
+    share = "–" if insights.longer_wins is None else f"{insights.longer_wins:.0%}"
     figure(longer, "Longer is chosen", share, "of pairs of unequal length", "Compared in tokens.")
 
 
-def findings(found: Insights) -> Finding | None:
-    """The findings as bars. Returns the one that is selected."""
-    if not found.findings:
+def edits_bar(found: Found, pairs: Represented) -> None:
+    """What was edited, how to undo it, and the edited pairs as a file or as new pairs."""
+    edits = found.edits
+    if problem := st.session_state.pop("edits problem", None):
+        st.error(problem)
+    if not edits:
+        return
+    parts = [f"{n:,} {what}" for n, what in ((len(edits.dropped), "dropped"), (len(edits.flipped), "flipped")) if n]
+    with st.container(border=True):
+        st.markdown(f"**{' and '.join(parts)}** of {len(pairs.data.pairs):,} pairs. All figures here are of the edited pairs.")
+        with st.container(horizontal=True):
+            st.button("Undo all", icon=":material/undo:", on_click=state.set_edits, args=(pairs.data.content_hash, PairEdits()))
+            download_pairs("Download edited pairs", found.pairs, range(len(found.pairs.data.pairs)), "edited-pairs.jsonl")
+            st.button(
+                "Keep as new pairs",
+                icon=":material/save:",
+                on_click=_keep,
+                args=(found.pairs,),
+                help="Adds the edited pairs to the list of pairs of this app, to train on or to look at later.",
+            )
+
+
+def _keep(pairs: Represented) -> None:
+    name = f"{Path(pairs.data.name).stem.removesuffix('.train').removesuffix('-edited')}-edited.jsonl"
+    try:
+        label, _ = keep_upload(to_jsonl(pair_rows(pairs.data.pairs)).encode(), name)
+    except (SparseRMError, OSError) as error:
+        st.session_state["edits problem"] = sentence(error)
+        return
+    st.session_state["pairs chosen"] = label
+
+
+def download_pairs(label: str, pairs: Represented, rows: Sequence[int], filename: str) -> None:
+    """A button that downloads some pairs as JSON Lines; the file is written when it is pressed."""
+    st.download_button(
+        f"{label} (JSONL, {len(rows):,})",
+        lambda: to_jsonl(pair_rows(tuple(pairs.data.pairs[i] for i in rows))),
+        filename,
+        "application/jsonl",
+        icon=":material/download:",
+        on_click="ignore",
+        key=filename,
+    )
+
+
+def findings(found: Found, context: Context) -> Member | None:
+    """The findings as bars, and a field that opens one. Returns the feature that is opened."""
+    chosen = state.opened(found, context)
+    if not found.insights.findings and chosen is None:
         return None
     left, right = st.columns([3, 2], vertical_alignment="bottom")
     which = left.segmented_control("Show", (BOTH, REWARDED, PUNISHED), default=BOTH, key="which", required=True)
-    with_name = right.toggle("Only with a name", value=any(one.named for one in found.findings), key="with name")
-    fitting = [one for one in found.findings if which == BOTH or one.rewarded == (which == REWARDED)]
+    some = any(one.named for one in found.insights.findings)
+    with_name = right.toggle("Only with a name", value=some, key="with name")
+    fitting = [one for one in found.insights.findings if which == BOTH or one.rewarded == (which == REWARDED)]
     shown = [one for one in fitting if one.named or not with_name]
     hidden = len(fitting) - len(shown)
     if len(shown) > DRAWN and not st.toggle(f"All {len(shown):,}", key="all findings"):
         shown = shown[:DRAWN]
-    if not shown:
+    if shown:
+        st.plotly_chart(
+            charts.win_rates(shown, found.insights.n_pairs, found.before),
+            config=CONFIG,
+            key="win rates",
+            on_select=lambda: _open_clicked(shown),
+            selection_mode="points",
+        )
+        st.caption(
+            "Bars leave from 50% (no effect); lines are 95% intervals over prompts. Diamonds: if both responses were equally "
+            "long." + (f" {hidden:,} findings without a name are hidden." if hidden else "")
+        )
+    else:
         st.caption(f"None of these has a name; {hidden:,} without one are hidden.")
-        return None
-    event: Any = st.plotly_chart(
-        charts.win_rates(shown, found.n_pairs), config=CONFIG, key="win rates", on_select="rerun", selection_mode="points"
-    )
-    st.caption(
-        "Bars leave from 50% (no effect); lines are 95% intervals over prompts. Diamonds: if both responses were equally long. "
-        "Click a bar to see its pairs." + (f" {hidden:,} findings without a name are hidden." if hidden else "")
-    )
+    return _open(found.insights, chosen)
+
+
+def _open_clicked(shown: Sequence[Finding]) -> None:
+    event: Any = st.session_state["win rates"]
     points = event["selection"]["points"]
-    return shown[points[0]["point_index"]] if points and points[0]["point_index"] < len(shown) else None
+    if points and points[0]["point_index"] < len(shown):
+        st.session_state[state.OPENED] = shown[points[0]["point_index"]].member
+
+
+def _open(found: Insights, chosen: Member | None) -> Member | None:
+    """A field with all findings, for the keyboard and for those that are not drawn."""
+    options = [one.member for one in found.findings]
+    if chosen is not None and chosen not in options:
+        options = [chosen, *options]
+    opened: Member | None = st.selectbox(
+        "Open a feature: click its bar, or choose it here",
+        options,
+        index=None,
+        key=state.OPENED,
+        format_func=lambda one: one.name,
+        placeholder="its examples, the pairs behind it, and where it differs",
+    )
+    if opened is not None and opened.feature is not None:
+        st.query_params["feature"] = str(opened.feature)
+    else:
+        st.query_params.pop("feature", None)
+    return opened
+
+
+def side_by_side(against: Against, here: str) -> None:
+    """What one source rewards and the other does not."""
+    st.subheader(f"Against {plain(against.data)}", anchor=False)
+    for line in against.verdict.splitlines():
+        st.markdown(plain(line.partition(": ")[2]))
+    if not against.differences:
+        return
+    named = [one for one in against.differences if one.named] or list(against.differences)
+    shown = (
+        named if len(named) <= DRAWN or st.toggle(f"All {len(named):,} with a name", key="all differences") else named[:DRAWN]
+    )
+    st.plotly_chart(charts.two_sources(shown), config=CONFIG, key="two sources")
+    st.caption(
+        f"Filled: {plain(here)}; hollow: {plain(against.data)}. Lines are 95% intervals over prompts. {against.n_sure:,} of "
+        f"{against.n_tested:,} features that both can measure surely differ, at a false discovery rate of 5%."
+    )
+    download_table(pd.DataFrame(differences_table(against)), "Differences", "differences.csv")
 
 
 def downloads(found: Insights) -> None:
@@ -112,39 +210,3 @@ def downloads(found: Insights) -> None:
                 on_click="ignore",
             )
         download_table(pd.DataFrame(findings_table(found)), "Findings", "insights.csv")
-
-
-def pairs_of(finding: Finding, pairs: Represented) -> None:
-    """What belongs to a finding, and the pairs in which exactly one response has it."""
-    st.subheader(plain(finding.name), anchor=False)
-    if finding.family:
-        names = [plain(member.name) for member in finding.family[:6]]
-        more = f" and {len(finding.family) - 6:,} more" if len(finding.family) > 6 else ""
-        st.caption(f"Goes together with: {'; '.join(names)}{more}.")
-    own = pairs_with(pairs.data, pairs.pairs, finding)
-    won, lost = np.flatnonzero(own > 0), np.flatnonzero(own < 0)
-    which = st.segmented_control(
-        "Pairs",
-        (f"Chosen has it ({len(won):,})", f"Rejected has it ({len(lost):,})"),
-        default=f"Chosen has it ({len(won):,})",
-        key="side",
-        required=True,
-    )
-    rows = won if str(which).startswith("Chosen") else lost
-    table = pd.DataFrame(
-        [
-            {
-                **{name: getattr(pairs.data.pairs[i], name) for name in ("row", "id", "category", "chosen", "rejected")},
-                "prompt": prompt_text(pairs.data.pairs[i].prompt),
-            }
-            for i in rows.tolist()
-        ]
-    )
-    if table.empty:
-        st.caption("There is no such pair.")
-        return
-    place = pairs_table(table, [], "pair")
-    if place is not None:
-        pair = pairs.data.pairs[int(rows[place])]
-        pair_texts(pair)
-        open_in_compare(pair.prompt, (pair.chosen, pair.rejected))

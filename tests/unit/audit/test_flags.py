@@ -16,8 +16,7 @@ from sparserm.heads.reward import rewards
 from sparserm.heads.saved import HeadCard, SavedHead
 from sparserm.pairs.parsing import parse_pairs
 from sparserm.pairs.split import short_key
-from sparserm.representations.values import PairRepresentations
-from sparserm.training.evidence import _stacked
+from sparserm.representations.values import PairRepresentations, stacked
 from sparserm.types import PreferenceData, Score, SparseRMError
 from tests.unit.separable import SAE, TRAIN
 
@@ -149,7 +148,7 @@ def test_a_head_of_an_earlier_version_is_judged_by_heads_of_its_own_kind(score: 
 @pytest.mark.parametrize("score", ["gated", "projection"])
 def test_a_wrong_label_among_right_ones_is_found_though_the_head_was_trained_on_it(score: Score) -> None:
     n = len(TRAIN.groups)
-    both, rows = _stacked(TRAIN.chosen, TRAIN.rejected), np.arange(n)
+    both, rows = stacked(TRAIN.chosen, TRAIN.rejected), np.arange(n)
     wrong = rows == 7
     turned = PairRepresentations(both.take(rows + n * wrong), both.take(rows + n * ~wrong), TRAIN.groups)
     data = _data(*[(f"p{group}", f"yes {i}", "no") for i, group in enumerate(TRAIN.groups)])

@@ -13,10 +13,10 @@ import pytest
 
 from sparserm.heads.labels import AutoLabel, Detection, save_auto_label, save_label
 from sparserm.insights.effects import features_of, measure_effects
-from sparserm.insights.find import insights_of, pairs_with, repeated_texts
+from sparserm.insights.find import doubts, insights_of, pairs_with, repeated_texts
 from sparserm.insights.report import findings_table, to_html, to_markdown
 from sparserm.insights.shortcuts import LONGER, first_words, with_shortcuts
-from sparserm.insights.values import Insights
+from sparserm.insights.values import Insights, Member
 from sparserm.insights.verdict import pairs_needed
 from sparserm.representations.values import PairRepresentations
 from sparserm.support.files import to_csv
@@ -179,18 +179,22 @@ def test_findings_beside_length_go_before_those_that_length_explains() -> None:
 @pytest.mark.parametrize("latent", [1, 2, 3])
 def test_the_pairs_of_a_finding_are_those_that_are_counted(latent: int) -> None:
     data, pairs = _made(0.85, 0)
-    found = insights_of(data, pairs, tiny_sae())
-    finding = replace(found.findings[0], feature=latent)
-    own = pairs_with(data, pairs, finding)
+    own = pairs_with(data, pairs, [Member(latent, "x")])[:, 0]
     effects = measure_effects(features_of(pairs), np.array([latent]))
     assert ((own != 0).sum(), (own > 0).sum()) == (effects.n[0], effects.wins[0])
 
 
 def test_the_pairs_of_a_shortcut_are_found_by_its_name() -> None:
     data = _data(["a b c", "a"], ["a b", "a b"])
-    found = insights_of(*_made(0.85, 0), tiny_sae()).findings[0]
-    own = pairs_with(data, pairs_where(np.zeros((2, 2, D_SAE), bool)), replace(found, feature=None, name=LONGER))
-    assert own.tolist() == [1, -1]
+    own = pairs_with(data, pairs_where(np.zeros((2, 2, D_SAE), bool)), [Member(None, LONGER), Member(0, "x")])
+    assert own.tolist() == [[1, 0], [-1, 0]]
+
+
+def test_what_speaks_against_a_label_is_counted_in_findings_beside_length() -> None:
+    one = _insights().findings[0]
+    up, down, by_length = (replace(one, z=z, length_held_z=held) for z, held in ((9, 9), (-9, -9), (9, 1)))
+    own = np.array([[1, 1, 1], [-1, 1, 1], [0, 0, -1]], np.int8)
+    assert [counts.tolist() for counts in doubts(own, [up, down, by_length])] == [[1, 0, 0], [1, 2, 0]]
 
 
 def test_a_text_that_many_prompts_share_is_told_and_one_of_few_is_not() -> None:

@@ -11,7 +11,7 @@ from sparserm.insights.find import READ, find_insights, insights_of, snippet_pla
 from sparserm.insights.report import to_html, to_markdown
 from sparserm.insights.shortcuts import LONGER, places_of
 from sparserm.insights.snippets import choose_snippets, light_latents, light_shortcut, read_snippets
-from sparserm.insights.values import Finding
+from sparserm.insights.values import Finding, Member
 from sparserm.sae.autoencoder import load_sae
 from sparserm.types import Message, PreferenceData, PreferencePair
 from tests.unit.features.latents import pairs_where
@@ -115,6 +115,6 @@ def _with_shortcut(data: PreferenceData, backbone, sae) -> list[Finding]:
     n = len(data.pairs)
     pairs = pairs_where(np.zeros((2, n, sae.d_sae), bool))
     found = insights_of(data, pairs, sae)
-    members = [replace(found.findings[0], feature=None, name="has more negations")]
+    members = [Member(None, "has more negations")]
     read = read_snippets(members, [snippet_places(one, data, pairs) for one in members], data.pairs, backbone, sae)
-    return [replace(one, snippets=own) for one, own in zip(members, read, strict=True)]
+    return [replace(found.findings[0], feature=None, name="has more negations", snippets=own) for own in read]

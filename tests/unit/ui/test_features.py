@@ -9,7 +9,7 @@ import pytest
 
 from sparserm.features.cards import neuronpedia_url
 from sparserm.ui.features.charts import density_figure
-from sparserm.ui.features.examples import AFTER, BEFORE, WHOLE, ColouredText, _pack
+from sparserm.ui.shared.examples import AFTER, BEFORE, WHOLE, ColouredText, _pack
 from sparserm.ui.shared.style import DOWN, UP
 from tests.unit.features.latents import tiny_sae
 

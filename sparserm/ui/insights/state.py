@@ -1,0 +1,140 @@
+"""State of the Insights page: results cached by everything they depend on, the opened feature, and edits of the pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import streamlit as st
+
+from sparserm.features.cards import SIDES
+from sparserm.insights.edits import PairEdits
+from sparserm.insights.find import insights_of, pairs_with, snippet_places
+from sparserm.insights.names import names_of
+from sparserm.insights.snippets import Lit, Place, light
+from sparserm.insights.values import Finding, Insights, Member
+from sparserm.support.parsing import whole_number
+from sparserm.types import SparseRMError
+from sparserm.ui.shared.context import Context
+from sparserm.ui.shared.pairs_picker import Represented
+from sparserm.ui.shared.text import sentence
+
+#: Key of the opened feature, and of the edits of all sources.
+OPENED, _EDITS = "opened feature", "pair edits"
+
+
+@dataclass(frozen=True)
+class Found:
+    """Insights and the pairs that they are of.
+
+    Attributes:
+        pairs: the pairs as edited.
+        before: insights of the pairs as they came, if they were edited.
+        edits: what was edited; indices are of the pairs as they came.
+        kept: ``[n]`` index of each pair among the pairs as they came.
+    """
+
+    insights: Insights
+    pairs: Represented
+    before: Insights | None
+    edits: PairEdits
+    kept: np.ndarray
+
+    def finding(self, feature: Member) -> Finding | None:
+        """The finding that a feature leads."""
+        return next((one for one in self.insights.findings if one.member == feature), None)
+
+
+def edits_of(pairs: Represented) -> PairEdits:
+    """The edits of these pairs in this session."""
+    found: PairEdits = st.session_state.get(_EDITS, {}).get(pairs.data.content_hash, PairEdits())
+    return found
+
+
+def set_edits(content_hash: str, edits: PairEdits) -> None:
+    """Keep edits of the pairs with a content hash; for callbacks."""
+    st.session_state.setdefault(_EDITS, {})[content_hash] = edits
+
+
+def find(context: Context, pairs: Represented, against: Represented | None) -> Found:
+    """The insights of pairs with the SAE of the selected head, as edited."""
+    edits = edits_of(pairs)
+    edited = Represented(*edits.apply(pairs.data, pairs.pairs)) if edits else pairs
+    try:
+        before = insights(context, pairs, against) if edits else None
+        return Found(insights(context, edited, against), edited, before, edits, edits.kept(len(pairs.data.pairs)))
+    except SparseRMError as error:
+        st.error(sentence(error))
+        st.stop()
+
+
+def insights(context: Context, pairs: Represented, against: Represented | None) -> Insights:
+    """The insights of pairs, cached until these, the SAE or a label change."""
+    names = hash(tuple(names_of(context.sae(), ())))
+    other = against and (against.data.name, against.data.content_hash)
+    key = (pairs.data.name, pairs.data.content_hash, other, context.card.sae_fingerprint, names)
+    return _insights(key, _context=context, _pairs=pairs, _against=against)
+
+
+@st.cache_resource(max_entries=8, show_spinner="Testing the features…")
+def _insights(key: tuple[object, ...], *, _context: Context, _pairs: Represented, _against: Represented | None) -> Insights:
+    other = None if _against is None else (_against.data, _against.pairs)
+    return insights_of(_pairs.data, _pairs.pairs, _context.sae(), against=other)
+
+
+def has(context: Context, pairs: Represented, features: Sequence[Member]) -> np.ndarray:
+    """Cached ``[n, m]`` of :func:`~sparserm.insights.find.pairs_with`."""
+    key = (pairs.data.content_hash, context.card.sae_fingerprint, tuple(features))
+    return _has(key, _pairs=pairs, _features=features)
+
+
+@st.cache_resource(max_entries=32, show_spinner=False)
+def _has(key: tuple[object, ...], *, _pairs: Represented, _features: Sequence[Member]) -> np.ndarray:
+    return pairs_with(_pairs.data, _pairs.pairs, _features)
+
+
+def examples(context: Context, pairs: Represented, feature: Member) -> list[tuple[Place, Lit]]:
+    """Responses of both sides that have a feature, lit; the language model runs on first use only."""
+    key = (pairs.data.content_hash, context.card.sae_fingerprint, feature)
+    return _examples(key, _context=context, _pairs=pairs, _feature=feature)
+
+
+@st.cache_resource(max_entries=64, show_spinner="Reading examples…")
+def _examples(key: tuple[object, ...], *, _context: Context, _pairs: Represented, _feature: Member) -> list[tuple[Place, Lit]]:
+    places = snippet_places(_feature, _pairs.data, _pairs.pairs)
+    return list(zip(places, _lit(_context, _pairs, _feature, places), strict=True))
+
+
+def lit_pair(context: Context, pairs: Represented, feature: Member, index: int) -> list[Lit]:
+    """Both responses of a pair, lit."""
+    key = (pairs.data.content_hash, context.card.sae_fingerprint, feature, index)
+    return _lit_pair(key, _context=context, _pairs=pairs, _feature=feature, _index=index)
+
+
+@st.cache_resource(max_entries=64, show_spinner="Reading the pair…")
+def _lit_pair(key: tuple[object, ...], *, _context: Context, _pairs: Represented, _feature: Member, _index: int) -> list[Lit]:
+    return _lit(_context, _pairs, _feature, [(_index, side) for side in SIDES])
+
+
+def _lit(context: Context, pairs: Represented, feature: Member, places: Sequence[Place]) -> list[Lit]:
+    return light([feature], [places], pairs.data.pairs, context.model().backbone, context.sae())[0]
+
+
+def opened(found: Found, context: Context) -> Member | None:
+    """The feature that is opened: the link's, a click's or the selectbox's."""
+    asked = st.query_params.get("feature")
+    if OPENED not in st.session_state and asked is not None:
+        st.session_state[OPENED] = _named(asked, found, context)
+    chosen: Member | None = st.session_state.get(OPENED)
+    return chosen
+
+
+def _named(asked: str, found: Found, context: Context) -> Member | None:
+    """The feature with a number, as the list names it."""
+    number, sae = whole_number(asked), context.sae()
+    if number is None or number >= sae.d_sae:
+        st.warning(f"The link names feature {asked[:20]!r}, which this SAE does not have; features are 0 to {sae.d_sae - 1:,}.")
+        return None
+    name = names_of(sae, ())[number]
+    return Member(name.feature, name.text)
