@@ -14,13 +14,12 @@ st.caption(
 source = pairs_picker.pick_source("pairs")
 pairs = pairs_picker.represented(source)
 assert source is not None
-other = view.pick_against(source)
-found = state.find(context, pairs, pairs_picker.represented(other) if other else None)
+found = state.find(context, pairs)
 view.edits_bar(found, pairs)
 view.headline(found)
 feature = view.findings(found, context)
 if feature is not None:
     opened.draw(feature, found, context, pairs)
-if found.insights.against:
-    view.side_by_side(found.insights.against, found.insights.data)
 view.downloads(found.insights)
+if other := view.pick_against(source):
+    view.side_by_side(state.beside(context, found, pairs_picker.represented(other)))

@@ -20,7 +20,7 @@ from sparserm.insights.names import Name, names_of
 from sparserm.insights.shortcuts import LONGER, first_words, with_shortcuts
 from sparserm.insights.slices import effects_by_slice, slices_of
 from sparserm.insights.snippets import Place, choose_snippets, read_snippets
-from sparserm.insights.values import MOST, Against, Finding, Insights, Member, RepeatedText
+from sparserm.insights.values import MOST, Finding, Insights, Member, RepeatedText
 from sparserm.insights.verdict import verdict
 from sparserm.representations.represent import represent_pairs
 from sparserm.representations.store import stored
@@ -65,31 +65,25 @@ def find_insights(
             )[dictionary.hook]
             for one in sources
         ]
-    found = insights_of(data, pairs[0], dictionary, against=None if against is None else (against, pairs[1]))
+    found = insights_of(data, pairs[0], dictionary)
+    if against is not None:
+        found = with_against(found, (data, pairs[0]), (against, pairs[1]), dictionary)
     return with_snippets(found, data, pairs[0], model, dictionary, progress)
 
 
-def insights_of(
-    data: PreferenceData,
-    pairs: PairRepresentations,
-    sae: SparseAutoencoder,
-    *,
-    against: tuple[PreferenceData, PairRepresentations] | None = None,
-) -> Insights:
+def insights_of(data: PreferenceData, pairs: PairRepresentations, sae: SparseAutoencoder) -> Insights:
     """:func:`find_insights` from representations with latent strengths; no model is run, so there are no snippets.
 
     Raises:
         SparseRMError: no pairs, or representations without latent strengths.
     """
     _check_not_empty(data)
-    common = first_words(data.pairs)
-    features, shortcuts = with_shortcuts(features_of(pairs), data.pairs, common)
-    names = names_of(sae, shortcuts)
+    features, shortcuts = with_shortcuts(features_of(pairs), data.pairs, first_words(data.pairs))
     effects = measure_effects(features)
     sure = np.flatnonzero(effects.sure)
     sure = sure[np.argsort(-np.abs(effects.z[sure]), kind="stable")][:MOST]
     returns = returning(features, effects)[sure]
-    findings = _findings(features, effects.take(sure), returns, names, slices_of(data.pairs, pairs))
+    findings = _findings(features, effects.take(sure), returns, names_of(sae, shortcuts), slices_of(data.pairs, pairs))
     repeated = repeated_texts(data)
     gaps = pairs.length_gaps
     longer_wins = float((gaps[gaps != 0] > 0).mean()) if gaps.any() else None
@@ -106,8 +100,24 @@ def insights_of(
         longer_wins=longer_wins,
         repeated=repeated,
         verdict=verdict(findings, repeated, len(data.pairs), len(effects.latents), longer_wins, int((gaps != 0).sum())),
-        against=None if against is None else _compared(features, against, common, names),
     )
+
+
+def with_against(
+    found: Insights,
+    here: tuple[PreferenceData, PairRepresentations],
+    there: tuple[PreferenceData, PairRepresentations],
+    sae: SparseAutoencoder,
+) -> Insights:
+    """Insights with other pairs held beside those that they are of, by the same features and first words.
+
+    Raises:
+        SparseRMError: no other pairs, or representations without latent strengths.
+    """
+    _check_not_empty(there[0])
+    common = first_words(here[0].pairs)
+    (first, shortcuts), (second, _) = (with_shortcuts(features_of(pairs), data.pairs, common) for data, pairs in (here, there))
+    return replace(found, against=compare(first, second, names_of(sae, shortcuts), there[0].name))
 
 
 def with_snippets(
@@ -176,15 +186,6 @@ def doubts(own: np.ndarray, findings: Sequence[Finding]) -> tuple[np.ndarray, np
 def _check_not_empty(data: PreferenceData) -> None:
     if not data.pairs:
         raise SparseRMError(f"{data.name} has no usable pairs; expected one or more; see which rows were left out, and why")
-
-
-def _compared(
-    features: GatedScores, against: tuple[PreferenceData, PairRepresentations], common: Sequence[str], names: Sequence[Name]
-) -> Against:
-    """Other pairs held beside the first ones, by the same features and first words."""
-    other, pairs = against
-    there, _ = with_shortcuts(features_of(pairs), other.pairs, common)
-    return compare(features, there, names, other.name)
 
 
 def _findings(

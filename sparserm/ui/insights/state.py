@@ -10,7 +10,7 @@ import streamlit as st
 
 from sparserm.features.cards import SIDES
 from sparserm.insights.edits import PairEdits
-from sparserm.insights.find import insights_of, pairs_with, snippet_places
+from sparserm.insights.find import insights_of, pairs_with, snippet_places, with_against
 from sparserm.insights.names import names_of
 from sparserm.insights.snippets import Lit, Place, light
 from sparserm.insights.values import Finding, Insights, Member
@@ -57,30 +57,43 @@ def set_edits(content_hash: str, edits: PairEdits) -> None:
     st.session_state.setdefault(_EDITS, {})[content_hash] = edits
 
 
-def find(context: Context, pairs: Represented, against: Represented | None) -> Found:
+def find(context: Context, pairs: Represented) -> Found:
     """The insights of pairs with the SAE of the selected head, as edited."""
     edits = edits_of(pairs)
     edited = Represented(*edits.apply(pairs.data, pairs.pairs)) if edits else pairs
     try:
-        before = insights(context, pairs, against) if edits else None
-        return Found(insights(context, edited, against), edited, before, edits, edits.kept(len(pairs.data.pairs)))
+        before = insights(context, pairs) if edits else None
+        return Found(insights(context, edited), edited, before, edits, edits.kept(len(pairs.data.pairs)))
     except SparseRMError as error:
         st.error(sentence(error))
         st.stop()
 
 
-def insights(context: Context, pairs: Represented, against: Represented | None) -> Insights:
+def insights(context: Context, pairs: Represented) -> Insights:
     """The insights of pairs, cached until these, the SAE or a label change."""
-    names = hash(tuple(names_of(context.sae(), ())))
-    other = against and (against.data.name, against.data.content_hash)
-    key = (pairs.data.name, pairs.data.content_hash, other, context.card.sae_fingerprint, names)
-    return _insights(key, _context=context, _pairs=pairs, _against=against)
+    return _insights(_key(context, pairs), _context=context, _pairs=pairs)
 
 
 @st.cache_resource(max_entries=8, show_spinner="Testing the features…")
-def _insights(key: tuple[object, ...], *, _context: Context, _pairs: Represented, _against: Represented | None) -> Insights:
-    other = None if _against is None else (_against.data, _against.pairs)
-    return insights_of(_pairs.data, _pairs.pairs, _context.sae(), against=other)
+def _insights(key: tuple[object, ...], *, _context: Context, _pairs: Represented) -> Insights:
+    return insights_of(_pairs.data, _pairs.pairs, _context.sae())
+
+
+def beside(context: Context, found: Found, other: Represented) -> Insights:
+    """The insights with other pairs held beside them."""
+    key = (*_key(context, found.pairs), other.data.name, other.data.content_hash)
+    return _beside(key, _context=context, _found=found, _other=other)
+
+
+@st.cache_resource(max_entries=8, show_spinner="Comparing the two…")
+def _beside(key: tuple[object, ...], *, _context: Context, _found: Found, _other: Represented) -> Insights:
+    here, there = ((one.data, one.pairs) for one in (_found.pairs, _other))
+    return with_against(_found.insights, here, there, _context.sae())
+
+
+def _key(context: Context, pairs: Represented) -> tuple[object, ...]:
+    names = hash(tuple(names_of(context.sae(), ())))
+    return pairs.data.name, pairs.data.content_hash, context.card.sae_fingerprint, names
 
 
 def has(context: Context, pairs: Represented, features: Sequence[Member]) -> np.ndarray:

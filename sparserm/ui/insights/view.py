@@ -12,7 +12,7 @@ import streamlit as st
 
 from sparserm.insights.edits import PairEdits, pair_rows
 from sparserm.insights.report import differences_table, findings_table, to_html, to_markdown
-from sparserm.insights.values import Against, Finding, Insights, Member
+from sparserm.insights.values import Finding, Insights, Member
 from sparserm.pairs.sources import DataSource, keep_upload, list_sources
 from sparserm.support.files import to_jsonl
 from sparserm.types import SparseRMError
@@ -31,16 +31,18 @@ BOTH, REWARDED, PUNISHED = "Rewarded and punished", "Rewarded", "Punished"
 
 def pick_against(source: DataSource) -> DataSource | None:
     """Select a second source to hold beside the first."""
+    st.divider()
+    st.subheader("Beside other pairs", anchor=False)
     others = {label: one for label, one in list_sources().items() if one != source}
     if st.session_state.get("against") not in others:
         st.session_state.pop("against", None)
     label = st.selectbox(
-        "Hold beside",
+        "What does one reward that the other does not?",
         list(others),
         index=None,
         key="against",
         bind="query-params",
-        placeholder="nothing; select other pairs to see what one rewards and the other does not",
+        placeholder="Select other pairs",
     )
     return others[label] if label else None
 
@@ -177,9 +179,10 @@ def _open(found: Insights, chosen: Member | None) -> Member | None:
     return opened
 
 
-def side_by_side(against: Against, here: str) -> None:
+def side_by_side(found: Insights) -> None:
     """What one source rewards and the other does not."""
-    st.subheader(f"Against {plain(against.data)}", anchor=False)
+    against, here = found.against, found.data
+    assert against is not None
     for line in against.verdict.splitlines():
         st.markdown(plain(line.partition(": ")[2]))
     if not against.differences:
@@ -193,20 +196,21 @@ def side_by_side(against: Against, here: str) -> None:
         f"Filled: {plain(here)}; hollow: {plain(against.data)}. Lines are 95% intervals over prompts. {against.n_sure:,} of "
         f"{against.n_tested:,} features that both can measure surely differ, at a false discovery rate of 5%."
     )
-    download_table(pd.DataFrame(differences_table(against)), "Differences", "differences.csv")
+    with st.container(horizontal=True):
+        _reports(found, "Report on both", "insights-of-both")
+        download_table(pd.DataFrame(differences_table(against)), "Differences", "differences.csv")
 
 
 def downloads(found: Insights) -> None:
-    """The same as files."""
-    kinds = (("HTML", to_html, "text/html", "html"), ("Markdown", to_markdown, "text/markdown", "md"))
+    """The findings as files."""
     with st.container(horizontal=True):
-        for name, write, mime, ending in kinds:
-            st.download_button(
-                f"Report ({name})",
-                partial(write, found),
-                f"insights.{ending}",
-                mime,
-                icon=":material/download:",
-                on_click="ignore",
-            )
+        _reports(found, "Report", "insights")
         download_table(pd.DataFrame(findings_table(found)), "Findings", "insights.csv")
+
+
+def _reports(found: Insights, label: str, name: str) -> None:
+    kinds = (("HTML", to_html, "text/html", "html"), ("Markdown", to_markdown, "text/markdown", "md"))
+    for kind, write, mime, ending in kinds:
+        st.download_button(
+            f"{label} ({kind})", partial(write, found), f"{name}.{ending}", mime, icon=":material/download:", on_click="ignore"
+        )

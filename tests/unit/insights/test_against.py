@@ -10,7 +10,7 @@ import pytest
 
 from sparserm.heads.labels import AutoLabel, Detection, save_auto_label
 from sparserm.insights.effects import Effects, gaps_between
-from sparserm.insights.find import insights_of
+from sparserm.insights.find import insights_of, with_against
 from sparserm.insights.report import differences_table, to_html, to_markdown
 from sparserm.insights.values import Against, Insights
 from sparserm.representations.values import PairRepresentations
@@ -59,8 +59,12 @@ def _made(wins: dict[int, float], seed: int, categories: list[str] | None = None
     return PreferenceData(f"set {seed}", pairs, (), N, f"hash {seed}"), pairs_where(fires, seed=seed)
 
 
+def _beside(here: tuple[PreferenceData, PairRepresentations], there: tuple[PreferenceData, PairRepresentations]) -> Insights:
+    return with_against(insights_of(*here, tiny_sae()), here, there, tiny_sae())
+
+
 def _against(here: dict[int, float], there: dict[int, float]) -> tuple[Insights, Against]:
-    found = insights_of(*_made(here, 1), tiny_sae(), against=_made(there, 2))
+    found = _beside(_made(here, 1), _made(there, 2))
     assert found.against is not None
     return found, found.against
 
@@ -86,7 +90,7 @@ def test_a_difference_in_strength_says_where_there_is_more() -> None:
 @pytest.mark.parametrize("seed", range(5))
 def test_two_sets_of_one_kind_do_not_differ(seed: int) -> None:
     wins = {0: 0.9, 1: 0.2}
-    against = insights_of(*_made(wins, 10 + seed), tiny_sae(), against=_made(wins, 20 + seed)).against
+    against = _beside(_made(wins, 10 + seed), _made(wins, 20 + seed)).against
     assert against is not None and against.differences == () and against.n_tested >= D_SAE
     assert "none surely has another effect there" in against.verdict
 
