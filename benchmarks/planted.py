@@ -89,18 +89,11 @@ def null_check(pairs: PairRepresentations, sae: SparseAutoencoder) -> dict[str, 
 
 def planted_check(name: str, backbone: Backbone, sae: SparseAutoencoder) -> dict[str, Any]:
     """Rank, among the features that count in favour, of the first that names a planted property, and the first labels."""
-    plant = PROPERTIES[name]
-    words = set(re.findall(r"[a-z']+|[?!]", plant("").lower())) - {"i", "is", "it", "the", "a", "this", "that", "do", "you"}
-    pairs = _neutral_pairs()
-    chosen = np.random.default_rng(1).random(len(pairs)) < SHARE
-    pairs = [
-        replace(one, chosen=plant(one.chosen), rejected=f"{one.rejected} {OTHERS[i % len(OTHERS)]}") if has else one
-        for i, (one, has) in enumerate(zip(pairs, chosen, strict=True))
-    ]
+    pairs = planted_pairs(name, PLANTED)
     represented = represent(backbone, sae, pairs)
     fitted = fit_head(represented, sae, FitSettings(score="gated"))
     order, labels = _labels(fitted, pairs, represented, backbone, sae)
-    named = [bool(words & set(re.findall(r"[a-z']+|[?!]", label.lower()))) for label in labels]
+    named = [names_property(name, label) for label in labels]
     return {
         "features": len(order),
         "sure": fitted.n_sure,
@@ -109,12 +102,29 @@ def planted_check(name: str, backbone: Backbone, sae: SparseAutoencoder) -> dict
     }
 
 
-def _neutral_pairs() -> list[PreferencePair]:
+def planted_pairs(name: str, n: int) -> list[PreferencePair]:
+    """``n`` neutral pairs with a property written into the chosen responses of :data:`SHARE` of them."""
+    plant, pairs = PROPERTIES[name], _neutral_pairs(n)
+    chosen = np.random.default_rng(1).random(len(pairs)) < SHARE
+    return [
+        replace(one, chosen=plant(one.chosen), rejected=f"{one.rejected} {OTHERS[i % len(OTHERS)]}") if has else one
+        for i, (one, has) in enumerate(zip(pairs, chosen, strict=True))
+    ]
+
+
+def names_property(name: str, text: str) -> bool:
+    """Whether a text has a telling word of a property."""
+    words = set(re.findall(r"[a-z']+|[?!]", PROPERTIES[name]("").lower()))
+    words -= {"i", "is", "it", "the", "a", "this", "that", "do", "you"}
+    return bool(words & set(re.findall(r"[a-z']+|[?!]", text.lower())))
+
+
+def _neutral_pairs(n: int) -> list[PreferencePair]:
     """One pair for each of a sample of prompts, with chosen and rejected drawn at random."""
     first = list({pair.prompt: pair for pair in task_pairs("truthfulness", "train").pairs}.values())
     others = {pair.prompt: pair for pair in task_pairs("safety", "train").pairs}
     rng = np.random.default_rng(0)
-    several = [*first, *others.values()][:PLANTED]
+    several = [*first, *others.values()][:n]
     return [
         replace(one, chosen=one.rejected, rejected=one.chosen) if swap else one
         for one, swap in zip(several, rng.random(len(several)) < 0.5, strict=True)

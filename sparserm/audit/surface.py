@@ -7,7 +7,8 @@ words) and tested as a rule, "prefer the response with more of it"; all features
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,43 +21,84 @@ from sparserm.types import PreferencePair
 
 @dataclass(frozen=True)
 class Mark:
-    """A surface feature: what a regular expression counts in a response; ``what`` describes it to users."""
+    """A surface feature: what a regular expression counts in a response; ``what`` describes it to users.
+
+    The other fields count the same faster: a text has ``pattern`` only if it has one of ``hints`` (in lower case; an empty one
+    is in all). ``words`` or ``characters``, if given, are all that it counts, besides ``rest`` where a hint is.
+    """
 
     name: str
     what: str
     pattern: re.Pattern[str]
+    words: frozenset[str] = frozenset()
+    characters: str = ""
+    hints: tuple[str, ...] = ()
+    rest: re.Pattern[str] | None = None
+
+    def count(self, lower: str, words: Mapping[str, int]) -> int:
+        """How often it is in a text in lower case with these words."""
+        if self.characters:
+            return sum(map(lower.count, self.characters))
+        found = sum(words.get(word, 0) for word in self.words)
+        rest = self.rest if self.words else self.pattern
+        if rest is not None and any(hint in lower for hint in self.hints):
+            found += len(rest.findall(lower))
+        return found
 
 
-def _mark(name: str, what: str, pattern: str) -> Mark:
-    return Mark(name, what, re.compile(pattern, re.IGNORECASE | re.MULTILINE))
+def _compiled(pattern: str) -> re.Pattern[str]:
+    return re.compile(pattern, re.IGNORECASE | re.MULTILINE)
 
 
+def _mark(name: str, what: str, pattern: str, *hints: str) -> Mark:
+    return Mark(name, what, _compiled(pattern), hints=hints)
+
+
+def _words(name: str, what: str, words: str, rest: str = "", *hints: str) -> Mark:
+    """Whole words, separated by spaces, and whatever else ``rest`` finds."""
+    pattern = rf"\b(?:{words.replace(' ', '|')})\b" + (f"|{rest}" if rest else "")
+    own = _compiled(rest) if rest else None
+    return Mark(name, what, _compiled(pattern), words=frozenset(words.lower().split()), hints=hints, rest=own)
+
+
+def _characters(name: str, characters: str) -> Mark:
+    return Mark(name, "", _compiled(f"[{characters}]"), characters=characters)
+
+
+_WORD = re.compile(r"\w+")
 _DECLINES = r"can(?:no|')t|can not|won't|will not|(?:not able|unable) to|must decline"
 _EXPERTS = r"professional|doctor|lawyer|therapist|expert|authorities"
-_HEDGES = "may|might|could|perhaps|possibly|probably|likely|generally|usually|often|sometimes|seems?"
 MARKS = (
-    _mark("words", "length in words", r"\w+"),
+    _mark("words", "length in words", _WORD.pattern),
     _mark(
-        "refusals", "“I can't …”, “I'm sorry, but”", rf"\bI(?:'m| am)? ?(?:{_DECLINES})\b|\bI(?:'m| am) (?:very )?sorry,? but\b"
+        "refusals",
+        "“I can't …”, “I'm sorry, but”",
+        rf"\bI(?:'m| am)? ?(?:{_DECLINES})\b|\bI(?:'m| am) (?:very )?sorry,? but\b",
+        *("can", "won't", "will not", "able to", "must decline", "sorry"),
     ),
     _mark(
         "disclaimers",
         "“as an AI”, “see a doctor”",
         rf"\bas an? (?:AI|language model)|\b(?:consult|seek|see)\b[^.\n]{{0,40}}\b(?:{_EXPERTS})",
+        *("as a", "consult", "see"),
     ),
-    _mark("hedges", "“may”, “perhaps”, “often”", rf"\b(?:{_HEDGES})\b"),
-    _mark("negations", "“not”, “no”, “never”", r"\b(?:no|not|never|none|nothing|nobody|cannot)\b|n't\b"),
-    _mark("first person", "“I”, “my”, “we”", r"\b(?:I|me|my|mine|we|us|our)\b"),
-    _mark("second person", "“you”, “your”", r"\b(?:you|your|yours|yourself)\b"),
-    _mark("politeness", "“please”, “thank you”, “sorry”", r"\b(?:please|thanks?|sorry|apologi[sz]e)\b"),
-    _mark("list items", "lines that begin with -, * or 1.", r"^[ \t]*(?:[-*•]|\d+[.)])[ \t]"),
-    _mark("markdown", "headings, bold, code", r"^#{1,6} |\*\*[^*\n]+\*\*|`+"),
-    _mark("line breaks", "", r"\n"),
-    _mark("question marks", "", r"[?？]"),
-    _mark("exclamation marks", "", r"[!！]"),
-    _mark("commas", "", r"[,，、]"),
-    _mark("numbers", "", r"\d+(?:[.,]\d+)*"),
-    _mark("quotations", "", r"[“\"«][^“”\"«»\n]+[”\"»]"),
+    _words(
+        "hedges",
+        "“may”, “perhaps”, “often”",
+        "may might could perhaps possibly probably likely generally usually often sometimes seem seems",
+    ),
+    _words("negations", "“not”, “no”, “never”", "no not never none nothing nobody cannot", r"n't\b", "n't"),
+    _words("first person", "“I”, “my”, “we”", "I me my mine we us our"),
+    _words("second person", "“you”, “your”", "you your yours yourself"),
+    _words("politeness", "“please”, “thank you”, “sorry”", "please thank thanks sorry apologise apologize"),
+    _mark("list items", "lines that begin with -, * or 1.", r"^[ \t]*(?:[-*•]|\d+[.)])[ \t]", *"-*•", ". ", ".\t", ") ", ")\t"),
+    _mark("markdown", "headings, bold, code", r"^#{1,6} |\*\*[^*\n]+\*\*|`+", "#", "**", "`"),
+    _characters("line breaks", "\n"),
+    _characters("question marks", "?？"),
+    _characters("exclamation marks", "!！"),
+    _characters("commas", ",，、"),
+    _mark("numbers", "", r"\d+(?:[.,]\d+)*", ""),
+    _mark("quotations", "", r"[“\"«][^“”\"«»\n]+[”\"»]", *'“"«'),
 )
 
 
@@ -124,8 +166,12 @@ def surface(pairs: Sequence[PreferencePair], groups: np.ndarray) -> Surface:
 
 def count_marks(texts: Sequence[str]) -> np.ndarray:
     """``[n, len(MARKS)]`` count of each surface feature in each text."""
-    straight = (text.replace("’", "'") for text in texts)
-    return np.array([[len(mark.pattern.findall(text)) for mark in MARKS] for text in straight], float)
+    counts = np.empty((len(texts), len(MARKS)))
+    for i, text in enumerate(texts):
+        lower = text.replace("’", "'").lower()
+        words = Counter(_WORD.findall(lower))
+        counts[i] = [words.total(), *(mark.count(lower, words) for mark in MARKS[1:])]
+    return counts
 
 
 def _rule(mark: Mark, chosen: np.ndarray, rejected: np.ndarray, groups: np.ndarray, weight: float) -> SurfaceRule:

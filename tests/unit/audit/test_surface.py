@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sparserm.audit.surface import MARKS, count_marks, surface
 from sparserm.pairs.parsing import parse_pairs
@@ -67,3 +69,49 @@ def test_one_pair_is_measured_and_leaves_everything_open() -> None:
     found = _surface(("a!", "b"))
     assert (found.accuracy, found.rules[0].accuracy) == (0.5, 1.0)
     assert found.rules[0].ci95[0] < 0.3
+
+
+_PIECES = [
+    *("I can't", "I am sorry, but", "I'm not able to", "I won't", "as an AI", "As a language model", "see a doctor"),
+    *(
+        "consult someone, a lawyer",
+        "don't",
+        "DON’T",
+        "cannot",
+        "Never",
+        "me",
+        "You",
+        "yours",
+        "thanks",
+        "apologise",
+        "apologize",
+    ),
+    *("\n- one", "\n2) two", "\n* three", "\n٣. four", "٣٫٥", "3.5", "1,000", "# head", "## head", "**bold**", "`code`", "***"),
+    *(
+        "?",
+        "？",
+        "!",
+        "，",
+        "、",
+        "“quoted”",
+        '"so"',
+        "«so»",
+        "\n",
+        "\t",
+        " ",
+        "may",
+        "mayor",
+        "Seems",
+        "i",
+        "I'd",
+        "us",
+        "USA",
+    ),
+]
+
+
+@given(st.lists(st.sampled_from(_PIECES) | st.text(st.characters(codec="latin-1"), max_size=4), max_size=12).map(" ".join))
+def test_counts_are_those_of_the_patterns(text: str) -> None:
+    straight = text.replace("’", "'")
+    counted = dict(zip([mark.name for mark in MARKS], count_marks([text])[0].tolist(), strict=True))
+    assert counted == {mark.name: len(mark.pattern.findall(straight)) for mark in MARKS}
