@@ -113,10 +113,11 @@ def planted_pairs(name: str, n: int) -> list[PreferencePair]:
 
 
 def names_property(name: str, text: str) -> bool:
-    """Whether a text has a telling word of a property."""
+    """Whether a text has a telling word of a property, or one that begins as its name does."""
     words = set(re.findall(r"[a-z']+|[?!]", PROPERTIES[name]("").lower()))
     words -= {"i", "is", "it", "the", "a", "this", "that", "do", "you"}
-    return bool(words & set(re.findall(r"[a-z']+|[?!]", text.lower())))
+    said = set(re.findall(r"[a-z']+|[?!]", text.lower()))
+    return bool(words & said) or any(word.startswith(name.rstrip("sy")) for word in said)
 
 
 def _neutral_pairs(n: int) -> list[PreferencePair]:
