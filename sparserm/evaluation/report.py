@@ -10,7 +10,7 @@ import numpy as np
 from scipy.special import expit
 
 from sparserm.evaluation.accuracy import Evaluation, evaluate_margins
-from sparserm.evaluation.intervals import share_interval
+from sparserm.evaluation.intervals import accuracy_interval
 from sparserm.evaluation.length import LengthBalanced, LengthCorrelation, length_balanced, length_correlation
 from sparserm.explain.contributions import FeatureDifference, compare_responses
 from sparserm.heads.bradley_terry import bradley_terry_loss
@@ -41,7 +41,7 @@ class Slice:
     Attributes:
         by: what the pairs are sliced by: ``category``, ``length``, ``margin`` or ``training``.
         name: name of the slice.
-        ci95: bootstrap over prompts; Wilson's interval where all or none are correct.
+        ci95: 95 % interval of the accuracy, see :func:`~sparserm.evaluation.intervals.accuracy_interval`.
         length_baseline: accuracy of "longer is better" on the same pairs.
     """
 
@@ -183,7 +183,7 @@ def calibration(margins: np.ndarray, groups: np.ndarray) -> Calibration:
             n=int(rows.sum()),
             confidence=float(confidence[rows].mean()),
             correct=float(correct[rows].mean()),
-            ci95=share_interval(correct[rows], groups[rows]),
+            ci95=accuracy_interval(correct[rows], groups[rows]),
         )
         for place in range(BINS)
         if (rows := places == place).any()
@@ -210,7 +210,7 @@ def slices(margins: np.ndarray, pairs: PairRepresentations, categories: list[str
             n=int(rows.sum()),
             n_prompts=len(np.unique(groups[rows])),
             accuracy=float(correct[rows].mean()),
-            ci95=share_interval(correct[rows], groups[rows]),
+            ci95=accuracy_interval(correct[rows], groups[rows]),
             length_baseline=float(longer[rows].mean()),
             mean_margin=float(margins[rows].mean()),
         )
