@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from scipy.special import expit
@@ -17,12 +17,8 @@ from sparserm.heads.bradley_terry import bradley_terry_loss
 from sparserm.heads.labels import labels_of
 from sparserm.heads.reward import head_scores, rewards
 from sparserm.heads.saved import SavedHead
-from sparserm.pairs.messages import prompt_text
 from sparserm.representations.values import PairRepresentations
 from sparserm.types import PreferenceData, PreferencePair
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 #: Number of worst mistakes that are explained.
 MISTAKES = 20
@@ -236,26 +232,6 @@ def worst_mistakes(saved: SavedHead, margins: np.ndarray, pairs: PairRepresentat
         parts = compare_responses(saved.head, both, labels).contributions
         found.append(Mistake(int(index), float(margins[index]), float(expit(margins[index])), parts))
     return tuple(found)
-
-
-def mistakes_table(report: EvaluationReport, pairs: Sequence[PreferencePair]) -> pd.DataFrame:
-    """All pairs that the head does not rank correctly (ties included) with their texts, the most negative margin first."""
-    import pandas as pd
-
-    margins = report.margins
-    wrong = [int(i) for i in np.argsort(margins, kind="stable") if margins[i] <= 0]
-    rows = [
-        {
-            **{name: getattr(pairs[i], name) for name in ("row", "id", "category")},
-            "margin": float(margins[i]),
-            "chance": float(expit(margins[i])),
-            "prompt": prompt_text(pairs[i].prompt),
-            "chosen": pairs[i].chosen,
-            "rejected": pairs[i].rejected,
-        }
-        for i in wrong
-    ]
-    return pd.DataFrame(rows, columns=["row", "id", "category", "margin", "chance", "prompt", "chosen", "rejected"])
 
 
 def summary(report: EvaluationReport, pairs: Sequence[PreferencePair]) -> dict[str, Any]:
