@@ -59,21 +59,27 @@ class HeldOut:
         found = []
         if self.longer is not None and self.low <= self.longer:
             found.append(
-                f"Picking the longer response does about as well on its test pairs ({self.longer:.1%}): it may have learned "
-                "length and nothing else."
+                f"Picking the longer response does {self._as_well(self.longer)} on its test pairs ({self.longer:.1%}): it may "
+                "have learned length and nothing else."
             )
         elif self.surface is not None and self.low <= self.surface:
             found.append(
-                f"Surface features alone, such as length, refusals and lists, do about as well on its test pairs "
-                f"({self.surface:.1%}): it may have learned nothing else."
+                f"Surface features alone, such as length, refusals and lists, do {self._as_well(self.surface)} on its test "
+                f"pairs ({self.surface:.1%}): it may have learned nothing else."
             )
         elif self.longer is not None and self.longer > _OFTEN_LONGER:
             found.append(
                 f"The longer response is preferred in {self.longer:.0%} of its test pairs: it may partly reward length."
             )
         if self.random is not None and self.low <= self.random:
-            found.append(f"A head over random latents does about as well ({self.random:.1%}): its features explain little.")
+            found.append(
+                f"A head over random latents does {self._as_well(self.random)} ({self.random:.1%}): its features explain "
+                "little."
+            )
         return found
+
+    def _as_well(self, other: float) -> str:
+        return "as well" if other >= self.accuracy else "about as well"
 
 
 def number(values: Mapping[str, Any], key: str) -> float | None:

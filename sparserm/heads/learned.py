@@ -107,9 +107,12 @@ class Learned:
         n = len(self.selected)
         always, seldom = int((self.selected >= NEARLY_ALWAYS).sum()), int((self.selected < SELDOM).sum())
         parts = {"nearly always": always, "mostly": n - always - seldom, "seldom": seldom}
-        told = ", ".join(f"{count} {how}" for how, count in parts.items() if count)
+        counts = [(str(count) if count < n else "all", how) for how, count in parts.items() if count]
+        (most, how), *others = counts
+        come = "comes" if most == "1" or n == 1 else "come"
+        told = ", ".join([f"{most} {come} back {how}", *(f"{count} {how}" for count, how in others)])
         rest = ": other pairs of this kind may bring others in place of the last" if seldom else ""
-        return f"On halves of the prompts {told} come{'s' * (n == 1)} back{rest}."
+        return f"On halves of the prompts, {told}{rest}."
 
     def _effects(self) -> list[str]:
         """What raises and what lowers the reward: features that surely differ, mostly come back, and have a name."""
@@ -125,7 +128,13 @@ class Learned:
             for how, up in (("Raises the reward", True), ("Lowers the reward", False))
             if told[up]
         ]
-        return found or ["None of its features surely differs, mostly comes back and has a name, so none is told here."]
+        untold = len(self.families) - len(told[True]) - len(told[False])
+        if untold:
+            found.append(
+                f"{untold} of its {len(self.families)} families {'is' if untold == 1 else 'are'} not told here: without a "
+                "name, not sure, or seldom back."
+            )
+        return found
 
     def _is_telling(self, place: int) -> bool:
         feature = int(self.head.features[place])

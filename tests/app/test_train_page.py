@@ -289,7 +289,10 @@ def test_training_leads_on_to_its_pairs_and_to_the_new_head() -> None:
     assert "safety" in page.get("page_link")[0].proto.query_string
     _button(page, "Save").click().run()
     assert [link.proto.label for link in page.get("page_link")] == ["What these pairs reward", "Score with it"]
-    assert page.get("page_link")[1].proto.query_string == "head=made-up"
+    assert page.get("page_link")[1].proto.query_string == "use=made-up"
+    page.query_params["use"] = "made-up"
+    page.run()
+    assert page.selectbox(key="head").value == "made-up" and "use" not in page.query_params
 
 
 def _projection_head() -> SavedHead:

@@ -30,7 +30,7 @@ def insights_link(source: DataSource) -> None:
     label = next((label for label, one in list_sources().items() if one.name == source.name), None)
     if label is not None:
         st.page_link(
-            "pages/insights.py", label="What these pairs reward", icon=":material/insights:", query_params={"pairs": label}
+            "pages/insights.py", label="What these pairs reward", icon=":material/insights:", query_params={"open": label}
         )
 
 

@@ -14,7 +14,7 @@ from sparserm import jobs
 from sparserm.evaluation.baselines import of_size
 from sparserm.heads.fitting import MOST_FEATURES, SELECTIONS, FitSettings, FittedHead, fit_settings
 from sparserm.heads.held_out import HeldOut
-from sparserm.heads.labels import labels_of, names_of
+from sparserm.heads.labels import auto_labels, labels_of, names_of
 from sparserm.heads.learned import Learned
 from sparserm.heads.library import free_name, keep_head, own_heads, pack_head
 from sparserm.heads.saved import HeadCard, SavedHead
@@ -36,6 +36,7 @@ from sparserm.training.train import (
 from sparserm.types import Score, SparseRMError
 from sparserm.ui.shared import job_panel
 from sparserm.ui.shared.components import download_table
+from sparserm.ui.shared.context import use_link
 from sparserm.ui.shared.style import CONFIG
 from sparserm.ui.shared.text import plain, sentence
 from sparserm.ui.train import charts, heads, learned, tables
@@ -95,14 +96,14 @@ def pick_job() -> jobs.JobStatus:
         if linked not in found:
             st.warning("The job in this link no longer exists.", icon=":material/link_off:")
         st.session_state["job"] = linked if linked in found else next(iter(found))
-    left, right = st.columns([5, 1], vertical_alignment="bottom")
-    picked = left.selectbox(
+    row = st.container(horizontal=True, vertical_alignment="bottom")
+    picked = row.selectbox(
         "Job", list(found), key="job", on_change=forget_controls, format_func=lambda one: _job_title(found[one])
     )
     if st.query_params.get("job") != picked:  # not bound: the default, the newest job, would be left out of the link
         st.query_params["job"] = picked
     job = found[picked]
-    with right.popover("Delete", icon=":material/delete:", width="stretch", disabled=job.active):
+    with row.popover("Delete", icon=":material/delete:", disabled=job.active):
         st.text(f"Delete this job and its results? Heads saved from it are kept.\n\n{job.title}")
         st.button("Delete the job", type="primary", on_click=_delete, args=(job.id,))
     if job.state != "done":
@@ -326,8 +327,8 @@ def _cell(tried: Tried) -> SweepCell | None:
 def take_away(job: str, tried: Tried) -> None:
     """Save the head under a name, download it, or train with the settings on the page."""
     spec = tried.result.spec
-    one, two, three = st.columns([1, 1, 3], vertical_alignment="center")
-    with one.popover("Save head", icon=":material/save:", type="primary", width="stretch"):
+    row = st.container(horizontal=True, vertical_alignment="center")
+    with row.popover("Save head", icon=":material/save:", type="primary"):
         name = st.text_input("Name", free_name(spec.name), key=f"save as {job}")
         if st.button("Save", type="primary", width="stretch"):
             try:
@@ -336,17 +337,16 @@ def take_away(job: str, tried: Tried) -> None:
                 st.rerun()
             except SparseRMError as error:
                 st.error(sentence(error))
-    two.download_button(
+    row.download_button(
         "Download zip",
         lambda: pack_head(_finished(job, tried)),
         f"{spec.name}.zip",
         "application/zip",
-        width="stretch",
         icon=":material/download:",
         on_click="ignore",
         help="config.json and head.safetensors.",
     )
-    with three.container(horizontal=True, vertical_alignment="center"):
+    with row:
         learned.insights_link(spec.source)
         _offer_use()
     if not tried.is_trained:
@@ -374,7 +374,7 @@ def _offer_use() -> None:
         help="Selects it in the sidebar, for every page.",
     ):
         st.rerun()  # the sidebar is outside this fragment
-    st.page_link("pages/score.py", label="Score with it", icon=":material/speed:", query_params={"head": saved})
+    use_link("pages/score.py", "Score with it", ":material/speed:", saved)
 
 
 def _finished(job: str, tried: Tried) -> SavedHead:
@@ -463,8 +463,10 @@ def what_it_learned(tried: Tried) -> None:
 
 
 def features(tried: Tried) -> None:
-    """The features of the head by family."""
-    learned.features(tried.learned, labels_of(_card(tried.result, tried.sae)))
+    """The features of the head by family, each with its label, or with the words at which it fires."""
+    card = _card(tried.result, tried.sae)
+    evidence = {feature: one.evidence for feature, one in auto_labels(card.sae_fingerprint).items() if one.evidence}
+    learned.features(tried.learned, {**evidence, **labels_of(card)})
 
 
 def stability(tried: Tried) -> None:

@@ -25,7 +25,7 @@ def learned(n_sure: int | None, selected: list[float] | None = None, held_out: H
 def test_the_verdict_counts_what_is_sure_and_warns_where_little_is() -> None:
     one = learned(3, [1.0, 0.6, 0.4])
     assert "3 features; all of them surely differ" in one.verdict[0] and not one.warnings
-    assert one.verdict[1].startswith("On halves of the prompts 1 nearly always, 1 mostly, 1 seldom come back")
+    assert one.verdict[1].startswith("On halves of the prompts, 1 comes back nearly always, 1 mostly, 1 seldom: ")
     one = learned(2, [1.0, 0.9, 0.8])
     assert "2 of them surely differ" in one.verdict[0] and not one.warnings
     one = learned(1, [1.0, 0.9, 0.8])
@@ -44,9 +44,10 @@ def test_what_raises_and_what_lowers_the_reward_is_told_of_features_that_are_sur
     assert "; a response that apologises (" in told[-2]
     assert told[-1].startswith("Lowers the reward: a response that lists steps (fires in 20% of chosen and 30% of rejected")
     told = learned(2, [1.0, 0.4, 0.8]).verdict  # 4 is not sure, and 2 does not come back
-    assert told[-1].startswith("Raises the reward: a response that apologises") and "denies" not in told[-1]
+    assert told[-2].startswith("Raises the reward: a response that apologises") and "denies" not in told[-2]
+    assert told[-1].startswith("2 of its 3 families are not told")
     none = replace(learned(3, [1.0, 0.9, 0.8]), names={})
-    assert none.verdict[-1].startswith("None of its features surely differs, mostly comes back and has a name")
+    assert none.verdict[-1].startswith("3 of its 3 families are not told")
 
 
 def test_of_a_family_one_is_told_and_all_are_counted() -> None:
@@ -59,8 +60,8 @@ def test_of_a_family_one_is_told_and_all_are_counted() -> None:
 @pytest.mark.parametrize(
     ("others", "warned"),
     [
-        ({"longer": 1.0, "surface": 1.0}, "Picking the longer response does about as well on its test pairs (100.0%)"),
-        ({"longer": 0.5, "surface": 0.9}, "Surface features alone, such as length, refusals and lists, do about as well"),
+        ({"longer": 1.0, "surface": 1.0}, "Picking the longer response does as well on its test pairs (100.0%)"),
+        ({"longer": 0.5, "surface": 0.9}, "Surface features alone, such as length, refusals and lists, do as well"),
         ({"random": 0.8}, "A head over random latents does about as well (80.0%)"),
         ({"longer": 0.7, "surface": 0.75}, "The longer response is preferred in 70%"),
         ({"longer": 0.6, "surface": 0.6, "random": 0.6}, ""),
