@@ -18,7 +18,7 @@ import numpy as np
 from benchmarks.common import task_pairs, write_results
 from sparserm.backbone.model import Backbone
 from sparserm.evaluation.accuracy import cross_validated_margins, evaluate_margins
-from sparserm.evaluation.intervals import accuracy_interval, rank_correlations
+from sparserm.evaluation.intervals import bootstrap_interval, rank_correlations
 from sparserm.evaluation.length import TRACKS, length_balanced, length_correlation
 from sparserm.evaluation.report import MATCHED, slices
 from sparserm.heads.fitting import fit_head, fit_settings
@@ -57,7 +57,7 @@ def head_figures(head: RewardHead, pairs: PairRepresentations, before: RewardHea
         **margin_figures(margins, pairs),
         "length_correlation": found.to_dict(),
         "accuracy_change": float(change.mean()),
-        "accuracy_change_ci95": list(accuracy_interval(change, pairs.groups)),
+        "accuracy_change_ci95": list(bootstrap_interval(change, pairs.groups)),
     }
 
 

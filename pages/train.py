@@ -18,11 +18,15 @@ heads.outcome()
 @st.fragment
 def trained(job: str) -> None:
     """The head with the selected settings; only this part is redrawn when they change."""
+    top = st.container()  # filled last: it shows the head with the settings below
+    st.subheader("Settings and figures", anchor=False)
     sae, settings = results.controls(result)
     tried = results.try_settings(job, result, sae, settings)
     results.figures(tried)
-    results.take_away(job, tried)
-    results.what_it_learned(tried)
+    with top:
+        results.what_it_learned(tried)
+        results.take_away(job, tried)
+        results.features(tried)
     results.baselines(tried)
     left, right = st.columns(2, gap="large")
     with left:

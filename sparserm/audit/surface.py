@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sparserm.evaluation.intervals import share_interval
+from sparserm.evaluation.intervals import accuracy_interval
 from sparserm.heads.bradley_terry import choose_l2, fit_bradley_terry, prompt_folds
 from sparserm.support.threads import one_thread
 from sparserm.types import PreferencePair
@@ -147,21 +147,52 @@ def surface(pairs: Sequence[PreferencePair], groups: np.ndarray) -> Surface:
         pairs: ``n`` pairs, at least one.
         groups: ``[n]``, equal for pairs of the same prompt.
     """
-    chosen, rejected = count_marks([pair.chosen for pair in pairs]), count_marks([pair.rejected for pair in pairs])
-    logs = np.log1p(chosen), np.log1p(rejected)
-    deviation = np.concatenate(logs).std(0)
-    x = (logs[0] - logs[1]) / np.where(deviation > 0, deviation, 1)
+    chosen, rejected = _counts(pairs)
+    x = _differences(chosen, rejected) / _deviations(chosen, rejected)
     with one_thread():
         l2 = choose_l2(x, groups).best
         weights = fit_bradley_terry(x, l2)
-        won = _held_out_wins(x, groups, l2)
+        margins = _held_out_margins(x, groups, l2)
+    won = np.where(margins == 0, 0.5, margins > 0)
     rules = [
         _rule(mark, chosen[:, j], rejected[:, j], groups, weights[j])
         for j, mark in enumerate(MARKS)
         if (chosen[:, j] != rejected[:, j]).any()
     ]
     rules.sort(key=lambda rule: -abs(rule.accuracy - 0.5) * rule.n_differ)
-    return Surface(tuple(rules), float(won.mean()), share_interval(won, groups), len(pairs))
+    return Surface(tuple(rules), float(won.mean()), accuracy_interval(won, groups), len(pairs))
+
+
+def surface_margins(
+    train: Sequence[PreferencePair], groups: np.ndarray, test: Sequence[PreferencePair] | None = None
+) -> np.ndarray:
+    """``[n]`` margins of one model of all surface features, fitted to the training pairs.
+
+    Args:
+        groups: the prompt of each training pair.
+        test: the pairs whose margins are returned; None for the training pairs, each from a model fitted on other prompts.
+    """
+    counts = _counts(train)
+    deviations = _deviations(*counts)
+    x = _differences(*counts) / deviations
+    with one_thread():
+        l2 = choose_l2(x, groups).best
+        if test is None:
+            return _held_out_margins(x, groups, l2)
+        return np.asarray(_differences(*_counts(test)) / deviations @ fit_bradley_terry(x, l2))
+
+
+def _counts(pairs: Sequence[PreferencePair]) -> tuple[np.ndarray, np.ndarray]:
+    return count_marks([pair.chosen for pair in pairs]), count_marks([pair.rejected for pair in pairs])
+
+
+def _differences(chosen: np.ndarray, rejected: np.ndarray) -> np.ndarray:
+    return np.asarray(np.log1p(chosen) - np.log1p(rejected))
+
+
+def _deviations(chosen: np.ndarray, rejected: np.ndarray) -> np.ndarray:
+    found = np.log1p(np.concatenate([chosen, rejected])).std(0)
+    return np.where(found > 0, found, 1)
 
 
 def count_marks(texts: Sequence[str]) -> np.ndarray:
@@ -184,16 +215,14 @@ def _rule(mark: Mark, chosen: np.ndarray, rejected: np.ndarray, groups: np.ndarr
         mean_rejected=float(rejected.mean()),
         n_differ=int(differ.sum()),
         accuracy=float(more.mean()),
-        ci95=share_interval(more, groups[differ]),
+        ci95=accuracy_interval(more, groups[differ]),
         weight=float(weight),
     )
 
 
-def _held_out_wins(x: np.ndarray, groups: np.ndarray, l2: float) -> np.ndarray:
-    """``[n]`` 1 for a pair ranked as labelled by the model fitted on other prompts, one half for a tie, otherwise 0."""
-    if len(x) < 2:
-        return np.full(len(x), 0.5)
+def _held_out_margins(x: np.ndarray, groups: np.ndarray, l2: float) -> np.ndarray:
+    """``[n]`` margins, each from the model fitted on other prompts; zero for a single pair."""
     margins = np.zeros(len(x))
-    for train, held_out in prompt_folds(groups):
+    for train, held_out in prompt_folds(groups) if len(x) > 1 else ():
         margins[held_out] = x[held_out] @ fit_bradley_terry(x[train], l2)
-    return np.where(margins == 0, 0.5, margins > 0)
+    return margins

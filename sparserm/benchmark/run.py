@@ -20,7 +20,7 @@ import numpy as np
 from sparserm.backbone.model import Backbone
 from sparserm.benchmark.rankers import RANKERS, Material
 from sparserm.benchmark.results import Cell, Results, Task
-from sparserm.evaluation.intervals import share_interval
+from sparserm.evaluation.intervals import accuracy_interval
 from sparserm.evaluation.length import LengthBalanced, LengthCorrelation, length_balanced, length_correlation
 from sparserm.explain.faithfulness import Faithfulness, measure_faithfulness
 from sparserm.finetuning.reward_model import FineTunedRewardModel, FineTuningSettings, Way, fine_tune
@@ -288,7 +288,7 @@ def measured_cell(
         budget,
         seed,
         float(correct.mean()),
-        share_interval(correct, groups),
+        accuracy_interval(correct, groups),
         n_train,
         len(correct),
         n_parameters,

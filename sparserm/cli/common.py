@@ -45,6 +45,7 @@ TITLES = {
     "chance": "win probability",
     "random_directions": "random latents",
     "length_baseline": "longer-response baseline",
+    "surface_features": "surface features",
     "expected_error": "expected calibration error",
     "n_sure": "features that surely differ",
 }

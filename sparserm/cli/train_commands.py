@@ -124,31 +124,15 @@ def _train_and_test(
 
 
 def _report_trained(result: TrainedHead, out: Path, as_json: bool) -> None:
-    """Print what was trained, with warnings."""
+    """Print what was trained and what it learned, with warnings."""
     warn_truncated(result.n_truncated)
     summary = {"out": str(out), **result.summary()}
-    _warn_unsure(summary["n_sure"], summary["k"])
-    if printed_json(as_json, summary):
-        return
-    print_facts(f"Head {out}", summary)
-    if summary["n_sure"] is not None:
-        typer.echo(
-            f"{summary['k']} features, {summary['n_sure']} of which surely differ between chosen and rejected responses "
-            "(false discovery rate 5%)."
-        )
-
-
-def _warn_unsure(n_sure: int | None, k: int) -> None:
-    """Warn of a gated head whose features may be chance."""
-    from sparserm.heads.screening import few_sure
-
-    if n_sure is not None and few_sure(n_sure, k):
-        few = "none" if n_sure == 0 else f"only {n_sure}"
-        typer.echo(
-            f"warning: {few} of the {k} features surely {'differ' if n_sure > 1 else 'differs'} between chosen and rejected "
-            f"responses: {'the others' if n_sure else 'they'} may be chance; give more pairs, or choose another layer",
-            err=True,
-        )
+    if not printed_json(as_json, summary):
+        print_facts(f"Head {out}", summary)
+        for sentence in result.learned.verdict:
+            typer.echo(sentence)
+    for warning in result.learned.warnings:
+        typer.echo(f"warning: {warning}", err=True)
 
 
 @app.command()

@@ -25,7 +25,7 @@ class Evaluation:
     A tie counts as wrong (RewardBench's strict ``>``).
 
     Attributes:
-        ci95: 95 % interval of the accuracy, percentile bootstrap over prompts.
+        ci95: 95 % interval of the accuracy, see :func:`~sparserm.evaluation.intervals.accuracy_interval`.
         n, n_prompts: number of pairs and of their prompts.
         length_baseline: accuracy of "the longer response is better" (in tokens).
         mean_margin: mean reward of chosen minus rejected.

@@ -11,11 +11,26 @@ Z95 = 1.959963984540054
 
 
 def accuracy_interval(correct: np.ndarray, groups: np.ndarray) -> tuple[float, float]:
-    """95 % percentile bootstrap over prompts: pairs of one prompt may share responses and are not independent.
+    """95 % interval of an accuracy: a bootstrap over prompts, or Wilson's interval where all or none are correct.
+
+    Every accuracy has this interval. A bootstrap of pairs that are all correct would have width zero, however few they are.
+
+    Args:
+        correct: ``[n]`` bool, or shares from 0 to 1 such as one half for a tie.
+        groups: ``[n]`` the prompt of each pair.
+    """
+    if correct.min() < correct.max():
+        return bootstrap_interval(correct, groups)
+    low, high = wilson_interval(np.array(correct.mean()), np.array(len(np.unique(groups))))
+    return float(low), float(high)
+
+
+def bootstrap_interval(values: np.ndarray, groups: np.ndarray) -> tuple[float, float]:
+    """95 % percentile bootstrap of a mean over prompts: pairs of one prompt may share responses and are not independent.
 
     With a single prompt nothing can be resampled, and the interval is 0 to 1.
     """
-    hits, counts = resampled_sums(np.stack([correct, np.ones(len(correct))]), groups)
+    hits, counts = resampled_sums(np.stack([values, np.ones(len(values))]), groups)
     if len(np.unique(groups)) < 2:
         return 0.0, 1.0
     low, high = np.percentile(hits / counts, [2.5, 97.5])
@@ -43,20 +58,9 @@ def mean_interval(rows: np.ndarray, groups: np.ndarray) -> tuple[float, float]:
     """
     each = rows.mean(1)
     mean = float(each.mean())
-    low, high = (share_interval if rows.dtype == bool else accuracy_interval)(rows.mean(0), groups)
+    low, high = (accuracy_interval if rows.dtype == bool else bootstrap_interval)(rows.mean(0), groups)
     drawn = 1.96 * float(each.std(ddof=1)) / len(each) ** 0.5 if len(each) > 1 else 0.0
     return mean - float(np.hypot(mean - low, drawn)), mean + float(np.hypot(high - mean, drawn))
-
-
-def share_interval(correct: np.ndarray, groups: np.ndarray) -> tuple[float, float]:
-    """:func:`accuracy_interval` for parts of the pairs that may be small.
-
-    Where all or none are correct a bootstrap interval has width zero; Wilson's interval over prompts is returned instead.
-    """
-    if correct.min() < correct.max():
-        return accuracy_interval(correct, groups)
-    low, high = wilson_interval(np.array(correct.mean()), np.array(len(np.unique(groups))))
-    return float(low), float(high)
 
 
 def wilson_interval(p: np.ndarray, n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sparserm.evaluation.intervals import correlations, rank_correlations, resampled_sums
+from sparserm.evaluation.intervals import accuracy_interval, correlations, rank_correlations, resampled_sums
 
 #: A feature tracks length where the |Spearman| correlation of its alignment score with the length of the training responses is
 #: at least this. By chance it stays below 0.1 for some hundred responses; a quarter of the shipped heads' features are above.
@@ -46,7 +46,7 @@ class LengthBalanced:
     does not need responses of similar length.
 
     Attributes:
-        ci95: 95 % interval, bootstrap over prompts.
+        ci95: 95 % interval, bootstrap over prompts; where all or none are correct, the mean of the intervals of both kinds.
         longer, shorter: accuracy on pairs with a longer / shorter chosen response.
         n_longer, n_shorter: number of these pairs.
     """
@@ -83,8 +83,13 @@ def length_balanced(margins: np.ndarray, gaps: np.ndarray, groups: np.ndarray) -
     if not longer.any() or not shorter.any():
         return None
     first, second = float(correct[longer].mean()), float(correct[shorter].mean())
+    several = len(np.unique(groups)) > 1
+    if several and first == second and first in (0, 1):
+        ends = accuracy_interval(correct[longer], groups[longer]), accuracy_interval(correct[shorter], groups[shorter])
+        low, high = np.mean(ends, axis=0).tolist()
+        return LengthBalanced(first, (low, high), first, second, int(longer.sum()), int(shorter.sum()))
     hits, others, n, n_others = resampled_sums(np.stack([correct & longer, correct & shorter, longer, shorter]), groups)
     drawn = (n > 0) & (n_others > 0)  # with few prompts a resample may contain only one kind
     low, high = np.percentile((hits[drawn] / n[drawn] + others[drawn] / n_others[drawn]) / 2, [2.5, 97.5])
-    interval = (float(low), float(high)) if len(np.unique(groups)) > 1 else (0.0, 1.0)
+    interval = (float(low), float(high)) if several else (0.0, 1.0)
     return LengthBalanced((first + second) / 2, interval, first, second, int(longer.sum()), int(shorter.sum()))

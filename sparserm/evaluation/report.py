@@ -4,25 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from scipy.special import expit
 
 from sparserm.evaluation.accuracy import Evaluation, evaluate_margins
-from sparserm.evaluation.intervals import share_interval
+from sparserm.evaluation.intervals import accuracy_interval
 from sparserm.evaluation.length import LengthBalanced, LengthCorrelation, length_balanced, length_correlation
 from sparserm.explain.contributions import FeatureDifference, compare_responses
 from sparserm.heads.bradley_terry import bradley_terry_loss
 from sparserm.heads.labels import labels_of
 from sparserm.heads.reward import head_scores, rewards
 from sparserm.heads.saved import SavedHead
-from sparserm.pairs.messages import prompt_text
 from sparserm.representations.values import PairRepresentations
 from sparserm.types import PreferenceData, PreferencePair
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 #: Number of worst mistakes that are explained.
 MISTAKES = 20
@@ -41,7 +37,7 @@ class Slice:
     Attributes:
         by: what the pairs are sliced by: ``category``, ``length``, ``margin`` or ``training``.
         name: name of the slice.
-        ci95: bootstrap over prompts; Wilson's interval where all or none are correct.
+        ci95: 95 % interval of the accuracy, see :func:`~sparserm.evaluation.intervals.accuracy_interval`.
         length_baseline: accuracy of "longer is better" on the same pairs.
     """
 
@@ -183,7 +179,7 @@ def calibration(margins: np.ndarray, groups: np.ndarray) -> Calibration:
             n=int(rows.sum()),
             confidence=float(confidence[rows].mean()),
             correct=float(correct[rows].mean()),
-            ci95=share_interval(correct[rows], groups[rows]),
+            ci95=accuracy_interval(correct[rows], groups[rows]),
         )
         for place in range(BINS)
         if (rows := places == place).any()
@@ -210,7 +206,7 @@ def slices(margins: np.ndarray, pairs: PairRepresentations, categories: list[str
             n=int(rows.sum()),
             n_prompts=len(np.unique(groups[rows])),
             accuracy=float(correct[rows].mean()),
-            ci95=share_interval(correct[rows], groups[rows]),
+            ci95=accuracy_interval(correct[rows], groups[rows]),
             length_baseline=float(longer[rows].mean()),
             mean_margin=float(margins[rows].mean()),
         )
@@ -236,26 +232,6 @@ def worst_mistakes(saved: SavedHead, margins: np.ndarray, pairs: PairRepresentat
         parts = compare_responses(saved.head, both, labels).contributions
         found.append(Mistake(int(index), float(margins[index]), float(expit(margins[index])), parts))
     return tuple(found)
-
-
-def mistakes_table(report: EvaluationReport, pairs: Sequence[PreferencePair]) -> pd.DataFrame:
-    """All pairs that the head does not rank correctly (ties included) with their texts, the most negative margin first."""
-    import pandas as pd
-
-    margins = report.margins
-    wrong = [int(i) for i in np.argsort(margins, kind="stable") if margins[i] <= 0]
-    rows = [
-        {
-            **{name: getattr(pairs[i], name) for name in ("row", "id", "category")},
-            "margin": float(margins[i]),
-            "chance": float(expit(margins[i])),
-            "prompt": prompt_text(pairs[i].prompt),
-            "chosen": pairs[i].chosen,
-            "rejected": pairs[i].rejected,
-        }
-        for i in wrong
-    ]
-    return pd.DataFrame(rows, columns=["row", "id", "category", "margin", "chance", "prompt", "chosen", "rejected"])
 
 
 def summary(report: EvaluationReport, pairs: Sequence[PreferencePair]) -> dict[str, Any]:

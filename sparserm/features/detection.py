@@ -132,13 +132,13 @@ def detection(scores: np.ndarray, sample: Sample, texts: ResponseTexts) -> Detec
     """Detection score of a rule that predicts the texts of ``sample`` to be active where ``scores [m]`` are above zero."""
     from sklearn.metrics import roc_auc_score
 
-    from sparserm.evaluation.intervals import share_interval
+    from sparserm.evaluation.intervals import accuracy_interval
 
     right = (scores > 0) == sample.active
     groups = texts.groups[sample.rows]
     return Detection(
         accuracy=float(right.mean()),
-        ci95=share_interval(right, groups),
+        ci95=accuracy_interval(right, groups),
         auroc=float(roc_auc_score(sample.active, scores)),
         n=len(right),
         n_prompts=len(np.unique(groups)),

@@ -103,7 +103,16 @@ _METRICS = {
     "n": _COUNT,
     "measured_on": _TEXT,
     **dict.fromkeys(
-        ("parent_accuracy", "dense_probe", "frequency", "random_directions", "shuffled_labels", "length_baseline"), _SHARE
+        (
+            "parent_accuracy",
+            "dense_probe",
+            "frequency",
+            "random_directions",
+            "shuffled_labels",
+            "length_baseline",
+            "surface_features",
+        ),
+        _SHARE,
     ),
 }
 _TRAINING = {

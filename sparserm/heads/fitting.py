@@ -148,7 +148,7 @@ class FittedHead:
         selected: ``[K]`` share of the halves of the prompts in which each feature was chosen, from the latents that pass the
             screen on all prompts, see :attr:`~sparserm.heads.gated_selection.GatedStatistics.frequency`; None for projections,
             and for features drawn at random.
-        n_sure: number of features that surely differ between chosen and rejected responses; None for projections.
+        sure: ``[K]`` bool, whether each feature surely differs between chosen and rejected responses; None for projections.
     """
 
     head: RewardHead
@@ -158,7 +158,18 @@ class FittedHead:
     rewards_chosen: np.ndarray
     rewards_rejected: np.ndarray
     selected: np.ndarray | None = None
-    n_sure: int | None = None
+    sure: np.ndarray | None = None
+
+    @property
+    def n_sure(self) -> int | None:
+        """Number of features that surely differ; None for projections."""
+        return None if self.sure is None else int(self.sure.sum())
+
+    @property
+    def sure_features(self) -> list[int]:
+        """Ids of the features that surely differ; none for projections."""
+        features: list[int] = self.head.features[np.zeros(0, np.int64) if self.sure is None else self.sure].tolist()
+        return features
 
     @property
     def accuracy(self) -> float:
@@ -333,7 +344,6 @@ def _fit_gated(
         group_families(features, statistics.scores.dense(features), weights * found.signs[places]),
     )
     screened = statistics.screened  # selectors other than `stable` test nothing themselves
-    n_sure = int(np.isin(features, screened.latents[screened.q <= FALSE_DISCOVERIES]).sum())
     return FittedHead(
         head=head,
         stats=statistics.stats,
@@ -342,7 +352,7 @@ def _fit_gated(
         rewards_chosen=rewards(head, pairs.chosen),
         rewards_rejected=rewards(head, pairs.rejected),
         selected=None if settings.selection == "random" else statistics.frequency[features],
-        n_sure=n_sure,
+        sure=np.isin(features, screened.latents[screened.q <= FALSE_DISCOVERIES]),
     )
 
 

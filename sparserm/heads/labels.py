@@ -107,6 +107,12 @@ def labels_of(card: HeadCard) -> Mapping[int, str]:
     return {**automatic, **given_labels(card)}
 
 
+def names_of(card: HeadCard) -> Mapping[int, str]:
+    """What a response with a feature does, e.g. ``denies something``: the labels of :func:`labels_of` as they were written."""
+    automatic = {feature: one.text for feature, one in auto_labels(card.sae_fingerprint).items() if one.text is not None}
+    return {**automatic, **given_labels(card)}
+
+
 def detections_of(card: HeadCard) -> Mapping[int, float]:
     """Detection scores, from 0.5 (chance) to 1, of those labels of :func:`labels_of` that are automatic."""
     given = given_labels(card)

@@ -5,10 +5,10 @@ A head may be imported, so no entry of its card is assumed to be present or vali
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from sparserm.heads.held_out import HeldOut, number
 from sparserm.heads.saved import HeadCard, SavedHead, head_hash
 
 #: Names of the baselines by their key in a card's metrics; heads over random latents are saved as "random_directions".
@@ -19,6 +19,7 @@ _BASELINES = {
     "random_directions": "random latents",
     "shuffled_labels": "shuffled labels",
     "length_baseline": "longer-response baseline",
+    "surface_features": "surface features",
 }
 #: The kinds of alignment scores, in words.
 _SCORES = {
@@ -51,7 +52,7 @@ def card_rows(saved: SavedHead) -> tuple[tuple[str, str], ...]:
 
 def accuracy(card: HeadCard) -> str:
     """Test accuracy with its interval and test pairs, as text; empty where it was not measured."""
-    value, n = _number(card.metrics, "accuracy"), _number(card.metrics, "n")
+    value, n = number(card.metrics, "accuracy"), number(card.metrics, "n")
     if value is None:
         return ""
     interval = card.metrics.get("ci95")
@@ -66,7 +67,7 @@ def accuracy(card: HeadCard) -> str:
 
 def baselines(card: HeadCard, keys: Sequence[str] = tuple(_BASELINES)) -> str:
     """Accuracies of the baselines on the same pairs, as text; empty where none were measured."""
-    found = [(_BASELINES[key], _number(card.metrics, key)) for key in keys]
+    found = [(_BASELINES[key], number(card.metrics, key)) for key in keys]
     return ", ".join(f"{name} {value:.1%}" for name, value in found if value is not None)
 
 
@@ -84,7 +85,7 @@ def reference_rewards(saved: SavedHead) -> str:
 def head_limits(saved: SavedHead) -> tuple[str, ...]:
     """Limitations of the head, one sentence or two each."""
     card, training = saved.card, saved.card.training
-    value, licence = _number(card.metrics, "accuracy"), str(training.get("licence") or "")
+    licence = str(training.get("licence") or "")
     limits = [
         f"It was trained on pairs from {training.get('data') or 'a source that is not stated'}. On other kinds of prompts, in "
         "other languages or at other lengths its accuracy is unknown until you measure it there.",
@@ -94,12 +95,10 @@ def head_limits(saved: SavedHead) -> tuple[str, ...]:
         "may move, and read the responses that win.",
         "A prompt that exceeds the language model's context is truncated on the left.",
     ]
-    if value is None:
-        limits.insert(0, "It has not been evaluated on held-out pairs: its accuracy is unknown.")
-    else:
-        limits.insert(0, f"It ranks about {round(100 * (1 - value))} of 100 test pairs incorrectly.")
-    limits += _findings(card)
-    if training.get("lineage") and value is not None:
+    held_out = HeldOut.of_card(card)
+    limits.insert(0, _wrong(held_out))
+    limits += held_out.doubts if held_out else []
+    if training.get("lineage") and held_out:
         limits.append("It was edited by hand on the pairs that its accuracy was measured on, so this accuracy is optimistic.")
     if "NC" in licence.replace("-", " ").split():
         limits.append(f"Its training data may not be used commercially ({licence}); the head has the same licence.")
@@ -115,25 +114,24 @@ def card_markdown(saved: SavedHead) -> str:
     return f"# {_cell(saved.card.name)}\n\nA SparseRM reward head.\n\n| | |\n|---|---|\n{rows}\n\n## Limits\n\n{limits}\n"
 
 
-def _findings(card: HeadCard) -> list[str]:
-    """Warnings that follow from the head's own metrics."""
-    value, interval = _number(card.metrics, "accuracy"), card.metrics.get("ci95")
-    longer, drawn = _number(card.metrics, "length_baseline"), _number(card.metrics, "random_directions")
-    if value is None:
-        return []
-    low = interval[0] if isinstance(interval, list) and interval and isinstance(interval[0], (int, float)) else value
-    found = []
-    if longer is not None and low <= longer:
-        found.append(f"Picking the longer response does about as well on its test pairs ({longer:.1%}).")
-    elif longer is not None and longer > 0.6:
-        found.append(f"The longer response is preferred in {longer:.0%} of its test pairs: it may partly reward length.")
-    if drawn is not None and low <= drawn:
-        found.append(f"A head over random latents does about as well ({drawn:.1%}): its features explain little.")
-    return found
+def _wrong(held_out: HeldOut | None) -> str:
+    """How many pairs the head ranks incorrectly, and how many it may; from few pairs a share says little without its range."""
+    if held_out is None:
+        return "It has not been evaluated on held-out pairs: its accuracy is unknown."
+    of_100 = round(100 * (1 - held_out.accuracy))
+    if held_out.ci95 is None:
+        return f"It ranks about {of_100} of 100 test pairs incorrectly."
+    least, most = (round(100 * (1 - end)) for end in reversed(held_out.ci95))
+    if held_out.accuracy == 1 and held_out.n:
+        return (
+            f"It ranks all {held_out.n:,} test pairs as labelled, which are too few to say that it is always right: of 100 "
+            f"others up to {most} may be ranked incorrectly (95% interval)."
+        )
+    return f"It ranks about {of_100} of 100 test pairs incorrectly (95% interval: {least} to {most})."
 
 
 def _trained_on(training: Mapping[str, Any]) -> str:
-    counts = [(_number(training, f"n_{what}"), what) for what in ("pairs", "prompts")]
+    counts = [(number(training, f"n_{what}"), what) for what in ("pairs", "prompts")]
     size = " of ".join(f"{count:,.0f} {what}" for count, what in counts if count is not None)
     return ": ".join(part for part in (str(training.get("data") or ""), size) if part)
 
@@ -161,11 +159,6 @@ def _lineage(lineage: Any) -> str:
         if isinstance(factor, (int, float))
     ]
     return f"from {lineage.get('parent')} ({lineage.get('parent_hash')}): {', '.join(edits)}"
-
-
-def _number(values: Mapping[str, Any], key: str) -> float | None:
-    value = values.get(key)
-    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) else None
 
 
 def _cell(text: str) -> str:

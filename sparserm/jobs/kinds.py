@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from sparserm.scoring.best_of_n import rank
 from sparserm.support.files import write_json
 from sparserm.training.evidence import gather_head_evidence
 from sparserm.training.sweep import sweep
-from sparserm.training.train import EVIDENCE_FILE, TrainSpec, finish_head, represent_split, split_pairs
+from sparserm.training.train import EVIDENCE_FILE, TrainSpec, finish_head, measure_surface, represent_split, split_pairs
 from sparserm.types import Progress
 
 
@@ -153,10 +154,12 @@ def train_job(spec: dict[str, Any], folder: Path, report: Report) -> None:
     report.stage(4, 4, "Evidence")
     one = prepared[best]
     evidence = gather_head_evidence(fitted, one.train, one.test, one.sae, wanted.settings, cells, report)
+    surface = measure_surface(one)
+    evidence = replace(evidence, baselines=(*evidence.baselines, surface))
     random = next(found for found in evidence.baselines if found.name == "random")
-    save_head(finish_head(fitted, one, backbone, wanted.settings, random, wanted.name), folder / "head")
-    result = {"sae": best, "n_train": len(split.train.pairs), "n_test": len(split.test.pairs), **evidence.to_dict()}
-    write_json(folder / EVIDENCE_FILE, result)
+    save_head(finish_head(fitted, one, backbone, wanted.settings, random, surface, wanted.name), folder / "head")
+    sizes = {"n_train": len(split.train.pairs), "n_test": len(split.test.pairs)}
+    write_json(folder / EVIDENCE_FILE, {"sae": best, **sizes, "sure": fitted.sure_features, **evidence.to_dict()})
 
 
 def count_in_pairs(split: Split, report: Progress) -> Progress:

@@ -80,6 +80,11 @@ class JobStatus:
         return self.state in ("queued", "running")
 
     @property
+    def cancelling(self) -> bool:
+        """Whether it was cancelled and has not stopped yet: it does at its next progress report."""
+        return self.active and (self.folder / "cancel").exists()
+
+    @property
     def share(self) -> float:
         """Completed share of the current stage, 0 to 1."""
         return min(1.0, self.done / self.total) if self.total else 0.0
@@ -87,6 +92,8 @@ class JobStatus:
     @property
     def text(self) -> str:
         """One line for the user, e.g. ``2 of 4: representations, 312 of 1,000 responses, about 3 min left``."""
+        if self.cancelling:
+            return "cancelling, once the current step is finished"
         if self.state == "queued":
             return "waiting for its turn"
         if self.state == "failed":

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from sparserm.evaluation.accuracy import Evaluation, evaluate_margins
-from sparserm.evaluation.intervals import accuracy_interval, rank_correlations
+from sparserm.evaluation.intervals import bootstrap_interval, rank_correlations
 from sparserm.evaluation.length import LengthCorrelation, length_correlation
 from sparserm.heads.reward import RewardHead, head_scores
 from sparserm.heads.saved import SavedHead, head_hash
@@ -250,7 +250,7 @@ def compare_edits(held_out: HeldOutScores, before: EditOutcome, after: EditOutco
     order = np.argsort(-np.abs(after.margins - before.margins), kind="stable")
     return EditEffect(
         accuracy_change=float(change.mean()),
-        ci95=accuracy_interval(change, groups) if enough else (-1.0, 1.0),
+        ci95=bootstrap_interval(change, groups) if enough else (-1.0, 1.0),
         regressed=order[(was & ~now)[order]],
         fixed=order[(~was & now)[order]],
     )

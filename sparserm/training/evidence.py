@@ -38,8 +38,9 @@ class Measured:
     """Accuracy of one head, or of several averaged, on the test pairs.
 
     Attributes:
-        name: ``head``, ``longer`` (prefers the longer response), ``dense`` (Bradley-Terry on the whole representation),
-            ``random`` (as many latents, drawn at random) or ``shuffled`` (trained on shuffled labels).
+        name: ``head``, ``longer`` (prefers the longer response), ``surface`` (all surface features in one model), ``dense``
+            (Bradley-Terry on the whole representation), ``random`` (as many latents, drawn at random) or ``shuffled`` (trained
+            on shuffled labels).
         accuracy: of one head, or the mean over several.
         ci95: percentile bootstrap over the test prompts; for several heads it includes the variance between them.
         heads: number of heads that were fitted and averaged.
@@ -196,12 +197,12 @@ def measure(name: str, heads: Iterable[RewardHead], test: PairRepresentations, s
 
 def longer_baseline(test: PairRepresentations) -> Measured:
     """Baseline that prefers the longer response, in tokens."""
-    return _of_margins("longer", longer_margins(test), test)
+    return measure_margins("longer", longer_margins(test), test)
 
 
 def dense_baseline(train: PairRepresentations, test: PairRepresentations, step: Step = lambda: None) -> Measured:
     """Bradley-Terry probe on the whole representation: roughly the best that a head of few features can reach."""
-    measured = _of_margins("dense", dense_probe_margins(train, test), test)
+    measured = measure_margins("dense", dense_probe_margins(train, test), test)
     step()
     return measured
 
@@ -279,7 +280,8 @@ def selection_stability(
     )
 
 
-def _of_margins(name: str, margins: np.ndarray, test: PairRepresentations) -> Measured:
+def measure_margins(name: str, margins: np.ndarray, test: PairRepresentations) -> Measured:
+    """Accuracy of margins ``[n]`` of the test pairs that come from no head."""
     found = evaluate_margins(margins, test)
     length = _length_correlation(margins[None], test)
     return Measured(name, found.accuracy, found.ci95, 1, found.accuracy, found.accuracy, length)

@@ -17,11 +17,14 @@ from typing import Any, cast
 
 import numpy as np
 
+from sparserm.audit.surface import surface_margins
 from sparserm.backbone.model import Backbone
 from sparserm.evaluation.accuracy import Evaluation, cross_validate, evaluate_head
 from sparserm.evaluation.baselines import of_size, random_latent_heads, random_latents_accuracy, random_settings
 from sparserm.heads.fitting import FitSettings, FittedHead, fit_head, fit_settings, make_saved_head
 from sparserm.heads.inputs import load_parts, represent_for_fit, represent_layers
+from sparserm.heads.labels import names_of
+from sparserm.heads.learned import Learned
 from sparserm.heads.saved import SavedHead, load_head
 from sparserm.model import SparseRM
 from sparserm.pairs.sources import DataSource
@@ -29,7 +32,7 @@ from sparserm.pairs.split import Split, split_by_prompt
 from sparserm.representations.values import PairRepresentations
 from sparserm.sae.autoencoder import SparseAutoencoder
 from sparserm.support.defaults import DEFAULT_BACKBONE
-from sparserm.training.evidence import HeadEvidence, Measured, measure
+from sparserm.training.evidence import HeadEvidence, Measured, measure, measure_margins
 from sparserm.types import HookPoint, PreferenceData, Progress, SparseRMError, TokenizedText
 
 #: Fixed seeds: the same pairs are always sampled and split in the same way, whatever the other settings.
@@ -90,6 +93,7 @@ class TrainResult:
         sae: name of the SAE whose head was kept: of several layers, the one with the best cross-validated accuracy.
         saved: the head.
         evidence: baselines, learning curve, sweep and stability of the head.
+        sure: ids of the features that surely differ; None where an earlier version has not kept them.
         n_train, n_test: numbers of pairs.
     """
 
@@ -97,6 +101,7 @@ class TrainResult:
     sae: str
     saved: SavedHead
     evidence: HeadEvidence
+    sure: tuple[int, ...] | None
     n_train: int
     n_test: int
 
@@ -109,11 +114,13 @@ class Measurement:
         evaluation: accuracy with its interval.
         measured_on: name of the test pairs, or ``cross-validation over prompts``.
         random_accuracy: mean accuracy of five heads of the same size over random latents, measured the same way.
+        surface_accuracy: of all surface features in one model, measured the same way; a tie counts as wrong.
     """
 
     evaluation: Evaluation
     measured_on: str
     random_accuracy: float
+    surface_accuracy: float
 
     def metrics(self) -> dict[str, Any]:
         """Plain values for the head's card."""
@@ -124,6 +131,7 @@ class Measurement:
             "measured_on": self.measured_on,
             "random_directions": self.random_accuracy,  # the key of heads over random latents in saved heads
             "length_baseline": self.evaluation.length_baseline,
+            "surface_features": self.surface_accuracy,
         }
 
 
@@ -134,12 +142,14 @@ class TrainedHead:
     Attributes:
         model: the reward model.
         measurement: on the test pairs, or cross-validated over the prompts of the training pairs.
+        learned: what it learned, with a verdict and warnings.
         fit_seconds: time to select features and fit weights, from representations in memory.
         n_truncated: number of pairs that exceed the backbone's context.
     """
 
     model: SparseRM
     measurement: Measurement
+    learned: Learned
     fit_seconds: float
     n_truncated: int
 
@@ -198,14 +208,16 @@ def train_head(
     if test is not None:
         held_out = represent_for_fit(test, model, dictionary, chosen, progress, latents=False)
         random_accuracy = random_latents_accuracy(train, held_out, dictionary, of_size(chosen, fitted))
-        found = Measurement(evaluate_head(fitted.head, held_out), test.name, random_accuracy)
+        surface = surface_margins(data.pairs, train.groups, test.pairs)
+        found = Measurement(evaluate_head(fitted.head, held_out), test.name, random_accuracy, float((surface > 0).mean()))
     else:
-        found = _cross_validated(train, dictionary, chosen, fitted)
+        found = _cross_validated(data, train, dictionary, chosen, fitted)
     saved = make_saved_head(
         fitted, data, model, dictionary, chosen, name=name or data.name, metrics=found.metrics(), licence=licence
     )
     truncated = (train.chosen.n_truncated > 0) | (train.rejected.n_truncated > 0)
-    return TrainedHead(SparseRM(saved, model), found, fit_seconds, int(truncated.sum()))
+    learned = Learned.of_saved(saved, fitted.sure_features, names_of(saved.card))
+    return TrainedHead(SparseRM(saved, model), found, learned, fit_seconds, int(truncated.sum()))
 
 
 def split_pairs(data: PreferenceData, spec: TrainSpec) -> Split:
@@ -241,14 +253,21 @@ def represent_split(
 
 
 def finish_head(
-    fitted: FittedHead, prepared: Prepared, backbone: Backbone, settings: FitSettings, random: Measured, name: str
+    fitted: FittedHead,
+    prepared: Prepared,
+    backbone: Backbone,
+    settings: FitSettings,
+    random: Measured,
+    surface: Measured,
+    name: str,
 ) -> SavedHead:
     """The head with its card: trained on the training part, measured on the test part.
 
     Args:
-        random: accuracy of heads over random latents on the test part.
+        random, surface: accuracy of heads over random latents and of surface features on the test part.
     """
-    found = Measurement(evaluate_head(fitted.head, prepared.test), prepared.split.test.name, random.accuracy)
+    evaluation = evaluate_head(fitted.head, prepared.test)
+    found = Measurement(evaluation, prepared.split.test.name, random.accuracy, surface.accuracy)
     return make_saved_head(fitted, prepared.split.train, backbone, prepared.sae, settings, name=name, metrics=found.metrics())
 
 
@@ -265,6 +284,7 @@ def read_result(spec: Mapping[str, Any], folder: Path) -> TrainResult:
             sae=found["sae"],
             saved=load_head(folder / "head"),
             evidence=HeadEvidence.from_dict(found),
+            sure=tuple(map(int, found["sure"])) if "sure" in found else None,
             n_train=found["n_train"],
             n_test=found["n_test"],
         )
@@ -311,6 +331,13 @@ def measure_random(prepared: Prepared, settings: FitSettings) -> Measured:
     return measure("random", random_latent_heads(prepared.train, prepared.sae, settings), prepared.test)
 
 
+def measure_surface(prepared: Prepared) -> Measured:
+    """Test accuracy of one model of all surface features, such as length, refusals and lists."""
+    split = prepared.split
+    margins = surface_margins(split.train.pairs, prepared.train.groups, split.test.pairs)
+    return measure_margins("surface", margins, prepared.test)
+
+
 class _StoredOnly:
     """A backbone that tokenises texts but refuses to run on them, so that all representations must come from the store."""
 
@@ -330,7 +357,8 @@ class _StoredOnly:
 
 
 def _cross_validated(
-    train: PairRepresentations, sae: SparseAutoencoder, settings: FitSettings, fitted: FittedHead
+    data: PreferenceData, train: PairRepresentations, sae: SparseAutoencoder, settings: FitSettings, fitted: FittedHead
 ) -> Measurement:
     drawn = [cross_validate(train, sae, one).accuracy for one in random_settings(of_size(settings, fitted))]
-    return Measurement(cross_validate(train, sae, settings), "cross-validation over prompts", float(np.mean(drawn)))
+    surface = float((surface_margins(data.pairs, train.groups) > 0).mean())
+    return Measurement(cross_validate(train, sae, settings), "cross-validation over prompts", float(np.mean(drawn)), surface)

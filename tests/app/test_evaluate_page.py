@@ -52,7 +52,7 @@ def test_the_first_visit_needs_no_typing(open_page) -> None:
         "Length-matched accuracy",
         "Length correlation",
     ]
-    assert {"Margins", "Calibration", "Slices", "Mistakes"} <= {one.value for one in page.subheader}
+    assert {"Margins", "Calibration", "Slices", "Pairs"} <= {one.value for one in page.subheader}
     assert any("rows)" in button.label for button in page.get("download_button"))
 
 
@@ -96,7 +96,33 @@ def test_a_link_opens_with_the_mistake_that_it_names_taken_apart(open_page) -> N
     assert page.subheader[-1].value == f"Row {row}: pairwise breakdown"
     assert any(link.proto.label == "Open in Compare" for link in page.get("page_link"))
     assert page.query_params["mistake"] == row
-    assert open_page(mistake="none").subheader[-1].value == "Mistakes"
+    assert open_page(mistake="none").subheader[-1].value == "Pairs"
+
+
+def _table(page: AppTest):
+    return next(one.value for one in page.dataframe if "margin" in one.value)
+
+
+def test_the_pairs_are_narrowed_down_by_text_category_and_any_figure(open_page) -> None:
+    page = open_page(_rows("one", "one", "two", "two"))
+    (which,) = [one for one in page.button_group if str(one.key).startswith("pairs ")]
+    which.set_value("All pairs (4)").run()
+    whole = _table(page)
+    assert len(whole) == 4 and {"contribution", "gap", "doubt"} <= set(whole)
+    assert whole["margin"].is_monotonic_increasing
+    page.text_input(key="mistake text").set_value("yes, 2 is").run()
+    assert _table(page)["prompt"].tolist() == ["Is 2 a number?"]
+    page.text_input(key="mistake text").set_value("").run()
+    page.multiselect(key="mistake categories").set_value(["two"]).run()
+    assert sorted(_table(page)["prompt"]) == ["Is 2 a number?", "Is 3 a number?"]
+    page.multiselect(key="mistake categories").set_value([]).run()
+    page.slider[0].set_value((page.slider[0].min, float(whole["margin"].iloc[1]))).run()
+    assert not page.exception and _table(page)["margin"].max() <= whole["margin"].iloc[1]
+    page.selectbox(key="mistake figure").set_value("doubt").run()
+    assert len(_table(page)) == 4
+    other = page.selectbox(key="mistake feature of truthfulness")
+    other.set_value(int(other.options[1].split(":")[0].removeprefix("feature "))).run()
+    assert not page.exception and len(_table(page)) == 4
 
 
 def test_what_was_chosen_for_other_pairs_does_not_stand_in_the_way(open_page) -> None:

@@ -181,6 +181,7 @@ def test_starting_makes_a_job_that_other_sessions_see(monkeypatch: pytest.Monkey
     other = _page(view="Results", job=job.id)
     _button(other, "Cancel").click().run()
     assert (job.folder / "cancel").exists()
+    assert _button(other, "Cancelling…").disabled  # said at once, though the job stops at its next report
 
 
 def test_two_sessions_train_at_once_and_lose_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -269,6 +270,29 @@ def test_results_of_a_gated_head_say_what_it_learned_and_how_surely() -> None:
     assert "stability.csv" not in {button.key for button in page.get("download_button")}
     page.selectbox(key="score").set_value("projection").run()
     assert page.slider(key="k").max == 32 and page.selectbox(key="method").value == "sparse"
+
+
+def test_pairs_that_length_alone_solves_are_warned_of_where_training_ends() -> None:
+    saved = load_head("safety")
+    metrics = {"accuracy": 1.0, "ci95": [0.9, 1.0], "n": 40, "length_baseline": 1.0, "random_directions": 0.8}
+    _done_job(replace(saved, card=replace(saved.card, metrics=metrics)))
+    page = _page(view="Results")
+    said = next(one.value for one in page.warning if "longer response" in one.value)
+    assert "length and nothing else" in said
+    assert any("ranks 100.0% of 40 pairs of other prompts" in one.value for one in page.markdown)
+
+
+def test_training_leads_on_to_its_pairs_and_to_the_new_head() -> None:
+    _done_job()
+    page = _page(view="Results")
+    assert [link.proto.label for link in page.get("page_link")] == ["What these pairs reward"]
+    assert "safety" in page.get("page_link")[0].proto.query_string
+    _button(page, "Save").click().run()
+    assert [link.proto.label for link in page.get("page_link")] == ["What these pairs reward", "Score with it"]
+    assert page.get("page_link")[1].proto.query_string == "use=made-up"
+    page.query_params["use"] = "made-up"
+    page.run()
+    assert page.selectbox(key="head").value == "made-up" and "use" not in page.query_params
 
 
 def _projection_head() -> SavedHead:

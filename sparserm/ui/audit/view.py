@@ -9,27 +9,15 @@ import pandas as pd
 import streamlit as st
 
 from sparserm import jobs
-from sparserm.audit.flags import (
-    REASONS,
-    SURE,
-    Audit,
-    Flag,
-    HeldOutMargins,
-    agreement,
-    audit,
-    contradicted,
-    flagged,
-    held_out_margins,
-    load_audit,
-)
+from sparserm.audit.flags import REASONS, SURE, Audit, Flag, agreement, audit, contradicted, flagged, load_audit
 from sparserm.pairs.sources import DataSource, list_sources
 from sparserm.types import PreferenceData, PreferencePair, SparseRMError
 from sparserm.ui.audit import charts
 from sparserm.ui.shared import job_panel, pairs_picker
 from sparserm.ui.shared.components import download_table, figure, pairs_table
 from sparserm.ui.shared.context import Context
-from sparserm.ui.shared.pair_breakdown import pair_breakdown, pair_texts
-from sparserm.ui.shared.pairs_picker import Represented
+from sparserm.ui.shared.pair_breakdown import pair_texts
+from sparserm.ui.shared.pairs_browser import browse_pairs, held_out
 from sparserm.ui.shared.style import CONFIG
 
 #: Up to this many pairs the audit runs on the page, which takes some ten seconds; more are audited by a job.
@@ -86,11 +74,6 @@ def _audit(pairs: int, other: int, *, _pairs: PreferenceData, _other: Preference
     return audit(_pairs, against=_other)
 
 
-@st.cache_resource(max_entries=8, show_spinner="Scoring the pairs with the head…")
-def _held_out(key: str, digest: str, content: str, *, _context: Context, _found: Represented) -> HeldOutMargins:
-    return held_out_margins(_context.saved, _found.data, _found.pairs, _context.sae())
-
-
 def opposed(context: Context, source: DataSource | None, surface_alone: float) -> None:
     """Labels that the head contradicts with confidence: possible label errors."""
     st.subheader(
@@ -101,11 +84,11 @@ def opposed(context: Context, source: DataSource | None, surface_alone: float) -
     )
     found = pairs_picker.represented(source)
     try:
-        held_out = _held_out(context.key, context.hash, found.data.content_hash, _context=context, _found=found)
+        margins = held_out(context.key, context.hash, found.data.content_hash, _context=context, _found=found)
     except SparseRMError:
         st.error("The head was trained on these prompts, and they are too few to train heads without them. Choose more pairs.")
         return
-    one = agreement(held_out)
+    one = agreement(margins)
     ranked, sure, against, expected = st.columns(4)
     figure(
         ranked,
@@ -118,7 +101,7 @@ def opposed(context: Context, source: DataSource | None, surface_alone: float) -
         sure,
         "Confident pairs",
         f"{one.n_sure:,}",
-        f"of {len(held_out.margins):,} pairs",
+        f"of {len(margins.margins):,} pairs",
         f"Pairs in which the head gives either response a win probability of at least {SURE:.0%}.",
     )
     figure(
@@ -141,18 +124,11 @@ def opposed(context: Context, source: DataSource | None, surface_alone: float) -
             f":material/school: {one.n_trained_on:,} of these pairs have prompts used in training. They are scored by heads "
             "with the same settings trained without these prompts."
         )
-    flags = contradicted(held_out)
+    flags = contradicted(margins)
     if not flags:
         st.success(f"No label is contradicted with {SURE:.0%} confidence or more.")
         return
-    _contradicted_table(flags, found, context)
-
-
-@st.fragment
-def _contradicted_table(flags: Sequence[Flag], found: Represented, context: Context) -> None:
-    chosen = _table(flags, found.data.pairs, "contradicted", ["score"])
-    if chosen is not None:
-        pair_breakdown(chosen.index, context, found)
+    browse_pairs([flag.index for flag in flags], context, found, "contradicted")
 
 
 @st.fragment

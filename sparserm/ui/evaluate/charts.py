@@ -12,6 +12,8 @@ from sparserm.evaluation.report import Calibration, Slice
 from sparserm.evaluation.reward_benchmarks import STYLES
 from sparserm.ui.shared.style import DIVERGING, DOWN, NEUTRAL, UP, compact
 
+#: Score from which a bar has room for its figure; below, the figure stands beside the bar.
+_ROOM = 0.2
 #: Slices drawn; the CSV has all of them.
 MOST = 20
 
@@ -133,24 +135,25 @@ def slices_figure(slices: Sequence[Slice], accuracy: float) -> go.Figure:
 
 def sections_figure(sections: Mapping[str, float], overall: float) -> go.Figure:
     """Scores of a benchmark's sections, with the overall score as a line."""
-    figure = go.Figure(
-        go.Bar(
-            x=list(sections.values()),
-            y=list(sections),
-            orientation="h",
-            marker_color=UP,
-            width=0.55,
-            text=[f"{score:.1%}" for score in sections.values()],
-            textposition="inside",
-            insidetextanchor="end",
-            textangle=0,
-            hovertemplate="%{y}: %{text}<extra></extra>",
-        )
+    names, scores = list(sections), list(sections.values())
+    bars = {"y": names, "orientation": "h", "width": 0.55}
+    figure = go.Figure(go.Bar(x=[1.0] * len(names), **bars, marker_color=NEUTRAL, opacity=0.15, hoverinfo="skip"))
+    figure.add_bar(
+        x=scores,
+        **bars,
+        marker_color=UP,
+        text=[f"{score:.1%}" for score in scores],
+        textposition=["inside" if score > _ROOM else "outside" for score in scores],
+        insidetextanchor="end",
+        textangle=0,
+        hovertemplate="%{y}: %{text}<extra></extra>",
     )
     figure.add_vline(x=overall, line={"color": NEUTRAL, "width": 1.5, "dash": "dash"})
     return compact(
         figure,
         36 * len(sections) + 40,
+        barmode="overlay",
+        showlegend=False,
         xaxis={"range": [0, 1.02], "tickformat": ".0%"},
         yaxis={"autorange": "reversed", "type": "category"},
     )

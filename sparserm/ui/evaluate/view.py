@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import streamlit as st
 
-from sparserm.evaluation.report import EvaluationReport, Slice, evaluation_report, mistakes_table
+from sparserm.evaluation.report import EvaluationReport, Slice, evaluation_report
 from sparserm.evaluation.reward_benchmarks import BenchmarkScore, score_benchmark
 from sparserm.ui.evaluate import charts
-from sparserm.ui.shared.components import correlation, download_table, figure, pairs_table
+from sparserm.ui.shared.components import correlation, download_table, figure
 from sparserm.ui.shared.context import Context
-from sparserm.ui.shared.pair_breakdown import pair_breakdown
+from sparserm.ui.shared.pairs_browser import browse_pairs
 from sparserm.ui.shared.pairs_picker import Represented
 from sparserm.ui.shared.style import CONFIG
 
@@ -163,18 +164,29 @@ def slices_table(found: Sequence[Slice]) -> pd.DataFrame:
     return table
 
 
-@st.fragment
-def mistakes(report: EvaluationReport, context: Context, found: Represented) -> None:
-    """Pairs ranked against their label, worst first, with a breakdown of the selected row."""
-    table = mistakes_table(report, found.data.pairs)
-    if table.empty:
+def pairs(report: EvaluationReport, context: Context, found: Represented) -> None:
+    """The pairs with their figures, the largest wrong margins first: those ranked against their label, or all."""
+    order = report.margins.argsort(kind="stable")
+    wrong = order[report.margins[order] <= 0]
+    names = {f"Mistakes ({len(wrong):,})": wrong, f"All pairs ({len(order):,})": order}
+    if not len(wrong):
         st.success("Every pair is ranked as labelled.")
-        return
-    st.caption("Largest wrong margins first: errors of the head or of the label. Select a row to see its breakdown.")
-    place = pairs_table(table, ["chance", "margin"], "mistake")
-    download_table(table, "All mistakes", "mistakes.csv")
-    if place is not None:
-        pair_breakdown(int(report.margins.argsort(kind="stable")[place]), context, found)
+    which = st.segmented_control(
+        "Show",
+        list(names),
+        default=list(names)[not len(wrong) or _linked_is_right(found, wrong)],
+        key=f"pairs {len(wrong)} of {len(order)}",  # of other pairs the options are others
+        required=True,
+        help="Mistakes are errors of the head or of the label.",
+    )
+    browse_pairs(names[which].tolist(), context, found, "mistake")
+
+
+def _linked_is_right(found: Represented, wrong: np.ndarray) -> bool:
+    """Whether the opened link names a pair that is no mistake."""
+    rows = [str(pair.row) for pair in found.data.pairs]
+    asked = st.query_params.get("mistake")
+    return asked in rows and asked not in {rows[i] for i in wrong.tolist()}
 
 
 def benchmark(report: EvaluationReport, found: Represented) -> None:

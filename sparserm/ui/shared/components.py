@@ -62,13 +62,19 @@ def pairs_table(table: pd.DataFrame, columns: Sequence[str], link: str) -> int |
             "category": st.column_config.TextColumn("Category", width=120),
             "reason": st.column_config.TextColumn("Reason", width=120),
             "detail": st.column_config.TextColumn("Finding", width=230),
-            "score": st.column_config.NumberColumn(
-                "Rejected wins", format="percent", width=100, help="The head's win probability for the rejected response."
-            ),
-            "chance": st.column_config.NumberColumn(
-                "Chosen wins", format="percent", width=95, help="The head's win probability for the chosen response."
-            ),
             "margin": st.column_config.NumberColumn("Margin", format="%+.2f", width=75),
+            "contribution": st.column_config.NumberColumn(
+                "Contribution", format="%+.2f", width=95, help="What the feature chosen above adds to the margin."
+            ),
+            "gap": st.column_config.NumberColumn(
+                "Longer by", format="%+d", width=80, help="Tokens of the chosen response minus those of the rejected one."
+            ),
+            "doubt": st.column_config.NumberColumn(
+                "Label doubt",
+                format="percent",
+                width=90,
+                help="Win probability of the rejected response, by heads that were not trained on the prompt.",
+            ),
             "prompt": st.column_config.TextColumn("Prompt", width="medium"),
             "chosen": st.column_config.TextColumn("Chosen", width="medium"),
             "rejected": st.column_config.TextColumn("Rejected", width="medium"),

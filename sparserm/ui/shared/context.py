@@ -25,6 +25,8 @@ if TYPE_CHECKING:  # torch is imported behind the first page
     from sparserm.model import SparseRM
     from sparserm.sae.autoencoder import SparseAutoencoder
 
+#: Parameter of a link that selects a head.
+_OFFERED = "use"
 #: Seconds between the first visit and loading the language model, so that the first page is drawn without competition.
 _PAINTED = 1.5
 
@@ -140,6 +142,7 @@ def default_layer(name: str, layers: Mapping[int, str]) -> int:
 def draw_sidebar() -> None:
     """Draw the selection of the head, its facts and the running jobs; stops the page if there is no head."""
     heads = heads_by_name()
+    _use_offered(heads)
     if not heads:
         st.error("No heads found, not even those that ship with SparseRM. Reinstall the package.")
         st.stop()
@@ -196,6 +199,20 @@ def _follow_link(layers: Mapping[int, str]) -> None:
         meant = next((layer for layer, key in layers.items() if read_head(key).hash == asked), None)
         if meant is not None:
             st.session_state["layer"] = meant
+
+
+def use_link(page: str, label: str, icon: str, head: str) -> None:
+    """A link to a page that selects a head there."""
+    # Not the parameter of the selection: Streamlit drops what a widget of this page is bound to.
+    st.page_link(page, label=label, icon=icon, query_params={_OFFERED: head})
+
+
+def _use_offered(heads: Iterable[str]) -> None:
+    """Select the head that the opened link offers."""
+    offered = st.query_params.pop(_OFFERED, None)
+    if offered in heads:
+        st.session_state["head"] = offered
+        _forget_layer()
 
 
 def _forget_layer() -> None:

@@ -13,6 +13,7 @@ ABOUT_SELECTED = (
     f"Share of {2 * SPLITS} halves of the training prompts on which it was chosen again, from the latents that passed the test "
     "on all prompts. Near 100%: no close substitute takes its place."
 )
+ABOUT_FAMILIES = "Features with the same number here fire together and have one sign. The number is of the one that leads."
 ABOUT_SEEDS = (
     f"SAEs trained with other seeds that have this latent: by direction, with a decoder direction of cosine {SAME_DIRECTION} "
     f"or more; by firing, with activations that correlate {SAME_FIRING} or more. One that the others lack may be chance."

@@ -65,7 +65,14 @@ def _draw(found: jobs.JobStatus) -> None:
             st.success(f"{plain(found.title)}: done.")
     with right:
         if found.active:
-            st.button("Cancel", key=f"cancel {found.id}", on_click=_ask, args=(jobs.cancel, found.id), width="stretch")
+            st.button(
+                "Cancelling…" if found.cancelling else "Cancel",
+                key=f"cancel {found.id}",
+                on_click=_ask,
+                args=(jobs.cancel, found.id),
+                disabled=found.cancelling,
+                width="stretch",
+            )
         elif found.state != "done":
             st.button("Resume", key=f"resume {found.id}", on_click=_ask, args=(jobs.resume, found.id), width="stretch")
 

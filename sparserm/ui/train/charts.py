@@ -16,6 +16,7 @@ NAMES = {
     "trained": "trained head",
     "dense": "dense probe",
     "random": "random latents",
+    "surface": "surface features",
     "longer": "longer response",
     "shuffled": "shuffled labels",
 }

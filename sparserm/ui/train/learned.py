@@ -1,56 +1,43 @@
-"""What a head learned: its features, how surely they differ and how often they are selected, with a verdict in words."""
+"""What a head learned, on the page: the verdict, the features by family, and where to go from here."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
-import numpy as np
 import pandas as pd
 import streamlit as st
 
-from sparserm.heads.fitting import FittedHead
-from sparserm.heads.reward import RewardHead
-from sparserm.heads.saved import SavedHead
-from sparserm.heads.screening import FALSE_DISCOVERIES, few_sure
+from sparserm.heads.learned import Learned
+from sparserm.pairs.sources import DataSource, list_sources
 from sparserm.ui.shared.components import download_table
-from sparserm.ui.shared.feature_columns import in_percent, shared_columns
-
-#: A feature selected in a smaller share of the halves of the prompts has close substitutes.
-SELDOM = 0.5
+from sparserm.ui.shared.feature_columns import ABOUT_FAMILIES, in_percent, shared_columns
+from sparserm.ui.shared.text import plain
 
 
-@dataclass(frozen=True)
-class Learned:
-    """The features of a head with the evidence for them.
+def verdict(learned: Learned) -> None:
+    """What the head learned in sentences, after the reasons not to rely on it."""
+    for warning in learned.warnings:
+        st.warning(plain(warning), icon=":material/warning:")
+    with st.container(border=True):
+        for line in learned.verdict:
+            how, told, rest = line.partition(": ")
+            effect = told and how.endswith("the reward")
+            st.markdown(f"**{how}**: {plain(rest)}" if effect else plain(line))
 
-    Attributes:
-        f_chosen, f_rejected: ``[K]`` share of chosen / rejected training responses in which each feature is active.
-        selected: ``[K]`` share of the halves of the prompts in which each was selected; None for projections.
-        n_sure: number of features that surely differ; None for projections.
-    """
 
-    head: RewardHead
-    f_chosen: np.ndarray
-    f_rejected: np.ndarray
-    selected: np.ndarray | None
-    n_sure: int | None
-
-    @classmethod
-    def of_saved(cls, saved: SavedHead) -> Learned:
-        """Of a head that was trained by a job."""
-        return cls(saved.head, saved.f_chosen, saved.f_rejected, saved.selected, saved.n_sure)
-
-    @classmethod
-    def of_fitted(cls, fitted: FittedHead) -> Learned:
-        """Of a head that was refitted just now."""
-        own, stats = fitted.head.features, fitted.stats
-        return cls(fitted.head, stats.f_chosen[own], stats.f_rejected[own], fitted.selected, fitted.n_sure)
+def insights_link(source: DataSource) -> None:
+    """A link to what the training pairs reward, if they are still in the list of sources."""
+    label = next((label for label, one in list_sources().items() if one.name == source.name), None)
+    if label is not None:
+        st.page_link(
+            "pages/insights.py", label="What these pairs reward", icon=":material/insights:", query_params={"open": label}
+        )
 
 
 def learned_table(learned: Learned, labels: Mapping[int, str]) -> pd.DataFrame:
-    """One row for each feature, the largest absolute weight first."""
-    head = learned.head
+    """One row for each feature by family, the largest absolute weight first, of families and within each."""
+    head, families = learned.head, learned.families
+    order = [place for members in families for place in members]
     shares = {} if learned.selected is None else {"selected": learned.selected}
     rows = pd.DataFrame(
         {
@@ -62,61 +49,16 @@ def learned_table(learned: Learned, labels: Mapping[int, str]) -> pd.DataFrame:
             "f_chosen": learned.f_chosen,
             "f_rejected": learned.f_rejected,
         }
-    )
-    return rows.iloc[np.argsort(-np.abs(head.weights), kind="stable")].reset_index(drop=True)
-
-
-def verdict(learned: Learned) -> tuple[str, str]:
-    """How many features the head has and how surely they differ, and a warning; the warning is empty where there is none."""
-    n = len(learned.head.features)
-    features = f"{n} feature{'s' * (n != 1)}"
-    if learned.n_sure is None:
-        return (
-            f"The head weights {features} by their projections, which are never zero: a bar may belong to a feature that the "
-            "text does not have. How stable their selection is, is shown below."
-        ), ""
-    sure = learned.n_sure
-    said = (
-        f"The head has {features}; {_how_many(sure, n)} between chosen and rejected responses "
-        f"(at most {FALSE_DISCOVERIES:.0%} of such findings are expected to be wrong)."
-    )
-    if learned.selected is not None:
-        seldom = int((learned.selected < SELDOM).sum())
-        if seldom:
-            said += (
-                f" {seldom} {'was' if seldom == 1 else 'were'} selected in fewer than half of the halves of the prompts: other "
-                "pairs of this kind may bring others in their place."
-            )
-    return said, _warning(n, sure)
-
-
-def _how_many(sure: int, n: int) -> str:
-    if sure == n:
-        return "all of them surely differ" if n > 1 else "it surely differs"
-    return f"{sure or 'none'} of them surely differ{'s' * (sure < 2)}"
-
-
-def _warning(n: int, sure: int) -> str:
-    if sure == 0:
-        return (
-            "None of these features surely differs between chosen and rejected responses. Do not read a meaning into them: the "
-            "pairs may be too few, or what decides between them is nothing that this autoencoder has a feature for. Give more "
-            "pairs, or try another layer."
+    ).iloc[order]
+    if len(families) < len(order):  # a feature that stands alone needs no number
+        rows["family"] = pd.array(
+            [int(head.features[members[0]]) if len(members) > 1 else None for members in families for _ in members], "Int64"
         )
-    if few_sure(sure, n):
-        return (
-            f"Only {sure} of {n} features surely differ{'s' * (sure == 1)} between chosen and rejected responses. Rely on "
-            f"{'this one' if sure == 1 else 'these'} alone; give more pairs, or try another layer."
-        )
-    return ""
+    return rows.reset_index(drop=True)
 
 
-def draw(learned: Learned, labels: Mapping[int, str]) -> None:
-    """The verdict and the list of the features."""
-    said, warning = verdict(learned)
-    if warning:
-        st.warning(warning, icon=":material/warning:")
-    st.markdown(said)
+def features(learned: Learned, labels: Mapping[int, str]) -> None:
+    """The list of the features."""
     table = learned_table(learned, labels)
     number = st.column_config.NumberColumn
     st.dataframe(
@@ -127,6 +69,7 @@ def draw(learned: Learned, labels: Mapping[int, str]) -> None:
         placeholder="–",
         column_order=[name for name in table if name != "label" or table["label"].any()],
         column_config={
+            "family": number("Family", format="%d", width=65, help=ABOUT_FAMILIES),
             "feature": number("Feature", format="%d", width=70),
             "label": st.column_config.TextColumn("Label", width="large"),
             "weight": number("Weight", format="%+.3f", help="Above zero: raises the reward."),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,11 @@ import streamlit as st
 from sparserm import jobs
 from sparserm.evaluation.baselines import of_size
 from sparserm.heads.fitting import MOST_FEATURES, SELECTIONS, FitSettings, FittedHead, fit_settings
-from sparserm.heads.labels import labels_of
+from sparserm.heads.held_out import HeldOut
+from sparserm.heads.labels import auto_labels, labels_of, names_of
+from sparserm.heads.learned import Learned
 from sparserm.heads.library import free_name, keep_head, own_heads, pack_head
-from sparserm.heads.saved import SavedHead
+from sparserm.heads.saved import HeadCard, SavedHead
 from sparserm.model import shared_backbone
 from sparserm.sae.autoencoder import load_sae
 from sparserm.training.evidence import Measured
@@ -26,6 +28,7 @@ from sparserm.training.train import (
     finish_head,
     fit_again,
     measure_random,
+    measure_surface,
     read_prepared,
     read_result,
     split_again,
@@ -33,10 +36,11 @@ from sparserm.training.train import (
 from sparserm.types import Score, SparseRMError
 from sparserm.ui.shared import job_panel
 from sparserm.ui.shared.components import download_table
+from sparserm.ui.shared.context import use_link
 from sparserm.ui.shared.style import CONFIG
 from sparserm.ui.shared.text import plain, sentence
 from sparserm.ui.train import charts, heads, learned, tables
-from sparserm.ui.train.learned import Learned
+from sparserm.ui.train.charts import NAMES
 from sparserm.ui.train.setup import (
     ABOUT_SCORES,
     AVOID_LENGTH,
@@ -92,14 +96,14 @@ def pick_job() -> jobs.JobStatus:
         if linked not in found:
             st.warning("The job in this link no longer exists.", icon=":material/link_off:")
         st.session_state["job"] = linked if linked in found else next(iter(found))
-    left, right = st.columns([5, 1], vertical_alignment="bottom")
-    picked = left.selectbox(
+    row = st.container(horizontal=True, vertical_alignment="bottom")
+    picked = row.selectbox(
         "Job", list(found), key="job", on_change=forget_controls, format_func=lambda one: _job_title(found[one])
     )
     if st.query_params.get("job") != picked:  # not bound: the default, the newest job, would be left out of the link
         st.query_params["job"] = picked
     job = found[picked]
-    with right.popover("Delete", icon=":material/delete:", width="stretch", disabled=job.active):
+    with row.popover("Delete", icon=":material/delete:", disabled=job.active):
         st.text(f"Delete this job and its results? Heads saved from it are kept.\n\n{job.title}")
         st.button("Delete the job", type="primary", on_click=_delete, args=(job.id,))
     if job.state != "done":
@@ -230,13 +234,28 @@ def try_settings(job: str, result: TrainResult, sae: str, settings: FitSettings)
     if (sae, settings) == (result.sae, own_settings(result)):
         training = result.saved.card.training
         found, penalty = result.evidence.baselines[0], training["settings"]["l2"]
-        return Tried(result, sae, settings, found, penalty, training["accuracy"], Learned.of_saved(result.saved))
+        learned = Learned.of_saved(result.saved, result.sure, _names(result, sae))
+        return Tried(result, sae, settings, found, penalty, training["accuracy"], learned)
     try:
         fitted, measured = _fitted(job, sae, settings, result)
     except SparseRMError as error:
         st.error(sentence(error))
         st.stop()
-    return Tried(result, sae, settings, measured, fitted.l2, fitted.accuracy, Learned.of_fitted(fitted))
+    others = {row.name: row.accuracy for row in result.evidence.baselines if row.name in ("longer", "surface")}
+    held_out = HeldOut(measured.accuracy, measured.ci95, result.n_test, **others)
+    learned = Learned.of_fitted(fitted, _names(result, sae), held_out)
+    return Tried(result, sae, settings, measured, fitted.l2, fitted.accuracy, learned)
+
+
+def _names(result: TrainResult, sae: str) -> Mapping[int, str]:
+    """What the features of one of the job's SAEs are called."""
+    return names_of(_card(result, sae))
+
+
+def _card(result: TrainResult, sae: str) -> HeadCard:
+    """The card of the job's head, with another of its SAEs: labels belong to the SAE."""
+    card = result.saved.card
+    return card if sae == result.sae else replace(card, sae_fingerprint=load_sae(sae).fingerprint, labels={})
 
 
 def figures(tried: Tried) -> None:
@@ -308,8 +327,8 @@ def _cell(tried: Tried) -> SweepCell | None:
 def take_away(job: str, tried: Tried) -> None:
     """Save the head under a name, download it, or train with the settings on the page."""
     spec = tried.result.spec
-    one, two, three = st.columns([1, 1, 3], vertical_alignment="center")
-    with one.popover("Save head", icon=":material/save:", type="primary", width="stretch"):
+    row = st.container(horizontal=True, vertical_alignment="center")
+    with row.popover("Save head", icon=":material/save:", type="primary"):
         name = st.text_input("Name", free_name(spec.name), key=f"save as {job}")
         if st.button("Save", type="primary", width="stretch"):
             try:
@@ -318,26 +337,18 @@ def take_away(job: str, tried: Tried) -> None:
                 st.rerun()
             except SparseRMError as error:
                 st.error(sentence(error))
-    two.download_button(
+    row.download_button(
         "Download zip",
         lambda: pack_head(_finished(job, tried)),
         f"{spec.name}.zip",
         "application/zip",
-        width="stretch",
         icon=":material/download:",
         on_click="ignore",
         help="config.json and head.safetensors.",
     )
-    saved = st.session_state.get("saved head")
-    if saved in own_heads() and three.button(
-        f"Saved as {plain(saved)}. Use it",
-        type="tertiary",
-        icon=":material/check_circle:",
-        on_click=heads.use,
-        args=(saved,),
-        help="Selects it in the sidebar, for every page.",
-    ):
-        st.rerun()  # the sidebar is outside this fragment
+    with row:
+        learned.insights_link(spec.source)
+        _offer_use()
     if not tried.is_trained:
         st.info(
             "Refitted just now with these settings. The other baselines, the learning curve and the stability below are those "
@@ -349,21 +360,38 @@ def take_away(job: str, tried: Tried) -> None:
             start(wanted)
 
 
+def _offer_use() -> None:
+    """Select the head that was just saved, here or on the Score page."""
+    saved = st.session_state.get("saved head")
+    if saved not in own_heads():
+        return
+    if st.button(
+        f"Saved as {plain(saved)}. Use it",
+        type="tertiary",
+        icon=":material/check_circle:",
+        on_click=heads.use,
+        args=(saved,),
+        help="Selects it in the sidebar, for every page.",
+    ):
+        st.rerun()  # the sidebar is outside this fragment
+    use_link("pages/score.py", "Score with it", ":material/speed:", saved)
+
+
 def _finished(job: str, tried: Tried) -> SavedHead:
     if tried.is_trained:
         return tried.result.saved
     fitted, _ = _fitted(job, tried.sae, tried.settings, tried.result)
     prepared = _prepared(job, tried.sae, _what_is_read(tried.settings), tried.result)
     backbone = shared_backbone(tried.result.spec.backbone, prepared.sae.hook.layer)
-    random = measure_random(prepared, of_size(tried.settings, fitted))
-    return finish_head(fitted, prepared, backbone, tried.settings, random, tried.result.spec.name)
+    random, surface = measure_random(prepared, of_size(tried.settings, fitted)), measure_surface(prepared)
+    return finish_head(fitted, prepared, backbone, tried.settings, random, surface, tried.result.spec.name)
 
 
 def baselines(tried: Tried) -> None:
     """The head compared with its baselines, and the learning curve."""
     evidence = tried.result.evidence
     by_name = {row.name: row for row in evidence.baselines}
-    rows = [by_name[name] for name in ("head", "dense", "random", "longer", "shuffled")]
+    rows = [by_name[name] for name in NAMES if name in by_name]  # earlier versions have not measured all of them
     if not tried.is_trained:
         rows = [tried.measured, replace(rows[0], name="trained"), *rows[1:]]
     left, right = st.columns(2, gap="large")
@@ -429,10 +457,16 @@ def _open_cell(key: str, score: Score | None) -> None:
 
 
 def what_it_learned(tried: Tried) -> None:
-    """The features of the head, with a plain warning where few of them can be relied on."""
+    """The verdict on the head, with plain warnings where it has learned little or a shortcut."""
     st.subheader("What it learned", anchor=False)
-    labels = labels_of(tried.result.saved.card) if tried.sae == tried.result.sae else {}
-    learned.draw(tried.learned, labels)
+    learned.verdict(tried.learned)
+
+
+def features(tried: Tried) -> None:
+    """The features of the head by family, each with its label, or with the words at which it fires."""
+    card = _card(tried.result, tried.sae)
+    evidence = {feature: one.evidence for feature, one in auto_labels(card.sae_fingerprint).items() if one.evidence}
+    learned.features(tried.learned, {**evidence, **labels_of(card)})
 
 
 def stability(tried: Tried) -> None:

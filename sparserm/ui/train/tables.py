@@ -17,6 +17,7 @@ MEANING = {
     "trained": "the head trained by the job",
     "dense": "Bradley-Terry on the full representation: an upper reference for a small head",
     "random": "the same number of random latents: feature selection should beat it",
+    "surface": "one model of length, refusals, lists and the like, fitted to the training pairs",
     "longer": "always prefers the longer response",
     "shuffled": "trained on shuffled labels: should be near 50%",
 }

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sparserm.cli.train_commands import _warn_unsure
 from sparserm.heads.labels import AutoLabel, Detection, save_auto_label
 from sparserm.heads.saved import load_head, save_head
 from sparserm.sae.autoencoder import FINGERPRINT
@@ -58,10 +57,10 @@ def test_training_says_how_many_features_surely_differ(train, tmp_path) -> None:
     few.write_text("\n".join(map(json.dumps, rows)))
     result = train(pairs=few)
     k = len(load_head(tmp_path / "out").head.features)
-    assert f"{k} features, 0 of which surely differ between chosen and rejected responses" in result.out
-    assert result.err.splitlines()[-1].startswith(
-        f"warning: none of the {k} features surely differs between chosen and rejected"
-    )
+    assert f"The head has {k} features in " in result.out
+    assert "; none of them surely differs between chosen and rejected responses" in result.out
+    assert "pairs of other prompts as labelled (95% interval" in result.out and "surface features" in result.out
+    assert "warning: None of these features surely differs between chosen and rejected responses." in result.err
 
 
 @pytest.mark.parametrize(
@@ -109,17 +108,6 @@ def test_json_lists_all_features_and_the_table_those_that_fire(run, head) -> Non
     compared = run("compare", "--head", head, "--prompt", PROMPT, "--response", "please", "--response", "never", "--json").json
     assert len(compared["contributions"]) == len(parts)
     assert sum(one["contribution"] for one in compared["contributions"]) == pytest.approx(compared["margin"])
-
-
-@pytest.mark.parametrize(
-    ("n_sure", "k", "warned"), [(1, 1, ""), (0, 1, "none of the 1"), (1, 3, "only 1 of the 3"), (2, 4, "")]
-)
-def test_a_head_is_warned_of_where_less_than_half_of_its_features_are_sure(capfd, n_sure, k, warned) -> None:
-    _warn_unsure(n_sure, k)
-    found = capfd.readouterr().err
-    assert found.startswith(f"warning: {warned}") if warned else not found
-    _warn_unsure(None, k)
-    assert not capfd.readouterr().err
 
 
 def test_features_and_saes_tell_how_many_other_seeds_have_them(run, head, sae, sparserm_home) -> None:

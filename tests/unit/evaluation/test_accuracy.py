@@ -86,8 +86,12 @@ def test_a_single_prompt_leaves_everything_open() -> None:
     assert accuracy_interval(np.array([True, True, False]), np.zeros(3)) == (0.0, 1.0)
 
 
-def test_all_correct_gives_a_point() -> None:
-    assert accuracy_interval(np.ones(10, bool), np.arange(10)) == (1.0, 1.0)
+def test_where_all_or_none_are_correct_few_prompts_leave_much_open() -> None:
+    low, high = accuracy_interval(np.ones(12, bool), np.arange(12))
+    assert low == pytest.approx(0.758, abs=0.001) and high == 1.0
+    assert accuracy_interval(np.zeros(12, bool), np.arange(12)) == pytest.approx((0, 1 - low))
+    one = evaluate_margins(np.ones(12), represented_pairs(*np.zeros((2, 12, D))))
+    assert one.ci95 == (low, high)  # as everywhere else
 
 
 def test_the_dense_probe_separates_separable_pairs() -> None:

@@ -92,6 +92,11 @@ def test_without_two_sides_or_two_prompts_nothing_is_claimed() -> None:
     assert one_prompt is not None and one_prompt.ci95 == (0.0, 1.0)
 
 
+def test_where_both_kinds_are_all_correct_few_pairs_leave_much_open() -> None:
+    found = length_balanced(np.ones(12), np.array([1, -1] * 6), np.arange(12))
+    assert found is not None and found.accuracy == 1 and 0.5 < found.ci95[0] < 0.7 and found.ci95[1] == 1
+
+
 def test_a_feature_that_reads_length_tracks_it_and_no_other_does() -> None:
     head = fit_head(TRAIN, SAE, FitSettings(k=D, selection="effect_size", l2=0.1, score="projection")).head
     found = dict(zip(head.features.tolist(), feature_length_correlation(head, TRAIN), strict=True))

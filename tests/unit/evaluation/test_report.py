@@ -9,7 +9,7 @@ import pytest
 from scipy.special import expit, logit
 from sklearn.metrics import brier_score_loss, log_loss
 
-from sparserm.evaluation.report import calibration, evaluation_report, mistakes_table, slices, summary
+from sparserm.evaluation.report import calibration, evaluation_report, slices, summary
 from sparserm.heads.labels import save_label
 from sparserm.types import SparseRMError
 from tests.unit.evaluation.margins import pairs_with_margins, preference_data, represented_pairs, saved_head
@@ -172,20 +172,3 @@ def test_the_summary_is_json_and_names_rows() -> None:
 def test_no_pairs_are_refused() -> None:
     with pytest.raises(SparseRMError, match="no pairs"):
         evaluation_report(saved_head(), preference_data(1), pairs_with_margins(1).take(np.arange(0)))
-
-
-def test_every_wrong_pair_can_be_taken_away_ties_too_the_worst_first() -> None:
-    data = preference_data(4, ["a", "b", "a", "b"])
-    table = mistakes_table(evaluation_report(saved_head(), data, pairs_with_margins(1, 0, -2, -1)), data.pairs)
-    assert list(table["row"]) == [3, 4, 2]
-    assert table.to_dict("records")[0] == {
-        "row": 3,
-        "id": "id2",
-        "category": "a",
-        "margin": -2.0,
-        "chance": pytest.approx(expit(-2)),
-        "prompt": "p2",
-        "chosen": "yes",
-        "rejected": "no",
-    }
-    assert len(mistakes_table(evaluation_report(saved_head(), preference_data(1), pairs_with_margins(1)), data.pairs)) == 0

@@ -79,9 +79,13 @@ def test_limits_follow_from_the_figures() -> None:
     assert "ranks about 15 of 100 test pairs incorrectly" in plain and "tiny at blocks.1" in plain
     assert not any(word in plain for word in ("longer response", "random latents", "commercially", "not stated"))
     assert "not been evaluated" in _limits(metrics={})
+    assert "ranks about 15 of 100 test pairs incorrectly." in _limits(metrics={"accuracy": 0.85})
+    few = _limits(metrics={"accuracy": 1.0, "ci95": [0.758, 1.0], "n": 12})
+    assert "ranks all 12 test pairs as labelled" in few and "of 100 others up to 24 may be ranked incorrectly" in few
     assert "Picking the longer response does about as well" in _limits(metrics={**METRICS, "length_baseline": 0.81})
     assert "preferred in 70%" in _limits(metrics={**METRICS, "length_baseline": 0.7})
     assert "random latents does about as well" in _limits(metrics={**METRICS, "random_directions": 0.8})
+    assert "Surface features alone" in _limits(metrics={**METRICS, "surface_features": 0.82})
     assert "not be used commercially (X, CC BY-NC 4.0)" in _limits(training={"licence": "X, CC BY-NC 4.0"})
     assert "licence of its training data is not stated" in _limits(training={})
 

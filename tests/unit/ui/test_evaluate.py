@@ -66,11 +66,17 @@ def test_rules_lean_to_the_side_that_has_more_of_the_mark_and_are_grey_where_it_
 def test_a_benchmark_is_drawn_by_section_and_written_by_subset() -> None:
     row = BenchmarkRow("chat", "", 3, {"hard": 0.1, "normal": 0.2, "easy": 0.3})
     score = BenchmarkScore("RM-Bench", 0.2, {"chat": 0.2}, (row,), matrix=((0.5,) * 3,) * 3)
-    assert list(charts.sections_figure(score.sections, score.overall).data[0].x) == [0.2]
+    assert list(charts.sections_figure(score.sections, score.overall).data[-1].x) == [0.2]
     assert view.benchmark_table(score).to_dict("records") == [
         {"name": "chat", "section": "", "n": 3, "hard": 0.1, "normal": 0.2, "easy": 0.3}
     ]
     assert charts.styles_figure(score.matrix).data[0].zmid == 0.5
+
+
+def test_a_section_without_a_right_answer_has_a_bar_and_its_figure() -> None:
+    track, scores = charts.sections_figure({"refusals": 0.0, "chat": 0.9}, 0.45).data
+    assert list(track.x) == [1, 1] and track.marker.color == NEUTRAL
+    assert list(scores.text) == ["0.0%", "90.0%"] and list(scores.textposition) == ["outside", "inside"]
 
 
 def test_a_report_of_one_pair_can_be_drawn() -> None:

@@ -18,8 +18,9 @@ from sparserm.ui.shared.charts import contribution_bars
 from sparserm.ui.shared.firing import silent_line
 from sparserm.ui.shared.tables import contributions_table, differences_table
 from sparserm.ui.train import setup
-from sparserm.ui.train.learned import Learned, learned_table, verdict
-from tests.unit.ui.gated import FEATURES, explained, gated_head
+from sparserm.ui.train.learned import learned_table
+from tests.unit.heads.test_learned import learned
+from tests.unit.ui.gated import FEATURES, explained
 
 
 @pytest.mark.parametrize("pooling", ["mean", "last"])
@@ -65,28 +66,15 @@ def test_two_responses_are_compared_by_what_fires_in_either() -> None:
     assert {"sigma", "fires_a", "fires_b", "activation_a", "activation_b"} <= set(table)
 
 
-def _learned(n_sure: int | None, selected: list[float] | None = None) -> Learned:
-    shares = None if selected is None else np.array(selected)
-    return Learned(gated_head(), np.array([0.5, 0.1, 0.2]), np.array([0.25, 0.1, 0.3]), shares, n_sure)
-
-
-def test_what_was_learned_is_listed_largest_weight_first() -> None:
-    table = learned_table(_learned(3, [1.0, 0.6, 0.4]), {0: "polite"})
+def test_what_was_learned_is_listed_largest_weight_first_and_by_family() -> None:
+    table = learned_table(learned(3, [1.0, 0.6, 0.4]), {0: "polite"})
     assert table["feature"].tolist() == [2, 0, 4] and table["label"].tolist() == ["", "polite", ""]
     assert table["selected"].tolist() == [0.6, 1.0, 0.4] and table["gap"].tolist() == pytest.approx([0, 0.25, -0.1])
-    assert "selected" not in learned_table(_learned(None), {})
-
-
-def test_the_verdict_counts_what_is_sure_and_warns_where_little_is() -> None:
-    said, warning = verdict(_learned(3, [1.0, 0.9, 0.4]))
-    assert "3 features; all of them surely differ" in said and "1 was selected in fewer than half" in said and not warning
-    said, warning = verdict(_learned(2, [1.0, 0.9, 0.8]))
-    assert "2 of them surely differ" in said and not warning  # as the command line, which has the same rule
-    said, warning = verdict(_learned(1, [1.0, 0.9, 0.8]))
-    assert "1 of them surely differs" in said and warning.startswith("Only 1 of 3 features surely differs")
-    assert verdict(_learned(0, [0.1, 0.2, 0.3]))[1].startswith("None of these features surely differs")
-    said, warning = verdict(_learned(None))
-    assert "projections, which are never zero" in said and not warning
+    assert not {"selected", "family"} & set(learned_table(learned(None), {}))
+    one = learned(3, [1.0, 0.6, 0.4])
+    weights, families = np.array([1.0, 2.0, 1.5]), np.array([2, 2, 4])
+    table = learned_table(replace(one, head=replace(one.head, weights=weights, families=families)), {})
+    assert table["feature"].tolist() == [2, 0, 4] and table["family"].fillna(-1).tolist() == [2, 2, -1]
 
 
 def test_gated_scores_are_offered_where_all_saes_have_thresholds(monkeypatch: pytest.MonkeyPatch) -> None:
