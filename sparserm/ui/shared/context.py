@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -207,7 +207,7 @@ def use_link(page: str, label: str, icon: str, head: str) -> None:
     st.page_link(page, label=label, icon=icon, query_params={_OFFERED: head})
 
 
-def _use_offered(heads: Iterable[str]) -> None:
+def _use_offered(heads: Collection[str]) -> None:
     """Select the head that the opened link offers."""
     offered = st.query_params.pop(_OFFERED, None)
     if offered in heads:
