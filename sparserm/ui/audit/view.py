@@ -27,7 +27,7 @@ from sparserm.types import PreferenceData, PreferencePair, SparseRMError
 from sparserm.ui.audit import charts
 from sparserm.ui.shared import job_panel, pairs_picker
 from sparserm.ui.shared.components import download_table, figure, pairs_table
-from sparserm.ui.shared.context import Context
+from sparserm.ui.shared.context import Context, current
 from sparserm.ui.shared.pair_breakdown import pair_breakdown, pair_texts
 from sparserm.ui.shared.pairs_picker import Represented
 from sparserm.ui.shared.style import CONFIG
@@ -91,7 +91,7 @@ def _held_out(key: str, digest: str, content: str, *, _context: Context, _found:
     return held_out_margins(_context.saved, _found.data, _found.pairs, _context.sae())
 
 
-def opposed(context: Context, source: DataSource | None, surface_alone: float) -> None:
+def opposed(source: DataSource | None, surface_alone: float) -> None:
     """Labels that the head contradicts with confidence: possible label errors."""
     st.subheader(
         "Labels that the head contradicts",
@@ -99,6 +99,7 @@ def opposed(context: Context, source: DataSource | None, surface_alone: float) -
         help="The head gives the rejected response a high win probability: the label may be wrong, or the head. Rows whose "
         "prompt it was trained on are scored by heads with the same settings trained without that prompt.",
     )
+    context = current()
     found = pairs_picker.represented(source)
     try:
         held_out = _held_out(context.key, context.hash, found.data.content_hash, _context=context, _found=found)

@@ -17,9 +17,9 @@ from sparserm.pairs.messages import prompt_text
 from sparserm.types import SparseRMError
 from sparserm.ui.insights import charts
 from sparserm.ui.shared.components import download_table, figure, pairs_table
-from sparserm.ui.shared.context import Context
 from sparserm.ui.shared.pair_breakdown import open_in_compare, pair_texts
 from sparserm.ui.shared.pairs_picker import Represented
+from sparserm.ui.shared.place import Place
 from sparserm.ui.shared.style import CONFIG
 from sparserm.ui.shared.text import plain, sentence
 
@@ -28,20 +28,20 @@ DRAWN = 10
 BOTH, REWARDED, PUNISHED = "Rewarded and punished", "Rewarded", "Punished"
 
 
-def found_in(context: Context, pairs: Represented) -> Insights:
-    """The insights of some pairs with the SAE of the selected head."""
+def found_in(place: Place, pairs: Represented) -> Insights:
+    """The insights of some pairs with the selected SAE."""
     try:
-        names = hash(tuple(names_of(context.sae(), ())))  # labels may change
-        key = (pairs.data.name, pairs.data.content_hash, context.card.sae_fingerprint, names)
-        return _insights(key, _context=context, _pairs=pairs)
+        names = hash(tuple(names_of(place.sae(), ())))  # labels may change
+        key = (pairs.data.name, pairs.data.content_hash, place.sae_fingerprint, names)
+        return _insights(key, _place=place, _pairs=pairs)
     except SparseRMError as error:
         st.error(sentence(error))
         st.stop()
 
 
 @st.cache_resource(max_entries=8, show_spinner="Testing the features…")
-def _insights(key: tuple[object, ...], *, _context: Context, _pairs: Represented) -> Insights:
-    return insights_of(_pairs.data, _pairs.pairs, _context.sae())
+def _insights(key: tuple[object, ...], *, _place: Place, _pairs: Represented) -> Insights:
+    return insights_of(_pairs.data, _pairs.pairs, _place.sae())
 
 
 def headline(found: Insights) -> None:
