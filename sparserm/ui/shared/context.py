@@ -28,8 +28,6 @@ if TYPE_CHECKING:  # torch is imported behind the first page
 
 #: The last entry of the list of heads.
 NO_HEAD = "No head (SAE only)"
-#: Parameters of the link that say what is selected in the sidebar.
-_SELECTION = ("head", "backbone", "layer", "autoencoder", "hash")
 #: Seconds between the first visit and loading the language model, so that the first page is drawn without competition.
 _PAINTED = 1.5
 
@@ -149,8 +147,8 @@ def draw_sidebar() -> None:
             key="head",
             bind="query-params",
             on_change=_head_changed,
-            help="The reward model that every page uses, named after what it was trained to prefer. Insights, Features and "
-            "Train need none: the last entry lets you choose the layer and its sparse autoencoder (SAE).",
+            help="The reward model that every page uses, named after what it was trained to prefer. Insights and Train "
+            "need none: with the last entry you choose a layer and its sparse autoencoder (SAE).",
         )
         context = None if name == NO_HEAD else _head(name, heads[name])
         place = context.place if context else _sae_only(heads)
@@ -251,14 +249,10 @@ def _require_frame() -> None:
         st.rerun()
 
 
-def selection() -> dict[str, str]:
-    """What is selected in the sidebar, as parameters of a link."""
-    return {name: st.query_params[name] for name in _SELECTION if name in st.query_params}
-
-
 def feature_card_link() -> str:
     """URL of a feature card for the selected head, without the feature number at its end."""
-    return f"features?{urlencode(selection())}&feature="
+    kept = {name: st.query_params[name] for name in ("head", "layer", "hash") if name in st.query_params}
+    return f"features?{urlencode(kept)}&feature="
 
 
 def _meant_by_hash(layers: Mapping[int, str]) -> int | None:

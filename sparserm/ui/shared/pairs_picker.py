@@ -19,7 +19,7 @@ from sparserm.representations.values import PairRepresentations
 from sparserm.support.files import to_csv
 from sparserm.types import PairIssue, PreferenceData, SparseRMError
 from sparserm.ui.shared import access, job_panel
-from sparserm.ui.shared.context import place, selected, selection
+from sparserm.ui.shared.context import place, selected
 from sparserm.ui.shared.default_pairs import Part, default_pairs, read_pairs
 from sparserm.ui.shared.place import Place
 from sparserm.ui.shared.text import counted, plain, sentence
@@ -100,12 +100,9 @@ def pick_source(
 
 def link_to_insights(label: str) -> None:
     """A link to what the pairs of a source reward."""
-    # Not the parameter of the selection there: Streamlit drops what a widget of this page is bound to.
+    # Not the parameter of the selection there: Streamlit drops what a widget of this page is bound to. It keeps the sidebar's.
     st.page_link(
-        "pages/insights.py",
-        label="See what these pairs reward",
-        icon=":material/insights:",
-        query_params={**selection(), _OFFERED: label},
+        "pages/insights.py", label="See what these pairs reward", icon=":material/insights:", query_params={_OFFERED: label}
     )
 
 

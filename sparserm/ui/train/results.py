@@ -17,6 +17,7 @@ from sparserm.heads.labels import labels_of
 from sparserm.heads.library import free_name, keep_head, own_heads, pack_head
 from sparserm.heads.saved import SavedHead
 from sparserm.model import shared_backbone
+from sparserm.pairs.sources import list_sources
 from sparserm.sae.autoencoder import load_sae
 from sparserm.training.evidence import Measured
 from sparserm.training.sweep import SweepCell, choose, describe
@@ -33,6 +34,7 @@ from sparserm.training.train import (
 from sparserm.types import Score, SparseRMError
 from sparserm.ui.shared import job_panel
 from sparserm.ui.shared.components import download_table
+from sparserm.ui.shared.pairs_picker import link_to_insights
 from sparserm.ui.shared.style import CONFIG
 from sparserm.ui.shared.text import plain, sentence
 from sparserm.ui.train import charts, heads, learned, tables
@@ -429,10 +431,13 @@ def _open_cell(key: str, score: Score | None) -> None:
 
 
 def what_it_learned(tried: Tried) -> None:
-    """The features of the head, with a plain warning where few of them can be relied on."""
+    """The features of the head, with a warning where few can be relied on, and a link to what the pairs reward."""
     st.subheader("What it learned", anchor=False)
     labels = labels_of(tried.result.saved.card) if tried.sae == tried.result.sae else {}
     learned.draw(tried.learned, labels)
+    where = tried.result.spec.source.where()
+    if label := next((label for label, one in list_sources().items() if one.name == where), None):
+        link_to_insights(label)
 
 
 def stability(tried: Tried) -> None:

@@ -113,7 +113,7 @@ def test_another_upload_of_the_old_name_stands_for_itself() -> None:
     assert source.where() == other.where() == other.name
 
 
-@pytest.mark.parametrize(("name", "reason"), [("b", "is an upload called b.csv already"), ("...", "no letters"), ("  ", "no letters")])
+@pytest.mark.parametrize(("name", "reason"), [("b", "called b.csv already"), ("...", "no letters"), ("  ", "no letters")])
 def test_a_new_name_is_as_safe_as_the_first(name: str, reason: str) -> None:
     _, source = keep_upload(b"one", "a.csv")
     keep_upload(b"two", "b.csv")
