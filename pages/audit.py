@@ -4,13 +4,11 @@ import streamlit as st
 
 from sparserm.ui.audit import view
 from sparserm.ui.shared import pairs_picker
-from sparserm.ui.shared.context import current
 
 st.title("Audit the data", anchor=False)
 st.caption(
     "Find rows worth reviewing, and surface features that separate chosen from rejected responses. Your data is not changed."
 )
-context = current()
 left, right = st.columns(2, gap="large")
 with left:
     source = pairs_picker.pick_source("pairs")
@@ -23,4 +21,4 @@ place = st.container()  # filled last: it stops the page while the pairs have no
 view.other_flags(found, pairs.pairs)
 view.surface(found)
 with place:
-    view.opposed(context, source, found.surface.accuracy)
+    view.opposed(source, found.surface.accuracy)

@@ -10,8 +10,8 @@ from sparserm.ui.shared.components import progress_bar
 from sparserm.ui.shared.context import current
 from sparserm.ui.shared.text import sentence
 
-context = current()
 st.title("Compare responses", anchor=False)
+context = current()
 views = [compare_inputs.SIDE_BY_SIDE, compare_inputs.BEST_OF_N]
 view = st.segmented_control(
     "View", views, default=views[0], required=True, key="compare_mode", bind="query-params", label_visibility="collapsed"

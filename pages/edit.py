@@ -11,7 +11,7 @@ st.caption("Switch features off, flip or rescale them. Metrics on held-out pairs
 context = current()
 view.saved_notice()
 with st.container(horizontal=True):
-    source = pairs_picker.pick_source("pairs", "Held-out pairs")
+    source = pairs_picker.pick_source("pairs", "Held-out pairs", "test")
 found = pairs_picker.represented(source)
 held_out = view.held_out(context, found)
 view.what_is_held_out(held_out)

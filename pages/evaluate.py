@@ -9,7 +9,7 @@ from sparserm.ui.shared.context import current
 st.title("Evaluate the head", anchor=False)
 st.caption("How well the head ranks preference pairs, how well calibrated it is, and where and why it fails.")
 context = current()
-found = pairs_picker.represented(pairs_picker.pick_source("pairs"))
+found = pairs_picker.represented(pairs_picker.pick_source("pairs", part="test"))
 report = view.measured(context, found)
 view.what_was_seen(report)
 view.figures(report)

@@ -13,11 +13,11 @@ from sparserm.ui.shared.context import current
 from sparserm.ui.shared.sae_facts import ABOUT_SAE, sae_facts
 from sparserm.ui.shared.text import sentence
 
+st.title("Features", anchor=False)
 context = current()
 head, card = context.saved.head, context.card
 feature = state.begin(context)
 
-st.title("Features", anchor=False)
 st.caption(
     "A feature is a latent of the sparse autoencoder; the head weights some. See what each detects and where it misleads."
 )

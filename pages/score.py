@@ -16,6 +16,8 @@ from sparserm.ui.shared.text import sentence
 
 SHOWN = 10  # bars; the smaller contributions share one more
 
+st.title("Score a response", anchor=False)
+st.caption("The reward is a weighted sum of features of a frozen language model, and every part of it can be inspected.")
 context = current()
 offered = starter_examples.examples(context.card.name)
 
@@ -137,6 +139,4 @@ def result(request: ScoreRequest, notes: DeltaGenerator) -> None:
 
 
 begin()
-st.title("Score a response", anchor=False)
-st.caption("The reward is a weighted sum of features of a frozen language model, and every part of it can be inspected.")
 fields_and_result()

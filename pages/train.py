@@ -3,10 +3,9 @@
 import streamlit as st
 
 from sparserm.ui.shared import pairs_picker
-from sparserm.ui.shared.context import current
+from sparserm.ui.shared.context import place
 from sparserm.ui.train import heads, results, setup
 
-context = current()
 st.title("Train a head", anchor=False)
 st.caption(
     "Train a reward model of a few dozen features on preference pairs. The language model stays frozen and runs only once."
@@ -39,11 +38,11 @@ if view == setup.NEW:
     left, right = st.columns([3, 2], gap="large")
     with left:
         st.subheader("1. Preference pairs", anchor=False)
-        found = setup.name_columns(setup.validated(pairs_picker.pick_source("pairs")))
+        found = setup.name_columns(setup.validated(pairs_picker.pick_source("pairs", part="none")))
         setup.report(found)
     with right:
         st.subheader("2. Settings", anchor=False)
-        setup.start_button(setup.specification(found, context))
+        setup.start_button(setup.specification(found, place()))
 elif view == setup.RESULTS:
     job = results.pick_job()
     result = results.open_result(job)
@@ -52,4 +51,4 @@ else:
     head = heads.table()
     if head is not None:
         heads.actions(head)
-    heads.upload(context)
+    heads.upload(place())

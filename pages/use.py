@@ -5,9 +5,9 @@ import streamlit as st
 from sparserm.ui.shared.context import current
 from sparserm.ui.use import view
 
-context = current()
 st.title("Use it", anchor=False)
 st.caption("Download the head, copy code that uses it, and read when not to trust it.")
+context = current()
 view.downloads(context)
 st.subheader("Code", anchor=False)
 view.code(context)

@@ -19,7 +19,7 @@ from sparserm.insights.effects import Effects, features_of, hold_length, measure
 from sparserm.insights.names import Name, names_of
 from sparserm.insights.shortcuts import LONGER, first_words, with_shortcuts
 from sparserm.insights.slices import effects_by_slice, slices_of
-from sparserm.insights.snippets import Place, choose_snippets, read_snippets
+from sparserm.insights.snippets import Response, choose_snippets, read_snippets
 from sparserm.insights.values import MOST, Finding, Insights, Member, RepeatedText
 from sparserm.insights.verdict import verdict
 from sparserm.representations.represent import represent_pairs
@@ -137,7 +137,7 @@ def with_snippets(
     return replace(found, findings=(*lit, *found.findings[READ:]))
 
 
-def snippet_places(finding: Member, data: PreferenceData, pairs: PairRepresentations) -> list[Place]:
+def snippet_places(finding: Member, data: PreferenceData, pairs: PairRepresentations) -> list[Response]:
     """The responses that show what a finding is: pairs in which they alone have the feature."""
     own = pairs_with(data, pairs, [finding])[:, 0]
     peaks = np.zeros(len(own))

@@ -27,7 +27,7 @@ FAINTEST = 0.25
 _WORD = re.compile(r"\s*\S+|\s+")
 
 #: A response: the index of its pair, and its side.
-Place = tuple[int, Side]
+Response = tuple[int, Side]
 
 
 @dataclass(frozen=True)
@@ -38,14 +38,14 @@ class Lit:
     values: tuple[float, ...]
 
 
-def choose_snippets(own: np.ndarray, peaks: np.ndarray, pairs: Sequence[PreferencePair]) -> list[Place]:
+def choose_snippets(own: np.ndarray, peaks: np.ndarray, pairs: Sequence[PreferencePair]) -> list[Response]:
     """Responses of :data:`EACH` pairs on each side, of different prompts and texts: the strongest, and two of the weaker ones.
 
     Args:
         own: ``[n]`` +1 where the chosen response alone has the feature, -1 where the rejected one alone has it.
         peaks: ``[n]`` how strongly the response that has it has it.
     """
-    found: list[Place] = []
+    found: list[Response] = []
     prompts: set[str] = set()
     for side, sign in zip(SIDES, (1, -1), strict=True):
         rows = np.flatnonzero(own == sign)
@@ -66,18 +66,18 @@ def choose_snippets(own: np.ndarray, peaks: np.ndarray, pairs: Sequence[Preferen
 
 
 def light_latents(
-    wanted: Mapping[int, Sequence[Place]],
+    wanted: Mapping[int, Sequence[Response]],
     pairs: Sequence[PreferencePair],
     backbone: Backbone,
     sae: SparseAutoencoder,
     progress: Progress | None = None,
-) -> dict[tuple[int, Place], Lit]:
+) -> dict[tuple[int, Response], Lit]:
     """Activations of latents at every token of some responses, from one pass of the language model over them.
 
     Args:
         wanted: for each latent the responses to read.
     """
-    by_place: dict[Place, list[int]] = {}
+    by_place: dict[Response, list[int]] = {}
     for latent, places in wanted.items():
         for place in places:
             by_place.setdefault(place, []).append(latent)
@@ -110,7 +110,7 @@ def light_shortcut(shortcut: str, text: str) -> Lit:
 
 def read_snippets(
     findings: Sequence[Member],
-    places: Sequence[Sequence[Place]],
+    places: Sequence[Sequence[Response]],
     pairs: Sequence[PreferencePair],
     backbone: Backbone,
     sae: SparseAutoencoder,
@@ -130,7 +130,7 @@ def read_snippets(
 
 def light(
     features: Sequence[Member],
-    places: Sequence[Sequence[Place]],
+    places: Sequence[Sequence[Response]],
     pairs: Sequence[PreferencePair],
     backbone: Backbone,
     sae: SparseAutoencoder,
@@ -148,7 +148,7 @@ def light(
     ]
 
 
-def _snippet(lit: Lit, place: Place, pairs: Sequence[PreferencePair], full: float) -> Snippet:
+def _snippet(lit: Lit, place: Response, pairs: Sequence[PreferencePair], full: float) -> Snippet:
     """The pieces around the strongest one, neighbours that are not lit joined."""
     pair, side = pairs[place[0]], place[1]
     strongest = int(np.argmax(lit.values)) if lit.values else 0

@@ -35,21 +35,20 @@ from sparserm.types import Progress
 
 
 def represent_job(spec: dict[str, Any], folder: Path, report: Report) -> None:
-    """Represent ``spec["source"]`` for the head ``spec["head"]``, with the latents of its SAE.
+    """Represent ``spec["source"]`` with the backbone ``spec["backbone"]``, and the latents of the SAE ``spec["sae"]``.
 
     Everything is written to the store, which the pages read and from which an interrupted job resumes.
 
     Raises:
-        SparseRMError: the pairs, the head, its SAE or its backbone cannot be used.
+        SparseRMError: the pairs, the SAE or the backbone cannot be used.
     """
     report.stage(1, 2, "Pairs")
     data = DataSource.from_dict(spec["source"]).load()
-    card = load_head(spec["head"]).card
+    sae = load_sae(spec["sae"], may_download=False)
     report.stage(2, 2, "Language model")
-    backbone = Backbone.load(card.backbone_source, through_layer=card.hook_point.layer, may_download=False, progress=report)
-    saes = {card.hook_point: load_sae(card.sae, may_download=False)}
+    backbone = Backbone.load(spec["backbone"], through_layer=sae.hook.layer, may_download=False, progress=report)
     with stored() as store:
-        represent_pairs(data.pairs, backbone, saes, "mean", strengths=True, store=store, progress=report)
+        represent_pairs(data.pairs, backbone, {sae.hook: sae}, "mean", strengths=True, store=store, progress=report)
 
 
 def audit_job(spec: dict[str, Any], folder: Path, report: Report) -> None:

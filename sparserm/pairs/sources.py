@@ -7,7 +7,7 @@ import json
 import os
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,13 +46,28 @@ class DataSource:
         Raises:
             SparseRMError: as for :func:`~sparserm.pairs.load.load_pairs`, or an upload is no longer what was uploaded.
         """
+        where = self.where()
         if is_upload(self):
-            _check_unchanged(Path(self.name))
-        return load_pairs(self.name, columns=dict(self.columns), skip_bad=self.skip_bad)
+            _check_unchanged(Path(where))
+        return load_pairs(where, columns=dict(self.columns), skip_bad=self.skip_bad)
+
+    def where(self) -> str:
+        """What to load: the name, or for an upload that was renamed since, its path now."""
+        path = Path(self.name)
+        if is_upload(self) and not path.exists():
+            renamed = (one for one in _uploads() if path.name in _former_names(one))
+            return str(next(renamed, path))
+        return self.name
+
+    def names(self) -> set[str]:
+        """What its pairs may have been called when they were loaded, e.g. in the card of a head: also former names."""
+        path = Path(self.name)
+        starter = {path.stem} if path.parent == assets_dir() / "pairs" else set()
+        return {self.name, path.name} | starter | (set(_former_names(path)) if is_upload(self) else set())
 
     def version(self) -> str:
         """Modification time of the file, for cache keys; empty if the source is not a file."""
-        path = Path(self.name)
+        path = Path(self.where())
         return str(path.stat().st_mtime_ns) if path.is_file() else ""
 
     def to_dict(self) -> dict[str, Any]:
@@ -72,15 +87,27 @@ def uploads_dir() -> Path:
 
 def list_sources() -> dict[str, DataSource]:
     """The sources offered for selection, by label: stored uploads, starter sets, files under ``SPARSERM_DATA``."""
-    found: dict[str, DataSource] = {}
-    for path in sorted(uploads_dir().glob("*")) if uploads_dir().is_dir() else ():
-        if path.is_file() and not path.name.startswith(".") and not _is_old_options(path):
-            found[f"{path.name} (uploaded)"] = _stored_source(path)
+    found = {f"{path.name} (uploaded)": _stored_source(path) for path in _uploads()}
     for task in TASKS:
         found[f"{task} (starter pairs)"] = DataSource(str(assets_dir() / "pairs" / f"{task}.jsonl"))
     for name, path in list_data_files().items():
         found[name] = DataSource(str(path))
     return found
+
+
+def find_sources(recorded: str, sources: Mapping[str, DataSource]) -> list[str]:
+    """Labels of the sources whose pairs, or a part of them such as ``mine.jsonl (train)``, were recorded under a name."""
+    return [
+        label
+        for label, source in sources.items()
+        if any(recorded == name or recorded.startswith((f"{name} (", f"{name}, ")) for name in source.names())
+    ]
+
+
+def _uploads() -> list[Path]:
+    """The files of the stored uploads, by name."""
+    paths = sorted(uploads_dir().glob("*")) if uploads_dir().is_dir() else []
+    return [path for path in paths if path.is_file() and not path.name.startswith(".") and not _is_old_options(path)]
 
 
 def keep_upload(
@@ -132,13 +159,44 @@ def remember_reading(source: DataSource) -> None:
     """Save the reading options of an upload, for :func:`list_sources`; does nothing for other sources."""
     path = Path(source.name)
     if is_upload(source) and path.is_file():
-        _write_options(source, _recorded_hash(path))
+        _write_options(source, _recorded_hash(path), _former_names(path))
 
 
 def is_upload(source: DataSource) -> bool:
     """Whether a source is a stored upload, which :func:`forget_upload` deletes."""
     path = Path(source.name)
     return path.parent == uploads_dir() and path.name != ".." and not path.name.startswith(".")
+
+
+def rename_upload(source: DataSource, name: str) -> tuple[str, DataSource]:
+    """Rename a stored upload, which keeps its reading options and its ending. Jobs and heads find it by its former names.
+
+    Returns:
+        The label of the upload in :func:`list_sources`, and the source.
+
+    Raises:
+        SparseRMError: the source is not an upload, or the name has no letters or digits or is taken.
+    """
+    old = Path(source.name)
+    if not is_upload(source) or not old.is_file():
+        raise SparseRMError(f"{old.name} is not an uploaded file and was not renamed; choose an upload")
+    _, ending = _safe_name(old.name)
+    new = old.with_name("".join(_safe_name(name.strip().removesuffix(ending))) + ending)
+    if new == old:
+        return f"{old.name} (uploaded)", source
+    with FileLock(old.parent / LOCK, mode=0o600):
+        if os.path.lexists(new):
+            raise SparseRMError(
+                f"there is an upload called {new.name} already, so {old.name} was not renamed; give another name"
+            )
+        former = [one for one in (*_former_names(old), old.name) if one != new.name]
+        renamed = DataSource(str(new), source.columns, source.skip_bad)
+        stale = [_options(old), *([_old_options(old)] if _is_old_options(_old_options(old)) else [])]
+        _write_options(renamed, _recorded_hash(old), former)
+        old.rename(new)
+        for options in stale:
+            options.unlink(missing_ok=True)
+    return f"{new.name} (uploaded)", renamed
 
 
 def forget_upload(source: DataSource) -> None:
@@ -163,20 +221,32 @@ def _old_options(path: Path) -> Path:
     return path.with_name(path.name + _OLD_OPTIONS)
 
 
-def _write_options(source: DataSource, content_hash: str | None) -> None:
+def _write_options(source: DataSource, content_hash: str | None, former: Sequence[str] = ()) -> None:
     """Write reading options next to the hash of the upload's bytes, which uploads of earlier versions do not have."""
     path = Path(source.name)
-    write_bytes(_options(path), json.dumps({**source.to_dict(), "sha256": content_hash}).encode())
+    kept = {**source.to_dict(), "sha256": content_hash} | ({"former": list(former)} if former else {})
+    write_bytes(_options(path), json.dumps(kept).encode())
     if _is_old_options(_old_options(path)):
         _old_options(path).unlink(missing_ok=True)
 
 
-def _recorded_hash(path: Path) -> str | None:
+def _recorded(path: Path, what: str) -> object:
+    """An entry of an upload's reading options; None where there is none that can be read."""
     try:
-        found = json.loads(_options(path).read_bytes())["sha256"]
+        return json.loads(_options(path).read_bytes())[what]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
+
+
+def _recorded_hash(path: Path) -> str | None:
+    found = _recorded(path, "sha256")
     return found if isinstance(found, str) else None
+
+
+def _former_names(path: Path) -> tuple[str, ...]:
+    """Names that an upload had before it was renamed."""
+    found = _recorded(path, "former")
+    return tuple(one for one in found if isinstance(one, str)) if isinstance(found, list) else ()
 
 
 def _check_unchanged(path: Path) -> None:

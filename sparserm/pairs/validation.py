@@ -88,7 +88,7 @@ def validate(source: DataSource) -> Validation:
     Raises:
         SparseRMError: the source cannot be read, or has no rows.
     """
-    name, rows = read_source(source.name)
+    name, rows = read_source(source.where())
     columns = tuple(dict.fromkeys(key for row in rows for key in row.values or ()))
     mapping = dict(source.columns)
     guess = {} if mapping or {"chosen", "rejected"} <= set(columns) else suggest_columns(columns, _samples(rows))

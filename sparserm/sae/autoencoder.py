@@ -206,6 +206,7 @@ class SAEInfo:
     d_sae: int
     architecture: str
     metrics: Mapping[str, float]
+    model_name: str = ""
 
 
 def load_sae(source: str | Path, *, may_download: bool = True) -> SparseAutoencoder:
@@ -263,7 +264,8 @@ def describe_sae(name: str, folder: Path) -> SAEInfo:
     with contextlib.suppress(SparseRMError):  # the metrics are optional
         metrics = read_json(folder / "metrics.json")
     figures = {key: value for key, value in metrics.items() if isinstance(value, (int, float)) and math.isfinite(value)}
-    return SAEInfo(name, folder, config.hook.name, config.hook.layer, config.d_sae, config.architecture, figures)
+    hook = config.hook
+    return SAEInfo(name, folder, hook.name, hook.layer, config.d_sae, config.architecture, figures, config.model_name)
 
 
 def list_saes() -> list[SAEInfo]:

@@ -265,6 +265,7 @@ def test_results_of_a_gated_head_say_what_it_learned_and_how_surely() -> None:
     assert table["feature"].tolist() == [2, 0, 4] and table["selected"].tolist() == [90.0, 100.0, 40.0]
     assert (page.selectbox(key="score").value, page.slider(key="k").value, page.slider(key="k").max) == ("gated", 64, 64)
     assert page.selectbox(key="method").value == "stable"
+    assert "See what these pairs reward" in {link.proto.label for link in page.get("page_link")}
     # How often a feature is selected has one figure: the resamples tell of the whole head only.
     assert "mean Jaccard overlap 0.50" in _texts(page)
     assert "stability.csv" not in {button.key for button in page.get("download_button")}

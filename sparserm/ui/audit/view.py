@@ -15,7 +15,7 @@ from sparserm.types import PreferenceData, PreferencePair, SparseRMError
 from sparserm.ui.audit import charts
 from sparserm.ui.shared import job_panel, pairs_picker
 from sparserm.ui.shared.components import download_table, figure, pairs_table
-from sparserm.ui.shared.context import Context
+from sparserm.ui.shared.context import current
 from sparserm.ui.shared.pair_breakdown import pair_texts
 from sparserm.ui.shared.pairs_browser import browse_pairs, held_out
 from sparserm.ui.shared.style import CONFIG
@@ -74,7 +74,7 @@ def _audit(pairs: int, other: int, *, _pairs: PreferenceData, _other: Preference
     return audit(_pairs, against=_other)
 
 
-def opposed(context: Context, source: DataSource | None, surface_alone: float) -> None:
+def opposed(source: DataSource | None, surface_alone: float) -> None:
     """Labels that the head contradicts with confidence: possible label errors."""
     st.subheader(
         "Labels that the head contradicts",
@@ -82,6 +82,7 @@ def opposed(context: Context, source: DataSource | None, surface_alone: float) -
         help="The head gives the rejected response a high win probability: the label may be wrong, or the head. Rows whose "
         "prompt it was trained on are scored by heads with the same settings trained without that prompt.",
     )
+    context = current()
     found = pairs_picker.represented(source)
     try:
         margins = held_out(context.key, context.hash, found.data.content_hash, _context=context, _found=found)

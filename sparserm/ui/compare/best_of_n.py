@@ -148,7 +148,7 @@ def _ranked(identity: str, context: Context) -> Ranking:
         candidates = _candidates(identity)
         st.info(
             f"{candidates.n_responses:,} candidates of {len(candidates.sets):,} prompts have to be scored with "
-            f"{context.place}. You can close the tab meanwhile.",
+            f"{context.place.title}. You can close the tab meanwhile.",
             icon=":material/memory:",
         )
         if st.button("Start scoring", type="primary", key="best_of_n_start"):

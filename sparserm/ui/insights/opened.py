@@ -11,16 +11,17 @@ import streamlit as st
 from sparserm.features.cards import SIDES
 from sparserm.insights.find import doubts
 from sparserm.insights.report import slice_text
-from sparserm.insights.snippets import Lit, Place
+from sparserm.insights.snippets import Lit, Response
 from sparserm.insights.values import Finding, Member
 from sparserm.pairs.messages import prompt_text
 from sparserm.ui.insights import state
 from sparserm.ui.insights.state import Found
 from sparserm.ui.insights.view import download_pairs
-from sparserm.ui.shared.context import Context, feature_card_link
+from sparserm.ui.shared.context import feature_card_link
 from sparserm.ui.shared.examples import ColouredText, ExampleRow, show_examples
 from sparserm.ui.shared.pair_breakdown import open_in_compare
 from sparserm.ui.shared.pairs_picker import Represented
+from sparserm.ui.shared.place import Place
 from sparserm.ui.shared.text import plain
 from sparserm.ui.shared.tokens import coloured_tokens
 
@@ -28,7 +29,7 @@ from sparserm.ui.shared.tokens import coloured_tokens
 MANY, NEARLY_ALL = 3, 0.8
 
 
-def draw(feature: Member, found: Found, context: Context, pairs: Represented) -> None:
+def draw(feature: Member, found: Found, here: Place, pairs: Represented) -> None:
     """Everything about one feature.
 
     Args:
@@ -36,15 +37,15 @@ def draw(feature: Member, found: Found, context: Context, pairs: Represented) ->
     """
     finding = found.finding(feature)
     st.subheader(plain(feature.name), anchor=False)
-    _facts(feature, finding, context)
-    own = state.has(context, found.pairs, [feature])[:, 0]
+    _facts(feature, finding, here)
+    own = state.has(here, found.pairs, [feature])[:, 0]
     if not own.any():
         st.caption("In no pair exactly one response has it, so these pairs say nothing about it.")
         return
-    _examples(state.examples(context, found.pairs, feature), found, _sign(finding, own))
-    index = _pairs(own, found, context, pairs)
+    _examples(state.examples(here, found.pairs, feature), found, _sign(finding, own))
+    index = _pairs(own, found, here, pairs)
     if index is not None:
-        _pair(index, feature, found, context, _sign(finding, own))
+        _pair(index, feature, found, here, _sign(finding, own))
 
 
 def _sign(finding: Finding | None, own: np.ndarray) -> int:
@@ -52,7 +53,7 @@ def _sign(finding: Finding | None, own: np.ndarray) -> int:
     return 1 if (finding.rewarded if finding else own.sum() >= 0) else -1
 
 
-def _facts(feature: Member, finding: Finding | None, context: Context) -> None:
+def _facts(feature: Member, finding: Finding | None, here: Place) -> None:
     """Detection score, evidence, family and slices, each on a line."""
     lines = []
     if finding is None:
@@ -78,7 +79,7 @@ def _facts(feature: Member, finding: Finding | None, context: Context) -> None:
         st.markdown(f"- {plain(slice_text(one))}")
 
 
-def _examples(read: list[tuple[Place, Lit]], found: Found, sign: int) -> None:
+def _examples(read: list[tuple[Response, Lit]], found: Found, sign: int) -> None:
     """Responses that have the feature where the other one has not, chosen and rejected ones side by side."""
     full = max((value for _, lit in read for value in lit.values), default=0.0)
     sides = [[_coloured(place, lit, found, sign) for place, lit in read if place[1] == side] for side in SIDES]
@@ -89,12 +90,12 @@ def _examples(read: list[tuple[Place, Lit]], found: Found, sign: int) -> None:
     show_examples(rows, full=full, unit="activation", none="no other pair", key="snippets")
 
 
-def _coloured(place: Place, lit: Lit, found: Found, sign: int) -> ColouredText:
+def _coloured(place: Response, lit: Lit, found: Found, sign: int) -> ColouredText:
     pair = found.pairs.data.pairs[place[0]]
     return ColouredText(f"Row {pair.row:,}", pair.prompt[-1].content, lit.pieces, sign * np.array(lit.values or (0.0,)))
 
 
-def _pairs(own: np.ndarray, found: Found, context: Context, pairs: Represented) -> int | None:
+def _pairs(own: np.ndarray, found: Found, here: Place, pairs: Represented) -> int | None:
     """The pairs that differ in the feature, to select, export, drop or flip. Returns the pair to open."""
     won, lost = np.flatnonzero(own > 0), np.flatnonzero(own < 0)
     options = {f"Chosen has it ({len(won):,})": won, f"Rejected has it ({len(lost):,})": lost}
@@ -104,16 +105,16 @@ def _pairs(own: np.ndarray, found: Found, context: Context, pairs: Represented) 
     if not len(rows):
         st.caption("There is no such pair.")
         return None
-    selected = _table(rows, found, context)
+    selected = _table(rows, found, here)
     chosen = [int(rows[place]) for place in selected]
     _actions(chosen, found, pairs)
     return chosen[0] if chosen else None
 
 
-def _table(rows: np.ndarray, found: Found, context: Context) -> list[int]:
+def _table(rows: np.ndarray, found: Found, here: Place) -> list[int]:
     """Table of pairs with how many findings speak for and against each label. Returns the places of the selected rows."""
     findings = found.insights.findings
-    speak = doubts(state.has(context, found.pairs, [one.member for one in findings]), findings)
+    speak = doubts(state.has(here, found.pairs, [one.member for one in findings]), findings)
     own = found.pairs
     gaps = own.pairs.chosen.n_tokens - own.pairs.rejected.n_tokens
     table = pd.DataFrame(
@@ -178,14 +179,14 @@ def _actions(chosen: list[int], found: Found, pairs: Represented) -> None:
         download_pairs("Export", found.pairs, chosen, "selected-pairs.jsonl")
 
 
-def _pair(index: int, feature: Member, found: Found, context: Context, sign: int) -> None:
+def _pair(index: int, feature: Member, found: Found, here: Place, sign: int) -> None:
     """One pair with both responses lit, and what the other findings say of its label."""
     pair = found.pairs.data.pairs[index]
     st.markdown(f"**Row {pair.row:,}**")
     for turn in pair.prompt:
         st.caption(turn.role.capitalize())
         st.text(turn.content)
-    read = state.lit_pair(context, found.pairs, feature, index)
+    read = state.lit_pair(here, found.pairs, feature, index)
     full = max((value for lit in read for value in lit.values), default=0.0)
     for place, side, lit in zip(st.columns(2, gap="large"), SIDES, read, strict=True):
         with place, st.container(border=True):
@@ -193,14 +194,14 @@ def _pair(index: int, feature: Member, found: Found, context: Context, sign: int
             st.caption(f"{side.capitalize()}: {fires}")
             notes = [f"activation {value:.2f}" if feature.feature is not None else "" for value in lit.values]
             coloured_tokens(lit.pieces, [sign * value for value in lit.values], notes, full=full, key=f"lit {side}")
-    _doubt(index, found, context)
+    _doubt(index, found, here)
     open_in_compare(pair.prompt, (pair.chosen, pair.rejected))
 
 
-def _doubt(index: int, found: Found, context: Context) -> None:
+def _doubt(index: int, found: Found, here: Place) -> None:
     """What the findings in which the two responses differ say of the label."""
     findings = found.insights.findings
-    own = state.has(context, found.pairs, [one.member for one in findings])[[index]]
+    own = state.has(here, found.pairs, [one.member for one in findings])[[index]]
     speak_for, speak_against = (int(counts[0]) for counts in doubts(own, findings))
     if not speak_for + speak_against:
         return

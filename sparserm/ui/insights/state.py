@@ -12,12 +12,12 @@ from sparserm.features.cards import SIDES
 from sparserm.insights.edits import PairEdits
 from sparserm.insights.find import insights_of, pairs_with, snippet_places, with_against
 from sparserm.insights.names import names_of
-from sparserm.insights.snippets import Lit, Place, light
+from sparserm.insights.snippets import Lit, Response, light
 from sparserm.insights.values import Finding, Insights, Member
 from sparserm.support.parsing import whole_number
 from sparserm.types import SparseRMError
-from sparserm.ui.shared.context import Context
 from sparserm.ui.shared.pairs_picker import Represented
+from sparserm.ui.shared.place import Place
 from sparserm.ui.shared.text import sentence
 
 #: Key of the opened feature, and of the edits of all sources.
@@ -57,48 +57,48 @@ def set_edits(content_hash: str, edits: PairEdits) -> None:
     st.session_state.setdefault(_EDITS, {})[content_hash] = edits
 
 
-def find(context: Context, pairs: Represented) -> Found:
-    """The insights of pairs with the SAE of the selected head, as edited."""
+def find(here: Place, pairs: Represented) -> Found:
+    """The insights of pairs with the selected SAE, as edited."""
     edits = edits_of(pairs)
     edited = Represented(*edits.apply(pairs.data, pairs.pairs)) if edits else pairs
     try:
-        before = insights(context, pairs) if edits else None
-        return Found(insights(context, edited), edited, before, edits, edits.kept(len(pairs.data.pairs)))
+        before = insights(here, pairs) if edits else None
+        return Found(insights(here, edited), edited, before, edits, edits.kept(len(pairs.data.pairs)))
     except SparseRMError as error:
         st.error(sentence(error))
         st.stop()
 
 
-def insights(context: Context, pairs: Represented) -> Insights:
+def insights(here: Place, pairs: Represented) -> Insights:
     """The insights of pairs, cached until these, the SAE or a label change."""
-    return _insights(_key(context, pairs), _context=context, _pairs=pairs)
+    return _insights(_key(here, pairs), _here=here, _pairs=pairs)
 
 
 @st.cache_resource(max_entries=8, show_spinner="Testing the features…")
-def _insights(key: tuple[object, ...], *, _context: Context, _pairs: Represented) -> Insights:
-    return insights_of(_pairs.data, _pairs.pairs, _context.sae())
+def _insights(key: tuple[object, ...], *, _here: Place, _pairs: Represented) -> Insights:
+    return insights_of(_pairs.data, _pairs.pairs, _here.sae())
 
 
-def beside(context: Context, found: Found, other: Represented) -> Insights:
+def beside(here: Place, found: Found, other: Represented) -> Insights:
     """The insights with other pairs held beside them."""
-    key = (*_key(context, found.pairs), other.data.name, other.data.content_hash)
-    return _beside(key, _context=context, _found=found, _other=other)
+    key = (*_key(here, found.pairs), other.data.name, other.data.content_hash)
+    return _beside(key, _here=here, _found=found, _other=other)
 
 
 @st.cache_resource(max_entries=8, show_spinner="Comparing the two…")
-def _beside(key: tuple[object, ...], *, _context: Context, _found: Found, _other: Represented) -> Insights:
+def _beside(key: tuple[object, ...], *, _here: Place, _found: Found, _other: Represented) -> Insights:
     here, there = ((one.data, one.pairs) for one in (_found.pairs, _other))
-    return with_against(_found.insights, here, there, _context.sae())
+    return with_against(_found.insights, here, there, _here.sae())
 
 
-def _key(context: Context, pairs: Represented) -> tuple[object, ...]:
-    names = hash(tuple(names_of(context.sae(), ())))
-    return pairs.data.name, pairs.data.content_hash, context.card.sae_fingerprint, names
+def _key(here: Place, pairs: Represented) -> tuple[object, ...]:
+    names = hash(tuple(names_of(here.sae(), ())))
+    return pairs.data.name, pairs.data.content_hash, here.sae_fingerprint, names
 
 
-def has(context: Context, pairs: Represented, features: Sequence[Member]) -> np.ndarray:
+def has(here: Place, pairs: Represented, features: Sequence[Member]) -> np.ndarray:
     """Cached ``[n, m]`` of :func:`~sparserm.insights.find.pairs_with`."""
-    key = (pairs.data.content_hash, context.card.sae_fingerprint, tuple(features))
+    key = (pairs.data.content_hash, here.sae_fingerprint, tuple(features))
     return _has(key, _pairs=pairs, _features=features)
 
 
@@ -107,45 +107,45 @@ def _has(key: tuple[object, ...], *, _pairs: Represented, _features: Sequence[Me
     return pairs_with(_pairs.data, _pairs.pairs, _features)
 
 
-def examples(context: Context, pairs: Represented, feature: Member) -> list[tuple[Place, Lit]]:
+def examples(here: Place, pairs: Represented, feature: Member) -> list[tuple[Response, Lit]]:
     """Responses of both sides that have a feature, lit; the language model runs on first use only."""
-    key = (pairs.data.content_hash, context.card.sae_fingerprint, feature)
-    return _examples(key, _context=context, _pairs=pairs, _feature=feature)
+    key = (pairs.data.content_hash, here.sae_fingerprint, feature)
+    return _examples(key, _here=here, _pairs=pairs, _feature=feature)
 
 
 @st.cache_resource(max_entries=64, show_spinner="Reading examples…")
-def _examples(key: tuple[object, ...], *, _context: Context, _pairs: Represented, _feature: Member) -> list[tuple[Place, Lit]]:
+def _examples(key: tuple[object, ...], *, _here: Place, _pairs: Represented, _feature: Member) -> list[tuple[Response, Lit]]:
     places = snippet_places(_feature, _pairs.data, _pairs.pairs)
-    return list(zip(places, _lit(_context, _pairs, _feature, places), strict=True))
+    return list(zip(places, _lit(_here, _pairs, _feature, places), strict=True))
 
 
-def lit_pair(context: Context, pairs: Represented, feature: Member, index: int) -> list[Lit]:
+def lit_pair(here: Place, pairs: Represented, feature: Member, index: int) -> list[Lit]:
     """Both responses of a pair, lit."""
-    key = (pairs.data.content_hash, context.card.sae_fingerprint, feature, index)
-    return _lit_pair(key, _context=context, _pairs=pairs, _feature=feature, _index=index)
+    key = (pairs.data.content_hash, here.sae_fingerprint, feature, index)
+    return _lit_pair(key, _here=here, _pairs=pairs, _feature=feature, _index=index)
 
 
 @st.cache_resource(max_entries=64, show_spinner="Reading the pair…")
-def _lit_pair(key: tuple[object, ...], *, _context: Context, _pairs: Represented, _feature: Member, _index: int) -> list[Lit]:
-    return _lit(_context, _pairs, _feature, [(_index, side) for side in SIDES])
+def _lit_pair(key: tuple[object, ...], *, _here: Place, _pairs: Represented, _feature: Member, _index: int) -> list[Lit]:
+    return _lit(_here, _pairs, _feature, [(_index, side) for side in SIDES])
 
 
-def _lit(context: Context, pairs: Represented, feature: Member, places: Sequence[Place]) -> list[Lit]:
-    return light([feature], [places], pairs.data.pairs, context.model().backbone, context.sae())[0]
+def _lit(here: Place, pairs: Represented, feature: Member, places: Sequence[Response]) -> list[Lit]:
+    return light([feature], [places], pairs.data.pairs, here.load_backbone(), here.sae())[0]
 
 
-def opened(found: Found, context: Context) -> Member | None:
+def opened(found: Found, here: Place) -> Member | None:
     """The feature that is opened: the link's, a click's or the selectbox's."""
     asked = st.query_params.get("feature")
     if OPENED not in st.session_state and asked is not None:
-        st.session_state[OPENED] = _named(asked, found, context)
+        st.session_state[OPENED] = _named(asked, found, here)
     chosen: Member | None = st.session_state.get(OPENED)
     return chosen
 
 
-def _named(asked: str, found: Found, context: Context) -> Member | None:
+def _named(asked: str, found: Found, here: Place) -> Member | None:
     """The feature with a number, as the list names it."""
-    number, sae = whole_number(asked), context.sae()
+    number, sae = whole_number(asked), here.sae()
     if number is None or number >= sae.d_sae:
         st.warning(f"The link names feature {asked[:20]!r}, which this SAE does not have; features are 0 to {sae.d_sae - 1:,}.")
         return None

@@ -19,8 +19,8 @@ from sparserm.types import SparseRMError
 from sparserm.ui.insights import charts, state
 from sparserm.ui.insights.state import Found
 from sparserm.ui.shared.components import download_table, figure
-from sparserm.ui.shared.context import Context
 from sparserm.ui.shared.pairs_picker import Represented
+from sparserm.ui.shared.place import Place
 from sparserm.ui.shared.style import CONFIG
 from sparserm.ui.shared.text import plain, sentence
 
@@ -121,9 +121,9 @@ def download_pairs(label: str, pairs: Represented, rows: Sequence[int], filename
     )
 
 
-def findings(found: Found, context: Context) -> Member | None:
+def findings(found: Found, here: Place) -> Member | None:
     """The findings as bars, and a field that opens one. Returns the feature that is opened."""
-    chosen = state.opened(found, context)
+    chosen = state.opened(found, here)
     if not found.insights.findings and chosen is None:
         return None
     left, right = st.columns([3, 2], vertical_alignment="bottom")

@@ -1,8 +1,7 @@
-"""The sidebar and the selected head, with its backbone, layer and SAE, shared by all pages and kept in the link."""
+"""The sidebar: the selected head, or a layer and SAE without a head; shared by all pages and kept in the link."""
 
 from __future__ import annotations
 
-import gc
 import threading
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -16,15 +15,19 @@ from streamlit.runtime.pages_manager import PagesManager
 from sparserm.backbone.smollm2 import is_ready
 from sparserm.heads.model_card import accuracy, baselines
 from sparserm.heads.saved import HeadCard, SavedHead, head_hash, list_heads, load_head
-from sparserm.support.defaults import DEFAULT_LAYERS, TASKS
+from sparserm.support.defaults import DEFAULT_LAYER, DEFAULT_LAYERS, TASKS
+from sparserm.support.parsing import whole_number
 from sparserm.types import Progress, SparseRMError
 from sparserm.ui.shared import job_panel
-from sparserm.ui.shared.text import plain
+from sparserm.ui.shared.place import Place, known_backbones, settle
+from sparserm.ui.shared.text import plain, sentence
 
 if TYPE_CHECKING:  # torch is imported behind the first page
     from sparserm.model import SparseRM
     from sparserm.sae.autoencoder import SparseAutoencoder
 
+#: The last entry of the list of heads.
+NO_HEAD = "No head (SAE only)"
 #: Parameter of a link that selects a head.
 _OFFERED = "use"
 #: Seconds between the first visit and loading the language model, so that the first page is drawn without competition.
@@ -51,9 +54,9 @@ class Context:
         return self.saved.card
 
     @property
-    def place(self) -> str:
-        """Backbone, layer and SAE, e.g. ``smollm2-135m-instruct · layer 15 · smollm2/layer_15``."""
-        return f"{self.card.backbone} · layer {self.card.hook_point.layer} · {self.card.sae}"
+    def place(self) -> Place:
+        """Where the head reads responses."""
+        return Place.of_head(self.saved)
 
     def feature_title(self, feature: int) -> str:
         """E.g. ``feature 1203 of 4608 · smollm2-135m-instruct · layer 15``."""
@@ -69,7 +72,7 @@ class Context:
 
         model = SparseRM(self.saved)
         model.load_backbone(progress)
-        _settle(self.card.backbone_source)
+        settle(self.card.backbone_source)
         return model
 
     def sae(self) -> SparseAutoencoder:
@@ -78,14 +81,7 @@ class Context:
         Raises:
             SparseRMError: it is not available, or is not the one that the head was trained with.
         """
-        return _sae(self.card.sae, self.card.sae_fingerprint, self.saved)
-
-
-@st.cache_resource(max_entries=4, show_spinner=False)
-def _sae(name: str, fingerprint: str, _saved: SavedHead) -> SparseAutoencoder:
-    from sparserm.model import SparseRM
-
-    return SparseRM(_saved).load_sae()
+        return self.place.sae()
 
 
 @st.cache_data(show_spinner=False, max_entries=64)
@@ -140,50 +136,120 @@ def default_layer(name: str, layers: Mapping[int, str]) -> int:
 
 
 def draw_sidebar() -> None:
-    """Draw the selection of the head, its facts and the running jobs; stops the page if there is no head."""
+    """Draw the selection of the head or SAE, its facts and the running jobs; stops the page if there is no head."""
     heads = heads_by_name()
     _use_offered(heads)
     if not heads:
         st.error("No heads found, not even those that ship with SparseRM. Reinstall the package.")
         st.stop()
-    _warn_of_unknown(heads, st.query_params.get("head"))
+    _warn_of_unknown([*heads, NO_HEAD], st.query_params.get("head"))
     with st.sidebar:
         name = st.selectbox(
             "Head",
-            list(heads),
+            [*heads, NO_HEAD],
             key="head",
             bind="query-params",
-            on_change=_forget_layer,
-            help="The reward model that every page uses, named after what it was trained to prefer.",
+            on_change=_head_changed,
+            help="The reward model that every page uses, named after what it was trained to prefer. Insights and Train "
+            "need none: with the last entry you choose a layer and its sparse autoencoder (SAE).",
         )
-        layers = sorted(heads[name])
-        _follow_link(heads[name])
-        layer = st.segmented_control(
-            "Layer",
-            layers,
-            default=default_layer(name, heads[name]),
-            required=True,
-            key="layer",
-            bind="query-params",
-            help="Layer of the language model that the head reads. Each layer has its own sparse autoencoder (SAE).",
-        )
-        context = read_head(heads[name][layer if layer in layers else default_layer(name, heads[name])])
-        _facts(context)
+        context = None if name == NO_HEAD else _head(name, heads[name])
+        place = context.place if context else _sae_only(heads)
+        _facts(place, context)
         _backbone_status()
         job_panel.active_jobs()
     _guard_link(context)
-    st.session_state["_context"] = context
+    st.session_state["_context"], st.session_state["_place"] = context, place
+
+
+def _head(name: str, layers: Mapping[int, str]) -> Context:
+    """The head of this name at the selected layer."""
+    meant = _meant_by_hash(layers)
+    layer = _pick_layer(layers, default_layer(name, layers) if meant is None else meant)
+    st.session_state["_last_head"] = name
+    return read_head(layers[layer])
+
+
+def _sae_only(heads: Mapping[str, Mapping[int, str]]) -> Place:
+    """The selected layer and SAE without a head; stops the page if the SAE cannot be used."""
+    cards = [read_head(key).card for layers in heads.values() for key in layers.values()]
+    known = known_backbones(cards)
+    if not known:
+        st.error("No SAE found, not even those that ship with SparseRM. Reinstall the package.")
+        st.stop()
+    names = list(known)
+    backbone = known[st.selectbox("Backbone", names, key="backbone", bind="query-params") if len(names) > 1 else names[0]]
+    layers = backbone.saes
+    saes = layers[_pick_layer(layers, DEFAULT_LAYER if DEFAULT_LAYER in layers else min(layers))]
+    sae = st.selectbox("SAE", saes, key="autoencoder", bind="query-params") if len(saes) > 1 else saes[0]
+    try:
+        return backbone.at(sae)
+    except SparseRMError as error:
+        st.error(sentence(error))
+        st.stop()
+
+
+def _pick_layer(layers: Collection[int], default: int) -> int:
+    """Draw the choice of the layer. What is lit is always written: the browser keeps what it has unless it is told."""
+    state, asked = st.session_state, st.query_params.get("layer", "")
+    linked = whole_number(asked) if "_link_seen" not in state else None
+    if linked is not None and linked in layers:
+        state["layer"] = linked
+    elif state.get("layer") not in layers:
+        state["layer"] = default
+        if asked and "_link_seen" not in state:
+            there = ", ".join(map(str, sorted(layers)))
+            st.warning(plain(f"This link names layer {asked!r}, expected one of {there}; layer {default} is shown."))
+    picked = st.segmented_control(
+        "Layer",
+        sorted(layers),
+        required=True,
+        key="layer",
+        bind="query-params",
+        help="Layer of the language model that is read. Each layer has its own sparse autoencoder (SAE).",
+    )
+    return default if picked is None else picked
+
+
+def selected() -> Context | None:
+    """The selected head, or None if none is."""
+    _require_frame()
+    context: Context | None = st.session_state["_context"]
+    return context
+
+
+def place() -> Place:
+    """Where responses are read: by the selected head, or as selected without one."""
+    _require_frame()
+    found: Place = st.session_state["_place"]
+    return found
 
 
 def current() -> Context:
-    """The selected head."""
-    if "_context" not in st.session_state:
+    """The selected head; if none is, says what to do and stops the page."""
+    context = selected()
+    if context is not None:
+        return context
+    first = st.session_state.get("_last_head") or next(iter(heads_by_name()))
+    st.info("This needs a head, and none is selected. Select one in the sidebar, or train one.", icon=":material/tune:")
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.button(f"Use the head {plain(first)}", type="primary", on_click=use_head, args=(first,))
+        st.page_link("pages/train.py", label="Train a head", icon=":material/model_training:")
+    st.stop()
+
+
+def use_head(name: str) -> None:
+    """Select a head, at its default layer; for callbacks."""
+    st.session_state["head"] = name
+    st.session_state["layer"] = default_layer(name, heads_by_name()[name])
+
+
+def _require_frame() -> None:
+    if "_place" not in st.session_state:
         # On the first visit to a server, if by a link to a page, Streamlit runs the file in pages/ without app.py, because
         # st.navigation has not been called yet. Turn that off and run again.
         PagesManager.uses_pages_directory = False
         st.rerun()
-    context: Context = st.session_state["_context"]
-    return context
 
 
 def feature_card_link() -> str:
@@ -192,13 +258,12 @@ def feature_card_link() -> str:
     return f"features?{urlencode(kept)}&feature="
 
 
-def _follow_link(layers: Mapping[int, str]) -> None:
-    """Select the layer that a link without one was made for, found by the hash: the default layer may have changed since."""
+def _meant_by_hash(layers: Mapping[int, str]) -> int | None:
+    """The layer that a link without one was made for, found by the hash: the default layer may have changed since."""
     asked = st.query_params.get("hash")
-    if asked and "_link_seen" not in st.session_state and "layer" not in st.query_params:
-        meant = next((layer for layer, key in layers.items() if read_head(key).hash == asked), None)
-        if meant is not None:
-            st.session_state["layer"] = meant
+    if not asked or "_link_seen" in st.session_state:
+        return None
+    return next((layer for layer, key in layers.items() if read_head(key).hash == asked), None)
 
 
 def use_link(page: str, label: str, icon: str, head: str) -> None:
@@ -210,14 +275,18 @@ def use_link(page: str, label: str, icon: str, head: str) -> None:
 def _use_offered(heads: Collection[str]) -> None:
     """Select the head that the opened link offers."""
     offered = st.query_params.pop(_OFFERED, None)
-    if offered in heads:
-        st.session_state["head"] = offered
-        _forget_layer()
+    if offered is not None and offered in heads:
+        use_head(offered)
 
 
-def _forget_layer() -> None:
-    """Start a newly selected head at its default layer."""
-    st.session_state.pop("layer", None)
+def _head_changed() -> None:
+    """Start a newly selected head at its default layer; without a head, stay where the last one reads."""
+    state = st.session_state
+    if state["head"] == NO_HEAD:
+        here: Place = state["_place"]
+        state.update(backbone=here.backbone, layer=here.layer, autoencoder=here.sae_name)
+    else:
+        use_head(state["head"])
 
 
 def _warn_of_unknown(heads: Iterable[str], asked: str | None) -> None:
@@ -227,9 +296,13 @@ def _warn_of_unknown(heads: Iterable[str], asked: str | None) -> None:
         )
 
 
-def _guard_link(context: Context) -> None:
+def _guard_link(context: Context | None) -> None:
     """Keep the hash of the head in the link, and warn if the opened link was made with another version."""
     asked = st.query_params.get("hash")
+    if context is None:
+        st.session_state["_link_seen"] = True
+        st.query_params.pop("hash", None)
+        return
     if asked and "_link_seen" not in st.session_state and asked != context.hash:
         st.session_state["_link_changed"] = (asked, context.key)
     st.session_state["_link_seen"] = True
@@ -243,28 +316,26 @@ def _guard_link(context: Context) -> None:
         st.query_params["hash"] = context.hash
 
 
-def _facts(context: Context) -> None:
+def _facts(place: Place, context: Context | None) -> None:
+    """What is selected; without a head, of the place alone."""
+    said = [
+        f"Backbone {plain(place.backbone)}",
+        f"SAE {plain(place.sae_name)}, {place.d_sae:,} latents",
+        plain(place.hook),
+        f"{place.pooling} pooling",
+    ]
+    if context is None:
+        st.caption("  \n".join(said))
+        return
+    said[-1] = f"{len(context.saved.head.features)} features, {said[-1]}"
+    st.caption("  \n".join([*said, f"version {context.hash}"]))
     card = context.card
-    st.caption(
-        f"Backbone {plain(card.backbone)}  \nSAE {plain(card.sae)}, {card.d_sae:,} latents  \n{plain(card.hook)}  \n"
-        f"{len(context.saved.head.features)} features, {context.saved.head.pooling} pooling  \nversion {context.hash}"
-    )
     if context.saved.head.score == "gated":
         st.caption("Counts a feature only where it fires.")
     beside = baselines(card, ("parent_accuracy", "random_directions", "length_baseline"))
     said = [f"Accuracy {accuracy(card)}" if accuracy(card) else "Accuracy not measured", beside]
     said.append(f"licence of the training data: {card.training.get('licence') or 'not stated'}")
     st.caption(plain("; ".join(part for part in said if part)))
-
-
-@st.cache_resource(show_spinner=False, max_entries=8)
-def _settle(backbone: str) -> None:
-    """Exclude the objects of the language model and its libraries from garbage collection.
-
-    Streamlit collects garbage after every run of a page, which would take a quarter of a second with them.
-    """
-    gc.collect()
-    gc.freeze()
 
 
 @st.cache_resource(show_spinner=False)
@@ -276,7 +347,7 @@ def _loading() -> threading.Thread:
 
         card = next(iter(_shipped_cards()))
         shared_backbone(card.backbone_source, max(DEFAULT_LAYERS))
-        _settle(card.backbone_source)
+        settle(card.backbone_source)
 
     thread = threading.Timer(_PAINTED, load)
     thread.daemon = True

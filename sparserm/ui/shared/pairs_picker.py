@@ -1,4 +1,4 @@
-"""Selects preference pairs on a page and loads their representations for the selected head."""
+"""Selects preference pairs on a page and loads their representations where the sidebar says."""
 
 from __future__ import annotations
 
@@ -12,19 +12,24 @@ import streamlit as st
 
 from sparserm import jobs
 from sparserm.pairs.parsing import PairsError
-from sparserm.pairs.sources import DataSource, forget_upload, is_upload, keep_upload, list_sources
+from sparserm.pairs.sources import DataSource, forget_upload, is_upload, keep_upload, list_sources, rename_upload
 from sparserm.representations.represent import count_missing, pair_texts, represent_pairs
 from sparserm.representations.store import stored
 from sparserm.representations.values import PairRepresentations
 from sparserm.support.files import to_csv
 from sparserm.types import PairIssue, PreferenceData, SparseRMError
 from sparserm.ui.shared import access, job_panel
-from sparserm.ui.shared.context import Context, current
+from sparserm.ui.shared.context import place, selected
+from sparserm.ui.shared.default_pairs import Part, default_pairs, read_pairs
+from sparserm.ui.shared.place import Place
 from sparserm.ui.shared.text import counted, plain, sentence
 
 #: Up to this many tokens are computed on the page (about ten seconds on two cores, enough for the starter pairs of a task);
 #: more in a job.
 INLINE_TOKENS = 16_000
+
+#: Parameter of a link to a page of pairs that selects them there.
+_OFFERED = "open"
 
 #: Megabytes; larger files are for the command line. Files up to the second limit are accepted and refused with a message.
 MAX_UPLOAD_MB, _MOST_UPLOAD_MB = 100, 500
@@ -32,42 +37,45 @@ MAX_UPLOAD_MB, _MOST_UPLOAD_MB = 100, 500
 
 @dataclass(frozen=True)
 class Represented:
-    """Preference pairs and their representations for one head, in the same order."""
+    """Preference pairs and their representations at one place, in the same order."""
 
     data: PreferenceData
     pairs: PairRepresentations
 
 
-def default_source(context: Context) -> str | None:
-    """Label of the starter pairs of the head's task, or of the first source."""
-    labels = list(list_sources())
-    return next((one for one in labels if one == f"{context.card.name} (starter pairs)"), next(iter(labels), None))
-
-
-def pick_source(key: str, label: str = "Preference pairs") -> DataSource | None:
+def pick_source(
+    key: str, label: str = "Preference pairs", part: Part = "training", *, to_insights: bool = True
+) -> DataSource | None:
     """Select starter pairs, a file under ``SPARSERM_DATA``, an earlier or new upload, or pairs opened by name in this session.
 
-    A link opens only what is in the list.
+    What was selected stays so on the other pages. Until then the pairs are those of the selected head. A link opens only what
+    is in the list.
 
     Args:
         key: of the widget; also its query parameter.
+        part: which pairs of the head are the default; ``none`` for pairs of a new head.
+        to_insights: whether to offer a link to what the pairs reward.
     """
-    if chosen := st.session_state.pop(f"{key} chosen", None):
-        st.session_state[key] = chosen
     sources = list_sources() | _opened()
+    offered = st.query_params.pop(_OFFERED, None)
+    if offered in sources:
+        _choose(key, offered)
     unknown = link_is_unknown(key, sources)
-    default = default_source(current())
+    default = default_pairs(selected(), part, sources)
+    _write_selection(key, sources, None if unknown else default.label)
     picked = st.selectbox(
         label,
         list(sources),
         key=key,
         bind="query-params",
-        index=list(sources).index(default) if default in sources and not unknown else None,
-        on_change=_forget_problems,
+        index=list(sources).index(default.label) if default.label in sources and not unknown else None,
+        on_change=_picked,
         args=(key,),
         placeholder="Select pairs",
         help="JSONL, CSV or Parquet with the columns prompt, chosen and rejected, as in TRL; or a Hugging Face dataset.",
     )
+    if default.note and picked is not None and f"{key} picked" not in st.session_state:
+        st.caption(f":material/info: {plain(default.note)}")
     # Hides the widget's own text, which names the larger limit.
     st.html(f"<style>.st-key-{key}-file [data-testid=stFileUploaderDropzoneInstructions] {{ display: none; }}</style>")
     st.file_uploader(
@@ -78,13 +86,37 @@ def pick_source(key: str, label: str = "Preference pairs") -> DataSource | None:
         on_change=_take_upload,
         args=(key,),
     )
-    with st.container(horizontal=True):
+    with st.container(horizontal=True, vertical_alignment="center"):
         _open_by_name(key)
         if picked is not None and is_upload(sources[picked]):
+            _offer_renaming(key, picked, sources[picked])
             _offer_deletion(key, picked, sources[picked])
+        if picked is not None and to_insights:
+            link_to_insights(picked)
     if problem := st.session_state.get(f"{key} problem"):
         st.error(problem)
     return None if picked is None else sources[picked]
+
+
+def link_to_insights(label: str) -> None:
+    """A link to what the pairs of a source reward."""
+    # Not the parameter of the selection there: Streamlit drops what a widget of this page is bound to. It keeps the sidebar's.
+    st.page_link(
+        "pages/insights.py", label="See what these pairs reward", icon=":material/insights:", query_params={_OFFERED: label}
+    )
+
+
+def _write_selection(key: str, sources: Collection[str], default: str | None) -> None:
+    """Select what was chosen on any page or is named by the link, else the default, which depends on page and head."""
+    state, linked = st.session_state, st.query_params.get(key)
+    kept = f"{key} picked"
+    if kept not in state and linked in sources and key not in state:
+        state[kept] = linked
+    if state.get(kept) not in sources:
+        state.pop(kept, None)
+    wanted = state.get(kept, default)
+    if wanted is not None:  # also if it is there: the value of another page's widget is not this one's
+        state[key] = wanted
 
 
 def link_is_unknown(key: str, sources: Collection[str]) -> bool:
@@ -93,6 +125,7 @@ def link_is_unknown(key: str, sources: Collection[str]) -> bool:
     if asked and asked not in sources and st.session_state.get(key) not in sources:
         st.session_state[f"{key} unknown"] = True
         st.session_state.pop(key, None)
+        st.session_state.pop(f"{key} picked", None)
     unknown = bool(st.session_state.get(f"{key} unknown"))
     if unknown:
         st.warning(
@@ -108,10 +141,15 @@ def _forget_problems(key: str) -> None:
         st.session_state.pop(f"{key} {what}", None)
 
 
+def _picked(key: str) -> None:
+    """Keep what was selected, for all pages; for callbacks."""
+    _choose(key, st.session_state[key])
+
+
 def _choose(key: str, label: str) -> None:
-    """Select a source in the next run; for callbacks."""
+    """Select a source in this or the next run; for callbacks."""
     _forget_problems(key)
-    st.session_state[f"{key} chosen"] = label
+    st.session_state[key] = st.session_state[f"{key} picked"] = label
 
 
 def _opened() -> dict[str, DataSource]:
@@ -146,6 +184,26 @@ def _take_name(key: str) -> None:
     _choose(key, typed)
 
 
+def _offer_renaming(key: str, label: str, source: DataSource) -> None:
+    with st.popover("Rename upload", icon=":material/edit:"):
+        st.text_input(
+            "New name",
+            Path(source.name).name,
+            key=f"{key} new name of {label}",
+            help="The ending stays. Heads and jobs that used the old name find the pairs under the new one.",
+        )
+        st.button("Rename the file", key=f"{key} rename {label}", type="primary", on_click=_rename, args=(key, label, source))
+
+
+def _rename(key: str, label: str, source: DataSource) -> None:
+    _forget_problems(key)
+    try:
+        renamed, _ = rename_upload(source, st.session_state[f"{key} new name of {label}"])
+        _choose(key, renamed)
+    except (SparseRMError, OSError) as error:
+        st.session_state[f"{key} problem"] = sentence(error)
+
+
 def _offer_deletion(key: str, label: str, source: DataSource) -> None:
     with st.popover("Delete upload", icon=":material/delete:"):
         st.text(f"Delete {Path(source.name).name} from this app for everyone? Heads trained on it and stored results are kept.")
@@ -156,10 +214,11 @@ def _offer_deletion(key: str, label: str, source: DataSource) -> None:
 
 def _jobs_reading(source: DataSource) -> list[str]:
     """Titles of the running and waiting jobs whose specification names an upload."""
-    found = []
+    found, path = [], Path(source.name)
+    names = {str(path.with_name(name)) for name in source.names() if "/" not in name}
     for one in jobs.list_jobs():
         with suppress(SparseRMError):  # one that cannot be read
-            if one.active and source.name in _strings(jobs.spec(one.id)):
+            if one.active and names & _strings(jobs.spec(one.id)):
                 found.append(one.title)
     return found
 
@@ -179,9 +238,6 @@ def _delete(key: str, source: DataSource) -> None:
         forget_upload(source)
     except (SparseRMError, OSError) as error:
         st.session_state[f"{key} problem"] = sentence(error)
-        return
-    if label := default_source(current()):
-        _choose(key, label)
 
 
 def _take_upload(key: str) -> None:
@@ -202,27 +258,13 @@ def _take_upload(key: str) -> None:
         st.session_state[f"{key} problem"] = sentence(error)
 
 
-@st.cache_data(show_spinner="Reading the pairs…", max_entries=16)
-def _load(source: DataSource, version: str) -> PreferenceData:
-    return source.load()
-
-
-def load(source: DataSource) -> PreferenceData:
-    """The pairs of a source; cached until its file changes.
-
-    Raises:
-        SparseRMError: as for :meth:`~sparserm.pairs.sources.DataSource.load`.
-    """
-    return _load(source, source.version())
-
-
 def load_or_stop(source: DataSource | None) -> PreferenceData:
     """The pairs of a source; if they cannot be used, shows the problems by row and stops the page."""
     if source is None:
         st.info("Select preference pairs to continue.", icon=":material/table_rows:")
         st.stop()
     try:
-        return load(source)
+        return read_pairs(source)
     except PairsError as error:
         st.error(sentence(error))
         show_issues(error.issues, key="unusable")
@@ -255,28 +297,19 @@ def show_issues(issues: tuple[PairIssue, ...], key: str) -> None:
 
 
 def represented(source: DataSource | None) -> Represented:
-    """The pairs of a source with their representations and SAE latents for the selected head.
+    """The pairs of a source with their representations and SAE latents at the selected place.
 
     Stored representations are loaded. A few missing ones are computed on the page; for more, a job is offered and the page
     stops until it has finished.
     """
-    context = current()
+    here = place()
     data = load_or_stop(source)
     assert source is not None
-    _wait_for_job(source, context)
-    head, card = context.saved.head, context.card
+    _wait_for_job(source, here)
     try:
-        pairs = _represent(
-            data.content_hash,
-            card.backbone_fingerprint,
-            card.sae_fingerprint,
-            card.hook,
-            head.pooling,
-            _context=context,
-            _data=data,
-        )
+        pairs = _represent(data.content_hash, here, _data=data)
     except _TooMuchError as found:
-        _offer_job(source, data, context, found.responses)
+        _offer_job(source, data, here, found.responses)
         st.stop()
     except SparseRMError as error:
         st.error(sentence(error))
@@ -293,39 +326,36 @@ class _TooMuchError(Exception):
 
 
 @st.cache_resource(show_spinner="Loading representations…", max_entries=12)
-def _represent(
-    content: str, backbone: str, sae: str, hook: str, pooling: str, *, _context: Context, _data: PreferenceData
-) -> PairRepresentations:
+def _represent(content: str, here: Place, *, _data: PreferenceData) -> PairRepresentations:
     """Cached by everything it depends on; exceptions are not cached, so it runs again after the job."""
-    model, dictionary = _context.model().backbone, _context.sae()
-    saes, place = {dictionary.hook: dictionary}, _context.saved.head.pooling
+    model, dictionary = here.load_backbone(), here.sae()
+    saes = {dictionary.hook: dictionary}
     with stored() as store:
-        responses, tokens = count_missing(pair_texts(_data.pairs), model, saes, place, store, strengths=True)
+        responses, tokens = count_missing(pair_texts(_data.pairs), model, saes, here.pooling, store, strengths=True)
         if tokens > INLINE_TOKENS:
             raise _TooMuchError(responses)
-        return represent_pairs(_data.pairs, model, saes, place, strengths=True, store=store)[dictionary.hook]
+        return represent_pairs(_data.pairs, model, saes, here.pooling, strengths=True, store=store)[dictionary.hook]
 
 
-def _specification(source: DataSource, context: Context) -> dict[str, object]:
-    return {"source": source.to_dict(), "head": context.key}
+def _specification(source: DataSource, here: Place) -> dict[str, object]:
+    return {"source": source.to_dict(), "backbone": here.backbone_source, "sae": here.sae_name}
 
 
-def _wait_for_job(source: DataSource, context: Context) -> None:
+def _wait_for_job(source: DataSource, here: Place) -> None:
     """If a job for these pairs is unfinished, show it and stop the page."""
-    wanted = _specification(source, context)
-    job = jobs.find_job("represent", wanted)
+    job = jobs.find_job("represent", _specification(source, here))
     if job is not None and job.state != "done":
         job_panel.show_job(job.id)
         st.stop()
 
 
-def _offer_job(source: DataSource, data: PreferenceData, context: Context, responses: int) -> None:
+def _offer_job(source: DataSource, data: PreferenceData, here: Place, responses: int) -> None:
     """Say how much has to be computed, with a button that starts the job."""
     st.info(
         f"{responses:,} of {2 * len(data.pairs):,} responses of {data.name} have no stored representations for "
-        f"{context.place}. They are computed once; you can close the tab meanwhile.",
+        f"{here.title}. They are computed once; you can close the tab meanwhile.",
         icon=":material/memory:",
     )
     if st.button("Compute representations", type="primary", key="start representing"):
-        jobs.start("represent", _specification(source, context), f"Representations of {data.name}")
+        jobs.start("represent", _specification(source, here), f"Representations of {data.name}")
         st.rerun()

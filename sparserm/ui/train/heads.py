@@ -22,6 +22,7 @@ from sparserm.heads.library import (
 from sparserm.heads.saved import SavedHead, list_heads
 from sparserm.types import SparseRMError
 from sparserm.ui.shared import access, context
+from sparserm.ui.shared.place import Place
 from sparserm.ui.shared.text import plain, sentence
 from sparserm.ui.train import tables
 
@@ -105,8 +106,8 @@ def _damaged() -> dict[str, str]:
     return {name: sentence(error) for name, error in own_entries().items() if isinstance(error, SparseRMError)}
 
 
-def upload(current: context.Context) -> None:
-    """Add a head from a zip or from its two files."""
+def upload(place: Place) -> None:
+    """Add a head of the backbone in the sidebar, from a zip or from its two files."""
     files = st.file_uploader(
         "Upload a head",
         type=["zip", "json", "safetensors"],
@@ -120,9 +121,9 @@ def upload(current: context.Context) -> None:
     try:
         saved = read_head({file.name: file.getvalue() for file in files})
         access.check_sae(saved.card.sae)
-        access.check_backbone(saved.card.backbone, current.card.backbone)
-        saved.card.require_backbone(current.card.backbone, current.card.backbone_fingerprint)
-        saved.require_width(current.saved.width)
+        access.check_backbone(saved.card.backbone, place.backbone)
+        saved.card.require_backbone(place.backbone, place.backbone_fingerprint)
+        saved.require_width(place.width)
     except SparseRMError as error:
         st.error(sentence(error))
         return
@@ -139,8 +140,7 @@ def outcome() -> None:
 
 def use(name: str) -> None:
     """Select a head in the sidebar; a callback."""
-    st.session_state["head"] = name
-    st.session_state.pop("layer", None)
+    context.use_head(name)
     st.session_state["head done"] = f"{plain(name)} is now selected on every page."
 
 

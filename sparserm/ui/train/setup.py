@@ -23,7 +23,7 @@ from sparserm.support.files import to_csv
 from sparserm.training.train import TrainSpec, split_pairs
 from sparserm.types import Pooling, Score, SparseRMError
 from sparserm.ui.shared import access, pairs_picker
-from sparserm.ui.shared.context import Context
+from sparserm.ui.shared.place import Place
 from sparserm.ui.shared.sae_facts import ABOUT_SAE, sae_facts
 from sparserm.ui.shared.text import counted, plain, sentence
 
@@ -146,15 +146,15 @@ def _problem(found: Validation) -> str:
     return plain(f"{found.name}: {bad}. Fix the file, or choose other columns above.")
 
 
-def layers(context: Context) -> tuple[str, ...]:
-    """SAEs to train on, one per layer; the default is the SAE of the head in the sidebar."""
-    known = {info.name: info.layer for info in list_saes()} | {context.card.sae: context.card.hook_point.layer}
+def layers(place: Place) -> tuple[str, ...]:
+    """SAEs to train on, one per layer; the default is the SAE in the sidebar."""
+    known = {info.name: info.layer for info in list_saes()} | {place.sae_name: place.layer}
     times = Counter(known.values())
     picked = st.pills(
         "Layers",
         sorted(known, key=lambda name: (known[name], name)),
         selection_mode="multi",
-        default=[context.card.sae],
+        default=[place.sae_name],
         format_func=lambda name: f"layer {known[name]}" + (f" · {name}" if times[known[name]] > 1 else ""),
         key="train layers",
         persist_state="session",
@@ -256,10 +256,10 @@ def as_l2(strength: str) -> float | None:
     return None if strength == "auto" else float(strength)
 
 
-def specification(found: Validation, context: Context) -> TrainSpec:
+def specification(found: Validation, place: Place) -> TrainSpec:
     """Draw all settings and return them."""
     assert found.data is not None
-    saes = layers(context)
+    saes = layers(place)
     settings = fit_controls(saes)
     left, right = st.columns(2)
     share = left.slider(
@@ -286,7 +286,7 @@ def specification(found: Validation, context: Context) -> TrainSpec:
             help=f"Sampled by prompt. All {n:,} pairs can take hours without a GPU; the job shows the time left.",
         )
     name = st.text_input("Name of the head", free_name(f"my-{Path(found.name).stem}"), key=f"name for {found.source.name}")
-    return TrainSpec(found.source, saes, settings, share / 100, most, backbone=context.card.backbone_source, name=name.strip())
+    return TrainSpec(found.source, saes, settings, share / 100, most, backbone=place.backbone_source, name=name.strip())
 
 
 @dataclass(frozen=True)

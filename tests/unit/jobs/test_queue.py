@@ -129,7 +129,7 @@ def test_a_running_job_says_where_it_is(status: dict[str, Any], text: str, tmp_p
 
 def test_a_real_process_fails_with_the_sentence_that_the_engine_gave() -> None:
     source = {"name": "no-such-file.jsonl", "columns": {}, "skip_bad": False}
-    identity = queue.start("represent", {"source": source, "head": "truthfulness"}, "Representations")
+    identity = queue.start("represent", {"source": source, "backbone": "smollm2", "sae": "smollm2/layer_15"}, "Representations")
     deadline = time.monotonic() + 120
     while queue.status(identity).active and time.monotonic() < deadline:
         time.sleep(0.2)

@@ -7,7 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from sparserm.pairs.sources import DataSource, forget_upload, keep_upload, list_sources, remember_reading, uploads_dir
+from sparserm.pairs.sources import (
+    DataSource,
+    find_sources,
+    forget_upload,
+    keep_upload,
+    list_sources,
+    remember_reading,
+    rename_upload,
+    uploads_dir,
+)
 from sparserm.types import SparseRMError
 
 ROW = {"question": "How?", "good": "So.", "bad": "No idea."}
@@ -82,3 +91,38 @@ def test_an_upload_changed_on_the_disk_is_refused() -> None:
     Path(source.name).write_text(json.dumps({**ROW, "good": "No."}))
     with pytest.raises(SparseRMError, match="damaged or changed"):
         list_sources()[label].load()
+
+
+def test_a_renamed_upload_keeps_its_columns_and_is_found_by_what_named_it_before() -> None:
+    _, source = keep_upload(json.dumps(ROW).encode(), "a.jsonl", columns=COLUMNS)
+    label, renamed = rename_upload(source, "my pairs")
+    assert label == "my_pairs.jsonl (uploaded)" and list_sources().get(label) == renamed
+    assert "a.jsonl (uploaded)" not in list_sources()
+    again, _ = rename_upload(renamed, "b.jsonl")
+    assert source.load().pairs == list_sources()[again].load().pairs
+    assert source.version() == list_sources()[again].version()
+    assert find_sources("a.jsonl (train)", list_sources()) == find_sources("my_pairs.jsonl", list_sources()) == [again]
+    remember_reading(list_sources()[again])
+    assert find_sources("a.jsonl", list_sources()) == [again]
+
+
+def test_another_upload_of_the_old_name_stands_for_itself() -> None:
+    _, source = keep_upload(b"one", "a.csv")
+    rename_upload(source, "b")
+    _, other = keep_upload(b"two", "a.csv")
+    assert source.where() == other.where() == other.name
+
+
+@pytest.mark.parametrize(("name", "reason"), [("b", "called b.csv already"), ("...", "no letters"), ("  ", "no letters")])
+def test_a_new_name_is_as_safe_as_the_first(name: str, reason: str) -> None:
+    _, source = keep_upload(b"one", "a.csv")
+    keep_upload(b"two", "b.csv")
+    with pytest.raises(SparseRMError, match=reason):
+        rename_upload(source, name)
+    assert Path(source.name).read_bytes() == b"one" and (uploads_dir() / "b.csv").read_bytes() == b"two"
+
+
+def test_a_new_name_stays_in_the_folder_and_keeps_the_ending() -> None:
+    _, source = keep_upload(b"one", "a.csv.gz")
+    _, renamed = rename_upload(source, "../../evil.json")
+    assert Path(renamed.name) == uploads_dir() / "evil.json.csv.gz"

@@ -10,7 +10,8 @@ from pathlib import Path
 from sparserm.heads.saved import load_head, save_head
 from sparserm.pairs.sources import DataSource
 from sparserm.support.defaults import home
-from sparserm.ui.shared import context, pairs_picker
+from sparserm.ui.shared import context
+from sparserm.ui.shared.default_pairs import read_pairs
 
 
 def test_a_head_saved_anew_is_read_anew() -> None:
@@ -30,4 +31,4 @@ def test_pairs_written_anew_are_read_anew(tmp_path: Path) -> None:
         rows = [{"prompt": f"{i}?", "chosen": "Yes.", "rejected": "No."} for i in range(n)]
         path.write_text("\n".join(map(json.dumps, rows)))
         os.utime(path, ns=(n, n))
-        assert len(pairs_picker.load(DataSource(str(path))).pairs) == n
+        assert len(read_pairs(DataSource(str(path))).pairs) == n
