@@ -12,9 +12,10 @@ st.caption(
     "Features of responses, and how often the response that has one was chosen. No head is needed, only the SAE in the sidebar."
 )
 source = pairs_picker.pick_source("pairs", to_insights=False)
-pairs = pairs_picker.represented(source)
+pairs = pairs_picker.represented_so_far(source)
 assert source is not None
 found = state.find(here, pairs)
+view.sample_line(pairs)
 view.edits_bar(found, pairs)
 view.headline(found)
 feature = view.findings(found, here)

@@ -24,6 +24,7 @@ from sparserm.pairs.candidates import kept_candidates
 from sparserm.pairs.sources import DataSource
 from sparserm.pairs.split import Split
 from sparserm.representations.represent import represent_pairs
+from sparserm.representations.sample import SAMPLE_FILE, represent_sample
 from sparserm.representations.store import stored
 from sparserm.sae.autoencoder import load_sae
 from sparserm.scoring.best_of_n import rank
@@ -37,17 +38,22 @@ from sparserm.types import Progress
 def represent_job(spec: dict[str, Any], folder: Path, report: Report) -> None:
     """Represent ``spec["source"]`` with the backbone ``spec["backbone"]``, and the latents of the SAE ``spec["sae"]``.
 
-    Everything is written to the store, which the pages read and from which an interrupted job resumes.
+    Everything is written to the store, which the pages read and from which an interrupted job resumes. A random sample comes
+    first; its size is in ``sample.json``.
 
     Raises:
         SparseRMError: the pairs, the SAE or the backbone cannot be used.
     """
-    report.stage(1, 2, "Pairs")
+    report.stage(1, 4, "Pairs")
     data = DataSource.from_dict(spec["source"]).load()
     sae = load_sae(spec["sae"], may_download=False)
-    report.stage(2, 2, "Language model")
+    report.stage(2, 4, "Language model")
     backbone = Backbone.load(spec["backbone"], through_layer=sae.hook.layer, may_download=False, progress=report)
     with stored() as store:
+        report.stage(3, 4, "A sample (pairs)")
+        sampled = represent_sample(data.pairs, backbone, {sae.hook: sae}, store, report)
+        write_json(folder / SAMPLE_FILE, {"pairs": sampled})
+        report.stage(4, 4, "Representations (responses)")
         represent_pairs(data.pairs, backbone, {sae.hook: sae}, "mean", strengths=True, store=store, progress=report)
 
 

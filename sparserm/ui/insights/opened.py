@@ -161,6 +161,9 @@ def _table(rows: np.ndarray, found: Found, here: Place) -> list[int]:
 def _actions(chosen: list[int], found: Found, pairs: Represented) -> None:
     """Buttons for the selected pairs; pressing one changes the list above."""
     original = frozenset(int(found.kept[i]) for i in chosen)
+    if pairs.sampled_of is not None:
+        st.caption("Select a pair to open it. Once all pairs are read they can be dropped, flipped and exported.")
+        return
     if not chosen:
         st.caption("Select pairs to drop, flip or export them; the first one is opened below.")
         return

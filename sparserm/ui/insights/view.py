@@ -18,6 +18,7 @@ from sparserm.support.files import to_jsonl
 from sparserm.types import SparseRMError
 from sparserm.ui.insights import charts, state
 from sparserm.ui.insights.state import Found
+from sparserm.ui.shared import pairs_picker
 from sparserm.ui.shared.components import download_table, figure
 from sparserm.ui.shared.pairs_picker import Represented
 from sparserm.ui.shared.place import Place
@@ -76,6 +77,16 @@ def headline(found: Found) -> None:
     figure(longer, "Longer is chosen", share, "of pairs of unequal length", "Compared in tokens.")
 
 
+def sample_line(pairs: Represented) -> None:
+    """Says so where the figures are of a sample."""
+    if pairs.sampled_of is not None:
+        st.info(
+            f"A first answer, from {len(pairs.data.pairs):,} of {pairs.sampled_of:,} pairs, drawn at random. The others are "
+            "being read; then all figures here are of all pairs. Fewer pairs show less: what is not sure yet may be later.",
+            icon=":material/hourglass_top:",
+        )
+
+
 def edits_bar(found: Found, pairs: Represented) -> None:
     """What was edited, how to undo it, and the edited pairs as a file or as new pairs."""
     edits = found.edits
@@ -105,7 +116,7 @@ def _keep(pairs: Represented) -> None:
     except (SparseRMError, OSError) as error:
         st.session_state["edits problem"] = sentence(error)
         return
-    st.session_state["pairs chosen"] = label
+    pairs_picker.choose("pairs", label)
 
 
 def download_pairs(label: str, pairs: Represented, rows: Sequence[int], filename: str) -> None:

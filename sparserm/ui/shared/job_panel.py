@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import streamlit as st
 
@@ -24,8 +25,11 @@ def _active_jobs() -> None:
             st.progress(one.share, text=plain(f"{one.title}: {one.text}"))
 
 
-def show_job(job: str) -> jobs.JobStatus | None:
+def show_job(job: str, awaited: Path | None = None) -> jobs.JobStatus | None:
     """Show a job with its progress bar and buttons, redrawn while it runs. When it ends, the whole page is run again.
+
+    Args:
+        awaited: run the whole page again also when this file is there.
 
     Returns:
         The current status, or None if the job does not exist.
@@ -35,20 +39,20 @@ def show_job(job: str) -> jobs.JobStatus | None:
     except SparseRMError:
         return None
     if found.active:
-        _watch(job)
+        _watch(job, awaited)
     else:
         _draw(found)
     return found
 
 
 @st.fragment(run_every=0.7)
-def _watch(job: str) -> None:
+def _watch(job: str, awaited: Path | None) -> None:
     try:
         found = jobs.status(job)
     except SparseRMError:
         st.rerun()
     _draw(found)
-    if not found.active:
+    if not found.active or (awaited and awaited.exists()):
         st.rerun()
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NoReturn
 
 import pandas as pd
 import streamlit as st
@@ -14,6 +16,7 @@ from sparserm import jobs
 from sparserm.pairs.parsing import PairsError
 from sparserm.pairs.sources import DataSource, forget_upload, is_upload, keep_upload, list_sources, rename_upload
 from sparserm.representations.represent import count_missing, pair_texts, represent_pairs
+from sparserm.representations.sample import SAMPLE_FILE, sample_rows
 from sparserm.representations.store import stored
 from sparserm.representations.values import PairRepresentations
 from sparserm.support.files import to_csv
@@ -27,6 +30,8 @@ from sparserm.ui.shared.text import counted, plain, sentence
 #: Up to this many tokens are computed on the page (about ten seconds on two cores, enough for the starter pairs of a task);
 #: more in a job.
 INLINE_TOKENS = 16_000
+#: Up to this many tokens are read without asking where a page has nothing else to show: a quarter of an hour or so.
+UNASKED_TOKENS = 2_000_000
 
 #: Parameter of a link to a page of pairs that selects them there.
 _OFFERED = "open"
@@ -37,10 +42,15 @@ MAX_UPLOAD_MB, _MOST_UPLOAD_MB = 100, 500
 
 @dataclass(frozen=True)
 class Represented:
-    """Preference pairs and their representations at one place, in the same order."""
+    """Preference pairs and their representations at one place, in the same order.
+
+    Attributes:
+        sampled_of: number of all pairs where these are a random sample of them, else None.
+    """
 
     data: PreferenceData
     pairs: PairRepresentations
+    sampled_of: int | None = None
 
 
 def pick_source(
@@ -59,7 +69,7 @@ def pick_source(
     sources = list_sources() | _opened()
     offered = st.query_params.pop(_OFFERED, None)
     if offered in sources:
-        _choose(key, offered)
+        choose(key, offered)
     unknown = link_is_unknown(key, sources)
     default = default_pairs(selected(), part, sources)
     _write_selection(key, sources, None if unknown else default.label)
@@ -143,10 +153,10 @@ def _forget_problems(key: str) -> None:
 
 def _picked(key: str) -> None:
     """Keep what was selected, for all pages; for callbacks."""
-    _choose(key, st.session_state[key])
+    choose(key, st.session_state[key])
 
 
-def _choose(key: str, label: str) -> None:
+def choose(key: str, label: str) -> None:
     """Select a source in this or the next run; for callbacks."""
     _forget_problems(key)
     st.session_state[key] = st.session_state[f"{key} picked"] = label
@@ -181,7 +191,7 @@ def _take_name(key: str) -> None:
         return
     if typed not in list_sources():
         _opened()[typed] = DataSource(typed)
-    _choose(key, typed)
+    choose(key, typed)
 
 
 def _offer_renaming(key: str, label: str, source: DataSource) -> None:
@@ -199,7 +209,7 @@ def _rename(key: str, label: str, source: DataSource) -> None:
     _forget_problems(key)
     try:
         renamed, _ = rename_upload(source, st.session_state[f"{key} new name of {label}"])
-        _choose(key, renamed)
+        choose(key, renamed)
     except (SparseRMError, OSError) as error:
         st.session_state[f"{key} problem"] = sentence(error)
 
@@ -253,7 +263,7 @@ def _take_upload(key: str) -> None:
                 "it, put it into the folder SPARSERM_DATA, or use the command line"
             )
         label, _ = keep_upload(file.getvalue(), file.name)
-        _choose(key, label)
+        choose(key, label)
     except (SparseRMError, OSError) as error:
         st.session_state[f"{key} problem"] = sentence(error)
 
@@ -317,12 +327,56 @@ def represented(source: DataSource | None) -> Represented:
     return Represented(data, pairs)
 
 
+def represented_so_far(source: DataSource | None) -> Represented:
+    """Like :func:`represented`, but what takes a job starts at once, and a random sample is there while it runs."""
+    here, data = place(), load_or_stop(source)
+    assert source is not None
+    job = jobs.find_job("represent", _specification(source, here))
+    if job is None or job.state == "done":
+        try:
+            return Represented(data, _represent(data.content_hash, here, _data=data))
+        except _TooMuchError as found:
+            if found.tokens > UNASKED_TOKENS:
+                _offer_job(source, data, here, found.responses)
+                st.stop()
+            _start_job(source, data, here)
+        except SparseRMError as error:
+            st.error(sentence(error))
+            st.stop()
+    assert job is not None
+    size = _sampled(job.folder / SAMPLE_FILE)
+    job_panel.show_job(job.id, None if size else job.folder / SAMPLE_FILE)
+    if not size:
+        st.caption(f"A first answer, from a random sample of the {len(data.pairs):,} pairs, is here within a minute or so.")
+        st.stop()
+    return _sample(data, size, here)
+
+
+def _sampled(file: Path) -> int:
+    """Size of a job's sample, 0 if it has none yet."""
+    try:
+        return max(0, int(json.loads(file.read_bytes())["pairs"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0
+
+
+def _sample(data: PreferenceData, size: int, here: Place) -> Represented:
+    """A random sample of pairs, which the job has represented."""
+    rows = sample_rows(len(data.pairs), size)
+    content = f"{data.content_hash} {size} of {len(data.pairs)}"
+    sample = replace(data, pairs=tuple(data.pairs[i] for i in rows.tolist()), content_hash=content)
+    try:
+        return Represented(sample, _represent(content, here, _data=sample), len(data.pairs))
+    except (_TooMuchError, SparseRMError):  # the store was emptied meanwhile
+        st.stop()
+
+
 class _TooMuchError(Exception):
     """Too many representations are missing to compute them on the page."""
 
-    def __init__(self, responses: int) -> None:
+    def __init__(self, responses: int, tokens: int) -> None:
         super().__init__(responses)
-        self.responses = responses
+        self.responses, self.tokens = responses, tokens
 
 
 @st.cache_resource(show_spinner="Loading representations…", max_entries=12)
@@ -333,7 +387,7 @@ def _represent(content: str, here: Place, *, _data: PreferenceData) -> PairRepre
     with stored() as store:
         responses, tokens = count_missing(pair_texts(_data.pairs), model, saes, here.pooling, store, strengths=True)
         if tokens > INLINE_TOKENS:
-            raise _TooMuchError(responses)
+            raise _TooMuchError(responses, tokens)
         return represent_pairs(_data.pairs, model, saes, here.pooling, strengths=True, store=store)[dictionary.hook]
 
 
@@ -357,5 +411,10 @@ def _offer_job(source: DataSource, data: PreferenceData, here: Place, responses:
         icon=":material/memory:",
     )
     if st.button("Compute representations", type="primary", key="start representing"):
-        jobs.start("represent", _specification(source, here), f"Representations of {data.name}")
-        st.rerun()
+        _start_job(source, data, here)
+
+
+def _start_job(source: DataSource, data: PreferenceData, here: Place) -> NoReturn:
+    """Start the job and run the page again."""
+    jobs.start("represent", _specification(source, here), f"Representations of {data.name}")
+    st.rerun()
