@@ -210,7 +210,7 @@ def use_link(page: str, label: str, icon: str, head: str) -> None:
 def _use_offered(heads: Iterable[str]) -> None:
     """Select the head that the opened link offers."""
     offered = st.query_params.pop(_OFFERED, None)
-    if offered in heads:
+    if offered is not None and offered in heads:
         st.session_state["head"] = offered
         _forget_layer()
 
