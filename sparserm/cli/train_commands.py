@@ -127,11 +127,13 @@ def _report_trained(result: TrainedHead, out: Path, as_json: bool) -> None:
     """Print what was trained and what it learned, with warnings."""
     warn_truncated(result.n_truncated)
     summary = {"out": str(out), **result.summary()}
-    if not printed_json(as_json, summary):
-        print_facts(f"Head {out}", summary)
-        for sentence in result.learned.verdict:
-            typer.echo(sentence)
-    for warning in result.learned.warnings:
+    verdict, warnings = result.learned.verdict, result.learned.warnings
+    if printed_json(as_json, {**summary, "verdict": verdict, "warnings": warnings}):
+        return
+    print_facts(f"Head {out}", summary)
+    for sentence in verdict:
+        typer.echo(sentence)
+    for warning in warnings:
         typer.echo(f"warning: {warning}", err=True)
 
 

@@ -132,12 +132,15 @@ def _pick_feature(context: Context, link: str) -> int:
 
 def _filtered(table: pd.DataFrame, link: str) -> pd.DataFrame:
     """The rows that the filters leave."""
-    one, two, three, four = st.columns([2, 2, 1.6, 2.4])
+    (one, two), (three, four) = st.columns(2), st.columns(2)
     text = one.text_input("Text contains", key=f"{link} text", placeholder="in prompt or responses").casefold()
     offered = sorted(set(table["category"]))
     picked = two.multiselect("Category", offered, key=f"{link} categories", disabled=len(offered) < 2)
     figure = three.selectbox(
-        "Limit", [name for name in FIGURES if name in table], key=f"{link} figure", format_func=FIGURES.__getitem__
+        "Only pairs in a range of",
+        [name for name in FIGURES if name in table],
+        key=f"{link} figure",
+        format_func=FIGURES.__getitem__,
     )
     with four:
         low, high = _range(table[figure], f"{link} {figure}")

@@ -45,6 +45,7 @@ def head(train, tmp_path) -> Path:
 def test_a_sae_with_thresholds_gives_a_gated_head_unless_projections_are_asked_for(train) -> None:
     found = train("--json").json
     assert (found["score"], found["selection"]) == ("gated", "stable")
+    assert found["verdict"][0].startswith("It ranks ") and isinstance(found["warnings"], list)
     assert 0 <= found["n_sure"] <= found["k"] <= 64
     shutil.rmtree(found["out"])
     found = train("--score", "projection", "--k", "4", "--json").json
