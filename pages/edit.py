@@ -10,8 +10,9 @@ st.title("Edit the head", anchor=False)
 st.caption("Switch features off, flip or rescale them. Metrics on held-out pairs update at once, without the language model.")
 context = current()
 view.saved_notice()
-with st.container(horizontal=True):
-    source = pairs_picker.pick_source("pairs", "Held-out pairs", "test")
+selection, note = st.container(horizontal=True), st.container()
+with selection:
+    source = pairs_picker.pick_source("pairs", "Held-out pairs", "test", note_in=note)
 found = pairs_picker.represented(source)
 held_out = view.held_out(context, found)
 view.what_is_held_out(held_out)

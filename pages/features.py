@@ -21,8 +21,9 @@ feature = state.begin(context)
 st.caption(
     "A feature is a latent of the sparse autoencoder; the head weights some. See what each detects and where it misleads."
 )
+note = st.container()
 with st.expander("Preference pairs behind the statistics and examples", icon=":material/table_rows:"):
-    source = pairs_picker.pick_source("pairs", "Pairs")
+    source = pairs_picker.pick_source("pairs", "Pairs", note_in=note)
 try:
     found, table = view.measured(source, context)
 except SparseRMError as error:

@@ -243,3 +243,12 @@ def test_a_head_finds_its_pairs_under_their_new_name() -> None:
     _own_head("a.jsonl (train)", "a.jsonl (test)")
     rename_upload(source, "b")
     assert _pairs(_open("evaluate", head="mine")) == "b.jsonl (uploaded)"
+
+
+def test_after_a_deletion_the_default_is_shown_and_the_link_is_not_blamed() -> None:
+    keep_upload(_rows(), "a.jsonl")
+    app = _open("insights", head="safety")
+    app.selectbox(key="pairs").set_value("a.jsonl (uploaded)").run()
+    next(one for one in app.button if one.label == "Delete the file").click().run()
+    assert not app.exception and _pairs(app) == "safety (starter pairs)"
+    assert "The link names pairs" not in _texts(app)

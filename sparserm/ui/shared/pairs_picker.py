@@ -11,6 +11,7 @@ from typing import NoReturn
 
 import pandas as pd
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from sparserm import jobs
 from sparserm.pairs.parsing import PairsError
@@ -54,7 +55,12 @@ class Represented:
 
 
 def pick_source(
-    key: str, label: str = "Preference pairs", part: Part = "training", *, to_insights: bool = True
+    key: str,
+    label: str = "Preference pairs",
+    part: Part = "training",
+    *,
+    to_insights: bool = True,
+    note_in: DeltaGenerator | None = None,
 ) -> DataSource | None:
     """Select starter pairs, a file under ``SPARSERM_DATA``, an earlier or new upload, or pairs opened by name in this session.
 
@@ -65,6 +71,7 @@ def pick_source(
         key: of the widget; also its query parameter.
         part: which pairs of the head are the default; ``none`` for pairs of a new head.
         to_insights: whether to offer a link to what the pairs reward.
+        note_in: where to say that the pairs are not the head's own, if not below the selection.
     """
     sources = list_sources() | _opened()
     offered = st.query_params.pop(_OFFERED, None)
@@ -85,7 +92,7 @@ def pick_source(
         help="JSONL, CSV or Parquet with the columns prompt, chosen and rejected, as in TRL; or a Hugging Face dataset.",
     )
     if default.note and picked is not None and f"{key} picked" not in st.session_state:
-        st.caption(f":material/info: {plain(default.note)}")
+        (note_in or st).caption(f":material/info: {plain(default.note)}")
     # Hides the widget's own text, which names the larger limit.
     st.html(f"<style>.st-key-{key}-file [data-testid=stFileUploaderDropzoneInstructions] {{ display: none; }}</style>")
     st.file_uploader(
@@ -248,6 +255,8 @@ def _delete(key: str, source: DataSource) -> None:
         forget_upload(source)
     except (SparseRMError, OSError) as error:
         st.session_state[f"{key} problem"] = sentence(error)
+        return
+    st.session_state[key] = next(iter(list_sources()))  # until the default is: the link is not unknown
 
 
 def _take_upload(key: str) -> None:
