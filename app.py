@@ -5,10 +5,11 @@ import streamlit as st
 from sparserm.support.defaults import bundle_dir
 from sparserm.types import SparseRMError
 from sparserm.ui.shared.context import draw_sidebar
+from sparserm.ui.shared.frame import LOGO, draw_frame, title
 from sparserm.ui.shared.frontend import PAGE_CSS
 from sparserm.ui.shared.text import sentence
 
-st.set_page_config(page_title="SparseRM", page_icon="⚖️", layout="wide")
+st.set_page_config(page_title="SparseRM", page_icon=LOGO, layout="wide", initial_sidebar_state=280)
 st.html(PAGE_CSS)
 
 pages = bundle_dir() / "pages"
@@ -23,9 +24,12 @@ page = st.navigation(
         st.Page(pages / "evaluate.py", title="Evaluate", icon=":material/fact_check:"),
         st.Page(pages / "audit.py", title="Audit", icon=":material/troubleshoot:"),
         st.Page(pages / "use.py", title="Use it", icon=":material/deployed_code:"),
+        st.Page(pages / "docs.py", title="Docs", visibility="hidden"),  # linked from the frame
     ],
     position="top",
 )
+st.set_page_config(page_title=title(page.title))
+draw_frame()
 draw_sidebar()
 try:
     page.run()

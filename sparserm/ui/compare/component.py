@@ -130,7 +130,8 @@ def _packed(values: np.ndarray, columns: Sequence[Sequence[int]]) -> str:
     return base64.b64encode(sums.tobytes()).decode()
 
 
-_DIFF = component("diff", '<div class="diff" dir="auto"></div>', Path(__file__).parent)
+_DIFF_BOX = '<div class="diff" dir="auto" tabindex="0" role="group" aria-label="A and B as one text"></div>'
+_DIFF = component("diff", _DIFF_BOX, Path(__file__).parent)
 
 
 def diff_text(spans: tuple[DiffSpan, ...], *, key: str) -> None:

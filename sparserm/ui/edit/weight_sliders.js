@@ -51,10 +51,11 @@ function makeRow(state, feature) {
   row.off = button('off', 'switch off', 0);
   row.flip = button('flip', 'flip the sign', -1);
   row.reset = button('↺', 'set to 1', 1);
-  row.fires = el('span', 'n');
-  row.gap = el('span', 'n');
-  row.length = el('span', 'n');
-  row.without = el('span', 'n');
+  [row.fires, row.gap, row.length, row.without] = HEADINGS.slice(5).map(([text]) => {
+    const cell = el('span', 'n');
+    cell.dataset.of = text; // its heading where a row has several lines
+    return cell;
+  });
   row.el.append(row.name, weight, slider, row.factor, buttons, row.fires, row.gap, row.length, row.without);
   const send = factor => {
     clearTimeout(row.timer);
@@ -120,7 +121,7 @@ function update(state, row, data) {
   const gap = data.chosen - data.rejected,
     { up, down } = state.data;
   row.gap.textContent = signed(100 * gap, 1);
-  row.gap.style.color = gap > 0 ? up : gap < 0 ? down : '';
+  row.gap.style.color = gap ? `color-mix(in srgb, ${gap > 0 ? up : down} 68%, var(--st-text-color))` : '';
   row.length.textContent = signed(data.length, 2);
   row.without.textContent = signed(data.without === null ? null : 100 * data.without, 1);
   show(state, row, data.factor);

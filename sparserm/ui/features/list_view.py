@@ -24,7 +24,7 @@ from sparserm.ui.shared.components import download_table
 from sparserm.ui.shared.context import Context
 from sparserm.ui.shared.feature_columns import in_percent, shared_columns
 from sparserm.ui.shared.pairs_picker import Represented
-from sparserm.ui.shared.style import sign_colour
+from sparserm.ui.shared.style import text_colour
 from sparserm.ui.shared.text import plain
 
 HEAD, ALL, TEXT = "Head's features", "All latents", "Firing on a text"
@@ -117,7 +117,7 @@ def feature_table(shown: FeatureList, feature: int) -> None:
 
 
 def _text_colour(value: float) -> str:
-    return "" if pd.isna(value) else f"color: {sign_colour(value)}"
+    return "" if pd.isna(value) else f"color: {text_colour(value, st.context.theme.type or 'light')}"
 
 
 def columns() -> dict[str, ColumnConfig | str | None]:

@@ -9,7 +9,8 @@ const make = (tag, name, text) => {
 function example(one, colours) {
   const box = make('div', 'example');
   const meta = make('div', 'meta');
-  meta.append(make('span', 'peak', one.meta), make('span', 'prompt', one.prompt));
+  const prompt = make('span', 'prompt', one.prompt);
+  meta.append(make('span', 'peak', one.meta), prompt);
   const text = make('div', 'text');
   text.dir = 'auto';
   const more = make('button');
@@ -30,11 +31,13 @@ function example(one, colours) {
     if (start > 0) spans.unshift(make('span', '', '… '));
     if (end < one.tokens.length) spans.push(make('span', '', ' …'));
     text.replaceChildren(...spans);
+    oneTabStop(text, spans);
+    prompt.tabIndex = whole ? 0 : -1; // a long one scrolls
     more.textContent = whole ? 'Show less' : cut ? `Show all ${one.tokens.length} tokens` : 'Show the whole prompt';
     more.onclick = () => draw(!whole);
   };
-  draw(false);
   box.append(meta, text);
+  draw(false);
   if (cut || one.prompt.length > 50 || one.prompt.includes('\n')) box.append(more);
   return box;
 }

@@ -11,11 +11,19 @@ if TYPE_CHECKING:
     from streamlit.components.v2.types import ComponentRenderer
 
 
+_HERE = Path(__file__).parent
+
 #: CSS of all pages, for ``st.html``.
-PAGE_CSS = Path(__file__).with_name("page.css")
+PAGE_CSS = _HERE / "page.css"
 
 
 def component(name: str, html: str, folder: Path) -> ComponentRenderer:
-    """Register ``sparserm.<name>`` with ``<name>.css`` and ``<name>.js`` of ``folder``, read once at import."""
-    css, js = ((folder / f"{name}.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
+    """Register ``sparserm.<name>`` with ``<name>.css`` and ``<name>.js`` of ``folder``, read once at import.
+
+    What all components need for the keyboard, ``keyboard.css`` and ``keyboard.js``, stands before them.
+    """
+    css, js = (
+        "\n".join(file.read_text(encoding="utf-8") for file in (_HERE / f"keyboard.{kind}", folder / f"{name}.{kind}"))
+        for kind in ("css", "js")
+    )
     return st.components.v2.component(f"sparserm.{name}", html=html, css=css, js=js)

@@ -1,0 +1,1 @@
+"""The Docs page: the guides of docs/."""
