@@ -49,7 +49,7 @@ listed = str(
     )
 )
 asked = query.text_input(
-    "Search", key="find", type="search", placeholder="number, label or promoted token", bind="query-params", live=True
+    "Search", key="find", type="search", placeholder="a number, word or meaning", bind="query-params", live=True
 )
 order = sort.selectbox(
     "Sort by",
@@ -74,6 +74,7 @@ rows = list_features(
     head,
     labels,
     detected=state.detected(context),
+    fires_on=state.listed_words(context),
     lens=lens,
     firing=firing if searching else None,
     token=token,
@@ -82,9 +83,13 @@ rows = list_features(
     seeds=seeds,
 )
 hide_dense, hide_begin = view.filters(listed)
-shown = filter_features(rows, query=asked or "", hide_dense=hide_dense, hide_begin=hide_begin, sort=order)
+results = state.search(context, asked or "", rows)
+shown = filter_features(rows, query=asked or "", results=results, hide_dense=hide_dense, hide_begin=hide_begin, sort=order)
 st.caption(f"{view.hidden_line(shown, listed)}. Figures from {view.source_line(found.data.name, table)}.")
-view.feature_table(shown, feature)
+if asked and shown.rows.empty:
+    view.nothing_found(asked, shown, listed, card.d_sae, lens=lens is not None)
+else:
+    view.feature_table(shown, feature)
 left, right = st.columns([4, 1], vertical_alignment="bottom")
 with left:
     download_table(shown.rows, "Features", f"features-{context.key}.csv")

@@ -10,11 +10,11 @@ import numpy as np
 import pandas as pd
 
 from sparserm.backbone.model import Backbone
+from sparserm.features.search import QueryResults, match_rows
 from sparserm.features.table import FeatureTable
 from sparserm.heads.reward import RewardHead
 from sparserm.sae.autoencoder import SparseAutoencoder
 from sparserm.sae.seeds import SeedStability
-from sparserm.support.parsing import whole_number
 from sparserm.types import Pooling, Prompt
 
 if TYPE_CHECKING:
@@ -78,6 +78,7 @@ def list_features(
     labels: Mapping[int, str],
     *,
     detected: Mapping[int, float] | None = None,
+    fires_on: Mapping[int, str] | None = None,
     lens: LogitLens | None = None,
     firing: FiringText | None = None,
     token: int | None = None,
@@ -90,6 +91,7 @@ def list_features(
     Args:
         labels: labels by feature id.
         detected: detection scores of the automatic labels by feature id.
+        fires_on: the words at which each latent fires, by feature id.
         lens: logit lens of every latent; the top promoted tokens are shown and searched.
         firing: keep only the latents that fire on this text, with their peak activation as ``on_text`` and its token as ``at``.
         token: index of a token of this text; keep only the latents that fire there, with their activation there.
@@ -107,6 +109,7 @@ def list_features(
             "feature": features,
             "label": [labels.get(feature, "") for feature in features.tolist()],
             "detects": [(detected or {}).get(feature, np.nan) for feature in features.tolist()],
+            "fires_on": [(fires_on or {}).get(feature, "") for feature in features.tolist()],
             "promotes": [promoted_text(tokens) for tokens in lens.promoted[:, :4]] if lens else "",
             "weight": weights,
             "gap": table.gap,
@@ -139,24 +142,30 @@ def family_texts(head: RewardHead) -> dict[int, str]:
 
 
 def filter_features(
-    rows: pd.DataFrame, *, query: str = "", hide_dense: bool = True, hide_begin: bool = True, sort: Sort = "relevance"
+    rows: pd.DataFrame,
+    *,
+    query: str = "",
+    results: QueryResults | None = None,
+    hide_dense: bool = True,
+    hide_begin: bool = True,
+    sort: Sort = "relevance",
 ) -> FeatureList:
     """Search, filter and sort a table of :func:`list_features`.
 
     Args:
-        query: a feature id, or text to find in labels and promoted tokens.
+        query: a feature id, or text to find, see :func:`~sparserm.features.search.match_rows`.
+        results: what the backbone knows of the query.
         hide_dense, hide_begin: hide dense / begin-of-text latents.
-        sort: ``relevance`` sorts by activation on the text if there is one, else by absolute weight, and latents outside the
-            head by the q-value of their gap.
+        sort: ``relevance`` sorts by how well the query matches, else by activation on the text if there is one, else by
+            absolute weight, and latents outside the head by the q-value of their gap.
     """
     wanted = query.strip().casefold()
-    if (feature := whole_number(wanted)) is not None:
-        rows = rows[rows["feature"] == feature]
-    elif wanted:
-        texts = rows["label"] + "\n" + rows["promotes"]
-        rows = rows[texts.str.casefold().str.contains(wanted, regex=False)]
+    if sort == "relevance":
+        rows = _sorted(rows, sort)  # equal matches stay in this order
+    if wanted:
+        rows = match_rows(rows, wanted, results or QueryResults())
     hidden = rows["dense"] & hide_dense | rows["begin_of_text"] & hide_begin
-    shown = _sorted(rows[~hidden], sort)
+    shown = rows[~hidden] if sort == "relevance" else _sorted(rows[~hidden], sort)
     return FeatureList(shown, int(rows["dense"].sum()), int(rows["begin_of_text"].sum()), int(hidden.sum()))
 
 

@@ -136,6 +136,18 @@ class TestWithPairs:
         page.toggle(key="hide_begin").set_value(False).run()
         assert sorted(_listed(page)) == list(range(D_SAE)) and "**0 hidden**" in _counts(page)
 
+    def test_search_finds_latents_that_fire_on_a_word_and_says_so(self) -> None:
+        page = _page(list="All latents", find="doctor")
+        found = page.dataframe[0].value
+        assert len(found) and any("fires on" in match for match in found["match"])
+
+    def test_a_search_without_results_says_what_was_searched_and_offers_all_latents(self) -> None:
+        page = _page(find="§§§")
+        assert "Nothing found for “§§§” in the head's features. Searched: names, words they fire on" in page.info[0].value
+        next(button for button in page.button if button.label.startswith("Search all")).click().run()
+        assert page.segmented_control(key="list").value == "All latents"
+        assert f"in the {D_SAE:,} latents" in page.info[0].value
+
     def test_a_link_opens_its_feature_list_and_order(self) -> None:
         page = _page(feature="725", list="All latents", sort="number", find="72", examples="By activation quartile")
         assert page.subheader[0].value.startswith("feature 725 of")

@@ -36,9 +36,15 @@ _ABOUT_LABELS = (
     f"detection accuracy there, 0.5 being chance. Labels not reliably above {LEAST_DETECTION:.1f} are not shown. Your own "
     "labels take precedence."
 )
+ABOUT_SEARCH = (
+    "Name: in the label. Fires on: known words, or it fires on the query in most of five neutral sentences. Promotes: its "
+    "direction raises the logit. Meaning: a word of the label or evidence is close to the query."
+)
 _SHOWN = [
     "feature",
     "label",
+    "match",
+    "fires_on",
     "detects",
     "promotes",
     "on_text",
@@ -92,12 +98,24 @@ def hidden_line(shown: FeatureList, listed: str) -> str:
     return f"{len(shown.rows):,} latents shown, **{shown.n_hidden:,} hidden** ({kinds})"
 
 
+def nothing_found(asked: str, shown: FeatureList, listed: str, n_latents: int, *, lens: bool) -> None:
+    """Say what was searched for a query without results, and what to try."""
+    where = {HEAD: "the head's features", ALL: f"the {n_latents:,} latents", TEXT: "the latents that fire on the text"}[listed]
+    what = "names, words they fire on, promoted tokens" if lens else "names, words they fire on"
+    said = f"Nothing found for “{plain(asked)}” in {where}. Searched: {what} and words of similar meaning."
+    if shown.n_hidden:
+        said += f" {shown.n_hidden:,} that match are hidden by the filters above."
+    st.info(said if listed == HEAD else f"{said} Try another word, or a shorter one.", icon=":material/search_off:")
+    if listed == HEAD:
+        st.button(f"Search all {n_latents:,} latents", icon=":material/search:", on_click=state.search_all)
+
+
 def feature_table(shown: FeatureList, feature: int) -> None:
     """Table of the listed features; clicking a row opens one."""
     rows = shown.rows
     features = [int(one) for one in rows["feature"]]
     state.select_row(state.LIST, features, feature)
-    empty = {name for name in ("promotes", "label", "note") if not any(rows[name])}
+    empty = {name for name in ("promotes", "fires_on", "label", "note") if not any(rows[name])}
     empty |= {name for name in ("detects", "selected") if name in rows and not rows[name].notna().any()}
     empty |= {name for name in ("family",) if name in rows and not any(rows[name])}
     names = [name for name in _SHOWN if name in rows and name not in empty]
@@ -133,6 +151,8 @@ def columns() -> dict[str, ColumnConfig | str | None]:
             help="Accuracy of the automatic label at predicting whether the feature fires in a response, on prompts that were "
             "not used to find the label. 0.5 is chance.",
         ),
+        "match": text("Match", width="small", help=ABOUT_SEARCH),
+        "fires_on": text("Fires on", width="medium", help="Words that make up most of its strong activations."),
         "promotes": text("Promoted tokens", width="medium", help="Tokens whose logits its direction raises most (logit lens)."),
         "on_text": number("Activation", format="%.2f", help="Peak activation on the text, or that on the chosen token."),
         "at": text("At token", width="small", help="Number and text of the token with that activation."),

@@ -14,6 +14,7 @@ from sparserm.features.cache import FeatureStore
 from sparserm.features.cards import FeatureCard, Reading, Side, feature_card
 from sparserm.features.listing import FiringText, fire_on_text
 from sparserm.features.logit_lens import LogitLens, load_unembedding, logit_lens
+from sparserm.features.search import QueryResults, close_words, fires_on, is_searchable, words_of
 from sparserm.features.table import FeatureTable, feature_table
 from sparserm.heads.labels import auto_labels, given_labels, save_label, user_labels
 from sparserm.pairs.sources import DataSource
@@ -94,6 +95,11 @@ def choose(feature: int) -> None:
 def choose_typed() -> None:
     """Select the feature whose number was typed; for callbacks."""
     choose(st.session_state[NUMBER])
+
+
+def search_all() -> None:
+    """List all latents; for callbacks."""
+    st.session_state["list"] = "All latents"
 
 
 def choose_row(key: str, features: list[int]) -> None:
@@ -226,6 +232,29 @@ def _fire(backbone: str, sae: str, pooling: str, prompt: Prompt, response: str, 
     return fire_on_text(prompt, response, model.backbone, _context.sae(), model.head.pooling)
 
 
+def search(context: Context, query: str, rows: pd.DataFrame) -> QueryResults:
+    """What the backbone knows of a query: latents that fire on it, and words of names with a similar meaning.
+
+    Raises:
+        SparseRMError: the backbone cannot be used.
+    """
+    wanted = query.strip().casefold()
+    if not is_searchable(wanted):
+        return QueryResults()
+    card = context.card
+    return _search(card.backbone_fingerprint, card.sae_fingerprint, wanted, words_of(rows), _context=context)
+
+
+@st.cache_resource(show_spinner="Searching…", max_entries=256)
+def _search(backbone: str, sae: str, query: str, words: tuple[str, ...], *, _context: Context) -> QueryResults:
+    fires = fires_on(query, _context.model().backbone, _context.sae())
+    try:
+        close = close_words(query, words, load_unembedding(_context.card.backbone_source))
+    except SparseRMError:  # without an unembedding meanings cannot be compared
+        close = {}
+    return QueryResults(fires, close)
+
+
 def job_specification(source: DataSource, context: Context) -> dict[str, object]:
     """Specification of the job that computes promoted tokens and examples."""
     return {"source": source.to_dict(), "head": context.key}
@@ -240,6 +269,12 @@ def listed_labels(context: Context) -> dict[int, str]:
     """Labels by latent for the list; where no automatic label was found, the reason."""
     automatic = auto_labels(context.card.sae_fingerprint)
     return {feature: one.shown for feature, one in automatic.items()} | dict(given_labels(context.card))
+
+
+def listed_words(context: Context) -> dict[int, str]:
+    """The words that each latent fires on, e.g. ``doctor · ambulance``, where they are known."""
+    automatic = auto_labels(context.card.sae_fingerprint)
+    return {feature: one.evidence.removeprefix("fires on: ") for feature, one in automatic.items() if one.evidence}
 
 
 def detected(context: Context) -> dict[int, float]:
