@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from sparserm.ui.shared.context import NO_HEAD
+
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.backbone
 
@@ -78,3 +80,13 @@ def test_a_new_label_shows_at_once(open_page, monkeypatch) -> None:
     monkeypatch.setattr("sparserm.insights.names.user_labels", lambda _: {i: f"has my own name {i}" for i in range(1024)})
     page.run()
     assert "a response that has my own name" in " ".join(one.value for one in page.markdown)
+
+
+def test_no_head_is_needed(open_page) -> None:
+    page = open_page(_planted())
+    with_head = page.markdown[0].value
+    page.selectbox(key="head").set_value(NO_HEAD).run()
+    assert not page.exception and page.session_state["_context"] is None
+    assert page.selectbox(key="pairs").value == "pairs.jsonl" and page.markdown[0].value == with_head
+    page.segmented_control(key="layer").set_value(10).run()
+    assert not page.exception and page.session_state["_place"].sae_name == "smollm2/layer_10" and page.metric
