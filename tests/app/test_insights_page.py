@@ -13,6 +13,7 @@ from streamlit.testing.v1 import AppTest
 from sparserm.insights.edits import PairEdits
 from sparserm.jobs.queue import JobStatus
 from sparserm.pairs.load import load_pairs
+from sparserm.ui.shared.context import NO_HEAD
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.backbone
@@ -165,3 +166,13 @@ def test_other_pairs_are_held_beside(open_page, tmp_path) -> None:
     assert any("punished here, rewarded there" in one.value for one in page.markdown)
     labels = [button.label for button in page.get("download_button")]
     assert "Report on both (HTML)" in labels and any(label.startswith("Download differences") for label in labels)
+
+
+def test_no_head_is_needed(open_page) -> None:
+    page = open_page(_planted())
+    with_head = page.markdown[0].value
+    page.selectbox(key="head").set_value(NO_HEAD).run()
+    assert not page.exception and page.session_state["_context"] is None
+    assert page.selectbox(key="pairs").value == "pairs.jsonl" and page.markdown[0].value == with_head
+    page.segmented_control(key="layer").set_value(10).run()
+    assert not page.exception and page.session_state["_place"].sae_name == "smollm2/layer_10" and page.metric

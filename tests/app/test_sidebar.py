@@ -173,10 +173,18 @@ def test_pairs_that_are_gone_are_replaced_by_ones_that_can_be_used_and_that_is_s
     _own_head("z.jsonl (train)", "z.jsonl (test)")
     app = _open("insights", head="mine")
     assert _pairs(app) == "truthfulness (starter pairs)"
-    assert "trained on z.jsonl (train), which is not here. These are starter pairs of another task." in _texts(app)
+    assert "trained on z.jsonl (train), which is not here. Starter pairs of another task are used instead." in _texts(app)
     app = _open("evaluate", head="safety")
     assert _pairs(app) == "safety (starter pairs)"
-    assert "tested on pku\\_saferlhf.test.jsonl, which is not here. These are starter pairs of its task." in _texts(app)
+    assert "tested on pku\\_saferlhf.test.jsonl, which is not here. Starter pairs of its task are used instead." in _texts(app)
+
+
+def test_a_head_without_test_pairs_is_evaluated_on_its_training_pairs_and_that_is_said() -> None:
+    keep_upload(_rows(), "z.jsonl")
+    _own_head("z.jsonl", "cross-validation over prompts")
+    app = _open("evaluate", head="mine")
+    assert _pairs(app) == "z.jsonl (uploaded)"
+    assert "by cross-validation over prompts, without pairs of its own. Its training pairs are used instead." in _texts(app)
 
 
 def test_another_file_of_that_name_is_not_taken_for_the_training_pairs() -> None:
@@ -196,7 +204,7 @@ def test_the_pairs_follow_the_head_until_others_are_selected_which_then_stay_on_
     assert _pairs(app) == "z.jsonl (uploaded)"
     assert _pairs(_go(app, "evaluate")) == "t.jsonl"
     app.selectbox(key="pairs").set_value("helpfulness (starter pairs)").run()
-    assert "These are" not in _texts(app)
+    assert "used instead" not in _texts(app)
     assert _pairs(_go(app, "insights")) == "helpfulness (starter pairs)"
     app.selectbox(key="head").set_value("safety").run()
     assert _pairs(app) == "helpfulness (starter pairs)"

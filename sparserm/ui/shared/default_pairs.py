@@ -45,10 +45,11 @@ def default_pairs(context: Context | None, part: Part, sources: Mapping[str, Dat
     }
     if own := _own(context, recorded[part], part, sources):
         return DefaultPairs(own)
-    note = f"{_missing(recorded[part], part)} These are "
+    missing = _missing(recorded[part], part)
     if part == "test" and not own_task and (own := _own(context, recorded["training"], "training", sources)):
-        return DefaultPairs(own, f"{note}its training pairs.")
-    return DefaultPairs(first, f"{note}{'starter pairs of its task' if own_task else 'starter pairs of another task'}.")
+        return DefaultPairs(own, f"{missing} Its training pairs are used instead.")
+    task = "its task" if own_task else "another task"
+    return DefaultPairs(first, f"{missing} Starter pairs of {task} are used instead.")
 
 
 def _missing(recorded: str, part: Part) -> str:
@@ -64,12 +65,12 @@ def _own(context: Context, recorded: str, part: Part, sources: Mapping[str, Data
     """Label of the source that a name in the card of a head means, if it is here and can be used."""
     labels = find_sources(recorded, sources)
     candidates = tuple((label, sources[label], sources[label].version()) for label in labels)
-    return _fitting(context.hash, part, candidates, _saved=context.saved) if candidates else None
+    return _fitting(repr(context.card), part, candidates, _saved=context.saved) if candidates else None
 
 
 @st.cache_data(show_spinner=False, max_entries=64)
-def _fitting(head: str, part: Part, candidates: tuple[tuple[str, DataSource, str], ...], *, _saved: SavedHead) -> str | None:
-    """Training pairs are recognised by their prompts, whatever they are called; test pairs by their name if it is clear."""
+def _fitting(card: str, part: Part, candidates: tuple[tuple[str, DataSource, str], ...], *, _saved: SavedHead) -> str | None:
+    """Of sources with the right name, the training pairs are recognised by their prompts; test pairs if there is one alone."""
     usable = []
     for label, source, _ in candidates:
         with suppress(SparseRMError, OSError):
