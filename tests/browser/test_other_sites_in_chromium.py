@@ -91,5 +91,5 @@ def test_a_page_of_another_site_neither_reads_nor_frames_the_app(
     page.evaluate("address => document.body.append(Object.assign(document.createElement('iframe'), {src: address}))", address)
     page.wait_for_timeout(500)
     framed = page.frames[1]
-    assert framed.evaluate("() => document.title") != "SparseRM" and "chrome-error" in framed.url
+    assert "SparseRM" not in framed.evaluate("() => document.title") and "chrome-error" in framed.url
     page.close()
