@@ -71,7 +71,8 @@ def insights(
             typer.echo(f"{len(found.findings) - ROWS:,} more: --out report.html, or --json")
     if found.against:
         typer.echo(found.against.verdict)
-        if rows := [_printed_difference(row) for row in differences_table(found.against)[:ROWS]]:
+        differences = sorted(differences_table(found.against), key=lambda row: not row["labelled"])  # others say little here
+        if rows := [_printed_difference(row) for row in differences[:ROWS]]:
             title = f"{found.data} against {found.against.data}: {found.against.n_sure:,} features surely differ"
             columns = {"here": ".0%", "there": ".0%", "gap": "+.0%", "ci95": "+.0%", "how": "s", "a response that …": "s"}
             print_table(title, rows, **columns)

@@ -16,15 +16,17 @@ from sparserm.insights.effects import (
     enough_in_both,
     false_discoveries,
     gaps_between,
+    hold_length,
     measure_effects,
 )
 from sparserm.insights.names import Name
-from sparserm.insights.values import MOST, Against, Difference, Member, Side
+from sparserm.insights.shortcuts import LONGER
+from sparserm.insights.values import MOST, SURE_BESIDE_LENGTH, Against, Difference, Member, Side
 from sparserm.insights.verdict import verdict_against
 
 
 def compare(here: GatedScores, there: GatedScores, names: Sequence[Name], other: str) -> Against:
-    """Features whose effects surely differ between two sets of pairs, the surest first.
+    """Features whose effects surely differ between two sets of pairs, those that length does not explain first.
 
     A feature is tested if exactly one response has it in enough pairs of both sets; one that only one set can measure says
     nothing about a difference.
@@ -40,6 +42,7 @@ def compare(here: GatedScores, there: GatedScores, names: Sequence[Name], other:
     q = false_discoveries(gaps.z)
     sure = np.flatnonzero(q <= FALSE_DISCOVERIES)
     order = sure[np.argsort(-np.abs(gaps.z[sure]), kind="stable")][:MOST]
+    held = hold_length(here, tested[order]).z, hold_length(there, tested[order]).z
     found = []
     for members in _families(here, there, tested[order], gaps.z[order]):
         own = [names[tested[order[place]]] for place in members]
@@ -52,8 +55,8 @@ def compare(here: GatedScores, there: GatedScores, names: Sequence[Name], other:
                 name=name.text,
                 named=name.named,
                 evidence=name.evidence,
-                here=_side(effects[0], i),
-                there=_side(effects[1], i),
+                here=_side(effects[0], i, held[0][leader], name),
+                there=_side(effects[1], i, held[1][leader], name),
                 gap=float(gaps.rate[i]),
                 ci95=(float(gaps.low[i]), float(gaps.high[i])),
                 z=float(gaps.z[i]),
@@ -61,7 +64,7 @@ def compare(here: GatedScores, there: GatedScores, names: Sequence[Name], other:
                 family=tuple(Member(one.feature, one.text) for one in own if one is not name),
             )
         )
-    differences = tuple(sorted(found, key=lambda one: -abs(one.z)))
+    differences = tuple(sorted(found, key=lambda one: (not one.beside_length, -abs(one.z))))
     return Against(
         data=other,
         n_pairs=len(there.groups),
@@ -72,12 +75,18 @@ def compare(here: GatedScores, there: GatedScores, names: Sequence[Name], other:
     )
 
 
-def _side(effects: Effects, i: int) -> Side:
+def _side(effects: Effects, i: int, held: float, name: Name) -> Side:
+    """One side's effect.
+
+    Args:
+        held: its z with length held fixed; nothing is left of length itself.
+    """
     low, high = effects.interval
+    beside = (name.feature is None and name.text == LONGER) or (held * effects.z[i] > 0 and abs(held) > SURE_BESIDE_LENGTH)
     effect: Literal["rewarded", "punished", "not sure"] = "not sure"
     if effects.sure[i]:
         effect = "rewarded" if effects.z[i] > 0 else "punished"
-    return Side(int(effects.n[i]), int(effects.wins[i]), (float(low[i]), float(high[i])), effect)
+    return Side(int(effects.n[i]), int(effects.wins[i]), (float(low[i]), float(high[i])), effect, bool(beside))
 
 
 def _families(here: GatedScores, there: GatedScores, columns: np.ndarray, z: np.ndarray) -> list[list[int]]:

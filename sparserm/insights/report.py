@@ -34,7 +34,7 @@ _NOTES = (
 _AGAINST_HEADER = ("", "a response that …", "chosen here", "chosen there", "here minus there", "q", "goes together with")
 _AGAINST_NOTE = (
     "A feature is tested if exactly one response has it in enough pairs of both files. The interval is of the difference of "
-    "the two win rates (Agresti and Caffo)."
+    "the two win rates (Agresti and Caffo). What is not sure with length held fixed is marked with (length)."
 )
 _STYLE = """:root{color-scheme:light dark}
 body{font:16px/1.5 system-ui,sans-serif;max-width:72rem;margin:2rem auto;padding:0 1rem}

@@ -133,12 +133,18 @@ class Finding:
 
 @dataclass(frozen=True)
 class Side:
-    """A feature's effect in one of two sets of pairs: ``n``, ``wins`` and ``ci95`` as those of a :class:`Finding`."""
+    """A feature's effect in one of two sets of pairs.
+
+    Attributes:
+        n, wins, ci95: as those of a :class:`Finding`.
+        beside_length: whether the effect is there, with the same sign, with length held fixed.
+    """
 
     n: int
     wins: int
     ci95: tuple[float, float]
     effect: Literal["rewarded", "punished", "not sure"]
+    beside_length: bool
 
     @property
     def win_rate(self) -> float:
@@ -170,8 +176,17 @@ class Difference:
     family: tuple[Member, ...]
 
     @property
+    def beside_length(self) -> bool:
+        """Whether what is sure on either side is there with length held fixed too."""
+        return all(side.beside_length or side.effect == "not sure" for side in (self.here, self.there))
+
+    @property
     def how(self) -> str:
-        """What the difference is, e.g. ``rewarded here, punished there`` or ``rewarded in both, more here``."""
+        """What the difference is, e.g. ``rewarded here, punished there``; ``(length)`` where length may be the reason."""
+        return self._how if self.beside_length else f"{self._how} (length)"
+
+    @property
+    def _how(self) -> str:
         one, other = self.here.effect, self.there.effect
         if one != other:
             return f"{one} here, {other} there"
@@ -187,7 +202,7 @@ class Against:
     Attributes:
         data, n_pairs: name and number of pairs of the second set.
         n_tested, n_sure: features that differ in enough pairs of both to be tested, and those whose effects surely differ.
-        differences: one for each family of the surest features, the surest first.
+        differences: one for each family of the surest features, those beside length before the others, the surest first.
         verdict: the differences in a few lines, one for each sentence.
     """
 

@@ -55,10 +55,13 @@ def verdict_against(other: str, differences: Sequence[Difference], n_tested: int
     """How another set of pairs differs, a sentence in each line."""
     if not n_tested:
         return f"Against {other}: no feature differs in {LEAST_PAIRS} pairs or more of both."
-    telling = [one for one in differences if one.named][: 2 * TOLD]
+    telling = [one for one in differences if one.named and one.beside_length][: 2 * TOLD]
+    if not differences:
+        return f"Against {other}: of the {n_tested:,} features that both can measure, none surely has another effect there."
     if not telling:
-        which = "features with a name" if differences else "features"
-        return f"Against {other}: of the {n_tested:,} {which} that both can measure, none surely has another effect there."
+        return (
+            f"Against {other}: {len(differences):,} effects surely differ; none of them has a name and is sure beside length."
+        )
     return "\n".join(
         f"Against {other}: a response that {one.name} is chosen in {one.here.win_rate:.0%} of {one.here.n:,} pairs here and in "
         f"{one.there.win_rate:.0%} of {one.there.n:,} there ({one.how})."

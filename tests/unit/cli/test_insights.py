@@ -72,7 +72,10 @@ def test_against_other_pairs_it_tells_what_differs(insights, longer, tmp_path) -
     found = insights(longer, "--against", shorter, "--json").json["against"]
     everything = {name for one in found["features"] for name in (one["label"], *(each["name"] for each in one["family"]))}
     assert (found["data"], found["n_pairs"]) == ("shorter.jsonl", 120) and "is longer, in words" in everything
-    assert {one["how"] for one in found["features"]} <= {"rewarded here, punished there", "punished here, rewarded there"}
+    assert {one["how"].removesuffix(" (length)") for one in found["features"]} <= {
+        "rewarded here, punished there",
+        "punished here, rewarded there",
+    }
     assert "shorter.jsonl" in insights(longer, "--against", shorter).out
     out = tmp_path / "differences.csv"
     insights(longer, "--against", shorter, "--out", out)
