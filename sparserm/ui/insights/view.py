@@ -97,7 +97,8 @@ def edits_bar(found: Found, pairs: Represented) -> None:
     parts = [f"{n:,} {what}" for n, what in ((len(edits.dropped), "dropped"), (len(edits.flipped), "flipped")) if n]
     with st.container(border=True):
         st.markdown(
-            f"**{' and '.join(parts)}** of {len(pairs.data.pairs):,} pairs. All figures here are of the edited pairs, until the page is reloaded; to keep them, keep them as new pairs."
+            f"**{' and '.join(parts)}** of {len(pairs.data.pairs):,} pairs. All figures here are of the edited pairs, until the "
+            "page is reloaded; keep them as new pairs to train on them or to come back."
         )
         with st.container(horizontal=True):
             st.button("Undo all", icon=":material/undo:", on_click=state.set_edits, args=(pairs.data.content_hash, PairEdits()))
