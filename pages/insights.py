@@ -21,6 +21,6 @@ view.headline(found)
 feature = view.findings(found, here)
 if feature is not None:
     opened.draw(feature, found, here, pairs)
-view.downloads(found.insights)
+view.downloads(found.insights, st.session_state["pairs"])
 if other := view.pick_against(source):
     view.side_by_side(state.beside(here, found, pairs_picker.represented(other)))

@@ -97,8 +97,8 @@ def edits_bar(found: Found, pairs: Represented) -> None:
     parts = [f"{n:,} {what}" for n, what in ((len(edits.dropped), "dropped"), (len(edits.flipped), "flipped")) if n]
     with st.container(border=True):
         st.markdown(
-            f"**{' and '.join(parts)}** of {len(pairs.data.pairs):,} pairs. All figures here are of the edited pairs, until the "
-            "page is reloaded; keep them as new pairs to train on them or to come back."
+            f"**{' and '.join(parts)}** of {len(pairs.data.pairs):,} pairs. All figures here are of the edited pairs, until "
+            "the page is reloaded; keep them as new pairs to train on them or to come back."
         )
         with st.container(horizontal=True):
             st.button("Undo all", icon=":material/undo:", on_click=state.set_edits, args=(pairs.data.content_hash, PairEdits()))
@@ -215,11 +215,16 @@ def side_by_side(found: Insights) -> None:
         download_table(pd.DataFrame(differences_table(against)), "Differences", "differences.csv")
 
 
-def downloads(found: Insights) -> None:
-    """The findings as files."""
-    with st.container(horizontal=True):
+def downloads(found: Insights, label: str) -> None:
+    """The findings as files, and the way to a head.
+
+    Args:
+        label: of the source.
+    """
+    with st.container(horizontal=True, vertical_alignment="center"):
         _reports(found, "Report", "insights")
         download_table(pd.DataFrame(findings_table(found)), "Findings", "insights.csv")
+        pairs_picker.link_with_pairs("pages/train.py", "Train a head on these pairs", ":material/model_training:", label)
 
 
 def _reports(found: Insights, label: str, name: str) -> None:

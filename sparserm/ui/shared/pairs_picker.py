@@ -117,10 +117,13 @@ def pick_source(
 
 def link_to_insights(label: str) -> None:
     """A link to what the pairs of a source reward."""
+    link_with_pairs("pages/insights.py", "See what these pairs reward", ":material/insights:", label)
+
+
+def link_with_pairs(page: str, text: str, icon: str, label: str) -> None:
+    """A link to a page that selects the pairs of a source there."""
     # Not the parameter of the selection there: Streamlit drops what a widget of this page is bound to. It keeps the sidebar's.
-    st.page_link(
-        "pages/insights.py", label="See what these pairs reward", icon=":material/insights:", query_params={_OFFERED: label}
-    )
+    st.page_link(page, label=text, icon=icon, query_params={_OFFERED: label})
 
 
 def _write_selection(key: str, sources: Collection[str], default: str | None) -> None:
