@@ -286,10 +286,10 @@ def test_pairs_that_length_alone_solves_are_warned_of_where_training_ends() -> N
 def test_training_leads_on_to_its_pairs_and_to_the_new_head() -> None:
     _done_job()
     page = _page(view="Results")
-    assert [link.proto.label for link in page.get("page_link")] == ["What these pairs reward"]
+    assert [link.proto.label for link in page.get("page_link")] == ["See what these pairs reward"]
     assert "safety" in page.get("page_link")[0].proto.query_string
     _button(page, "Save").click().run()
-    assert [link.proto.label for link in page.get("page_link")] == ["What these pairs reward", "Score with it"]
+    assert [link.proto.label for link in page.get("page_link")] == ["See what these pairs reward", "Score with it"]
     assert page.get("page_link")[1].proto.query_string == "use=made-up"
     page.query_params["use"] = "made-up"
     page.run()

@@ -11,6 +11,7 @@ from sparserm.heads.learned import Learned
 from sparserm.pairs.sources import DataSource, list_sources
 from sparserm.ui.shared.components import download_table
 from sparserm.ui.shared.feature_columns import ABOUT_FAMILIES, in_percent, shared_columns
+from sparserm.ui.shared.pairs_picker import link_to_insights
 from sparserm.ui.shared.text import plain
 
 
@@ -27,11 +28,10 @@ def verdict(learned: Learned) -> None:
 
 def insights_link(source: DataSource) -> None:
     """A link to what the training pairs reward, if they are still in the list of sources."""
-    label = next((label for label, one in list_sources().items() if one.name == source.name), None)
+    where = source.where()
+    label = next((label for label, one in list_sources().items() if one.name == where), None)
     if label is not None:
-        st.page_link(
-            "pages/insights.py", label="What these pairs reward", icon=":material/insights:", query_params={"open": label}
-        )
+        link_to_insights(label)
 
 
 def learned_table(learned: Learned, labels: Mapping[int, str]) -> pd.DataFrame:

@@ -19,7 +19,6 @@ from sparserm.heads.learned import Learned
 from sparserm.heads.library import free_name, keep_head, own_heads, pack_head
 from sparserm.heads.saved import HeadCard, SavedHead
 from sparserm.model import shared_backbone
-from sparserm.pairs.sources import list_sources
 from sparserm.sae.autoencoder import load_sae
 from sparserm.training.evidence import Measured
 from sparserm.training.sweep import SweepCell, choose, describe
@@ -38,7 +37,6 @@ from sparserm.types import Score, SparseRMError
 from sparserm.ui.shared import job_panel
 from sparserm.ui.shared.components import download_table
 from sparserm.ui.shared.context import use_link
-from sparserm.ui.shared.pairs_picker import link_to_insights
 from sparserm.ui.shared.style import CONFIG
 from sparserm.ui.shared.text import plain, sentence
 from sparserm.ui.train import charts, heads, learned, tables
@@ -459,12 +457,9 @@ def _open_cell(key: str, score: Score | None) -> None:
 
 
 def what_it_learned(tried: Tried) -> None:
-    """The verdict on the head, with plain warnings where it has learned little or a shortcut, and what the pairs reward."""
+    """The verdict on the head, with plain warnings where it has learned little or a shortcut."""
     st.subheader("What it learned", anchor=False)
     learned.verdict(tried.learned)
-    where = tried.result.spec.source.where()
-    if label := next((label for label, one in list_sources().items() if one.name == where), None):
-        link_to_insights(label)
 
 
 def features(tried: Tried) -> None:
