@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import textwrap
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -244,13 +245,23 @@ def planted() -> list[str]:
 
 def insights() -> list[str]:
     """How far insights are silent where there is nothing, and hold on other prompts."""
-    names = ("pairs", "tested", "sure", "families", "with a name", "sure if shuffled", "same sign", "sure again")
+    names = ("pairs", "tested", "sure", "families", "with a name", "sure if shuffled", "halves differ", "same sign", "sure again")
     lines = header("task", *names, "seconds")
     for task, one in read_results("insights")["tasks"].items():
         lines.append(
             f"| {task} | {one['pairs']:,} | {one['tested']:,} | {one['sure']:,} | {one['families']:,} | {one['named']:,} "
-            f"| {max(one['shuffled'])} | {one['same_sign']:.1%} | {one['sure_again']:.0%} | {one['seconds']:.1f} |"
+            f"| {max(one['shuffled'])} | {max(one['halves'])} | {one['same_sign']:.1%} | {one['sure_again']:.0%} | {one['seconds']:.1f} |"
         )
+    return lines
+
+
+def insights_planted() -> list[str]:
+    """Rank of the first finding that is a planted property, and what the first finding says."""
+    lines = header("property", "rank", "findings", "the first finding, with the words at which it fires and its family")
+    for name, one in read_results("insights")["planted"].items():
+        rank = MISSING if one["rank"] is None else one["rank"]
+        first = textwrap.shorten(one["first"][0], 150, placeholder=" …") if one["first"] else MISSING
+        lines.append(f"| {name} | {rank} | {one['findings']} | {first.replace('|', '/')} |")
     return lines
 
 

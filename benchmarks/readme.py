@@ -151,6 +151,7 @@ TABLES: dict[str, Callable[[], list[str]]] = {
     "bars": evidence_tables.bars,
     "null": evidence_tables.null,
     "insights": evidence_tables.insights,
+    "insights_planted": evidence_tables.insights_planted,
     "planted": evidence_tables.planted,
     "labels": evidence_tables.labels,
     "faults": evidence_tables.faults,

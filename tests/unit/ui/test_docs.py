@@ -10,7 +10,7 @@ from sparserm.ui.shared.frame import LOGO, title
 
 def test_every_guide_has_a_title_and_links_only_to_guides() -> None:
     titles = guide_titles()
-    assert next(iter(titles)) == "insights" and all(titles.values())
+    assert next(iter(titles)) == "from-data" and all(titles.values())
     for name in titles:
         for link in re.findall(r"\]\(([^)]*)\)", guide_text(name)):
             guide = re.fullmatch(r"docs\?guide=([\w-]+)(#[\w-]+)?|https://\S+|#[\w-]+", link)
