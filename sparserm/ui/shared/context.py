@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +17,7 @@ from sparserm.backbone.smollm2 import is_ready
 from sparserm.heads.model_card import accuracy, baselines
 from sparserm.heads.saved import HeadCard, SavedHead, head_hash, list_heads, load_head
 from sparserm.support.defaults import DEFAULT_LAYERS, TASKS
+from sparserm.support.parsing import whole_number
 from sparserm.types import Progress, SparseRMError
 from sparserm.ui.shared import job_panel
 from sparserm.ui.shared.text import plain
@@ -155,6 +156,7 @@ def draw_sidebar() -> None:
         )
         layers = sorted(heads[name])
         _follow_link(heads[name])
+        _note_unknown_layer(name, layers)
         layer = st.segmented_control(
             "Layer",
             layers,
@@ -162,6 +164,7 @@ def draw_sidebar() -> None:
             required=True,
             key="layer",
             bind="query-params",
+            on_change=_forget_unknown_layer,
             help="Layer of the language model that the head reads. Each layer has its own sparse autoencoder (SAE).",
         )
         context = read_head(heads[name][layer if layer in layers else default_layer(name, heads[name])])
@@ -169,6 +172,7 @@ def draw_sidebar() -> None:
         _backbone_status()
         job_panel.active_jobs()
     _guard_link(context)
+    _warn_of_unknown_layer(name)
     st.session_state["_context"] = context
 
 
@@ -207,6 +211,28 @@ def _warn_of_unknown(heads: Iterable[str], asked: str | None) -> None:
     if asked and asked not in heads:
         st.warning(
             plain(f"This link names head {asked!r}, which was not found; another head is shown."), icon=":material/link_off:"
+        )
+
+
+def _note_unknown_layer(name: str, layers: Sequence[int]) -> None:
+    """Remember the layer of the opened link if the head has none there; before the control replaces it."""
+    asked = st.query_params.get("layer")
+    if asked and "_link_seen" not in st.session_state and whole_number(asked) not in layers:
+        st.session_state["_layer_not_found"] = (name, asked, layers)
+
+
+def _forget_unknown_layer() -> None:
+    """Stop warning of it once a layer was chosen."""
+    st.session_state.pop("_layer_not_found", None)
+
+
+def _warn_of_unknown_layer(name: str) -> None:
+    of, asked, layers = st.session_state.get("_layer_not_found", ("", "", ()))
+    if of == name:
+        st.warning(
+            plain(f"This link names layer {asked[:40]!r} of {name}, which was not found; expected ")
+            + f"{' or '.join(map(str, layers))}. Another layer is shown.",
+            icon=":material/link_off:",
         )
 
 
