@@ -245,12 +245,23 @@ def planted() -> list[str]:
 
 def insights() -> list[str]:
     """How far insights are silent where there is nothing, and hold on other prompts."""
-    names = ("pairs", "tested", "sure", "families", "with a name", "sure if shuffled", "halves differ", "same sign", "sure again")
+    names = (
+        "pairs",
+        "tested",
+        "sure",
+        "families",
+        "with a name",
+        "sure if shuffled",
+        "halves differ",
+        "same sign",
+        "sure again",
+    )
     lines = header("task", *names, "seconds")
     for task, one in read_results("insights")["tasks"].items():
         lines.append(
             f"| {task} | {one['pairs']:,} | {one['tested']:,} | {one['sure']:,} | {one['families']:,} | {one['named']:,} "
-            f"| {max(one['shuffled'])} | {max(one['halves'])} | {one['same_sign']:.1%} | {one['sure_again']:.0%} | {one['seconds']:.1f} |"
+            f"| {max(one['shuffled'])} | {max(one['halves'])} | {one['same_sign']:.1%} | {one['sure_again']:.0%} "
+            f"| {one['seconds']:.1f} |"
         )
     return lines
 

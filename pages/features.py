@@ -74,7 +74,7 @@ rows = list_features(
     head,
     labels,
     detected=state.detected(context),
-    fires_on=state.listed_words(context),
+    fires_on=state.listed_words(found, context),
     lens=lens,
     firing=firing if searching else None,
     token=token,

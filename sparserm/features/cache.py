@@ -8,7 +8,7 @@ and results are used also where none can be written.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sparserm.features.cards import SIDES, FeatureCard, Reading, Side, read_examples
+from sparserm.features.firing import find_firings
 from sparserm.features.logit_lens import LogitLens, load_unembedding, logit_lens
-from sparserm.features.table import measure_openings
+from sparserm.features.table import SAMPLE, measure_openings
 from sparserm.representations.values import PairRepresentations
 from sparserm.support.defaults import home
 from sparserm.support.files import replacing
@@ -76,6 +77,29 @@ class FeatureStore:
         _save(self.of_pairs / "openings.npz", {"opening": opening})
         return opening
 
+    def known_words(self) -> list[str] | None:
+        """What each latent fires on in a sample of the responses, e.g. ``doctor · nurse``; None where it is not known."""
+        found = _load(self.of_pairs / "words.npz", ["words"])
+        return [str(one) for one in found["words"]] if found else None
+
+    def words(
+        self,
+        data: PreferenceData,
+        pairs: PairRepresentations,
+        backbone: Backbone,
+        sae: SparseAutoencoder,
+        progress: Progress | None = None,
+    ) -> list[str]:
+        """Cached evidence of :func:`~sparserm.features.firing.find_firings` for every latent, from a sample of responses."""
+        if (known := self.known_words()) is not None:
+            return known
+        n = 2 * len(data.pairs)
+        rows = np.unique(np.linspace(0, n - 1, min(n, SAMPLE)).round().astype(int))
+        firing = find_firings(range(sae.d_sae), data.pairs, pairs, rows, backbone, sae, progress=progress)
+        words = [firing[latent].evidence.removeprefix("fires on: ") for latent in range(sae.d_sae)]
+        _save(self.of_pairs / "words.npz", {"words": np.array(words, dtype=str)})
+        return words
+
     def known_lens(self) -> LogitLens | None:
         """The cached logit lens of every latent; None where it has not been computed."""
         found = _load(self.of_sae / "lens.npz", [field.name for field in fields(LogitLens)])
@@ -95,17 +119,25 @@ class FeatureStore:
 
     def readings(
         self,
-        card: FeatureCard,
+        cards: Sequence[FeatureCard],
         data: PreferenceData,
         backbone: Backbone,
         sae: SparseAutoencoder,
         progress: Progress | None = None,
-    ) -> Readings:
-        """Cached :func:`~sparserm.features.cards.read_examples` for the examples of a card; only missing ones are computed."""
-        kept = self.known_readings(card.feature)
-        if missing := [one for one in card.examples if (one.pair, one.side) not in kept]:
-            kept |= read_examples(card.feature, missing, data.pairs, backbone, sae, progress=progress)
-            _save(self.of_pairs / f"{card.feature}-readings.npz", _pack(kept))
+    ) -> dict[int, Readings]:
+        """Cached :func:`~sparserm.features.cards.read_examples` for the examples of cards; only missing ones are computed.
+
+        Returns:
+            The readings of each card by its latent.
+        """
+        kept = {card.feature: self.known_readings(card.feature) for card in cards}
+        missing = {}
+        for card in cards:
+            if examples := [one for one in card.examples if (one.pair, one.side) not in kept[card.feature]]:
+                missing[card.feature] = examples
+        for feature, read in read_examples(missing, data.pairs, backbone, sae, progress=progress).items():
+            kept[feature] |= read
+            _save(self.of_pairs / f"{feature}-readings.npz", _pack(kept[feature]))
         return kept
 
     def known_readings(self, feature: int) -> Readings:

@@ -169,23 +169,37 @@ def pooled_scores(responses: Representations, feature: int, sae: SparseAutoencod
 
 
 def read_examples(
-    feature: int,
-    examples: Sequence[Example],
+    examples: Mapping[int, Sequence[Example]],
     texts: Sequence[PreferencePair],
     backbone: Backbone,
     sae: SparseAutoencoder,
     *,
     progress: Progress | None = None,
-) -> dict[tuple[int, Side], Reading]:
-    """Run the backbone on examples and return ``{(pair, side): reading}``, the latent at every response token."""
-    tokenized = [backbone.tokenize(texts[one.pair].prompt, getattr(texts[one.pair], one.side)) for one in examples]
+) -> dict[int, dict[tuple[int, Side], Reading]]:
+    """Run the backbone on the examples of latents, once on each response.
+
+    Args:
+        examples: of each latent, by its id.
+
+    Returns:
+        ``{latent: {(pair, side): reading}}``, the latent at every response token.
+    """
+    wanted: dict[tuple[int, Side], list[int]] = {}
+    for feature, own in examples.items():
+        for one in own:
+            wanted.setdefault((one.pair, one.side), []).append(feature)
+    places = list(wanted)
+    tokenized = [backbone.tokenize(texts[pair].prompt, getattr(texts[pair], side)) for pair, side in places]
     near = sae.to(backbone.device)
-    direction, center = sae.directions()[feature : feature + 1].cpu().numpy(), sae.b_dec.cpu().numpy()
-    found: dict[tuple[int, Side], Reading] = {}
+    directions, center = sae.directions().cpu().numpy(), sae.b_dec.cpu().numpy()
+    found: dict[int, dict[tuple[int, Side], Reading]] = {feature: {} for feature in examples}
     for i, states in backbone.hidden_states(tokenized, [sae.hook], progress=progress):
-        own = states[sae.hook][: tokenized[i].end - tokenized[i].start]
-        scores = alignment_scores(own.cpu().numpy(), direction, center)[:, 0].astype(np.float32)
-        found[examples[i].pair, examples[i].side] = Reading(near.encode(own)[:, feature].cpu().numpy().copy(), scores)
+        own_states = states[sae.hook][: tokenized[i].end - tokenized[i].start]
+        features = wanted[places[i]]
+        scores = alignment_scores(own_states.cpu().numpy(), directions[features], center).astype(np.float32)
+        activations = near.encode(own_states)[:, features].cpu().numpy()
+        for column, feature in enumerate(features):
+            found[feature][places[i]] = Reading(activations[:, column].copy(), scores[:, column].copy())
     return found
 
 

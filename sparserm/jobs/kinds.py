@@ -90,13 +90,14 @@ def best_of_n_job(spec: dict[str, Any], folder: Path, report: Report) -> None:
 def features_job(spec: dict[str, Any], folder: Path, report: Report) -> None:
     """Compute what the Features page shows for the head ``spec["head"]`` on the pairs ``spec["source"]``.
 
-    These are representations, opening shares, activations on the examples of the head's features, and the tokens that each
-    latent promotes. All of it is cached where the pages read it, and an interrupted job resumes from there.
+    These are representations, opening shares, activations on the examples of the head's features, the words that each latent
+    fires on, and the tokens that it promotes. All of it is cached where the pages read it, and an interrupted job resumes from
+    there.
 
     Raises:
         SparseRMError: the pairs, the head, its SAE or its backbone cannot be used.
     """
-    report.stage(1, 4, "Representations (responses)")
+    report.stage(1, 5, "Representations (responses)")
     data = DataSource.from_dict(spec["source"]).load()
     saved = load_head(spec["head"])
     card, sae = saved.card, load_sae(saved.card.sae, may_download=False)
@@ -107,14 +108,14 @@ def features_job(spec: dict[str, Any], folder: Path, report: Report) -> None:
         )
     pairs = both[sae.hook]
     kept = FeatureStore(data.content_hash, sae.fingerprint, backbone.fingerprint)
-    report.stage(2, 4, "Openings (responses)")
+    report.stage(2, 5, "Openings (responses)")
     kept.openings(data, pairs, backbone, sae, report)
-    report.stage(3, 4, "Examples (features)")
+    report.stage(3, 5, "Examples (responses)")
     features = saved.head.features.tolist()
-    for done, feature in enumerate(features):
-        report(done, len(features), "Examples (features)")
-        kept.readings(feature_card(feature, data.pairs, pairs, sae, saved.head), data, backbone, sae)
-    report.stage(4, 4, "Promoted tokens (latents)")
+    kept.readings([feature_card(one, data.pairs, pairs, sae, saved.head) for one in features], data, backbone, sae, report)
+    report.stage(4, 5, "Words (responses)")
+    kept.words(data, pairs, backbone, sae, report)
+    report.stage(5, 5, "Promoted tokens (latents)")
     kept.lens(card.backbone_source, sae, report)
     write_json(folder / "result.json", {"features": features, "pairs": len(data.pairs)})
 

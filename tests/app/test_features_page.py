@@ -85,6 +85,13 @@ def _counts(page: AppTest) -> str:
     return next(caption.value for caption in page.caption if "hidden" in caption.value)
 
 
+def _pick() -> None:
+    from sparserm.ui.features import state
+
+    for token in (0, 0, 1, 2):  # the second press on a token takes the first back
+        state.pick_token(token)
+
+
 @pytest.mark.backbone
 def test_before_the_pairs_are_read_the_heads_own_figures_are_there(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sparserm.ui.shared.pairs_picker.INLINE_TOKENS", 0)
@@ -157,9 +164,22 @@ class TestWithPairs:
         assert _metrics(page)["Weight in the head"] == "none"
 
     @pytest.mark.parametrize("wrong", ["1024", "-1", "abc", "1e3", "²"])
-    def test_a_link_to_no_feature_opens_the_heaviest(self, wrong: str) -> None:
+    def test_a_link_to_no_feature_says_so_and_opens_the_heaviest(self, wrong: str) -> None:
         page = _page(feature=wrong)
         assert page.query_params["feature"] == str(_listed(page)[0])
+        assert f"'{wrong}'" in page.warning[0].value and "from 0 to 1023" in page.warning[0].value
+        page.run()
+        assert page.warning
+        page.number_input(key="feature number").set_value(17).run()
+        assert not page.warning
+
+    def test_a_link_to_no_layer_says_so(self) -> None:
+        page = AppTest.from_file(str(ROOT / "app.py"), default_timeout=300)
+        page.query_params.update({"head": HEAD, "layer": "x"})
+        page.run()
+        assert "layer 'x', expected one of 10, 15, 20" in page.warning[0].value
+        page.segmented_control(key="layer").set_value(10).run()
+        assert not page.warning
 
     def test_typing_a_number_goes_to_the_feature_and_the_link_follows(self) -> None:
         page = _page()
@@ -177,18 +197,29 @@ class TestWithPairs:
         page.segmented_control(key="layer").set_value(10).run()
         assert page.query_params["feature"] != "17"
 
-    def test_a_label_is_kept_and_seen_in_the_list(self) -> None:
+    def test_a_name_is_kept_and_is_the_title_and_in_the_list(self) -> None:
         page = _page()
         card, feature = load_head(HEAD).card, _listed(page)[0]
-        key = f"label of {card.sae_fingerprint} {feature}"
+        key = f"name of {card.sae_fingerprint} {feature} card"
         page.text_input(key=key).set_value("<b>*mine*</b>  قائمة").run()
         assert user_labels(card.sae_fingerprint) == {feature: "<b>*mine*</b> قائمة"}
         assert page.dataframe[0].value["label"][feature] == "<b>*mine*</b> قائمة"
+        assert page.subheader[0].value == r"\<b\>\*mine\*\</b\> قائمة"
+        assert any("your name for it" in caption.value for caption in page.caption)
         page.text_input(key=key).set_value("x" * 200).run()
         assert "200 characters" in page.error[0].value
         assert page.text_input(key=key).value == "x" * 200
-        page.text_input(key=key).set_value("").run()
-        assert user_labels(card.sae_fingerprint) == {}
+        next(button for button in page.button if button.label == "Remove the name").click().run()
+        assert user_labels(card.sae_fingerprint) == {} and page.subheader[0].value.startswith(f"feature {feature} of")
+
+    def test_a_click_on_a_token_lists_what_fires_there(self) -> None:
+        page = _page(text="No. Never do that.")
+        picked = AppTest.from_function(_pick, default_timeout=300)
+        picked.run()
+        assert not picked.exception and (picked.session_state["list"], picked.session_state["token"]) == ("Firing on a text", 2)
+        page.session_state["list"], page.session_state["token"] = "Firing on a text", 2
+        page.run()
+        assert set(page.dataframe[0].value["at"]) == {"3 ·Never"}
 
     def test_latents_that_fire_on_a_text_are_found_strongest_first(self) -> None:
         page = _page(list="Firing on a text")
@@ -250,11 +281,13 @@ class TestWithPairs:
         page = _page(feature=str(listed[0]))
         labels = page.dataframe[0].value["label"].tolist()
         assert labels[:3] == ["<b>*negations*</b> (auto 0.91)", "no reliable label (fires in 3 of 3,000 responses)", "mine"]
-        assert page.dataframe[0].value["detects"].tolist()[:3] == [0.91] * 3
+        assert page.dataframe[0].value["detects"].tolist()[:2] == [0.91] * 2
+        assert np.isnan(page.dataframe[0].value["detects"].tolist()[2])  # the score is of the label that it replaced
         captions = [caption.value for caption in page.caption]
         assert any("**2 of 3** features" in caption for caption in captions)
-        assert any(r"**\<b\>\*negations\*\</b\>** · detection 0.91 (0.88 to 0.94)" in caption for caption in captions)
-        assert page.text_input(key=f"label of {card.sae_fingerprint} {listed[0]}").value == ""
+        assert page.subheader[0].value == r"\<b\>\*negations\*\</b\>"
+        assert any(caption.startswith("Automatic label · detection 0.91 (0.88 to 0.94)") for caption in captions)
+        assert page.text_input(key=f"name of {card.sae_fingerprint} {listed[0]} card").value == ""
         page.button(key="Next feature").click().run()
         assert any(caption.value.startswith("No reliable label: fires in 3 of") for caption in page.caption)
         page.button(key="Next feature").click().run()

@@ -28,6 +28,7 @@ from sparserm.ui.shared.components import download_table, figure
 from sparserm.ui.shared.context import Context
 from sparserm.ui.shared.examples import ColouredText, ExampleRow, show_chips, show_examples
 from sparserm.ui.shared.feature_columns import ABOUT_SEEDS, ABOUT_SELECTED
+from sparserm.ui.shared.rename import rename_button
 from sparserm.ui.shared.style import CONFIG
 from sparserm.ui.shared.text import plain, sentence
 from sparserm.ui.shared.tokens import coloured_tokens
@@ -92,43 +93,45 @@ def full_colour(read: Mapping[tuple[int, Side], ShownExample]) -> float:
 
 
 def header(context: Context, feature: int, listed: Sequence[int]) -> None:
-    """Title, buttons for the previous and next feature of the list, labels and the link to Neuronpedia."""
-    title, before, after = st.columns([8, 2, 2], vertical_alignment="bottom")
-    title.subheader(context.feature_title(feature), anchor=False)
-    place = listed.index(feature) if feature in listed else None
-    for column, step, icon, what in ((before, -1, "chevron_left", "Previous"), (after, 1, "chevron_right", "Next")):
-        to = None if place is None or not 0 <= place + step < len(listed) else listed[place + step]
-        column.button(
-            what,
-            key=f"{what} feature",
-            icon=f":material/{icon}:",
-            disabled=to is None,
-            width="stretch",
-            help=f"{what} feature in the list",
-            on_click=state.choose,
-            args=(feature if to is None else to,),
-        )
-    name, link = st.columns([10, 2], vertical_alignment="bottom")
-    key = f"label of {context.card.sae_fingerprint} {feature}"
-    st.session_state.setdefault(key, given_labels(context.card).get(feature, ""))
-    name.text_input(
-        "Label",
-        key=key,
-        placeholder="Name this feature; the name appears on every page",
-        on_change=state.store_label,
-        args=(context.card.sae_fingerprint, feature, key),
-    )
-    if problem := st.session_state.pop("label problem", None) or state.label_problem(context):
+    """The name as title, buttons to rename it and for its neighbours in the list, and what the name is based on."""
+    own, automatic = given_labels(context.card).get(feature), auto_labels(context.card.sae_fingerprint).get(feature)
+    name = own or (automatic.text if automatic else None)
+    title, buttons = st.columns([7, 5], vertical_alignment="bottom")
+    title.subheader(plain(name) if name else context.feature_title(feature), anchor=False)
+    with buttons.container(horizontal=True, horizontal_alignment="right"):
+        rename_button(context, feature, key="card", label="Rename" if name else "Name this feature")
+        place = listed.index(feature) if feature in listed else None
+        for step, icon, what in ((-1, "chevron_left", "Previous"), (1, "chevron_right", "Next")):
+            to = None if place is None or not 0 <= place + step < len(listed) else listed[place + step]
+            st.button(
+                what,
+                key=f"{what} feature",
+                icon=f":material/{icon}:",
+                disabled=to is None,
+                help=f"{what} feature in the list",
+                on_click=state.choose,
+                args=(feature if to is None else to,),
+            )
+        if url := neuronpedia_url(context.sae(), feature):
+            st.link_button("Neuronpedia", url, icon=":material/open_in_new:")
+    if name:
+        st.caption(f"{plain(context.feature_title(feature))}{' · your name for it' if own else ''}")
+    if problem := state.label_problem(context):
         st.error(problem)
-    if url := neuronpedia_url(context.sae(), feature):
-        link.link_button("Neuronpedia", url, icon=":material/open_in_new:", width="stretch")
-    if (label := auto_labels(context.card.sae_fingerprint).get(feature)) is not None:
-        _automatic(label)
+    if automatic is not None:
+        _automatic(automatic, titled=own is None)
 
 
-def _automatic(label: AutoLabel) -> None:
-    """The automatic label, or why there is none, with its detection score and its source."""
-    parts = [f"Automatic label: **{plain(label.text)}**" if label.text else f"No reliable label: {plain(label.reason)}"]
+def _automatic(label: AutoLabel, *, titled: bool) -> None:
+    """The automatic label, or why there is none, with its detection score and its source.
+
+    Args:
+        titled: whether the label is the title of the card.
+    """
+    if label.text:
+        parts = ["Automatic label" if titled else f"Automatic label: **{plain(label.text)}**"]
+    else:
+        parts = [f"No reliable label: {plain(label.reason)}"]
     if label.text and label.detection:
         parts.append(f"detection {label.detection}")
     if label.examples:
@@ -374,13 +377,16 @@ def on_text(feature: int, firing: FiringText, full: float, leaning: Lean) -> Non
     """The user's text, its tokens coloured by the feature's activation."""
     values = firing.of(feature)
     caption = f"Coloured by the activation of feature {feature}, full colour at {full:.1f}."
-    st.caption(caption if values.any() else f"Feature {feature} does not fire on this text.")
+    caption = caption if values.any() else f"Feature {feature} does not fire on this text."
+    st.caption(f"{caption} Click a token to list the latents that fire on it.")
     coloured_tokens(
         firing.tokens,
         (leaning.sign * values).tolist(),
         [f"activation {value:.2f}" for value in values.tolist()],
         full=max(full, float(values.max())),
         key="text tokens",
+        on_pick=state.pick_token,
+        picked=state.picked_token(),
     )
     rows = pd.DataFrame({"token": firing.tokens, "activation": values})
     download_table(rows, "Tokens", f"feature-{feature}-on-text.csv")

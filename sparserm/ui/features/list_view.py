@@ -27,7 +27,7 @@ from sparserm.ui.shared.pairs_picker import Represented
 from sparserm.ui.shared.style import text_colour
 from sparserm.ui.shared.text import plain
 
-HEAD, ALL, TEXT = "Head's features", "All latents", "Firing on a text"
+HEAD, ALL, TEXT = "Head's features", state.ALL, state.TEXT
 #: Longer lists are drawn without colours, which are sent cell by cell.
 COLOURED = 1_000
 _ABOUT_LABELS = (
@@ -207,7 +207,7 @@ def token_choice(firing: FiringText | None) -> int | None:
         "Latents that fire on",
         range(len(tokens)),
         index=None,
-        key="token",
+        key=state.TOKEN,
         format_func=lambda place: f"{place + 1} {visible(tokens[place])}" if place < len(tokens) else "",
         placeholder="any token; choose one to list the latents that fire on it",
     )
@@ -221,8 +221,8 @@ def offer_job(source: DataSource, context: Context, lens: LogitLens | None) -> N
     elif lens is None:
         left, right = st.columns([4, 1], vertical_alignment="center")
         left.caption(
-            f"Promoted tokens of the {context.card.d_sae:,} latents are not computed yet, so list and search lack them. A job "
-            "computes them once, together with the examples of the head's features."
+            f"Promoted tokens of the {context.card.d_sae:,} latents, and the words that unlabelled ones fire on, are not "
+            "computed yet. A job computes them once, together with the examples of the head's features."
         )
         if right.button("Compute tokens", key="prepare", icon=":material/memory:", width="stretch"):
             jobs.start("features", wanted, f"Features of {context.key}")

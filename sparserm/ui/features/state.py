@@ -16,7 +16,7 @@ from sparserm.features.listing import FiringText, fire_on_text
 from sparserm.features.logit_lens import LogitLens, load_unembedding, logit_lens
 from sparserm.features.search import QueryResults, close_words, fires_on, is_searchable, words_of
 from sparserm.features.table import FeatureTable, feature_table
-from sparserm.heads.labels import auto_labels, given_labels, save_label, user_labels
+from sparserm.heads.labels import auto_labels, given_labels, user_labels
 from sparserm.pairs.sources import DataSource
 from sparserm.support.parsing import whole_number
 from sparserm.types import Activity, Message, Prompt, Score, SparseRMError
@@ -24,9 +24,11 @@ from sparserm.ui.shared import starter_examples
 from sparserm.ui.shared.context import Context
 from sparserm.ui.shared.pairs_picker import Represented
 from sparserm.ui.shared.scoring import ScoredResponse
-from sparserm.ui.shared.text import sentence
+from sparserm.ui.shared.text import plain, sentence
 
-LIST, NUMBER = "features list", "feature number"
+LIST, NUMBER, TOKEN, NOT_FOUND = "features list", "feature number", "token", "feature not found"
+#: Lists that buttons and clicks switch to.
+ALL, TEXT = "All latents", "Firing on a text"
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,8 @@ class ShownExample:
 def begin(context: Context) -> int:
     """Select a feature and fill in the text to search on.
 
-    The feature is the link's, else the last one selected; for another SAE it is the head's largest weight.
+    The feature is the link's, else the last one selected; for another SAE it is the head's largest weight. A link to a feature
+    that the SAE does not have is reported.
     """
     state, fingerprint, head = st.session_state, context.card.sae_fingerprint, context.saved.head
     heaviest = int(head.features[np.argmax(np.abs(head.weights))])
@@ -55,8 +58,17 @@ def begin(context: Context) -> int:
     linked = whole_number(asked)
     if state.setdefault("features of", fingerprint) != fingerprint:
         state["features of"], state["feature"] = fingerprint, heaviest
+        state.pop(NOT_FOUND, None)
     elif linked is not None and linked < context.card.d_sae:
         state["feature"] = linked
+    elif asked:
+        state[NOT_FOUND] = asked
+    if NOT_FOUND in state:
+        st.warning(
+            f"This link names feature {plain(repr(state[NOT_FOUND][:40]))}, which was not found; expected a number from 0 to "
+            f"{context.card.d_sae - 1}. Another feature is shown.",
+            icon=":material/link_off:",
+        )
     feature: int = state.setdefault("feature", heaviest)
     if asked != str(feature):
         st.query_params["feature"] = str(feature)
@@ -89,6 +101,7 @@ def _first_text(context: Context) -> tuple[str, str]:
 def choose(feature: int) -> None:
     """Select a feature; for callbacks."""
     st.session_state["feature"] = int(feature)
+    st.session_state.pop(NOT_FOUND, None)
     st.query_params["feature"] = str(int(feature))
 
 
@@ -99,7 +112,19 @@ def choose_typed() -> None:
 
 def search_all() -> None:
     """List all latents; for callbacks."""
-    st.session_state["list"] = "All latents"
+    st.session_state["list"] = ALL
+
+
+def picked_token() -> int | None:
+    """Index of the token whose latents are listed, if any."""
+    token: int | None = st.session_state.get(TOKEN) if st.session_state.get("list") == TEXT else None
+    return token
+
+
+def pick_token(token: int) -> None:
+    """List the latents that fire on a token of the text, or on all of it if the token was picked already; for callbacks."""
+    fresh = None if picked_token() == token else token
+    st.session_state["list"], st.session_state[TOKEN] = TEXT, fresh
 
 
 def choose_row(key: str, features: list[int]) -> None:
@@ -112,15 +137,6 @@ def choose_row(key: str, features: list[int]) -> None:
 def select_row(key: str, features: list[int], feature: int) -> None:
     """Highlight the selected feature in table ``key``; call it before the table is drawn."""
     st.session_state[key] = {"selection": {"rows": [features.index(feature)] if feature in features else []}}
-
-
-def store_label(fingerprint: str, feature: int, key: str) -> None:
-    """Save the label typed by the user; for callbacks."""
-    try:
-        save_label(fingerprint, feature, st.session_state[key])
-        del st.session_state[key]  # then the field shows the saved label, or the head's own after deletion
-    except (SparseRMError, OSError) as error:
-        st.session_state["label problem"] = sentence(error)
 
 
 def label_problem(context: Context) -> str:
@@ -176,7 +192,7 @@ def _examples(
     store: FeatureStore, head: str, feature: int, *, _found: Represented, _context: Context, _card: FeatureCard
 ) -> dict[tuple[int, Side], ShownExample]:
     backbone, data = _context.model().backbone, _found.data
-    readings = store.readings(_card, data, backbone, _context.sae())
+    readings = store.readings([_card], data, backbone, _context.sae())[feature]
     read = {}
     for one in _card.examples:
         pair = data.pairs[one.pair]
@@ -271,16 +287,17 @@ def listed_labels(context: Context) -> dict[int, str]:
     return {feature: one.shown for feature, one in automatic.items()} | dict(given_labels(context.card))
 
 
-def listed_words(context: Context) -> dict[int, str]:
-    """The words that each latent fires on, e.g. ``doctor · ambulance``, where they are known."""
+def listed_words(found: Represented, context: Context) -> dict[int, str]:
+    """The words that each latent fires on, e.g. ``doctor · ambulance``: those found with its label, else on these pairs."""
     automatic = auto_labels(context.card.sae_fingerprint)
-    return {feature: one.evidence.removeprefix("fires on: ") for feature, one in automatic.items() if one.evidence}
+    named = {feature: one.evidence.removeprefix("fires on: ") for feature, one in automatic.items() if one.evidence}
+    return dict(enumerate(feature_store(found, context).known_words() or [])) | named
 
 
 def detected(context: Context) -> dict[int, float]:
-    """Detection scores by latent, also of descriptions too weak to be used as labels."""
-    automatic = auto_labels(context.card.sae_fingerprint)
-    return {feature: one.detection.accuracy for feature, one in automatic.items() if one.detection}
+    """Detection scores of the automatic labels by latent, also of those too weak to be used; not where people named it."""
+    automatic, given = auto_labels(context.card.sae_fingerprint), given_labels(context.card)
+    return {feature: one.detection.accuracy for feature, one in automatic.items() if one.detection and feature not in given}
 
 
 def running_job(kind: str, wanted: Mapping[str, object]) -> jobs.JobStatus | None:

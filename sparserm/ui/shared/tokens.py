@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import streamlit as st
@@ -14,7 +14,15 @@ _TOKENS = component("tokens", '<div class="tokens" role="list" dir="auto"></div>
 
 
 def coloured_tokens(
-    tokens: Sequence[str], values: Sequence[float], notes: Sequence[str], *, full: float, key: str, pale: Sequence[bool] = ()
+    tokens: Sequence[str],
+    values: Sequence[float],
+    notes: Sequence[str],
+    *,
+    full: float,
+    key: str,
+    pale: Sequence[bool] = (),
+    on_pick: Callable[[int], None] | None = None,
+    picked: int | None = None,
 ) -> None:
     """Show tokens as running text.
 
@@ -23,11 +31,21 @@ def coloured_tokens(
         notes: tooltip of each token.
         full: absolute value at which the colour is full; use the same for all texts that are compared.
         pale: tokens to fade.
+        on_pick: called with the index of a token that was clicked, or on which Enter or space was pressed, before the page is
+            run again. Tokens cannot be clicked without it.
+        picked: index of the token that is marked as the one picked.
     """
+
+    def pick() -> None:
+        token = st.session_state[key].pick
+        if on_pick and token is not None and 0 <= int(token) < len(tokens):
+            on_pick(int(token))
+
     shares = [round(70 * max(-1.0, min(1.0, value / max(full, 1e-9)))) for value in values]
     faint = list(pale) or [False] * len(tokens)
     rows = [list(row) for row in zip(tokens, shares, notes, faint, strict=True)]
-    _TOKENS(data={"tokens": rows, "up": UP, "down": DOWN, "neutral": NEUTRAL}, key=key)
+    data = {"tokens": rows, "up": UP, "down": DOWN, "neutral": NEUTRAL, "clickable": on_pick is not None, "picked": picked}
+    _TOKENS(data=data, key=key, on_pick_change=pick)
 
 
 def colour_scale(full: float, unit: str) -> None:

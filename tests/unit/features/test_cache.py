@@ -58,14 +58,30 @@ def test_examples_are_read_once_and_come_back_the_same(parts, tiny_backbone, run
     store, sae, pairs = parts
     card = feature_card(7, TRAIN.pairs, pairs, sae)
     assert store.known_readings(7) == {}
-    first = store.readings(card, TRAIN, tiny_backbone, sae)
+    first = store.readings([card], TRAIN, tiny_backbone, sae)[7]
     before = runs["run"]
-    again = store.readings(card, TRAIN, tiny_backbone, sae)
+    again = store.readings([card], TRAIN, tiny_backbone, sae)[7]
     assert before == runs["run"]
     assert again.keys() == first.keys() == {(one.pair, one.side) for one in card.examples}
     for key, reading in first.items():
         np.testing.assert_array_equal(again[key].activations, reading.activations)
         np.testing.assert_array_equal(again[key].scores, reading.scores)
+
+
+def test_examples_of_several_features_are_read_in_one_pass(parts, tiny_backbone, monkeypatch) -> None:
+    store, sae, pairs = parts
+    given: list[int] = []
+    run = Backbone.hidden_states
+
+    def counted(self, texts, *rest, **more):
+        given.append(len(texts))
+        return run(self, texts, *rest, **more)
+
+    monkeypatch.setattr(Backbone, "hidden_states", counted)
+    cards = [feature_card(feature, TRAIN.pairs, pairs, sae) for feature in range(5)]
+    read = store.readings(cards, TRAIN, tiny_backbone, sae)
+    assert given == [len({(one.pair, one.side) for card in cards for one in card.examples})]
+    assert all(set(read[card.feature]) == {(one.pair, one.side) for one in card.examples} for card in cards)
 
 
 def test_a_damaged_file_is_computed_again(parts, tiny_backbone) -> None:
@@ -102,9 +118,10 @@ def test_a_job_gets_everything_ready_that_the_page_needs(tiny_folder, tiny_backb
     identity = queue.start("features", {"source": {"name": str(path)}, "head": str(tmp_path / "head")}, "Features")
     work(queue.status(identity).folder)
     job = queue.status(identity)
-    assert (job.state, job.stage, job.stages) == ("done", 4, 4), job.error
+    assert (job.state, job.stage, job.stages) == ("done", 5, 5), job.error
     store = FeatureStore(TRAIN.content_hash, model.card.sae_fingerprint, tiny_backbone.fingerprint)
     assert store.known_openings() is not None and store.known_lens() is not None
+    assert len(store.known_words() or []) == load_sae(sae_folder).d_sae
     assert all(store.known_readings(int(feature)) for feature in model.head.features)
     assert json.loads((job.folder / "result.json").read_text()) == {"features": model.head.features.tolist(), "pairs": 40}
 

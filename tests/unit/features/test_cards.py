@@ -123,7 +123,7 @@ def test_readings_peak_where_the_stored_summary_says(tiny) -> None:
     sae, backbone, pairs = tiny
     feature = int(np.bincount(pairs.chosen.latents.indices).argmax())
     card = feature_card(feature, TRAIN.pairs, pairs, sae)
-    read = read_examples(feature, card.examples, TRAIN.pairs, backbone, sae)
+    read = read_examples({feature: card.examples}, TRAIN.pairs, backbone, sae)[feature]
     assert set(read) == {(example.pair, example.side) for example in card.examples}
     for example in card.examples:
         reading = read[example.pair, example.side]
@@ -142,8 +142,9 @@ def test_a_text_gives_its_latents_strongest_first_token_by_token(tiny) -> None:
     latents = pairs.chosen.latents.take(np.array([4]))
     assert set(found.features) == set(latents.indices)
     np.testing.assert_allclose(found.h, pairs.chosen.h[4], atol=1e-5)
-    read = read_examples(int(found.features[0]), [Example(4, "chosen", 0)], TRAIN.pairs, backbone, sae)
-    np.testing.assert_allclose(found.of(int(found.features[0])), read[4, "chosen"].activations, atol=1e-5)
+    first = int(found.features[0])
+    read = read_examples({first: [Example(4, "chosen", 0)]}, TRAIN.pairs, backbone, sae)[first]
+    np.testing.assert_allclose(found.of(first), read[4, "chosen"].activations, atol=1e-5)
     silent = next(j for j in range(sae.d_sae) if j not in found.features)
     assert not found.of(silent).any() and len(found.of(silent)) == len(found.tokens)
 
