@@ -29,7 +29,7 @@ from sparserm.representations.values import PairRepresentations
 from sparserm.sae.autoencoder import SparseAutoencoder, load_sae
 from sparserm.support.defaults import DEFAULT_BACKBONE, DEFAULT_LAYER, TASKS
 from sparserm.training.evidence import shuffled
-from sparserm.types import PreferenceData
+from sparserm.types import PreferenceData, PreferencePair
 
 SHUFFLES, SPLITS = 20, 10
 #: Pairs into which properties are planted.
@@ -121,13 +121,18 @@ def timed(data: PreferenceData, pairs: PairRepresentations, sae: SparseAutoencod
     rows = np.arange(TIMED) % len(data.pairs)
     groups = pairs.groups[rows] + (np.arange(TIMED) // len(data.pairs)) * (pairs.groups.max() + 1)
     many = replace(pairs.take(rows), groups=groups)
-    repeated = replace(data, pairs=tuple(data.pairs[row] for row in rows.tolist()))
     seconds = []
-    for _ in range(ROUNDS):
+    for number in range(ROUNDS):
+        # Texts that no other pair nor round has, since what is counted in a text is kept.
+        repeated = replace(data, pairs=tuple(_marked(data.pairs[row], f"{number} {i}") for i, row in enumerate(rows.tolist())))
         start = time.perf_counter()
         insights_of(repeated, many, sae)
         seconds.append(time.perf_counter() - start)
     return statistics.median(seconds)
+
+
+def _marked(pair: PreferencePair, mark: str) -> PreferencePair:
+    return replace(pair, chosen=f"{pair.chosen} {mark}", rejected=f"{pair.rejected} {mark}")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ words) and tested as a rule, "prefer the response with more of it"; all features
 
 from __future__ import annotations
 
+import functools
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -74,13 +75,13 @@ MARKS = (
         "refusals",
         "“I can't …”, “I'm sorry, but”",
         rf"\bI(?:'m| am)? ?(?:{_DECLINES})\b|\bI(?:'m| am) (?:very )?sorry,? but\b",
-        *("can", "won't", "will not", "able to", "must decline", "sorry"),
+        *("can't", "cannot", "can not", "won't", "will not", "able to", "must decline", "sorry"),
     ),
     _mark(
         "disclaimers",
         "“as an AI”, “see a doctor”",
         rf"\bas an? (?:AI|language model)|\b(?:consult|seek|see)\b[^.\n]{{0,40}}\b(?:{_EXPERTS})",
-        *("as a", "consult", "see"),
+        *("as a ai", "as an ai", "as a language model", "as an language model", *_EXPERTS.split("|")),
     ),
     _words(
         "hedges",
@@ -197,12 +198,14 @@ def _deviations(chosen: np.ndarray, rejected: np.ndarray) -> np.ndarray:
 
 def count_marks(texts: Sequence[str]) -> np.ndarray:
     """``[n, len(MARKS)]`` count of each surface feature in each text."""
-    counts = np.empty((len(texts), len(MARKS)))
-    for i, text in enumerate(texts):
-        lower = text.replace("’", "'").lower()
-        words = Counter(_WORD.findall(lower))
-        counts[i] = [words.total(), *(mark.count(lower, words) for mark in MARKS[1:])]
-    return counts
+    return np.array([_count_text(text) for text in texts], float).reshape(len(texts), len(MARKS))
+
+
+@functools.lru_cache(maxsize=1 << 15)  # the same texts come again when some of the pairs are edited
+def _count_text(text: str) -> tuple[int, ...]:
+    lower = text.replace("’", "'").lower()
+    words = Counter(_WORD.findall(lower))
+    return words.total(), *(mark.count(lower, words) for mark in MARKS[1:])
 
 
 def _rule(mark: Mark, chosen: np.ndarray, rejected: np.ndarray, groups: np.ndarray, weight: float) -> SurfaceRule:

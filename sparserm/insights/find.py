@@ -192,17 +192,17 @@ def _findings(
     features: GatedScores, effects: Effects, returns: np.ndarray, names: Sequence[Name], slices: dict[str, np.ndarray]
 ) -> tuple[Finding, ...]:
     """A finding for each family, named after its surest member that has a name."""
-    held = hold_length(features, effects.latents)
     families = _families(features, effects)
     leaders = {column: next((one for one in members if names[one].named), members[0]) for column, members in families.items()}
-    by_slice = effects_by_slice(features, np.unique([*leaders.values()]).astype(int), slices)
+    leading = np.unique([*leaders.values()]).astype(int)
+    held, by_slice = hold_length(features, leading), effects_by_slice(features, leading, slices)
     low, high = effects.interval
     found = []
     for i, column in enumerate(effects.latents.tolist()):
         members = families[column]
         if column != leaders[column]:
             continue
-        name = names[column]
+        name, place = names[column], int(np.searchsorted(leading, column))
         is_length = name.feature is None and name.text == LONGER  # nothing of it is left with length held fixed
         found.append(
             Finding(
@@ -216,8 +216,8 @@ def _findings(
                 ci95=(float(low[i]), float(high[i])),
                 z=float(effects.z[i]),
                 q=float(effects.q[i]),
-                length_held=float(effects.win_rate[i] if is_length else held.win_rate[i]),
-                length_held_z=float(effects.z[i] if is_length else held.z[i]),
+                length_held=float(effects.win_rate[i] if is_length else held.win_rate[place]),
+                length_held_z=float(effects.z[i] if is_length else held.z[place]),
                 returns=float(returns[i]),
                 family=tuple(Member(names[one].feature, names[one].text) for one in members if one != column),
                 slices=by_slice.get(column, ()),

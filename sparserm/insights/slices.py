@@ -47,15 +47,16 @@ def effects_by_slice(features: GatedScores, columns: np.ndarray, slices: dict[st
     The false discovery rate is taken over all features and slices that have enough pairs.
     """
     tested: list[tuple[str, np.ndarray, Effects, Effects, np.ndarray]] = []
+    own_features = replace(features, chosen=features.chosen[:, columns], rejected=features.rejected[:, columns])
+    places = np.arange(len(columns))
     for name, inside in slices.items():
-        parts = _rows(features, inside), _rows(features, ~inside)
-        own = enough_in_both(*parts, columns)
+        parts = _rows(own_features, inside), _rows(own_features, ~inside)
+        own = enough_in_both(*parts, places)
         if len(own):
             here, elsewhere = (measure_effects(part, own) for part in parts)
             tested.append((name, own, here, elsewhere, gaps_between(here, elsewhere).z))
     q = false_discoveries(np.concatenate([np.zeros(0), *(z for *_, z in tested)]))
-    whole = measure_effects(features, columns)
-    rewarded = dict(zip(columns.tolist(), (whole.z > 0).tolist(), strict=True))
+    rewarded = measure_effects(own_features, places).z > 0
     found: dict[int, list[tuple[float, Slice]]] = {}
     start = 0
     for name, own, here, elsewhere, z in tested:
@@ -68,9 +69,9 @@ def effects_by_slice(features: GatedScores, columns: np.ndarray, slices: dict[st
                 ci95=(float(low[i]), float(high[i])),
                 elsewhere=float(elsewhere.win_rate[i]),
                 q=float(q[start + i]),
-                turns=bool(high[i] < 0.5 if rewarded[int(own[i])] else low[i] > 0.5),
+                turns=bool(high[i] < 0.5 if rewarded[own[i]] else low[i] > 0.5),
             )
-            found.setdefault(int(own[i]), []).append((-abs(float(z[i])), one))
+            found.setdefault(int(columns[own[i]]), []).append((-abs(float(z[i])), one))
         start += len(own)
     return {column: tuple(one for _, one in sorted(own, key=lambda each: each[0])) for column, own in found.items()}
 
