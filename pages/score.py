@@ -9,6 +9,7 @@ from sparserm.ui.score.view import result_metrics
 from sparserm.ui.shared import components, starter_examples
 from sparserm.ui.shared.components import progress_bar
 from sparserm.ui.shared.context import current
+from sparserm.ui.shared.links import open_in_compare
 from sparserm.ui.shared.scoring import ScoredResponse, ScoreRequest, score
 from sparserm.ui.shared.style import CONFIG
 from sparserm.ui.shared.tables import contributions_table, tokens_table
@@ -46,6 +47,7 @@ def begin() -> None:
         st.session_state.prompt, st.session_state.response = offered[0].prompt[-1].content, offered[0].response
         st.session_state.earlier = () if "prompt" in named else offered[0].prompt[:-1]
         st.session_state.update(named)
+        st.session_state["score linked"] = "response" in named
 
 
 @st.fragment  # pressing its buttons redraws only this part
@@ -56,7 +58,8 @@ def fields_and_result() -> None:
     request = ScoreRequest(context.key, context.hash, prompt, st.session_state.response)
     notes = right.container()  # always present, so that the browser keeps the elements below it
     with notes:  # scored before anything is drawn: drawing would compete with the language model for the processor
-        if st.session_state.get("score") or st.session_state.get("score_against"):
+        linked = st.session_state.pop("score linked", False)  # a link, or a reload, shows its result at once
+        if linked or st.session_state.get("score") or st.session_state.get("score_against"):
             score_fields(request, keep_original=bool(st.session_state.get("score_against")))
     with left:
         fields()
@@ -135,6 +138,8 @@ def result(request: ScoreRequest, notes: DeltaGenerator) -> None:
         components.download_table(contributions_table(explanation), "Contributions", "contributions.csv")
         components.download_table(tokens_table(explanation), "Tokens", "tokens.csv")
         components.download_table(tables.reference_table(context.saved), "Reference rewards", "reference_rewards.csv")
+    responses = scored.request.response, original.request.response if original is not None else ""
+    open_in_compare(scored.request.prompt, responses)
     view.inspector(scored)
 
 

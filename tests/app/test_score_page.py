@@ -82,9 +82,38 @@ def test_a_link_to_a_head_that_is_not_here_says_so() -> None:
     assert "not found" in page.warning[0].value
 
 
-def test_a_link_fills_in_what_it_names_and_an_example_the_rest() -> None:
+@pytest.mark.backbone
+def test_a_link_fills_in_what_it_names_and_an_example_the_rest_and_shows_the_result() -> None:
     page = AppTest.from_file(str(ROOT / "app.py"), default_timeout=300)
     page.query_params["response"] = "Linked words."
     page.run()
     assert page.text_area(key="response").value == "Linked words."
     assert page.text_area(key="prompt").value
+    assert not page.exception and "Reward" in {metric.label for metric in page.metric}
+    page.text_area(key="response").set_value("Other words.").run()
+    assert "changed since" in page.warning[0].value  # only the link itself is scored without a click
+
+
+@pytest.mark.backbone
+def test_a_feature_is_chosen_without_a_mouse_and_leads_on(page: AppTest) -> None:
+    page.button[0].click().run()
+    captions = " ".join(one.value for one in page.caption)
+    assert "does not check whether a response is true or safe; accuracy of this head" in captions
+    before = [link.proto.label for link in page.get("page_link")]
+    assert "Open in Compare" in before and "Pairs that differ in it" not in before
+    page.selectbox(key="bar").select_index(0).run()
+    assert not page.exception
+    links = {link.proto.label: link.proto.query_string for link in page.get("page_link")}
+    feature = links["Pairs that differ in it"]
+    assert feature.startswith("feature=") and any(feature == query for name, query in links.items() if "Open feature" in name)
+    assert "Edit the head" in links and any("of feature" in option for option in page.segmented_control(key="colour").options)
+
+
+@pytest.mark.backbone
+def test_an_edit_shows_its_words(page: AppTest) -> None:
+    page.text_area(key="response").set_value("Yes, it is so.").run()
+    page.button[0].click().run()
+    page.text_area(key="response").set_value("No, it is not so.").run()
+    page.button[1].click().run()
+    assert not page.exception
+    assert any("taken out are struck through" in caption.value for caption in page.caption)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import streamlit as st
 
-from sparserm.explain.comparison import DiffSpan, SideBySide
+from sparserm.explain.comparison import SideBySide
 from sparserm.explain.contributions import Contribution, FeatureDifference
 from sparserm.explain.families import FamilyContribution, by_family, takes_part
 from sparserm.ui.shared.firing import family_line, silent_in_both_line
@@ -128,12 +128,3 @@ def _packed(values: np.ndarray, columns: Sequence[Sequence[int]]) -> str:
     for i, own in enumerate(columns):
         sums[:, i] = values[:, own].sum(1)
     return base64.b64encode(sums.tobytes()).decode()
-
-
-_DIFF_BOX = '<div class="diff" dir="auto" tabindex="0" role="group" aria-label="A and B as one text"></div>'
-_DIFF = component("diff", _DIFF_BOX, Path(__file__).parent)
-
-
-def diff_text(spans: tuple[DiffSpan, ...], *, key: str) -> None:
-    """Show both texts as one: words only in A are struck through, words only in B are underlined."""
-    _DIFF(data={"spans": [[span.side, span.text] for span in spans]}, key=key)

@@ -13,11 +13,12 @@ from sparserm.support.files import to_csv
 from sparserm.support.parsing import whole_number
 from sparserm.types import Progress, SparseRMError
 from sparserm.ui.compare import charts, tables
-from sparserm.ui.compare.component import diff_text, linked_texts
+from sparserm.ui.compare.component import linked_texts
 from sparserm.ui.compare.inputs import Inputs
 from sparserm.ui.shared.charts import difference_figure
 from sparserm.ui.shared.components import reference_rewards
 from sparserm.ui.shared.context import Context, feature_card_link
+from sparserm.ui.shared.diff import diff_text
 from sparserm.ui.shared.firing import silent_in_both_line
 from sparserm.ui.shared.scoring import sae_to_explain
 from sparserm.ui.shared.style import CONFIG

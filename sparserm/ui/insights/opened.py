@@ -19,7 +19,7 @@ from sparserm.ui.insights.state import Found
 from sparserm.ui.insights.view import download_pairs
 from sparserm.ui.shared.context import feature_card_link
 from sparserm.ui.shared.examples import ColouredText, ExampleRow, show_examples
-from sparserm.ui.shared.pair_breakdown import open_in_compare
+from sparserm.ui.shared.links import open_in_compare
 from sparserm.ui.shared.pairs_picker import Represented
 from sparserm.ui.shared.place import Place
 from sparserm.ui.shared.text import plain

@@ -20,8 +20,8 @@ from sparserm.ui.shared.pairs_picker import Represented
 from sparserm.ui.shared.place import Place
 from sparserm.ui.shared.text import sentence
 
-#: Key of the opened feature, and of the edits of all sources.
-OPENED, _EDITS = "opened feature", "pair edits"
+#: Keys of the opened feature, of what the link says of it, and of the edits of all sources.
+OPENED, _LINKED, _EDITS = "opened feature", "linked feature", "pair edits"
 
 
 @dataclass(frozen=True)
@@ -137,10 +137,21 @@ def _lit(here: Place, pairs: Represented, feature: Member, places: Sequence[Resp
 def opened(found: Found, here: Place) -> Member | None:
     """The feature that is opened: the link's, a click's or the selectbox's."""
     asked = st.query_params.get("feature")
-    if OPENED not in st.session_state and asked is not None:
+    if asked is not None and asked != st.session_state.get(_LINKED):  # a link that was not followed yet
+        st.session_state[_LINKED] = asked
         st.session_state[OPENED] = _named(asked, found, here)
     chosen: Member | None = st.session_state.get(OPENED)
     return chosen
+
+
+def keep_in_link(feature: Member | None) -> None:
+    """Keep the opened feature in the link; a shortcut has no number."""
+    number = None if feature is None or feature.feature is None else str(feature.feature)
+    st.session_state[_LINKED] = number
+    if number is None:
+        st.query_params.pop("feature", None)
+    elif st.query_params.get("feature") != number:
+        st.query_params["feature"] = number
 
 
 def _named(asked: str, found: Found, here: Place) -> Member | None:

@@ -186,10 +186,7 @@ def _open(found: Insights, chosen: Member | None) -> Member | None:
         format_func=lambda one: one.name,
         placeholder="its examples, the pairs behind it, and where it differs",
     )
-    if opened is not None and opened.feature is not None:
-        st.query_params["feature"] = str(opened.feature)
-    else:
-        st.query_params.pop("feature", None)
+    state.keep_in_link(opened)
     return opened
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,21 +11,28 @@ import streamlit as st
 
 from sparserm.explain.contributions import Explanation, explain_difference
 from sparserm.explain.families import by_family
+from sparserm.heads.model_card import accuracy
 from sparserm.heads.saved import SavedHead
 from sparserm.types import Pooling
 from sparserm.ui.shared import charts, components
+from sparserm.ui.shared.charts import Bar
 from sparserm.ui.shared.components import reference_rewards
 from sparserm.ui.shared.context import Context
+from sparserm.ui.shared.diff import diff_text
 from sparserm.ui.shared.firing import silent_line
+from sparserm.ui.shared.rename import rename_button
 from sparserm.ui.shared.scoring import ScoredResponse
 from sparserm.ui.shared.style import CONFIG
 from sparserm.ui.shared.tables import contributions_table, differences_table, win_probability
+from sparserm.ui.shared.text import plain
 from sparserm.ui.shared.tokens import colour_scale, coloured_tokens
 
 SHARE, RUNNING, READ = "Share of the reward", "Running reward", "Reward at the token"
 _ABOUT_FAMILIES = (
     "Features with the same number here fire together and share a bar in the chart. The number is of the one that leads."
 )
+#: Key of the selected bar: its features, or None.
+_BAR = "bar"
 _OF_FEATURE = ("Contribution", "Alignment score", "Activation")
 
 
@@ -34,22 +43,37 @@ def waterfall(explanation: Explanation, top: int, pooling: Pooling) -> tuple[int
         "All features", key="everything", help=f"Show every feature instead of the {top} largest and the sum of the others."
     )
     bars = charts.contribution_bars(explanation, drawn if everything else top, pooling)
-    event: Any = st.plotly_chart(
+    choices = {(bar.feature, *bar.others): html.unescape(bar.label) for bar in bars if bar.feature is not None}
+    st.plotly_chart(
         charts.contributions_figure(bars, explanation.reward),
         config=CONFIG,
         key="contributions",
-        on_select="rerun",
+        on_select=lambda: _bar_clicked(bars),
         selection_mode="points",
     )
     about = (
         "A bar is a pattern of the text that goes with chosen or rejected responses in the training pairs, not a check of it."
     )
     st.caption(" ".join(filter(None, [silent_line(explanation.contributions), about])))
+    if st.session_state.get(_BAR) not in choices:  # of another response or number of bars
+        st.session_state[_BAR] = None
+    picked: tuple[int, ...] | None = st.selectbox(
+        "Look closer at a feature: click its bar, or choose it here",
+        list(choices),
+        key=_BAR,
+        format_func=choices.__getitem__,
+        placeholder="where it fires, its card, and the pairs that differ in it",
+    )
+    return picked or ()
+
+
+def _bar_clicked(bars: Sequence[Bar]) -> None:
+    """Select the clicked bar, or none if its selection was taken back; for callbacks."""
+    event: Any = st.session_state["contributions"]
     points = event["selection"]["points"]
     number = points[0]["point_index"] if points else len(bars)
-    if number >= len(bars) or (feature := bars[number].feature) is None:
-        return ()
-    return feature, *bars[number].others
+    feature = bars[number].feature if number < len(bars) else None
+    st.session_state[_BAR] = None if feature is None else (feature, *bars[number].others)
 
 
 def contributions(explanation: Explanation) -> None:
@@ -101,10 +125,8 @@ def token_view(scored: ScoredResponse, context: Context, features: tuple[int, ..
     colour_scale(full, unit)
     if by == SHARE:
         st.caption(f"The shares of all tokens and the bias add up to the reward of {sum(values) + explanation.bias:+.3f}.")
-    elif not features:
-        st.caption("Click a bar in the chart below to colour the tokens by its features.")
     if features:
-        _card_links(features)
+        _feature_links(features, context)
 
 
 def _of_features(explanation: Explanation, features: tuple[int, ...]) -> list[str]:
@@ -115,17 +137,19 @@ def _of_features(explanation: Explanation, features: tuple[int, ...]) -> list[st
     return [f"{what} of feature {feature}" for feature in features for what in known]
 
 
-def _card_links(features: tuple[int, ...]) -> None:
-    """A link to the card of each feature; that of the first says what is there."""
-    with st.container(horizontal=True):
+def _feature_links(features: tuple[int, ...], context: Context) -> None:
+    """From a bar to the card of each of its features, the pairs that differ in the first, its name, and the head."""
+    first = {"feature": str(features[0])}
+    with st.container(horizontal=True, vertical_alignment="center"):
         for feature in features:
             more = "" if feature != features[0] else ": examples, tokens and where it misleads"
+            query = {"feature": str(feature)}
             st.page_link(
-                "pages/features.py",
-                label=f"Open feature {feature}{more}",
-                icon=":material/category:",
-                query_params={"feature": str(feature)},
+                "pages/features.py", label=f"Open feature {feature}{more}", icon=":material/category:", query_params=query
             )
+        st.page_link("pages/insights.py", label="Pairs that differ in it", icon=":material/insights:", query_params=first)
+        st.page_link("pages/edit.py", label="Edit the head", icon=":material/tune:")
+        rename_button(context, features[0], key="score")
 
 
 def _values(explanation: Explanation, by: str, features: tuple[int, ...], *, gated: bool) -> tuple[list[float], str]:
@@ -192,7 +216,9 @@ def inspector(scored: ScoredResponse) -> None:
 
 
 def edit_against_original(scored: ScoredResponse, original: ScoredResponse) -> None:
-    """The edited response compared with the original: win probability, margin and its features."""
+    """The edited response compared with the original: win probability, margin and its features, and the edit itself."""
+    from sparserm.explain.comparison import word_diff  # imports torch, which the first page does without
+
     parts = explain_difference(scored.explanation, original.explanation)
     margin = scored.explanation.reward - original.explanation.reward
     st.subheader("Edited vs. original", anchor=False)
@@ -202,6 +228,8 @@ def edit_against_original(scored: ScoredResponse, original: ScoredResponse) -> N
     by.metric("Margin", f"{margin:+.2f}", rewards, delta_color="off", delta_arrow="off", border=True, height="stretch")
     st.plotly_chart(charts.difference_figure(parts, margin), config=CONFIG, key="difference")
     components.download_table(differences_table(parts), "Difference", "difference.csv")
+    st.caption("Words that were taken out are struck through, words that were added are underlined.")
+    diff_text(word_diff(original.request.response, scored.request.response), key="edited words")
 
 
 def result_metrics(scored: ScoredResponse, saved: SavedHead) -> None:
@@ -220,6 +248,11 @@ def result_metrics(scored: ScoredResponse, saved: SavedHead) -> None:
         help=reference_rewards(saved),
         border=True,
         height="stretch",
+    )
+    measured = accuracy(saved.card)
+    st.caption(
+        "A reward counts patterns of text that went with chosen responses in the head's training pairs. It does not check "
+        f"whether a response is true or safe{f'; accuracy of this head: {plain(measured)}' if measured else ''}."
     )
     if scored.explanation.n_truncated:
         st.warning(

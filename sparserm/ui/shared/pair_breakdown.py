@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,10 +10,11 @@ import streamlit as st
 from sparserm.explain.contributions import compare_responses
 from sparserm.heads.labels import labels_of
 from sparserm.heads.reward import head_scores
-from sparserm.types import PreferencePair, Prompt
+from sparserm.types import PreferencePair
 from sparserm.ui.shared.charts import difference_figure
 from sparserm.ui.shared.components import download_table
 from sparserm.ui.shared.context import Context
+from sparserm.ui.shared.links import open_in_compare
 from sparserm.ui.shared.pairs_picker import Represented
 from sparserm.ui.shared.style import CONFIG
 from sparserm.ui.shared.tables import differences_table
@@ -45,10 +45,3 @@ def pair_texts(pair: PreferencePair) -> None:
         with place, st.container(border=True, height=height):
             st.caption(name.capitalize())
             st.text(text)
-
-
-def open_in_compare(prompt: Prompt, responses: Sequence[str]) -> None:
-    """A link to the Compare page that fills its fields; texts of any length."""
-    # Not a button with st.switch_page: that clears the query parameters, which Streamlit forbids while widgets are bound.
-    st.session_state["compare_offered"] = prompt, tuple(responses)
-    st.page_link("pages/compare.py", label="Open in Compare", icon=":material/compare_arrows:", query_params={"offered": "1"})
