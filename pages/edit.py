@@ -9,7 +9,6 @@ from sparserm.ui.shared.context import current
 st.title("Edit the head", anchor=False)
 st.caption("Switch features off, flip or rescale them. Metrics on held-out pairs update at once, without the language model.")
 context = current()
-view.saved_notice()
 selection, note = st.container(horizontal=True), st.container()
 with selection:
     source = pairs_picker.pick_source("pairs", "Held-out pairs", "test", note_in=note)

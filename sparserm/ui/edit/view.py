@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -32,11 +32,13 @@ from sparserm.types import PreferenceData, SparseRMError
 from sparserm.ui.edit import charts
 from sparserm.ui.edit.sliders import weight_sliders
 from sparserm.ui.shared.components import correlation
-from sparserm.ui.shared.context import Context, feature_card_link
+from sparserm.ui.shared.context import Context, feature_card_link, use_head
 from sparserm.ui.shared.pairs_picker import Represented
 from sparserm.ui.shared.style import CONFIG
 from sparserm.ui.shared.text import counted, plain, sentence
 
+#: Key of the head that was saved last: its name, the version that was edited, and the edits.
+_SAVED = "edit saved"
 #: Changed pairs listed on the page; the CSV has all of them.
 LISTED = 50
 
@@ -364,28 +366,28 @@ def _save(context: Context, edits: HeadEdits, found: HeldOutScores) -> None:
     with st.form("save", border=False):
         name, press = st.columns([3, 1], vertical_alignment="bottom")
         wanted = name.text_input("Name", value=free_name(f"{context.key}-edited"), max_chars=64)
-        pressed = press.form_submit_button("Save as new head", type="primary", width="stretch", disabled=not edits.factors)
+        kind: Literal["primary", "secondary"] = "secondary" if _saved(context, edits) else "primary"
+        pressed = press.form_submit_button("Save as new head", type=kind, width="stretch", disabled=not edits.factors)
     if pressed:
         try:
             keep_head(make_edited_head(context.saved, context.key, edits, wanted, found), wanted)
         except (SparseRMError, OSError) as error:
             st.error(sentence(error))
         else:
-            st.session_state["edit saved"] = wanted
+            st.session_state[_SAVED] = wanted, context.hash, edits
             st.rerun()  # the whole page, so that the sidebar lists the new head
+    if name_saved := _saved(context, edits):
+        message, press = st.columns([4, 1], vertical_alignment="center")
+        message.success(f"Saved as {plain(name_saved)}. You can select it in the sidebar.")
+        press.button("Open head", on_click=_open, args=(name_saved,), width="stretch")
 
 
-def saved_notice() -> None:
-    """After saving: the name of the new head and a button that opens it."""
-    name = st.session_state.get("edit saved")
-    if name is None:
-        return
-    message, press = st.columns([4, 1], vertical_alignment="center")
-    message.success(f"Saved as {plain(name)}. You can select it in the sidebar.")
-    press.button("Open head", on_click=_open, args=(name,), width="stretch")
+def _saved(context: Context, edits: HeadEdits) -> str | None:
+    """Name of the head as which these edits of this head were saved last, if they were."""
+    name, of, saved = st.session_state.get(_SAVED, ("", "", None))
+    return name if (of, saved) == (context.hash, edits) else None
 
 
 def _open(name: str) -> None:
-    del st.session_state["edit saved"]
-    st.session_state["head"] = name
-    st.session_state.pop("layer", None)
+    del st.session_state[_SAVED]
+    use_head(name)

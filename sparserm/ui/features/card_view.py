@@ -99,7 +99,13 @@ def header(context: Context, feature: int, listed: Sequence[int]) -> None:
     title, buttons = st.columns([7, 5], vertical_alignment="bottom")
     title.subheader(plain(name) if name else context.feature_title(feature), anchor=False)
     with buttons.container(horizontal=True, horizontal_alignment="right"):
-        rename_button(context, feature, key="card", label="Rename" if name else "Name this feature")
+        rename_button(
+            context.card.sae_fingerprint,
+            feature,
+            context.card.labels,
+            key="card",
+            label="Rename" if name else "Name this feature",
+        )
         place = listed.index(feature) if feature in listed else None
         for step, icon, what in ((-1, "chevron_left", "Previous"), (1, "chevron_right", "Next")):
             to = None if place is None or not 0 <= place + step < len(listed) else listed[place + step]

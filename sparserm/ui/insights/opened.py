@@ -17,11 +17,12 @@ from sparserm.pairs.messages import prompt_text
 from sparserm.ui.insights import state
 from sparserm.ui.insights.state import Found
 from sparserm.ui.insights.view import download_pairs
-from sparserm.ui.shared.context import feature_card_link
+from sparserm.ui.shared.context import feature_card_link, selected
 from sparserm.ui.shared.examples import ColouredText, ExampleRow, show_examples
 from sparserm.ui.shared.links import open_in_compare
 from sparserm.ui.shared.pairs_picker import Represented
 from sparserm.ui.shared.place import Place
+from sparserm.ui.shared.rename import rename_button
 from sparserm.ui.shared.text import plain
 from sparserm.ui.shared.tokens import coloured_tokens
 
@@ -36,7 +37,11 @@ def draw(feature: Member, found: Found, here: Place, pairs: Represented) -> None
         pairs: as they came.
     """
     finding = found.finding(feature)
-    st.subheader(plain(feature.name), anchor=False)
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.subheader(plain(feature.name), anchor=False)
+        if feature.feature is not None:
+            head = selected()
+            rename_button(here.sae_fingerprint, feature.feature, head.card.labels if head else {}, key="insights")
     _facts(feature, finding, here)
     own = state.has(here, found.pairs, [feature])[:, 0]
     if not own.any():

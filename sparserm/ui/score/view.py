@@ -149,7 +149,7 @@ def _feature_links(features: tuple[int, ...], context: Context) -> None:
             )
         st.page_link("pages/insights.py", label="Pairs that differ in it", icon=":material/insights:", query_params=first)
         st.page_link("pages/edit.py", label="Edit the head", icon=":material/tune:")
-        rename_button(context, features[0], key="score")
+        rename_button(context.card.sae_fingerprint, features[0], context.card.labels, key="score")
 
 
 def _values(explanation: Explanation, by: str, features: tuple[int, ...], *, gated: bool) -> tuple[list[float], str]:

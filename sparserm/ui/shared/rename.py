@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import streamlit as st
 
-from sparserm.heads.labels import MAX_LENGTH, auto_labels, given_labels, save_label, user_labels
+from sparserm.heads.labels import MAX_LENGTH, auto_labels, save_label, user_labels
 from sparserm.types import SparseRMError
-from sparserm.ui.shared.context import Context
 from sparserm.ui.shared.text import sentence
 
 
-def rename_button(context: Context, feature: int, *, key: str, label: str = "Rename") -> None:
+def rename_button(fingerprint: str, feature: int, of_head: Mapping[int, str], *, key: str, label: str = "Rename") -> None:
     """A button that opens a field for the user's name of a feature, with a way back to the name that it had.
 
     Args:
-        context: gives the SAE whose latent it is.
+        fingerprint: of the SAE whose latent it is.
+        of_head: names in the card of the selected head, empty without a head.
         key: a key of its own for each place on a page.
     """
-    fingerprint = context.card.sae_fingerprint
     with st.popover(label, icon=":material/edit:", key=f"rename {key}"):
         try:
             own = user_labels(fingerprint).get(feature, "")
@@ -25,7 +26,7 @@ def rename_button(context: Context, feature: int, *, key: str, label: str = "Ren
             st.error(sentence(error))
             return
         field = f"name of {fingerprint} {feature} {key}"
-        st.session_state.setdefault(field, given_labels(context.card).get(feature, ""))
+        st.session_state.setdefault(field, own or of_head.get(feature, ""))
         st.text_input(
             f"Name of feature {feature}",
             key=field,
@@ -38,14 +39,16 @@ def rename_button(context: Context, feature: int, *, key: str, label: str = "Ren
             st.error(problem)
         st.button("Save", key=f"save {field}", type="primary", on_click=_save, args=(fingerprint, feature, field))
         if own:
-            st.button(_back(context, feature), key=f"reset {field}", on_click=_reset, args=(fingerprint, feature, field))
+            st.button(
+                _back(fingerprint, feature, of_head), key=f"reset {field}", on_click=_reset, args=(fingerprint, feature, field)
+            )
 
 
-def _back(context: Context, feature: int) -> str:
+def _back(fingerprint: str, feature: int, of_head: Mapping[int, str]) -> str:
     """What removing the user's name does."""
-    if context.card.labels.get(feature):
+    if of_head.get(feature):
         return "Back to the head's own name"
-    label = auto_labels(context.card.sae_fingerprint).get(feature)
+    label = auto_labels(fingerprint).get(feature)
     return "Back to the automatic label" if label and label.text else "Remove the name"
 
 
