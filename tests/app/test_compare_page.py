@@ -178,3 +178,13 @@ def test_a_file_that_cannot_be_used_is_answered_with_what_helps(file, said) -> N
 def test_a_link_to_candidates_that_are_not_here_says_so() -> None:
     page = _open(compare_mode="Best of N", candidates="<b>no</b>")
     assert not page.exception and "No candidates" in page.error[0].value
+
+
+@pytest.mark.backbone
+def test_a_feature_of_the_margin_is_chosen_and_leads_on() -> None:
+    page = _open(pair="1")
+    assert not page.exception and not page.get("page_link")
+    page.selectbox(key="compare_difference bar").select_index(0).run()
+    assert not page.exception
+    links = {link.proto.label for link in page.get("page_link")}
+    assert {"Pairs that differ in it", "Edit the head"} <= links and any("Open feature" in label for label in links)

@@ -101,7 +101,7 @@ def test_a_feature_is_chosen_without_a_mouse_and_leads_on(page: AppTest) -> None
     assert "does not check whether a response is true or safe; accuracy of this head" in captions
     before = [link.proto.label for link in page.get("page_link")]
     assert "Open in Compare" in before and "Pairs that differ in it" not in before
-    page.selectbox(key="bar").select_index(0).run()
+    page.selectbox(key="contributions bar").select_index(0).run()
     assert not page.exception
     links = {link.proto.label: link.proto.query_string for link in page.get("page_link")}
     feature = links["Pairs that differ in it"]

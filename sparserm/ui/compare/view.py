@@ -15,7 +15,8 @@ from sparserm.types import Progress, SparseRMError
 from sparserm.ui.compare import charts, tables
 from sparserm.ui.compare.component import linked_texts
 from sparserm.ui.compare.inputs import Inputs
-from sparserm.ui.shared.charts import difference_figure
+from sparserm.ui.shared.bars import choose_bar, feature_links
+from sparserm.ui.shared.charts import difference_bars
 from sparserm.ui.shared.components import reference_rewards
 from sparserm.ui.shared.context import Context, feature_card_link
 from sparserm.ui.shared.diff import diff_text
@@ -155,8 +156,10 @@ def pairwise(compared: Compared, context: Context, a: int, b: int) -> None:
             help=f"Show every feature instead of the {SHOWN} largest and the sum of the others.",
         )
         shown = len(parts) if everything else SHOWN
-        st.plotly_chart(difference_figure(parts, margin, shown), config=CONFIG, key="compare_difference")
-        st.caption(" ".join(line for line in (silent_in_both_line(parts), tables.sum_check(parts, margin)) if line))
+        caption = " ".join(line for line in (silent_in_both_line(parts), tables.sum_check(parts, margin)) if line)
+        bars = difference_bars(parts, shown)
+        if picked := choose_bar(bars, margin, name="margin", caption=caption, key="compare_difference"):
+            feature_links(picked, context, key="compare")
     with right:
         st.subheader("Word diff", anchor=False)
         st.caption("Struck through: only in A. Underlined: only in B.")

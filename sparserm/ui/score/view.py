@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import html
-from collections.abc import Sequence
-from typing import Any
-
 import numpy as np
 import streamlit as st
 
@@ -15,12 +11,11 @@ from sparserm.heads.model_card import accuracy
 from sparserm.heads.saved import SavedHead
 from sparserm.types import Pooling
 from sparserm.ui.shared import charts, components
-from sparserm.ui.shared.charts import Bar
+from sparserm.ui.shared.bars import choose_bar, feature_links
 from sparserm.ui.shared.components import reference_rewards
 from sparserm.ui.shared.context import Context
 from sparserm.ui.shared.diff import diff_text
 from sparserm.ui.shared.firing import silent_line
-from sparserm.ui.shared.rename import rename_button
 from sparserm.ui.shared.scoring import ScoredResponse
 from sparserm.ui.shared.style import CONFIG
 from sparserm.ui.shared.tables import contributions_table, differences_table, win_probability
@@ -31,8 +26,6 @@ SHARE, RUNNING, READ = "Share of the reward", "Running reward", "Reward at the t
 _ABOUT_FAMILIES = (
     "Features with the same number here fire together and share a bar in the chart. The number is of the one that leads."
 )
-#: Key of the selected bar: its features, or None.
-_BAR = "bar"
 _OF_FEATURE = ("Contribution", "Alignment score", "Activation")
 
 
@@ -43,37 +36,11 @@ def waterfall(explanation: Explanation, top: int, pooling: Pooling) -> tuple[int
         "All features", key="everything", help=f"Show every feature instead of the {top} largest and the sum of the others."
     )
     bars = charts.contribution_bars(explanation, drawn if everything else top, pooling)
-    choices = {(bar.feature, *bar.others): html.unescape(bar.label) for bar in bars if bar.feature is not None}
-    st.plotly_chart(
-        charts.contributions_figure(bars, explanation.reward),
-        config=CONFIG,
-        key="contributions",
-        on_select=lambda: _bar_clicked(bars),
-        selection_mode="points",
-    )
     about = (
         "A bar is a pattern of the text that goes with chosen or rejected responses in the training pairs, not a check of it."
     )
-    st.caption(" ".join(filter(None, [silent_line(explanation.contributions), about])))
-    if st.session_state.get(_BAR) not in choices:  # of another response or number of bars
-        st.session_state[_BAR] = None
-    picked: tuple[int, ...] | None = st.selectbox(
-        "Look closer at a feature: click its bar, or choose it here",
-        list(choices),
-        key=_BAR,
-        format_func=choices.__getitem__,
-        placeholder="where it fires, its card, and the pairs that differ in it",
-    )
-    return picked or ()
-
-
-def _bar_clicked(bars: Sequence[Bar]) -> None:
-    """Select the clicked bar, or none if its selection was taken back; for callbacks."""
-    event: Any = st.session_state["contributions"]
-    points = event["selection"]["points"]
-    number = points[0]["point_index"] if points else len(bars)
-    feature = bars[number].feature if number < len(bars) else None
-    st.session_state[_BAR] = None if feature is None else (feature, *bars[number].others)
+    caption = " ".join(filter(None, [silent_line(explanation.contributions), about]))
+    return choose_bar(bars, explanation.reward, name="reward", caption=caption, key="contributions")
 
 
 def contributions(explanation: Explanation) -> None:
@@ -126,7 +93,7 @@ def token_view(scored: ScoredResponse, context: Context, features: tuple[int, ..
     if by == SHARE:
         st.caption(f"The shares of all tokens and the bias add up to the reward of {sum(values) + explanation.bias:+.3f}.")
     if features:
-        _feature_links(features, context)
+        feature_links(features, context, key="score")
 
 
 def _of_features(explanation: Explanation, features: tuple[int, ...]) -> list[str]:
@@ -135,21 +102,6 @@ def _of_features(explanation: Explanation, features: tuple[int, ...]) -> list[st
         return [f"{_OF_FEATURE[0]} of {len(features)} features"]
     known = _OF_FEATURE if explanation.token_activations is not None else _OF_FEATURE[:-1]
     return [f"{what} of feature {feature}" for feature in features for what in known]
-
-
-def _feature_links(features: tuple[int, ...], context: Context) -> None:
-    """From a bar to the card of each of its features, the pairs that differ in the first, its name, and the head."""
-    first = {"feature": str(features[0])}
-    with st.container(horizontal=True, vertical_alignment="center"):
-        for feature in features:
-            more = "" if feature != features[0] else ": examples, tokens and where it misleads"
-            query = {"feature": str(feature)}
-            st.page_link(
-                "pages/features.py", label=f"Open feature {feature}{more}", icon=":material/category:", query_params=query
-            )
-        st.page_link("pages/insights.py", label="Pairs that differ in it", icon=":material/insights:", query_params=first)
-        st.page_link("pages/edit.py", label="Edit the head", icon=":material/tune:")
-        rename_button(context.card.sae_fingerprint, features[0], context.card.labels, key="score")
 
 
 def _values(explanation: Explanation, by: str, features: tuple[int, ...], *, gated: bool) -> tuple[list[float], str]:

@@ -114,7 +114,12 @@ def contribution_bars(explanation: Explanation, top: int, pooling: str = "mean")
 
 
 def difference_figure(parts: Sequence[FeatureDifference], margin: float, top: int = 10) -> go.Figure:
-    """A waterfall from zero to a margin: the ``top`` largest differences of families, and the others as one bar.
+    """A waterfall from zero to a margin, of :func:`difference_bars`."""
+    return contributions_figure(difference_bars(parts, top), margin, total="margin")
+
+
+def difference_bars(parts: Sequence[FeatureDifference], top: int) -> list[Bar]:
+    """The ``top`` largest differences of families, and the others as one bar.
 
     Features that are silent in both responses and contribute nothing have no bar.
     """
@@ -125,7 +130,7 @@ def difference_figure(parts: Sequence[FeatureDifference], margin: float, top: in
         firing = difference_firing(family.members)
         formula = "" if family.members[1:] else _difference(family.members[0])
         bars.append(_bar(family, firing, _lines(*_members(family), firing, formula)))
-    return contributions_figure([*bars, *_rest(families[top:])], margin, total="margin")
+    return [*bars, *_rest(families[top:])]
 
 
 def contributions_figure(bars: Sequence[Bar], reward: float, total: str = "reward") -> go.Figure:
