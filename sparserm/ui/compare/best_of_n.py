@@ -35,6 +35,8 @@ from sparserm.ui.shared.text import counted, sentence
 PASTE, UPLOAD = "Paste", "Upload a file"
 #: Maximum characters of candidates to look up in the store on the page; more are ranked by a job.
 LOOKED_UP = 1_000_000
+#: Maximum characters of kept candidates to write into the field.
+FIELD = 20_000
 
 _TEXT, _FILE, _IDENTITY = "best_of_n_text", "best_of_n_file", "candidates"
 
@@ -88,7 +90,8 @@ def _inputs(context: Context) -> Callable[[], Candidates]:
             return _nothing
         return lambda: read_candidates(file.getvalue(), file.name, skip_bad=True)
     if _TEXT not in st.session_state:
-        st.session_state[_TEXT] = _example(context)
+        identity = st.query_params.get(_IDENTITY)
+        st.session_state[_TEXT] = _example(context) if identity is None else _kept_text(identity)
     text = st.text_area(
         "Prompts and candidates",
         key=_TEXT,
@@ -99,7 +102,27 @@ def _inputs(context: Context) -> Callable[[], Candidates]:
     st.caption(
         f"Write each prompt, then its candidates, separated by lines of `{PART}`. Separate prompts by lines of `{BLOCK}`."
     )
+    if not text and st.query_params.get(_IDENTITY):
+        st.caption("The ranking below is of candidates that are not shown here: they are too long, or have several turns.")
     return lambda: parse_candidates(text, skip_bad=True)
+
+
+def _kept_text(identity: str) -> str:
+    """The candidates that a link or a reload names, as they are pasted; empty if they are long or cannot be written so."""
+    try:
+        candidates = _candidates(identity)
+    except SparseRMError:
+        return ""  # the page says so below
+    blocks = [f"\n{PART}\n".join((one.prompt[-1].content, *one.responses)) for one in candidates.sets]
+    text = f"\n{BLOCK}\n".join(blocks)
+    if len(text) > FIELD:
+        return ""
+    try:
+        read = parse_candidates(text)
+    except SparseRMError:
+        return ""
+    own, there = ([(one.prompt, one.responses) for one in found.sets] for found in (candidates, read))
+    return text if own == there else ""
 
 
 def _nothing() -> Candidates:
