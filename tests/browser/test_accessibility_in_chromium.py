@@ -21,10 +21,10 @@ PAGES = {
     "Features": ("features", ".examples"),
     "Train": ("train", "text=New head"),
     "Edit head": (f"edit{_PAIRS}", ".row"),
-    "Evaluate": (f"evaluate{_PAIRS}", "h3:has-text('Mistakes')"),
+    "Evaluate": (f"evaluate{_PAIRS}", "h3:has-text('Pairs')"),
     "Audit": (f"audit{_PAIRS}", "text=Surface features alone"),
     "Use it": ("use", "text=When not to trust it"),
-    "Docs": ("docs", "table"),
+    "Docs": ("docs", "h1:has-text('From a file of pairs')"),
 }
 _RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]
 _FOUND = """rules => axe.run({runOnly: {type: 'tag', values: rules}, resultTypes: ['violations']})

@@ -379,7 +379,8 @@ def _save(context: Context, edits: HeadEdits, found: HeldOutScores) -> None:
     if name_saved := _saved(context, edits):
         message, press = st.columns([4, 1], vertical_alignment="center")
         message.success(f"Saved as {plain(name_saved)}. You can select it in the sidebar.")
-        press.button("Open head", on_click=_open, args=(name_saved,), width="stretch")
+        if press.button("Open head", on_click=_open, args=(name_saved,), width="stretch"):
+            st.rerun()  # the whole page, of which this is a part
 
 
 def _saved(context: Context, edits: HeadEdits) -> str | None:

@@ -135,7 +135,7 @@ def _filtered(table: pd.DataFrame, link: str) -> pd.DataFrame:
     (one, two), (three, four) = st.columns(2), st.columns(2)
     text = one.text_input("Text contains", key=f"{link} text", placeholder="in prompt or responses").casefold()
     offered = sorted(set(table["category"]))
-    picked = two.multiselect("Category", offered, key=f"{link} categories", disabled=len(offered) < 2)
+    picked = two.multiselect("Category", offered, key=f"{link} categories") if len(offered) > 1 else []
     figure = three.selectbox(
         "Only pairs in a range of",
         [name for name in FIGURES if name in table],
