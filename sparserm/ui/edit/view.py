@@ -379,7 +379,7 @@ def _save(context: Context, edits: HeadEdits, found: HeldOutScores) -> None:
     if name_saved := _saved(context, edits):
         message, press = st.columns([4, 1], vertical_alignment="center")
         message.success(f"Saved as {plain(name_saved)}. You can select it in the sidebar.")
-        if press.button("Open head", on_click=_open, args=(name_saved,), width="stretch"):
+        if press.button("Open head", on_click=use_head, args=(name_saved,), width="stretch"):
             st.rerun()  # the whole page, of which this is a part
 
 
@@ -387,8 +387,3 @@ def _saved(context: Context, edits: HeadEdits) -> str | None:
     """Name of the head as which these edits of this head were saved last, if they were."""
     name, of, saved = st.session_state.get(_SAVED, ("", "", None))
     return name if (of, saved) == (context.hash, edits) else None
-
-
-def _open(name: str) -> None:
-    del st.session_state[_SAVED]
-    use_head(name)
