@@ -121,9 +121,6 @@ def test_a_pin_stays_when_texts_change_and_the_best_is_shown_where_nothing_is_pi
     assert (_link(page, "a"), _link(page, "b")) == ([str(3 - best)], [str(best)])
     again = _open(**{name: _link(page, name)[0] for name in ("pair", "a", "b")})
     assert [metric.value for metric in again.metric] == [metric.value for metric in page.metric]
-    assert again.text_area(key="best_of_n_text").value == "Q\n---\nyes\n---\nno"  # what is ranked, not the example
-    gone = _open(compare_mode="Best of N", candidates="0" * 64)
-    assert gone.text_area(key="best_of_n_text").value == "" and gone.error
     page.text_area(key="compare_prompt").set_value("Another question?").run()
     assert _press(page, "Compare").segmented_control(key="compare_a").value == 3 - best
 
@@ -159,6 +156,9 @@ def test_an_uploaded_file_is_ranked_and_found_again_by_its_link(tmp_path) -> Non
     assert not page.exception and [metric.value for metric in page.metric][:2] == ["1", "2"]
     again = _open(compare_mode="Best of N", candidates=_link(page, "candidates")[0])
     assert [metric.value for metric in again.metric] == [metric.value for metric in page.metric]
+    assert again.text_area(key="best_of_n_text").value == "Q\n---\nyes\n---\nno"  # what is ranked, not the example
+    gone = _open(compare_mode="Best of N", candidates="0" * 64)
+    assert gone.text_area(key="best_of_n_text").value == "" and gone.error
 
 
 @pytest.mark.parametrize(
