@@ -2,8 +2,8 @@
 
 "Fires on" is measured for any query: the backbone reads it in a few neutral sentences, and latents that fire on its tokens are
 found whether or not the pairs contain it. "Meaning" compares the query with the words of names and evidence by the cosine of
-their rows of the unembedding, which on some twenty queries ranked better than hidden states at the SAE's layer, the latents'
-directions or the tokens that they promote.
+their rows of the unembedding, which on some twenty queries ranked better than the latents' directions or the tokens that they
+promote.
 """
 
 from __future__ import annotations

@@ -216,6 +216,7 @@ class TestWithPairs:
         page = _page(text="No. Never do that.")
         picked = AppTest.from_function(_pick, default_timeout=300)
         picked.run()
+        assert picked.session_state["find"] == ""
         assert not picked.exception and (picked.session_state["list"], picked.session_state["token"]) == ("Firing on a text", 2)
         page.session_state["list"], page.session_state["token"] = "Firing on a text", 2
         page.run()

@@ -125,6 +125,7 @@ def pick_token(token: int) -> None:
     """List the latents that fire on a token of the text, or on all of it if the token was picked already; for callbacks."""
     fresh = None if picked_token() == token else token
     st.session_state["list"], st.session_state[TOKEN] = TEXT, fresh
+    st.session_state["find"] = ""  # an earlier search would hide what fires there
 
 
 def choose_row(key: str, features: list[int]) -> None:
