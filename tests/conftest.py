@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -49,3 +50,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return next((i for i, room in enumerate(SLOWEST_FIRST) if item.nodeid.startswith(room)), len(SLOWEST_FIRST))
 
     items.sort(key=rank)
+
+
+@pytest.fixture(autouse=True)
+def _own_main_module() -> Iterator[None]:
+    """AppTest leaves its page behind as ``__main__``, which a process spawned later would run first."""
+    main = sys.modules["__main__"]
+    yield
+    sys.modules["__main__"] = main
