@@ -18,7 +18,7 @@ PAGES = {
     "Score": ("", ".tokens"),
     "Insights": (f"insights{_PAIRS}", "text=Longer is chosen"),
     "Compare": ("compare", ".linked tbody tr"),
-    "Features": ("features", ".examples"),
+    "Features": (f"features{_PAIRS}", ".examples"),
     "Train": ("train", "text=New head"),
     "Edit head": (f"edit{_PAIRS}", ".row"),
     "Evaluate": (f"evaluate{_PAIRS}", "h3:has-text('Pairs')"),
@@ -82,7 +82,7 @@ def test_arrow_keys_move_among_tokens_and_show_what_each_says(address: str, brow
     from playwright.sync_api import expect
 
     page = browse()
-    page.goto(f"{address}/features")
+    page.goto(f"{address}/features{_PAIRS}")
     tokens = page.locator(".examples .text").first.locator("span")
     tokens.nth(1).wait_for()
     assert page.locator(".examples .text").first.locator("[tabindex='0']").count() == 1
