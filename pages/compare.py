@@ -8,6 +8,7 @@ from sparserm.ui.compare import inputs as compare_inputs
 from sparserm.ui.compare import view as compare_view
 from sparserm.ui.shared.components import progress_bar
 from sparserm.ui.shared.context import current
+from sparserm.ui.shared.links import too_long
 from sparserm.ui.shared.text import sentence
 
 st.title("Compare responses", anchor=False)
@@ -28,7 +29,7 @@ with st.container(horizontal=True, vertical_alignment="center"):
     pressed = st.button("Compare", type="primary", width=220)
     compare_inputs.add_button()
     if not compare_inputs.keep_link(context, inputs):
-        st.caption(":material/link_off: These texts are too long for a link; the address of this page does not include them.")
+        too_long()
 
 if pressed or at_once:
     progress, done = progress_bar()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -15,6 +15,8 @@ from xdist.scheduler import LoadScopeScheduling
 
 #: Rooms in the order in which they start: the slowest first, so that no process is left alone with them at the end.
 SLOWEST_FIRST = ("tests/browser/", "tests/integration/", "tests/app/", "tests/unit/integrations/", "tests/unit/policy/")
+
+MAIN = sys.modules["__main__"]
 
 #: Each process may hold the real backbone: about 2 GB.
 MAX_PROCESSES = 4
@@ -53,8 +55,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _own_main_module() -> Iterator[None]:
+def _own_main_module() -> None:
     """AppTest leaves its page behind as ``__main__``, which a process spawned later would run first."""
-    main = sys.modules["__main__"]
-    yield
-    sys.modules["__main__"] = main
+    sys.modules["__main__"] = MAIN

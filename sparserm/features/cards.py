@@ -117,6 +117,8 @@ def feature_card(
     pairs: PairRepresentations,
     sae: SparseAutoencoder,
     head: RewardHead | None = None,
+    *,
+    score: Score = "projection",
 ) -> FeatureCard:
     """Build the card of a latent; the backbone is not run.
 
@@ -124,13 +126,14 @@ def feature_card(
         texts: the pairs as text, in the order of ``pairs``.
         pairs: the representations of the pairs, with activation strengths.
         head: gives the weight of the latent if it is one of its features.
+        score: what the alignment scores count where there is no head.
 
     Raises:
         SparseRMError: the SAE has no such latent, or the representations have no activation strengths.
     """
     if not 0 <= feature < sae.d_sae:
         raise SparseRMError(f"feature {feature} is not in SAE {sae.name}; expected 0 to {sae.d_sae - 1}")
-    score = "projection" if head is None else head.score
+    score = score if head is None else head.score
     chosen, rejected = (pooled_scores(side, feature, sae, score) for side in (pairs.chosen, pairs.rejected))
     peaks = {"chosen": peaks_of(pairs.chosen.strengths, feature), "rejected": peaks_of(pairs.rejected.strengths, feature)}
     spread = float(np.concatenate([chosen, rejected]).std()) or 1.0

@@ -74,7 +74,7 @@ class FeatureList:
 
 def list_features(
     table: FeatureTable,
-    head: RewardHead,
+    head: RewardHead | None,
     labels: Mapping[int, str],
     *,
     detected: Mapping[int, float] | None = None,
@@ -89,6 +89,7 @@ def list_features(
     """A table with one row per latent of the SAE.
 
     Args:
+        head: gives the weights; without one there is no column ``weight``.
         labels: labels by feature id.
         detected: detection scores of the automatic labels by feature id.
         fires_on: the words at which each latent fires, by feature id.
@@ -102,8 +103,7 @@ def list_features(
     Returns:
         With a column ``family``, see :func:`family_texts`, if the head has families of several features.
     """
-    weights = _of_head(head, head.weights, len(table.share))
-    features = np.arange(len(weights))
+    features = np.arange(len(table.share))
     rows = pd.DataFrame(
         {
             "feature": features,
@@ -111,7 +111,6 @@ def list_features(
             "detects": [(detected or {}).get(feature, np.nan) for feature in features.tolist()],
             "fires_on": [(fires_on or {}).get(feature, "") for feature in features.tolist()],
             "promotes": [promoted_text(tokens) for tokens in lens.promoted[:, :4]] if lens else "",
-            "weight": weights,
             "gap": table.gap,
             "f_chosen": table.f_chosen,
             "f_rejected": table.f_rejected,
@@ -126,13 +125,11 @@ def list_features(
             "begin_of_text": table.begin_of_text,
         }
     )
-    if families := family_texts(head):
-        rows.insert(rows.columns.get_loc("weight"), "family", [families.get(feature, "") for feature in features.tolist()])
-    if selected is not None:
-        rows.insert(rows.columns.get_loc("weight") + 1, "selected", _of_head(head, selected, len(rows)))
+    if head is not None:
+        _add_head(rows, head, selected)
     if firing is not None:
         rows = _on_text(rows, firing, token)
-    return rows[rows["feature"].isin(head.features)] if only_head else rows
+    return rows[rows["feature"].isin(head.features)] if only_head and head is not None else rows
 
 
 def family_texts(head: RewardHead) -> dict[int, str]:
@@ -198,6 +195,18 @@ def visible(token: str) -> str:
     return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in drawn) or "(empty)"
 
 
+def _add_head(rows: pd.DataFrame, head: RewardHead, selected: np.ndarray | None) -> None:
+    """Insert the columns of the head before the gaps: families, weights, and how often each feature was selected."""
+    columns: dict[str, object] = {}
+    if families := family_texts(head):
+        columns["family"] = [families.get(feature, "") for feature in rows["feature"].tolist()]
+    columns["weight"] = _of_head(head, head.weights, len(rows))
+    if selected is not None:
+        columns["selected"] = _of_head(head, selected, len(rows))
+    for name, values in columns.items():
+        rows.insert(rows.columns.get_loc("gap"), name, values)
+
+
 def _of_head(head: RewardHead, values: np.ndarray, d_sae: int) -> np.ndarray:
     """``[d_sae]`` values of the head's features, NaN for other latents."""
     found = np.full(d_sae, np.nan)
@@ -224,7 +233,7 @@ def _sorted(rows: pd.DataFrame, sort: Sort) -> pd.DataFrame:
     if sort == "relevance" and "on_text" in rows:
         return rows.sort_values("on_text", ascending=False, kind="stable")
     if sort == "relevance":
-        order = rows.assign(_weight=rows["weight"].abs(), _gap=rows["gap"].abs())
+        order = rows.assign(_weight=rows["weight"].abs() if "weight" in rows else 0.0, _gap=rows["gap"].abs())
         order = order.sort_values(["_weight", "q", "_gap"], ascending=[False, True, False], kind="stable")
         return order.drop(columns=["_weight", "_gap"])
     if sort == "certainty":

@@ -104,18 +104,18 @@ class AutoLabel:
 def labels_of(card: HeadCard) -> Mapping[int, str]:
     """Labels to show for a head: those of :func:`given_labels`, and automatic ones, marked as such, for other features."""
     automatic = {feature: one.shown for feature, one in auto_labels(card.sae_fingerprint).items() if one.text is not None}
-    return {**automatic, **given_labels(card)}
+    return {**automatic, **given_labels(card.sae_fingerprint, card.labels)}
 
 
 def names_of(card: HeadCard) -> Mapping[int, str]:
     """What a response with a feature does, e.g. ``denies something``: the labels of :func:`labels_of` as they were written."""
     automatic = {feature: one.text for feature, one in auto_labels(card.sae_fingerprint).items() if one.text is not None}
-    return {**automatic, **given_labels(card)}
+    return {**automatic, **given_labels(card.sae_fingerprint, card.labels)}
 
 
 def detections_of(card: HeadCard) -> Mapping[int, float]:
     """Detection scores, from 0.5 (chance) to 1, of those labels of :func:`labels_of` that are automatic."""
-    given = given_labels(card)
+    given = given_labels(card.sae_fingerprint, card.labels)
     return {
         feature: one.detection.accuracy
         for feature, one in auto_labels(card.sae_fingerprint).items()
@@ -135,15 +135,15 @@ def named_latents(sae_fingerprint: str, d_sae: int) -> np.ndarray:
     return named
 
 
-def given_labels(card: HeadCard) -> Mapping[int, str]:
-    """Labels written by people: the user's for the head's SAE, then the head's own.
+def given_labels(sae_fingerprint: str, of_head: Mapping[int, str]) -> Mapping[int, str]:
+    """Labels written by people: the user's for an SAE, then those that a head brings.
 
     If the user's file cannot be read, only the head's labels are returned; the page that edits labels reports the error.
     """
     try:
-        return {**card.labels, **user_labels(card.sae_fingerprint)}
+        return {**of_head, **user_labels(sae_fingerprint)}
     except SparseRMError:
-        return card.labels
+        return of_head
 
 
 def user_labels(sae_fingerprint: str) -> dict[int, str]:

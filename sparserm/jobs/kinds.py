@@ -88,35 +88,34 @@ def best_of_n_job(spec: dict[str, Any], folder: Path, report: Report) -> None:
 
 
 def features_job(spec: dict[str, Any], folder: Path, report: Report) -> None:
-    """Compute what the Features page shows for the head ``spec["head"]`` on the pairs ``spec["source"]``.
+    """Compute what the Features page shows of ``spec["source"]`` with ``spec["backbone"]`` and the SAE ``spec["sae"]``.
 
-    These are representations, opening shares, activations on the examples of the head's features, the words that each latent
-    fires on, and the tokens that it promotes. All of it is cached where the pages read it, and an interrupted job resumes from
-    there.
+    These are representations, opening shares, the words that each latent fires on, the tokens that it promotes, and, where
+    ``spec["head"]`` is not None, activations on the examples of that head's features. All of it is cached where the pages read
+    it, and an interrupted job resumes from there.
 
     Raises:
         SparseRMError: the pairs, the head, its SAE or its backbone cannot be used.
     """
     report.stage(1, 5, "Representations (responses)")
     data = DataSource.from_dict(spec["source"]).load()
-    saved = load_head(spec["head"])
-    card, sae = saved.card, load_sae(saved.card.sae, may_download=False)
-    backbone = Backbone.load(card.backbone_source, through_layer=sae.hook.layer, may_download=False, progress=report)
+    head = None if spec["head"] is None else load_head(spec["head"]).head
+    sae = load_sae(spec["sae"], may_download=False)
+    backbone = Backbone.load(spec["backbone"], through_layer=sae.hook.layer, may_download=False, progress=report)
+    pooling = "mean" if head is None else head.pooling
     with stored() as store:
-        both = represent_pairs(
-            data.pairs, backbone, {sae.hook: sae}, saved.head.pooling, strengths=True, store=store, progress=report
-        )
+        both = represent_pairs(data.pairs, backbone, {sae.hook: sae}, pooling, strengths=True, store=store, progress=report)
     pairs = both[sae.hook]
     kept = FeatureStore(data.content_hash, sae.fingerprint, backbone.fingerprint)
     report.stage(2, 5, "Openings (responses)")
     kept.openings(data, pairs, backbone, sae, report)
     report.stage(3, 5, "Examples (responses)")
-    features = saved.head.features.tolist()
-    kept.readings([feature_card(one, data.pairs, pairs, sae, saved.head) for one in features], data, backbone, sae, report)
+    features = [] if head is None else head.features.tolist()
+    kept.readings([feature_card(one, data.pairs, pairs, sae, head) for one in features], data, backbone, sae, report)
     report.stage(4, 5, "Words (responses)")
     kept.words(data, pairs, backbone, sae, report)
     report.stage(5, 5, "Promoted tokens (latents)")
-    kept.lens(card.backbone_source, sae, report)
+    kept.lens(spec["backbone"], sae, report)
     write_json(folder / "result.json", {"features": features, "pairs": len(data.pairs)})
 
 

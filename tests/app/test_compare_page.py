@@ -190,4 +190,4 @@ def test_a_feature_of_the_margin_is_chosen_and_leads_on() -> None:
     page.selectbox(key="compare_difference bar").select_index(0).run()
     assert not page.exception
     links = {link.proto.label for link in page.get("page_link")}
-    assert {"Pairs that differ in it", "Edit the head"} <= links and any("Open feature" in label for label in links)
+    assert {"Pairs that differ in it", "Edit its weight"} <= links and any("Open feature" in label for label in links)

@@ -21,6 +21,8 @@ from sparserm.representations.store import stored
 from sparserm.sae.seeds import SeedStability
 from sparserm.support.defaults import TASKS, assets_dir
 from sparserm.types import Message
+from sparserm.ui.features.state import ALL, TEXT
+from sparserm.ui.shared.context import NO_HEAD
 
 ROOT = Path(__file__).parents[2]
 HEAD = "safety"
@@ -270,6 +272,21 @@ class TestWithPairs:
         assert queue.spec(job.id)["head"] == HEAD
         assert not any(button.key == "prepare" for button in page.button)
         queue.cancel(job.id)
+
+    def test_without_a_head_every_latent_is_there_and_nothing_of_a_head(self) -> None:
+        card = load_head(HEAD).card
+        page = _page(feature="77")
+        page.selectbox(key="head").set_value(NO_HEAD).run()
+        assert not page.exception and page.session_state["_place"].sae_fingerprint == card.sae_fingerprint
+        assert page.segmented_control(key="list").options == [ALL, TEXT] and page.segmented_control(key="list").value == ALL
+        rows = page.dataframe[0].value
+        assert len(rows) > 3 * len(load_head(HEAD).head.features) and not {"weight", "selected", "family"} & set(rows)
+        assert rows["q"].is_monotonic_increasing
+        assert "Score gap" in _metrics(page) and "Weight in the head" not in _metrics(page)
+        assert page.query_params["feature"] == "77"
+        assert not any(button.key == "label features" for button in page.button)
+        page.segmented_control(key="list").set_value(TEXT).run()
+        assert not page.exception and "on_text" in page.dataframe[0].value
 
     def test_automatic_labels_say_so_and_what_they_detect(self, home: Path) -> None:
         card, listed = load_head(HEAD).card, _listed(_page())

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from sparserm.ui.shared.starter_examples import examples
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -94,6 +96,30 @@ def test_a_link_fills_in_what_it_names_and_an_example_the_rest_and_shows_the_res
     assert "changed since" in page.warning[0].value  # only the link itself is scored without a click
 
 
+def test_the_link_holds_an_example_by_its_number_and_a_text_unless_it_is_long(page: AppTest) -> None:
+    assert not {"example", "prompt", "response"} & set(page.query_params)  # the first visit's link stays short
+    page.selectbox(key="example").set_value(examples("truthfulness")[2]).run()
+    assert page.query_params["example"] == "3" and "response" not in page.query_params
+    page.text_area(key="response").set_value("My own words.").run()
+    assert page.selectbox(key="example").value is None  # the fields no longer hold it
+    assert page.query_params["response"] == "My own words." and "example" not in page.query_params
+    page.text_area(key="response").set_value("word " * 4_000).run()
+    assert not {"prompt", "response"} & set(page.query_params)
+    assert any("too long for a link" in caption.value for caption in page.caption)
+    page.switch_page("pages/docs.py").run()
+    page.switch_page("pages/score.py").run()
+    assert page.text_area(key="response").value == "word " * 4_000  # what was typed is there on the way back
+
+
+@pytest.mark.backbone
+def test_a_link_to_an_example_shows_its_result() -> None:
+    page = AppTest.from_file(str(ROOT / "app.py"), default_timeout=300)
+    page.query_params["example"] = "2"
+    page.run()
+    assert not page.exception and "Reward" in {metric.label for metric in page.metric}
+    assert page.selectbox(key="example").value.title.startswith("1. ")  # each pair has two: the second is its rejected one
+
+
 @pytest.mark.backbone
 def test_a_feature_is_chosen_without_a_mouse_and_leads_on(page: AppTest) -> None:
     page.button[0].click().run()
@@ -106,7 +132,7 @@ def test_a_feature_is_chosen_without_a_mouse_and_leads_on(page: AppTest) -> None
     links = {link.proto.label: link.proto.query_string for link in page.get("page_link")}
     feature = links["Pairs that differ in it"]
     assert feature.startswith("feature=") and any(feature == query for name, query in links.items() if "Open feature" in name)
-    assert "Edit the head" in links and any("of feature" in option for option in page.segmented_control(key="colour").options)
+    assert links["Edit its weight"] == feature and any("of feature" in option for option in page.segmented_control(key="colour").options)
 
 
 @pytest.mark.backbone

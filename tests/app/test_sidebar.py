@@ -19,7 +19,7 @@ from sparserm.types import Message
 from sparserm.ui.shared.context import NO_HEAD
 
 ROOT = Path(__file__).parents[2]
-NEED_A_HEAD = ("score", "compare", "features", "edit", "evaluate", "use")
+NEED_A_HEAD = ("score", "compare", "edit", "evaluate", "use")
 
 
 @pytest.fixture(autouse=True)

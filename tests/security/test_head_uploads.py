@@ -83,7 +83,7 @@ def _used(saved: SavedHead) -> None:
     card_markdown(saved)
     heads_table([("one", saved, True)]).to_json()
     pack_head(saved)
-    given_labels(saved.card)
+    given_labels(saved.card.sae_fingerprint, saved.card.labels)
     assert saved.card.backbone_source == saved.card.backbone
 
 
@@ -286,7 +286,7 @@ def test_a_damaged_file_of_labels_is_refused_and_left_as_it_is(text: str) -> Non
         with pytest.raises(SparseRMError, match=r"abc\.json .*fix the file or move it away"):
             act()
     assert path.read_bytes() == text.encode(errors="surrogateescape")
-    assert given_labels(replace(SAVED.card, sae_fingerprint="abc")) == {158: "lists"}
+    assert given_labels("abc", SAVED.card.labels) == {158: "lists"}
 
 
 def test_damaged_automatic_labels_are_left_out_one_by_one() -> None:

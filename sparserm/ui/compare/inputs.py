@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from urllib.parse import urlencode
 
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
@@ -14,9 +13,7 @@ from sparserm.support.parsing import whole_number
 from sparserm.types import Message, Prompt
 from sparserm.ui.shared import starter_examples
 from sparserm.ui.shared.context import Context
-
-#: Maximum number of characters that texts add to a link; longer texts are left out, and the page says so.
-LINK_LENGTH = 1_800
+from sparserm.ui.shared.links import keep_in_link
 
 #: The two views of the page.
 SIDE_BY_SIDE, BEST_OF_N = "Side by side", "Best of N"
@@ -167,23 +164,14 @@ def keep_link(context: Context, inputs: Inputs) -> bool:
     """Write the contents of the fields into the link if they are short enough; returns whether they are."""
     pairs = starter_pairs(context.card.name)
     number, filled = number_of(pairs, inputs), st.session_state[_FILLED]
-    wanted: dict[str, list[str]] = {}
+    wanted: dict[str, list[str]] = {"pair": [], "p": [], "r": []}
     if number:
         wanted["pair"] = [str(number)]
     else:
         if len(inputs.prompt) > 1 and filled in pairs:  # its earlier turns are restored from the pair
             wanted["pair"] = [str(pairs.index(filled) + 1)]
         wanted |= {"p": [inputs.prompt[-1].content], "r": list(inputs.responses)}
-    fits = len(urlencode(wanted, doseq=True)) <= LINK_LENGTH
-    for name in ("pair", "p", "r"):
-        values = wanted.get(name, []) if fits else []
-        if st.query_params.get_all(name) == values:
-            continue
-        if values:
-            st.query_params[name] = values
-        else:
-            del st.query_params[name]
-    return fits
+    return keep_in_link(wanted)
 
 
 def number_of(pairs: Sequence[StarterPair], inputs: Inputs) -> int:

@@ -17,7 +17,9 @@ LOWEST, HIGHEST, STEP = -1.0, 2.0, 0.05
 _SLIDERS = component("weight_sliders", '<div class="box"></div>', Path(__file__).parent)
 
 
-def weight_sliders(rows: Sequence[Mapping[str, Any]], *, card: str, key: str, on_edit: Callable[[int, float], None]) -> None:
+def weight_sliders(
+    rows: Sequence[Mapping[str, Any]], *, card: str, key: str, on_edit: Callable[[int, float], None], asked: int | None = None
+) -> None:
     """Draw rows of features, each with a slider and buttons to switch off, flip and reset.
 
     Args:
@@ -26,6 +28,7 @@ def weight_sliders(rows: Sequence[Mapping[str, Any]], *, card: str, key: str, on
             together, ``family`` (their ids, or empty).
         card: URL of a feature card, up to the feature's number.
         on_edit: called with a feature and its new factor before the page is run again.
+        asked: the feature whose row is marked and shown first.
     """
 
     def edited() -> None:
@@ -37,6 +40,7 @@ def weight_sliders(rows: Sequence[Mapping[str, Any]], *, card: str, key: str, on
     data = {
         "rows": list(rows),
         "card": card,
+        "asked": asked,
         "full": full,
         "low": LOWEST,
         "high": HIGHEST,

@@ -15,6 +15,7 @@ from sparserm.features.listing import family_texts
 from sparserm.heads.labels import labels_of
 from sparserm.heads.library import free_name, keep_head
 from sparserm.support.files import to_csv
+from sparserm.support.parsing import whole_number
 from sparserm.training.editing import (
     EditEffect,
     EditOutcome,
@@ -249,7 +250,8 @@ def _sliders(context: Context, edits: HeadEdits, ablation: FeatureAblation) -> p
     def change(feature: int, factor: float) -> None:
         _do(context.hash, history(context).now.change(feature, factor))
 
-    weight_sliders(rows, card=feature_card_link(), key="sliders", on_edit=change)
+    asked = whole_number(st.query_params.get("feature", ""))
+    weight_sliders(rows, card=feature_card_link(), key="sliders", on_edit=change, asked=asked)
     return pd.DataFrame(rows).rename(columns=_COLUMNS)
 
 

@@ -101,7 +101,8 @@ function show(state, row, factor) {
   row.off.setAttribute('aria-pressed', factor === 0);
   row.flip.setAttribute('aria-pressed', factor === -1);
   row.reset.disabled = factor === 1;
-  row.el.className = `row${factor === 1 ? '' : ' edited'}${factor === 0 ? ' off' : ''}`;
+  const asked = row.feature === state.data.asked;
+  row.el.className = `row${factor === 1 ? '' : ' edited'}${factor === 0 ? ' off' : ''}${asked ? ' asked' : ''}`;
 }
 
 function update(state, row, data) {
@@ -147,4 +148,8 @@ export default function ({ parentElement, data, setTriggerValue }) {
   data.rows.forEach((row, i) => {
     update(state, state.rows[i], row);
   });
+  if (state.asked !== data.asked) {
+    state.asked = data.asked;
+    state.rows.find(row => row.feature === data.asked)?.el.scrollIntoView({ block: 'center' });
+  }
 }

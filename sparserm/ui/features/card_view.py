@@ -14,20 +14,21 @@ from sparserm.features.firing import describe_firings
 from sparserm.features.listing import FiringText
 from sparserm.features.logit_lens import LogitLens
 from sparserm.features.table import FeatureTable
-from sparserm.heads.labels import RULE, AutoLabel, auto_labels, given_labels
-from sparserm.heads.reward import RewardHead, alignment_scores
-from sparserm.heads.saved import SavedHead
+from sparserm.heads.labels import RULE, AutoLabel, auto_labels
+from sparserm.heads.reward import alignment_scores
 from sparserm.representations.values import Representations
 from sparserm.sae.seeds import SeedStability
 from sparserm.types import Score, SparseRMError
 from sparserm.ui.features import state
 from sparserm.ui.features.charts import density_figure
 from sparserm.ui.features.list_view import columns
+from sparserm.ui.features.scope import Scope
 from sparserm.ui.features.state import ShownExample
 from sparserm.ui.shared.components import download_table, figure
-from sparserm.ui.shared.context import Context
 from sparserm.ui.shared.examples import ColouredText, ExampleRow, show_chips, show_examples
 from sparserm.ui.shared.feature_columns import ABOUT_SEEDS, ABOUT_SELECTED
+from sparserm.ui.shared.links import edit_link, pairs_link
+from sparserm.ui.shared.place import Place
 from sparserm.ui.shared.rename import rename_button
 from sparserm.ui.shared.style import CONFIG
 from sparserm.ui.shared.text import plain, sentence
@@ -50,25 +51,30 @@ class Lean:
     text: str
 
 
-def lean(table: FeatureTable, feature: int, weight: float | None) -> Lean:
+def lean(scope: Scope, table: FeatureTable, feature: int) -> Lean:
     """Direction by the feature's weight; for a latent outside the head, by its mean score gap."""
+    weight = weight_of(scope, feature)
     if weight is not None:
         return Lean(1 if weight > 0 else -1, f"a high score {'raises' if weight > 0 else 'lowers'} the reward")
     raises = bool(table.score_gap[feature] > 0)
     side = "chosen" if raises else "rejected"
-    return Lean(1 if raises else -1, f"not in the head; scores are higher in {side} responses")
+    return Lean(1 if raises else -1, f"{'not in the head; ' * bool(scope.head)}scores are higher in {side} responses")
 
 
-def weight_of(head: RewardHead, feature: int) -> float | None:
+def weight_of(scope: Scope, feature: int) -> float | None:
     """Weight of a feature in the head, or None if it is not one of the head's features."""
-    place = np.flatnonzero(head.features == feature)
-    return float(head.weights[place[0]]) if len(place) else None
+    return None if scope.head is None else _of(scope.head.features, scope.head.weights, feature)
 
 
-def selected_of(saved: SavedHead, feature: int) -> float | None:
+def _selected_of(scope: Scope, feature: int) -> float | None:
     """Share of the halves of the training prompts in which a feature was selected; None if unknown."""
-    place = np.flatnonzero(saved.head.features == feature)
-    return float(saved.selected[place[0]]) if saved.selected is not None and len(place) else None
+    saved = scope.context.saved if scope.context else None
+    return None if saved is None or saved.selected is None else _of(saved.head.features, saved.selected, feature)
+
+
+def _of(features: np.ndarray, values: np.ndarray, feature: int) -> float | None:
+    place = np.flatnonzero(features == feature)
+    return float(values[place[0]]) if len(place) else None
 
 
 def where_it_fires(read: Mapping[tuple[int, Side], ShownExample]) -> None:
@@ -92,20 +98,16 @@ def full_colour(read: Mapping[tuple[int, Side], ShownExample]) -> float:
     return max((one.peak for one in read.values()), default=1.0) or 1.0
 
 
-def header(context: Context, feature: int, listed: Sequence[int]) -> None:
+def header(scope: Scope, feature: int, listed: Sequence[int]) -> None:
     """The name as title, buttons to rename it and for its neighbours in the list, and what the name is based on."""
-    own, automatic = given_labels(context.card).get(feature), auto_labels(context.card.sae_fingerprint).get(feature)
+    fingerprint = scope.place.sae_fingerprint
+    own, automatic = scope.given().get(feature), auto_labels(fingerprint).get(feature)
     name = own or (automatic.text if automatic else None)
     title, buttons = st.columns([7, 5], vertical_alignment="bottom")
-    title.subheader(plain(name) if name else context.feature_title(feature), anchor=False)
+    title.subheader(plain(name) if name else scope.feature_title(feature), anchor=False)
     with buttons.container(horizontal=True, horizontal_alignment="right"):
-        rename_button(
-            context.card.sae_fingerprint,
-            feature,
-            context.card.labels,
-            key="card",
-            label="Rename" if name else "Name this feature",
-        )
+        label = "Rename" if name else "Name this feature"
+        rename_button(fingerprint, feature, scope.labels_of_head, key="card", label=label)
         place = listed.index(feature) if feature in listed else None
         for step, icon, what in ((-1, "chevron_left", "Previous"), (1, "chevron_right", "Next")):
             to = None if place is None or not 0 <= place + step < len(listed) else listed[place + step]
@@ -118,14 +120,18 @@ def header(context: Context, feature: int, listed: Sequence[int]) -> None:
                 on_click=state.choose,
                 args=(feature if to is None else to,),
             )
-        if url := neuronpedia_url(context.sae(), feature):
+        if url := neuronpedia_url(scope.place.sae(), feature):
             st.link_button("Neuronpedia", url, icon=":material/open_in_new:")
     if name:
-        st.caption(f"{plain(context.feature_title(feature))}{' · your name for it' if own else ''}")
-    if problem := state.label_problem(context):
+        st.caption(f"{plain(scope.feature_title(feature))}{' · your name for it' if own else ''}")
+    if problem := state.label_problem(scope.place):
         st.error(problem)
     if automatic is not None:
         _automatic(automatic, titled=own is None)
+    with st.container(horizontal=True):
+        pairs_link(feature)
+        if weight_of(scope, feature) is not None:
+            edit_link(feature)
 
 
 def _automatic(label: AutoLabel, *, titled: bool) -> None:
@@ -156,16 +162,13 @@ def _automatic(label: AutoLabel, *, titled: bool) -> None:
             st.code(label.prompt, language=None, wrap_lines=True)
 
 
-def evidence(
-    table: FeatureTable, feature: int, weight: float | None, selected: float | None = None, seeds: SeedStability | None = None
-) -> None:
+def evidence(scope: Scope, table: FeatureTable, feature: int, seeds: SeedStability | None = None) -> None:
     """Firing rates with intervals, their gap with its test, and the weight in the head.
 
     Args:
-        selected: share of the halves of the training prompts in which the feature was selected.
         seeds: in how many SAEs of other seeds each latent was found.
     """
-    chosen, rejected, gap, in_head = st.columns(4)
+    chosen, rejected, gap, last = st.columns(4)
     rates = (
         (chosen, "Fires in chosen", table.f_chosen, table.chosen_low, table.chosen_high),
         (rejected, "Fires in rejected", table.f_rejected, table.rejected_low, table.rejected_high),
@@ -188,13 +191,19 @@ def evidence(
         f"Firing rate in chosen minus rejected responses. q: McNemar's mid-p test over {table.n_prompts:,} prompts, corrected "
         "for all latents that fire (Benjamini-Hochberg).",
     )
-    figure(
-        in_head,
-        "Weight in the head",
-        "none" if weight is None else f"{weight:+.3f}",
-        f"mean score gap {table.score_gap[feature]:+.2f} SD",
-        "The weight multiplies the standardised alignment score. The gap is the mean score of chosen minus rejected responses.",
-    )
+    score_gap, about = f"{table.score_gap[feature]:+.2f} SD", "The mean score of chosen minus rejected responses."
+    if scope.head is None:
+        figure(last, "Score gap", score_gap, "", about)
+    else:
+        weight = weight_of(scope, feature)
+        said = "none" if weight is None else f"{weight:+.3f}"
+        about = f"The weight multiplies the standardised alignment score. The gap: {about[0].lower()}{about[1:]}"
+        figure(last, "Weight in the head", said, f"mean score gap {score_gap}", about)
+    _notes(table, feature, _selected_of(scope, feature), seeds)
+
+
+def _notes(table: FeatureTable, feature: int, selected: float | None, seeds: SeedStability | None) -> None:
+    """Smaller figures on one line."""
     notes = [f"Correlation with length {table.length_correlation[feature]:+.2f}"]
     notes.append(f"fires on {table.rate[feature]:.2%} of tokens and in {table.share[feature]:.1%} of responses")
     notes.append(f"mean peak activation {table.mean_peak[feature]:.2f}")
@@ -210,26 +219,26 @@ def evidence(
     st.caption(" · ".join(notes), help="  \n".join(about) or None)
 
 
-def density(card: FeatureCard, context: Context, firing: FiringText | None, rows: Sequence[int]) -> None:
+def density(card: FeatureCard, scope: Scope, firing: FiringText | None, rows: Sequence[int]) -> None:
     """Histograms of chosen and rejected responses, with the user's text marked.
 
     Args:
         rows: row of each pair in its source.
     """
-    gated = context.saved.head.score == "gated"
+    gated = scope.score == "gated"
     what = st.segmented_control(
         "Histogram of",
         [SCORE, ACTIVATION],
         key="density",
         default=SCORE,
         required=True,
-        help="The head weights the alignment score"
+        help=f"{'The head weights the' if scope.head else 'A head would weight the'} alignment score"
         + (", which is counted only where the feature fires" if gated else "")
         + ". The peak activation is the latent's largest one in the response, zero where it does not fire.",
     )
     scores = what == SCORE
     chosen, rejected = (card.scores_chosen, card.scores_rejected) if scores else (card.peaks_chosen, card.peaks_rejected)
-    mark = None if firing is None else (_own_score(context, card, firing) if scores else float(firing.of(card.feature).max()))
+    mark = None if firing is None else (_own_score(scope, card, firing) if scores else float(firing.of(card.feature).max()))
     drawn = density_figure(chosen, rejected, str(what).lower(), None if mark is None else (mark, "your text"))
     st.plotly_chart(drawn, config=CONFIG, key="density figure")
     values = pd.DataFrame(
@@ -243,18 +252,18 @@ def density(card: FeatureCard, context: Context, firing: FiringText | None, rows
     download_table(values, "Responses", f"feature-{card.feature}-responses.csv")
 
 
-def _own_score(context: Context, card: FeatureCard, firing: FiringText) -> float:
+def _own_score(scope: Scope, card: FeatureCard, firing: FiringText) -> float:
     """The alignment score of the user's text."""
-    head, sae = context.saved.head, context.sae()
+    pooling, sae = scope.place.pooling, scope.place.sae()
     direction = sae.directions()[card.feature : card.feature + 1].numpy()
-    if head.score == "gated" and head.pooling == "mean" and firing.states is not None:
+    if scope.score == "gated" and pooling == "mean" and firing.states is not None:
         projections = alignment_scores(firing.states, direction, sae.b_dec.numpy())[:, 0]
         return float((projections * (firing.of(card.feature) > 0)).mean())
-    whole = Representations(head.pooling, firing.h[None], np.array([len(firing.tokens)]), np.array([firing.n_truncated]))
-    return float(pooled_scores(whole, card.feature, sae, head.score)[0])
+    whole = Representations(pooling, firing.h[None], np.array([len(firing.tokens)]), np.array([firing.n_truncated]))
+    return float(pooled_scores(whole, card.feature, sae, scope.score)[0])
 
 
-def logits(context: Context, feature: int, every: LogitLens | None) -> None:
+def logits(here: Place, feature: int, every: LogitLens | None) -> None:
     """The tokens that the decoder direction promotes and suppresses."""
     st.markdown(
         "**Promoted and suppressed tokens**",
@@ -262,7 +271,7 @@ def logits(context: Context, feature: int, every: LogitLens | None) -> None:
         "the unembedding. Later layers may use it differently.",
     )
     try:
-        lens = state.lens_of(context, feature, every)
+        lens = state.lens_of(here, feature, every)
     except SparseRMError as error:
         st.caption(sentence(error))
         return

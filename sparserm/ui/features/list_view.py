@@ -19,15 +19,17 @@ from sparserm.model import SparseRM
 from sparserm.pairs.sources import DataSource
 from sparserm.types import SparseRMError
 from sparserm.ui.features import state
+from sparserm.ui.features.scope import Scope
 from sparserm.ui.shared import job_panel, pairs_picker
 from sparserm.ui.shared.components import download_table
 from sparserm.ui.shared.context import Context
 from sparserm.ui.shared.feature_columns import in_percent, shared_columns
+from sparserm.ui.shared.links import too_long
 from sparserm.ui.shared.pairs_picker import Represented
 from sparserm.ui.shared.style import text_colour
 from sparserm.ui.shared.text import plain
 
-HEAD, ALL, TEXT = "Head's features", state.ALL, state.TEXT
+HEAD, ALL, TEXT = state.HEAD, state.ALL, state.TEXT
 #: Longer lists are drawn without colours, which are sent cell by cell.
 COLOURED = 1_000
 _ABOUT_LABELS = (
@@ -64,6 +66,14 @@ _SHOWN = [
     "mean_peak",
     "note",
 ]
+
+
+def listed_choice(scope: Scope) -> str:
+    """Which features to list; the head's own to begin with, where there is a head."""
+    options, key = [HEAD, ALL, TEXT] if scope.head else [ALL, TEXT], "list"
+    if st.session_state.get(key, st.query_params.get(key)) not in options:
+        st.session_state[key] = options[0]  # not a default: clicks on tokens set the value, too
+    return str(st.segmented_control("Show", options, key=key, required=True, bind="query-params", persist_state="session"))
 
 
 def filters(listed: str) -> tuple[bool, bool]:
@@ -186,18 +196,15 @@ def columns() -> dict[str, ColumnConfig | str | None]:
 
 
 def text_fields() -> tuple[str, str]:
-    """Text fields for the prompt and response to search on."""
+    """Text fields for the prompt and response to search on; what the user wrote is kept in the link."""
     left, right = st.columns([1, 2])
-    prompt = left.text_area("Prompt (optional)", key="text_prompt", height=110, persist_state="session", bind="query-params")
-    text = right.text_area(
-        "Text",
-        key="text",
-        height=110,
-        persist_state="session",
-        bind="query-params",
-        placeholder="Paste a response to see which latents fire on it",
+    left.text_area("Prompt (optional)", key="text_prompt", height=110, persist_state="session")
+    right.text_area(
+        "Text", key="text", height=110, persist_state="session", placeholder="Paste a response to see which latents fire on it"
     )
-    return prompt or "", text or ""
+    if not state.keep_text_in_link():
+        too_long()
+    return state.own_text()
 
 
 def token_choice(firing: FiringText | None) -> int | None:
@@ -213,19 +220,20 @@ def token_choice(firing: FiringText | None) -> int | None:
     )
 
 
-def offer_job(source: DataSource, context: Context, lens: LogitLens | None) -> None:
+def offer_job(source: DataSource, scope: Scope, lens: LogitLens | None) -> None:
     """Button for the job that computes promoted tokens of all latents and the examples of the head's features."""
-    wanted = state.job_specification(source, context)
+    wanted = state.job_specification(source, scope)
     if (job := state.running_job("features", wanted)) is not None:
         job_panel.show_job(job.id)
     elif lens is None:
         left, right = st.columns([4, 1], vertical_alignment="center")
+        too = ", together with the examples of the head's features" if scope.head else ""
         left.caption(
-            f"Promoted tokens of the {context.card.d_sae:,} latents, and the words that unlabelled ones fire on, are not "
-            "computed yet. A job computes them once, together with the examples of the head's features."
+            f"Promoted tokens of the {scope.place.d_sae:,} latents, and the words that unlabelled ones fire on, are not "
+            f"computed yet. A job computes them once{too}."
         )
         if right.button("Compute tokens", key="prepare", icon=":material/memory:", width="stretch"):
-            jobs.start("features", wanted, f"Features of {context.key}")
+            jobs.start("features", wanted, f"Features of {scope.name}")
             st.rerun()
 
 
@@ -275,18 +283,18 @@ def source_line(name: str, table: FeatureTable) -> str:
     return f"{table.n_pairs:,} pairs of {table.n_prompts:,} prompts from {plain(textwrap.shorten(name, 80))}"
 
 
-def measured(source: DataSource | None, context: Context) -> tuple[Represented, FeatureTable]:
-    """Representations of the pairs and statistics of every latent; the head's own figures are shown until they are ready.
+def measured(source: DataSource | None, scope: Scope) -> tuple[Represented, FeatureTable]:
+    """Representations of the pairs and statistics of every latent; a head's own figures are shown until they are ready.
 
     Raises:
         SparseRMError: the backbone or the SAE cannot be used.
     """
-    place, wanted = st.empty(), (source, context.hash)
-    if st.session_state.get("features read") != wanted:
+    place, wanted = st.empty(), (source, scope.place, scope.hash)
+    if scope.context is not None and st.session_state.get("features read") != wanted:
         with place.container():
-            _head_meanwhile(context)
+            _head_meanwhile(scope.context)
     found = pairs_picker.represented(source)
-    table = state.table(found, context)
+    table = state.table(found, scope)
     st.session_state["features read"] = wanted
     place.empty()
     return found, table

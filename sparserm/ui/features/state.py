@@ -16,19 +16,23 @@ from sparserm.features.listing import FiringText, fire_on_text
 from sparserm.features.logit_lens import LogitLens, load_unembedding, logit_lens
 from sparserm.features.search import QueryResults, close_words, fires_on, is_searchable, words_of
 from sparserm.features.table import FeatureTable, feature_table
-from sparserm.heads.labels import auto_labels, given_labels, user_labels
+from sparserm.heads.labels import auto_labels, user_labels
 from sparserm.pairs.sources import DataSource
 from sparserm.support.parsing import whole_number
 from sparserm.types import Activity, Message, Prompt, Score, SparseRMError
+from sparserm.ui.features.scope import Scope
 from sparserm.ui.shared import starter_examples
 from sparserm.ui.shared.context import Context
+from sparserm.ui.shared.links import keep_in_link
 from sparserm.ui.shared.pairs_picker import Represented
+from sparserm.ui.shared.place import Place
 from sparserm.ui.shared.scoring import ScoredResponse
 from sparserm.ui.shared.text import plain, sentence
 
 LIST, NUMBER, TOKEN, NOT_FOUND = "features list", "feature number", "token", "feature not found"
-#: Lists that buttons and clicks switch to.
-ALL, TEXT = "All latents", "Firing on a text"
+_FILLED = "features filled"  # the texts that the app put into the fields
+#: What can be listed.
+HEAD, ALL, TEXT = "Head's features", "All latents", "Firing on a text"
 
 
 @dataclass(frozen=True)
@@ -46,55 +50,65 @@ class ShownExample:
         return float(self.reading.activations.max(initial=0.0))
 
 
-def begin(context: Context) -> int:
+def begin(scope: Scope, table: FeatureTable) -> int:
     """Select a feature and fill in the text to search on.
 
-    The feature is the link's, else the last one selected; for another SAE it is the head's largest weight. A link to a feature
-    that the SAE does not have is reported.
+    The feature is the link's, else the last one selected; for another SAE it is the head's largest weight, and without a head
+    the latent with the surest gap. A link to a feature that the SAE does not have is reported.
     """
-    state, fingerprint, head = st.session_state, context.card.sae_fingerprint, context.saved.head
-    heaviest = int(head.features[np.argmax(np.abs(head.weights))])
+    state, fingerprint, head = st.session_state, scope.place.sae_fingerprint, scope.head
+    if head is not None:
+        first = int(head.features[np.argmax(np.abs(head.weights))])
+    else:
+        first = int(np.lexsort((-np.abs(table.gap), table.q))[0])
     asked = st.query_params.get("feature", "")
     linked = whole_number(asked)
     if state.setdefault("features of", fingerprint) != fingerprint:
-        state["features of"], state["feature"] = fingerprint, heaviest
+        state["features of"], state["feature"] = fingerprint, first
         state.pop(NOT_FOUND, None)
-    elif linked is not None and linked < context.card.d_sae:
+    elif linked is not None and linked < scope.place.d_sae:
         state["feature"] = linked
     elif asked:
         state[NOT_FOUND] = asked
     if NOT_FOUND in state:
         st.warning(
             f"This link names feature {plain(repr(state[NOT_FOUND][:40]))}, which was not found; expected a number from 0 to "
-            f"{context.card.d_sae - 1}. Another feature is shown.",
+            f"{scope.place.d_sae - 1}. Another feature is shown.",
             icon=":material/link_off:",
         )
-    feature: int = state.setdefault("feature", heaviest)
+    feature: int = state.setdefault("feature", first)
     if asked != str(feature):
         st.query_params["feature"] = str(feature)
-    _fill_text(context)
+    _fill_text(scope)
     return feature
 
 
 def own_text() -> tuple[str, str]:
     """The user's prompt and text, available before their fields are drawn."""
-    prompt, text = (str(st.session_state.get(key, st.query_params.get(key, ""))) for key in ("text_prompt", "text"))
+    prompt, text = (str(st.session_state.get(key, "")) for key in ("text_prompt", "text"))
     return prompt, text
 
 
-def _fill_text(context: Context) -> None:
+def keep_text_in_link() -> bool:
+    """Keep what the user wrote in the link if it is short enough; returns whether it is. What the app filled in is not kept."""
+    prompt, text = own_text()
+    filled = (prompt, text) == st.session_state.get(_FILLED)
+    return keep_in_link({"text_prompt": [] if filled else [prompt], "text": [] if filled else [text]})
+
+
+def _fill_text(scope: Scope) -> None:
     """Fill the text fields with the last scored response or the first example, unless the user or a link has set them."""
-    state, fresh = st.session_state, _first_text(context)
-    linked = "text" not in state and "text" in st.query_params
-    untouched = "text" not in state or own_text() == state.get("features filled")
-    if untouched and not linked and fresh != state.get("features filled"):
-        state["text_prompt"], state["text"] = state["features filled"] = fresh
+    state, fresh = st.session_state, _first_text(scope)
+    if "text" not in state and "text" in st.query_params:
+        state["text_prompt"], state["text"] = (st.query_params.get(name, "") for name in ("text_prompt", "text"))
+    elif ("text" not in state or own_text() == state.get(_FILLED)) and fresh != state.get(_FILLED):
+        state["text_prompt"], state["text"] = state[_FILLED] = fresh
 
 
-def _first_text(context: Context) -> tuple[str, str]:
+def _first_text(scope: Scope) -> tuple[str, str]:
     """Prompt and response that were scored last, or the first example."""
     scored: ScoredResponse | None = st.session_state.get("scored")
-    one = scored.request if scored else starter_examples.examples(context.card.name)[0]
+    one = scored.request if scored else starter_examples.examples(scope.name)[0]
     return one.prompt[-1].content, one.response
 
 
@@ -140,60 +154,58 @@ def select_row(key: str, features: list[int], feature: int) -> None:
     st.session_state[key] = {"selection": {"rows": [features.index(feature)] if feature in features else []}}
 
 
-def label_problem(context: Context) -> str:
+def label_problem(here: Place) -> str:
     """Error message if the file of the user's labels cannot be read, else empty."""
     try:
-        user_labels(context.card.sae_fingerprint)
+        user_labels(here.sae_fingerprint)
     except SparseRMError as error:
         return sentence(error)
     return ""
 
 
-def feature_store(found: Represented, context: Context) -> FeatureStore:
+def feature_store(found: Represented, here: Place) -> FeatureStore:
     """Stored results for these pairs, this SAE and this backbone."""
-    return FeatureStore(found.data.content_hash, context.card.sae_fingerprint, context.card.backbone_fingerprint)
+    return FeatureStore(found.data.content_hash, here.sae_fingerprint, here.backbone_fingerprint)
 
 
-def table(found: Represented, context: Context) -> FeatureTable:
+def table(found: Represented, scope: Scope) -> FeatureTable:
     """Statistics of every latent. Firing on the first token is measured on first use and then stored."""
-    activity = context.card.training.get("settings", {}).get("activity", "any")
-    head = context.saved.head
-    return _table(feature_store(found, context), head.pooling, activity, head.score, _found=found, _context=context)
+    pooling = scope.place.pooling
+    return _table(feature_store(found, scope.place), pooling, scope.activity, scope.score, _found=found, _here=scope.place)
 
 
 @st.cache_resource(show_spinner="Computing statistics of all latents…", max_entries=8)
 def _table(
-    store: FeatureStore, pooling: str, activity: str, score: Score, *, _found: Represented, _context: Context
+    store: FeatureStore, pooling: str, activity: Activity, score: Score, *, _found: Represented, _here: Place
 ) -> FeatureTable:
-    sae = _context.sae()
+    sae = _here.sae()
     opening = store.known_openings()
     if opening is None:
-        opening = store.openings(_found.data, _found.pairs, _context.model().backbone, sae)
-    counted: Activity = "most" if activity == "most" else "any"
-    return feature_table(_found.pairs, sae, activity=counted, opening=opening, score=score)
+        opening = store.openings(_found.data, _found.pairs, _here.load_backbone(), sae)
+    return feature_table(_found.pairs, sae, activity=activity, opening=opening, score=score)
 
 
-def card(found: Represented, context: Context, feature: int) -> FeatureCard:
+def card(found: Represented, scope: Scope, feature: int) -> FeatureCard:
     """Card of one latent on these pairs."""
-    return _card(feature_store(found, context), context.hash, feature, _found=found, _context=context)
+    return _card(feature_store(found, scope.place), scope.hash, feature, _found=found, _scope=scope)
 
 
 @st.cache_resource(show_spinner=False, max_entries=64)
-def _card(store: FeatureStore, head: str, feature: int, *, _found: Represented, _context: Context) -> FeatureCard:
-    return feature_card(feature, _found.data.pairs, _found.pairs, _context.sae(), _context.saved.head)
+def _card(store: FeatureStore, head: str, feature: int, *, _found: Represented, _scope: Scope) -> FeatureCard:
+    return feature_card(feature, _found.data.pairs, _found.pairs, _scope.place.sae(), _scope.head, score=_scope.score)
 
 
-def examples(found: Represented, context: Context, shown: FeatureCard) -> Mapping[tuple[int, Side], ShownExample]:
+def examples(found: Represented, scope: Scope, shown: FeatureCard) -> Mapping[tuple[int, Side], ShownExample]:
     """Responses of a card with the latent's activation on every token; the language model runs on first use only."""
-    return _examples(feature_store(found, context), context.hash, shown.feature, _found=found, _context=context, _card=shown)
+    return _examples(feature_store(found, scope.place), scope.hash, shown.feature, _found=found, _here=scope.place, _card=shown)
 
 
 @st.cache_resource(show_spinner="Computing activations of the examples…", max_entries=64)
 def _examples(
-    store: FeatureStore, head: str, feature: int, *, _found: Represented, _context: Context, _card: FeatureCard
+    store: FeatureStore, head: str, feature: int, *, _found: Represented, _here: Place, _card: FeatureCard
 ) -> dict[tuple[int, Side], ShownExample]:
-    backbone, data = _context.model().backbone, _found.data
-    readings = store.readings([_card], data, backbone, _context.sae())[feature]
+    backbone, data = _here.load_backbone(), _found.data
+    readings = store.readings([_card], data, backbone, _here.sae())[feature]
     read = {}
     for one in _card.examples:
         pair = data.pairs[one.pair]
@@ -203,10 +215,10 @@ def _examples(
     return read
 
 
-def known_lens(found: Represented, context: Context) -> LogitLens | None:
+def known_lens(found: Represented, here: Place) -> LogitLens | None:
     """Promoted tokens of every latent, or None until the job has computed them."""
-    path = feature_store(found, context).of_sae / "lens.npz"
-    return _known_lens(feature_store(found, context), path.stat().st_mtime_ns) if path.is_file() else None
+    path = feature_store(found, here).of_sae / "lens.npz"
+    return _known_lens(feature_store(found, here), path.stat().st_mtime_ns) if path.is_file() else None
 
 
 @st.cache_resource(show_spinner=False, max_entries=4)
@@ -215,11 +227,11 @@ def _known_lens(store: FeatureStore, changed: int) -> LogitLens | None:
 
 
 @st.cache_resource(show_spinner="Computing promoted tokens…", max_entries=256)
-def _lens_of(backbone: str, sae: str, feature: int, *, _context: Context) -> LogitLens:
-    return logit_lens(_context.sae(), load_unembedding(_context.card.backbone_source), np.array([feature]))
+def _lens_of(backbone: str, sae: str, feature: int, *, _here: Place) -> LogitLens:
+    return logit_lens(_here.sae(), load_unembedding(_here.backbone_source), np.array([feature]))
 
 
-def lens_of(context: Context, feature: int, every: LogitLens | None) -> LogitLens:
+def lens_of(here: Place, feature: int, every: LogitLens | None) -> LogitLens:
     """Promoted and suppressed tokens of one latent.
 
     Raises:
@@ -227,10 +239,10 @@ def lens_of(context: Context, feature: int, every: LogitLens | None) -> LogitLen
     """
     if every is not None:
         return LogitLens(*(values[feature : feature + 1] for values in vars(every).values()))
-    return _lens_of(context.card.backbone_fingerprint, context.card.sae_fingerprint, feature, _context=context)
+    return _lens_of(here.backbone_fingerprint, here.sae_fingerprint, feature, _here=here)
 
 
-def fire(context: Context, prompt: str, response: str) -> FiringText | None:
+def fire(here: Place, prompt: str, response: str) -> FiringText | None:
     """Latents that fire on a text, or None if the text is empty.
 
     Raises:
@@ -238,18 +250,15 @@ def fire(context: Context, prompt: str, response: str) -> FiringText | None:
     """
     if not response.strip():
         return None
-    card = context.card
-    turn = (Message("user", prompt),)
-    return _fire(card.backbone_fingerprint, card.sae_fingerprint, context.saved.head.pooling, turn, response, _context=context)
+    return _fire(here, (Message("user", prompt),), response)
 
 
 @st.cache_resource(show_spinner="Running the language model on the text…", max_entries=16)
-def _fire(backbone: str, sae: str, pooling: str, prompt: Prompt, response: str, *, _context: Context) -> FiringText:
-    model = _context.model()
-    return fire_on_text(prompt, response, model.backbone, _context.sae(), model.head.pooling)
+def _fire(here: Place, prompt: Prompt, response: str) -> FiringText:
+    return fire_on_text(prompt, response, here.load_backbone(), here.sae(), here.pooling)
 
 
-def search(context: Context, query: str, rows: pd.DataFrame) -> QueryResults:
+def search(here: Place, query: str, rows: pd.DataFrame) -> QueryResults:
     """What the backbone knows of a query: latents that fire on it, and words of names with a similar meaning.
 
     Raises:
@@ -258,46 +267,46 @@ def search(context: Context, query: str, rows: pd.DataFrame) -> QueryResults:
     wanted = query.strip().casefold()
     if not is_searchable(wanted):
         return QueryResults()
-    card = context.card
-    return _search(card.backbone_fingerprint, card.sae_fingerprint, wanted, words_of(rows), _context=context)
+    return _search(here, wanted, words_of(rows))
 
 
 @st.cache_resource(show_spinner="Searching…", max_entries=256)
-def _search(backbone: str, sae: str, query: str, words: tuple[str, ...], *, _context: Context) -> QueryResults:
-    fires = fires_on(query, _context.model().backbone, _context.sae())
+def _search(here: Place, query: str, words: tuple[str, ...]) -> QueryResults:
+    fires = fires_on(query, here.load_backbone(), here.sae())
     try:
-        close = close_words(query, words, load_unembedding(_context.card.backbone_source))
+        close = close_words(query, words, load_unembedding(here.backbone_source))
     except SparseRMError:  # without an unembedding meanings cannot be compared
         close = {}
     return QueryResults(fires, close)
 
 
-def job_specification(source: DataSource, context: Context) -> dict[str, object]:
+def job_specification(source: DataSource, scope: Scope) -> dict[str, object]:
     """Specification of the job that computes promoted tokens and examples."""
-    return {"source": source.to_dict(), "head": context.key}
+    here, head = scope.place, scope.context.key if scope.context else None
+    return {"source": source.to_dict(), "backbone": here.backbone_source, "sae": here.sae_name, "head": head}
 
 
 def label_specification(source: DataSource, context: Context, *, endpoint: bool) -> dict[str, object]:
     """Specification of the job that labels the head's features."""
-    return {**job_specification(source, context), "endpoint": endpoint}
+    return {"source": source.to_dict(), "head": context.key, "endpoint": endpoint}
 
 
-def listed_labels(context: Context) -> dict[int, str]:
+def listed_labels(scope: Scope) -> dict[int, str]:
     """Labels by latent for the list; where no automatic label was found, the reason."""
-    automatic = auto_labels(context.card.sae_fingerprint)
-    return {feature: one.shown for feature, one in automatic.items()} | dict(given_labels(context.card))
+    automatic = auto_labels(scope.place.sae_fingerprint)
+    return {feature: one.shown for feature, one in automatic.items()} | dict(scope.given())
 
 
-def listed_words(found: Represented, context: Context) -> dict[int, str]:
+def listed_words(found: Represented, here: Place) -> dict[int, str]:
     """The words that each latent fires on, e.g. ``doctor · ambulance``: those found with its label, else on these pairs."""
-    automatic = auto_labels(context.card.sae_fingerprint)
+    automatic = auto_labels(here.sae_fingerprint)
     named = {feature: one.evidence.removeprefix("fires on: ") for feature, one in automatic.items() if one.evidence}
-    return dict(enumerate(feature_store(found, context).known_words() or [])) | named
+    return dict(enumerate(feature_store(found, here).known_words() or [])) | named
 
 
-def detected(context: Context) -> dict[int, float]:
+def detected(scope: Scope) -> dict[int, float]:
     """Detection scores of the automatic labels by latent, also of those too weak to be used; not where people named it."""
-    automatic, given = auto_labels(context.card.sae_fingerprint), given_labels(context.card)
+    automatic, given = auto_labels(scope.place.sae_fingerprint), scope.given()
     return {feature: one.detection.accuracy for feature, one in automatic.items() if one.detection and feature not in given}
 
 

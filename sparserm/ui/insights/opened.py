@@ -17,9 +17,9 @@ from sparserm.pairs.messages import prompt_text
 from sparserm.ui.insights import state
 from sparserm.ui.insights.state import Found
 from sparserm.ui.insights.view import download_pairs
-from sparserm.ui.shared.context import feature_card_link, selected
+from sparserm.ui.shared.context import selected
 from sparserm.ui.shared.examples import ColouredText, ExampleRow, show_examples
-from sparserm.ui.shared.links import open_in_compare
+from sparserm.ui.shared.links import card_link, edit_link, open_in_compare
 from sparserm.ui.shared.pairs_picker import Represented
 from sparserm.ui.shared.place import Place
 from sparserm.ui.shared.rename import rename_button
@@ -42,6 +42,9 @@ def draw(feature: Member, found: Found, here: Place, pairs: Represented) -> None
         if feature.feature is not None:
             head = selected()
             rename_button(here.sae_fingerprint, feature.feature, head.card.labels if head else {}, key="insights")
+            card_link(feature.feature)
+            if head and feature.feature in head.saved.head.features:
+                edit_link(feature.feature)
     _facts(feature, finding, here)
     own = state.has(here, found.pairs, [feature])[:, 0]
     if not own.any():
@@ -77,8 +80,6 @@ def _facts(feature: Member, finding: Finding | None, here: Place) -> None:
             names = [plain(member.name) for member in finding.family[:6]]
             more = f" and {len(finding.family) - 6:,} more" if len(finding.family) > 6 else ""
             lines.append(f"Goes together with: {'; '.join(names)}{more}.")
-    if feature.feature is not None:
-        lines.append(f"[Feature {feature.feature} in detail]({feature_card_link()}{feature.feature})")
     st.markdown("  \n".join(lines))
     for one in finding.slices[:6] if finding else ():
         st.markdown(f"- {plain(slice_text(one))}")

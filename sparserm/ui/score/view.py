@@ -1,32 +1,101 @@
-"""Parts of the Score page: metrics, charts, coloured tokens, the input inspector and the comparison with the original."""
+"""The result on the Score page: metrics, charts, coloured tokens, the input inspector and the comparison with the original."""
 
 from __future__ import annotations
 
 import numpy as np
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from sparserm.explain.contributions import Explanation, explain_difference
 from sparserm.explain.families import by_family
 from sparserm.heads.model_card import accuracy
 from sparserm.heads.saved import SavedHead
-from sparserm.types import Pooling
+from sparserm.types import Pooling, SparseRMError
+from sparserm.ui.score import tables
+from sparserm.ui.score.charts import reference_figure
 from sparserm.ui.shared import charts, components
 from sparserm.ui.shared.bars import choose_bar, feature_links
-from sparserm.ui.shared.components import reference_rewards
+from sparserm.ui.shared.components import progress_bar, reference_rewards
 from sparserm.ui.shared.context import Context
 from sparserm.ui.shared.diff import diff_text
 from sparserm.ui.shared.firing import silent_line
-from sparserm.ui.shared.scoring import ScoredResponse
+from sparserm.ui.shared.links import open_in_compare
+from sparserm.ui.shared.scoring import ScoredResponse, ScoreRequest, score
 from sparserm.ui.shared.style import CONFIG
-from sparserm.ui.shared.tables import contributions_table, differences_table, win_probability
-from sparserm.ui.shared.text import plain
+from sparserm.ui.shared.tables import contributions_table, differences_table, tokens_table, win_probability
+from sparserm.ui.shared.text import plain, sentence
 from sparserm.ui.shared.tokens import colour_scale, coloured_tokens
 
+SHOWN = 10  # bars; the smaller contributions share one more
 SHARE, RUNNING, READ = "Share of the reward", "Running reward", "Reward at the token"
 _ABOUT_FAMILIES = (
     "Features with the same number here fire together and share a bar in the chart. The number is of the one that leads."
 )
 _OF_FEATURE = ("Contribution", "Alignment score", "Activation")
+
+
+def buttons() -> None:
+    """Buttons to score the fields, and to compare with the response scored before."""
+    st.button("Score", key="score", type="primary", width="stretch")
+    if st.session_state.get("scored") is not None:
+        st.button(
+            "Score and compare with previous",
+            key="score_against",
+            width="stretch",
+            help="Edit the text first. The response scored before is kept as the original, and the difference is shown.",
+        )
+
+
+def score_if_asked(context: Context, request: ScoreRequest, *, at_once: bool) -> None:
+    """Score the text in the fields if a button was pressed, or at once; the previous response may be kept as the original."""
+    against = bool(st.session_state.get("score_against"))
+    if not (at_once or against or st.session_state.get("score")):
+        return
+    progress, done = progress_bar()
+    before: ScoredResponse | None = st.session_state.get("scored")
+    try:
+        with st.spinner("Scoring the response…"):
+            st.session_state.scored = score(context, request, progress)
+            st.session_state.original = before if against else None
+    except SparseRMError as error:
+        st.error(sentence(error))
+    done()
+
+
+def result(context: Context, request: ScoreRequest, notes: DeltaGenerator) -> None:
+    """The result for the scored response; ``notes`` says when the fields have changed since."""
+    scored: ScoredResponse | None = st.session_state.get("scored")
+    if scored is None:
+        notes.info("Press **Score** to see the reward of this response and how it is computed.", icon=":material/speed:")
+        return
+    if scored.request != request:
+        notes.warning("The fields have changed since this was scored. Press **Score** to update it.", icon=":material/history:")
+    if (scored.request.head, scored.request.hash) != (context.key, context.hash):
+        return  # the result would be shown against the reference rewards of the wrong head
+    explanation = scored.explanation
+    result_metrics(scored, context.saved)
+    original: ScoredResponse | None = st.session_state.get("original")
+    if original is not None and (original.request.head, original.request.hash) != (context.key, context.hash):
+        original = None
+    if original is not None:
+        edit_against_original(scored, original)
+    references = reference_figure(context.saved.quantiles_chosen, context.saved.quantiles_rejected, explanation.reward)
+    st.plotly_chart(references, config=CONFIG, key="reference_rewards")
+    st.subheader("Reward by token", anchor=False)
+    place = st.container()  # filled after the chart below, where a feature can be selected
+    st.subheader("Reward by feature", anchor=False)
+    features = waterfall(explanation, SHOWN, context.saved.head.pooling)
+    with place:
+        token_view(scored, context, features)
+    st.caption(tables.sum_check(explanation))
+    with st.expander("Show as table"):
+        contributions(explanation)
+    with st.container(horizontal=True):
+        components.download_table(contributions_table(explanation), "Contributions", "contributions.csv")
+        components.download_table(tokens_table(explanation), "Tokens", "tokens.csv")
+        components.download_table(tables.reference_table(context.saved), "Reference rewards", "reference_rewards.csv")
+    open_in_compare(scored.request.prompt, (scored.request.response, original.request.response if original is not None else ""))
+    inspector(scored)
 
 
 def waterfall(explanation: Explanation, top: int, pooling: Pooling) -> tuple[int, ...]:

@@ -10,6 +10,7 @@ import streamlit as st
 
 from sparserm.ui.shared.charts import Bar, contributions_figure
 from sparserm.ui.shared.context import Context
+from sparserm.ui.shared.links import card_link, edit_link, pairs_link
 from sparserm.ui.shared.rename import rename_button
 from sparserm.ui.shared.style import CONFIG
 
@@ -45,16 +46,11 @@ def choose_bar(bars: Sequence[Bar], total: float, *, name: str, caption: str, ke
 
 def feature_links(features: Sequence[int], context: Context, *, key: str) -> None:
     """From a bar to the card of each of its features, the pairs that differ in the first, its name, and the head."""
-    first = {"feature": str(features[0])}
     with st.container(horizontal=True, vertical_alignment="center"):
         for feature in features:
-            more = "" if feature != features[0] else ": examples, tokens and where it misleads"
-            query = {"feature": str(feature)}
-            st.page_link(
-                "pages/features.py", label=f"Open feature {feature}{more}", icon=":material/category:", query_params=query
-            )
-        st.page_link("pages/insights.py", label="Pairs that differ in it", icon=":material/insights:", query_params=first)
-        st.page_link("pages/edit.py", label="Edit the head", icon=":material/tune:")
+            card_link(feature, "" if feature != features[0] else ": examples, tokens and where it misleads")
+        pairs_link(features[0])
+        edit_link(features[0])
         rename_button(context.card.sae_fingerprint, features[0], context.card.labels, key=key)
 
 

@@ -58,10 +58,6 @@ class Context:
         """Where the head reads responses."""
         return Place.of_head(self.saved)
 
-    def feature_title(self, feature: int) -> str:
-        """E.g. ``feature 1203 of 4608 · smollm2-135m-instruct · layer 15``."""
-        return f"feature {feature} of {self.card.d_sae} · {self.card.backbone} · layer {self.card.hook_point.layer}"
-
     def model(self, progress: Progress | None = None) -> SparseRM:
         """The reward model with its language model loaded; one copy serves all sessions.
 
@@ -150,8 +146,8 @@ def draw_sidebar() -> None:
             key="head",
             bind="query-params",
             on_change=_head_changed,
-            help="The reward model that every page uses, named after what it was trained to prefer. Insights and Train "
-            "need none: with the last entry you choose a layer and its sparse autoencoder (SAE).",
+            help="The reward model that every page uses, named after what it was trained to prefer. Insights, Features "
+            "and Train need none: with the last entry you choose a layer and its sparse autoencoder (SAE).",
         )
         context = None if name == NO_HEAD else _head(name, heads[name])
         place = context.place if context else _sae_only(heads)
@@ -253,8 +249,9 @@ def _require_frame() -> None:
 
 
 def feature_card_link() -> str:
-    """URL of a feature card for the selected head, without the feature number at its end."""
-    kept = {name: st.query_params[name] for name in ("head", "layer", "hash") if name in st.query_params}
+    """URL of a feature card for what is selected in the sidebar, without the feature number at its end."""
+    selection = ("head", "layer", "hash", "backbone", "autoencoder")
+    kept = {name: st.query_params[name] for name in selection if name in st.query_params}
     return f"features?{urlencode(kept)}&feature="
 
 

@@ -107,7 +107,10 @@ def test_other_pairs_have_results_of_their_own(parts) -> None:
     assert other.of_sae == store.of_sae and other.of_pairs != store.of_pairs
 
 
-def test_a_job_gets_everything_ready_that_the_page_needs(tiny_folder, tiny_backbone, sae_folder, tmp_path, monkeypatch) -> None:
+@pytest.mark.parametrize("with_head", [True, False])
+def test_a_job_gets_everything_ready_that_the_page_needs(
+    with_head, tiny_folder, tiny_backbone, sae_folder, tmp_path, monkeypatch
+) -> None:
     monkeypatch.setattr(queue, "_spawn", lambda folder: None)
     monkeypatch.setattr("os.nice", lambda n: 0)
     monkeypatch.chdir(tiny_folder.parent)  # where the card's name of the backbone is a folder
@@ -115,15 +118,18 @@ def test_a_job_gets_everything_ready_that_the_page_needs(tiny_folder, tiny_backb
     path.write_text("\n".join(json.dumps(row) for row in preference_rows()))
     model = SparseRM.fit(TRAIN, backbone=tiny_backbone, sae=sae_folder, **SETTINGS)
     model.save_pretrained(tmp_path / "head")
-    identity = queue.start("features", {"source": {"name": str(path)}, "head": str(tmp_path / "head")}, "Features")
+    head = str(tmp_path / "head") if with_head else None
+    spec = {"source": {"name": str(path)}, "backbone": str(tiny_folder), "sae": str(sae_folder), "head": head}
+    identity = queue.start("features", spec, "Features")
     work(queue.status(identity).folder)
     job = queue.status(identity)
     assert (job.state, job.stage, job.stages) == ("done", 5, 5), job.error
     store = FeatureStore(TRAIN.content_hash, model.card.sae_fingerprint, tiny_backbone.fingerprint)
     assert store.known_openings() is not None and store.known_lens() is not None
     assert len(store.known_words() or []) == load_sae(sae_folder).d_sae
-    assert all(store.known_readings(int(feature)) for feature in model.head.features)
-    assert json.loads((job.folder / "result.json").read_text()) == {"features": model.head.features.tolist(), "pairs": 40}
+    features = model.head.features.tolist() if with_head else []
+    assert all(bool(store.known_readings(int(feature))) == with_head for feature in model.head.features)
+    assert json.loads((job.folder / "result.json").read_text()) == {"features": features, "pairs": 40}
 
 
 def test_no_flip_of_a_bit_changes_what_is_read(parts) -> None:

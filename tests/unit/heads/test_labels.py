@@ -155,7 +155,7 @@ def test_the_users_label_comes_first_then_the_heads_then_the_automatic_one() -> 
     save_auto_label(card.sae_fingerprint, 4, NONE)
     save_label(card.sae_fingerprint, 1, "mine")
     assert labels_of(card) == {1: "mine", 2: "own too", 3: "negations (auto 0.91)"}
-    assert given_labels(card) == {1: "mine", 2: "own too"}
+    assert given_labels(card.sae_fingerprint, card.labels) == {1: "mine", 2: "own too"}
 
 
 @pytest.mark.parametrize(
