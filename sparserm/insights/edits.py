@@ -10,7 +10,11 @@ import numpy as np
 
 from sparserm.pairs.messages import trl_row
 from sparserm.representations.values import PairRepresentations
+from sparserm.support.parsing import whole_number
 from sparserm.types import PreferenceData, PreferencePair
+
+#: Characters of the content hash that a link has.
+_OF = 8
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,21 @@ class PairEdits:
     def flip(self, rows: frozenset[int]) -> PairEdits:
         """With these pairs flipped; those that were are as they came."""
         return PairEdits(self.dropped, self.flipped ^ rows)
+
+    def to_text(self, content_hash: str) -> str:
+        """For a link, with the pairs that it is of: ``1f2e3d4c d3.17 f5`` drops indices 3 and 17 and flips 5."""
+        parts = [kind + ".".join(map(str, sorted(rows))) for kind, rows in (("d", self.dropped), ("f", self.flipped)) if rows]
+        return " ".join([content_hash[:_OF], *parts])
+
+    @classmethod
+    def from_text(cls, text: str, content_hash: str, n: int) -> PairEdits:
+        """What :meth:`to_text` wrote; none for other pairs than these ``n``, or for anything else."""
+        of, *parts = text.split(" ")
+        found = {part[:1]: [whole_number(one) for one in part[1:].split(".")] for part in parts}
+        rows = {kind: frozenset(one for one in found.get(kind, ()) if one is not None and one < n) for kind in "df"}
+        if of != content_hash[:_OF] or sum(map(len, rows.values())) != sum(map(len, found.values())):
+            return cls()
+        return cls(rows["d"], rows["f"] - rows["d"])
 
     def kept(self, n: int) -> np.ndarray:
         """Ascending indices of the pairs that are not dropped, of ``n``."""

@@ -147,6 +147,11 @@ def test_dropped_and_flipped_pairs_change_the_list_and_can_be_undone(open_page, 
     after = {metric.label: metric.value for metric in page.metric}
     assert (before["Pairs"], after["Pairs"]) == ("100", "90") and after["Sure features"] != before["Sure features"]
     assert any("10 dropped and 50 flipped" in one.value for one in page.markdown)
+    again = AppTest.from_file(str(ROOT / "app.py"), default_timeout=300)  # as after a reload: the link holds them
+    again.query_params["pairs"], again.query_params["edited"] = page.query_params["pairs"], page.query_params["edited"]
+    again.run()
+    again.switch_page("pages/insights.py").run()
+    assert {metric.label: metric.value for metric in again.metric} == after
     labels = [button.label for button in page.get("download_button")]
     assert any("Download edited pairs (JSONL, 90)" in label for label in labels)
     next(button for button in page.button if button.label == "Keep as new pairs").click().run()

@@ -16,6 +16,7 @@ from sparserm.insights.snippets import Lit, Response, light
 from sparserm.insights.values import Finding, Insights, Member
 from sparserm.support.parsing import whole_number
 from sparserm.types import SparseRMError
+from sparserm.ui.shared.links import keep_in_link
 from sparserm.ui.shared.pairs_picker import Represented
 from sparserm.ui.shared.place import Place
 from sparserm.ui.shared.text import sentence
@@ -47,9 +48,17 @@ class Found:
 
 
 def edits_of(pairs: Represented) -> PairEdits:
-    """The edits of these pairs in this session."""
-    found: PairEdits = st.session_state.get(_EDITS, {}).get(pairs.data.content_hash, PairEdits())
+    """The edits of these pairs: of this session, else of the link."""
+    known, content = st.session_state.setdefault(_EDITS, {}), pairs.data.content_hash
+    if content not in known:
+        known[content] = PairEdits.from_text(st.query_params.get("edited", ""), content, len(pairs.data.pairs))
+    found: PairEdits = known[content]
     return found
+
+
+def keep_edits_in_link(pairs: Represented, edits: PairEdits) -> bool:
+    """Keep the edits in the link, for a reload, unless there are too many; returns whether they are there."""
+    return keep_in_link({"edited": [edits.to_text(pairs.data.content_hash)] if edits else []})
 
 
 def set_edits(content_hash: str, edits: PairEdits) -> None:
@@ -144,7 +153,7 @@ def opened(found: Found, here: Place) -> Member | None:
     return chosen
 
 
-def keep_in_link(feature: Member | None) -> None:
+def keep_opened_in_link(feature: Member | None) -> None:
     """Keep the opened feature in the link; a shortcut has no number."""
     number = None if feature is None or feature.feature is None else str(feature.feature)
     st.session_state[_LINKED] = number

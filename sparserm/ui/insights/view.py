@@ -89,7 +89,7 @@ def sample_line(pairs: Represented) -> None:
 
 def edits_bar(found: Found, pairs: Represented) -> None:
     """What was edited, how to undo it, and the edited pairs as a file or as new pairs."""
-    edits = found.edits
+    edits, kept = found.edits, state.keep_edits_in_link(pairs, found.edits)
     if problem := st.session_state.pop("edits problem", None):
         st.error(problem)
     if not edits:
@@ -97,8 +97,8 @@ def edits_bar(found: Found, pairs: Represented) -> None:
     parts = [f"{n:,} {what}" for n, what in ((len(edits.dropped), "dropped"), (len(edits.flipped), "flipped")) if n]
     with st.container(border=True):
         st.markdown(
-            f"**{' and '.join(parts)}** of {len(pairs.data.pairs):,} pairs. All figures here are of the edited pairs, until "
-            "the page is reloaded; keep them as new pairs to train on them or to come back."
+            f"**{' and '.join(parts)}** of {len(pairs.data.pairs):,} pairs. All figures here are of the edited pairs"
+            f"{'' if kept else ', until the page is reloaded'}; keep them as new pairs to train on them."
         )
         with st.container(horizontal=True):
             st.button("Undo all", icon=":material/undo:", on_click=state.set_edits, args=(pairs.data.content_hash, PairEdits()))
@@ -186,7 +186,7 @@ def _open(found: Insights, chosen: Member | None) -> Member | None:
         format_func=lambda one: one.name,
         placeholder="its examples, the pairs behind it, and where it differs",
     )
-    state.keep_in_link(opened)
+    state.keep_opened_in_link(opened)
     return opened
 
 

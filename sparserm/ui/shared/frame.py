@@ -1,8 +1,9 @@
-"""The frame of every page: the name of the app, what it is for, and a link to the guides."""
+"""The frame of every page: the name of the app, what it is for, a link to the guides, and what the back button does."""
 
 from __future__ import annotations
 
 import base64
+from pathlib import Path
 
 import streamlit as st
 
@@ -12,6 +13,8 @@ PURPOSE = "See what preference data rewards"
 #: The mark of the app, also the icon of its browser tab.
 LOGO = assets_dir() / "logo.svg"
 
+_HISTORY = st.components.v2.component("sparserm.history", js=(Path(__file__).parent / "history.js").read_text(encoding="utf-8"))
+
 
 def title(page: str) -> str:
     """Title of the browser tab."""
@@ -20,6 +23,8 @@ def title(page: str) -> str:
 
 def draw_frame() -> None:
     """Draw it above the sidebar, and in the header, where the style sheet shows it while the sidebar is closed."""
+    with st.container(key="history"):  # has no height
+        _HISTORY()
     mark = base64.b64encode(LOGO.read_bytes()).decode()
     for place in (st.sidebar, st):
         place.html(

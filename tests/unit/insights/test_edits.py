@@ -50,6 +50,21 @@ def test_flipping_twice_and_dropping_what_was_flipped() -> None:
     assert PairEdits().flip(rows).drop(frozenset({2})) == PairEdits(frozenset({2}), frozenset({1}))
 
 
+def test_a_link_holds_edits_of_its_pairs_and_of_no_others() -> None:
+    edits, content = PairEdits(frozenset({3, 17}), frozenset({5})), "1f2e3d4c5b6a"
+    assert edits.to_text(content) == "1f2e3d4c d3.17 f5" and PairEdits().to_text(content) == "1f2e3d4c"
+    assert PairEdits.from_text(edits.to_text(content), content, 18) == edits
+    for text, of, n in (
+        ("1f2e3d4c d3.17 f5", "0" * 12, 18),  # other pairs
+        ("1f2e3d4c d3.17 f5", content, 17),  # a pair that is not there
+        ("1f2e3d4c d3.x f5", content, 18),
+        ("1f2e3d4c  d3 z5", content, 18),
+        ("1f2e3d4c d-1", content, 18),
+        ("", content, 18),
+    ):
+        assert not PairEdits.from_text(text, of, n)
+
+
 def test_pairs_written_to_a_file_read_back_as_they_were(tmp_path) -> None:
     data, pairs = _made()
     several = PreferencePair((Message("system", "be kind"), Message("user", "hello")), "a", "b")
