@@ -3,11 +3,25 @@
 export default function () {
   const { history } = window;
   if (history.fromPageToPage) return;
-  const push = history.pushState.bind(history);
-  history.pushState = (state, unused, url) => {
-    const samePage = url === undefined || new URL(url, document.baseURI).pathname === window.location.pathname;
-    if (samePage) history.replaceState(state, unused, url);
-    else push(state, unused, url);
-  };
   history.fromPageToPage = true;
+  const push = history.pushState.bind(history);
+  let left = null; // the link that was replaced since the last click, and the query that replaced it
+  document.addEventListener(
+    'click',
+    () => {
+      left = null;
+    },
+    true,
+  );
+  history.pushState = (state, unused, url) => {
+    const to = new URL(url ?? window.location.href, document.baseURI);
+    if (to.pathname === window.location.pathname) {
+      left = { link: window.location.href, query: to.search };
+      history.replaceState(state, unused, url);
+      return;
+    }
+    // On the way to another page Streamlit writes that page's query into the link of this one first.
+    if (left?.query === to.search) history.replaceState(history.state, unused, left.link);
+    push(state, unused, url);
+  };
 }

@@ -25,6 +25,7 @@ from sparserm.types import PairIssue, PreferenceData, SparseRMError
 from sparserm.ui.shared import access, job_panel
 from sparserm.ui.shared.context import place, selected
 from sparserm.ui.shared.default_pairs import Part, default_pairs, read_pairs
+from sparserm.ui.shared.links import keep_in_link
 from sparserm.ui.shared.place import Place
 from sparserm.ui.shared.text import counted, plain, sentence
 
@@ -68,7 +69,7 @@ def pick_source(
     is in the list.
 
     Args:
-        key: of the widget; also its query parameter.
+        key: of the widget, and its query parameter.
         part: which pairs of the head are the default; ``none`` for pairs of a new head.
         to_insights: whether to offer a link to what the pairs reward.
         note_in: where to say that the pairs are not the head's own, if not below the selection.
@@ -84,13 +85,14 @@ def pick_source(
         label,
         list(sources),
         key=key,
-        bind="query-params",
         index=list(sources).index(default.label) if default.label in sources and not unknown else None,
         on_change=_picked,
         args=(key,),
         placeholder="Select pairs",
         help="JSONL, CSV or Parquet with the columns prompt, chosen and rejected, as in TRL; or a Hugging Face dataset.",
     )
+    if not unknown:  # not bound to the link: on the way back Streamlit would drop what a widget of another page is bound to
+        keep_in_link({key: [] if picked is None or picked == default.label else [picked]})
     if default.note and picked is not None and f"{key} picked" not in st.session_state:
         (note_in or st).caption(f":material/info: {plain(default.note)}")
     # Hides the widget's own text, which names the larger limit.
