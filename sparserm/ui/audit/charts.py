@@ -47,7 +47,7 @@ def surface_figure(rules: Sequence[SurfaceRule], n: int) -> go.Figure:
         figure,
         30 * len(rules) + 80,
         showlegend=False,
-        xaxis={"range": [-0.02, 1.02], "tickformat": ".0%", "title": "accuracy of “prefer more of it” on pairs that differ"},
+        xaxis={"range": [-0.02, 1.02], "tickformat": ".0%", "title": "accuracy of “prefer more of it”"},
         yaxis={"range": [len(rules) - 0.5, -0.9], "type": "category"},  # room for the first value, drawn above its point
     )
     return figure.update_layout(margin_t=26)

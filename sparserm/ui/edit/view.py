@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -131,10 +132,11 @@ def _held_out(head: str, content: str, *, _context: Context, _found: Represented
     return held_out_scores(_context.saved, _found.data, _found.pairs)
 
 
-def what_is_held_out(found: HeldOutScores) -> None:
+def what_is_held_out(found: HeldOutScores, data: PreferenceData) -> None:
     """Say how many pairs the figures are measured on and how many were left out."""
     n, prompts = len(found.rows), len(np.unique(found.pairs.groups))
-    text = f"Measured on {n:,} pairs of {prompts:,} prompts that the head was not trained on."
+    name = plain(textwrap.shorten(data.name, 80))
+    text = f"Measured on {n:,} pairs of {prompts:,} prompts of {name} that the head was not trained on."
     if found.n_seen:
         total = n + found.n_seen
         st.warning(
@@ -172,7 +174,7 @@ def live(context: Context, found: HeldOutScores, before: EditOutcome, data: Pref
 
 def _figures(before: EditOutcome, after: EditOutcome, effect: EditEffect) -> DeltaGenerator:
     """Draw the main figures; returns the place for the accuracy chart."""
-    place, accuracy, length, sides = st.columns([1.7, 1.45, 1.4, 1.55])
+    place, accuracy, length, sides = st.columns([2.1, 1.25, 1.2, 1.25])
     low, high = after.evaluation.ci95
     change, ends = 100 * effect.accuracy_change, [100 * end for end in effect.ci95]
     accuracy.metric(

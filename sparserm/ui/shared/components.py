@@ -46,8 +46,9 @@ def pairs_table(table: pd.DataFrame, columns: Sequence[str], link: str) -> int |
     """
     asked = table.index[table["row"].astype(str) == st.query_params.get(link, "")].tolist()[:1]
     marks = [name for name in ("row", "id", "category") if table[name].astype(bool).any()]
+    drawn = table.assign(doubt=100 * table["doubt"]) if "doubt" in table else table
     event: Any = st.dataframe(
-        table,
+        drawn,
         hide_index=True,
         height=min(330, 38 + 35 * len(table)),
         on_select="rerun",
@@ -71,7 +72,7 @@ def pairs_table(table: pd.DataFrame, columns: Sequence[str], link: str) -> int |
             ),
             "doubt": st.column_config.NumberColumn(
                 "Label doubt",
-                format="percent",
+                format="%.0f%%",
                 width=90,
                 help="Win probability of the rejected response, by heads that were not trained on the prompt.",
             ),

@@ -48,11 +48,13 @@ export default function ({ parentElement, data }) {
     head.style.borderColor = [data.up, data.down][i];
     return head;
   });
+  const none = [data.none, data.none]; // said once on each side
   for (const row of data.rows) {
     if (row.title) nodes.push(make('div', 'title', row.title));
-    for (const one of [row.chosen, row.rejected]) {
-      nodes.push(one ? example(one, data) : make('div', 'none', data.none));
-    }
+    [row.chosen, row.rejected].forEach((one, side) => {
+      nodes.push(one ? example(one, data) : make('div', 'none', none[side]));
+      if (!one) none[side] = '';
+    });
   }
   grid.replaceChildren(...nodes);
 }

@@ -44,7 +44,7 @@ def show_examples(rows: Sequence[ExampleRow], *, full: float, unit: str, none: s
     Args:
         full: absolute value drawn in full colour, the same for all examples.
         unit: unit of the values.
-        none: text shown where a row has no response on one side.
+        none: text shown once on a side that has fewer responses.
     """
     packed = [
         {"chosen": _pack(row.chosen, full, unit), "rejected": _pack(row.rejected, full, unit), "title": row.title}
