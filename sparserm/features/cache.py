@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("sparserm.features")
 
+#: Latents whose examples are read before they are kept.
+AT_ONCE = 8
+
 #: Readings by pair index and side.
 Readings = dict[tuple[int, Side], Reading]
 
@@ -127,6 +130,8 @@ class FeatureStore:
     ) -> dict[int, Readings]:
         """Cached :func:`~sparserm.features.cards.read_examples` for the examples of cards; only missing ones are computed.
 
+        They are kept after every few latents, so that little is lost where ``progress`` raises.
+
         Returns:
             The readings of each card by its latent.
         """
@@ -135,15 +140,25 @@ class FeatureStore:
         for card in cards:
             if examples := [one for one in card.examples if (one.pair, one.side) not in kept[card.feature]]:
                 missing[card.feature] = examples
-        for feature, read in read_examples(missing, data.pairs, backbone, sae, progress=progress).items():
-            kept[feature] |= read
-            _save(self.of_pairs / f"{feature}-readings.npz", _pack(kept[feature]))
+        total, done = sum(map(len, missing.values())), 0
+        for start in range(0, len(missing), AT_ONCE):
+            some = dict(list(missing.items())[start : start + AT_ONCE])
+            report = _continued(progress, done, total)
+            for feature, read in read_examples(some, data.pairs, backbone, sae, progress=report).items():
+                kept[feature] |= read
+                _save(self.of_pairs / f"{feature}-readings.npz", _pack(kept[feature]))
+            done += sum(map(len, some.values()))
         return kept
 
     def known_readings(self, feature: int) -> Readings:
         """Cached readings of a latent's examples; empty where there are none."""
         found = _load(self.of_pairs / f"{feature}-readings.npz", _pack({}))
         return _unpack(found) if found else {}
+
+
+def _continued(progress: Progress | None, before: int, total: int) -> Progress | None:
+    """Progress of a part, as progress of the whole."""
+    return progress and (lambda done, _, what: progress(before + done, total, what))
 
 
 def _pack(readings: Readings) -> dict[str, np.ndarray]:

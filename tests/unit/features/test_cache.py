@@ -84,6 +84,27 @@ def test_examples_of_several_features_are_read_in_one_pass(parts, tiny_backbone,
     assert all(set(read[card.feature]) == {(one.pair, one.side) for one in card.examples} for card in cards)
 
 
+def test_what_was_read_before_it_was_stopped_is_kept(parts, tiny_backbone, monkeypatch) -> None:
+    class StoppedError(Exception):
+        pass
+
+    store, sae, pairs = parts
+    cards = [card for feature in range(5) if (card := feature_card(feature, TRAIN.pairs, pairs, sae)).examples]
+    monkeypatch.setattr("sparserm.features.cache.AT_ONCE", 2)
+    total, seen = sum(len(card.examples) for card in cards), []
+
+    def stop(done: int, of: int, what: str) -> None:
+        seen.append((done, of))
+        if done > len(cards[0].examples) + len(cards[1].examples):
+            raise StoppedError
+
+    with pytest.raises(StoppedError):
+        store.readings(cards, TRAIN, tiny_backbone, sae, stop)
+    assert [bool(store.known_readings(card.feature)) for card in cards[:3]] == [True, True, False]
+    assert [done for done, _ in seen] == sorted(done for done, _ in seen) and {of for _, of in seen} == {total}
+    assert set(store.readings(cards, TRAIN, tiny_backbone, sae)[cards[2].feature])
+
+
 def test_a_damaged_file_is_computed_again(parts, tiny_backbone) -> None:
     store, sae, pairs = parts
     first = store.openings(TRAIN, pairs, tiny_backbone, sae)
