@@ -67,6 +67,7 @@ def commands(parts, tmp_path):
         "export steering": ("export", parts.head, "--format", "steering"),
         "sweep": ("sweep", parts.train, *tiny, "--k", "1,2,3,4,5,6,7,8", "--methods", "frequency,effect_size,dense"),
         "audit": ("audit", parts.train, "--against", parts.train),
+        "insights": ("insights", parts.train, *tiny),
         "best-of-n": ("best-of-n", candidates, "--head", parts.head),
         "score": ("score", parts.test, "--head", parts.head),
         "train-sae": ("train-sae", corpus, "--backbone", parts.backbone, *sizes),
@@ -76,7 +77,7 @@ def commands(parts, tmp_path):
 
 
 RUNS = ("score", "train-sae", "align", "benchmark")
-OTHERS = ("train", "edit", "export", "export classifier", "export steering", "sweep", "audit", "best-of-n")
+OTHERS = ("train", "edit", "export", "export classifier", "export steering", "sweep", "audit", "insights", "best-of-n")
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -93,7 +94,7 @@ def last_line(outcome: Outcome) -> str:
 
 @pytest.mark.parametrize("name", OTHERS)
 def test_full_disk_leaves_what_was_there(run, commands, tmp_path, name) -> None:
-    out = tmp_path / "results" / "out.csv"
+    out = tmp_path / "results" / ("out.html" if name == "insights" else "out.csv")  # its table would be short
     command = (*commands[name], "--out", out, "--force")
     out.parent.mkdir()
     with full(600):
@@ -103,7 +104,7 @@ def test_full_disk_leaves_what_was_there(run, commands, tmp_path, name) -> None:
     before = content(out.parent)
     with full(600):
         assert "File too large" in last_line(run(*command))
-    assert content(out.parent) == before and os.listdir(out.parent) == ["out.csv"]
+    assert content(out.parent) == before and os.listdir(out.parent) == [out.name]
 
 
 @pytest.mark.parametrize("name", RUNS)

@@ -40,12 +40,13 @@ def commands(parts, tmp_path):
         "export steering": ("export", parts.head, "--format", "steering"),
         "sweep": ("sweep", parts.train, *tiny, "--k", "2", "--methods", "frequency"),
         "audit": ("audit", parts.train),
+        "insights": ("insights", parts.train, *tiny),
         "best-of-n": ("best-of-n", candidates, "--head", parts.head),
     }
 
 
 FOLDERS = ("train", "edit", "export", "export classifier", "export steering")
-FILES = ("sweep", "audit", "best-of-n")
+FILES = ("sweep", "audit", "insights", "best-of-n")
 
 
 @pytest.fixture
