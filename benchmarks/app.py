@@ -1,7 +1,7 @@
 """Speed of the app with the real backbone in Chromium: ``python -m benchmarks.app``. Medians of warm interactions.
 
-Measures the first page in a new tab, scoring a response, switching off a feature, changing pages, the server's health check
-during a job, and the server's memory over many interactions. Every scored text is new.
+Measures the first page in a new tab, scoring a response, switching off a feature, changing pages, Insights of stored pairs, the
+server's health check during a job, and the server's memory over many interactions. Every scored text is new.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import Any
 from benchmarks.common import data_folder, memory_mb, write_results
 from benchmarks.latency import warm_scores
 from sparserm import jobs
+from sparserm.heads.saved import load_head
 from sparserm.pairs.sources import DataSource
 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
@@ -141,9 +142,8 @@ def switch(page: Any, name: str, heading: str) -> float:
 
 def slide(page: Any, address: str) -> list[float]:
     """Seconds from switching a feature off or on until the accuracy on the held-out pairs of safety is updated."""
-    source = DataSource(str(data_folder() / "safety" / "pku_saferlhf.test.jsonl"))
-    _wait_for(jobs.start("represent", {"source": source.to_dict(), "head": "safety"}, "Pairs for a benchmark"))
-    page.goto(f"{address}/edit?head=safety&pairs=safety/pku_saferlhf.test.jsonl")
+    _wait_for(jobs.start("represent", _job("pku_saferlhf.test.jsonl"), "Pairs for a benchmark"))
+    page.goto(f"{address}/edit?{_PAIRS}")
     row = page.locator(".row:not(.head)").first
     row.wait_for()
     page.wait_for_timeout(3000)
@@ -156,6 +156,36 @@ def slide(page: Any, address: str) -> list[float]:
 
 
 _METRICS = "() => [...document.querySelectorAll('[data-testid=stMetric]')].map(one => one.innerText).join()"
+
+
+def insights(page: Any, address: str) -> dict[str, dict[str, float]]:
+    """Seconds until the findings of stored pairs are displayed: the first time, when they are tested, and from another page."""
+    drawn = (
+        "document.querySelector('h1')?.innerText === 'What does this data reward?' && document.querySelector('.js-plotly-plot')"
+    )
+
+    page.set_default_timeout(WAIT_MS)
+
+    def first() -> None:
+        page.goto(f"{address}/insights?{_PAIRS}")
+        page.wait_for_function(drawn, polling="raf")
+
+    found, later = summary([timed(first)]), []
+    for _ in range(REPEATS):
+        switch(page, "Train", "Train a head")
+        later.append(clicked(page, page.get_by_role("link", name="Insights", exact=True), drawn))
+    return {"insights_first": found, "insights_page": summary(later)}
+
+
+#: The test pairs of the head safety, in a link.
+_PAIRS = "head=safety&pairs=safety/pku_saferlhf.test.jsonl"
+
+
+def _job(file: str) -> dict[str, Any]:
+    """Specification of the job that represents pairs for the head safety."""
+    card = load_head("safety").card
+    source = DataSource(str(data_folder() / "safety" / file))
+    return {"source": source.to_dict(), "backbone": card.backbone_source, "sae": card.sae}
 
 
 def _wait_for(job: str) -> None:
@@ -171,11 +201,10 @@ def health(address: str) -> float:
 
 def under_load(address: str) -> dict[str, float]:
     """Health checks during a job that computes representations."""
-    source = DataSource(str(data_folder() / "safety" / "pku_saferlhf.train.jsonl"))
     with store_off():
-        job = jobs.start("represent", {"source": source.to_dict(), "head": "safety"}, "Load for a benchmark")
+        job = jobs.start("represent", _job("pku_saferlhf.train.jsonl"), "Load for a benchmark")
     try:
-        while "representations" not in jobs.status(job).text:
+        while "sample" not in jobs.status(job).text:
             time.sleep(0.2)
         return summary([health(address) for _ in range(50) if time.sleep(0.1) is None])
     finally:
@@ -198,6 +227,7 @@ def measured(browser: Any, address: str, pid: int) -> dict[str, Any]:
     pages = {"Train": "Train a head", "Compare": "Compare responses", "Score": "Score a response"}
     results["page_switch"] = summary([switch(page, *one) for _ in range(3) for one in pages.items()])
     results["slider_1092_pairs"] = summary(slide(browser.new_page(viewport={"width": 1400, "height": 1200}), address))
+    results |= insights(browser.new_page(viewport={"width": 1400, "height": 1200}), address)
     before = memory_mb(pid, "VmRSS")
     for number in range(INTERACTIONS):
         score(page, 1000 + number)

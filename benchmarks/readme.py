@@ -120,6 +120,8 @@ _SPEEDS = {
     "engine_score": ("of which the engine", "as low as possible"),
     "slider_1092_pairs": ("switch a feature off, until the accuracy on 1,092 pairs is updated", "0.4 s"),
     "page_switch": ("change pages", "0.7 s"),
+    "insights_first": ("Insights of 1,092 stored pairs, the first time, in a new tab", "3 s"),
+    "insights_page": ("the same from another page", "1 s"),
     "health_during_job": ("health check of the server during a job", "0.2 s"),
 }
 
