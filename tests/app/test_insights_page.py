@@ -35,6 +35,7 @@ def _planted(n: int = 100) -> list[dict[str, str]]:
 def open_page(monkeypatch, tmp_path):
     """Open the page on rows that a user has, as a file, or on the starter pairs."""
     monkeypatch.setenv("SPARSERM_DATA", str(tmp_path))
+    monkeypatch.setattr("sparserm.pairs.sources.uploads_dir", lambda: tmp_path / "uploads")
 
     def open_(
         rows: list[dict[str, str]] | None = None, *, inline: int = 10**6, unasked: int = 10**6, feature: str = ""

@@ -9,9 +9,16 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
+from sparserm.heads.library import delete_head, free_name
+from sparserm.heads.saved import list_heads
+from sparserm.jobs import queue
+from sparserm.pairs.sources import DataSource, forget_upload, uploads_dir
+from sparserm.types import SparseRMError
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -78,3 +85,31 @@ def browse(chromium: Browser) -> Iterator[Callable[..., Page]]:
     for one in pages:
         one.close()
     assert errors == []
+
+
+@pytest.fixture
+def nothing_left() -> Iterator[None]:
+    """What a test uploads, and its jobs, are gone after it."""
+
+    def uploads() -> set[str]:
+        return {str(path) for path in uploads_dir().glob("*") if path.is_file()}
+
+    jobs, files = {job.id for job in queue.list_jobs()}, uploads()
+    yield
+    for job in queue.list_jobs():
+        if job.id not in jobs:
+            with suppress(SparseRMError):
+                queue.delete(job.id)
+    for path in uploads() - files:
+        forget_upload(DataSource(path))
+
+
+@pytest.fixture
+def name() -> Iterator[str]:
+    """Of a head; it, and those whose names begin with it, are gone after the test."""
+    free = free_name("made-in-chromium")
+    yield free
+    for key in list_heads():
+        if key.startswith(free):
+            with suppress(SparseRMError):
+                delete_head(key)

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import pytest
-
-from sparserm.heads.library import delete_head, free_name
-from sparserm.types import SparseRMError
 
 if TYPE_CHECKING:
     from playwright.sync_api import Locator, Page
@@ -24,15 +20,6 @@ def page(address: str, browse: Callable[..., Page]) -> Page:
     opened = browse()
     opened.goto(address + PAGE)
     return opened
-
-
-@pytest.fixture
-def name() -> Iterator[str]:
-    """Of a head that is gone after the test."""
-    free = free_name("edited-in-chromium")
-    yield free
-    with suppress(SparseRMError):
-        delete_head(free)
 
 
 def _row(page: Page, number: int) -> Locator:

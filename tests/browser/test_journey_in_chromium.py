@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from sparserm.heads.library import delete_head, free_name
-from sparserm.jobs import queue
-from sparserm.pairs.sources import DataSource, forget_upload, uploads_dir
 from sparserm.support.defaults import assets_dir
-from sparserm.types import SparseRMError
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -27,28 +22,9 @@ FEATURE = 567
 
 
 @pytest.fixture
-def pairs(tmp_path: Path) -> Iterator[Path]:
-    """A file of starter pairs; what is made of it is gone after the test."""
-    path = tmp_path / "journey.jsonl"
-    shutil.copy(assets_dir() / "pairs" / "safety.jsonl", path)
-    before = {job.id for job in queue.list_jobs()}
-    yield path
-    for job in queue.list_jobs():
-        if job.id not in before:
-            with suppress(SparseRMError):
-                queue.delete(job.id)
-    for kept in uploads_dir().glob("journey*.jsonl"):
-        forget_upload(DataSource(str(kept)))
-
-
-@pytest.fixture
-def name() -> Iterator[str]:
-    """Of a head that is gone after the test, with the one made from it."""
-    free = free_name("journey-in-chromium")
-    yield free
-    for one in (free, f"{free}-edited"):
-        with suppress(SparseRMError):
-            delete_head(one)
+def pairs(tmp_path: Path, nothing_left: None) -> Path:
+    """A file of starter pairs."""
+    return Path(shutil.copy(assets_dir() / "pairs" / "safety.jsonl", tmp_path / "journey.jsonl"))
 
 
 def _to(page: Page, name: str) -> None:

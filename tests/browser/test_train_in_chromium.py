@@ -5,18 +5,13 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from sparserm.heads.library import delete_head, free_name
-from sparserm.jobs import queue
-from sparserm.pairs.sources import DataSource, forget_upload, uploads_dir
 from sparserm.support.defaults import assets_dir
-from sparserm.types import SparseRMError
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -25,8 +20,8 @@ pytestmark = [pytest.mark.browser, pytest.mark.backbone]
 
 
 @pytest.fixture
-def pairs(tmp_path: Path) -> Iterator[Path]:
-    """Starter pairs under other names, one row of them bad; what is made of them is gone after the test."""
+def pairs(tmp_path: Path, nothing_left: None) -> Path:
+    """Starter pairs under other names, one row of them bad."""
     path = tmp_path / "chromium <b>*pairs*.csv"
     lines = (assets_dir() / "pairs" / "truthfulness.jsonl").read_text().splitlines()
     with path.open("w", newline="") as file:
@@ -34,23 +29,7 @@ def pairs(tmp_path: Path) -> Iterator[Path]:
         writer.writerow(["question", "answer_good", "answer_bad"])
         writer.writerows([row["prompt"], row["chosen"], row["rejected"]] for row in map(json.loads, lines))
         writer.writerow(["An answer is missing?", "", "So it is."])
-    before = {job.id for job in queue.list_jobs()}
-    yield path
-    for job in queue.list_jobs():
-        if job.id not in before:
-            with suppress(SparseRMError):
-                queue.delete(job.id)
-    for kept in uploads_dir().glob("chromium*.csv"):
-        forget_upload(DataSource(str(kept)))
-
-
-@pytest.fixture
-def name() -> Iterator[str]:
-    """Of a head that is gone after the test."""
-    free = free_name("trained-in-chromium")
-    yield free
-    with suppress(SparseRMError):
-        delete_head(free)
+    return path
 
 
 def test_from_a_csv_to_a_head_in_use(address: str, browse: Callable[..., Page], pairs: Path, name: str) -> None:
