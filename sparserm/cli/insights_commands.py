@@ -92,7 +92,7 @@ def _printed(row: dict[str, Any]) -> dict[str, Any]:
         "ci95": (row["low"], row["high"]),
         "pairs": row["n"],
         "equally long": row["length_held"],
-        "a response that …": row["name"] + (f" ({row['evidence']})" if row["evidence"] and not row["labelled"] else ""),
+        "a response that …": row["name"] if row["labelled"] else f"feature {row['feature']} ({row['evidence']})",
     }
 
 

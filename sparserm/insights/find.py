@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,9 +19,10 @@ from sparserm.insights.effects import Effects, features_of, hold_length, measure
 from sparserm.insights.names import Name, names_of
 from sparserm.insights.shortcuts import LONGER, first_words, with_shortcuts
 from sparserm.insights.slices import effects_by_slice, slices_of
-from sparserm.insights.snippets import Response, choose_snippets, read_snippets
+from sparserm.insights.snippets import Response, choose_snippets, light, snippets_of
 from sparserm.insights.values import MOST, Finding, Insights, Member, RepeatedText
 from sparserm.insights.verdict import verdict
+from sparserm.insights.words import WordsHere
 from sparserm.representations.represent import represent_pairs
 from sparserm.representations.store import stored
 from sparserm.representations.values import PairRepresentations
@@ -32,8 +33,8 @@ from sparserm.types import PreferenceData, Progress, SparseRMError
 
 #: Share of the pairs that must have a response text for it to be told, and characters shown of it.
 REPEATED, SHOWN = 0.02, 60
-#: Findings whose snippets are read.
-READ = 16
+#: Findings whose snippets are read, and other responses of each that are read for the words at which it fires.
+READ, MORE = 12, 6
 
 
 def find_insights(
@@ -87,19 +88,21 @@ def insights_of(data: PreferenceData, pairs: PairRepresentations, sae: SparseAut
     repeated = repeated_texts(data)
     gaps = pairs.length_gaps
     longer_wins = float((gaps[gaps != 0] > 0).mean()) if gaps.any() else None
-    return Insights(
-        data=data.name,
-        data_hash=data.content_hash,
-        sae=sae.name,
-        hook=sae.hook.name,
-        n_pairs=len(data.pairs),
-        n_prompts=len(np.unique(pairs.groups)),
-        n_tested=len(effects.latents),
-        n_sure=int(effects.sure.sum()),
-        findings=findings,
-        longer_wins=longer_wins,
-        repeated=repeated,
-        verdict=verdict(findings, repeated, len(data.pairs), len(effects.latents), longer_wins, int((gaps != 0).sum())),
+    return _with_verdict(
+        Insights(
+            data=data.name,
+            data_hash=data.content_hash,
+            sae=sae.name,
+            hook=sae.hook.name,
+            n_pairs=len(data.pairs),
+            n_prompts=len(np.unique(pairs.groups)),
+            n_tested=len(effects.latents),
+            n_sure=int(effects.sure.sum()),
+            findings=findings,
+            longer_wins=longer_wins,
+            repeated=repeated,
+            n_unequal=int((gaps != 0).sum()),
+        )
     )
 
 
@@ -128,13 +131,62 @@ def with_snippets(
     sae: SparseAutoencoder,
     progress: Progress | None = None,
 ) -> Insights:
-    """Insights with snippets of the first :data:`READ` findings; the language model reads those responses."""
-    first = found.findings[:READ]
-    members = [one.member for one in first]
-    places = [snippet_places(one, data, pairs) for one in members]
-    read = read_snippets(members, places, data.pairs, backbone, sae, progress)
-    lit = tuple(replace(one, snippets=own) for one, own in zip(first, read, strict=True))
-    return replace(found, findings=(*lit, *found.findings[READ:]))
+    """Insights with snippets of the first :data:`READ` findings and the words at which these fire here.
+
+    The language model reads some responses. What the verdict tells has a name that fits these pairs.
+    """
+    members = [one.member for one in found.findings[:READ]]
+    shown = [snippet_places(one, data, pairs) for one in members]
+    more = [other_places(one, own, data, pairs) for one, own in zip(members, shown, strict=True)]
+    both = [[*own, *others] for own, others in zip(shown, more, strict=True)]
+    read = light(members, both, data.pairs, backbone, sae, progress)
+    parts = [one[: len(own)] for one, own in zip(read, shown, strict=True)]
+    snippets = {one: snippets_of(lit, own, data.pairs) for one, lit, own in zip(members, parts, shown, strict=True)}
+    words = {one: WordsHere.of(lit) for one, lit in zip(members, read, strict=True) if one.feature is not None}
+    findings = tuple(replace(one, snippets=snippets.get(one.member, ())) for one in found.findings)
+    return with_words(replace(found, findings=findings), words)
+
+
+def words_here(
+    found: Insights, data: PreferenceData, pairs: PairRepresentations, backbone: Backbone, sae: SparseAutoencoder
+) -> dict[Member, WordsHere]:
+    """The words at which the first :data:`READ` findings fire in these pairs; the language model reads some responses."""
+    members = [one.member for one in found.findings[:READ] if one.feature is not None]
+    shown = [snippet_places(one, data, pairs) for one in members]
+    places = [[*own, *other_places(one, own, data, pairs)] for one, own in zip(members, shown, strict=True)]
+    read = light(members, places, data.pairs, backbone, sae)
+    return {one: WordsHere.of(lit) for one, lit in zip(members, read, strict=True)}
+
+
+def with_words(found: Insights, words: Mapping[Member, WordsHere]) -> Insights:
+    """Insights whose names were held against the words at which their features fire; a user's name always fits."""
+
+    def checked(one: Finding) -> Finding:
+        here = words.get(one.member)
+        if here is None:
+            return one
+        return replace(one, here=here.shown, fits=None if one.detection is None else here.fit(one.name, one.evidence))
+
+    return _with_verdict(replace(found, findings=tuple(map(checked, found.findings))))
+
+
+def other_places(
+    finding: Member, shown: Sequence[Response], data: PreferenceData, pairs: PairRepresentations
+) -> list[Response]:
+    """Up to :data:`MORE` other responses that have the feature where the other one has not, drawn at random."""
+    own = pairs_with(data, pairs, [finding])[:, 0]
+    rows = np.random.default_rng(0).permutation(np.flatnonzero(own)).tolist()
+    known, texts = set(shown), {getattr(data.pairs[row], side) for row, side in shown}
+    found: list[Response] = []
+    for row in rows:
+        place: Response = (row, "chosen" if own[row] > 0 else "rejected")
+        text = getattr(data.pairs[row], place[1])
+        if place not in known and text not in texts:
+            texts.add(text)
+            found.append(place)
+        if len(found) == MORE:
+            break
+    return found
 
 
 def snippet_places(finding: Member, data: PreferenceData, pairs: PairRepresentations) -> list[Response]:
@@ -181,6 +233,10 @@ def doubts(own: np.ndarray, findings: Sequence[Finding]) -> tuple[np.ndarray, np
     signs = np.array([np.sign(one.z) * one.beside_length for one in findings])
     speaks = own * signs
     return (speaks > 0).sum(1), (speaks < 0).sum(1)
+
+
+def _with_verdict(found: Insights) -> Insights:
+    return replace(found, verdict=verdict(found))
 
 
 def _check_not_empty(data: PreferenceData) -> None:

@@ -29,7 +29,8 @@ _NOTES = (
     "**returns**: share of the halves of the prompts in which the effect is sure again, with the same sign.",
     "**q**: false discovery rate over all features tested, which may depend on each other (Benjamini and Yekutieli).",
     "A feature is a latent of a sparse autoencoder that fires somewhere in the response, or something counted in its text. "
-    "What has no reliable label is named by its number and the words at which it fires.",
+    "What has no reliable label, or one whose words are not those at which it fires in these pairs, is named by its number and "
+    "the words at which it fires.",
 )
 _AGAINST_HEADER = ("", "a response that …", "chosen here", "chosen there", "here minus there", "q", "goes together with")
 _AGAINST_NOTE = (
@@ -53,8 +54,8 @@ def findings_table(found: Insights) -> list[dict[str, Any]]:
         {
             "feature": one.feature,
             "name": one.name,
-            "labelled": one.named,
-            "evidence": one.evidence,
+            "labelled": one.told,
+            "evidence": one.fires_on,
             "detection": one.detection,
             "direction": one.direction,
             "win_rate": one.win_rate,
@@ -107,7 +108,7 @@ def to_markdown(found: Insights) -> str:
         if one.slices or one.snippets:
             lines = [f"- {_escaped(slice_text(each))}" for each in one.slices]
             lines += [f"- {each.side}, row {each.row}: {_markdown_snippet(each)}" for each in one.snippets]
-            parts += [f"## {_escaped(one.name)}", "\n".join(lines)]
+            parts += [f"## {_escaped(one.title)}", "\n".join(lines)]
     if found.against and found.against.differences:
         parts += [
             f"# Against {_escaped(found.against.data)}",
@@ -196,11 +197,10 @@ def _facts(found: Insights) -> str:
 
 
 def _cells(one: Finding) -> list[str]:
-    name = one.name if one.named else f"{one.name}{f' ({one.evidence})' if one.evidence else ''}"
     low, high = one.ci95
     return [
         one.direction,
-        name,
+        one.title if one.told else f"{one.title}{f' ({one.fires_on})' if one.fires_on else ''}",
         f"{one.win_rate:.0%}",
         f"{low:.0%} to {high:.0%}",
         f"{one.n:,}",

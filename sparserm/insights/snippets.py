@@ -108,24 +108,10 @@ def light_shortcut(shortcut: str, text: str) -> Lit:
     return Lit(tuple(pieces), tuple(values))
 
 
-def read_snippets(
-    findings: Sequence[Member],
-    places: Sequence[Sequence[Response]],
-    pairs: Sequence[PreferencePair],
-    backbone: Backbone,
-    sae: SparseAutoencoder,
-    progress: Progress | None = None,
-) -> list[tuple[Snippet, ...]]:
-    """The snippets of each finding.
-
-    Args:
-        places: for each finding the responses to show, see :func:`choose_snippets`.
-    """
-    found = []
-    for own, read in zip(places, light(findings, places, pairs, backbone, sae, progress), strict=True):
-        full = max((value for each in read for value in each.values), default=0.0) or 1.0
-        found.append(tuple(_snippet(each, place, pairs, full) for each, place in zip(read, own, strict=True)))
-    return found
+def snippets_of(read: Sequence[Lit], places: Sequence[Response], pairs: Sequence[PreferencePair]) -> tuple[Snippet, ...]:
+    """The snippets of a finding from its responses, see :func:`choose_snippets`, as they are lit."""
+    full = max((value for each in read for value in each.values), default=0.0) or 1.0
+    return tuple(_snippet(each, place, pairs, full) for each, place in zip(read, places, strict=True))
 
 
 def light(

@@ -81,6 +81,8 @@ class Finding:
         family: other features that mostly differ in the same pairs, with the same sign, the surest first.
         slices: parts of the pairs in which the effect surely differs, the surest first.
         snippets: responses that have it where the other one has not, chosen ones and rejected ones, if they were read.
+        here: words at which it fires in these pairs, if some were read, e.g. ``doctor · ambulance``.
+        fits: whether an automatic label's words are among them; None if that is not known.
     """
 
     feature: int | None
@@ -99,11 +101,28 @@ class Finding:
     family: tuple[Member, ...]
     slices: tuple[Slice, ...] = ()
     snippets: tuple[Snippet, ...] = ()
+    here: str = ""
+    fits: bool | None = None
 
     @property
     def win_rate(self) -> float:
         """Share of the pairs that differ in the feature in which the response that has it was chosen."""
         return self.wins / self.n
+
+    @property
+    def told(self) -> bool:
+        """Whether the name says what a response with the feature does in these pairs."""
+        return self.named and self.fits is not False
+
+    @property
+    def title(self) -> str:
+        """The name; the number of the latent where the name does not fit these pairs."""
+        return f"feature {self.feature}" if self.named and not self.told else self.name
+
+    @property
+    def fires_on(self) -> str:
+        """E.g. ``fires on: doctor · ambulance``: in these pairs if they were read, else where its label was made."""
+        return f"fires on: {self.here}" if self.here else self.evidence
 
     @property
     def member(self) -> Member:
@@ -254,6 +273,7 @@ class Insights:
         n_tested, n_sure: features that differ in enough pairs to be tested, and of these the sure ones.
         findings: one for each family of the :data:`MOST` surest features, in the order of :attr:`Finding.strength`.
         longer_wins: share of the pairs of unequal length in which the response with more tokens was chosen; None without any.
+        n_unequal: number of these pairs.
         repeated: the response texts that the most prompts share, if they are many.
         verdict: the insights in a few lines, one for each sentence.
         against: how another set of pairs differs, if one was given.
@@ -269,16 +289,17 @@ class Insights:
     n_sure: int
     findings: tuple[Finding, ...]
     longer_wins: float | None
+    n_unequal: int
     repeated: tuple[RepeatedText, ...]
-    verdict: str
+    verdict: str = ""
     against: Against | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON; ``stability`` is :attr:`Finding.returns`, and ``label`` is null without a reliable one."""
+        """Plain values for JSON; ``stability`` is :attr:`Finding.returns`, and ``label`` is null without one that fits."""
         features = [
             {
                 "feature": one.feature,
-                "label": one.name if one.named else None,
+                "label": one.name if one.told else None,
                 "win_rate": one.win_rate,
                 "stability": one.returns,
                 **_but(one, "feature", "name", "named", "returns", "slices"),

@@ -8,7 +8,7 @@ from scipy.stats import norm
 
 from sparserm.insights.effects import FALSE_DISCOVERIES, LEAST_PAIRS
 from sparserm.insights.shortcuts import LONGER
-from sparserm.insights.values import Difference, Finding, RepeatedText
+from sparserm.insights.values import Difference, Finding, Insights
 
 #: Findings that are told of those that are rewarded, and of those that are punished.
 TOLD = 2
@@ -16,15 +16,9 @@ TOLD = 2
 _EFFECT, _POWER = 0.6, 0.8
 
 
-def verdict(
-    findings: Sequence[Finding],
-    repeated: Sequence[RepeatedText],
-    n_pairs: int,
-    n_tested: int,
-    longer_wins: float | None,
-    n_unequal: int,
-) -> str:
+def verdict(found: Insights) -> str:
     """What the pairs reward and punish, and what length alone does, a sentence in each line."""
+    findings, n_pairs, n_tested = found.findings, found.n_pairs, found.n_tested
     told = [
         _sentence("Rewarded", [one for one in findings if one.rewarded]),
         _sentence("Punished", [one for one in findings if not one.rewarded]),
@@ -38,15 +32,18 @@ def verdict(
             f"{_POWER:.0%}, if about {pairs_needed(n_tested):,} pairs of different prompts and texts differ in it."
         ]
     elif not any(told):
-        told = [f"{len(findings):,} findings are sure, but none of them both has a name and is sure with length held fixed."]
+        told = [
+            f"{len(findings):,} findings are sure, but none of them both has a name that fits these pairs and is sure with "
+            "length held fixed."
+        ]
     told += [
         f"Repeated: “{one.text}” is the chosen response of {one.chosen:,} pairs and the rejected one of {one.rejected:,}."
-        for one in repeated
+        for one in found.repeated
     ]
-    if longer_wins is not None:
+    if found.longer_wins is not None:
         told.append(
-            f"Length: the response with more tokens is chosen in {longer_wins:.0%} of the {n_unequal:,} pairs of unequal "
-            "length."
+            f"Length: the response with more tokens is chosen in {found.longer_wins:.0%} of the {found.n_unequal:,} pairs of "
+            "unequal length."
         )
     return "\n".join(filter(None, told))
 
@@ -82,6 +79,6 @@ def pairs_needed(n_tested: int) -> int:
 
 def _sentence(how: str, findings: Sequence[Finding]) -> str:
     """The surest of the findings that have a name and are no matter of length, which has a sentence of its own."""
-    telling = [one for one in findings if one.named and one.beside_length and one.name != LONGER][:TOLD]
+    telling = [one for one in findings if one.told and one.beside_length and one.name != LONGER][:TOLD]
     parts = [f"a response that {one.name} ({one.win_rate:.0%} of the {one.n:,} pairs that differ in it)" for one in telling]
     return f"{how}: {'; '.join(parts)}." if parts else ""

@@ -92,7 +92,7 @@ def nothing_left() -> Iterator[None]:
     """What a test uploads, and its jobs, are gone after it."""
 
     def uploads() -> set[str]:
-        return {str(path) for path in uploads_dir().glob("*") if path.is_file()}
+        return {str(path) for path in uploads_dir().glob("[!.]*") if path.is_file()}
 
     jobs, files = {job.id for job in queue.list_jobs()}, uploads()
     yield

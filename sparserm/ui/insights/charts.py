@@ -139,14 +139,14 @@ def _label(one: Finding, n_pairs: int, was: str) -> str:
     facts = [f"{one.n:,} pairs differ in it ({one.n / n_pairs:.0%})"]
     if was:
         facts.append(was)
-    if one.feature is not None and one.named:
+    if one.feature is not None and one.told:
         facts.append(f"feature {one.feature}")
     if not one.beside_length:
         facts.append("length may be the reason")
     if one.family:
         facts.append(f"+ {len(one.family)} like it")
-    evidence = one.evidence if not one.named else ""
-    return label_lines(html.escape(one.name, quote=False), " · ".join(facts), evidence)
+    evidence = "" if one.told else one.fires_on
+    return label_lines(html.escape(one.title, quote=False), " · ".join(facts), evidence)
 
 
 def _note(one: Finding) -> str:

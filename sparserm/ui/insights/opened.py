@@ -73,9 +73,7 @@ def _facts(feature: Member, finding: Finding | None, here: Place) -> None:
             f"{high:.0%}); {finding.length_held:.0%} if both were equally long; sure again in {finding.returns:.0%} of the "
             f"halves of the prompts; q = {finding.q:.1g}."
         )
-        if finding.detection is not None or finding.evidence:
-            detects = "" if finding.detection is None else f" The name detects it with an accuracy of {finding.detection:.2f}."
-            lines.append(f"{plain(finding.evidence[:1].upper() + finding.evidence[1:])}.{detects}".lstrip("."))
+        lines += _name_facts(finding)
         if finding.family:
             names = [plain(member.name) for member in finding.family[:6]]
             more = f" and {len(finding.family) - 6:,} more" if len(finding.family) > 6 else ""
@@ -83,6 +81,21 @@ def _facts(feature: Member, finding: Finding | None, here: Place) -> None:
     st.markdown("  \n".join(lines))
     for one in finding.slices[:6] if finding else ():
         st.markdown(f"- {plain(slice_text(one))}")
+
+
+def _name_facts(finding: Finding) -> list[str]:
+    """At which words it fires, and how far its name can be believed."""
+    lines = []
+    if finding.here:
+        lines.append(f"In these pairs it fires on: {plain(finding.here)}.")
+    elif finding.evidence:
+        lines.append(f"{plain(finding.evidence[:1].upper() + finding.evidence[1:])}.")
+    if not finding.told and finding.named:
+        made = finding.evidence.removeprefix("fires on: ")
+        lines.append(f"**The name may not fit:** where it was made, the feature fires on: {plain(made)}.")
+    elif finding.detection is not None:
+        lines.append(f"Where it was made, the name detects the feature with an accuracy of {finding.detection:.2f}.")
+    return lines
 
 
 def _examples(read: list[tuple[Response, Lit]], found: Found, sign: int) -> None:

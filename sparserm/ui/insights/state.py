@@ -10,10 +10,11 @@ import streamlit as st
 
 from sparserm.features.cards import SIDES
 from sparserm.insights.edits import PairEdits
-from sparserm.insights.find import insights_of, pairs_with, snippet_places, with_against
+from sparserm.insights.find import insights_of, pairs_with, snippet_places, with_against, with_words, words_here
 from sparserm.insights.names import names_of
 from sparserm.insights.snippets import Lit, Response, light
 from sparserm.insights.values import Finding, Insights, Member
+from sparserm.insights.words import WordsHere
 from sparserm.support.parsing import whole_number
 from sparserm.types import SparseRMError
 from sparserm.ui.shared.links import keep_in_link
@@ -71,8 +72,10 @@ def find(here: Place, pairs: Represented) -> Found:
     edits = edits_of(pairs)
     edited = Represented(*edits.apply(pairs.data, pairs.pairs)) if edits else pairs
     try:
-        before = insights(here, pairs) if edits else None
-        return Found(insights(here, edited), edited, before, edits, edits.kept(len(pairs.data.pairs)))
+        before = insights(here, pairs)
+        words = _words(_key(here, pairs), _here=here, _pairs=pairs, _found=before)
+        now = with_words(insights(here, edited) if edits else before, words)
+        return Found(now, edited, before if edits else None, edits, edits.kept(len(pairs.data.pairs)))
     except SparseRMError as error:
         st.error(sentence(error))
         st.stop()
@@ -86,6 +89,12 @@ def insights(here: Place, pairs: Represented) -> Insights:
 @st.cache_resource(max_entries=8, show_spinner="Testing the features…")
 def _insights(key: tuple[object, ...], *, _here: Place, _pairs: Represented) -> Insights:
     return insights_of(_pairs.data, _pairs.pairs, _here.sae())
+
+
+@st.cache_resource(max_entries=8, show_spinner="Reading where the first features fire…")
+def _words(key: tuple[object, ...], *, _here: Place, _pairs: Represented, _found: Insights) -> dict[Member, WordsHere]:
+    """The words at which the first findings fire: in the pairs as they came, since edits change labels and not texts."""
+    return words_here(_found, _pairs.data, _pairs.pairs, _here.load_backbone(), _here.sae())
 
 
 def beside(here: Place, found: Found, other: Represented) -> Insights:

@@ -70,8 +70,9 @@ def headline(found: Found) -> None:
         named,
         "Findings",
         f"{len(insights.findings):,}",
-        f"{sum(one.named for one in insights.findings):,} with a name",
-        "Sure features that mostly differ in the same pairs are one finding.",
+        f"{sum(one.told for one in insights.findings):,} with a name",
+        "Sure features that mostly differ in the same pairs are one finding. A name counts if its words are among those at "
+        "which the feature fires in these pairs.",
     )
     share = "–" if insights.longer_wins is None else f"{insights.longer_wins:.0%}"
     figure(longer, "Longer is chosen", share, "of pairs of unequal length", "Compared in tokens.")
@@ -142,10 +143,10 @@ def findings(found: Found, here: Place) -> Member | None:
         return None
     left, right = st.columns([3, 2], vertical_alignment="bottom")
     which = left.segmented_control("Show", (BOTH, REWARDED, PUNISHED), default=BOTH, key="which", required=True)
-    some = any(one.named for one in found.insights.findings)
+    some = any(one.told for one in found.insights.findings)
     with_name = right.toggle("Only with a name", value=some, key="with name")
     fitting = [one for one in found.insights.findings if which == BOTH or one.rewarded == (which == REWARDED)]
-    shown = [one for one in fitting if one.named or not with_name]
+    shown = [one for one in fitting if one.told or not with_name]
     hidden = len(fitting) - len(shown)
     if len(shown) > DRAWN and not st.toggle(f"All {len(shown):,}", key="all findings"):
         shown = shown[:DRAWN]

@@ -16,6 +16,7 @@ from sparserm.ui.shared.starter_examples import StarterExample
 
 _EXAMPLE, _EARLIER, _PROMPT, _RESPONSE = "example", "earlier", "prompt", "response"
 _FILLED = "filled"  # the example that was filled in last, even if it was edited since
+_KEPT = "score fields"  # what the fields contained, for the way back: Streamlit forgets the widgets of other pages
 _LINKED = "score linked"
 
 
@@ -24,7 +25,11 @@ def begin(context: Context) -> None:
     offered, filled = starter_examples.examples(context.card.name), st.session_state.get(_FILLED)
     if filled is None:
         _begin_from_link(offered)
-    elif _holds(filled) and filled not in offered:
+        return
+    if _RESPONSE not in st.session_state:
+        st.session_state[_PROMPT], st.session_state[_RESPONSE] = st.session_state[_KEPT]
+        st.session_state[_EXAMPLE] = filled if _holds(filled) else None
+    if _holds(filled) and filled not in offered:
         _fill(offered[0])
 
 
@@ -76,22 +81,22 @@ def wanted_at_once() -> bool:
 def draw(context: Context) -> None:
     """Draw the example, the prompt and the response, and keep them in the link."""
     state, offered = st.session_state, starter_examples.examples(context.card.name)
-    if state[_EXAMPLE] is not None and not _holds(state[_EXAMPLE]):
-        state[_EXAMPLE] = None  # the fields hold something else by now
+    one = state[_EXAMPLE]
     st.selectbox(
-        "Example",
+        # Not taken back: the browser would send it again with what is typed meanwhile, as if it were picked.
+        "Example" if one is None or _holds(one) else "Example, edited below",
         offered,
         key=_EXAMPLE,
         on_change=_fill_in,
-        persist_state="session",
         format_func=lambda one: one.title,
         index=None,
         placeholder="Select one, or write your own below",
     )
     for turn in state[_EARLIER]:
         st.text(f"{turn.role}: {turn.content}")
-    st.text_area("Prompt", key=_PROMPT, height=110, placeholder="The message of the user", persist_state="session")
-    st.text_area("Response", key=_RESPONSE, height=200, placeholder="The response to score", persist_state="session")
+    st.text_area("Prompt", key=_PROMPT, height=110, placeholder="The message of the user")
+    st.text_area("Response", key=_RESPONSE, height=200, placeholder="The response to score")
+    state[_KEPT] = state[_PROMPT], state[_RESPONSE]
     if not _keep_in_link(offered):
         too_long()
 

@@ -10,7 +10,7 @@ import pytest
 from sparserm.insights.find import READ, find_insights, insights_of, snippet_places
 from sparserm.insights.report import to_html, to_markdown
 from sparserm.insights.shortcuts import LONGER, places_of
-from sparserm.insights.snippets import choose_snippets, light_latents, light_shortcut, read_snippets
+from sparserm.insights.snippets import choose_snippets, light, light_latents, light_shortcut, snippets_of
 from sparserm.insights.values import Finding, Member
 from sparserm.sae.autoencoder import load_sae
 from sparserm.types import Message, PreferenceData, PreferencePair
@@ -116,5 +116,7 @@ def _with_shortcut(data: PreferenceData, backbone, sae) -> list[Finding]:
     pairs = pairs_where(np.zeros((2, n, sae.d_sae), bool))
     found = insights_of(data, pairs, sae)
     members = [Member(None, "has more negations")]
-    read = read_snippets(members, [snippet_places(one, data, pairs) for one in members], data.pairs, backbone, sae)
-    return [replace(found.findings[0], feature=None, name="has more negations", snippets=own) for own in read]
+    places = [snippet_places(one, data, pairs) for one in members]
+    read = light(members, places, data.pairs, backbone, sae)
+    snippets = [snippets_of(lit, own, data.pairs) for lit, own in zip(read, places, strict=True)]
+    return [replace(found.findings[0], feature=None, name="has more negations", snippets=own) for own in snippets]
