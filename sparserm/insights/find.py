@@ -33,8 +33,10 @@ from sparserm.types import PreferenceData, Progress, SparseRMError
 
 #: Share of the pairs that must have a response text for it to be told, and characters shown of it.
 REPEATED, SHOWN = 0.02, 60
-#: Findings whose snippets are read, and other responses of each that are read for the words at which it fires.
-READ, MORE = 12, 6
+#: Findings whose snippets are read.
+READ = 16
+#: Findings with an automatic label that is held against the words at which they fire, and responses read beside the snippets.
+CHECKED, MORE = 8, 4
 
 
 def find_insights(
@@ -135,26 +137,29 @@ def with_snippets(
 
     The language model reads some responses. What the verdict tells has a name that fits these pairs.
     """
-    members = [one.member for one in found.findings[:READ]]
-    shown = [snippet_places(one, data, pairs) for one in members]
-    more = [other_places(one, own, data, pairs) for one, own in zip(members, shown, strict=True)]
-    both = [[*own, *others] for own, others in zip(shown, more, strict=True)]
-    read = light(members, both, data.pairs, backbone, sae, progress)
-    parts = [one[: len(own)] for one, own in zip(read, shown, strict=True)]
-    snippets = {one: snippets_of(lit, own, data.pairs) for one, lit, own in zip(members, parts, shown, strict=True)}
-    words = {one: WordsHere.of(lit) for one, lit in zip(members, read, strict=True) if one.feature is not None}
-    findings = tuple(replace(one, snippets=snippets.get(one.member, ())) for one in found.findings)
-    return with_words(replace(found, findings=findings), words)
+    first = found.findings[:READ]
+    members = [one.member for one in first]
+    places = [snippet_places(one, data, pairs) for one in members]
+    read = light(members, places, data.pairs, backbone, sae, progress)
+    snippets = [snippets_of(lit, own, data.pairs) for lit, own in zip(read, places, strict=True)]
+    lit = tuple(replace(one, snippets=own) for one, own in zip(first, snippets, strict=True))
+    words = words_here(found, data, pairs, backbone, sae, progress)
+    return with_words(replace(found, findings=(*lit, *found.findings[READ:])), words)
 
 
 def words_here(
-    found: Insights, data: PreferenceData, pairs: PairRepresentations, backbone: Backbone, sae: SparseAutoencoder
+    found: Insights,
+    data: PreferenceData,
+    pairs: PairRepresentations,
+    backbone: Backbone,
+    sae: SparseAutoencoder,
+    progress: Progress | None = None,
 ) -> dict[Member, WordsHere]:
-    """The words at which the first :data:`READ` findings fire in these pairs; the language model reads some responses."""
-    members = [one.member for one in found.findings[:READ] if one.feature is not None]
+    """Where the first :data:`CHECKED` labelled findings fire in these pairs; the language model reads some responses."""
+    members = [one.member for one in found.findings if one.named and one.detection is not None][:CHECKED]
     shown = [snippet_places(one, data, pairs) for one in members]
     places = [[*own, *other_places(one, own, data, pairs)] for one, own in zip(members, shown, strict=True)]
-    read = light(members, places, data.pairs, backbone, sae)
+    read = light(members, places, data.pairs, backbone, sae, progress)
     return {one: WordsHere.of(lit) for one, lit in zip(members, read, strict=True)}
 
 
