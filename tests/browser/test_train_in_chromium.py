@@ -40,8 +40,10 @@ def test_from_a_csv_to_a_head_in_use(address: str, browse: Callable[..., Page], 
     page.get_by_test_id("stFileUploaderDropzoneInput").first.set_input_files(pairs)
     expect(page.get_by_text("71 rows, 70 usable, 1 left out", exact=False)).to_be_visible()
     expect(page.get_by_text("Matched by column name", exact=False)).to_be_visible()
-    page.get_by_label("Name of the head").fill(name)
-    page.get_by_label("Name of the head").press("Enter")
+    field = page.get_by_label("Name of the head")
+    expect(field).to_have_count(1)  # while the page is drawn anew there are two
+    field.fill(name)
+    field.press("Enter")
     page.get_by_role("button", name="Start training").click()
     expect(page.get_by_role("button", name="Cancel")).to_be_visible()
     page.wait_for_url(re.compile("job="))
