@@ -21,8 +21,9 @@ import pyarrow.parquet as pq
 from sparserm.heads.reward import rewards
 from sparserm.heads.saved import SavedHead, head_hash, load_head
 from sparserm.model import SparseRM
+from sparserm.pairs.columns import FoundColumns, find_columns
 from sparserm.pairs.files import RawRow
-from sparserm.pairs.parsing import FoundColumns, find_columns, read_rows
+from sparserm.pairs.parsing import read_rows
 from sparserm.pairs.parts import Part, PartedSource, cut
 from sparserm.support.files import holds_nothing, one_line, only_writer, replacing, write_json
 from sparserm.support.parsing import parse_json
