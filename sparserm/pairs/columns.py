@@ -111,7 +111,9 @@ def find_columns(rows: Sequence[RawRow], columns: Mapping[str, str], name: str) 
         return FoundColumns("prompt", "chosen", "rejected", _first(_CATEGORY_COLUMNS, present), layout=layout)
     theirs = {**_named(present), **columns}
     guess = {} if columns or {"chosen", "rejected"} <= set(theirs) else suggest_columns(present, _values(rows))
-    guessed = {"chosen", "rejected"} <= set(guess)
+    # Without a prompt among them, and with other texts beside them, one of those would be the prompt, and be dropped.
+    others = _texts(present, rows) - {guess.get("chosen"), guess.get("rejected")}
+    guessed = {"chosen", "rejected"} <= set(guess) and ("prompt" in {**guess, **theirs} or not others)
     theirs = {**theirs, **guess} if guessed else theirs
     _require(theirs, columns, present, name)
     prompt = theirs.get("prompt") or theirs.get("conversations")
@@ -149,6 +151,12 @@ def _require(theirs: Mapping[str, str], columns: Mapping[str, str], present: Seq
             f"{name} has no column {', '.join(map(repr, missing.values()))}: it has {listed}; map its columns with "
             f"columns={{{example}}} ({options} on the command line)"
         )
+
+
+def _texts(present: Sequence[str], rows: Sequence[RawRow]) -> set[str | None]:
+    """The columns that hold text or lists and say nothing about a response."""
+    usable = [name for name in present if not _ABOUT & set(_parts(name)) and name.lower() not in _SYSTEM_COLUMNS]
+    return {name for name in usable if any(isinstance(plain(row.get(name)), (str, list)) for row in _values(rows))}
 
 
 def _prompt_beside(present: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str | None:

@@ -51,6 +51,7 @@ BOM = b"\xef\xbb\xbf"
 _BLOCK = 1 << 20
 #: First bytes of compressed files.
 _GZIP, _BZIP2, _XZ, _ZSTD = b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b"\x28\xb5\x2f\xfd"
+COMPRESSED = (_GZIP, _BZIP2, _XZ, _ZSTD)
 #: Endings of compressed files.
 PACKED = (".gz", ".bz2", ".xz", ".zst")
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
