@@ -79,8 +79,28 @@ class RawRow:
 
 
 def rows_of(values: Iterable[Any], first_row: int = 1) -> list[RawRow]:
-    """Raw rows from rows in memory; a value that is not a mapping of columns gets an issue."""
-    return list(_raw_rows(values, first_row))
+    """Raw rows from rows in memory; a value that is not a mapping of columns gets an issue.
+
+    Args:
+        values: rows, or what holds some: a data frame, a ``datasets.Dataset`` or ``DatasetDict``, or columns by name.
+
+    Raises:
+        SparseRMError: several splits, and none of them is ``train``.
+    """
+    return list(_raw_rows(_records(values), first_row))
+
+
+def _records(values: Any) -> Iterable[Any]:
+    if type(values).__module__.partition(".")[0] == "pandas":
+        return list(values.to_dict("records"))
+    if not isinstance(values, Mapping):
+        return cast("Iterable[Any]", values)
+    if all(isinstance(one, (list, tuple)) for one in values.values()):
+        return [dict(zip(values, row, strict=True)) for row in zip(*values.values(), strict=True)]
+    if "train" not in values and len(values) != 1:
+        listed = one_line(", ".join(map(str, values)), 200)
+        raise SparseRMError(f"got the splits {listed}, expected one of them, or one called train; give one, e.g. data['test']")
+    return cast("Iterable[Any]", values["train"] if "train" in values else next(iter(values.values())))
 
 
 def read_bytes(data: bytes, filename: str) -> list[RawRow]:
@@ -292,6 +312,8 @@ def read_saved_dataset(path: Path, split: str) -> list[RawRow]:
     try:
         loaded = datasets.load_from_disk(str(path))
         if isinstance(loaded, datasets.DatasetDict):
+            if split == "train" and len(loaded) == 1:
+                split = next(iter(loaded))
             if split not in loaded:
                 raise SparseRMError(f"{path} has no split {split!r}: choose one of {', '.join(map(str, loaded))}")
             loaded = loaded[split]

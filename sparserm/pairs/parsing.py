@@ -35,9 +35,13 @@ class PairsError(SparseRMError):
 
 
 def parse_pairs(
-    rows: Iterable[Mapping[str, Any]], name: str = "rows", *, columns: Mapping[str, str] | None = None, skip_bad: bool = False
+    rows: Iterable[Any] | Mapping[str, Any],
+    name: str = "rows",
+    *,
+    columns: Mapping[str, str] | None = None,
+    skip_bad: bool = False,
 ) -> PreferenceData:
-    """Parse preference pairs from rows in memory: dictionaries, or a ``datasets.Dataset``.
+    """Parse preference pairs from rows in memory: dictionaries, a data frame, a ``datasets.Dataset`` or ``DatasetDict``.
 
     Raises:
         PairsError: rows cannot be used and ``skip_bad`` is not set, or no row can be used.

@@ -300,3 +300,19 @@ def test_best_of_n_reads_the_same_cells() -> None:
     data = json.dumps({"prompt": json.dumps([ASKED]), "responses": [json.dumps([ANSWER]), BAD]}).encode()
     (one,) = read_candidates(bz2.compress(data), "a.jsonl.bz2").sets
     assert one.prompt == USER and one.responses == (GOOD, BAD)
+
+
+def test_rows_in_memory_may_be_a_data_frame_columns_or_a_split() -> None:
+    import datasets
+    import pandas as pd
+
+    columns = {name: [value] for name, value in ROW.items()}
+    table = datasets.Dataset.from_dict(columns)
+    for rows in ([ROW], pd.DataFrame([ROW]), columns, table, datasets.DatasetDict(train=table, test=table)):
+        _is_read(parse_pairs(rows))
+    _is_read(parse_pairs(datasets.DatasetDict(test_prefs=table)))
+    with pytest.raises(SparseRMError, match=r"got the splits test, validation, .*data\['test'\]"):
+        parse_pairs(datasets.DatasetDict(test=table, validation=table))
+    missing = pd.DataFrame([ROW, {**ROW, "chosen": None}])
+    with pytest.raises(PairsError, match="row 2, column chosen: is empty"):
+        parse_pairs(missing)
