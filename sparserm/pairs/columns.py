@@ -93,6 +93,11 @@ class FoundColumns:
             parts.append("cells as lists of responses")
         return f"read {', '.join(parts)}" if parts else ""
 
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values that tell this reading from others; as in earlier versions where the names say all."""
+        found: dict[str, Any] = {name: getattr(self, name) for name in ("prompt", "chosen", "rejected", "category")}
+        return {**found, **({"reading": self.reading} if self.reading else {})}
+
 
 def find_columns(rows: Sequence[RawRow], columns: Mapping[str, str], name: str) -> FoundColumns:
     """Find the columns that contain the prompt, the responses and the category.

@@ -11,7 +11,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -280,7 +280,7 @@ def _description(source: PartedSource, columns: FoundColumns, saved: SavedHead) 
         "content_hash": source.content_hash,
         "rows": source.n_rows,
         "part_rows": max(part.n_rows for part in source.parts),
-        "columns": asdict(columns),
+        "columns": columns.to_dict(),
         "head": saved.card.name,
         "head_hash": head_hash(saved),
     }
