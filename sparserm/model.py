@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ from sparserm.heads.reward import head_scores, rewards
 from sparserm.heads.saved import SavedHead, load_head, save_head
 from sparserm.pairs.load import load_pairs
 from sparserm.pairs.messages import as_prompt, as_response
+from sparserm.pairs.parsing import parse_pairs
 from sparserm.representations.store import stored
 from sparserm.representations.values import PairRepresentations, Representations
 from sparserm.support.defaults import DEFAULT_BACKBONE, default_device
@@ -95,7 +96,7 @@ class SparseRM:
     @classmethod
     def fit(
         cls,
-        pairs: PreferenceData | str | Path,
+        pairs: PreferenceData | str | Path | Iterable[Any] | Mapping[str, Any],
         *,
         backbone: Backbone | str | Path = DEFAULT_BACKBONE,
         sae: SparseAutoencoder | str | Path | None = None,
@@ -107,7 +108,8 @@ class SparseRM:
         """Train a head on preference pairs.
 
         Args:
-            pairs: validated pairs, or any source that :func:`~sparserm.pairs.load.load_pairs` reads.
+            pairs: validated pairs, any source that :func:`~sparserm.pairs.load.load_pairs` reads, or rows in memory, as for
+                :func:`~sparserm.pairs.parsing.parse_pairs`.
             backbone: the language model, or its name.
             sae: the SAE, its folder or its name; defaults to the shipped SAE of ``layer``.
             layer: layer of the shipped SAE; defaults to :data:`~sparserm.support.defaults.DEFAULT_LAYER`.
@@ -121,7 +123,8 @@ class SparseRM:
         from sparserm.heads.fitting import fit_head, fit_settings, make_saved_head
         from sparserm.heads.inputs import load_parts, represent_for_fit
 
-        data = pairs if isinstance(pairs, PreferenceData) else load_pairs(pairs)
+        data = load_pairs(pairs) if isinstance(pairs, (str, Path)) else pairs
+        data = data if isinstance(data, PreferenceData) else parse_pairs(data)
         chosen = fit_settings(**settings)
         dictionary, model = load_parts(backbone, sae, layer, progress)
         fitted = fit_head(represent_for_fit(data, model, dictionary, chosen, progress), dictionary, chosen)

@@ -98,13 +98,13 @@ class PreferencePair:
 class PairIssue:
     """One validation issue of a preference file.
 
-    ``severity`` is ``error`` (the row cannot be used) or ``warning`` (the row is used).
+    ``severity`` is ``error`` (the row cannot be used), ``warning`` (the row is used) or ``tie`` (no response was preferred).
     """
 
     row: int
     column: str
     problem: str
-    severity: Literal["error", "warning"] = "error"
+    severity: Literal["error", "warning", "tie"] = "error"
 
     def __str__(self) -> str:
         return f"row {self.row}, column {self.column}: {self.problem}"

@@ -6,11 +6,13 @@ takes more memory than :mod:`sparserm.pairs.limits` allows.
 
 from __future__ import annotations
 
+import bz2
 import csv
 import gc
 import gzip
 import io
 import json
+import lzma
 import math
 import os
 import re
@@ -20,6 +22,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -46,7 +49,13 @@ BOM = b"\xef\xbb\xbf"
 
 #: Bytes that are read at once, and looked at to detect the format.
 _BLOCK = 1 << 20
-_GZIP = b"\x1f\x8b"
+#: First bytes of compressed files.
+_GZIP, _BZIP2, _XZ, _ZSTD = b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b"\x28\xb5\x2f\xfd"
+COMPRESSED = (_GZIP, _BZIP2, _XZ, _ZSTD)
+#: Endings of compressed files.
+PACKED = (".gz", ".bz2", ".xz", ".zst")
+_UTF16 = (b"\xff\xfe", b"\xfe\xff")
+_LFS_POINTER = b"version https://git-lfs.github.com/spec"
 #: Other file types that users upload by mistake, by their first bytes.
 _OTHER_KINDS = {
     b"\x89PNG": "a PNG image",
@@ -70,8 +79,28 @@ class RawRow:
 
 
 def rows_of(values: Iterable[Any], first_row: int = 1) -> list[RawRow]:
-    """Raw rows from rows in memory; a value that is not a mapping of columns gets an issue."""
-    return list(_raw_rows(values, first_row))
+    """Raw rows from rows in memory; a value that is not a mapping of columns gets an issue.
+
+    Args:
+        values: rows, or what holds some: a data frame, a ``datasets.Dataset`` or ``DatasetDict``, or columns by name.
+
+    Raises:
+        SparseRMError: several splits, and none of them is ``train``.
+    """
+    return list(_raw_rows(_records(values), first_row))
+
+
+def _records(values: Any) -> Iterable[Any]:
+    if type(values).__module__.partition(".")[0] == "pandas":
+        return list(values.to_dict("records"))
+    if not isinstance(values, Mapping):
+        return cast("Iterable[Any]", values)
+    if all(isinstance(one, (list, tuple)) for one in values.values()):
+        return [dict(zip(values, row, strict=True)) for row in zip(*values.values(), strict=True)]
+    if "train" not in values and len(values) != 1:
+        listed = one_line(", ".join(map(str, values)), 200)
+        raise SparseRMError(f"got the splits {listed}, expected one of them, or one called train; give one, e.g. data['test']")
+    return cast("Iterable[Any]", values["train"] if "train" in values else next(iter(values.values())))
 
 
 def read_bytes(data: bytes, filename: str) -> list[RawRow]:
@@ -88,6 +117,10 @@ def _read(file: BinaryIO, filename: str, size: int) -> list[RawRow]:
     stream = unpacked(file, budget)
     start = stream.read(_BLOCK)
     stream.seek(0)
+    if start.startswith(_UTF16):
+        stream = _from_utf16(stream, filename)
+        start = stream.read(_BLOCK)
+        stream.seek(0)
     suffix = _suffix(filename)
     if start[:4] == b"PAR1" or suffix == ".parquet":
         return kept(_read_parquet(stream, filename, budget), budget)
@@ -99,7 +132,9 @@ def _read(file: BinaryIO, filename: str, size: int) -> list[RawRow]:
     first = _first_character(stream, bom)
     if suffix in (".json", ".jsonl") or first in (b"{", b"["):
         return kept(_read_json(stream, filename, bom, first, budget), budget)
-    raise SparseRMError(f"{filename} has an unsupported format: expected one of {', '.join(SUFFIXES)}, or one of these as .gz")
+    raise SparseRMError(
+        f"{filename} has an unsupported format: expected one of {', '.join(SUFFIXES)}, or one of these as {', '.join(PACKED)}"
+    )
 
 
 def kept(rows: Iterable[RawRow], budget: Budget) -> list[RawRow]:
@@ -124,13 +159,14 @@ def kept(rows: Iterable[RawRow], budget: Budget) -> list[RawRow]:
 
 
 class _Limited(io.RawIOBase):
-    """A file, unpacked if it is a gzip file, that ends with an error at the limit of a budget."""
+    """A file, unpacked if it is compressed, that ends with an error at the limit of a budget."""
 
     def __init__(self, file: BinaryIO, budget: Budget) -> None:
-        is_packed = file.read(2) == _GZIP
+        start = file.read(6)
         file.seek(0)
-        self._file = cast(BinaryIO, gzip.GzipFile(fileobj=file)) if is_packed else file
-        self._budget, self._is_packed = budget, is_packed
+        self._packed = next((kind for mark, kind in _UNPACK.items() if start.startswith(mark)), "")
+        self._file = _opened(file, self._packed, budget)
+        self._budget = budget
 
     def readable(self) -> bool:
         return True
@@ -147,11 +183,11 @@ class _Limited(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         try:
             data = self._file.read(len(buffer))
-        except (OSError, EOFError, zlib.error) as error:
-            if not self._is_packed:
+        except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
+            if not self._packed:
                 raise
             raise SparseRMError(
-                f"{self._budget.name} is a broken gzip file ({one_line(error)}): copy or compress it again"
+                f"{self._budget.name} is a broken {self._packed} file ({one_line(error)}): copy or compress it again"
             ) from error
         self._budget.require(self._file.tell())
         self._budget.possible += most_memory(data)
@@ -159,11 +195,50 @@ class _Limited(io.RawIOBase):
         return len(data)
 
 
+#: Kinds of compressed files by their first bytes.
+_UNPACK = {_GZIP: "gzip", _BZIP2: "bzip2", _XZ: "xz", _ZSTD: "Zstandard"}
+
+
+def _opened(file: BinaryIO, packed: str, budget: Budget) -> BinaryIO:
+    """The content of a file that is compressed in this way."""
+    if packed == "Zstandard":
+        return _zstandard(file, budget)
+    readers: dict[str, Any] = {"gzip": partial(gzip.open, mode="rb"), "bzip2": bz2.open, "xz": lzma.open}
+    return cast(BinaryIO, readers[packed](file)) if packed else file
+
+
+def _zstandard(file: BinaryIO, budget: Budget) -> BinaryIO:
+    """The whole content: pyarrow's stream cannot go back to its beginning."""
+    import pyarrow as pa
+
+    data = io.BytesIO()
+    try:
+        with pa.CompressedInputStream(pa.PythonFile(file, mode="r"), "zstd") as stream:
+            while block := stream.read(_BLOCK):
+                budget.require(data.tell() + len(block))
+                data.write(block)
+    except (OSError, pa.ArrowException) as error:
+        raise SparseRMError(
+            f"{budget.name} is a broken Zstandard file ({one_line(error)}): copy or compress it again"
+        ) from error
+    data.seek(0)
+    return data
+
+
+def _from_utf16(stream: io.BufferedReader, filename: str) -> io.BufferedReader:
+    """The same text in UTF-8."""
+    try:
+        data = stream.read().decode("utf-16").encode("utf-8")
+    except UnicodeError as error:
+        raise SparseRMError(f"{filename} begins as UTF-16 text and is none ({one_line(error)}); {_SAVE_AS_UTF8}") from error
+    return io.BufferedReader(io.BytesIO(data))
+
+
 def unpacked(file: BinaryIO, budget: Budget) -> io.BufferedReader:
-    """A stream of the content of a file at its beginning, decompressed if it is a gzip file.
+    """A stream of the content of a file at its beginning, decompressed if it is a gzip, bzip2, xz or Zstandard file.
 
     Raises:
-        SparseRMError: here or while reading, the gzip file is broken, or the content exceeds the budget.
+        SparseRMError: here or while reading, the compressed file is broken, or the content exceeds the budget.
     """
     if not file.seekable():  # a pipe
         file = io.BytesIO(file.read(budget.limit + 1))
@@ -182,9 +257,13 @@ def check_text(data: bytes, filename: str) -> None:
                 f"{filename} is {kind}: expected a table of preference pairs as {', '.join(SUFFIXES)}; "
                 "export it as one of these"
             )
-    is_utf16 = data[:2] in (b"\xff\xfe", b"\xfe\xff")
-    if is_utf16 or b"\0" in data:
-        where = "it begins with a UTF-16 byte order mark" if is_utf16 else f"NUL at byte offset {data.index(0)}"
+    if data.startswith(_LFS_POINTER):
+        raise SparseRMError(
+            f"{filename} is a Git LFS pointer, not the data: expected the file that it stands for; run `git lfs pull` in its "
+            "repository, or download the file"
+        )
+    if b"\0" in data:
+        where = f"NUL at byte offset {data.index(0)}"
         raise SparseRMError(f"{filename} is not UTF-8 text ({where}): expected UTF-8; {_SAVE_AS_UTF8}")
 
 
@@ -233,6 +312,8 @@ def read_saved_dataset(path: Path, split: str) -> list[RawRow]:
     try:
         loaded = datasets.load_from_disk(str(path))
         if isinstance(loaded, datasets.DatasetDict):
+            if split == "train" and len(loaded) == 1:
+                split = next(iter(loaded))
             if split not in loaded:
                 raise SparseRMError(f"{path} has no split {split!r}: choose one of {', '.join(map(str, loaded))}")
             loaded = loaded[split]
@@ -322,12 +403,15 @@ def has_data_suffix(name: str) -> bool:
 
 
 def _suffix(filename: str) -> str:
-    name = filename.lower()
-    return Path(name.removesuffix(".gz")).suffix
+    return Path(_unpacked_name(filename.lower())).suffix
+
+
+def _unpacked_name(name: str) -> str:
+    return name.removesuffix(next((ending for ending in PACKED if name.endswith(ending)), ""))
 
 
 def _stem(name: str) -> str:
-    name = name.removesuffix(".gz")
+    name = _unpacked_name(name)
     return name.removesuffix(Path(name).suffix)
 
 
@@ -396,10 +480,27 @@ def _read_json(stream: BinaryIO, filename: str, offset: int, first: bytes, budge
         stream.seek(offset)
         if len(data) <= MAX_ROW:
             try:
-                return _raw_rows([json.loads(data.decode("utf-8"))])
+                return _raw_rows(_rows_in(json.loads(data.decode("utf-8"))))
             except (ValueError, RecursionError):
                 pass  # one object per line
     return json_lines(lines(stream), offset)
+
+
+def _rows_in(value: Any) -> list[Any]:
+    """The rows of a JSON object: those in its only list, or of the columns that pandas writes, or the object as one row."""
+    if not isinstance(value, dict):
+        return [value]
+    lists = [one for one in value.values() if isinstance(one, list) and one and all(isinstance(row, dict) for row in one)]
+    if len(lists) == 1 and not {"chosen", "rejected", "prompt", "messages"} & set(value):
+        return lists[0]
+    if {"columns", "data"} <= set(value) and all(isinstance(row, list) for row in value["data"]):  # orient="split"
+        return [dict(zip(value["columns"], row, strict=False)) for row in value["data"]]
+    inner = list(value.values())
+    if not inner or not all(isinstance(one, dict) and one.keys() == inner[0].keys() for one in inner):
+        return [value]
+    if all(isinstance(key, str) and key.isdigit() for key in inner[0]):  # pandas' default: columns, then rows
+        return [{name: cells[row] for name, cells in value.items()} for row in inner[0]]
+    return inner if all(key.isdigit() for key in value) else [value]  # orient="index"
 
 
 def lines(stream: BinaryIO, end: int | None = None) -> Iterator[tuple[bytes, int]]:
@@ -567,24 +668,7 @@ def _csv_row(number: int, header: list[str], cells: list[str], broken: str) -> R
         problem = f"has {len(cells)} cells, the header has {len(header)}: put cells that contain a separator in double quotes"
         return RawRow(number, None, PairIssue(number, WHOLE_ROW, problem))
     values = dict(zip(header, cells, strict=False))
-    for name, cell in values.items():
-        if re.match(r"\s*\[\s*\{'(role|content|from|value)'", cell):
-            problem = "contains messages in Python's print format: write them as JSON with json.dumps, or save as Parquet"
-            return RawRow(number, None, PairIssue(number, name, problem))
-    return RawRow(number, {name: _csv_cell(cell) for name, cell in values.items()})
-
-
-def _csv_cell(cell: str) -> Any:
-    """The messages of a cell that contains messages as JSON; the text of any other cell."""
-    if not re.match(r"\s*[\[{]", cell):
-        return cell
-    try:
-        value = json.loads(cell)
-    except (ValueError, RecursionError):
-        return cell
-    first = value[0] if isinstance(value, list) and value else value
-    is_message = isinstance(first, dict) and ({"role", "content"} <= set(first) or {"from", "value"} <= set(first))
-    return value if is_message else cell
+    return RawRow(number, values)
 
 
 def _has_preferences(path: Path) -> bool:

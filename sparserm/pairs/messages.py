@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from sparserm.pairs.cells import looks_like_messages, parsed, unwrapped
 from sparserm.support.files import one_line
 from sparserm.types import Message, Prompt, SparseRMError
 
@@ -20,7 +22,14 @@ _ROLES = {
     "chatgpt": "assistant",
     "bot": "assistant",
     "model": "assistant",
+    "developer": "system",
 }
+#: Roles of what a tool returned, which the model reads as it reads a user's message.
+_TOOLS = ("tool", "function", "ipython", "observation", "tool_response")
+
+
+class _ToolTurn(Message):
+    """A call of a tool, or what it returned."""
 
 
 class RowError(Exception):
@@ -88,7 +97,12 @@ def text_or_messages(values: Mapping[str, Any], column: str) -> str | Prompt:
     """
     if column not in values:
         raise RowError(column, "is missing from this row")
-    value = plain(values[column])
+    value = unwrapped(plain(values[column]))
+    if isinstance(value, str) and looks_like_messages(value):
+        written = unwrapped(parsed(value))
+        if written is None:
+            raise RowError(column, "looks like messages, but is neither JSON nor in Python's print format: save it as JSON")
+        value = written
     if _is_missing(value):
         raise RowError(column, f"is empty ({value})")
     if isinstance(value, str):
@@ -106,7 +120,11 @@ def _messages(value: Any, column: str) -> Prompt:
         raise RowError(column, f"is {_describe(value)}, expected text or a list of messages")
     if not value:
         raise RowError(column, "is an empty list, expected messages")
-    return tuple(_message(turn, column, number) for number, turn in enumerate(value, start=1))
+    turns = [_message(turn, column, number) for number, turn in enumerate(value, start=1)]
+    found = tuple(turn for turn in turns if turn is not None)
+    if not found:
+        raise RowError(column, "has no message with text")
+    return found
 
 
 def _turns_of_columns(value: Mapping[str, Any]) -> list[dict[str, Any]] | None:
@@ -117,21 +135,38 @@ def _turns_of_columns(value: Mapping[str, Any]) -> list[dict[str, Any]] | None:
     return [dict(zip(lists, turn, strict=True)) for turn in zip(*lists.values(), strict=True)]
 
 
-def _message(turn: Any, column: str, number: int) -> Message:
+def _message(turn: Any, column: str, number: int) -> Message | None:
+    """One message; None for a system message without text."""
     if isinstance(turn, Message):
         turn = {"role": turn.role, "content": turn.content}
     if not isinstance(turn, Mapping):
         raise RowError(column, f"message {number} is {_describe(turn)}, expected an object with role and content")
     role = turn["role"] if "role" in turn else turn.get("from")
     content = plain(turn["content"] if "content" in turn else turn.get("value"))
-    known = _ROLES.get(role.strip().lower()) if isinstance(role, str) else None
+    named = role.strip().lower() if isinstance(role, str) else ""
+    known = "user" if named in _TOOLS else _ROLES.get(named)
     if known is None:
         raise RowError(column, f"message {number} has the role {_describe(role)}, expected system, user or assistant")
+    if known == "system" and _is_missing(content):
+        return None
+    if calls := _calls(turn) if known == "assistant" else "":
+        return _ToolTurn(known, _checked("\n".join(filter(None, [content if isinstance(content, str) else "", calls])), column))
     if isinstance(content, list) and content and all(_is_text_part(part) for part in content):
         content = "".join(part["text"] for part in content)
     if not isinstance(content, str):
         raise RowError(column, f"message {number} has the content {_describe(content)}, expected text")
-    return Message(known, _checked(content, column))
+    return (_ToolTurn if named in _TOOLS else Message)(known, _checked(content, column))
+
+
+def _calls(turn: Mapping[str, Any]) -> str:
+    """The calls of tools in a message, each as ``name(arguments)`` on a line; empty without any."""
+    lines = []
+    for call in plain(turn.get("tool_calls")) or ():
+        function = call.get("function") if isinstance(call, Mapping) else None
+        if isinstance(function, Mapping):
+            arguments = function.get("arguments")
+            lines.append(f"{function.get('name')}({arguments if isinstance(arguments, str) else json.dumps(arguments)})")
+    return "\n".join(lines)
 
 
 def _is_text_part(part: Any) -> bool:
@@ -175,7 +210,7 @@ def transcript(text: str) -> Prompt | None:
 
 
 def answer(value: str | Prompt, prompt: Prompt, column: str) -> str:
-    """The response in ``value``: the text itself, or the last message if only the prompt precedes it.
+    """The response in ``value``: the text itself, or the last message if only the prompt and calls of tools precede it.
 
     Raises:
         RowError: there is no text, or not exactly one assistant message after the prompt.
@@ -184,7 +219,8 @@ def answer(value: str | Prompt, prompt: Prompt, column: str) -> str:
         text = value
     else:
         lead, last = value[:-1], value[-1]
-        if lead and not same_turns(lead, prompt):
+        begun = len(prompt) if same_turns(lead[: len(prompt)], prompt) else 0
+        if lead and not same_turns(lead, prompt) and not all(isinstance(turn, _ToolTurn) for turn in lead[begun:]):
             raise RowError(
                 column,
                 f"has {len(value)} messages ({', '.join(turn.role for turn in value[:6])}): expected the prompt followed by "
@@ -196,6 +232,11 @@ def answer(value: str | Prompt, prompt: Prompt, column: str) -> str:
     if not text.strip():
         raise RowError(column, "is empty")
     return text
+
+
+def plain_turns(turns: Prompt) -> Prompt:
+    """Messages of a prompt, all of one kind."""
+    return tuple(Message(turn.role, turn.content) for turn in turns)
 
 
 def same_turns(a: Prompt, b: Prompt) -> bool:

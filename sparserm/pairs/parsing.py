@@ -7,20 +7,21 @@ responses, as in reward benchmarks. Every row gives one or more pairs, or an iss
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from sparserm.pairs.files import RawRow, rows_of, uncollected
+from sparserm.pairs.cells import looks_like_messages, texts_in
+from sparserm.pairs.columns import FoundColumns, find_columns
+from sparserm.pairs.files import WHOLE_ROW, RawRow, rows_of, uncollected
+from sparserm.pairs.layouts import TieError, paired, pairs_of
 from sparserm.pairs.limits import MAX_LISTED_PAIRS
-from sparserm.pairs.messages import RowError, answer, check_prompt, plain, same_turns, text_or_messages, transcript
+from sparserm.pairs.messages import RowError, answer, check_prompt, plain, plain_turns, same_turns, text_or_messages, transcript
 from sparserm.pairs.split import preference_data
+from sparserm.pairs.templates import begins_templated, read_turns, without_ends
 from sparserm.support.files import one_line
 from sparserm.types import Message, PairIssue, PreferenceData, PreferencePair, Prompt, SparseRMError
 
-_OUR_COLUMNS = ("prompt", "chosen", "rejected", "conversations")
-#: Columns with the category of a pair; the first one present is used.
-_CATEGORY_COLUMNS = ("category", "subset", "domain")
 #: Text that exporters write for a missing value.
 _MISSING_MARKS = {"nan", "NaN", "None", "null", "<NA>"}
 
@@ -33,20 +34,14 @@ class PairsError(SparseRMError):
         self.issues = tuple(issues)
 
 
-@dataclass(frozen=True)
-class FoundColumns:
-    """The source's names of our columns; ``prompt`` is None if the prompt is implicit, ``category`` if there is none."""
-
-    prompt: str | None
-    chosen: str
-    rejected: str
-    category: str | None = None
-
-
 def parse_pairs(
-    rows: Iterable[Mapping[str, Any]], name: str = "rows", *, columns: Mapping[str, str] | None = None, skip_bad: bool = False
+    rows: Iterable[Any] | Mapping[str, Any],
+    name: str = "rows",
+    *,
+    columns: Mapping[str, str] | None = None,
+    skip_bad: bool = False,
 ) -> PreferenceData:
-    """Parse preference pairs from rows in memory: dictionaries, or a ``datasets.Dataset``.
+    """Parse preference pairs from rows in memory: dictionaries, a data frame, a ``datasets.Dataset`` or ``DatasetDict``.
 
     Raises:
         PairsError: rows cannot be used and ``skip_bad`` is not set, or no row can be used.
@@ -69,16 +64,20 @@ def parse_rows(rows: Sequence[RawRow], name: str, *, columns: Mapping[str, str] 
         raise SparseRMError(f"{name} has no rows: expected at least one with prompt, chosen and rejected")
     issues = [row.issue for row in rows if row.issue is not None]
     pairs: list[PreferencePair] = []
-    readable = [row for row in rows if row.values is not None]
+    readable, left, how = ([row for row in rows if row.values is not None], [], "") if columns else paired(rows)
+    readable = [row for row in readable if row.values is not None]
+    issues += left
     if readable:
         found = find_columns(readable, columns or {}, name)
         pairs, unusable = read_rows(readable, found)
         issues += unusable
-        issues += _warnings(pairs, found)
+        issues += _warnings(readable, pairs, found)
         issues += _implied_text_warning(readable, pairs, found)
+        if said := how or found.reading:
+            issues.append(PairIssue(readable[0].row, WHOLE_ROW, said, "warning"))
     issues.sort(key=lambda issue: issue.row)
-    n_bad = len(rows) - len({pair.row for pair in pairs})
-    if n_bad and not (skip_bad and pairs):
+    n_bad = len({issue.row for issue in issues if issue.severity == "error"})
+    if (n_bad or not pairs) and not (skip_bad and pairs):
         raise PairsError(_bad_rows_message(name, n_bad, len(rows), issues), issues)
     return preference_data(name, pairs, issues, len(rows))
 
@@ -114,39 +113,13 @@ def read_rows(rows: Iterable[RawRow], columns: FoundColumns) -> tuple[list[Prefe
                     f"response with each; expected at most {MAX_LISTED_PAIRS:,}; shorten the lists, or split the file"
                 )
             try:
-                pairs += _read_row(row, columns)
+                for one in pairs_of(columns.layout, row) if columns.layout else [row]:
+                    pairs += _read_row(one, columns)
             except RowError as problem:
                 issues.append(PairIssue(row.row, problem.column, problem.problem))
+            except TieError as problem:
+                issues.append(PairIssue(row.row, problem.column, problem.problem, "tie"))
     return pairs, issues
-
-
-def find_columns(rows: Iterable[RawRow], columns: Mapping[str, str], name: str) -> FoundColumns:
-    """Find the columns that contain the prompt, the responses and the category.
-
-    Args:
-        columns: maps our column names to the source's, where they differ.
-
-    Raises:
-        SparseRMError: a required column is missing, or ``columns`` has an unknown key.
-    """
-    unknown = [ours for ours in columns if ours not in _OUR_COLUMNS]
-    if unknown:
-        raise SparseRMError(f"columns maps unknown names {unknown!r}: expected names among {', '.join(_OUR_COLUMNS)}")
-    present = dict.fromkeys(key for row in rows for key in row.values or ())
-    theirs = {ours: columns.get(ours, ours) for ours in _OUR_COLUMNS}
-    missing = [ours for ours in _OUR_COLUMNS if theirs[ours] not in present and (ours in columns or ours in _OUR_COLUMNS[1:3])]
-    if missing:
-        wanted = ", ".join(repr(theirs[ours]) for ours in missing)
-        example = ", ".join(f"{ours!r}: ..." for ours in missing)
-        options = " ".join(f"--column {ours}=..." for ours in missing)
-        listed = one_line(", ".join(map(repr, present)), 400)
-        raise SparseRMError(
-            f"{name} has no column {wanted}: it has {listed}; map its columns with columns={{{example}}} "
-            f"({options} on the command line)"
-        )
-    prompt = next((theirs[ours] for ours in ("prompt", "conversations") if theirs[ours] in present), None)
-    category = next((name for name in _CATEGORY_COLUMNS if name in present and name not in theirs.values()), None)
-    return FoundColumns(prompt, theirs["chosen"], theirs["rejected"], category)
 
 
 def _n_listed(row: RawRow, columns: FoundColumns) -> int:
@@ -158,36 +131,63 @@ def _n_listed(row: RawRow, columns: FoundColumns) -> int:
 def _read_row(row: RawRow, columns: FoundColumns) -> list[PreferencePair]:
     """The pairs of a row: every chosen response with every rejected one, grouped by chosen response."""
     values = row.values or {}
-    chosen, rejected = (_several(values.get(column)) for column in (columns.chosen, columns.rejected))
+    chosen, rejected = (_several(values.get(column), columns.lists) for column in (columns.chosen, columns.rejected))
     if not chosen or not rejected:
         return [_read_pair(row, values, columns)]
     one_each = ({**values, columns.chosen: a, columns.rejected: b} for a in chosen for b in rejected)
     return [_read_pair(row, each, columns, may_be_equal=True) for each in one_each]
 
 
-def _several(value: Any) -> list[str]:
-    """The responses of a cell that contains a list of strings; empty for a single response (text or messages)."""
+def _several(value: Any, lists: bool) -> list[str]:
+    """The responses of a cell that contains a list of strings; empty for a single response (text or messages).
+
+    Args:
+        lists: whether the cells of the column are lists written as text.
+    """
     value = plain(value)
+    value = texts_in(value) or value if lists and isinstance(value, str) else value
     return value if isinstance(value, list) and all(isinstance(one, str) for one in value) else []
 
 
 def _read_pair(row: RawRow, values: Mapping[str, Any], columns: FoundColumns, *, may_be_equal: bool = False) -> PreferencePair:
     chosen = text_or_messages(values, columns.chosen)
     rejected = text_or_messages(values, columns.rejected)
-    if columns.prompt is None:
+    # Rows of one source may differ: some with a prompt, some with whole conversations.
+    whole = not isinstance(chosen, str) and not isinstance(rejected, str) and columns.prompt not in values
+    if columns.prompt is None or whole:
         prompt, chosen, rejected = _implied_prompt(chosen, rejected, columns)
         prompt_column = columns.chosen
     else:
-        prompt, chosen, rejected = _explicit_prompt(text_or_messages(values, columns.prompt), chosen, rejected)
+        prompt, chosen, rejected = _explicit_prompt(_prompt_of(values, columns), chosen, rejected)
         prompt_column = columns.prompt
     check_prompt(prompt, prompt_column)
-    chosen_text = answer(chosen, prompt, columns.chosen)
-    rejected_text = answer(rejected, prompt, columns.rejected)
+    prompt = _with_system(plain_turns(prompt), values, columns)
+    chosen_text = without_ends(answer(chosen, prompt, columns.chosen))
+    rejected_text = without_ends(answer(rejected, prompt, columns.rejected))
     # In a list of responses two may be equal: benchmarks count such a pair as a tie.
     if chosen_text.strip() == rejected_text.strip() and not may_be_equal:
         raise RowError(columns.rejected, f"equals {columns.chosen}: a pair needs two different responses")
     category = _mark(values.get(columns.category)) if columns.category else ""
     return PreferencePair(prompt, chosen_text, rejected_text, row.row, category, _mark(values.get("id")))
+
+
+def _prompt_of(values: Mapping[str, Any], columns: FoundColumns) -> str | Prompt:
+    """The prompt, with what belongs to it in other columns: texts that have some, each on lines of its own."""
+    assert columns.prompt is not None
+    if not columns.joined:
+        return text_or_messages(values, columns.prompt)
+    parts = [plain(values.get(name)) for name in columns.joined]
+    texts = [one.strip() for one in parts if isinstance(one, str) and one.strip()]
+    value = text_or_messages(values, columns.prompt)
+    return "\n\n".join(texts) if isinstance(value, str) else value
+
+
+def _with_system(prompt: Prompt, values: Mapping[str, Any], columns: FoundColumns) -> Prompt:
+    """The prompt with the system message of its row, unless it has one or that is empty."""
+    text = plain(values.get(columns.system)) if columns.system else None
+    if not isinstance(text, str) or not text.strip() or prompt[0].role == "system":
+        return prompt
+    return (Message("system", text), *prompt)
 
 
 def _mark(value: Any) -> str:
@@ -201,6 +201,9 @@ def _explicit_prompt(
 ) -> tuple[Prompt, str | Prompt, str | Prompt]:
     if not isinstance(prompt, str):
         return prompt, chosen, rejected
+    if begins_templated(prompt):
+        marked = _templated(prompt, "prompt")
+        return (marked[:-1] if marked[-1] == Message("assistant", "") else marked), chosen, rejected
     turns = transcript(prompt)
     if turns is not None and turns[-1] == Message("assistant", ""):  # a transcript that ends with "Assistant:"
         chosen, rejected = (
@@ -218,7 +221,9 @@ def _explicit_prompt(
 def _implied_prompt(
     chosen: str | Prompt, rejected: str | Prompt, columns: FoundColumns
 ) -> tuple[Prompt, str | Prompt, str | Prompt]:
-    if isinstance(chosen, str) and isinstance(rejected, str):
+    if isinstance(chosen, str) and isinstance(rejected, str) and begins_templated(chosen) and begins_templated(rejected):
+        chosen, rejected = _templated(chosen, columns.chosen), _templated(rejected, columns.rejected)
+    elif isinstance(chosen, str) and isinstance(rejected, str):
         transcripts = _both_transcripts(chosen, rejected)
         if transcripts is None:
             n = _common_beginning(chosen, rejected)
@@ -234,6 +239,18 @@ def _implied_prompt(
     if n == 0:
         raise RowError(columns.chosen, f"and {columns.rejected} share no first message as prompt: add a prompt column")
     return chosen[:n], chosen[n:], rejected[n:]
+
+
+def _templated(text: str, column: str) -> Prompt:
+    """The turns of a text in a chat template.
+
+    Raises:
+        RowError: a turn has an unknown role.
+    """
+    try:
+        return read_turns(text)
+    except SparseRMError as error:
+        raise RowError(column, str(error)) from error
 
 
 def _both_transcripts(chosen: str, rejected: str) -> tuple[Prompt, Prompt] | None:
@@ -252,9 +269,9 @@ def _common_beginning(a: str, b: str) -> int:
 # ---------------------------------------------------------------------------------------------------- whole sources
 
 
-def _warnings(pairs: Iterable[PreferencePair], columns: FoundColumns) -> list[PairIssue]:
-    """Warnings about usable pairs: duplicates, reversed preferences, empty messages and text that may be a missing value."""
-    found = []
+def _warnings(rows: Iterable[RawRow], pairs: Iterable[PreferencePair], columns: FoundColumns) -> list[PairIssue]:
+    """Warnings about usable pairs: duplicates, reversed preferences, empty messages, and texts that may be none."""
+    found = _doubtful_rows(rows, columns)
     first: dict[tuple[Prompt, str, str], int] = {}
     for pair in pairs:
         same = first.setdefault((pair.prompt, pair.chosen, pair.rejected), pair.row)
@@ -268,7 +285,42 @@ def _warnings(pairs: Iterable[PreferencePair], columns: FoundColumns) -> list[Pa
         for column, text in ((columns.chosen, pair.chosen), (columns.rejected, pair.rejected)):
             if text.strip() in _MISSING_MARKS:
                 found.append((pair.row, column, f"is the text {text.strip()!r}, which may be a missing value"))
+            if not visible(text):
+                found.append((pair.row, column, "has no visible characters"))
+        if pair.chosen != pair.rejected and visible(pair.chosen) == visible(pair.rejected):
+            found.append((pair.row, columns.rejected, f"differs from {columns.chosen} in invisible characters or spaces alone"))
     return [PairIssue(*one, severity="warning") for one in found]
+
+
+def _doubtful_rows(rows: Iterable[RawRow], columns: FoundColumns) -> list[tuple[int, str, str]]:
+    """The header again among the rows, and scores that speak for the rejected response."""
+    found = []
+    names = [name for name in (columns.prompt, columns.chosen, columns.rejected) if name is not None]
+    for row in rows:
+        values = row.values or {}
+        if len(names) == 3 and all(values.get(name) == name for name in names):
+            found.append((row.row, columns.chosen, "repeats the header"))
+        for a, b in (
+            ("score_chosen", "score_rejected"),
+            ("chosen_score", "rejected_score"),
+            ("chosen_rating", "rejected_rating"),
+        ):
+            high, low = plain(values.get(a)), plain(values.get(b))
+            if isinstance(high, (int, float)) and isinstance(low, (int, float)) and high < low:
+                found.append((row.row, a, f"is {high:g}, below {b} ({low:g}): the label may be the wrong way round"))
+    return found
+
+
+def visible(text: str) -> str:
+    """A text without characters that cannot be seen, and with single spaces: what a reader can tell apart."""
+    return " ".join(
+        "".join(one for one in text if unicodedata.category(one) not in ("Cf", "Cc", "Zl", "Zp") or one.isspace()).split()
+    )
+
+
+def _says_its_turns(a: str, b: str) -> bool:
+    """Whether two texts say which of their turns are the prompt."""
+    return bool(_both_transcripts(a, b)) or any(begins_templated(one) or looks_like_messages(one) for one in (a, b))
 
 
 def _implied_text_warning(rows: Iterable[RawRow], pairs: Sequence[PreferencePair], columns: FoundColumns) -> list[PairIssue]:
@@ -277,7 +329,7 @@ def _implied_text_warning(rows: Iterable[RawRow], pairs: Sequence[PreferencePair
         return []
     values = {row.row: row.values or {} for row in rows}
     texts = ((pair.row, [values[pair.row][column] for column in (columns.chosen, columns.rejected)]) for pair in pairs)
-    guessed = [row for row, (a, b) in texts if isinstance(a, str) and isinstance(b, str) and not _both_transcripts(a, b)]
+    guessed = [row for row, (a, b) in texts if isinstance(a, str) and isinstance(b, str) and not _says_its_turns(a, b)]
     if not guessed:
         return []
     problem = f"no prompt column: the common beginning of both responses was taken as the prompt ({len(guessed)} rows)"

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from sparserm.pairs import parquet
-from sparserm.pairs.files import BOM, RawRow, check_text, json_lines, kept, lines, rows_of
+from sparserm.pairs.files import BOM, COMPRESSED, RawRow, check_text, json_lines, kept, lines, rows_of
 from sparserm.pairs.limits import MAX_ROW, Budget
 from sparserm.pairs.load import find_file, read_source
 from sparserm.types import SparseRMError
@@ -122,7 +122,7 @@ def _can_seek(path: Path) -> bool:
         check_text(start, path.name)
     except SparseRMError:
         return False
-    is_packed = start[:2] == b"\x1f\x8b" or start[:4] == b"PAR1"
+    is_packed = start.startswith(COMPRESSED) or start[:4] == b"PAR1"
     return path.suffix.lower() == ".jsonl" and not is_packed and start.removeprefix(BOM).lstrip()[:1] != b"["
 
 

@@ -11,7 +11,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,9 @@ import pyarrow.parquet as pq
 from sparserm.heads.reward import rewards
 from sparserm.heads.saved import SavedHead, head_hash, load_head
 from sparserm.model import SparseRM
+from sparserm.pairs.columns import FoundColumns, find_columns
 from sparserm.pairs.files import RawRow
-from sparserm.pairs.parsing import FoundColumns, find_columns, read_rows
+from sparserm.pairs.parsing import read_rows
 from sparserm.pairs.parts import Part, PartedSource, cut
 from sparserm.support.files import holds_nothing, one_line, only_writer, replacing, write_json
 from sparserm.support.parsing import parse_json
@@ -279,7 +280,7 @@ def _description(source: PartedSource, columns: FoundColumns, saved: SavedHead) 
         "content_hash": source.content_hash,
         "rows": source.n_rows,
         "part_rows": max(part.n_rows for part in source.parts),
-        "columns": asdict(columns),
+        "columns": columns.to_dict(),
         "head": saved.card.name,
         "head_hash": head_hash(saved),
     }

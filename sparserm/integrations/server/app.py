@@ -25,11 +25,11 @@ from sparserm.explain.contributions import label_of
 from sparserm.heads.saved import head_hash
 from sparserm.integrations.server import schemas
 from sparserm.integrations.server.batching import ClosedError, OverloadedError, TooLongError
-from sparserm.integrations.server.dialogue import read_query
 from sparserm.integrations.server.gate import REQUEST_ID, Gate
 from sparserm.integrations.server.service import Limits, Rewards, Service, TooLargeError, UnknownHeadError
 from sparserm.model import SparseRM
 from sparserm.pairs.messages import as_completion, as_prompt
+from sparserm.pairs.templates import read_query
 from sparserm.types import Message, SparseRMError, Text
 
 _T = TypeVar("_T")

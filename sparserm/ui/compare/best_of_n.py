@@ -22,6 +22,7 @@ from sparserm.pairs.candidates import (
     parse_candidates,
     read_candidates,
 )
+from sparserm.pairs.files import PACKED
 from sparserm.pairs.parsing import PairsError
 from sparserm.scoring.best_of_n import RankedSet, best_rows, count_missing_tokens, preference_rows, rank, rank_by, ranking_rows
 from sparserm.support.files import to_csv, to_jsonl
@@ -80,7 +81,7 @@ def _inputs(context: Context) -> Callable[[], Candidates]:
     if way == UPLOAD:
         file = st.file_uploader(
             "File with candidates",
-            type=["jsonl", "json", "csv", "tsv", "parquet", "gz"],
+            type=["jsonl", "json", "csv", "tsv", "parquet", *(ending[1:] for ending in PACKED)],
             key=_FILE,
             max_upload_size=pairs_picker.MAX_UPLOAD_MB,
             help="Each row has a prompt with a list of responses or with one response; rows with equal prompts are grouped.",

@@ -12,7 +12,7 @@ _GUIDE, _FILE = re.compile(r"\]\((?P<name>[\w-]+)\.md(?P<part>#[\w-]+)?\)"), re.
 
 def guide_titles() -> dict[str, str]:
     """Maps the name of each guide to its title, in the order in which they are read."""
-    order = ["from-data", "insights", "train", "trust", "features", "score"]
+    order = ["from-data", "insights", "formats", "train", "trust", "features", "score"]
     found = {file.stem: _title(file.read_text(encoding="utf-8")) for file in (bundle_dir() / "docs").glob("*.md")}
     return dict(sorted(found.items(), key=lambda one: (order.index(one[0]) if one[0] in order else len(order), one[1])))
 

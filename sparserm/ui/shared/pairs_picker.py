@@ -14,6 +14,7 @@ import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
 from sparserm import jobs
+from sparserm.pairs.files import PACKED
 from sparserm.pairs.parsing import PairsError
 from sparserm.pairs.sources import DataSource, forget_upload, is_upload, keep_upload, list_sources, rename_upload
 from sparserm.representations.represent import count_missing, pair_texts, represent_pairs
@@ -100,7 +101,7 @@ def pick_source(
     st.file_uploader(
         f"Upload JSONL, CSV, TSV or Parquet, up to {MAX_UPLOAD_MB} MB",
         key=f"{key} file",
-        type=["jsonl", "json", "csv", "tsv", "parquet", "gz"],
+        type=["jsonl", "json", "csv", "tsv", "parquet", *(ending[1:] for ending in PACKED)],
         max_upload_size=_MOST_UPLOAD_MB,
         on_change=_take_upload,
         args=(key,),

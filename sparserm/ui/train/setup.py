@@ -81,10 +81,11 @@ def validated(source: DataSource | None) -> Validation:
 
 def name_columns(found: Validation) -> Validation:
     """Let the user choose the columns, starting from those found; the choice is remembered for uploads."""
-    used = {ours: ours for ours in ("prompt", "chosen", "rejected") if ours in found.columns} | dict(found.source.columns)
+    used = dict(found.used)
     with st.expander("Columns", icon=":material/view_column:", expanded=found.guessed or bool(found.problem)):
         if found.guessed:
-            st.caption("Matched by column name. Change any that are wrong.")
+            read = next((one.problem for one in found.issues if one.problem.startswith("read ")), "")
+            st.caption(plain(f"Matched by column name{f': {read}' if read else ''}. Change any that are wrong."))
         picked = {
             ours: place.selectbox(
                 ours.capitalize(),
@@ -95,8 +96,8 @@ def name_columns(found: Validation) -> Validation:
             )
             for ours, place in zip(("prompt", "chosen", "rejected"), st.columns(3), strict=True)
         }
-    columns = tuple((ours, theirs) for ours, theirs in picked.items() if theirs is not None and theirs != ours)
-    if dict(columns) != dict(found.source.columns):
+    columns = tuple((ours, theirs) for ours, theirs in picked.items() if theirs is not None)
+    if dict(columns) != used:
         found = validated(replace(found.source, columns=columns, skip_bad=False))
     if found.data is not None:
         remember_reading(found.source)

@@ -313,9 +313,9 @@ def test_wrong_encoding_names_the_byte_and_the_remedy():
     assert f"line 4: not UTF-8 (byte 0xE9 at offset {table.index(0xE9) + 3} of the file)" in data.issues[0].problem
     with pytest.raises(SparseRMError, match="byte 0xE9 at offset"):
         load_bytes(b'[{"chosen": "\xe9"}]', "a.json")
-    for utf16 in ("utf-16", "utf-16-le"):
-        with pytest.raises(SparseRMError, match="expected UTF-8"):
-            load_bytes(start.decode().encode(utf16), "a.jsonl")
+    assert load_bytes(start.decode().encode("utf-16"), "a.jsonl").pairs == load_bytes(start, "a.jsonl").pairs
+    with pytest.raises(SparseRMError, match="expected UTF-8"):  # without the mark that says so
+        load_bytes(start.decode().encode("utf-16-le"), "a.jsonl")
 
 
 @pytest.mark.parametrize(
@@ -338,11 +338,12 @@ def test_a_file_that_is_broken_as_a_whole(data, filename, problem):
         load_bytes(data, filename, skip_bad=True)
 
 
-def test_csv_rows_of_the_wrong_width_and_python_lists_are_found():
-    table = b"prompt,chosen,rejected\nx,y,z,,\nx,y, and more,z\nx,y\n" + b"x,\"[{'role': 'assistant', 'content': 'y'}]\",z\n"
-    data = load_bytes(table, "a.csv", skip_bad=True)
-    assert [(issue.row, issue.column) for issue in data.issues] == [(2, "(whole row)"), (3, "(whole row)"), (4, "chosen")]
-    assert "has 4 cells, the header has 3" in data.issues[0].problem and "json.dumps" in data.issues[2].problem
+def test_csv_rows_of_the_wrong_width_are_found_and_messages_in_pythons_print_format_read():
+    table = b"prompt,chosen,rejected\nx,y,z,,\nx,y, and more,z\nx,y\n" + b"x,\"[{'role': 'assistant', 'content': 'a'}]\",z\n"
+    data = load_bytes(table + b"x,\"[{'role': assistant\",z\n", "a.csv", skip_bad=True)
+    assert [(issue.row, issue.column) for issue in data.issues] == [(2, "(whole row)"), (3, "(whole row)"), (5, "chosen")]
+    assert "has 4 cells, the header has 3" in data.issues[0].problem and "save it as JSON" in data.issues[2].problem
+    assert [pair.chosen for pair in data.pairs] == ["y", "a"]
 
 
 def test_duplicates_and_reversed_preferences_are_kept_and_warned_of():

@@ -94,7 +94,7 @@ def test_what_cannot_be_cut_says_why(tmp_path):
     (tmp_path / "broken.parquet").write_bytes(b"PAR1 and no more")
     with pytest.raises(SparseRMError, match=r"broken\.parquet is not a readable Parquet file"):
         cut(tmp_path / "broken.parquet")
-    (tmp_path / "wide.jsonl").write_bytes('{"a": 1}\n'.encode("utf-16"))
+    (tmp_path / "wide.jsonl").write_bytes('{"a": 1}\n'.encode("utf-16-le"))
     with pytest.raises(SparseRMError, match="not UTF-8"):
         cut(tmp_path / "wide.jsonl")
     path = _write(tmp_path, "jsonl")

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from sparserm.pairs.columns import suggest_columns
 from sparserm.pairs.sources import DataSource
-from sparserm.pairs.validation import PREVIEW_ROWS, Validation, issue_rows, suggest_columns, validate
+from sparserm.pairs.validation import PREVIEW_ROWS, Validation, issue_rows, validate
 from sparserm.types import SparseRMError
 
 
@@ -38,7 +39,8 @@ def test_columns_of_other_names_are_recognised_and_the_source_remembers_them(tmp
     row = {"question": "Why?", "answer_good": "So.", "answer_bad": "Not so.", "score": 3}
     found = _validated(tmp_path, [row])
     assert found.guessed
-    assert dict(found.source.columns) == {"prompt": "question", "chosen": "answer_good", "rejected": "answer_bad"}
+    assert dict(found.used) == {"prompt": "question", "chosen": "answer_good", "rejected": "answer_bad"}
+    assert "read `question` as the prompt, `answer_good` as chosen" in found.issues[0].problem
     assert found.data is not None and found.source.load() == found.data
 
 

@@ -1,8 +1,8 @@
-"""Parse text in a policy's chat template into a conversation, which is then scored in the template of the head's backbone.
+"""Parse text in a chat template into a conversation, which is then scored in the template of the head's backbone.
 
-RLHF trainers send prompt and response in the policy's template, special tokens included. Turns of the common templates are
-recognised by their markers; text without markers is one user turn and its response. The input is untrusted, so everything
-here runs in time linear in its length.
+RLHF trainers send prompt and response in the policy's template, special tokens included, and data sets hold such texts. Turns
+of the common templates are recognised by their markers; text without markers is one user turn and its response. The input is
+untrusted, so everything here runs in time linear in its length.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from sparserm.types import Message, Prompt, SparseRMError
 
-_ROLES = {"model": "assistant", "human": "user", "gpt": "assistant"}
+_ROLES = {"model": "assistant", "human": "user", "gpt": "assistant", "developer": "system"}
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,33 @@ _TEMPLATES = (
     _Template(re.compile(r"<\|(system|user|assistant)\|>\n")),  # Zephyr, Phi-3: the closing marker may also occur in the text
 )
 _INST, _INST_END = "[INST]", "[/INST]"  # Mistral, Llama 2
+#: Marks before the first turn.
+_BEGINNINGS = re.compile(r"\s*(?:<s>|<bos>|<\|begin_of_text\|>)\s*|\s+")
 _ENDS = ("</s>", "<|im_end|>", "<|eot_id|>", "<|end|>", "<|endoftext|>", "<|end_of_text|>", "<end_of_turn>", "<eos>", "<pad>")
+
+
+def begins_templated(text: str) -> bool:
+    """Whether a text begins with the mark of a turn in one of the known templates, after that of a text if there is one."""
+    beginning = _BEGINNINGS.match(text)
+    start = text[beginning.end() :] if beginning else text
+    return start.startswith(_INST) or any(one.opening.match(start) for one in _TEMPLATES)
+
+
+def read_turns(text: str) -> tuple[Message, ...]:
+    """The turns of a text in one of the known templates; an empty assistant turn at its end asks for the answer.
+
+    Raises:
+        SparseRMError: a turn has an unknown role.
+    """
+    turns = _turns(text)
+    if unknown := [turn.role for turn in turns if turn.role not in ("system", "user", "assistant")]:
+        raise SparseRMError(f"a turn has the role {unknown[0]!r}, expected system, user or assistant")
+    return tuple(turns)
+
+
+def without_ends(text: str) -> str:
+    """A response without the marks that end a turn or a text; unchanged if there are none."""
+    return _stripped(text) if text.rstrip().endswith(_ENDS) else text
 
 
 def read_query(query: str, prompt: str | None = None) -> tuple[Prompt, str]:

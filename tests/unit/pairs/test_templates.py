@@ -6,7 +6,7 @@ import contextlib
 
 import pytest
 
-from sparserm.integrations.server.dialogue import read_query
+from sparserm.pairs.templates import read_query
 from sparserm.types import Message, SparseRMError
 
 ASKED = (Message("system", "Be kind."), Message("user", "Hi\nthere"))

@@ -1,0 +1,46 @@
+"""Cells in which messages or lists of responses are written as text, as when a data frame is saved as CSV or JSON Lines."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from sparserm.pairs.limits import MAX_DEPTH, size_of
+
+#: Beginnings of messages: a list of objects or an object, with one of these keys near its start.
+_MESSAGES = re.compile(r"\s*\[?\s*\{\s*['\"](role|content|from|value|messages|conversations)['\"]\s*:")
+#: Keys under which a conversation stands in an object.
+_WRAPPED = ("messages", "conversations", "conversation", "turns")
+
+
+def looks_like_messages(text: str) -> bool:
+    """Whether a text begins as messages do that were written as text."""
+    return _MESSAGES.match(text) is not None
+
+
+def parsed(text: str) -> Any:
+    """The value that a text writes in JSON, or in Python's print format; None if it is neither, or nested too deeply."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        try:
+            value = ast.literal_eval(text.strip())
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+            return None
+    return value if isinstance(value, (list, dict)) and size_of(value).depth <= MAX_DEPTH else None
+
+
+def unwrapped(value: Any) -> Any:
+    """The conversation in an object such as ``{"messages": [...]}``; any other value unchanged."""
+    if isinstance(value, Mapping) and "role" not in value and "from" not in value:
+        return next((value[key] for key in _WRAPPED if isinstance(value.get(key), (list, tuple))), value)
+    return value
+
+
+def texts_in(text: str) -> list[str] | None:
+    """The texts of a cell that writes a list of them; None if it does not."""
+    value = parsed(text)
+    return value if isinstance(value, list) and value and all(isinstance(one, str) for one in value) else None

@@ -1,0 +1,318 @@
+"""Forms in which preference data is found in the world: read as meant, or refused by name."""
+
+from __future__ import annotations
+
+import bz2
+import json
+import lzma
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from sparserm.pairs.candidates import read_candidates
+from sparserm.pairs.files import read_bytes
+from sparserm.pairs.parsing import PairsError, parse_pairs, parse_rows
+from sparserm.types import Message, PreferenceData, Prompt, SparseRMError
+
+Q, GOOD, BAD = "Why is the sky blue?", "Air scatters blue light most.", "Because it likes to be."
+USER: Prompt = (Message("user", Q),)
+
+
+def _turn(role: str, content: Any, **more: Any) -> dict[str, Any]:
+    return {"role": role, "content": content, **more}
+
+
+ASKED, ANSWER, OTHER = _turn("user", Q), _turn("assistant", GOOD), _turn("assistant", BAD)
+
+
+def _read(data: bytes, name: str) -> PreferenceData:
+    return parse_rows(read_bytes(data, name), name, columns=None, skip_bad=False)
+
+
+def _is_read(found: PreferenceData, prompt: Prompt = USER) -> None:
+    (pair,) = found.pairs
+    assert (pair.prompt, pair.chosen, pair.rejected) == (prompt, GOOD, BAD)
+
+
+# ------------------------------------------------------------------------------------------------ which column is which
+
+
+@pytest.mark.parametrize(
+    ("row", "prompt", "reading"),
+    [
+        ({"Prompt": Q, "Chosen": GOOD, "Rejected": BAD}, USER, ""),
+        ({"question": Q, "chosen": GOOD, "rejected": BAD}, USER, "`question` as the prompt"),
+        ({"instruction": Q, "input": "", "chosen": GOOD, "rejected": BAD}, USER, "`instruction` + `input` as the prompt"),
+        (
+            {"instruction": Q, "input": "Be brief.", "chosen": GOOD, "rejected": BAD},
+            (Message("user", f"{Q}\n\nBe brief."),),
+            "`instruction` + `input` as the prompt",
+        ),
+        (
+            {"context": "A text.", "question": Q, "good_answer": GOOD, "bad_answer": BAD},
+            (Message("user", f"A text.\n\n{Q}"),),
+            "`context` + `question` as the prompt, `good_answer` as chosen, `bad_answer` as rejected",
+        ),
+        (
+            {"system": "Be kind.", "prompt": Q, "chosen": GOOD, "rejected": BAD},
+            (Message("system", "Be kind."), *USER),
+            "`system` as the system message",
+        ),
+        ({"system": "", "prompt": Q, "chosen": GOOD, "rejected": BAD}, USER, "`system` as the system message"),
+        (
+            {"prompt": Q, "chosen_model": "a", "chosen_response": GOOD, "rejected_model": "b", "rejected_response": BAD},
+            USER,
+            "`chosen_response` as chosen, `rejected_response` as rejected",
+        ),
+    ],
+)
+def test_columns_are_found_and_what_was_guessed_is_said(row: dict[str, str], prompt: Prompt, reading: str) -> None:
+    found = parse_pairs([row])
+    _is_read(found, prompt)
+    said = " ".join(issue.problem for issue in found.issues)
+    assert reading in said and ("read " in said) == bool(reading)
+    assert {issue.severity for issue in found.issues} <= {"warning"}
+
+
+def test_named_columns_are_taken_at_their_word() -> None:
+    row = {"a": Q, "b": GOOD, "c": BAD, "prompt": "another"}
+    found = parse_pairs([row], columns={"prompt": "a", "chosen": "b", "rejected": "c"})
+    _is_read(found)
+    assert not found.issues
+
+
+# -------------------------------------------------------------------------------------------------- labels and ratings
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"history": Q, "human_ref_A": GOOD, "human_ref_B": BAD, "labels": 1},
+        {"history": Q, "human_ref_A": BAD, "human_ref_B": GOOD, "labels": 0},
+        {"prompt": Q, "response_0": BAD, "response_1": GOOD, "better_response_id": 1, "safer_response_id": 0},
+        {"prompt": Q, "response_0": GOOD, "response_1": BAD, "safer_response_id": 0},
+        {"prompt": Q, "response_A": GOOD, "response_B": BAD, "label": 1},
+        {"prompt": Q, "response_A": BAD, "response_B": GOOD, "label": 0},
+        {"conversation_a": [ASKED, OTHER], "conversation_b": [ASKED, ANSWER], "winner": "model_b"},
+        {"prompt": Q, "response_a": GOOD, "response_b": BAD, "winner_model_a": 1, "winner_model_b": 0, "winner_tie": 0},
+        {"prompt": Q, "response_1": GOOD, "response_2": BAD, "preference_strength": -2},
+        {"prompt": Q, "response_1": BAD, "response_2": GOOD, "preference_strength": 1},
+        {"context": [ASKED], "response1": BAD, "response2": GOOD, "overall_preference": 3},
+        {"messages": [ASKED, ANSWER], "rejected_response": BAD},
+        {"instruction": Q, "completions": [{"response": BAD, "overall_score": 2.0}, {"response": GOOD, "overall_score": 8.5}]},
+        {"prompt": Q, "answers": [{"answer": BAD, "rank": 4.0}, {"answer": GOOD, "rank": 1.0}]},
+        {"info": {"post": Q}, "summaries": [{"text": BAD}, {"text": GOOD}], "choice": 1},
+    ],
+    ids=lambda row: " ".join(row)[:40],
+)
+def test_a_label_tells_which_response_won_and_how_it_was_read_is_said(row: dict[str, Any]) -> None:
+    found = parse_pairs([row])
+    _is_read(found)
+    assert any(issue.problem.startswith("read `") or "last message" in issue.problem for issue in found.issues)
+
+
+@pytest.mark.parametrize(
+    "tie",
+    [
+        {"conversation_a": [ASKED, ANSWER], "conversation_b": [ASKED, OTHER], "winner": "tie"},
+        {"conversation_a": [ASKED, ANSWER], "conversation_b": [ASKED, OTHER], "winner": "tie (bothbad)"},
+        {"prompt": Q, "response_1": GOOD, "response_2": BAD, "preference_strength": 0},
+        {"prompt": Q, "answers": [{"answer": BAD, "rank": 2.0}, {"answer": GOOD, "rank": 2.0}]},
+    ],
+)
+def test_ties_are_left_out_by_name(tie: dict[str, Any]) -> None:
+    won = {**tie, "winner": "model_a", "preference_strength": -1}
+    if "answers" in tie:
+        won["answers"] = [{"answer": GOOD, "rank": 1.0}, {"answer": BAD, "rank": 2.0}]
+    found = parse_pairs([won, tie])
+    _is_read(found)
+    assert [(issue.row, issue.severity) for issue in found.issues if issue.severity != "warning"] == [(2, "tie")]
+    with pytest.raises(PairsError):
+        parse_pairs([tie])
+
+
+def test_a_label_of_another_meaning_is_refused() -> None:
+    with pytest.raises(PairsError, match="is 2, expected 1 or 0"):
+        parse_pairs([{"history": Q, "human_ref_A": GOOD, "human_ref_B": BAD, "labels": 2}])
+    with pytest.raises(PairsError, match="expected model_a, model_b or a tie"):
+        parse_pairs([{"conversation_a": [ASKED, ANSWER], "conversation_b": [ASKED, OTHER], "winner": "nobody"}])
+
+
+def test_single_verdicts_are_paired_by_prompt() -> None:
+    rows = [
+        {"prompt": Q, "completion": GOOD, "label": True},
+        {"prompt": "Alone?", "completion": "Yes.", "label": True},
+        {"prompt": Q, "completion": BAD, "label": False},
+        {"prompt": Q, "completion": "Who knows.", "label": False},
+    ]
+    found = parse_pairs(rows)
+    assert [(pair.chosen, pair.rejected) for pair in found.pairs] == [(GOOD, BAD), (GOOD, "Who knows.")]
+    assert [issue.row for issue in found.issues if issue.severity == "tie"] == [2]
+
+
+# ------------------------------------------------------------------------------------------------ what is in the cells
+
+
+@pytest.mark.parametrize("write", [json.dumps, repr], ids=["json", "python"])
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": [ASKED], "chosen": [ANSWER], "rejected": [OTHER]},
+        {"chosen": {"messages": [ASKED, ANSWER]}, "rejected": {"messages": [ASKED, OTHER]}},
+        {"chosen": [ASKED, ANSWER], "rejected": [ASKED, OTHER]},
+    ],
+)
+def test_messages_written_as_text_are_messages(row: dict[str, Any], write: Any) -> None:
+    _is_read(parse_pairs([{name: write(value) for name, value in row.items()}]))
+    _is_read(parse_pairs([row]))
+
+
+def test_what_looks_like_messages_and_cannot_be_read_is_refused() -> None:
+    with pytest.raises(PairsError, match="looks like messages"):
+        parse_pairs([{"prompt": Q, "chosen": "[{'role': assistant}", "rejected": BAD}])
+
+
+def test_text_in_brackets_is_text() -> None:
+    for text in ("[1, 2, 3]", '{"a": 1}', "[sic]", '["one"]'):
+        (pair,) = parse_pairs([{"prompt": Q, "chosen": text, "rejected": BAD}]).pairs
+        assert pair.chosen == text
+
+
+@pytest.mark.parametrize("write", [json.dumps, repr], ids=["json", "python"])
+def test_lists_of_responses_written_as_text_are_lists_where_every_cell_is_one(write: Any) -> None:
+    rows = [{"prompt": Q, "chosen": write([GOOD]), "rejected": write([BAD, "No."])}] * 2
+    found = parse_pairs(rows)
+    assert [(pair.chosen, pair.rejected) for pair in found.pairs[:2]] == [(GOOD, BAD), (GOOD, "No.")]
+    assert any("lists of responses" in issue.problem for issue in found.issues)
+
+
+def test_tools_and_developers_have_their_place_and_the_last_answer_is_meant() -> None:
+    call = _turn("assistant", None, tool_calls=[{"function": {"name": "clock", "arguments": "{}"}}])
+    told = [call, _turn("tool", "12:00")]
+    called = (*USER, Message("assistant", "clock({})"), Message("user", "12:00"))
+    _is_read(parse_pairs([{"prompt": [ASKED, *told], "chosen": [ANSWER], "rejected": [OTHER]}]), called)
+    _is_read(parse_pairs([{"chosen": [ASKED, *told, ANSWER], "rejected": [ASKED, *told, OTHER]}]), called)
+    _is_read(parse_pairs([{"prompt": Q, "chosen": [*told, ANSWER], "rejected": [OTHER]}]))
+    kind = _turn("developer", "Be kind.")
+    _is_read(
+        parse_pairs([{"prompt": [kind, ASKED], "chosen": [ANSWER], "rejected": [OTHER]}]),
+        (Message("system", "Be kind."), *USER),
+    )
+    _is_read(parse_pairs([{"prompt": [_turn("system", None), ASKED], "chosen": [ANSWER], "rejected": [OTHER]}]))
+
+
+@pytest.mark.parametrize(
+    ("prompt", "end"),
+    [
+        ("<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n", "<|im_end|>\n"),
+        ("<s>[INST] <<SYS>>\nBe kind.\n<</SYS>>\n\n{} [/INST]", " </s>"),
+        (
+            "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\nBe kind.<|eot_id|><|start_header_id|>user"
+            "<|end_header_id|>\n\n{}<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n",
+            "<|eot_id|>",
+        ),
+    ],
+)
+def test_texts_in_a_chat_template_are_taken_out_of_it(prompt: str, end: str) -> None:
+    asked, kind = prompt.format(Q), (Message("system", "Be kind."), *USER)
+    _is_read(parse_pairs([{"prompt": asked, "chosen": GOOD + end, "rejected": BAD + end}]), kind)
+    _is_read(parse_pairs([{"chosen": asked + GOOD + end, "rejected": asked + BAD + end}]), kind)
+
+
+def test_a_prompt_about_templates_stays_as_it_is() -> None:
+    text = "What does <|im_start|> mean?"
+    (pair,) = parse_pairs([{"prompt": text, "chosen": GOOD, "rejected": BAD}]).pairs
+    assert pair.prompt == (Message("user", text),)
+
+
+# ------------------------------------------------------------------------------------------------------ kinds of files
+
+ROW = {"prompt": Q, "chosen": GOOD, "rejected": BAD}
+LINE = json.dumps(ROW).encode()
+
+
+def _zstd(data: bytes) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.CompressedOutputStream(sink, "zstd") as stream:
+        stream.write(data)
+    return sink.getvalue().to_pybytes()
+
+
+@pytest.mark.parametrize(
+    ("data", "name"),
+    [
+        (bz2.compress(LINE), "a.jsonl.bz2"),
+        (lzma.compress(LINE), "a.jsonl.xz"),
+        (_zstd(LINE), "a.jsonl.zst"),
+        (_zstd(LINE), "a.jsonl"),  # whatever its name says
+        (f"prompt\tchosen\trejected\r\n{Q}\t{GOOD}\t{BAD}\r\n".encode("utf-16"), "a.csv"),
+        (json.dumps({"data": [ROW]}).encode(), "a.json"),
+        (json.dumps({"version": 1, "rows": [ROW]}).encode(), "a.json"),
+        (json.dumps({name: {"0": value} for name, value in ROW.items()}).encode(), "a.json"),
+        (json.dumps({"0": ROW}).encode(), "a.json"),
+        (json.dumps({"columns": list(ROW), "index": [0], "data": [list(ROW.values())]}).encode(), "a.json"),
+        (json.dumps(ROW).encode(), "a.json"),
+    ],
+)
+def test_files_of_many_kinds_are_read(data: bytes, name: str) -> None:
+    _is_read(_read(data, name))
+
+
+@pytest.mark.parametrize(
+    ("data", "name", "said"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:aa\nsize 1\n", "a.jsonl", "is a Git LFS pointer"),
+        (bz2.compress(LINE)[:-9], "a.jsonl.bz2", "is a broken bzip2 file"),
+        (_zstd(LINE * 99)[:30], "a.jsonl.zst", "is a broken Zstandard file"),
+        (b"\xff\xfea", "a.csv", "begins as UTF-16"),
+    ],
+)
+def test_what_cannot_be_read_is_named(data: bytes, name: str, said: str) -> None:
+    with pytest.raises(SparseRMError, match=said):
+        _read(data, name)
+
+
+def test_a_compressed_bomb_stops_at_the_limit() -> None:
+    for data in (bz2.compress(b" " * (1 << 30)), _zstd(b" " * (1 << 30))):
+        with pytest.raises(SparseRMError, match="expected at most"):
+            _read(data, "a.jsonl")
+
+
+# ------------------------------------------------------------------------------------------------- doubtful rows
+
+
+def test_doubtful_rows_are_warned_of() -> None:
+    rows = [
+        {**ROW, "score_chosen": 1.0, "score_rejected": 2.0},
+        {"prompt": "prompt", "chosen": "chosen", "rejected": "rejected"},
+        {"prompt": Q, "chosen": "Yes.", "rejected": "Yes.\u200b"},
+        {"prompt": Q, "chosen": "\u200b", "rejected": "No."},
+    ]
+    found = parse_pairs(rows)
+    said = {issue.row: issue.problem for issue in found.issues}
+    assert len(found.pairs) == 4 and {issue.severity for issue in found.issues} == {"warning"}
+    assert "below score_rejected (2)" in said[1] and "repeats the header" in said[2]
+    assert "invisible characters" in said[3] and "no visible characters" in said[4]
+
+
+def test_best_of_n_reads_the_same_cells() -> None:
+    data = json.dumps({"prompt": json.dumps([ASKED]), "responses": [json.dumps([ANSWER]), BAD]}).encode()
+    (one,) = read_candidates(bz2.compress(data), "a.jsonl.bz2").sets
+    assert one.prompt == USER and one.responses == (GOOD, BAD)
+
+
+def test_rows_in_memory_may_be_a_data_frame_columns_or_a_split() -> None:
+    import datasets
+    import pandas as pd
+
+    columns = {name: [value] for name, value in ROW.items()}
+    table = datasets.Dataset.from_dict(columns)
+    for rows in ([ROW], pd.DataFrame([ROW]), columns, table, datasets.DatasetDict(train=table, test=table)):
+        _is_read(parse_pairs(rows))
+    _is_read(parse_pairs(datasets.DatasetDict(test_prefs=table)))
+    with pytest.raises(SparseRMError, match=r"got the splits test, validation, .*data\['test'\]"):
+        parse_pairs(datasets.DatasetDict(test=table, validation=table))
+    missing = pd.DataFrame([ROW, {**ROW, "chosen": None}])
+    with pytest.raises(PairsError, match="row 2, column chosen: is empty"):
+        parse_pairs(missing)
