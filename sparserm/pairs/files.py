@@ -335,7 +335,16 @@ def read_hub_dataset(name: str, split: str) -> list[RawRow]:
     try:
         if not Path(name).is_dir() and not _is_in_hub_cache(name):
             _ask_hub(name)
-        return kept(_raw_rows(datasets.load_dataset(name, split=split)), Budget(name))
+        try:
+            loaded = datasets.load_dataset(name, split=split)
+        except ValueError as error:
+            if split != "train" or "split" not in str(error).lower():
+                raise
+            every = datasets.load_dataset(name)
+            if len(every) != 1:
+                raise
+            loaded = next(iter(every.values()))
+        return kept(_raw_rows(loaded), Budget(name))
     except Exception as error:  # errors of datasets, the Hub, httpx or the file system
         raise SparseRMError(
             f"dataset {name!r}, split {split!r}, could not be loaded: {_reason(error)}; check the name and the network, or "

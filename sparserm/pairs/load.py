@@ -40,7 +40,7 @@ def load_pairs(
 ) -> PreferenceData:
     """Load preference pairs from a file, a folder or a name; the first match in this order is used.
 
-    1. a file: ``.jsonl``, ``.json``, ``.csv``, ``.tsv``, ``.parquet``, or one of these compressed as ``.gz``; or a folder
+    1. a file: ``.jsonl``, ``.json``, ``.csv``, ``.tsv``, ``.parquet``, or one of these compressed; or a folder of such files or
        written by ``datasets.save_to_disk``;
     2. a file below ``SPARSERM_DATA``, by relative path or file name, with or without the suffix;
     3. a starter set: ``truthfulness``, ``safety``, ``redteam`` or ``helpfulness``;
@@ -50,7 +50,8 @@ def load_pairs(
         source: the path or name.
         columns: maps our column names to those of the source, e.g. ``{"prompt": "question"}``.
         skip_bad: leave out rows that cannot be used and list them in ``.issues``, instead of raising.
-        split: the split to read from a source of the ``datasets`` library; ignored for files.
+        split: the split to read from a source of the ``datasets`` library; ignored for files. Where there is no ``train``, the
+            only split is read.
 
     Raises:
         PairsError: rows cannot be used and ``skip_bad`` is not set, or no row can be used.
@@ -71,6 +72,8 @@ def read_source(source: str | Path, split: str = "train") -> tuple[str, list[Raw
         return (text if text in TASKS else path.name), read_path(path)
     if (saved := _as_path(text)) is not None and is_saved_dataset(saved):
         return saved.name, read_saved_dataset(saved, split)
+    if saved is not None and saved.is_dir() and any(has_data_suffix(one.name) for one in saved.iterdir()):
+        return saved.name, read_hub_dataset(str(saved), split)
     return text, _read_named_dataset(text, split)
 
 

@@ -12,33 +12,61 @@ from dataclasses import dataclass
 
 from sparserm.types import Message, Prompt, SparseRMError
 
-_ROLES = {"model": "assistant", "human": "user", "gpt": "assistant", "developer": "system"}
+_ROLES = {"model": "assistant", "human": "user", "gpt": "assistant", "chatbot": "assistant", "developer": "system"}
+#: Channels of turns that are not said to the user.
+_UNSAID = ("analysis", "commentary")
 
 
 @dataclass(frozen=True)
 class _Template:
-    """Markers of turns: ``opening`` captures the role, ``closing`` ends the turn."""
+    """Markers of turns: ``opening`` captures the role, and the channel if there are any; each of ``closing`` ends the turn."""
 
     opening: re.Pattern[str]
-    closing: str = ""
+    closing: tuple[str, ...] = ()
 
 
 _TEMPLATES = (
-    _Template(re.compile(r"<\|im_start\|>(\w{1,20})(?:\n|<\|im_sep\|>)"), "<|im_end|>"),  # ChatML: Qwen, SmolLM, Phi-4
-    _Template(re.compile(r"<\|start_header_id\|>(\w{1,20})<\|end_header_id\|>\n\n"), "<|eot_id|>"),  # Llama 3
-    _Template(re.compile(r"<start_of_turn>(\w{1,20})\n"), "<end_of_turn>"),  # Gemma
+    _Template(re.compile(r"<\|im_start\|>(\w{1,20})(?:\n|<\|im_sep\|>)"), ("<|im_end|>",)),  # ChatML: Qwen, SmolLM, Phi-4
+    _Template(re.compile(r"<\|start_header_id\|>(\w{1,20})<\|end_header_id\|>\n\n"), ("<|eot_id|>",)),  # Llama 3
+    _Template(re.compile(r"<start_of_turn>(\w{1,20})\n"), ("<end_of_turn>",)),  # Gemma
+    _Template(re.compile(r"<\|header_start\|>(\w{1,20})<\|header_end\|>\n\n"), ("<|eot|>",)),  # Llama 4
+    _Template(re.compile(r"<｜(User|Assistant)｜>"), ("<｜end▁of▁sentence｜>",)),  # DeepSeek
+    _Template(
+        re.compile(r"<\|START_OF_TURN_TOKEN\|><\|(SYSTEM|USER|CHATBOT)_TOKEN\|>"), ("<|END_OF_TURN_TOKEN|>",)
+    ),  # Command R
+    _Template(
+        re.compile(r"<\|start\|>(\w{1,20})(?:<\|channel\|>(\w{1,20}))?<\|message\|>"), ("<|end|>", "<|return|>")
+    ),  # gpt-oss
     _Template(re.compile(r"<\|(system|user|assistant)\|>\n")),  # Zephyr, Phi-3: the closing marker may also occur in the text
 )
 _INST, _INST_END = "[INST]", "[/INST]"  # Mistral, Llama 2
 #: Marks before the first turn.
-_BEGINNINGS = re.compile(r"\s*(?:<s>|<bos>|<\|begin_of_text\|>)\s*|\s+")
-_ENDS = ("</s>", "<|im_end|>", "<|eot_id|>", "<|end|>", "<|endoftext|>", "<|end_of_text|>", "<end_of_turn>", "<eos>", "<pad>")
+_BEGINNINGS = re.compile(r"\s*(<s>|<bos>|<\|begin_of_text\|>|<BOS_TOKEN>|<｜begin▁of▁sentence｜>)?\s*")
+_ENDS = (
+    "</s>",
+    "<|im_end|>",
+    "<|eot_id|>",
+    "<|eom_id|>",
+    "<|eot|>",
+    "<|end|>",
+    "<|return|>",
+    "<|endoftext|>",
+    "<|end_of_text|>",
+    "<|END_OF_TURN_TOKEN|>",
+    "<｜end▁of▁sentence｜>",
+    "<end_of_turn>",
+    "<eos>",
+    "<pad>",
+)
 
 
 def begins_templated(text: str) -> bool:
     """Whether a text begins with the mark of a turn in one of the known templates, after that of a text if there is one."""
     beginning = _BEGINNINGS.match(text)
-    start = text[beginning.end() :] if beginning else text
+    assert beginning is not None  # it may be empty
+    if beginning[1] and any(one.opening.search(text) for one in _TEMPLATES):  # DeepSeek writes the system message right there
+        return True
+    start = text[beginning.end() :]
     return start.startswith(_INST) or any(one.opening.match(start) for one in _TEMPLATES)
 
 
@@ -71,10 +99,10 @@ def read_query(query: str, prompt: str | None = None) -> tuple[Prompt, str]:
     if prompt and prompt.strip() and query.startswith(prompt):
         turns, response = _turns(prompt), query[len(prompt) :]
         if not turns:
-            return (Message("user", prompt.strip()),), _stripped(response)
+            return (Message("user", prompt.strip()),), _stripped(_said(response))
         if turns[-1].role == "assistant":  # the generation prompt, possibly with the beginning of the response
-            return tuple(turns[:-1]), _stripped(turns[-1].content + response)
-        return tuple(turns), _stripped(response)
+            return tuple(turns[:-1]), _stripped(_said(turns[-1].content + response))
+        return tuple(turns), _stripped(_said(response))
     turns = _turns(query)
     if len(turns) > 1 and turns[-1].role == "assistant":
         return tuple(turns[:-1]), turns[-1].content
@@ -98,12 +126,17 @@ def _marked(text: str, template: _Template) -> list[Message]:
     """Parse turns that begin with a role marker."""
     opened = list(template.opening.finditer(text))
     ends = [*(found.start() for found in opened[1:]), len(text)]
-    turns = []
+    beginning = _BEGINNINGS.match(text)
+    assert beginning is not None
+    before = text[beginning.end() : opened[0].start()].strip() if beginning[1] else ""
+    turns = [Message("system", before)] if before else []
     for found, end in zip(opened, ends, strict=True):
         content = text[found.end() : end]
-        if template.closing:
-            content = content.partition(template.closing)[0]
-        turns.append(Message(_ROLES.get(found[1], found[1]), _stripped(content)))
+        for closing in template.closing:
+            content = content.partition(closing)[0]
+        role = found[1].lower()
+        if template.opening.groups < 2 or found[2] not in _UNSAID:
+            turns.append(Message(_ROLES.get(role, role), _stripped(content)))
     return turns
 
 
@@ -118,6 +151,11 @@ def _instructions(text: str) -> list[Message]:
         answer = answer.strip().removesuffix("<s>")  # start of Llama 2's next turn
         turns += [Message("user", user.strip()), Message("assistant", _stripped(answer))]
     return turns
+
+
+def _said(text: str) -> str:
+    """What gpt-oss says to the user, after what it thinks in other channels; any other text unchanged."""
+    return text.rpartition("<|message|>")[2] if text.startswith("<|channel|>") else text
 
 
 def _stripped(text: str) -> str:

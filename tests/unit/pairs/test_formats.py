@@ -12,6 +12,7 @@ import pytest
 
 from sparserm.pairs.candidates import read_candidates
 from sparserm.pairs.files import read_bytes
+from sparserm.pairs.load import load_pairs
 from sparserm.pairs.parsing import PairsError, parse_pairs, parse_rows
 from sparserm.types import Message, PreferenceData, Prompt, SparseRMError
 
@@ -316,3 +317,17 @@ def test_rows_in_memory_may_be_a_data_frame_columns_or_a_split() -> None:
     missing = pd.DataFrame([ROW, {**ROW, "chosen": None}])
     with pytest.raises(PairsError, match="row 2, column chosen: is empty"):
         parse_pairs(missing)
+
+
+@pytest.mark.parametrize("name", ["train-0.parquet", "test-0.parquet", "data.jsonl"])
+def test_a_folder_of_files_is_read_by_its_full_path(tmp_path, monkeypatch, name: str) -> None:
+    import pandas as pd
+
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "pairs"
+    folder.mkdir()
+    if name.endswith("parquet"):
+        pd.DataFrame([ROW]).to_parquet(folder / name)
+    else:
+        (folder / name).write_bytes(LINE)
+    _is_read(load_pairs(folder))

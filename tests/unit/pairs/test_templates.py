@@ -25,6 +25,17 @@ ASKED = (Message("system", "Be kind."), Message("user", "Hi\nthere"))
             "Yes.<|eot_id|>",
         ),
         ("<|system|>\nBe kind.</s>\n<|user|>\nHi\nthere</s>\n<|assistant|>\n", "Yes.</s>"),
+        ("<｜begin▁of▁sentence｜>Be kind.<｜User｜>Hi\nthere<｜Assistant｜>", "Yes.<｜end▁of▁sentence｜>"),
+        (
+            "<BOS_TOKEN><|START_OF_TURN_TOKEN|><|SYSTEM_TOKEN|>Be kind.<|END_OF_TURN_TOKEN|><|START_OF_TURN_TOKEN|>"
+            "<|USER_TOKEN|>Hi\nthere<|END_OF_TURN_TOKEN|><|START_OF_TURN_TOKEN|><|CHATBOT_TOKEN|>",
+            "Yes.<|END_OF_TURN_TOKEN|>",
+        ),
+        (
+            "<|begin_of_text|><|header_start|>system<|header_end|>\n\nBe kind.<|eot|><|header_start|>user<|header_end|>"
+            "\n\nHi\nthere<|eot|><|header_start|>assistant<|header_end|>\n\n",
+            "Yes.<|eot|>",
+        ),
         ("<|system|>\nBe kind.<|end|>\n<|user|>\nHi\nthere<|end|>\n<|assistant|>\n", "Yes.<|end|>"),
     ],
 )
@@ -32,6 +43,12 @@ ASKED = (Message("system", "Be kind."), Message("user", "Hi\nthere"))
 def test_turns_of_known_templates(prompt, answer, closed):
     assert read_query(prompt + (answer if closed else "Yes.")) == (ASKED, "Yes.")
     assert read_query(prompt + answer + "<|endoftext|>" * 3, prompt) == (ASKED, "Yes.")
+
+
+def test_gpt_oss_thinks_in_channels_that_are_left_out():
+    prompt = "<|start|>developer<|message|>Be kind.<|end|><|start|>user<|message|>Hi\nthere<|end|><|start|>assistant"
+    answer = "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>final<|message|>Yes.<|return|>"
+    assert read_query(prompt + answer) == (ASKED, "Yes.") == read_query(prompt + answer, prompt)
 
 
 def test_gemma_calls_the_assistant_model():
@@ -92,7 +109,19 @@ def test_phi_4_parts_role_and_content_by_a_mark():
 
 
 @pytest.mark.parametrize(
-    "unit", [" ", "</s>", "[INST]", "<|im_start|>", "<|im_start|>user\n", "<|user|>\n", "<|pad|> ", "\n</s>"]
+    "unit",
+    [
+        " ",
+        "</s>",
+        "[INST]",
+        "<|im_start|>",
+        "<|im_start|>user\n",
+        "<|user|>\n",
+        "<|pad|> ",
+        "\n</s>",
+        "<｜User｜>",
+        "<|start|>a<|message|>",
+    ],
 )
 def test_long_nonsense_takes_no_longer_than_its_length(unit):
     """In quadratic time this would take minutes."""
