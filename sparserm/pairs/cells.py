@@ -10,15 +10,19 @@ from typing import Any
 
 from sparserm.pairs.limits import MAX_DEPTH, size_of
 
-#: Beginnings of messages: a list of objects or an object, with one of these keys near its start.
-_MESSAGES = re.compile(r"\s*\[?\s*\{\s*['\"](role|content|from|value|messages|conversations)['\"]\s*:")
+_ROLE = r"['\"](?:role|from)['\"]\s*:\s*['\"](?:system|developer|user|human|assistant|gpt|model|bot|tool|function)['\"]"
+#: The beginning of a list of messages, and a role that is named anywhere in a list or an object.
+_BEGUN, _ANY = re.compile(rf"\s*\[\s*\{{\s*{_ROLE}"), re.compile(_ROLE)
 #: Keys under which a conversation stands in an object.
 _WRAPPED = ("messages", "conversations", "conversation", "turns")
 
 
 def looks_like_messages(text: str) -> bool:
-    """Whether a text begins as messages do that were written as text."""
-    return _MESSAGES.match(text) is not None
+    """Whether a text begins as messages do that were written as text, or is an object or a list with one in it."""
+    if _BEGUN.match(text):
+        return True
+    start, end = text.lstrip()[:1], text.rstrip()[-1:]
+    return start + end in ("[]", "{}") and _ANY.search(text) is not None
 
 
 def parsed(text: str) -> Any:

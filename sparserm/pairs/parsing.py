@@ -131,30 +131,31 @@ def _n_listed(row: RawRow, columns: FoundColumns) -> int:
 def _read_row(row: RawRow, columns: FoundColumns) -> list[PreferencePair]:
     """The pairs of a row: every chosen response with every rejected one, grouped by chosen response."""
     values = row.values or {}
-    chosen, rejected = (_several(values.get(column), columns.lists) for column in (columns.chosen, columns.rejected))
+    chosen, rejected = (_several(values.get(column), column, columns.lists) for column in (columns.chosen, columns.rejected))
     if not chosen or not rejected:
         return [_read_pair(row, values, columns)]
     one_each = ({**values, columns.chosen: a, columns.rejected: b} for a in chosen for b in rejected)
     return [_read_pair(row, each, columns, may_be_equal=True) for each in one_each]
 
 
-def _several(value: Any, lists: bool) -> list[str]:
+def _several(value: Any, column: str, lists: bool) -> list[str]:
     """The responses of a cell that contains a list of strings; empty for a single response (text or messages).
 
     Args:
         lists: whether the cells of the column are lists written as text.
     """
     value = plain(value)
-    value = texts_in(value) or value if lists and isinstance(value, str) else value
+    if lists and isinstance(value, str):
+        value = texts_in(value)
+        if value is None:
+            raise RowError(column, "is not a list of texts in JSON or in Python's print format, as the other cells are")
     return value if isinstance(value, list) and all(isinstance(one, str) for one in value) else []
 
 
 def _read_pair(row: RawRow, values: Mapping[str, Any], columns: FoundColumns, *, may_be_equal: bool = False) -> PreferencePair:
     chosen = text_or_messages(values, columns.chosen)
     rejected = text_or_messages(values, columns.rejected)
-    # Rows of one source may differ: some with a prompt, some with whole conversations.
-    whole = not isinstance(chosen, str) and not isinstance(rejected, str) and columns.prompt not in values
-    if columns.prompt is None or whole:
+    if columns.prompt is None or _whole(values, chosen, rejected, columns):
         prompt, chosen, rejected = _implied_prompt(chosen, rejected, columns)
         prompt_column = columns.chosen
     else:
@@ -169,6 +170,18 @@ def _read_pair(row: RawRow, values: Mapping[str, Any], columns: FoundColumns, *,
         raise RowError(columns.rejected, f"equals {columns.chosen}: a pair needs two different responses")
     category = _mark(values.get(columns.category)) if columns.category else ""
     return PreferencePair(prompt, chosen_text, rejected_text, row.row, category, _mark(values.get("id")))
+
+
+def _whole(values: Mapping[str, Any], chosen: str | Prompt, rejected: str | Prompt, columns: FoundColumns) -> bool:
+    """Whether the responses are whole conversations, of which the prompt is a part.
+
+    Rows of one source may differ: some with a prompt, some without. A column that was guessed to be the prompt gives way.
+    """
+    if columns.prompt in values and not (columns.guessed and columns.layout is None):
+        return False
+    if isinstance(chosen, str) and isinstance(rejected, str):
+        return _both_transcripts(chosen, rejected) is not None
+    return not isinstance(chosen, str) and not isinstance(rejected, str) and min(len(chosen), len(rejected)) > 1
 
 
 def _prompt_of(values: Mapping[str, Any], columns: FoundColumns) -> str | Prompt:

@@ -170,12 +170,14 @@ def test_messages_written_as_text_are_messages(row: dict[str, Any], write: Any) 
 
 
 def test_what_looks_like_messages_and_cannot_be_read_is_refused() -> None:
-    with pytest.raises(PairsError, match="looks like messages"):
-        parse_pairs([{"prompt": Q, "chosen": "[{'role': assistant}", "rejected": BAD}])
+    for text in ("[{'role': 'assistant', 'content': 'cut o", "[{'role': 'assistant', 'content': x}]", '{"a": {"role": "user"'):
+        row = {"prompt": Q, "chosen": text + "}" * text.startswith("{"), "rejected": BAD}
+        with pytest.raises(PairsError, match="looks like messages"):
+            parse_pairs([row])
 
 
 def test_text_in_brackets_is_text() -> None:
-    for text in ("[1, 2, 3]", '{"a": 1}', "[sic]", '["one"]'):
+    for text in ("[1, 2, 3]", '{"a": 1}', "[sic]", '["one"]', '{"value": 3} is JSON.', '{"role": "user"} names a role.'):
         (pair,) = parse_pairs([{"prompt": Q, "chosen": text, "rejected": BAD}]).pairs
         assert pair.chosen == text
 
@@ -186,6 +188,16 @@ def test_lists_of_responses_written_as_text_are_lists_where_every_cell_is_one(wr
     found = parse_pairs(rows)
     assert [(pair.chosen, pair.rejected) for pair in found.pairs[:2]] == [(GOOD, BAD), (GOOD, "No.")]
     assert any("lists of responses" in issue.problem for issue in found.issues)
+    with pytest.raises(PairsError, match="row 2, column rejected: is not a list of texts"):
+        parse_pairs([rows[0], {**rows[0], "rejected": '["cut'}])
+
+
+def test_whole_conversations_go_before_a_column_that_was_guessed_to_be_the_prompt() -> None:
+    before = [_turn("user", "Hi."), _turn("assistant", "Hello.")]
+    row = {"question": "Hi.", "chosen": [*before, ASKED, ANSWER], "rejected": [*before, ASKED, OTHER]}
+    _is_read(parse_pairs([row]), (Message("user", "Hi."), Message("assistant", "Hello."), *USER))
+    said = f"\n\nHuman: {Q}\n\nAssistant: "
+    _is_read(parse_pairs([{"question": "Hi.", "chosen": said + GOOD, "rejected": said + BAD}]))
 
 
 def test_tools_and_developers_have_their_place_and_the_last_answer_is_meant() -> None:

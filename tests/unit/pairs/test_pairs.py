@@ -340,7 +340,7 @@ def test_a_file_that_is_broken_as_a_whole(data, filename, problem):
 
 def test_csv_rows_of_the_wrong_width_are_found_and_messages_in_pythons_print_format_read():
     table = b"prompt,chosen,rejected\nx,y,z,,\nx,y, and more,z\nx,y\n" + b"x,\"[{'role': 'assistant', 'content': 'a'}]\",z\n"
-    data = load_bytes(table + b"x,\"[{'role': assistant\",z\n", "a.csv", skip_bad=True)
+    data = load_bytes(table + b"x,\"[{'role': 'assistant', \",z\n", "a.csv", skip_bad=True)
     assert [(issue.row, issue.column) for issue in data.issues] == [(2, "(whole row)"), (3, "(whole row)"), (5, "chosen")]
     assert "has 4 cells, the header has 3" in data.issues[0].problem and "save it as JSON" in data.issues[2].problem
     assert [pair.chosen for pair in data.pairs] == ["y", "a"]
