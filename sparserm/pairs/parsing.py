@@ -79,7 +79,9 @@ def parse_rows(rows: Sequence[RawRow], name: str, *, columns: Mapping[str, str] 
     n_bad = len({issue.row for issue in issues if issue.severity == "error"})
     if (n_bad or not pairs) and not (skip_bad and pairs):
         raise PairsError(_bad_rows_message(name, n_bad, len(rows), issues), issues)
-    return preference_data(name, pairs, issues, len(rows))
+    used = {pair.row for pair in pairs}  # where rows were paired, each pair counts as one, under the number of its chosen one
+    n_rows = len(used | {issue.row for issue in issues if issue.severity != "warning"}) if how else len(rows)
+    return preference_data(name, pairs, issues, n_rows)
 
 
 def _bad_rows_message(name: str, n_bad: int, n_rows: int, issues: Sequence[PairIssue]) -> str:

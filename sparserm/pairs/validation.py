@@ -55,6 +55,11 @@ class Validation:
         return len({issue.row for issue in self.issues if issue.severity == "error"})
 
     @property
+    def n_ties(self) -> int:
+        """Number of rows in which no response was preferred."""
+        return len({issue.row for issue in self.issues if issue.severity == "tie"})
+
+    @property
     def n_warnings(self) -> int:
         """Number of warnings."""
         return sum(issue.severity == "warning" for issue in self.issues)

@@ -108,7 +108,8 @@ def report(found: Validation) -> None:
     """Show the first rows and all findings; stop the page if no row can be used."""
     n_usable = len({pair.row for pair in found.data.pairs}) if found.data else 0
     st.caption(
-        f"{found.n_rows:,} rows, {n_usable:,} usable, {found.n_errors:,} left out, {found.n_warnings:,} with a warning. "
+        f"{found.n_rows:,} rows, {n_usable:,} usable, {found.n_errors:,} left out"
+        f"{f', {found.n_ties:,} without a preference' if found.n_ties else ''}, {found.n_warnings:,} with a warning. "
         f"The first {len(found.preview)} rows:"
     )
     widths = {name: st.column_config.TextColumn(width="medium") for name in found.columns}

@@ -150,6 +150,7 @@ def test_single_verdicts_are_paired_by_prompt() -> None:
     found = parse_pairs(rows)
     assert [(pair.chosen, pair.rejected) for pair in found.pairs] == [(GOOD, BAD), (GOOD, "Who knows.")]
     assert [issue.row for issue in found.issues if issue.severity == "tie"] == [2]
+    assert (found.n_rows, found.n_skipped) == (2, 1)
 
 
 # ------------------------------------------------------------------------------------------------ what is in the cells
