@@ -131,7 +131,8 @@ def test_a_feature_is_chosen_without_a_mouse_and_leads_on(page: AppTest) -> None
     assert not page.exception
     links = {link.proto.label: link.proto.query_string for link in page.get("page_link")}
     feature = links["Pairs that differ in it"]
-    assert feature.startswith("feature=") and any(feature == query for name, query in links.items() if "Open feature" in name)
+    assert feature.startswith("head=truthfulness&layer=15&")  # so that it holds in a new tab, too
+    assert "&feature=" in feature and any(feature == query for name, query in links.items() if "Open feature" in name)
     assert links["Edit its weight"] == feature and any(
         "of feature" in option for option in page.segmented_control(key="colour").options
     )

@@ -141,6 +141,7 @@ def _edit(page: Page, name: str) -> None:
     row.get_by_text("off", exact=True).click()
     edited = page.get_by_text("features edited").first
     expect(edited).to_be_visible()
+    expect(page).to_have_url(re.compile(f"head={name}&.*edits="))
     page.reload()
     expect(edited).to_be_visible()
     expect(row.get_by_role("slider")).to_have_value("0")

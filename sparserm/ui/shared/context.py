@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 import streamlit as st
@@ -16,9 +16,9 @@ from sparserm.backbone.smollm2 import is_ready
 from sparserm.heads.model_card import accuracy, baselines
 from sparserm.heads.saved import HeadCard, SavedHead, head_hash, list_heads, load_head
 from sparserm.support.defaults import DEFAULT_LAYER, DEFAULT_LAYERS, TASKS
-from sparserm.support.parsing import whole_number
 from sparserm.types import Progress, SparseRMError
 from sparserm.ui.shared import job_panel
+from sparserm.ui.shared.links import SELECTION, keep_in_link, link_to, selection
 from sparserm.ui.shared.place import Place, known_backbones, settle
 from sparserm.ui.shared.text import plain, sentence
 
@@ -30,6 +30,8 @@ if TYPE_CHECKING:  # torch is imported behind the first page
 NO_HEAD = "No head (SAE only)"
 #: Parameter of a link that selects a head.
 _OFFERED = "use"
+#: Key of the session state for what was selected last.
+_SELECTED = "_selected"
 #: Seconds between the first visit and loading the language model, so that the first page is drawn without competition.
 _PAINTED = 1.5
 
@@ -138,13 +140,15 @@ def draw_sidebar() -> None:
     if not heads:
         st.error("No heads found, not even those that ship with SparseRM. Reinstall the package.")
         st.stop()
-    _warn_of_unknown([*heads, NO_HEAD], st.query_params.get("head"))
+    if unknown := _restore("head", [*heads, NO_HEAD], next(iter(heads))):
+        st.warning(
+            plain(f"This link names head {unknown!r}, which was not found; another head is shown."), icon=":material/link_off:"
+        )
     with st.sidebar:
         name = st.selectbox(
             "Head",
             [*heads, NO_HEAD],
             key="head",
-            bind="query-params",
             on_change=_head_changed,
             help="The reward model that every page uses, named after what it was trained to prefer. Insights, Features "
             "and Train need none: with the last entry you choose a layer and its sparse autoencoder (SAE).",
@@ -173,11 +177,10 @@ def _sae_only(heads: Mapping[str, Mapping[int, str]]) -> Place:
     if not known:
         st.error("No SAE found, not even those that ship with SparseRM. Reinstall the package.")
         st.stop()
-    names = list(known)
-    backbone = known[st.selectbox("Backbone", names, key="backbone", bind="query-params") if len(names) > 1 else names[0]]
+    backbone = known[_pick("backbone", "Backbone", list(known))]
     layers = backbone.saes
     saes = layers[_pick_layer(layers, DEFAULT_LAYER if DEFAULT_LAYER in layers else min(layers))]
-    sae = st.selectbox("SAE", saes, key="autoencoder", bind="query-params") if len(saes) > 1 else saes[0]
+    sae = _pick("autoencoder", "SAE", saes)
     try:
         return backbone.at(sae)
     except SparseRMError as error:
@@ -185,26 +188,48 @@ def _sae_only(heads: Mapping[str, Mapping[int, str]]) -> Place:
         st.stop()
 
 
+def _pick(name: str, label: str, options: Sequence[str]) -> str:
+    """Draw a choice if there is one to make."""
+    if len(options) == 1:
+        return options[0]
+    _restore(name, options, options[0])
+    return st.selectbox(label, options, key=name)
+
+
 def _pick_layer(layers: Collection[int], default: int) -> int:
     """Draw the choice of the layer. What is lit is always written: the browser keeps what it has unless it is told."""
-    state, asked = st.session_state, st.query_params.get("layer", "")
-    linked = whole_number(asked) if "_link_seen" not in state else None
-    if linked is not None and linked in layers:
-        state["layer"] = linked
-    elif state.get("layer") not in layers:
-        state["layer"] = default
-        if asked and "_link_seen" not in state:
-            there = ", ".join(map(str, sorted(layers)))
-            st.warning(plain(f"This link names layer {asked!r}, expected one of {there}; layer {default} is shown."))
+    options = sorted(layers)
+    if unknown := _restore("layer", options, default):
+        there = ", ".join(map(str, options))
+        st.warning(plain(f"This link names layer {unknown!r}, expected one of {there}; layer {default} is shown."))
     picked = st.segmented_control(
         "Layer",
-        sorted(layers),
+        options,
         required=True,
         key="layer",
-        bind="query-params",
         help="Layer of the language model that is read. Each layer has its own sparse autoencoder (SAE).",
     )
     return default if picked is None else picked
+
+
+def _restore(name: str, options: Sequence[Any], default: Any) -> str | None:
+    """Select in a widget what was selected before, else what the opened link names, else the default.
+
+    The widgets of the sidebar are not bound to the link: when the user goes back, Streamlit drops what is bound, and the
+    head was missing from the links that people copied or reloaded.
+
+    Returns:
+        What the opened link names, if it is not among the options.
+    """
+    state = st.session_state
+    before, linked = state.get(name, state.get(_SELECTED, {}).get(name)), st.query_params.get(name)
+    named = {str(option): option for option in options}
+    if before in options:
+        state[name] = before
+        return None
+    first = "_link_seen" not in state
+    state[name] = named.get(linked or "", default) if first else default
+    return linked if first and linked and linked not in named else None
 
 
 def selected() -> Context | None:
@@ -230,7 +255,7 @@ def current() -> Context:
     st.info("This needs a head, and none is selected. Select one in the sidebar, or train one.", icon=":material/tune:")
     with st.container(horizontal=True, vertical_alignment="center"):
         st.button(f"Use the head {plain(first)}", type="primary", on_click=use_head, args=(first,))
-        st.page_link("pages/train.py", label="Train a head", icon=":material/model_training:")
+        link_to("pages/train.py", "Train a head", ":material/model_training:")
     st.stop()
 
 
@@ -250,9 +275,7 @@ def _require_frame() -> None:
 
 def feature_card_link() -> str:
     """URL of a feature card for what is selected in the sidebar, without the feature number at its end."""
-    selection = ("head", "layer", "hash", "backbone", "autoencoder")
-    kept = {name: st.query_params[name] for name in selection if name in st.query_params}
-    return f"features?{urlencode(kept)}&feature="
+    return f"features?{urlencode(selection())}&feature="
 
 
 def _meant_by_hash(layers: Mapping[int, str]) -> int | None:
@@ -265,7 +288,6 @@ def _meant_by_hash(layers: Mapping[int, str]) -> int | None:
 
 def use_link(page: str, label: str, icon: str, head: str) -> None:
     """A link to a page that selects a head there."""
-    # Not the parameter of the selection: Streamlit drops what a widget of this page is bound to.
     st.page_link(page, label=label, icon=icon, query_params={_OFFERED: head})
 
 
@@ -286,31 +308,31 @@ def _head_changed() -> None:
         use_head(state["head"])
 
 
-def _warn_of_unknown(heads: Iterable[str], asked: str | None) -> None:
-    if asked and asked not in heads:
-        st.warning(
-            plain(f"This link names head {asked!r}, which was not found; another head is shown."), icon=":material/link_off:"
-        )
-
-
 def _guard_link(context: Context | None) -> None:
-    """Keep the hash of the head in the link, and warn if the opened link was made with another version."""
+    """Keep the selection in the link, and warn if the opened link was made with another version of the head."""
     asked = st.query_params.get("hash")
-    if context is None:
-        st.session_state["_link_seen"] = True
-        st.query_params.pop("hash", None)
-        return
-    if asked and "_link_seen" not in st.session_state and asked != context.hash:
-        st.session_state["_link_changed"] = (asked, context.key)
+    first = "_link_seen" not in st.session_state
     st.session_state["_link_seen"] = True
+    _write_link(context)
+    if context is None:
+        return
+    if asked and first and asked != context.hash:
+        st.session_state["_link_changed"] = (asked, context.key)
     was, key = st.session_state.get("_link_changed", ("", ""))
     if key == context.key:
         st.warning(
             plain(f"This link was made with version {was} of head {context.key}; version {context.hash} is shown."),
             icon=":material/link_off:",
         )
-    if asked != context.hash:
-        st.query_params["hash"] = context.hash
+
+
+def _write_link(context: Context | None) -> None:
+    """Write what is selected into the link, and keep it for pages that are drawn while their widgets are not."""
+    state = st.session_state
+    drawn = ("head", "layer") if context else ("head", "layer", "backbone", "autoencoder")
+    state[_SELECTED] = {name: state[name] for name in drawn if name in state}
+    wanted = {name: str(value) for name, value in state[_SELECTED].items()} | ({"hash": context.hash} if context else {})
+    keep_in_link({name: [wanted[name]] if name in wanted else [] for name in SELECTION})
 
 
 def _facts(place: Place, context: Context | None) -> None:

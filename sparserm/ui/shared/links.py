@@ -11,6 +11,8 @@ from sparserm.types import Prompt
 
 #: Maximum number of characters that texts add to a link; longer texts are left out, and the page says so.
 LINK_LENGTH = 1_800
+#: The parameters of what is selected in the sidebar.
+SELECTION = ("head", "layer", "hash", "backbone", "autoencoder")
 
 
 def keep_in_link(wanted: Mapping[str, Sequence[str]]) -> bool:
@@ -31,6 +33,16 @@ def keep_in_link(wanted: Mapping[str, Sequence[str]]) -> bool:
     return fits
 
 
+def selection() -> dict[str, str]:
+    """What is selected in the sidebar, as parameters of a link."""
+    return {name: st.query_params[name] for name in SELECTION if name in st.query_params}
+
+
+def link_to(page: str, label: str, icon: str, **parameters: str) -> None:
+    """A link to another page with the selection of this one, so that it holds in a new tab too."""
+    st.page_link(page, label=label, icon=icon, query_params=selection() | parameters)
+
+
 def too_long() -> None:
     """Say that the link does not hold the texts."""
     st.caption(":material/link_off: These texts are too long for a link; the address of this page does not include them.")
@@ -40,25 +52,19 @@ def open_in_compare(prompt: Prompt, responses: Sequence[str]) -> None:
     """A link to the Compare page that fills its fields; texts of any length."""
     # Not a button with st.switch_page: that clears the query parameters, which Streamlit forbids while widgets are bound.
     st.session_state["compare_offered"] = prompt, tuple(responses)
-    st.page_link("pages/compare.py", label="Open in Compare", icon=":material/compare_arrows:", query_params={"offered": "1"})
+    link_to("pages/compare.py", "Open in Compare", ":material/compare_arrows:", offered="1")
 
 
 def card_link(feature: int, more: str = "") -> None:
     """A link to the card of a feature."""
-    st.page_link(
-        "pages/features.py", label=f"Open feature {feature}{more}", icon=":material/category:", query_params=_of(feature)
-    )
+    link_to("pages/features.py", f"Open feature {feature}{more}", ":material/category:", feature=str(feature))
 
 
 def pairs_link(feature: int) -> None:
     """A link to the pairs in which one response alone has a feature."""
-    st.page_link("pages/insights.py", label="Pairs that differ in it", icon=":material/insights:", query_params=_of(feature))
+    link_to("pages/insights.py", "Pairs that differ in it", ":material/insights:", feature=str(feature))
 
 
 def edit_link(feature: int) -> None:
     """A link to the weight of a feature of the selected head."""
-    st.page_link("pages/edit.py", label="Edit its weight", icon=":material/tune:", query_params=_of(feature))
-
-
-def _of(feature: int) -> dict[str, str]:
-    return {"feature": str(feature)}
+    link_to("pages/edit.py", "Edit its weight", ":material/tune:", feature=str(feature))

@@ -26,7 +26,7 @@ from sparserm.types import PairIssue, PreferenceData, SparseRMError
 from sparserm.ui.shared import access, job_panel
 from sparserm.ui.shared.context import place, selected
 from sparserm.ui.shared.default_pairs import Part, default_pairs, read_pairs
-from sparserm.ui.shared.links import keep_in_link
+from sparserm.ui.shared.links import keep_in_link, link_to
 from sparserm.ui.shared.place import Place
 from sparserm.ui.shared.text import counted, plain, sentence
 
@@ -125,8 +125,8 @@ def link_to_insights(label: str) -> None:
 
 def link_with_pairs(page: str, text: str, icon: str, label: str) -> None:
     """A link to a page that selects the pairs of a source there."""
-    # Not the parameter of the selection there: Streamlit drops what a widget of this page is bound to. It keeps the sidebar's.
-    st.page_link(page, label=text, icon=icon, query_params={_OFFERED: label})
+    # Not the parameter of the selection there: that counts only where nothing was selected in this session.
+    link_to(page, text, icon, **{_OFFERED: label})
 
 
 def _write_selection(key: str, sources: Collection[str], default: str | None) -> None:
