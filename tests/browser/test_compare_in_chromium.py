@@ -41,7 +41,9 @@ def test_hovering_lights_tokens_and_a_click_locks_them(compared) -> None:
     expect(legend).to_contain_text("features together")
     rows.nth(0).hover()
     expect(legend).to_contain_text("of the margin")
-    expect(rows.nth(0).get_by_role("link")).to_have_attribute("href", re.compile(r"^features\?hash=[0-9a-f]+&feature=\d+$"))
+    expect(rows.nth(0).get_by_role("link")).to_have_attribute(
+        "href", re.compile(r"^features\?head=truthfulness&layer=15&hash=[0-9a-f]+&feature=\d+$")
+    )
     first = [_colours(compared, side) for side in (0, 1)]
     assert first[0] != together[0] and first[1] != together[1]
     rows.nth(0).click()
