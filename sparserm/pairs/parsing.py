@@ -18,7 +18,7 @@ from sparserm.pairs.layouts import TieError, paired, pairs_of
 from sparserm.pairs.limits import MAX_LISTED_PAIRS
 from sparserm.pairs.messages import RowError, answer, check_prompt, plain, plain_turns, same_turns, text_or_messages, transcript
 from sparserm.pairs.split import preference_data
-from sparserm.pairs.templates import begins_templated, read_turns, without_ends
+from sparserm.pairs.templates import begins_templated, mark_in, read_turns, thinks
 from sparserm.support.files import one_line
 from sparserm.types import Message, PairIssue, PreferenceData, PreferencePair, Prompt, SparseRMError
 
@@ -73,6 +73,7 @@ def parse_rows(rows: Sequence[RawRow], name: str, *, columns: Mapping[str, str] 
         issues += unusable
         issues += _warnings(readable, pairs, found)
         issues += _implied_text_warning(readable, pairs, found)
+        issues += _thinking_warning(readable)
         if said := how or found.reading:
             issues.append(PairIssue(readable[0].row, WHOLE_ROW, said, "warning"))
     issues.sort(key=lambda issue: issue.row)
@@ -165,8 +166,8 @@ def _read_pair(row: RawRow, values: Mapping[str, Any], columns: FoundColumns, *,
         prompt_column = columns.prompt
     check_prompt(prompt, prompt_column)
     prompt = _with_system(plain_turns(prompt), values, columns)
-    chosen_text = without_ends(answer(chosen, prompt, columns.chosen))
-    rejected_text = without_ends(answer(rejected, prompt, columns.rejected))
+    chosen_text = answer(chosen, prompt, columns.chosen)
+    rejected_text = answer(rejected, prompt, columns.rejected)
     # In a list of responses two may be equal: benchmarks count such a pair as a tie.
     if chosen_text.strip() == rejected_text.strip() and not may_be_equal:
         raise RowError(columns.rejected, f"equals {columns.chosen}: a pair needs two different responses")
@@ -300,6 +301,8 @@ def _warnings(rows: Iterable[RawRow], pairs: Iterable[PreferencePair], columns: 
         for column, text in ((columns.chosen, pair.chosen), (columns.rejected, pair.rejected)):
             if text.strip() in _MISSING_MARKS:
                 found.append((pair.row, column, f"is the text {text.strip()!r}, which may be a missing value"))
+            if mark := mark_in(text):
+                found.append((pair.row, column, f"has {mark} in it, a mark of a chat template: read as text"))
             if not visible(text):
                 found.append((pair.row, column, "has no visible characters"))
         if pair.chosen != pair.rejected and visible(pair.chosen) == visible(pair.rejected):
@@ -324,6 +327,23 @@ def _doubtful_rows(rows: Iterable[RawRow], columns: FoundColumns) -> list[tuple[
             if isinstance(high, (int, float)) and isinstance(low, (int, float)) and high < low:
                 found.append((row.row, a, f"is {high:g}, below {b} ({low:g}): the label may be the wrong way round"))
     return found
+
+
+def _thinking_warning(rows: Iterable[RawRow]) -> list[PairIssue]:
+    """One warning if responses began with what the model thought, which is left out."""
+    found = [row.row for row in rows if any(map(_holds_thinking, (row.values or {}).values()))]
+    said = f"thinking at the beginning of responses was left out ({len(found):,} {'row' if len(found) == 1 else 'rows'})"
+    return [PairIssue(found[0], WHOLE_ROW, said, "warning")] if found else []
+
+
+def _holds_thinking(value: Any) -> bool:
+    """Whether a cell is a response that begins with thinking: text, or messages."""
+    value = plain(value)
+    if isinstance(value, str):
+        return thinks(value)
+    if isinstance(value, Mapping):
+        return any(_holds_thinking(value.get(name)) for name in ("content", "value"))
+    return isinstance(value, list) and any(_holds_thinking(one) for one in value[-1:])
 
 
 def visible(text: str) -> str:
