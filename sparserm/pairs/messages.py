@@ -71,7 +71,7 @@ def as_response(response: str | Sequence[Mapping[str, Any] | Message]) -> str:
 
 
 def as_completion(completion: str | Sequence[Mapping[str, Any] | Message]) -> str:
-    """Convert a policy's completion to text; unlike :func:`as_response`, one that is empty or only thinks gives an empty string.
+    """Convert a policy's completion to text; other than :func:`as_response`, one that is empty or only thinks gives no text.
 
     Raises:
         SparseRMError: there are several messages, or the message is not from the assistant.

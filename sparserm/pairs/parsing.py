@@ -14,7 +14,7 @@ from typing import Any
 from sparserm.pairs.cells import looks_like_messages, texts_in
 from sparserm.pairs.columns import FoundColumns, find_columns
 from sparserm.pairs.files import WHOLE_ROW, RawRow, rows_of, uncollected
-from sparserm.pairs.layouts import TieError, paired, pairs_of
+from sparserm.pairs.layouts import LabelError, TieError, paired, pairs_of
 from sparserm.pairs.limits import MAX_LISTED_PAIRS
 from sparserm.pairs.messages import RowError, answer, check_prompt, plain, plain_turns, same_turns, text_or_messages, transcript
 from sparserm.pairs.split import preference_data
@@ -87,6 +87,10 @@ def parse_rows(rows: Sequence[RawRow], name: str, *, columns: Mapping[str, str] 
 
 def _bad_rows_message(name: str, n_bad: int, n_rows: int, issues: Sequence[PairIssue]) -> str:
     errors = [str(issue) for issue in issues if issue.severity == "error"]
+    if not errors:
+        ties = [str(issue) for issue in issues if issue.severity == "tie"]
+        said = f"; {ties[0]}" if ties else ""
+        return one_line(f"{name}: none of its {n_rows} rows prefers a response to another{said}; add rows that do", 2000)
     shown = "; ".join(errors[:3]) + (f"; and {len(errors) - 3} more" if len(errors) > 3 else "")
     fix = (
         "fix them, or pass skip_bad=True (--skip-bad on the command line) to leave them out"
@@ -100,7 +104,7 @@ def read_rows(rows: Iterable[RawRow], columns: FoundColumns) -> tuple[list[Prefe
     """The pairs of the usable rows and the errors of the others, including rows that could not be read.
 
     Raises:
-        SparseRMError: lists of responses give too many pairs.
+        SparseRMError: lists of responses give too many pairs, or labels do not mean what they mean in this layout.
     """
     pairs: list[PreferencePair] = []
     issues = []
@@ -118,6 +122,11 @@ def read_rows(rows: Iterable[RawRow], columns: FoundColumns) -> tuple[list[Prefe
             try:
                 for one in pairs_of(columns.layout, row) if columns.layout else [row]:
                     pairs += _read_row(one, columns)
+            except LabelError as problem:  # the rows before it may have been read the wrong way round
+                raise SparseRMError(
+                    f"row {row.row}: {problem}; so the labels of this source mean something else than in the form that its "
+                    "columns have, and none of its rows is read; write the responses into the columns chosen and rejected"
+                ) from problem
             except RowError as problem:
                 issues.append(PairIssue(row.row, problem.column, problem.problem))
             except TieError as problem:

@@ -41,12 +41,7 @@ _TEMPLATES = (
 )
 _INST, _INST_END = "[INST]", "[/INST]"  # Mistral, Llama 2
 #: Marks around what a model thinks before it answers: Qwen, DeepSeek, SmolLM; Magistral; Seed-OSS.
-_THINKING = (
-    ("<think>", "</think>"),
-    ("<thinking>", "</thinking>"),
-    ("[THINK]", "[/THINK]"),
-    ("<seed:think>", "</seed:think>"),
-)
+_THINKING = (("<think>", "</think>"), ("<thinking>", "</thinking>"), ("[THINK]", "[/THINK]"), ("<seed:think>", "</seed:think>"))
 #: Marks before the first turn.
 _BEGINNINGS = re.compile(r"\s*(<s>|<bos>|<\|begin_of_text\|>|<BOS_TOKEN>|<｜begin▁of▁sentence｜>)?\s*")
 _ENDS = (
@@ -113,7 +108,7 @@ def spoken(response: str) -> str:
     A block of thinking at the beginning is left out; one that is never closed is all there is, so nothing remains. Templates
     that open the block in the prompt leave only its end in the response. Text without any of these is unchanged.
     """
-    text = _stripped(response) if response.rstrip().endswith(_ENDS) else response
+    text = _without_ends(response)
     while (answer := _after_thinking(text)) is not None:
         text = answer
     return text
@@ -121,8 +116,13 @@ def spoken(response: str) -> str:
 
 def thinks(response: str) -> bool:
     """Whether :func:`spoken` leaves thinking out of a response."""
-    text = _stripped(response) if response.rstrip().endswith(_ENDS) else response
-    return _after_thinking(text) is not None
+    return _after_thinking(_without_ends(response)) is not None
+
+
+def _without_ends(text: str) -> str:
+    """A text without the marks that end it; unchanged if there are none, or ``</s>`` closes a ``<s>`` of HTML."""
+    whole = text.rstrip()
+    return text if not whole.endswith(_ENDS) or (whole.endswith("</s>") and "<s>" in whole) else _stripped(text)
 
 
 def _after_thinking(text: str) -> str | None:
