@@ -357,9 +357,11 @@ def _holds_thinking(value: Any) -> bool:
 
 def visible(text: str) -> str:
     """A text without characters that cannot be seen, and with single spaces: what a reader can tell apart."""
-    return " ".join(
-        "".join(one for one in text if unicodedata.category(one) not in ("Cf", "Cc", "Zl", "Zp") or one.isspace()).split()
-    )
+    flat = " ".join(text.split())
+    if flat.isprintable():
+        return flat
+    seen = (one for one in text if unicodedata.category(one) not in ("Cf", "Cc", "Zl", "Zp") or one.isspace())
+    return " ".join("".join(seen).split())
 
 
 def _says_its_turns(a: str, b: str) -> bool:
