@@ -84,6 +84,7 @@ else:
 left, right = st.columns([4, 1], vertical_alignment="bottom")
 with left:
     download_table(shown.rows, "Features", f"features-{scope.name.replace('/', '-')}.csv")
+    view.list_link(scope)
 st.session_state[state.NUMBER] = feature
 right.number_input(
     "Go to feature",

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Literal
+from urllib.parse import quote, urlencode
 
 import numpy as np
 
@@ -229,6 +231,18 @@ def neuronpedia_url(sae: SparseAutoencoder, feature: int) -> str | None:
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", identity):
         return None
     return f"https://www.neuronpedia.org/{identity}/{feature}"
+
+
+def neuronpedia_list_url(sae: SparseAutoencoder, features: Iterable[int], name: str) -> str | None:
+    """URL of a list of latents on Neuronpedia, such as those of a head; None where the SAE is not on Neuronpedia.
+
+    The form is that of SAELens's ``get_neuronpedia_quick_list``.
+    """
+    own = [url for url in (neuronpedia_url(sae, feature) for feature in features) if url is not None]
+    parts = (url.rsplit("/", 3)[1:] for url in own)
+    listed = [{"modelId": model, "layer": layer, "index": index} for model, layer, index in parts]
+    query = urlencode({"name": name, "features": json.dumps(listed)}, quote_via=quote)
+    return f"https://www.neuronpedia.org/quick-list/?{query}" if listed else None
 
 
 def _strongest(peaks: np.ndarray, texts: Sequence[PreferencePair], side: Side) -> list[Example]:

@@ -53,6 +53,11 @@ def test_python_snippets_run_as_they_are(folder: Path, title: str, capsys: pytes
         kept = [json.loads(line) for line in Path("filtered.jsonl").read_text().splitlines()]
         agreed = [pair for pair, c, r in zip(PAIRS, scope["chosen"], scope["rejected"], strict=True) if c > r]
         assert kept == agreed
+    if title == "pandas and datasets":
+        model = SparseRM.from_pretrained("truthfulness")
+        prompts, chosen, rejected = ([pair[name] for pair in PAIRS] for name in ("prompt", "chosen", "rejected"))
+        margins = model.score(prompts, chosen) - model.score(prompts, rejected)
+        assert scope["rows"]["margin"] == pytest.approx(margins.tolist(), abs=1e-3)
     if title == "TRL reward function":
         plain = scope["reward"](prompts=["Hi"], completions=["Hello."], completion_ids=[[1]], extra=["column"])
         user, assistant = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}

@@ -10,6 +10,7 @@ from streamlit.elements.lib.column_types import ColumnConfig
 
 from sparserm import jobs
 from sparserm.features.auto_labels import LEAST_DETECTION
+from sparserm.features.cards import neuronpedia_list_url
 from sparserm.features.listing import FeatureList, FiringText, family_texts, visible
 from sparserm.features.llm_labels import configured_endpoint
 from sparserm.features.logit_lens import LogitLens
@@ -118,6 +119,12 @@ def nothing_found(asked: str, shown: FeatureList, listed: str, n_latents: int, *
     st.info(said if listed == HEAD else f"{said} Try another word, or a shorter one.", icon=":material/search_off:")
     if listed == HEAD:
         st.button(f"Search all {n_latents:,} latents", icon=":material/search:", on_click=state.search_all)
+
+
+def list_link(scope: Scope) -> None:
+    """A link to the head's features as a list on Neuronpedia, where its SAE is there."""
+    if scope.head and (url := neuronpedia_list_url(scope.place.sae(), scope.head.features.tolist(), scope.name)):
+        st.link_button("These features on Neuronpedia", url, icon=":material/open_in_new:")
 
 
 def feature_table(shown: FeatureList, feature: int) -> None:

@@ -99,6 +99,23 @@ with open("filtered.jsonl", "w", encoding="utf-8") as file:
             file.write(json.dumps(pair, ensure_ascii=False) + "\\n")
 """
 
+_TABLES = """\
+import pandas as pd
+from datasets import Dataset
+
+from sparserm import SparseRM
+
+model = SparseRM.from_pretrained($head)
+
+table = pd.read_json("pairs.jsonl", lines=True)  # with pandas
+table["reward"] = model.score(table["prompt"].tolist(), table["chosen"].tolist())
+print(table.sort_values("reward").head())
+
+rows = Dataset.from_pandas(table)  # with datasets
+rows = rows.map(lambda part: {"margin": part["reward"] - model.score(part["prompt"], part["rejected"])}, batched=True)
+print(rows.filter(lambda row: row["margin"] < 0).num_rows, "labels that the head contradicts")
+"""
+
 _TRL = """\
 from sparserm.integrations.trl import SparseRMReward
 
@@ -177,9 +194,15 @@ def snippets(head: str) -> tuple[Snippet, ...]:
             Template(_FILTER).substitute(python),
         ),
         Snippet(
+            "pandas and datasets",
+            "Rewards as a column of a data frame, and in the map of a dataset.",
+            "python",
+            Template(_TABLES).substitute(python),
+        ),
+        Snippet(
             "TRL reward function",
-            "For GRPO and RLOO, conversational or plain text. Contributions by feature are logged with the rewards and show "
-            "what the policy optimises.",
+            "For GRPO and RLOO, conversational or plain text. Contributions by feature are logged with the rewards, to wandb "
+            "and trackio too where report_to names them, and show what the policy optimises.",
             "python",
             Template(_TRL).substitute(python),
         ),

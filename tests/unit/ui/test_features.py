@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
 import pytest
 
-from sparserm.features.cards import neuronpedia_url
+from sparserm.features.cards import neuronpedia_list_url, neuronpedia_url
 from sparserm.ui.features.charts import density_figure
 from sparserm.ui.shared.examples import AFTER, BEFORE, WHOLE, ColouredText, _pack
 from sparserm.ui.shared.style import DOWN, UP
@@ -59,4 +61,10 @@ def test_neuronpedia_is_linked_where_the_sae_is_there() -> None:
     sae = replace(tiny_sae(), metadata={"neuronpedia_id": "gemma-2-2b/12-gemmascope-res-16k"})
     assert neuronpedia_url(sae, 7) == "https://www.neuronpedia.org/gemma-2-2b/12-gemmascope-res-16k/7"
     assert neuronpedia_url(tiny_sae(), 7) is None
+    link = urlsplit(neuronpedia_list_url(sae, [7, 12], "my head & more") or "")
+    query = parse_qs(link.query)
+    assert (link.netloc, link.path, query["name"]) == ("www.neuronpedia.org", "/quick-list/", ["my head & more"])
+    common = {"modelId": "gemma-2-2b", "layer": "12-gemmascope-res-16k"}
+    assert json.loads(query["features"][0]) == [{**common, "index": "7"}, {**common, "index": "12"}]
+    assert neuronpedia_list_url(tiny_sae(), [7], "head") is None
     assert neuronpedia_url(replace(sae, metadata={"neuronpedia_id": "x/../../evil?<script>"}), 7) is None
