@@ -21,6 +21,7 @@ from sparserm.backbone.packing import ROW_TOKENS, Batch, batches, pack
 from sparserm.backbone.tokenization import ChatTokenizer
 from sparserm.support.defaults import DEFAULT_BACKBONE, default_device, folder_note, home, noted_folder
 from sparserm.support.files import one_line, write_text
+from sparserm.support.hub import hub_problem
 from sparserm.support.parsing import given_path
 from sparserm.support.quiet import without_bars
 from sparserm.types import HookPoint, Progress, Prompt, SparseRMError, TokenizedText
@@ -397,8 +398,8 @@ def resolve(name: str | Path, progress: Progress | None = None, *, may_download:
                 "it; expected its files in the cache of the Hugging Face Hub; if you trust it, download it with `hf download`"
             ) from error
         raise SparseRMError(
-            f"backbone {str(name)!r} was not found: it is not {DEFAULT_BACKBONE!r}, not a folder, and the Hugging Face Hub "
-            f"gave {type(error).__name__}; give one of these, and check the network if it is a Hub name"
+            f"backbone {one_line(name)!r} was not found: it is not {DEFAULT_BACKBONE!r}, not a folder, and cannot be downloaded "
+            f"from the Hugging Face Hub: {hub_problem(error, one_line(name))}"
         ) from error
 
 

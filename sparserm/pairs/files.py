@@ -38,6 +38,7 @@ from sparserm.pairs.limits import (
     size_of,
 )
 from sparserm.support.files import one_line
+from sparserm.support.hub import hub_problem
 from sparserm.types import PairIssue, SparseRMError
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
@@ -347,8 +348,7 @@ def read_hub_dataset(name: str, split: str) -> list[RawRow]:
         return kept(_raw_rows(loaded), Budget(name))
     except Exception as error:  # errors of datasets, the Hub, httpx or the file system
         raise SparseRMError(
-            f"dataset {name!r}, split {split!r}, could not be loaded: {_reason(error)}; check the name and the network, or "
-            "use a file"
+            f"dataset {name!r}, split {split!r}, could not be loaded: {hub_problem(error, name, 'dataset')}; or use a file"
         ) from error
 
 

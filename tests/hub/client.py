@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import sys
 import traceback
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 #: Variables of the user's own Hub and proxies.
 _FOREIGN = ("HF_TOKEN", "HF_HUB_OFFLINE", "HF_HUB_CACHE", "HF_DATASETS_CACHE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE")
@@ -29,9 +29,9 @@ def _run(journey: Callable[..., Any], args: tuple[Any, ...], settings: dict[str,
     """The result of a journey, or the message of its ``SparseRMError``, or the traceback of anything else."""
     from sparserm.types import SparseRMError
 
-    os.environ.update(settings)
     try:
-        return journey(*args), "", ""
+        with patch.dict(os.environ, settings):
+            return journey(*args), "", ""
     except SparseRMError as error:
         return None, str(error), ""
     except BaseException:
@@ -54,6 +54,7 @@ class Client:
             "HF_HUB_DISABLE_XET": "1",
             "HF_HUB_DISABLE_TELEMETRY": "1",
             "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+            "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
             "NO_PROXY": "127.0.0.1,localhost",
             "SPARSERM_HOME": str(folder / "home"),
             "SPARSERM_DATA": "",
@@ -80,7 +81,3 @@ class Client:
         """End the process."""
         self._pool.shutdown(cancel_futures=True)
 
-
-def loaded(name: str) -> bool:
-    """Whether a module is imported in this process."""
-    return name in sys.modules

@@ -10,9 +10,10 @@ import base64
 import hashlib
 import json
 import re
+import socket
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -92,14 +93,20 @@ class Hub:
         self.users: dict[str, str] = {}
         self.large: dict[str, bytes] = {}
         self.requests: list[tuple[str, str]] = []
+        self.connections: set[socket.socket] = set()
         self._faults: list[Fault] = []
         self._lock = threading.Lock()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
+        self.port = 0
+        self.start()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.storage = f"http://localhost:{self.port}/stored"  # another host, as the Hub's: clients keep their token from it
+
+    def start(self) -> None:
+        """Open the port, the same as before if there was one."""
+        self._server = ThreadingHTTPServer(("127.0.0.1", self.port), _Handler)
         self._server.daemon_threads = True
         self._server.hub = self  # type: ignore[attr-defined]
         self.port = self._server.server_address[1]
-        self.url = f"http://127.0.0.1:{self.port}"
-        self.storage = f"http://localhost:{self.port}/stored"  # another host, as the Hub's: clients keep their token from it
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
 
     def add(self, kind: str, name: str, files: Mapping[str, bytes] | Path, **settings: Any) -> Repository:
@@ -132,14 +139,35 @@ class Hub:
         return None
 
     def stop(self) -> None:
-        """Close the port: further connections are refused."""
+        """Close the port and the open connections: nobody reaches the Hub."""
         self._server.shutdown()
         self._server.server_close()
+        for connection in list(self.connections):
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        """The block finds no Hub."""
+        self.stop()
+        try:
+            yield
+        finally:
+            self.start()
 
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server: Any
+
+    def setup(self) -> None:
+        super().setup()
+        self.hub.connections.add(self.connection)
+
+    def finish(self) -> None:
+        self.hub.connections.discard(self.connection)
+        with suppress(OSError):  # the client has gone
+            super().finish()
 
     def do_GET(self) -> None:
         self._answer(self._get)

@@ -1,0 +1,84 @@
+"""What went wrong with the Hugging Face Hub, in words: its clients raise many types of error, often one wrapped in another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from sparserm.support.files import one_line
+
+#: Errors of several HTTP libraries by name: the Hub's clients use httpx or requests, by version.
+_UNREACHABLE = ("ConnectError", "ConnectTimeout", "ConnectionError", "ReadTimeout", "PoolTimeout", "ProxyError", "NetworkError")
+_BROKEN_OFF = ("RemoteProtocolError", "ReadError", "ChunkedEncodingError", "IncompleteRead")
+_LOG_IN = "log in with `hf auth login`"
+
+
+def hub_problem(error: BaseException, name: str, kind: str = "model") -> str:
+    """The reason why something of the Hub could not be read or written, and how to fix it, on one line.
+
+    Args:
+        error: what a client of the Hub raised.
+        name: the repository that was asked for.
+        kind: ``model`` or ``dataset``.
+    """
+    chain = list(_chain(error))
+    for one in chain:  # an answer of the Hub tells more than the errors that wrap it
+        response = getattr(one, "response", None)
+        if isinstance(status := getattr(response, "status_code", None), int):
+            return _answered(status, getattr(response, "headers", {}), one, name, kind)
+    names = {parent.__name__: one for one in chain for parent in type(one).__mro__}
+    if "OfflineModeIsEnabled" in names:
+        return f"{name} is not in the Hub's cache, and HF_HUB_OFFLINE forbids to download it; unset it, or download {name} first"
+    if "HFValidationError" in names:
+        return f"{name!r} is not a name of the Hub, which are USER/NAME; correct the name"
+    if any(one in names for one in _BROKEN_OFF) or "Consistency check failed" in str(error):
+        return "the download broke off; try again, which continues where it stopped"
+    if "IncompleteSnapshotError" in names and not any(one in names for one in _UNREACHABLE):
+        return f"the copy of {name} in the Hub's cache is incomplete; download it again"
+    if any(one in names for one in _UNREACHABLE):
+        return f"the Hub cannot be reached ({one_line(f'{type(chain[-1]).__name__}: {chain[-1]}', 100)}); check the network"
+    return one_line(f"{type(error).__name__}: {error}")
+
+
+def _answered(status: int, headers: Mapping[str, str], error: BaseException, name: str, kind: str) -> str:
+    """The reason in an answer of the Hub, which gives 401 for what is missing too."""
+    code = headers.get("X-Error-Code", "")
+    if code == "GatedRepo":
+        page = f"{'datasets/' if kind == 'dataset' else ''}{name} on the Hub"
+        if status == 401:
+            return f"{name} is gated: accept its licence on the page {page}, then {_LOG_IN}"
+        return f"{name} is gated, and your account has no access: accept its licence on the page {page}"
+    if code == "RevisionNotFound":
+        return f"{name} has no revision like that, such as the branch main; check its page on the Hub"
+    if code == "EntryNotFound":
+        return f"{name} lacks a file that is needed ({one_line(_path_of(error), 100)}); check its files on the Hub"
+    if status == 429:
+        wait = headers.get("Retry-After")
+        return (
+            f"the Hub limits how much it answers (429); try again in {f'{wait} seconds' if wait else 'some minutes'}, or "
+            f"{_LOG_IN} for a higher limit"
+        )
+    if status == 401 and "Invalid credentials" in headers.get("X-Error-Message", ""):
+        return f"the Hub does not know your token; {_LOG_IN} again"
+    if status in (401, 404):
+        return f"the Hub has no {kind} {name} that you may read; check the name, or, if it is private, {_LOG_IN}"
+    if status == 403:
+        return f"your token has no right to this on {name}; {_LOG_IN} with one that has"
+    if status >= 500:
+        return f"the Hub is down (status {status}); try again later"
+    return one_line(f"the Hub answered {status}: {error}")
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """An error and what it was raised from."""
+    seen: set[int] = set()
+    current: BaseException | None = error
+    while current is not None and id(current) not in seen:
+        seen.add(id(current))
+        yield current
+        current = current.__cause__ or current.__context__
+
+
+def _path_of(error: Any) -> str:
+    """The path that was asked for, without the address of the Hub."""
+    return str(getattr(error.response, "url", "")).partition("/resolve/")[2]
