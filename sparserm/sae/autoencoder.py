@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import functools
 import hashlib
 import json
@@ -335,7 +336,14 @@ def _load_registry(release: str, sae_id: str, may_download: bool) -> SparseAutoe
     import sae_lens
     from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
 
-    repository, name = get_pretrained_saes_directory()[release].repo_id, f"{release}:{sae_id}"
+    known, name = get_pretrained_saes_directory()[release], f"{release}:{sae_id}"
+    if sae_id not in known.saes_map:
+        near = difflib.get_close_matches(sae_id, known.saes_map, n=3, cutoff=0)
+        raise SparseRMError(
+            f"release {release} of SAELens's registry has no SAE {one_line(sae_id)!r}; expected one of its {len(known.saes_map)}, "
+            f"such as {', '.join(near)}; correct the name"
+        )
+    repository = known.repo_id
     if not may_download and not _is_in_hub_cache(repository):
         raise _not_downloaded(name)
     try:
@@ -345,8 +353,8 @@ def _load_registry(release: str, sae_id: str, may_download: bool) -> SparseAutoe
         raise
     except Exception as error:  # unknown ids, network, formats
         raise SparseRMError(
-            f"SAELens could not load {one_line(name)} ({hub_problem(error, repository)}); expected a release and id of its "
-            "registry"
+            f"SAELens could not load {one_line(name)} from {repository} ({hub_problem(error, repository)}); expected an "
+            "SAE of its registry"
         ) from error
     cfg = {**theirs.cfg.to_dict(), "architecture": theirs.cfg.architecture(), "metadata": dict(theirs.cfg.metadata.items())}
     tensors = {key: tensor.detach().float().cpu().contiguous() for key, tensor in theirs.state_dict().items()}

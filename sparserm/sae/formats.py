@@ -117,9 +117,11 @@ def saelens_config(cfg: Mapping[str, Any], name: str, folder: Path) -> SAEConfig
             "folds in the statistics it knows, or fold them into the weights before saving"
         )
     if cfg.get("reshape_activations", "none") != "none" or activation not in ("relu", "topk"):
+        reshaped = f"reshapes its input ({_shown(cfg.get('reshape_activations'))}), as SAEs on attention heads do"
+        what = f"has activation {_shown(activation)}" if activation not in ("relu", "topk") else reshaped
         raise SparseRMError(
-            f"SAE {name} reshapes its input or has activation {_shown(activation)}; expected an SAE on the residual "
-            "stream or the MLP output with its architecture's own activation; choose another SAE"
+            f"SAE {name} {what}; expected an SAE on the residual stream or the MLP output with its architecture's own "
+            "activation; choose another SAE"
         )
     metadata = _mapping(cfg.get("metadata"))
     return SAEConfig(

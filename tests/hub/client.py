@@ -10,19 +10,25 @@ import multiprocessing
 import os
 import traceback
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
+
+#: Seconds that a journey may take, imports included.
+LONGEST_S = 120
 
 #: Variables of the user's own Hub and proxies.
 _FOREIGN = ("HF_TOKEN", "HF_HUB_OFFLINE", "HF_HUB_CACHE", "HF_DATASETS_CACHE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE")
 
 
-def _settle(settings: dict[str, str]) -> None:
+def _work(pipe: Connection, settings: dict[str, str]) -> None:
+    """The process: run the journeys that come through the pipe, until it is closed."""
     for name in _FOREIGN:
         os.environ.pop(name, None)
     os.environ.update(settings)
+    while True:
+        pipe.send(_run(*pipe.recv()))
 
 
 def _run(journey: Callable[..., Any], args: tuple[Any, ...], settings: dict[str, str]) -> tuple[Any, str, str]:
@@ -34,7 +40,7 @@ def _run(journey: Callable[..., Any], args: tuple[Any, ...], settings: dict[str,
             return journey(*args), "", ""
     except SparseRMError as error:
         return None, str(error), ""
-    except BaseException:
+    except Exception:
         return None, "", traceback.format_exc()
 
 
@@ -61,23 +67,32 @@ class Client:
             **settings,
         }
         # Spawned, not forked: a fork would keep what the tests' process has imported.
-        self._pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _settle, (settings,))
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=_work, args=(theirs, settings), daemon=True)
+        self._process.start()
 
     def __call__(self, journey: Callable[..., Any], *args: Any, **settings: str) -> Any:
         """Run a journey, with further environment variables, and return its result; its errors fail the test."""
-        result, refusal, failure = self._pool.submit(_run, journey, args, settings).result(120)
+        result, refusal, failure = self._ask(journey, args, settings)
         if refusal or failure:
             raise AssertionError(refusal or failure)
         return result
 
     def refused(self, journey: Callable[..., Any], *args: Any, **settings: str) -> str:
         """Run a journey that has to end with a ``SparseRMError``, and return its message."""
-        result, refusal, failure = self._pool.submit(_run, journey, args, settings).result(120)
+        result, refusal, failure = self._ask(journey, args, settings)
         if not refusal:
             raise AssertionError(failure or f"no error, but {result!r}")
         return refusal
 
     def close(self) -> None:
         """End the process."""
-        self._pool.shutdown(cancel_futures=True)
+        self._process.kill()
+        self._process.join()
 
+    def _ask(self, *journey: Any) -> tuple[Any, str, str]:
+        self._pipe.send(journey)
+        if not self._pipe.poll(LONGEST_S):
+            raise AssertionError(f"{journey[0].__name__} takes longer than {LONGEST_S} seconds")
+        return self._pipe.recv()
