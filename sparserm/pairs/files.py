@@ -20,7 +20,7 @@ import shutil
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -38,7 +38,7 @@ from sparserm.pairs.limits import (
     size_of,
 )
 from sparserm.support.files import one_line
-from sparserm.support.hub import hub_problem
+from sparserm.support.hub import cache_if_unreachable, hub_problem
 from sparserm.types import PairIssue, SparseRMError
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
@@ -336,20 +336,22 @@ def read_hub_dataset(name: str, split: str) -> list[RawRow]:
     try:
         if not Path(name).is_dir() and not _is_in_hub_cache(name):
             _ask_hub(name)
-        try:
-            loaded = datasets.load_dataset(name, split=split)
-        except ValueError as error:
-            if split != "train" or "split" not in str(error).lower():
-                raise
-            every = datasets.load_dataset(name)
-            if len(every) != 1:
-                raise
-            loaded = next(iter(every.values()))
+        with nullcontext() if Path(name).is_dir() else cache_if_unreachable():
+            try:
+                loaded = datasets.load_dataset(name, split=split)
+            except ValueError as error:
+                if split != "train" or "split" not in str(error).lower():
+                    raise
+                every = datasets.load_dataset(name)
+                if len(every) != 1:
+                    raise
+                loaded = next(iter(every.values()))
         return kept(_raw_rows(loaded), Budget(name))
     except Exception as error:  # errors of datasets, the Hub, httpx or the file system
-        raise SparseRMError(
-            f"dataset {name!r}, split {split!r}, could not be loaded: {hub_problem(error, name, 'dataset')}; or use a file"
-        ) from error
+        problem = hub_problem(error, name, "dataset")
+        if "Config name is missing" in problem:
+            problem += f"; download the files of one with `hf download {name} --repo-type dataset` and give them by their path"
+        raise SparseRMError(f"dataset {name!r}, split {split!r}, could not be loaded: {problem}; or use a file") from error
 
 
 def _ask_hub(name: str) -> None:

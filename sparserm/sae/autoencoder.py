@@ -32,7 +32,7 @@ from sparserm.sae.formats import (
 )
 from sparserm.support.defaults import assets_dir, home
 from sparserm.support.files import one_line
-from sparserm.support.hub import hub_problem
+from sparserm.support.hub import cache_if_unreachable, hub_problem
 from sparserm.support.parsing import given_path
 from sparserm.types import HookPoint, SparseRMError
 
@@ -347,8 +347,9 @@ def _load_registry(release: str, sae_id: str, may_download: bool) -> SparseAutoe
     if not may_download and not _is_in_hub_cache(repository):
         raise _not_downloaded(name)
     try:
-        saelens_config(_registry_config(release, sae_id), name, Path(release))  # before gigabytes of weights are downloaded
-        theirs = sae_lens.SAE.from_pretrained(release, sae_id, device="cpu", dtype="float32")
+        with cache_if_unreachable():
+            saelens_config(_registry_config(release, sae_id), name, Path(release))  # before gigabytes of weights are downloaded
+            theirs = sae_lens.SAE.from_pretrained(release, sae_id, device="cpu", dtype="float32")
     except SparseRMError:
         raise
     except Exception as error:  # unknown ids, network, formats

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from sparserm.support.files import one_line
@@ -11,6 +13,54 @@ from sparserm.support.files import one_line
 _UNREACHABLE = ("ConnectError", "ConnectTimeout", "ConnectionError", "ReadTimeout", "PoolTimeout", "ProxyError", "NetworkError")
 _BROKEN_OFF = ("RemoteProtocolError", "ReadError", "ChunkedEncodingError", "IncompleteRead")
 _LOG_IN = "log in with `hf auth login`"
+
+#: Seconds in which the Hub has to answer, where there is a copy to use instead.
+_ANSWER_S = 5
+
+# The setting is global: two threads that restore it in the wrong order would leave it on.
+_OFFLINE = threading.RLock()
+
+
+class HubUnreachableError(ConnectionError):
+    """The Hub does not answer, and what is wanted is not in the cache."""
+
+
+@contextmanager
+def cache_if_unreachable() -> Iterator[None]:
+    """Make the Hub's clients read their caches at once in the block if the Hub does not answer.
+
+    They would try again for 23 seconds, for each file that is not in the cache because the repository does not have it.
+
+    Raises:
+        HubUnreachableError: it does not answer, and something is not in the cache.
+    """
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE or (reason := _unreachable()) is None:
+        yield
+        return
+    with _OFFLINE:
+        constants.HF_HUB_OFFLINE = True
+        try:
+            yield
+        except Exception as error:
+            if {"OfflineModeIsEnabled", "LocalEntryNotFoundError"} & _types(error).keys():
+                raise HubUnreachableError(reason) from error
+            raise
+        finally:
+            constants.HF_HUB_OFFLINE = False
+
+
+def _unreachable() -> str | None:
+    """Why the Hub does not answer; None if it does."""
+    from huggingface_hub import constants
+    from huggingface_hub.utils import get_session
+
+    try:
+        get_session().head(constants.ENDPOINT, timeout=_ANSWER_S)
+    except Exception as error:  # of httpx or requests, by version
+        return f"{type(error).__name__}: {error}"
+    return None
 
 
 def hub_problem(error: BaseException, name: str, kind: str = "model") -> str:
@@ -26,7 +76,11 @@ def hub_problem(error: BaseException, name: str, kind: str = "model") -> str:
         response = getattr(one, "response", None)
         if isinstance(status := getattr(response, "status_code", None), int):
             return _answered(status, getattr(response, "headers", {}), one, name, kind)
-    names = {parent.__name__: one for one in chain for parent in type(one).__mro__}
+    if "is a gated dataset" in str(error):  # datasets drops what it was raised from
+        return _gated(401 if "must be authenticated" in str(error) else 403, name, kind)
+    names = _types(error)
+    if "HubUnreachableError" in names:
+        return f"the Hub cannot be reached ({one_line(names['HubUnreachableError'], 100)}); check the network"
     if "OfflineModeIsEnabled" in names:
         return f"{name} is not in the Hub's cache, and HF_HUB_OFFLINE forbids to download it; unset it, or download {name} first"
     if "HFValidationError" in names:
@@ -44,10 +98,7 @@ def _answered(status: int, headers: Mapping[str, str], error: BaseException, nam
     """The reason in an answer of the Hub, which gives 401 for what is missing too."""
     code = headers.get("X-Error-Code", "")
     if code == "GatedRepo":
-        page = f"{'datasets/' if kind == 'dataset' else ''}{name} on the Hub"
-        if status == 401:
-            return f"{name} is gated: accept its licence on the page {page}, then {_LOG_IN}"
-        return f"{name} is gated, and your account has no access: accept its licence on the page {page}"
+        return _gated(status, name, kind)
     if code == "RevisionNotFound":
         return f"{name} has no revision like that, such as the branch main; check its page on the Hub"
     if code == "EntryNotFound":
@@ -60,6 +111,8 @@ def _answered(status: int, headers: Mapping[str, str], error: BaseException, nam
         )
     if status == 401 and "Invalid credentials" in headers.get("X-Error-Message", ""):
         return f"the Hub does not know your token; {_LOG_IN} again"
+    if status == 401 and code != "RepoNotFound":
+        return f"the Hub does not know who you are; {_LOG_IN}"
     if status in (401, 404):
         return f"the Hub has no {kind} {name} that you may read; check the name, or, if it is private, {_LOG_IN}"
     if status == 403:
@@ -67,6 +120,18 @@ def _answered(status: int, headers: Mapping[str, str], error: BaseException, nam
     if status >= 500:
         return f"the Hub is down (status {status}); try again later"
     return one_line(f"the Hub answered {status}: {error}")
+
+
+def _gated(status: int, name: str, kind: str) -> str:
+    page = f"{'datasets/' if kind == 'dataset' else ''}{name} on the Hub"
+    if status == 401:
+        return f"{name} is gated: accept its licence on the page {page}, then {_LOG_IN}"
+    return f"{name} is gated, and your account has no access: accept its licence on the page {page}"
+
+
+def _types(error: BaseException) -> dict[str, BaseException]:
+    """An error and what it was raised from, by the names of their types and of the parents of these."""
+    return {parent.__name__: one for one in _chain(error) for parent in type(one).__mro__}
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

@@ -58,15 +58,16 @@ class Repository:
 
 @dataclass
 class Fault:
-    """What goes wrong: requests whose path matches ``pattern`` are refused with ``status``, or their answer is ``cut`` half way.
+    """What goes wrong: requests whose path matches ``pattern`` are refused with ``status``, or their answer is ``cut``.
 
-    ``times``: how many requests it happens to.
+    ``times``: how many requests it happens to; ``kept``: the share of the answer that arrives.
     """
 
     pattern: str
     times: int
     status: int | None = None
     cut: bool = False
+    kept: float = 0.5
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -86,6 +87,7 @@ class Hub:
         repositories: by ``("models" | "datasets", name)``.
         users: user names by token.
         requests: methods and paths of what was asked, in order.
+        statuses: of the answers.
     """
 
     def __init__(self) -> None:
@@ -93,6 +95,7 @@ class Hub:
         self.users: dict[str, str] = {}
         self.large: dict[str, bytes] = {}
         self.requests: list[tuple[str, str]] = []
+        self.statuses: list[int] = []
         self.connections: set[socket.socket] = set()
         self._faults: list[Fault] = []
         self._lock = threading.Lock()
@@ -198,12 +201,15 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             if self._fault is not None and self._fault.status is not None:
                 raise Problem(self._fault.status, message="", headers=self._fault.headers)
+            if self.user is None and "Authorization" in self.headers:
+                raise Problem(401, message="Invalid credentials in Authorization header")
             method(urlsplit(self.path).path)
         except Problem as problem:
             self._send(json.dumps({"error": problem.message}).encode(), problem.headers, problem.status)
 
     def _send(self, data: bytes, headers: Mapping[str, str] | None = None, status: int = 200) -> None:
         headers = {"Content-Type": "application/json", "Content-Length": str(len(data)), **(headers or {})}
+        self.hub.statuses.append(status)
         self.send_response(status, HTTPStatus(status).phrase)
         for name, value in headers.items():
             self.send_header(name, value)
@@ -211,7 +217,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command == "HEAD":
             return
         if self._fault is not None and self._fault.cut:
-            self.wfile.write(data[: len(data) // 2])
+            self.wfile.write(data[: int(len(data) * self._fault.kept)])
             self.close_connection = True
         else:
             self.wfile.write(data)
