@@ -398,8 +398,8 @@ def resolve(name: str | Path, progress: Progress | None = None, *, may_download:
                 "it; expected its files in the cache of the Hugging Face Hub; if you trust it, download it with `hf download`"
             ) from error
         raise SparseRMError(
-            f"backbone {one_line(name)!r} was not found: it is not {DEFAULT_BACKBONE!r}, not a folder, and cannot be downloaded "
-            f"from the Hugging Face Hub: {hub_problem(error, one_line(name))}"
+            f"backbone {one_line(name)!r} was not found: it is not {DEFAULT_BACKBONE!r}, not a folder, and cannot be "
+            f"downloaded from the Hugging Face Hub: {hub_problem(error, one_line(name))}"
         ) from error
 
 

@@ -213,7 +213,7 @@ _LOAD_HEAD = """\
 ```python
 from sparserm import SparseRM
 
-model = SparseRM.from_pretrained(FOLDER)  # with your own copy of the backbone
+model = SparseRM.from_pretrained(FOLDER)  # or USER/NAME on the Hub; with your own copy of the backbone
 print(model.score("...", "..."))
 ```
 """

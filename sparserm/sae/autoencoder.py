@@ -320,7 +320,7 @@ def _load_folder(folder: Path, name: str) -> SparseAutoencoder:
 def _release_of(source: str, may_download: bool) -> str | None:
     """The release of SAELens's registry that ``release:sae_id`` or ``release/sae_id`` names; None if it names none.
 
-    Where nothing may be downloaded, only the form with a colon, which heads store, is looked up: SAELens takes seconds to import.
+    Where nothing may be downloaded, only the form with a colon, which heads store: SAELens takes seconds to import.
     """
     marks = (":", "/") if may_download else (":",)
     named = [source.partition(mark)[0] for mark in marks if mark in source]
@@ -340,8 +340,8 @@ def _load_registry(release: str, sae_id: str, may_download: bool) -> SparseAutoe
     if sae_id not in known.saes_map:
         near = difflib.get_close_matches(sae_id, known.saes_map, n=3, cutoff=0)
         raise SparseRMError(
-            f"release {release} of SAELens's registry has no SAE {one_line(sae_id)!r}; expected one of its {len(known.saes_map)}, "
-            f"such as {', '.join(near)}; correct the name"
+            f"release {release} of SAELens's registry has no SAE {one_line(sae_id)!r}; expected one of its "
+            f"{len(known.saes_map)}, such as {', '.join(near)}; correct the name"
         )
     repository = known.repo_id
     if not may_download and not _is_in_hub_cache(repository):
@@ -398,8 +398,8 @@ def _load_repository(repository: str, inside: str, may_download: bool) -> Sparse
 
 def _not_downloaded(name: str) -> SparseRMError:
     return SparseRMError(
-        f"SAE {one_line(name)!r} was not found on this machine, and is not downloaded because only a head names it; expected its "
-        "files in the cache of the Hugging Face Hub; if you trust it, load it once with `sparserm.sae.autoencoder.load_sae`"
+        f"SAE {one_line(name)!r} was not found on this machine, and is not downloaded because only a head names it; expected "
+        "its files in the cache of the Hugging Face Hub; if you trust it, load it once with sparserm.sae.autoencoder.load_sae"
     )
 
 

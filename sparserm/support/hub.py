@@ -71,62 +71,61 @@ def hub_problem(error: BaseException, name: str, kind: str = "model") -> str:
         name: the repository that was asked for.
         kind: ``model`` or ``dataset``.
     """
+    if "is a gated dataset" in str(error):  # datasets drops what it was raised from
+        return _gated(401 if "must be authenticated" in str(error) else 403, name, kind)
     chain = list(_chain(error))
     for one in chain:  # an answer of the Hub tells more than the errors that wrap it
         response = getattr(one, "response", None)
         if isinstance(status := getattr(response, "status_code", None), int):
             return _answered(status, getattr(response, "headers", {}), one, name, kind)
-    if "is a gated dataset" in str(error):  # datasets drops what it was raised from
-        return _gated(401 if "must be authenticated" in str(error) else 403, name, kind)
-    names = _types(error)
-    if "HubUnreachableError" in names:
-        return f"the Hub cannot be reached ({one_line(names['HubUnreachableError'], 100)}); check the network"
-    if "OfflineModeIsEnabled" in names:
-        return f"{name} is not in the Hub's cache, and HF_HUB_OFFLINE forbids to download it; unset it, or download {name} first"
-    if "HFValidationError" in names:
-        return f"{name!r} is not a name of the Hub, which are USER/NAME; correct the name"
-    if any(one in names for one in _BROKEN_OFF) or "Consistency check failed" in str(error):
-        return "the download broke off; try again, which continues where it stopped"
-    if "IncompleteSnapshotError" in names and not any(one in names for one in _UNREACHABLE):
-        return f"the copy of {name} in the Hub's cache is incomplete; download it again"
-    if any(one in names for one in _UNREACHABLE):
+    types = _types(error)
+    if (unreachable := types.get("HubUnreachableError")) is not None:
+        return f"the Hub cannot be reached ({one_line(unreachable, 100)}); check the network"
+    reasons = {
+        "OfflineModeIsEnabled": f"{name} is not in the Hub's cache, and HF_HUB_OFFLINE forbids downloads; unset it, or run "
+        f"`hf download` on {name} first",
+        "HFValidationError": f"{name!r} is not a name of the Hub, which are USER/NAME; correct the name",
+        **dict.fromkeys(_BROKEN_OFF, "the download broke off; try again"),
+        "IncompleteSnapshotError": f"the copy of {name} in the Hub's cache is incomplete; download it again, with a network",
+    }
+    # First, since OfflineModeIsEnabled is a ConnectionError too.
+    if (reason := next((reasons[one] for one in reasons if one in types), None)) is not None:
+        return reason
+    if any(one in types for one in _UNREACHABLE):
         return f"the Hub cannot be reached ({one_line(f'{type(chain[-1]).__name__}: {chain[-1]}', 100)}); check the network"
     return one_line(f"{type(error).__name__}: {error}")
 
 
 def _answered(status: int, headers: Mapping[str, str], error: BaseException, name: str, kind: str) -> str:
     """The reason in an answer of the Hub, which gives 401 for what is missing too."""
-    code = headers.get("X-Error-Code", "")
-    if code == "GatedRepo":
-        return _gated(status, name, kind)
-    if code == "RevisionNotFound":
-        return f"{name} has no revision like that, such as the branch main; check its page on the Hub"
-    if code == "EntryNotFound":
-        return f"{name} lacks a file that is needed ({one_line(_path_of(error), 100)}); check its files on the Hub"
-    if status == 429:
-        wait = headers.get("Retry-After")
-        return (
-            f"the Hub limits how much it answers (429); try again in {f'{wait} seconds' if wait else 'some minutes'}, or "
-            f"{_LOG_IN} for a higher limit"
-        )
+    code, wait = headers.get("X-Error-Code", ""), headers.get("Retry-After")
+    by_code = {
+        "GatedRepo": _gated(status, name, kind),
+        "RevisionNotFound": f"{name} has no revision like that, such as the branch main; check its page on the Hub",
+        "EntryNotFound": f"{name} lacks a file that is needed ({_path_of(error)}); check its files on the Hub",
+        "RepoNotFound": f"the Hub has no {kind} {name} that you may read; check the name, or, if it is private, {_LOG_IN}",
+    }
+    by_status = {
+        401: f"the Hub does not know who you are; {_LOG_IN}",
+        403: f"your token has no right to this on {name}; {_LOG_IN} with one that has",
+        404: by_code["RepoNotFound"],
+        429: f"the Hub limits how much it answers (429); try again in {f'{wait} seconds' if wait else 'some minutes'}, or "
+        f"{_LOG_IN} for a higher limit",
+    }
     if status == 401 and "Invalid credentials" in headers.get("X-Error-Message", ""):
         return f"the Hub does not know your token; {_LOG_IN} again"
-    if status == 401 and code != "RepoNotFound":
-        return f"the Hub does not know who you are; {_LOG_IN}"
-    if status in (401, 404):
-        return f"the Hub has no {kind} {name} that you may read; check the name, or, if it is private, {_LOG_IN}"
-    if status == 403:
-        return f"your token has no right to this on {name}; {_LOG_IN} with one that has"
     if status >= 500:
         return f"the Hub is down (status {status}); try again later"
-    return one_line(f"the Hub answered {status}: {error}")
+    return by_code.get(code) or by_status.get(status) or one_line(f"the Hub answered {status}: {error}")
 
 
 def _gated(status: int, name: str, kind: str) -> str:
-    page = f"{'datasets/' if kind == 'dataset' else ''}{name} on the Hub"
+    from huggingface_hub import constants
+
+    page = f"{constants.ENDPOINT}/{'datasets/' if kind == 'dataset' else ''}{name}"
     if status == 401:
-        return f"{name} is gated: accept its licence on the page {page}, then {_LOG_IN}"
-    return f"{name} is gated, and your account has no access: accept its licence on the page {page}"
+        return f"{name} is gated: accept its licence on {page}, then {_LOG_IN}"
+    return f"{name} is gated, and your account has no access: accept its licence on {page}"
 
 
 def _types(error: BaseException) -> dict[str, BaseException]:
@@ -146,4 +145,4 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 def _path_of(error: Any) -> str:
     """The path that was asked for, without the address of the Hub."""
-    return str(getattr(error.response, "url", "")).partition("/resolve/")[2]
+    return one_line(str(getattr(error.response, "url", "")).partition("/resolve/")[2], 100)

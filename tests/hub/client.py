@@ -1,7 +1,7 @@
 """A process that has the hub of the tests as its Hub.
 
-The Hub's clients read ``HF_ENDPOINT`` and ``HF_HOME`` once, when they are imported: so journeys run in a process that is started
-with them. It stays, so that a test does not pay for the imports again.
+The Hub's clients read ``HF_ENDPOINT`` and ``HF_HOME`` once, when they are imported: so journeys run in a process that is
+started with them. It stays, so that a test does not pay for the imports again.
 """
 
 from __future__ import annotations

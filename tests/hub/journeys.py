@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,16 @@ def load_head(name: str) -> str:
     from sparserm import SparseRM
 
     return SparseRM.from_pretrained(name).card.name
+
+
+def load_head_in(folder: Path, name: str) -> str:
+    """As above, where the current folder is this one."""
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        return load_head(name)
+    finally:
+        os.chdir(before)
 
 
 def load_sae(name: str) -> str:

@@ -273,7 +273,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _info(self, kind: str, name: str, revision: str) -> None:
         repository, commit = self._at(kind, name, revision)
         siblings = [{"rfilename": path} for path in sorted(repository.commits[commit])]
-        about = {"_id": "1", "id": name, "author": name.split("/")[0], "sha": commit, "private": False, "disabled": False}
+        about = {"_id": "1", "id": name, "author": name.partition("/")[0], "sha": commit, "private": False, "disabled": False}
         self._send_json({**about, "gated": repository.gated and "auto", "downloads": 0, "tags": [], "siblings": siblings})
 
     def _tree(self, kind: str, name: str, revision: str, folder: str) -> None:

@@ -219,7 +219,7 @@ def test_a_download_that_breaks_off_for_good_says_so_and_can_be_repeated(shared:
     shared.add("models", "org/broken", save_tiny(tmp_path / "model"))
     with shared.fault("/stored/", cut=True, kept=0):
         error = client.refused(journeys.load_backbone_at_once, "org/broken")
-        assert "the download broke off; try again, which continues where it stopped" in error
+        assert "the download broke off; try again" in error
     assert client(journeys.load_backbone, "org/broken") == (4, HIDDEN)
 
 
@@ -250,8 +250,8 @@ def test_a_gated_repository_says_to_accept_its_licence_and_log_in(
     repository = {"gemma": "google/gemma-scope-2b-pt-res", "llama": "fnlp/Llama3_1-8B-Base-LXR-8x"}.get(name[:5], "org/gated")
     files = {"config.json": b"{}", "head.safetensors": b"", "layer_2/cfg.json": b"{}", "train.jsonl": b"{}"}
     shared.add(kind, repository, files, gated=True, accepted=("friend",))
-    page = f"{'datasets/' if kind == 'datasets' else ''}{repository} on the Hub"
-    login = f"{repository} is gated: accept its licence on the page {page}, then log in with `hf auth login`"
+    page = f"{shared.url}/{'datasets/' if kind == 'datasets' else ''}{repository}"
+    login = f"{repository} is gated: accept its licence on {page}, then log in with `hf auth login`"
     assert login in client.refused(journey, name)
     assert f"{repository} is gated, and your account has no access: accept its licence" in client.refused(journey, name, **ME)
 
@@ -315,8 +315,8 @@ def test_a_name_that_is_wrong_says_what_is_expected(journey, name: str, expected
 def test_a_folder_that_is_mistyped_is_not_looked_up(shared: Hub, client: Client, tmp_path: Path) -> None:
     (tmp_path / "heads").mkdir()
     asked = len(shared.requests)
-    for name in (str(tmp_path / "heads" / "kind"), "./heads/kind", "kind", "a/b/c"):
-        assert "no head" in client.refused(journeys.load_head, name)
+    for name in (str(tmp_path / "heads" / "kind"), "./heads/kind", "heads/kind", "kind", "a/b/c"):
+        assert "no head" in client.refused(journeys.load_head_in, tmp_path, name)
     assert len(shared.requests) == asked
 
 

@@ -30,7 +30,7 @@ def compare(name: str, sizes: Mapping[str, Any], centred: bool) -> dict[str, Any
 
     from sparserm.sae.autoencoder import load_sae
 
-    _set_sizes(name.split(":")[0], sizes)
+    _set_sizes(name.partition(":")[0], sizes)
     ours, theirs = load_sae(name), SAE.from_pretrained(*name.split(":", 1), device="cpu", dtype="float32")
     x = 1 + 2 * torch.randn(4, 9, ours.d_in, generator=torch.Generator().manual_seed(1))
     seen = x - x.mean(-1, keepdim=True) if centred else x  # what TransformerLens's model gives
@@ -151,7 +151,7 @@ def test_a_pickle_that_runs_code_is_refused(hub: Hub, client: Client, tmp_path: 
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("gpt2-small-res-jb:blocks.99.hook_resid_pre", "has no SAE .*; expected one of its 13, such as blocks.9.hook_resid_pre"),
+        ("gpt2-small-res-jb:blocks.99.hook_resid_pre", "no SAE .*; expected one of its 13, such as blocks.9.hook"),
         ("me/none:layer_3", "cannot be downloaded: the Hub has no model me/none that you may read; check the name"),
         ("me/saes:../saes", "names no folder of the repository; expected user/repository:folder"),
         ("me/saes:layer_4", "has no cfg.json; expected a folder with cfg.json"),

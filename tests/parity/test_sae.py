@@ -318,6 +318,19 @@ def test_an_unknown_architecture_is_refused(name: str, tmp_path: Path) -> None:
         load_sae(_edit_cfg(_saved(tmp_path), architecture=name))
 
 
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        ("model.layers.15", HookPoint(15)),
+        ("model.layers.15.mlp", HookPoint(15, "mlp_out")),
+        ("transformer.h.3", HookPoint(3)),
+        ("gpt_neox.layers.0.output", HookPoint(0)),
+    ],
+)
+def test_a_hook_named_as_in_transformers_is_the_output_of_that_module(theirs: str, ours: HookPoint, tmp_path: Path) -> None:
+    assert load_sae(_edit_cfg(_saved(tmp_path), metadata={"hook_name": theirs})).hook == ours
+
+
 def test_a_hook_point_that_is_not_supported_is_refused(tmp_path: Path) -> None:
     _edit_cfg(_saved(tmp_path), metadata={"hook_name": "blocks.3.attn.hook_z"})
     with pytest.raises(SparseRMError, match=r"blocks\.3\.attn\.hook_z"):
@@ -326,7 +339,7 @@ def test_a_hook_point_that_is_not_supported_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("change", [{"reshape_activations": "hook_z"}, {"activation_fn": "tanh-relu"}])
 def test_reshaped_inputs_and_other_activations_are_refused(change: dict[str, str], tmp_path: Path) -> None:
-    with pytest.raises(SparseRMError, match="reshapes its input|has activation"):
+    with pytest.raises(SparseRMError, match=r"reshapes its input|has activation"):
         load_sae(_edit_cfg(_saved(tmp_path), **change))
 
 
