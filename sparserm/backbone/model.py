@@ -390,7 +390,13 @@ def resolve(name: str | Path, progress: Progress | None = None, *, may_download:
 
     patterns = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]
     try:
-        return Path(snapshot_download(str(name), allow_patterns=patterns, local_files_only=not may_download)), str(name)
+        found = snapshot_download(
+            str(name),
+            allow_patterns=patterns,
+            ignore_patterns=["*/*"],  # folders hold the same weights in other formats, or other things
+            local_files_only=not may_download,
+        )
+        return Path(found), str(name)
     except Exception as error:  # the Hub's client raises many types of error
         if not may_download:
             raise SparseRMError(

@@ -320,15 +320,15 @@ def _load_folder(folder: Path, name: str) -> SparseAutoencoder:
 def _release_of(source: str, may_download: bool) -> str | None:
     """The release of SAELens's registry that ``release:sae_id`` or ``release/sae_id`` names; None if it names none.
 
-    Where nothing may be downloaded, only the form with a colon, which heads store: SAELens takes seconds to import.
+    Other names are told apart by their form where possible: SAELens takes seconds to import. Heads store the form with a colon,
+    so that the other one is looked up only for what a user gives.
     """
-    marks = (":", "/") if may_download else (":",)
-    named = [source.partition(mark)[0] for mark in marks if mark in source]
-    if not named or source.startswith((".", "/", "~")):
+    found = re.match(r"([\w.-]+)([:/])", source)
+    if found is None or source.startswith(".") or (found[2] == "/" and (":" in source or not may_download)):
         return None
     from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
 
-    return next((one for one in named if one in get_pretrained_saes_directory()), None)
+    return found[1] if found[1] in get_pretrained_saes_directory() else None
 
 
 def _load_registry(release: str, sae_id: str, may_download: bool) -> SparseAutoencoder:

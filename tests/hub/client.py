@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -27,8 +28,9 @@ def _work(pipe: Connection, settings: dict[str, str]) -> None:
     for name in _FOREIGN:
         os.environ.pop(name, None)
     os.environ.update(settings)
-    while True:
-        pipe.send(_run(*pipe.recv()))
+    with suppress(EOFError):  # the tests have ended
+        while True:
+            pipe.send(_run(*pipe.recv()))
 
 
 def _run(journey: Callable[..., Any], args: tuple[Any, ...], settings: dict[str, str]) -> tuple[Any, str, str]:

@@ -6,6 +6,7 @@ import contextlib
 import io
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -44,10 +45,10 @@ def load_backbone(name: str) -> tuple[int, int]:
     return backbone.n_layers, backbone.d_model
 
 
-def load_backbone_at_once(name: str) -> tuple[int, int]:
-    """As above, in blocks smaller than a model, and without the seconds that the Hub's client waits before it tries again."""
+def at_once(journey: Callable[..., Any], name: str) -> Any:
+    """A journey without the seconds that the Hub's client waits before it tries again, and in blocks smaller than a model."""
     with patch("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 4096), patch("time.sleep"):
-        return load_backbone(name)
+        return journey(name)
 
 
 def load_head(name: str) -> str:

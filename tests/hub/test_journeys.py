@@ -13,7 +13,7 @@ import pytest
 
 from tests.hub import journeys
 from tests.hub.client import Client
-from tests.hub.layouts import saelens_6
+from tests.hub.layouts import llama_scope, saelens_6
 from tests.hub.server import Hub
 from tests.unit.pairs_data import preference_rows
 from tests.unit.tiny import D_SAE, HIDDEN, save_tiny, tiny_model, tiny_tokenizer
@@ -53,6 +53,8 @@ def shared(hub: Hub, tmp_path_factory) -> Hub:
     folder = tmp_path_factory.mktemp("model")
     tiny_model().save_pretrained(folder, max_shard_size="60KB")
     tiny_tokenizer().save_pretrained(folder)
+    (folder / "original").mkdir()
+    (folder / "original" / "params.json").write_text("{}")
     hub.add("models", "org/model", folder)
     hub.add("models", SAES, saelens_6("2-res-sm", HOOK, HIDDEN, D_SAE))
     train, test = preference_rows(), preference_rows(12, 6, seed=1)
@@ -94,6 +96,7 @@ def test_a_head_is_trained_from_three_names(head, shared: Hub) -> None:
     assert card["training"]["n_pairs"] == 40 and len(set(rewards)) == 3
     shards = {path.rpartition("/")[2] for _, path in shared.requests if "model-0000" in path}
     assert len(shards) > 2  # the model came in shards
+    assert not [path for _, path in shared.requests if "original/" in path]
 
 
 def test_a_pushed_head_loads_by_name_elsewhere_and_then_without_the_hub(
@@ -210,17 +213,33 @@ def test_a_data_set_without_a_default_configuration_says_which_there_are(shared:
 def test_a_download_that_breaks_off_is_resumed(shared: Hub, client: Client, tmp_path: Path) -> None:
     shared.add("models", "org/long", save_tiny(tmp_path / "model"))
     with shared.fault("/stored/", times=1, cut=True) as fault:
-        assert client(journeys.load_backbone_at_once, "org/long") == (4, HIDDEN)
+        assert client(journeys.at_once, journeys.load_backbone, "org/long") == (4, HIDDEN)
         assert fault.times == 0
     assert 206 in shared.statuses  # the rest of the file, and no more
 
 
-def test_a_download_that_breaks_off_for_good_says_so_and_can_be_repeated(shared: Hub, client: Client, tmp_path) -> None:
-    shared.add("models", "org/broken", save_tiny(tmp_path / "model"))
-    with shared.fault("/stored/", cut=True, kept=0):
-        error = client.refused(journeys.load_backbone_at_once, "org/broken")
-        assert "the download broke off; try again" in error
-    assert client(journeys.load_backbone, "org/broken") == (4, HIDDEN)
+@pytest.mark.parametrize(
+    ("journey", "name", "file", "result"),
+    [
+        (journeys.load_backbone, "org/broken", "/stored/", (4, HIDDEN)),
+        (journeys.load_pairs, "org/broken", "train.jsonl", ("org/broken", 40)),
+        (journeys.load_head, "me/broken", "/stored/", "kindness"),
+        (journeys.load_sae, "org/broken:layer_2", "/stored/", "org/broken:layer_2"),
+        (journeys.load_sae, "llama_scope_lxr_8x:l6r_8x", "/stored/", "llama_scope_lxr_8x:l6r_8x"),
+    ],
+)
+def test_a_download_that_breaks_off_for_good_says_so_and_can_be_repeated(
+    journey, name: str, file: str, result: Any, head, shared: Hub, client: Client, tmp_path: Path
+) -> None:
+    shared.add("models", "me/broken", head[0])
+    shared.add("datasets", "org/broken", {"train.jsonl": _jsonl(preference_rows())})
+    shared.add("models", "fnlp/Llama3_1-8B-Base-LXR-8x", llama_scope("Llama3_1-8B-Base-L6R-8x"))
+    model = save_tiny(tmp_path / "model")
+    files = {path.name: path.read_bytes() for path in model.iterdir()}
+    shared.add("models", "org/broken", {**files, **saelens_6("layer_2", HOOK)})
+    with shared.fault(file, cut=True, kept=0):
+        assert "the download broke off; try again" in client.refused(journeys.at_once, journey, name)
+    assert client(journey, name) == result
 
 
 def test_a_repository_without_the_revision(shared: Hub, client: Client, tmp_path: Path) -> None:
@@ -285,7 +304,7 @@ def test_a_limit_on_requests_says_how_long_to_wait(journey, name: str, shared: H
 def test_a_limit_while_files_are_downloaded_is_waited_for(shared: Hub, client: Client, tmp_path: Path) -> None:
     shared.add("models", "org/slow", save_tiny(tmp_path / "model"))
     with shared.fault("/stored/", times=2, status=429, headers={"Retry-After": "1"}) as fault:
-        assert client(journeys.load_backbone_at_once, "org/slow") == (4, HIDDEN)
+        assert client(journeys.at_once, journeys.load_backbone, "org/slow") == (4, HIDDEN)
         assert fault.times == 0
 
 
