@@ -86,7 +86,8 @@ class SparseRM:
 
     @classmethod
     def from_pretrained(cls, source: str | Path, *, backbone: Backbone | None = None) -> SparseRM:
-        """Load a head from a folder, or by name: a saved head, or ``truthfulness``, ``safety``, ``redteam`` or ``helpfulness``.
+        """Load a head from a folder, or by name: a saved head, ``truthfulness``, ``safety``, ``redteam`` or ``helpfulness``, or
+        ``USER/NAME`` of the Hugging Face Hub.
 
         Raises:
             SparseRMError: the head does not exist, is damaged, or was trained on another backbone.

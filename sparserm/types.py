@@ -53,7 +53,7 @@ class HookPoint:
         if match is None:
             raise SparseRMError(
                 f"hook point {name[:80]!r} is not supported: expected blocks.<layer>.hook_resid_post, hook_resid_pre or "
-                "hook_mlp_out; choose an SAE trained on one of these"
+                "hook_mlp_out (or model.layers.<layer>); choose an SAE trained on one of these"
             )
         return cls(int(match[1]), match[2])  # type: ignore[arg-type]
 

@@ -14,7 +14,14 @@ import pytest
 from xdist.scheduler import LoadScopeScheduling
 
 #: Rooms in the order in which they start: the slowest first, so that no process is left alone with them at the end.
-SLOWEST_FIRST = ("tests/browser/", "tests/integration/", "tests/app/", "tests/unit/integrations/", "tests/unit/policy/")
+SLOWEST_FIRST = (
+    "tests/browser/",
+    "tests/integration/",
+    "tests/app/",
+    "tests/hub/",
+    "tests/unit/integrations/",
+    "tests/unit/policy/",
+)
 
 MAIN = sys.modules["__main__"]
 

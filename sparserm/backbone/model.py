@@ -21,6 +21,7 @@ from sparserm.backbone.packing import ROW_TOKENS, Batch, batches, pack
 from sparserm.backbone.tokenization import ChatTokenizer
 from sparserm.support.defaults import DEFAULT_BACKBONE, default_device, folder_note, home, noted_folder
 from sparserm.support.files import one_line, write_text
+from sparserm.support.hub import hub_problem
 from sparserm.support.parsing import given_path
 from sparserm.support.quiet import without_bars
 from sparserm.types import HookPoint, Progress, Prompt, SparseRMError, TokenizedText
@@ -389,7 +390,13 @@ def resolve(name: str | Path, progress: Progress | None = None, *, may_download:
 
     patterns = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]
     try:
-        return Path(snapshot_download(str(name), allow_patterns=patterns, local_files_only=not may_download)), str(name)
+        found = snapshot_download(
+            str(name),
+            allow_patterns=patterns,
+            ignore_patterns=["*/*"],  # folders hold the same weights in other formats, or other things
+            local_files_only=not may_download,
+        )
+        return Path(found), str(name)
     except Exception as error:  # the Hub's client raises many types of error
         if not may_download:
             raise SparseRMError(
@@ -397,8 +404,8 @@ def resolve(name: str | Path, progress: Progress | None = None, *, may_download:
                 "it; expected its files in the cache of the Hugging Face Hub; if you trust it, download it with `hf download`"
             ) from error
         raise SparseRMError(
-            f"backbone {str(name)!r} was not found: it is not {DEFAULT_BACKBONE!r}, not a folder, and the Hugging Face Hub "
-            f"gave {type(error).__name__}; give one of these, and check the network if it is a Hub name"
+            f"backbone {one_line(name)!r} was not found: it is not {DEFAULT_BACKBONE!r}, not a folder, and cannot be "
+            f"downloaded from the Hugging Face Hub: {hub_problem(error, one_line(name))}"
         ) from error
 
 

@@ -21,9 +21,11 @@ app = typer.Typer(
     help="Find out what your preference data rewards, and train a reward model whose rewards are sums of readable features.",
 )
 
+_HEAD = "Folder of a head, a name listed by `sparserm heads`, or USER/NAME on the Hugging Face Hub."
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
-HeadOption = Annotated[str, typer.Option(help="Folder of a head, or a name listed by `sparserm heads`.")]
-HeadArgument = Annotated[str, typer.Argument(help="Folder of a head, or a name listed by `sparserm heads`.")]
+HeadOption = Annotated[str, typer.Option(help=_HEAD)]
+HeadArgument = Annotated[str, typer.Argument(help=_HEAD)]
 PromptOption = Annotated[str, typer.Option(help="The user's message.")]
 PairsArgument = Annotated[str, typer.Argument(help="Preference pairs: a JSONL, CSV or Parquet file, or a dataset name.")]
 SkipBad = Annotated[bool, typer.Option(help="Skip invalid rows and list them.")]

@@ -121,7 +121,7 @@ def edit(
     as_json: AsJson = False,
 ) -> None:
     """Switch off, flip or rescale features, measure the effect on held-out pairs, and save a new head."""
-    from sparserm.heads.saved import find_head, head_hash
+    from sparserm.heads.saved import find_head, head_hash, head_name
     from sparserm.model import SparseRM
     from sparserm.support.progress import terminal_progress
     from sparserm.training.editing import held_out_scores, make_edited_head, read_factors, summarise_edits
@@ -130,7 +130,7 @@ def edit(
     folder = find_head(head)
     output = Output(out, {"the head that is edited": folder, "the test pairs": pairs_file(test)}, force, HEAD)
     output.check()
-    model, name = SparseRM.from_pretrained(head), folder.name
+    model, name = SparseRM.from_pretrained(head), head_name(head)
     make_edited_head(model.saved, name, edits, out.name, None)  # rejects invalid edits before any work
     held_out, measured = None, {}
     if test:

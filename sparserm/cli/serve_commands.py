@@ -61,11 +61,11 @@ def serve(
         ) from error
     import logging
 
-    from sparserm.heads.saved import find_head
+    from sparserm.heads.saved import head_name
     from sparserm.model import SparseRM
     from sparserm.support.hosts import loopback
 
-    models = {find_head(head).resolve().name: SparseRM.from_pretrained(head) for head in heads}
+    models = {head_name(head): SparseRM.from_pretrained(head) for head in heads}
     if len(models) < len(heads):
         raise SparseRMError(
             f"two of the heads {', '.join(heads)} have the same name; expected different names; rename a folder"

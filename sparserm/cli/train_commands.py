@@ -43,7 +43,7 @@ SCORE_HELP = (
     "token. Default: gated, but projection for a TopK SAE, whose features have no thresholds of their own."
 )
 #: Help of the option `--sae`.
-SAE_HELP = "SAE: a folder, a name listed by `sparserm saes`, or release:sae_id."
+SAE_HELP = "SAE: a folder, a name listed by `sparserm saes`, release:sae_id, or user/repository:folder of the Hub."
 
 ScoreOption = Annotated[str | None, typer.Option(help=SCORE_HELP)]
 PoolingOption = Annotated[str | None, typer.Option(help="Pooling over the response's tokens: mean (default) or last.")]

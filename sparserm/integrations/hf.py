@@ -24,6 +24,7 @@ from sparserm.integrations.classifier import SparseRMClassifierConfig, SparseRMF
 from sparserm.model import SparseRM
 from sparserm.support.defaults import HEAD_FILES
 from sparserm.support.files import replacing_folder, require_only
+from sparserm.support.hub import hub_problem
 from sparserm.types import Message, Progress, SparseRMError
 
 AutoModelForSequenceClassification.register(SparseRMClassifierConfig, SparseRMForSequenceClassification, exist_ok=True)
@@ -147,17 +148,15 @@ def push_to_hub(folder: Path, repo: str, *, private: bool = False) -> str:
         SparseRMError: the Hub refuses the upload or cannot be reached.
     """
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
 
     api = HfApi()
     try:
         made = api.create_repo(repo, exist_ok=True, private=private)
         api.upload_folder(repo_id=made.repo_id, folder_path=str(folder), commit_message="A reward head by SparseRM")
-    except (HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OSError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    except Exception as error:  # the Hub's client raises many types of error
         raise SparseRMError(
-            f"upload to {repo!r} on the Hub failed ({reason}); expected USER/NAME and write access; log in with "
-            f"`hf auth login`; {folder} is complete and can be uploaded by hand"
+            f"upload to {repo!r} on the Hub failed: {hub_problem(error, repo)}; expected USER/NAME and write access "
+            f"(`hf auth login`); {folder} is complete and can be uploaded by hand"
         ) from error
     return str(made)
 
@@ -214,7 +213,7 @@ _LOAD_HEAD = """\
 ```python
 from sparserm import SparseRM
 
-model = SparseRM.from_pretrained(FOLDER)  # with your own copy of the backbone
+model = SparseRM.from_pretrained(FOLDER)  # or USER/NAME on the Hub; with your own copy of the backbone
 print(model.score("...", "..."))
 ```
 """

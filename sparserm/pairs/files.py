@@ -19,7 +19,7 @@ import re
 import shutil
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -87,7 +87,7 @@ def rows_of(values: Iterable[Any], first_row: int = 1) -> list[RawRow]:
     Raises:
         SparseRMError: several splits, and none of them is ``train``.
     """
-    return list(_raw_rows(_records(values), first_row))
+    return list(raw_rows(_records(values), first_row))
 
 
 def _records(values: Any) -> Iterable[Any]:
@@ -296,123 +296,6 @@ def read_path(path: Path) -> list[RawRow]:
         raise SparseRMError(f"cannot read {path}: {error.strerror or error}") from error
 
 
-def is_saved_dataset(path: Path) -> bool:
-    """Whether ``path`` is a folder written by ``datasets.save_to_disk``."""
-    return (path / "state.json").is_file() or (path / "dataset_dict.json").is_file()
-
-
-class ChoiceError(SparseRMError):
-    """A data set has several splits or configurations, and none of them was chosen.
-
-    Attributes:
-        what: ``split`` or ``config``.
-        options: names to choose from.
-    """
-
-    def __init__(self, name: str, what: str, options: Iterable[str], asked: str | None) -> None:
-        self.what, self.options = what, tuple(options)
-        said = f"has no {what} {asked!r}" if asked else f"has several {what}s"
-        listed = one_line(", ".join(self.options), 400)
-        super().__init__(
-            f"{name} {said}: expected one of {listed}; choose one, e.g. {what}={self.options[0]!r} (--{what} {self.options[0]})"
-        )
-
-
-def choose_split(splits: Sequence[str], split: str | None, name: str) -> str:
-    """The split to read: the one asked for, else ``train`` or the only one.
-
-    Raises:
-        ChoiceError: it is not there, or there are several and none is called ``train``.
-    """
-    found = split or ("train" if "train" in splits or len(splits) != 1 else splits[0])
-    if found not in splits:
-        raise ChoiceError(name, "split", splits, split)
-    return found
-
-
-def read_saved_dataset(path: Path, split: str | None) -> list[RawRow]:
-    """Read the rows of a folder written by ``datasets.save_to_disk``.
-
-    Raises:
-        SparseRMError: the folder is broken, or has no such split.
-    """
-    import datasets
-
-    try:
-        loaded = datasets.load_from_disk(str(path))
-        if isinstance(loaded, datasets.DatasetDict):
-            loaded = loaded[choose_split([str(one) for one in loaded], split, path.name)]
-        elif split is not None:
-            raise SparseRMError(f"{path.name} has no splits, but split {split!r} was asked for; leave it out (--split)")
-        return kept(_raw_rows(loaded), Budget(path.name))
-    except SparseRMError:
-        raise
-    except Exception as error:  # from arrow, json or the file system: in each case the folder is broken
-        raise SparseRMError(f"cannot read the saved dataset {path}: {_reason(error)}; save it again") from error
-
-
-def read_hub_dataset(name: str, split: str | None, config: str | None = None) -> list[RawRow]:
-    """Read a dataset of the Hugging Face Hub by name (or a local folder that ``datasets.load_dataset`` reads).
-
-    Raises:
-        ChoiceError: it has several splits or configurations, and none was chosen.
-        SparseRMError: it cannot be loaded; the message includes the reason given by ``datasets``.
-    """
-    import datasets
-
-    try:
-        if not Path(name).is_dir() and not _is_in_hub_cache(name):
-            _ask_hub(name)
-        load = partial(datasets.load_dataset, name, *([config] if config else []))
-        try:
-            loaded = load(split=split or "train")
-        except ValueError as error:
-            other = _part(name, split, config)
-            if other is None:
-                raise error from None
-            loaded = load(split=other)
-        return kept(_raw_rows(loaded), Budget(name))
-    except ChoiceError:
-        raise
-    except Exception as error:  # errors of datasets, the Hub, httpx or the file system
-        raise SparseRMError(
-            f"dataset {name!r} could not be loaded: {_reason(error)}; check the name and the network, or use a file"
-        ) from error
-
-
-def _part(name: str, split: str | None, config: str | None) -> str | None:
-    """The split that can be read where the one asked for, or ``train``, cannot; None if it is the same.
-
-    Raises:
-        ChoiceError: there are others to choose from.
-    """
-    import datasets
-
-    configs = datasets.get_dataset_config_names(name)
-    if config not in configs and len(configs) > 1 and (config or datasets.get_dataset_default_config_name(name) is None):
-        raise ChoiceError(name, "config", configs, config)
-    found = choose_split(datasets.get_dataset_split_names(name, config), split, name)
-    return found if found != (split or "train") else None
-
-
-def _ask_hub(name: str) -> None:
-    """Check once that the dataset exists: without network, ``load_dataset`` would retry for half a minute."""
-    import huggingface_hub
-
-    huggingface_hub.HfApi().dataset_info(name, timeout=10)
-
-
-def _is_in_hub_cache(name: str) -> bool:
-    """Whether this dataset is in the cache of ``datasets``, so that it loads without network."""
-    import datasets
-
-    def plain(text: str) -> str:  # the cache spells owner/MyData as owner___my_data
-        return re.sub(r"[^a-z0-9]", "", text.lower())
-
-    cache = Path(datasets.config.HF_DATASETS_CACHE)
-    return cache.is_dir() and any(plain(folder.name) == plain(name) for folder in cache.iterdir())
-
-
 def data_files() -> dict[str, Path]:
     """Every file of a supported format below ``SPARSERM_DATA``, by its relative path; empty if the variable is not set."""
     root = Path(os.environ.get("SPARSERM_DATA", "")).expanduser()
@@ -467,11 +350,8 @@ def _stem(name: str) -> str:
     return name.removesuffix(Path(name).suffix)
 
 
-def _reason(error: Exception) -> str:
-    return one_line(f"{type(error).__name__}: {error}")
-
-
-def _raw_rows(values: Iterable[Any], first_row: int = 1) -> Iterator[RawRow]:
+def raw_rows(values: Iterable[Any], first_row: int = 1) -> Iterator[RawRow]:
+    """Raw rows one by one; a value that is not a mapping of columns gets an issue."""
     return (_raw_row(number, value) for number, value in enumerate(values, start=first_row))
 
 
@@ -490,7 +370,7 @@ def _read_parquet(stream: BinaryIO, filename: str, budget: Budget) -> Iterator[R
         parquet.check_whole(file, data.getbuffer(), budget)
         first_row = 1
         for batch in parquet.batches(file, budget):
-            yield from _raw_rows(parquet.unpack(batch), first_row)
+            yield from raw_rows(parquet.unpack(batch), first_row)
             first_row += batch.num_rows
 
 
@@ -517,7 +397,7 @@ def _read_json(stream: BinaryIO, filename: str, offset: int, first: bytes, budge
         data = _whole(stream).getvalue()
         budget.require(most_memory(data))
         try:
-            return _raw_rows(json.loads(data.decode("utf-8")))
+            return raw_rows(json.loads(data.decode("utf-8")))
         except UnicodeDecodeError as error:
             if is_json:
                 line = data.count(b"\n", 0, error.start) + 1
@@ -532,7 +412,7 @@ def _read_json(stream: BinaryIO, filename: str, offset: int, first: bytes, budge
         stream.seek(offset)
         if len(data) <= MAX_ROW:
             try:
-                return _raw_rows(_rows_in(json.loads(data.decode("utf-8"))))
+                return raw_rows(_rows_in(json.loads(data.decode("utf-8"))))
             except (ValueError, RecursionError):
                 pass  # one object per line
     return json_lines(lines(stream), offset)

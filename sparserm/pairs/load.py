@@ -8,17 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from sparserm.pairs.files import (
-    ChoiceError,
-    RawRow,
-    find_data_file,
-    has_data_suffix,
-    is_saved_dataset,
-    list_data_files,
-    read_hub_dataset,
-    read_path,
-    read_saved_dataset,
-)
+from sparserm.pairs.datasets import ChoiceError, is_saved_dataset, read_hub_dataset, read_saved_dataset
+from sparserm.pairs.files import RawRow, find_data_file, has_data_suffix, list_data_files, read_path
 from sparserm.pairs.messages import RowError, read_prompt
 from sparserm.pairs.parsing import parse_rows
 from sparserm.pairs.split import prompt_key

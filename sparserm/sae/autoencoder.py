@@ -6,10 +6,12 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import functools
 import hashlib
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,9 +20,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparserm.sae.formats import SAEConfig, read_config, read_json, read_weights, saelens_config, saelens_weights
+from sparserm.sae.formats import (
+    SAELENS_WEIGHTS,
+    SPARSIFY_WEIGHTS,
+    SAEConfig,
+    read_config,
+    read_json,
+    read_weights,
+    saelens_config,
+    saelens_weights,
+)
 from sparserm.support.defaults import assets_dir, home
 from sparserm.support.files import one_line
+from sparserm.support.hub import cache_if_unreachable, hub_problem
 from sparserm.support.parsing import given_path
 from sparserm.types import HookPoint, SparseRMError
 
@@ -213,10 +225,11 @@ def load_sae(source: str | Path, *, may_download: bool = True) -> SparseAutoenco
     """Load an SAE from a folder, by name, or from SAELens's registry.
 
     Args:
-        source: a folder in SAELens's or sparsify's format, a name in :func:`list_saes` (``smollm2/layer_15``), or
-            ``release:sae_id`` of the registry.
-        may_download: whether one of the registry may be downloaded; false for a name that nobody gave but a head, which may
-            come from a stranger.
+        source: a folder in SAELens's or sparsify's format, a name in :func:`list_saes` (``smollm2/layer_15``),
+            ``release:sae_id`` of the registry (or ``release/sae_id``), or ``user/repository:folder`` of the Hugging Face Hub,
+            where the folder is like one on this machine.
+        may_download: whether it may be downloaded; false for a name that nobody gave but a head, which may come from a
+            stranger.
 
     Raises:
         SparseRMError: the SAE does not exist, or its kind is not supported.
@@ -229,12 +242,14 @@ def load_sae(source: str | Path, *, may_download: bool = True) -> SparseAutoenco
         )
     if (found := find_sae(source)) is not None:
         return _load_folder(found, str(source))
-    if ":" in str(source):
-        release, sae_id = str(source).split(":", 1)
-        return _load_registry(release, sae_id, may_download)
+    if (release := _release_of(str(source), may_download)) is not None:
+        return _load_registry(release, str(source)[len(release) + 1 :], may_download)
+    repository, colon, inside = str(source).partition(":")
+    if colon and re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
+        return _load_repository(repository, inside, may_download)
     raise SparseRMError(
-        f"no SAE {one_line(source)!r}: expected a folder, one of {', '.join(find_saes()) or '(none shipped)'}, or "
-        "release:sae_id of SAELens's registry"
+        f"no SAE {one_line(source)!r}: expected a folder, one of {', '.join(find_saes()) or '(none shipped)'}, "
+        "release:sae_id of SAELens's registry, or user/repository:folder of the Hugging Face Hub"
     )
 
 
@@ -302,40 +317,98 @@ def _load_folder(folder: Path, name: str) -> SparseAutoencoder:
     return sae
 
 
+def _release_of(source: str, may_download: bool) -> str | None:
+    """The release of SAELens's registry that ``release:sae_id`` or ``release/sae_id`` names; None if it names none.
+
+    Other names are told apart by their form where possible: SAELens takes seconds to import. Heads store the form with a colon,
+    so that the other one is looked up only for what a user gives.
+    """
+    found = re.match(r"([\w.-]+)([:/])", source)
+    if found is None or source.startswith(".") or (found[2] == "/" and (":" in source or not may_download)):
+        return None
+    from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
+
+    return found[1] if found[1] in get_pretrained_saes_directory() else None
+
+
 def _load_registry(release: str, sae_id: str, may_download: bool) -> SparseAutoencoder:
     """Load with SAELens, which knows how each release is stored, downloads it and folds statistics into the weights."""
     import sae_lens
+    from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
 
-    if not may_download and not _is_in_hub_cache(release):
+    known, name = get_pretrained_saes_directory()[release], f"{release}:{sae_id}"
+    if sae_id not in known.saes_map:
+        near = difflib.get_close_matches(sae_id, known.saes_map, n=3, cutoff=0)
         raise SparseRMError(
-            f"SAE {one_line(f'{release}:{sae_id}')!r} was not found on this machine, and is not downloaded because only a head "
-            "names it; expected its files in the cache of the Hugging Face Hub; if you trust it, load it once with SAELens"
+            f"release {release} of SAELens's registry has no SAE {one_line(sae_id)!r}; expected one of its "
+            f"{len(known.saes_map)}, such as {', '.join(near)}; correct the name"
         )
+    repository = known.repo_id
+    if not may_download and not _is_in_hub_cache(repository):
+        raise _not_downloaded(name)
     try:
-        theirs = sae_lens.SAE.from_pretrained(release, sae_id, device="cpu", dtype="float32")
-    except Exception as error:  # unknown names, network, formats
-        first = (str(error).splitlines() or [""])[0]
+        with cache_if_unreachable():
+            saelens_config(_registry_config(release, sae_id), name, Path(release))  # before gigabytes of weights are downloaded
+            theirs = sae_lens.SAE.from_pretrained(release, sae_id, device="cpu", dtype="float32")
+    except SparseRMError:
+        raise
+    except Exception as error:  # unknown ids, network, formats
         raise SparseRMError(
-            f"SAELens could not load {release}:{sae_id} ({type(error).__name__}: {first}); expected a release and id of its "
-            "registry; check both names and the network"
+            f"SAELens could not load {one_line(name)} from {repository} ({hub_problem(error, repository)}); expected an "
+            "SAE of its registry"
         ) from error
     cfg = {**theirs.cfg.to_dict(), "architecture": theirs.cfg.architecture(), "metadata": dict(theirs.cfg.metadata.items())}
     tensors = {key: tensor.detach().float().cpu().contiguous() for key, tensor in theirs.state_dict().items()}
-    name = f"{release}:{sae_id}"
     config = saelens_config(cfg, name, Path(release))
     return _assembled(name, config, saelens_weights(tensors, config, name))
 
 
-def _is_in_hub_cache(release: str) -> bool:
-    """Whether files of the repository that a release of SAELens's registry is in have been downloaded before."""
-    from huggingface_hub import snapshot_download
-    from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
+def _registry_config(release: str, sae_id: str) -> dict[str, Any]:
+    """The configuration of an SAE of the registry as it will be once its statistics are folded in; no weights are read."""
+    from sae_lens.loading.pretrained_sae_loaders import load_sae_config_from_huggingface
+    from sae_lens.loading.pretrained_saes_directory import get_norm_scaling_factor
 
-    known = get_pretrained_saes_directory().get(release)
+    cfg = load_sae_config_from_huggingface(release, sae_id)
+    folded = cfg.get("normalize_activations") == "expected_average_only_in" and get_norm_scaling_factor(release, sae_id)
+    return {**cfg, "normalize_activations": "none"} if folded else cfg
+
+
+def _load_repository(repository: str, inside: str, may_download: bool) -> SparseAutoencoder:
+    """Load a folder of a repository of the Hub that is not in the registry, as one on this machine."""
+    from huggingface_hub import snapshot_download
+
+    name = f"{repository}:{inside}"
+    if not inside or any(part in ("", ".", "..") for part in inside.split("/")):
+        raise SparseRMError(
+            f"SAE {one_line(name)!r} names no folder of the repository; expected user/repository:folder, such as "
+            "me/saes:layer_15; correct the name"
+        )
+    patterns = [f"{inside}/{file}" for file in ("cfg.json", SAELENS_WEIGHTS, SPARSIFY_WEIGHTS)]
     try:
-        return bool(snapshot_download(known.repo_id if known else release, local_files_only=True))
-    except Exception:  # the Hub's client raises many types of error
-        return False
+        found = snapshot_download(repository, allow_patterns=patterns, local_files_only=not may_download)
+    except Exception as error:  # the Hub's client raises many types of error
+        if not may_download:
+            raise _not_downloaded(name) from error
+        raise SparseRMError(
+            f"SAE {one_line(name)!r} cannot be downloaded: {hub_problem(error, repository)}; expected user/repository:folder "
+            "of the Hugging Face Hub, or release:sae_id of SAELens's registry"
+        ) from error
+    return _load_folder(Path(found) / inside, name)
+
+
+def _not_downloaded(name: str) -> SparseRMError:
+    return SparseRMError(
+        f"SAE {one_line(name)!r} was not found on this machine, and is not downloaded because only a head names it; expected "
+        "its files in the cache of the Hugging Face Hub; if you trust it, load it once with sparserm.sae.autoencoder.load_sae"
+    )
+
+
+def _is_in_hub_cache(repository: str) -> bool:
+    """Whether files of this repository have been downloaded before."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+    from huggingface_hub.file_download import repo_folder_name
+
+    return any((Path(HF_HUB_CACHE) / repo_folder_name(repo_id=repository, repo_type="model") / "snapshots").glob("*/*"))
 
 
 def _assembled(name: str, config: SAEConfig, weights: Mapping[str, Tensor]) -> SparseAutoencoder:

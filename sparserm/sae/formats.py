@@ -37,8 +37,9 @@ _REQUIRED = {
 }
 #: sparsify's names of the tensors of a topk SAE.
 _SPARSIFY = {"encoder.weight": "W_enc", "encoder.bias": "b_enc", "W_dec": "W_dec", "b_dec": "b_dec"}
-#: Modules whose output is a hook point, by their names in transformers; sparsify names its folders after them.
-_MODULE = re.compile(r"((model|transformer|gpt_neox)\.)?(layers|h)\.(?P<layer>\d+)(?P<mlp>\.mlp)?")
+#: Modules whose output is a hook point, by their names in transformers: the hook of an SAE that was trained without
+#: TransformerLens, and the name of a folder of sparsify.
+_MODULE = re.compile(r"((model|transformer|gpt_neox)\.)?(layers|h)\.(?P<layer>[0-9]{1,4})(?P<mlp>\.mlp)?(\.output)?")
 
 
 @dataclass(frozen=True)
@@ -116,9 +117,11 @@ def saelens_config(cfg: Mapping[str, Any], name: str, folder: Path) -> SAEConfig
             "folds in the statistics it knows, or fold them into the weights before saving"
         )
     if cfg.get("reshape_activations", "none") != "none" or activation not in ("relu", "topk"):
+        reshaped = f"reshapes its input ({_shown(cfg.get('reshape_activations'))}), as SAEs on attention heads do"
+        what = f"has activation {_shown(activation)}" if activation not in ("relu", "topk") else reshaped
         raise SparseRMError(
-            f"SAE {name} reshapes its input or has activation {_shown(activation)}; expected an SAE on the residual "
-            "stream or the MLP output with its architecture's own activation; choose another SAE"
+            f"SAE {name} {what}; expected an SAE on the residual stream or the MLP output with its architecture's own "
+            "activation; choose another SAE"
         )
     metadata = _mapping(cfg.get("metadata"))
     return SAEConfig(
@@ -231,10 +234,11 @@ def _weights_file(folder: Path) -> str:
 
 def _hook_of(cfg: Mapping[str, Any], folder: Path) -> HookPoint:
     """The hook point from the metadata, or from the folder's name as in sparsify (``layers.15``, ``layers.15.mlp``)."""
-    if hook_name := _mapping(cfg.get("metadata")).get("hook_name") or cfg.get("hook_name"):
-        return HookPoint.parse(str(hook_name))
-    if match := _MODULE.fullmatch(folder.resolve().name):
+    hook_name = _mapping(cfg.get("metadata")).get("hook_name") or cfg.get("hook_name")
+    if match := _MODULE.fullmatch(str(hook_name or folder.resolve().name)):
         return HookPoint(int(match["layer"]), "mlp_out" if match["mlp"] else "resid_post")
+    if hook_name:
+        return HookPoint.parse(str(hook_name))
     raise SparseRMError(
         f"the SAE in {folder} names no hook point; expected metadata.hook_name in cfg.json (blocks.15.hook_resid_post) or a "
         "folder named after a layer or its MLP (layers.15, layers.15.mlp); add it, or choose another SAE"

@@ -81,8 +81,8 @@ def test_the_sae_that_a_head_names_is_not_downloaded_either(head, asked) -> None
 
 def test_a_name_that_the_user_gives_is_asked_for(run, parts, tmp_path, asked) -> None:
     train = ("train", parts.train, "--out", tmp_path / "out")
-    assert "and the Hugging Face Hub gave" in run(*train, "--backbone", STRANGE, "--sae", parts.sae).error
-    assert "SAELens could not load" in run(*train, "--sae", "other/saes:x").error
+    assert "and cannot be downloaded from the Hugging Face Hub" in run(*train, "--backbone", STRANGE, "--sae", parts.sae).error
+    assert "'other/saes:x' cannot be downloaded" in run(*train, "--sae", "other/saes:x").error
     assert asked == [STRANGE, "other/saes"]
 
 

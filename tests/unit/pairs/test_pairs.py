@@ -403,7 +403,7 @@ def test_what_was_tried_is_said_where_nothing_is_found(monkeypatch):
         raise ConnectionError("no route\nto the hub")
 
     monkeypatch.setattr(datasets, "load_dataset", refuse)
-    monkeypatch.setattr("sparserm.pairs.files._ask_hub", lambda name: None)
+    monkeypatch.setattr("sparserm.pairs.datasets._ask_hub", lambda name: None)
     for mistyped in ("nope.jsonl", "folder/nope.csv", "a b c", "../x/y/z", "\0", "x" * 5000, "~nobody-here/x", ""):
         with pytest.raises(SparseRMError):
             load_pairs(mistyped)
@@ -426,7 +426,7 @@ def test_an_unreachable_hub_is_asked_once_unless_the_dataset_is_in_the_cache(mon
     def unreachable(name):
         raise ConnectionError("no network")
 
-    monkeypatch.setattr("sparserm.pairs.files._ask_hub", unreachable)
+    monkeypatch.setattr("sparserm.pairs.datasets._ask_hub", unreachable)
     monkeypatch.setattr(datasets, "load_dataset", lambda name, split: datasets.Dataset.from_list(ROWS))
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path))
     with pytest.raises(SparseRMError, match="ConnectionError: no network"):
@@ -438,7 +438,7 @@ def test_an_unreachable_hub_is_asked_once_unless_the_dataset_is_in_the_cache(mon
 def test_a_dataset_name_is_loaded_with_its_split(monkeypatch):
     import datasets
 
-    monkeypatch.setattr("sparserm.pairs.files._ask_hub", lambda name: None)
+    monkeypatch.setattr("sparserm.pairs.datasets._ask_hub", lambda name: None)
     monkeypatch.setattr(datasets, "load_dataset", lambda name, split: datasets.Dataset.from_list(ROWS[: 1 + (split == "b")]))
     assert len(load_pairs("owner/set", split="b").pairs) == 2
     assert load_pairs("owner/set").name == "owner/set"

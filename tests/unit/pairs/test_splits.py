@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sparserm.pairs.files import ChoiceError
+from sparserm.pairs.datasets import ChoiceError
 from sparserm.pairs.load import load_pairs
 from sparserm.pairs.parts import cut
 from sparserm.pairs.sources import DataSource

@@ -1,0 +1,148 @@
+"""What went wrong with the Hugging Face Hub, in words: its clients raise many types of error, often one wrapped in another."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from sparserm.support.files import one_line
+
+#: Errors of several HTTP libraries by name: the Hub's clients use httpx or requests, by version.
+_UNREACHABLE = ("ConnectError", "ConnectTimeout", "ConnectionError", "ReadTimeout", "PoolTimeout", "ProxyError", "NetworkError")
+_BROKEN_OFF = ("RemoteProtocolError", "ReadError", "ChunkedEncodingError", "IncompleteRead")
+_LOG_IN = "log in with `hf auth login`"
+
+#: Seconds in which the Hub has to answer, where there is a copy to use instead.
+_ANSWER_S = 5
+
+# The setting is global: two threads that restore it in the wrong order would leave it on.
+_OFFLINE = threading.RLock()
+
+
+class HubUnreachableError(ConnectionError):
+    """The Hub does not answer, and what is wanted is not in the cache."""
+
+
+@contextmanager
+def cache_if_unreachable() -> Iterator[None]:
+    """Make the Hub's clients read their caches at once in the block if the Hub does not answer.
+
+    They would try again for 23 seconds, for each file that is not in the cache because the repository does not have it.
+
+    Raises:
+        HubUnreachableError: it does not answer, and something is not in the cache.
+    """
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE or (reason := _unreachable()) is None:
+        yield
+        return
+    with _OFFLINE:
+        constants.HF_HUB_OFFLINE = True
+        try:
+            yield
+        except Exception as error:
+            if {"OfflineModeIsEnabled", "LocalEntryNotFoundError"} & _types(error).keys():
+                raise HubUnreachableError(reason) from error
+            raise
+        finally:
+            constants.HF_HUB_OFFLINE = False
+
+
+def _unreachable() -> str | None:
+    """Why the Hub does not answer; None if it does."""
+    from huggingface_hub import constants
+    from huggingface_hub.utils import get_session
+
+    try:
+        get_session().head(constants.ENDPOINT, timeout=_ANSWER_S)
+    except Exception as error:  # of httpx or requests, by version
+        return f"{type(error).__name__}: {error}"
+    return None
+
+
+def hub_problem(error: BaseException, name: str, kind: str = "model") -> str:
+    """The reason why something of the Hub could not be read or written, and how to fix it, on one line.
+
+    Args:
+        error: what a client of the Hub raised.
+        name: the repository that was asked for.
+        kind: ``model`` or ``dataset``.
+    """
+    if "is a gated dataset" in str(error):  # datasets drops what it was raised from
+        return _gated(401 if "must be authenticated" in str(error) else 403, name, kind)
+    chain = list(_chain(error))
+    for one in chain:  # an answer of the Hub tells more than the errors that wrap it
+        response = getattr(one, "response", None)
+        if isinstance(status := getattr(response, "status_code", None), int):
+            return _answered(status, getattr(response, "headers", {}), one, name, kind)
+    types = _types(error)
+    if (unreachable := types.get("HubUnreachableError")) is not None:
+        return f"the Hub cannot be reached ({one_line(unreachable, 100)}); check the network"
+    reasons = {
+        "OfflineModeIsEnabled": f"{name} is not in the Hub's cache, and HF_HUB_OFFLINE forbids downloads; unset it, or run "
+        f"`hf download` on {name} first",
+        "HFValidationError": f"{name!r} is not a name of the Hub, which are USER/NAME; correct the name",
+        **dict.fromkeys(_BROKEN_OFF, "the download broke off; try again"),
+        "IncompleteSnapshotError": f"the copy of {name} in the Hub's cache is incomplete; download it again, with a network",
+    }
+    # First, since OfflineModeIsEnabled is a ConnectionError too.
+    if (reason := next((reasons[one] for one in reasons if one in types), None)) is not None:
+        return reason
+    if any(one in types for one in _UNREACHABLE):
+        return f"the Hub cannot be reached ({one_line(f'{type(chain[-1]).__name__}: {chain[-1]}', 100)}); check the network"
+    return one_line(f"{type(error).__name__}: {error}")
+
+
+def _answered(status: int, headers: Mapping[str, str], error: BaseException, name: str, kind: str) -> str:
+    """The reason in an answer of the Hub, which gives 401 for what is missing too."""
+    code, wait = headers.get("X-Error-Code", ""), headers.get("Retry-After")
+    by_code = {
+        "GatedRepo": _gated(status, name, kind),
+        "RevisionNotFound": f"{name} has no revision like that, such as the branch main; check its page on the Hub",
+        "EntryNotFound": f"{name} lacks a file that is needed ({_path_of(error)}); check its files on the Hub",
+        "RepoNotFound": f"the Hub has no {kind} {name} that you may read; check the name, or, if it is private, {_LOG_IN}",
+    }
+    by_status = {
+        401: f"the Hub does not know who you are; {_LOG_IN}",
+        403: f"your token has no right to this on {name}; {_LOG_IN} with one that has",
+        404: by_code["RepoNotFound"],
+        429: f"the Hub limits how much it answers (429); try again in {f'{wait} seconds' if wait else 'some minutes'}, or "
+        f"{_LOG_IN} for a higher limit",
+    }
+    if status == 401 and "Invalid credentials" in headers.get("X-Error-Message", ""):
+        return f"the Hub does not know your token; {_LOG_IN} again"
+    if status >= 500:
+        return f"the Hub is down (status {status}); try again later"
+    return by_code.get(code) or by_status.get(status) or one_line(f"the Hub answered {status}: {error}")
+
+
+def _gated(status: int, name: str, kind: str) -> str:
+    from huggingface_hub import constants
+
+    page = f"{constants.ENDPOINT}/{'datasets/' if kind == 'dataset' else ''}{name}"
+    if status == 401:
+        return f"{name} is gated: accept its licence on {page}, then {_LOG_IN}"
+    return f"{name} is gated, and your account has no access: accept its licence on {page}"
+
+
+def _types(error: BaseException) -> dict[str, BaseException]:
+    """An error and what it was raised from, by the names of their types and of the parents of these."""
+    return {parent.__name__: one for one in _chain(error) for parent in type(one).__mro__}
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """An error and what it was raised from."""
+    seen: set[int] = set()
+    current: BaseException | None = error
+    while current is not None and id(current) not in seen:
+        seen.add(id(current))
+        yield current
+        current = current.__cause__ or current.__context__
+
+
+def _path_of(error: Any) -> str:
+    """The path that was asked for, without the address of the Hub."""
+    return one_line(str(getattr(error.response, "url", "")).partition("/resolve/")[2], 100)
