@@ -64,7 +64,7 @@ def test_a_request_id_is_returned_and_in_the_log_of_a_failure(model, monkeypatch
         def fail(*_: object) -> None:
             raise RuntimeError("quotes a text")
 
-        monkeypatch.setattr("sparserm.integrations.server.app._texts", fail)
+        monkeypatch.setattr("sparserm.integrations.server.app.texts_of", fail)
         with caplog.at_level(logging.ERROR):
             answer = client.post("/score", json=BODY, headers={"x-request-id": "abc-2"})
     assert answer.status_code == 500 and "abc-2" in answer.json()["error"] and "quotes a text" not in answer.text
