@@ -70,7 +70,7 @@ def _line(**values: Any) -> str:
     return json.dumps({"time": now, **values})
 
 
-class _JsonLines(logging.Formatter):
+class JsonLines(logging.Formatter):
     """Records as JSON objects; those of :data:`REQUESTS` already are."""
 
     def format(self, record: logging.LogRecord) -> str:
@@ -83,8 +83,8 @@ class _JsonLines(logging.Formatter):
 
 
 def log_to_stderr() -> None:
-    """Write requests, and the warnings of all libraries, to stderr."""
+    """Write requests, and the warnings of all libraries, to stderr, unless logging is set up already."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_JsonLines())
-    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    handler.setFormatter(JsonLines())
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     REQUESTS.setLevel(logging.INFO)
