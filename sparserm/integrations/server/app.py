@@ -182,6 +182,7 @@ class _Endpoints:
         app.get("/metrics", summary="Prometheus metrics.", response_class=_FiguresResponse)(self.figures)
         for path in ("score", "compare", "explain", "get_reward", "classify", "pooling", "predict", "rerank"):
             app.post(f"/{path}", summary=getattr(self, path).__doc__)(getattr(self, path))
+        app.post("/", summary="TEI: the same as /predict.")(self.predict)
 
     async def health(self) -> Response:
         """Health check."""
@@ -303,8 +304,10 @@ class _Endpoints:
         self.service.check_number(len(rows))
         texts = [text for row in rows for text in self._row(row)]
         found = await self._scored(self.service.head(None), texts, request)
-        answers = [[{"score": score, "label": "reward"}] for score in _tei_scores(found, payload.raw_scores)]
-        return answers if batch else answers[0]
+        asked = payload.parameters
+        raw = payload.raw_scores or (asked is not None and asked.function_to_apply == "none")
+        answers = [[{"score": score, "label": "reward"}] for score in _tei_scores(found, raw)]
+        return answers if batch or asked is not None else answers[0]
 
     async def rerank(self, payload: schemas.RerankRequest, request: Request) -> list[dict[str, Any]]:
         """TEI: rank responses to a prompt, best first."""

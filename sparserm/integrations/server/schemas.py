@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -54,11 +54,22 @@ class VllmRequest(BaseModel):
     messages: Messages | None = None
 
 
+class HubParameters(BaseModel):
+    """What ``text_classification`` of ``huggingface_hub.InferenceClient`` asks for; softmax of one label would always be 1."""
+
+    function_to_apply: Literal["sigmoid", "none"] | None = None
+    top_k: int | None = None
+
+
 class PredictRequest(BaseModel):
-    """TEI's ``/predict``: a templated text, a (prompt, response) pair, or a batch of these, each in a list."""
+    """TEI's ``/predict``: a templated text, a (prompt, response) pair, or a batch of these, each in a list.
+
+    With ``parameters``, which ``huggingface_hub`` sends, the answer is a batch also for one text, as that client expects.
+    """
 
     inputs: str | list[str] | list[list[str]]
     raw_scores: bool = False
+    parameters: HubParameters | None = None
 
 
 class RerankRequest(BaseModel):

@@ -111,6 +111,15 @@ def test_teis_clients_get_scores(client, expected):
     assert [one["score"] for one in found] == pytest.approx(sorted(expected, reverse=True), abs=1e-5)
 
 
+@pytest.mark.parametrize("path", ["/", "/predict"])
+def test_the_hubs_client_gets_a_list_for_one_text_and_the_function_that_it_asks_for(client, expected, path):
+    for parameters, score in (({}, expit(expected[0])), ({"function_to_apply": "none"}, expected[0])):
+        ((found,),) = _ok(client.post(path, json={"inputs": TEMPLATED[0], "parameters": parameters}))
+        assert found == {"score": pytest.approx(score, abs=1e-5), "label": "reward"}
+    answer = client.post(path, json={"inputs": TEMPLATED[0], "parameters": {"function_to_apply": "softmax"}})
+    assert answer.status_code == 422 and "'sigmoid' or 'none'" in answer.json()["error"]
+
+
 # -------------------------------------------------------------------------------------------------------- gated heads
 
 

@@ -16,7 +16,7 @@ from schemathesis.checks import (
 from sparserm.integrations.server.app import create_app
 
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
-POSTED = ("/score", "/compare", "/explain", "/get_reward", "/classify", "/pooling", "/predict", "/rerank")
+POSTED = ("/score", "/compare", "/explain", "/get_reward", "/classify", "/pooling", "/predict", "/rerank", "/")
 READ = ("/health", "/info", "/metrics")
 
 
