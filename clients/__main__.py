@@ -41,7 +41,9 @@ def report(name: str, client: Client, where: Place) -> Report:
     work = empty_folder(folder, "work")
     given, written, log = folder / "place.json", folder / "report.json", folder / "log.txt"
     given.write_text(json.dumps(dataclasses.asdict(dataclasses.replace(where, folder=str(work)))), encoding="utf-8")
-    variables = {"HF_HUB_OFFLINE": "1", "WANDB_MODE": "disabled", "TOKENIZERS_PARALLELISM": "false"}
+    variables = {"WANDB_MODE": "disabled", "TOKENIZERS_PARALLELISM": "false"}
+    if not client.serves:  # else huggingface_hub would not send a request to this machine either
+        variables["HF_HUB_OFFLINE"] = "1"
     command = [str(python), "-m", "clients.inside", f"clients.{name}", str(given), str(written)]
     code = run(command, log, client.limit_s, {**variables, "HF_HOME": str(CACHE / "hf")})
     found = json.loads(written.read_text(encoding="utf-8")) if written.is_file() else {"version": "", "outcomes": []}

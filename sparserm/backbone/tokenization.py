@@ -28,6 +28,15 @@ _MARK = "\ue000{}\ue001"
 _MARKS = re.compile("\ue000(\\d+)\ue001")
 
 
+def scored_text(response: str) -> str:
+    """The part of a response that is tokenised: without surrounding white space.
+
+    Templates, trainers and files differ in what they leave around a response, and its reward must not depend on that. Every
+    reward is computed from tokens that :class:`ChatTokenizer` makes, so this is the one place where it is taken off.
+    """
+    return response.strip()
+
+
 class ChatTokenizer:
     """Tokenises conversations with a transformers tokenizer; ``max_length`` is the context length in tokens."""
 
@@ -39,7 +48,7 @@ class ChatTokenizer:
         self._pieces = functools.lru_cache(maxsize=4096)(self._render)
 
     def __call__(self, prompt: Prompt, response: str) -> TokenizedText:
-        """Tokenise; a text longer than the context is truncated on the left.
+        """Tokenise, without white space around the response; a text longer than the context is truncated on the left.
 
         Raises:
             SparseRMError: the response is empty, or the template refuses the conversation's roles.
@@ -53,7 +62,7 @@ class ChatTokenizer:
             SparseRMError: as for a single text.
         """
         contents = dict.fromkeys(turn.content for text in texts for turn in text.prompt)
-        contents |= dict.fromkeys(text.response for text in texts)
+        contents |= dict.fromkeys(scored_text(text.response) for text in texts)
         ids: dict[str, tuple[int, ...]] = {}
         waiting = list(contents)
         for start in range(0, len(waiting), CHUNK):  # the tokenizer holds a hundred bytes per token while it works
@@ -68,7 +77,7 @@ class ChatTokenizer:
 
     def _assemble(self, prompt: Prompt, response: str, encode: Callable[[str], tuple[int, ...]]) -> TokenizedText:
         head = self._prompt_ids(prompt, encode)
-        body = encode(response)
+        body = encode(scored_text(response))
         if not body:
             raise SparseRMError(f"the response {response!r} has no tokens: expected text to score; give a response")
         ids = head + body + self._closing(tuple(message.role for message in prompt))

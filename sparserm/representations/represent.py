@@ -13,6 +13,7 @@ from torch import Tensor
 
 from sparserm.backbone.device import OnHost, to_device
 from sparserm.backbone.model import Backbone, Pass
+from sparserm.backbone.tokenization import scored_text
 from sparserm.pairs.split import prompt_groups, text_groups
 from sparserm.representations.store import ArrayColumn, BlobColumn, Column, PartColumn, Store
 from sparserm.representations.values import (
@@ -399,7 +400,7 @@ def _contents(texts: Sequence[Text], backbone: Backbone) -> list[bytes]:
         if before is None:
             roles = tuple([turn.role for turn in text.prompt])
             before = prompts[id(text.prompt)] = f"{around(roles)}|{[turn.content for turn in text.prompt]!r}|"
-        return _half(f"{before}{text.response!r}")
+        return _half(f"{before}{scored_text(text.response)!r}")
 
     return [content(text) for text in texts]
 

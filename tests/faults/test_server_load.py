@@ -18,6 +18,7 @@ import uvicorn
 from fastapi.testclient import TestClient
 
 from sparserm.integrations.server.app import create_app
+from sparserm.integrations.server.clients import Clients
 from sparserm.integrations.server.gate import Gate
 from sparserm.integrations.server.service import Limits, Service
 from sparserm.model import SparseRM
@@ -228,6 +229,7 @@ def test_a_request_that_shutting_down_cuts_off_is_sent_elsewhere():
             bodies_bytes=100,
             api_key=None,
             hosts=None,
+            clients=Clients(requests=1, texts=1),
             observe=lambda path, status, seconds: None,
         )
         scope = {"type": "http", "method": "POST", "path": "/score", "headers": [(b"content-type", b"application/json")]}

@@ -1,4 +1,4 @@
-"""Middleware for all paths: host names, authentication, limits of the body, request ids, and request timing."""
+"""Middleware for all paths: host names, authentication, limits of the body and of clients, request ids, and the log."""
 
 from __future__ import annotations
 
@@ -10,17 +10,15 @@ import secrets
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Collection, MutableMapping
-from contextvars import ContextVar
 from typing import Any
 
+from sparserm.integrations.server.clients import BusyClientError, Clients, client_name
+from sparserm.integrations.server.logs import REQUEST, RequestFacts, log_request
 from sparserm.support.hosts import host_allowed
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
-
-#: The id of the request being answered, for log lines.
-REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="-")
 
 #: Paths without authentication and under any host name, for load balancers.
 _OPEN = ("/health",)
@@ -43,6 +41,7 @@ class Gate:
         bodies_bytes: size of all bodies that are being received; those beyond it are refused with 429.
         api_key: key expected in ``Authorization: Bearer KEY``; None disables authentication.
         hosts: host names that requests may be for, for :func:`~sparserm.support.hosts.host_allowed`; None for any.
+        clients: limits of each client; a request beyond them is refused with 429.
         observe: called with path, status and seconds of every response.
     """
 
@@ -55,10 +54,11 @@ class Gate:
         bodies_bytes: int,
         api_key: bytes | None,
         hosts: Collection[str] | None,
+        clients: Clients,
         observe: Callable[[str, int, float], None],
     ) -> None:
         self._app, self._body_bytes, self._body_s, self._observe = app, body_bytes, body_s, observe
-        self._api_key, self._hosts = api_key, hosts
+        self._api_key, self._hosts, self._clients = api_key, hosts, clients
         self._bodies_bytes, self._received = bodies_bytes, 0
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
@@ -70,13 +70,18 @@ class Gate:
         headers = dict(scope["headers"])
         given = headers.get(b"x-request-id", b"")
         identity = given if _ID.fullmatch(given) else uuid.uuid4().hex.encode()
-        REQUEST_ID.set(identity.decode())
+        address = (scope.get("client") or ("",))[0]
+        facts = RequestFacts(identity.decode(), address)
+        REQUEST.set(facts)
 
         async def counted(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message = {**message, "headers": [*message["headers"], *_HEADERS, (b"x-request-id", identity)]}
+                own = [*_HEADERS, (b"x-request-id", identity)]
+                if facts.truncated is not None:
+                    own.append((b"x-sparserm-truncated", str(facts.truncated).encode()))
+                message = {**message, "headers": [*message["headers"], *own]}
             await send(message)
 
         try:
@@ -93,7 +98,10 @@ class Gate:
             await _refuse(counted, 500, "backend", text)
         finally:
             route = scope.get("route")  # the matched route; unknown paths share one label
-            self._observe(getattr(route, "path", "other"), status or 500, time.perf_counter() - started)
+            seconds = time.perf_counter() - started
+            self._observe(getattr(route, "path", "other"), status or 500, seconds)
+            if scope["path"] not in _OPEN or status != 200:  # load balancers ask every few seconds
+                log_request(facts, scope["method"], scope["path"], status or 500, seconds)
 
     async def _answer(self, scope: MutableMapping[str, Any], headers: dict[bytes, bytes], receive: Receive, send: Send) -> None:
         if (refusal := self._refusal(scope, headers)) is not None:
@@ -102,6 +110,19 @@ class Gate:
         if scope["method"] != "POST" or scope["path"] in _OPEN:  # nothing reads a body there
             await self._app(scope, _replay(b"", receive), send)
             return
+        client = client_name((scope.get("client") or ("",))[0])
+        try:
+            self._clients.enter(client)
+        except BusyClientError as error:
+            await _refuse(send, 429, "overloaded", str(error))
+            return
+        try:
+            await self._receive(scope, receive, send)
+        finally:
+            self._clients.leave(client)
+
+    async def _receive(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+        """Receive the whole body, then pass the request on; or refuse it."""
         body = bytearray()
         try:
             refusal = await asyncio.wait_for(self._read(receive, body), self._body_s)

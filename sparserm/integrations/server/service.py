@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -33,6 +34,8 @@ class Limits:
         batch: texts in a batch.
         body_s: seconds in which the body of a request has to arrive.
         bodies_bytes: size of all bodies that are being received together; requests beyond it are refused with 429.
+        client_requests: requests of one client in progress; more are refused with 429. None of this computer's.
+        client_texts: texts of one client per minute; more are refused with 429. None of this computer's.
     """
 
     body_bytes: int = 8 << 20
@@ -44,6 +47,8 @@ class Limits:
     batch: int = 64
     body_s: float = 30.0
     bodies_bytes: int = 256 << 20
+    client_requests: int = 64
+    client_texts: int = 60_000
 
 
 #: Bytes of a text for each of its tokens, and the tokens of a chat template: estimates, in English.
@@ -73,12 +78,14 @@ class Rewards:
         parts: ``[n, K]`` float64 contributions of the features; zero where the response is empty.
         fires: ``[n, K]`` bool, whether a feature fires where its score is read; None for projections, where it is unknown.
         n_tokens: total number of response tokens.
+        cut: ``[n]`` int, tokens cut from the beginning of each text to fit the context.
     """
 
     rewards: np.ndarray
     parts: np.ndarray
     fires: np.ndarray | None
     n_tokens: int
+    cut: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -88,10 +95,12 @@ class _Scored:
     Attributes:
         scores: ``[K]`` float64 alignment scores by head.
         n_tokens: number of response tokens.
+        cut: tokens cut from the beginning of the text to fit the context.
     """
 
     scores: Mapping[SparseRM, np.ndarray]
     n_tokens: int
+    cut: int
 
 
 class Service:
@@ -120,6 +129,8 @@ class Service:
         for model in sorted(models.values(), key=lambda one: -one.card.hook_point.layer):
             model.load_backbone()
         self.backbone = max((model.backbone for model in models.values()), key=lambda one: one.through_layer)
+        # The thread of the batches changes settings of its tokenizer, so other threads need their own.
+        self._decoder = copy.deepcopy(self.backbone.chat.tokenizer)
         compute: dict[Any, Any] = {("explain", name): self._explainer(model) for name, model in models.items()}
         for model in models.values():
             place = _place(model)
@@ -153,6 +164,17 @@ class Service:
         """
         if n > self.limits.texts:
             raise TooLargeError(f"got {n:,} texts, expected {self.limits.texts:,} at most; send fewer at a time")
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of token ids of the backbone, special tokens included.
+
+        Raises:
+            SparseRMError: an id is not one of its tokens.
+        """
+        n = len(self._decoder)
+        if unknown := [one for one in ids if not 0 <= one < n]:
+            raise SparseRMError(f"token id {unknown[0]} is not one of {self.backbone.name}; expected ids from 0 to {n - 1:,}")
+        return str(self._decoder.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
     def cost(self, text: Text) -> float:
         """The work in a text, in tokens of a short one: estimated from its bytes, since tokenizing takes time itself."""
@@ -195,16 +217,18 @@ class Service:
         found = await self.batcher.run(_place(model), [texts[i] for i in nonempty])
         rewards = np.full(len(texts), model.saved.least_reward)
         parts = np.zeros((len(texts), len(model.head.features)))
+        cut = np.zeros(len(texts), int)
         fires = np.zeros(parts.shape, bool) if model.head.score == "gated" else None
         if nonempty:
             scores = np.stack([one.scores[model] for one in found])
             parts[nonempty] = contributions(model.head, scores)
             rewards[nonempty] = parts[nonempty].sum(1) + model.head.bias
+            cut[nonempty] = [one.cut for one in found]
             if fires is not None:
                 fires[nonempty] = scores != 0
-        return Rewards(rewards, parts, fires, sum(one.n_tokens for one in found))
+        return Rewards(rewards, parts, fires, sum(one.n_tokens for one in found), cut)
 
-    async def explain(self, model: SparseRM, name: str, text: Text) -> Explanation:
+    async def explain(self, model: SparseRM, text: Text) -> Explanation:
         """Break one reward down by feature and by token.
 
         Raises:
@@ -212,12 +236,13 @@ class Service:
             SparseRMError: the text cannot be read.
         """
         self.check([text], self.limits.explain_characters)
+        name = next(name for name, one in self.models.items() if one is model)
         (found,) = await self.batcher.run(("explain", name), [text])
         assert isinstance(found, Explanation)
         return found
 
-    async def compare(self, model: SparseRM, texts: Sequence[Text]) -> Comparison:
-        """Rank responses to one prompt.
+    async def compare(self, model: SparseRM, texts: Sequence[Text]) -> tuple[Comparison, np.ndarray]:
+        """Rank responses to one prompt; also returns ``[n]`` tokens cut from the beginning of each text.
 
         Raises:
             TooLargeError, TooLongError, OverloadedError, ClosedError: the request cannot be accepted.
@@ -227,7 +252,8 @@ class Service:
         if len(texts) < 2:
             raise SparseRMError(f"got {len(texts)} responses; expected two or more to compare")
         found = await self.batcher.run(_place(model), texts)
-        return compare_responses(model.head, np.stack([one.scores[model] for one in found]), model.labels)
+        compared = compare_responses(model.head, np.stack([one.scores[model] for one in found]), model.labels)
+        return compared, np.array([one.cut for one in found])
 
     def _reader(
         self, hook: HookPoint, pooling: Pooling, gate: SparseAutoencoder | None
@@ -238,7 +264,8 @@ class Service:
         def read(texts: Sequence[Text]) -> list[_Scored]:
             found = represent(texts, self.backbone, {hook: gate}, pooling)[hook]
             scores = {model: head_scores(model.head, found) for model in here}
-            return [_Scored({model: scores[model][i] for model in here}, n) for i, n in enumerate(found.n_tokens.tolist())]
+            counts = zip(found.n_tokens.tolist(), found.n_truncated.tolist(), strict=True)
+            return [_Scored({model: scores[model][i] for model in here}, n, cut) for i, (n, cut) in enumerate(counts)]
 
         return read
 

@@ -29,13 +29,21 @@ def decoded(chat, ids):
 
 
 @pytest.mark.parametrize("prompt", CONVERSATIONS)
-@pytest.mark.parametrize("response", ["Yes.", " leading and trailing \n", "你好 🙂", "the\n\nthing", "<|im_end|>"])
+@pytest.mark.parametrize("response", ["Yes.", "你好 🙂", "the\n\nthing", "<|im_end|>"])
 def test_the_span_holds_the_response_and_nothing_else(chat, prompt, response):
     text = chat(prompt, response)
     assert decoded(chat, text.ids[text.start : text.end]) == response
     assert decoded(chat, text.ids[text.end :]) == "<|im_end|>\n"
     assert decoded(chat, text.ids[: text.start]).endswith("<|im_start|>assistant\n")
     assert text.n_truncated == 0
+
+
+@pytest.mark.parametrize("written", [" Yes.", "Yes. ", "\n\tYes.\n\n", "\u3000Yes.\xa0"])
+def test_white_space_around_a_response_is_not_read(chat, written):
+    assert chat(USER, written) == chat(USER, "Yes.")
+    assert chat.many([Text(USER, written)]) == [chat(USER, "Yes.")]
+    with pytest.raises(SparseRMError, match="has no tokens"):
+        chat(USER, written.replace("Yes.", ""))
 
 
 @pytest.mark.parametrize("prompt", CONVERSATIONS)
@@ -53,8 +61,8 @@ def test_prompt_ids_are_a_prefix_of_the_text(chat, prompt):
 
 
 def test_chosen_and_rejected_share_the_tokens_of_their_prompt(chat):
-    # As one string, "assistant\n" and "\n\nNo" could merge differently from "assistant\n" and "er".
-    texts = [chat(USER, response) for response in ("er", "\n\nNo", " the", "<|im_end|>", "你")]
+    # As one string, "assistant\n" and "你" could merge differently from "assistant\n" and "er".
+    texts = [chat(USER, response) for response in ("er", "No", "the", "<|im_end|>", "你")]
     assert len({text.ids[: text.start] for text in texts}) == 1
 
 

@@ -18,8 +18,11 @@ import pytest
 from fastapi.testclient import TestClient
 from scipy.special import expit
 
+from sparserm.heads.reward import reward_margins
 from sparserm.integrations.server.app import create_app
+from sparserm.integrations.trl import SparseRMReward
 from sparserm.model import SparseRM
+from sparserm.pairs.parsing import parse_pairs
 from sparserm.types import SparseRMError
 
 PROMPT, RESPONSES = "How do I boil an egg?", ["please boil it", "go away", "never"]
@@ -53,6 +56,38 @@ def test_score_gives_the_models_rewards_and_what_they_are_made_of(client, models
     assert found["features"] == models["mean"].head.features.tolist() and found["head"] == "mean"
 
 
+@pytest.mark.parametrize("written", ["{} ", "\n{}", " \t{}\n\n"])
+def test_white_space_around_a_response_changes_no_reward_on_any_path(client, models, expected, written):
+    model, texts = models["mean"], [written.format(one) for one in RESPONSES]
+    marked = [f"<|im_start|>user\n{PROMPT}<|im_end|>\n<|im_start|>assistant\n{one}<|im_end|>" for one in texts]
+    pairs = parse_pairs([{"prompt": PROMPT, "chosen": texts[0], "rejected": one} for one in texts[1:]])
+    messages = [[{"role": "assistant", "content": one}] for one in texts]
+
+    def ask(path, **body):
+        return _ok(client.post(f"/{path}", json=body))
+
+    read = {
+        "score": ask("score", prompts=PROMPT, responses=texts)["rewards"],
+        "messages": ask("score", prompts=PROMPT, responses=messages)["rewards"],
+        "compare": ask("compare", prompt=PROMPT, responses=texts)["rewards"],
+        "explain": [ask("explain", prompt=PROMPT, response=one)["reward"] for one in texts],
+        "openrlhf": ask("get_reward", query=marked)["rewards"],
+        "openrlhf, prompts": ask("get_reward", query=[PROMPT + one for one in texts], prompts=[PROMPT] * 3)["rewards"],
+        "vllm": [one["data"][0] for one in ask("pooling", input=marked)["data"]],
+        "vllm, pairs": [one["score"] for one in ask("v1/score", queries=PROMPT, documents=texts, use_activation=False)["data"]],
+        "tei": [one[0]["score"] for one in ask("predict", inputs=[[PROMPT, one] for one in texts], raw_scores=True)],
+        "python": model.score([PROMPT] * 3, texts),
+        "python, compare": model.compare(PROMPT, texts).rewards,
+        "python, explain": [model.explain(PROMPT, one).reward for one in texts],
+        "trl": SparseRMReward(model)([PROMPT] * 3, texts),
+        "trl, messages": SparseRMReward(model)([[{"role": "user", "content": PROMPT}]] * 3, messages),
+    }
+    for path, rewards in read.items():
+        assert list(rewards) == pytest.approx(list(expected), abs=1e-5), path
+    margins = reward_margins(model.head, model.represent(pairs))
+    assert list(margins) == pytest.approx([expected[0] - expected[1], expected[0] - expected[2]], abs=1e-5)
+
+
 def test_several_heads_stand_behind_one_server(client, models):
     found = _ok(client.post("/score", json={"prompts": PROMPT, "responses": RESPONSES, "head": "last"}))
     np.testing.assert_allclose(found["rewards"], models["last"].score([PROMPT] * 3, RESPONSES), atol=1e-5)
@@ -79,6 +114,7 @@ def test_openrlhf_gets_rewards_of_what_its_policy_saw(client, models, expected):
         found = _ok(client.post("/get_reward", json={"query": query, "prompts": prompts, "labels": [None] * 3}))
         np.testing.assert_allclose(found["rewards"], expected, atol=1e-5)
     assert found["scores"] == pytest.approx([models["mean"].percentile(reward) for reward in expected], abs=1e-3)
+    assert found["extra_logs"].pop("tokens_cut") == [0, 0, 0]
     columns = np.array(list(found["extra_logs"].values()))
     np.testing.assert_allclose(columns.sum(0) + models["mean"].head.bias, expected, atol=1e-5)
     assert _ok(client.post("/get_reward", json={"query": [], "prompts": []})) == {"rewards": [], "scores": [], "extra_logs": {}}
@@ -167,6 +203,7 @@ def test_a_gated_default_head_speaks_openrlhf_and_tei(mixed, gated):
     prompts = [one[: one.index(RESPONSES[i])] for i, one in enumerate(TEMPLATED)]
     found = _ok(mixed.post("/get_reward", json={"query": TEMPLATED, "prompts": prompts}))
     np.testing.assert_allclose(found["rewards"], expected, atol=1e-5)
+    assert found["extra_logs"].pop("tokens_cut") == [0, 0, 0]
     np.testing.assert_allclose(np.array(list(found["extra_logs"].values())).sum(0) + model.head.bias, expected, atol=1e-5)
     found = _ok(mixed.post("/predict", json={"inputs": [[PROMPT, one] for one in RESPONSES], "raw_scores": True}))
     assert [one[0]["score"] for one in found] == pytest.approx(list(expected), abs=1e-5)
@@ -292,7 +329,7 @@ def running(models, tiny_folder, tmp_path_factory):
                 break
         except httpx.HTTPError:
             time.sleep(0.1)
-    yield SimpleNamespace(address=address, process=process)
+    yield SimpleNamespace(address=address, process=process, log=folder / "log")
     process.kill()
     process.wait()
 
@@ -304,6 +341,13 @@ def _ask(address: str, responses: list[str], timeout: float = 60) -> int:
 def _figure(address: str, name: str) -> float:
     lines = httpx.get(f"{address}/metrics", timeout=30).text.splitlines()
     return float(next(line for line in lines if line.startswith(f"{name} ")).split()[1])
+
+
+def test_a_request_is_a_line_of_json_on_stderr(running):
+    answer = httpx.get(f"{running.address}/info", headers={"x-request-id": "mine"}, timeout=30)
+    assert answer.headers["x-request-id"] == "mine"
+    (line,) = [line for line in running.log.read_text().splitlines() if "mine" in line]
+    assert json.loads(line)["path"] == "/info" and json.loads(line)["client"] == "127.0.0.1"
 
 
 def test_what_a_client_that_went_away_has_asked_is_not_computed(running):

@@ -16,8 +16,11 @@ from schemathesis.checks import (
 from sparserm.integrations.server.app import create_app
 
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
-POSTED = ("/score", "/compare", "/explain", "/get_reward", "/classify", "/pooling", "/predict", "/rerank", "/")
-READ = ("/health", "/info", "/metrics")
+POSTED = (
+    *("/score", "/compare", "/explain", "/get_reward", "/predict", "/rerank"),
+    *("/classify", "/pooling", "/v1/score", "/v1/rerank", "/v2/rerank", "/"),
+)
+READ = ("/health", "/info", "/metrics", "/v1/models")
 
 
 @pytest.fixture(scope="module")
