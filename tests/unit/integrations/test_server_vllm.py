@@ -250,4 +250,4 @@ def test_teis_paths_cut_unless_forbidden(client, path, body):
 def test_the_hubs_client_asks_for_rewards_by_function_to_apply(client, expected):
     for parameters, score in (({}, expit(expected[0])), ({"function_to_apply": "none", "top_k": 1}, expected[0])):
         found = _ok(client.post("/predict", json={"inputs": TEMPLATED[0], "parameters": parameters}))
-        assert found[0]["score"] == pytest.approx(score, abs=1e-5)
+        assert found[0][0]["score"] == pytest.approx(score, abs=1e-5)
