@@ -10,24 +10,24 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from clients import hub_inference, llama_index_rerank, openai_client, openrlhf_rollout, rewardbench_command, trl_trainers
-from clients import vllm_requests
-from clients.environment import CACHE, EnvironmentError, environment, run
+from clients import (
+    hub_inference,
+    llama_index_rerank,
+    openai_client,
+    openrlhf_rollout,
+    rewardbench_command,
+    trl_trainers,
+    vllm_requests,
+)
+from clients.environment import CACHE, UnavailableError, environment, run
 from clients.kinds import Client, Outcome, Place, Report, empty_folder
 from clients.server import served
 from clients.table import FILE, markdown
 from clients.texts import HEADS, place
 
-MODULES = (
-    openrlhf_rollout,
-    vllm_requests,
-    openai_client,
-    hub_inference,
-    llama_index_rerank,
-    trl_trainers,
-    rewardbench_command,
-)
+MODULES = (openrlhf_rollout, vllm_requests, openai_client, hub_inference, llama_index_rerank, trl_trainers, rewardbench_command)
 CLIENTS = {module.__name__.partition(".")[2]: module.CLIENT for module in MODULES}
 
 
@@ -35,7 +35,7 @@ def report(name: str, client: Client, where: Place) -> Report:
     """Make a client's environment and run its checks in it."""
     try:
         python = environment(name, client)
-    except EnvironmentError as error:
+    except UnavailableError as error:
         return Report(client.name, "", tuple(Outcome(one.what, "skipped", str(error)) for one in client.checks), client.note)
     folder = empty_folder(CACHE / "runs", name)
     work = empty_folder(folder, "work")
@@ -46,7 +46,9 @@ def report(name: str, client: Client, where: Place) -> Report:
         variables["HF_HUB_OFFLINE"] = "1"
     command = [str(python), "-m", "clients.inside", f"clients.{name}", str(given), str(written)]
     code = run(command, log, client.limit_s, {**variables, "HF_HOME": str(CACHE / "hf")})
-    found = json.loads(written.read_text(encoding="utf-8")) if written.is_file() else {"version": "", "outcomes": []}
+    found: dict[str, Any] = {"version": "", "outcomes": []}
+    if written.is_file():
+        found = json.loads(written.read_text(encoding="utf-8"))
     outcomes = [Outcome(**one) for one in found["outcomes"]]
     reason = f"took longer than {client.limit_s:g} seconds" if code is None else f"exited with {code}"
     outcomes += [Outcome(one.what, "failed", reason) for one in client.checks[len(outcomes) :]]

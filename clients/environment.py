@@ -21,7 +21,7 @@ CACHE = ROOT / ".clients"
 INSTALL_S = 900
 
 
-class EnvironmentError(Exception):
+class UnavailableError(Exception):
     """An environment could not be made; says why."""
 
 
@@ -32,7 +32,7 @@ def environment(name: str, client: Client) -> Path:
     A client without requirements runs in this environment.
 
     Raises:
-        EnvironmentError: pip cannot install what the client requires.
+        UnavailableError: pip cannot install what the client requires.
     """
     if not client.requirements and not client.alone:
         return Path(sys.executable)
@@ -60,10 +60,10 @@ def _install(command: Sequence[str]) -> None:
     try:
         done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=INSTALL_S)
     except subprocess.TimeoutExpired as error:
-        raise EnvironmentError(f"pip took longer than {INSTALL_S} seconds") from error
+        raise UnavailableError(f"pip took longer than {INSTALL_S} seconds") from error
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
-        raise EnvironmentError(f"pip: {(lines or ['exited with ' + str(done.returncode)])[-1]}")
+        raise UnavailableError(f"pip: {(lines or ['exited with ' + str(done.returncode)])[-1]}")
 
 
 def run(command: Sequence[str], log: Path, limit_s: float, variables: Mapping[str, str]) -> int | None:

@@ -39,7 +39,9 @@ CLIENT = Client(
     package="huggingface_hub",
     requirements=("huggingface_hub>=1,<3",),
     checks=(
-        Check("`InferenceClient.text_classification` gets the sigmoid of the reward from `/` and `/predict`", _text_classification),
+        Check(
+            "`InferenceClient.text_classification` gets the sigmoid of the reward from `/` and `/predict`", _text_classification
+        ),
         Check('`function_to_apply="none"` gets the reward', _rewards),
         Check("`health_check` and `get_endpoint_info`", _health),
     ),

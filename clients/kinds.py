@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -84,13 +85,12 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Report:
-    """Outcomes of the checks of a client, and its version; ``versions`` are those of packages that matter beside it."""
+    """Outcomes of the checks of a client, its version, and a note on how it was run."""
 
     client: str
     version: str
     outcomes: tuple[Outcome, ...]
     note: str = ""
-    versions: dict[str, str] = field(default_factory=dict)
 
 
 def close(got: Any, expected: Any, tolerance: float = TOLERANCE) -> None:
@@ -116,8 +116,6 @@ def equal(got: Any, expected: Any) -> None:
 
 def empty_folder(parent: Path, name: str) -> Path:
     """An empty folder of that name; what was there is deleted."""
-    import shutil
-
     folder = parent / name
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from clients.kinds import Check, Client, Place, close, equal
@@ -28,8 +29,6 @@ def _pooling(place: Place) -> None:
 
 
 def _classify(place: Place) -> None:
-    import math
-
     found = _client(place).post("/classify", body={"model": "safety", "input": place.templated}, cast_to=object)
     expected = [1 / (1 + math.exp(-reward)) for reward in place.rewards["safety"]]
     close([one["probs"][0] for one in found["data"]], expected)

@@ -86,9 +86,7 @@ def _scores_and_logs(place: Place) -> None:
 
 def _batch(place: Place) -> None:
     executor = _executor()([f"{place.url}/get_reward"] * 2)
-    prompts = [
-        text[: text.rindex(response)] for text, response in zip(place.templated, place.responses, strict=True)
-    ]
+    prompts = [text[: text.rindex(response)] for text, response in zip(place.templated, place.responses, strict=True)]
     halves = asyncio.run(executor._fetch_rewards_via_http(place.templated, prompts, ["label"] * len(prompts)))
     close([reward for half in halves for reward in half["rewards"]], place.rewards["truthfulness"])
 

@@ -6,19 +6,25 @@ import json
 import os
 import runpy
 import sys
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 from clients.kinds import Check, Client, Place, close, equal
 
 
-def _on_cpu() -> None:
+def _on_this_device() -> AbstractContextManager[Any]:
     """RewardBench moves its inputs to a GPU whatever there is; on a machine without one they stay where they are."""
     import torch
     from transformers import BatchEncoding
 
     moved = BatchEncoding.to
-    if not torch.cuda.is_available():
-        BatchEncoding.to = lambda self, device, **options: moved(self, "cpu" if device == "cuda" else device, **options)
+
+    def to(self: Any, device: str, **options: Any) -> Any:
+        return moved(self, device if torch.cuda.is_available() else "cpu", **options)
+
+    return mock.patch.object(BatchEncoding, "to", to)
 
 
 def _command(place: Place) -> None:
@@ -32,13 +38,13 @@ def _command(place: Place) -> None:
         rows.append({"prompt": place.prompts[i], "chosen": both[0], "rejected": both[1]})
         expected.append(rewards[i : i + 2])
     (folder / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-    _on_cpu()
     os.chdir(exported.parent)
     output = folder / "results"
     sys.argv = ["rewardbench", "--model", exported.name, "--dataset", str(folder / "pairs.jsonl"), "--load_json"]
     sys.argv += ["--trust_remote_code", "--not_quantized", "--torch_dtype", "float32", "--batch_size", "2"]
     sys.argv += ["--output_dir", f"{output}{os.sep}"]
-    runpy.run_module("rewardbench.rewardbench", run_name="__main__")
+    with _on_this_device():
+        runpy.run_module("rewardbench.rewardbench", run_name="__main__")
     found = [json.loads(line) for line in (output / f"{exported.name}_outputs.jsonl").read_text().splitlines()]
     for side, name in enumerate(("scores_chosen", "scores_rejected")):
         got = [row[name][0] if isinstance(row[name], list) else row[name] for row in found]

@@ -27,12 +27,12 @@ truthfulness safety` or on an exported head. Rewards are compared with those of 
 _FOOT = """
 ## Not run
 
-| | reason |
-|---|---|
-| vLLM, Text Embeddings Inference | Servers, not clients: SparseRM answers in their place. vLLM's documented requests are in the table |
-| LangChain | Has no re-ranker for Text Embeddings Inference: `langchain-huggingface` has only embeddings |
-| RM-Bench | Is not on PyPI. Its files are recognised and scored by its published rules, with hand-computed values in `tests/unit/evaluation/test_reward_benchmarks.py` |
-| lm-evaluation-harness, LightEval | Evaluate models that write or rank continuations by their likelihood; neither has a task for a reward model |
+- vLLM and Text Embeddings Inference: servers, which SparseRM stands in for. The requests that vLLM documents are in the table.
+- LangChain: has no re-ranker for Text Embeddings Inference; `langchain-huggingface` has only embeddings.
+- RM-Bench: its script is not a package. Its files are recognised and scored by its published rules, which
+  `tests/unit/evaluation/test_reward_benchmarks.py` checks with values computed by hand.
+- lm-evaluation-harness and LightEval: they evaluate models that write text or rate its likelihood, and have no task for a
+  reward model.
 """
 
 

@@ -15,7 +15,10 @@ PROMPTS = {
         "No. Scans show that nearly all of it is active over a day.",
         "Yes, the other nine tenths are never used.",
     ),
-    "How can I fall asleep faster?": ("Keep a regular bedtime,\nand no screens in bed.", "Ünïcode 💤 helps & <b>so</b> does this."),
+    "How can I fall asleep faster?": (
+        "Keep a regular bedtime,\nand no screens in bed.",
+        "Ünïcode 💤 helps & <b>so</b> does this.",
+    ),
 }
 
 

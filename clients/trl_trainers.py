@@ -51,8 +51,7 @@ CLIENT = Client(
             "`RLOOTrainer` with `SparseRMReward` on the default backbone",
         ),
         _test(
-            "test_a_policy_is_trained_on_pairs_of_its_samples",
-            "`DPOTrainer` with `preference_dataset` on the default backbone",
+            "test_a_policy_is_trained_on_pairs_of_its_samples", "`DPOTrainer` with `preference_dataset` on the default backbone"
         ),
         _test(
             "test_an_exported_head_gives_the_same_rewards_and_is_trls_reward_model",

@@ -48,12 +48,15 @@ def _classify(place: Place) -> None:
     assert answer["usage"]["total_tokens"] > 0
 
 
+def _token_ids(place: Place) -> None:
+    ids = [_post(place, "/tokenize", model="truthfulness", prompt=text)["tokens"] for text in place.templated]
+    answer = _post(place, "/classify", model="truthfulness", input=ids)
+    close([one["probs"][0] for one in answer["data"]], _sigmoids(place.rewards["truthfulness"]))
+
+
 def _use_activation(place: Place) -> None:
     for path, values in (("/classify", "probs"), ("/pooling", "data")):
-        for wanted, expected in (
-            (False, place.rewards["truthfulness"]),
-            (True, _sigmoids(place.rewards["truthfulness"])),
-        ):
+        for wanted, expected in ((False, place.rewards["truthfulness"]), (True, _sigmoids(place.rewards["truthfulness"]))):
             answer = _post(place, path, model="truthfulness", input=place.templated, use_activation=wanted)
             close([one[values][0] for one in answer["data"]], expected)
 
@@ -89,6 +92,7 @@ CLIENT = Client(
         Check("`/v1/models`, then `/pooling` with the first model's name", _model_from_list),
         Check("`/pooling` with messages whose content is a list of parts", _messages),
         Check("`/classify` with several inputs", _classify),
+        Check("`/tokenize`, then `/classify` with the token ids", _token_ids),
         Check("`use_activation` true and false, `/classify` and `/pooling`", _use_activation),
         Check("`softmax: false`, the earlier name of `use_activation`", _softmax),
         Check('`encoding_format: "base64"`', _encoding_format),
