@@ -36,7 +36,13 @@ def report(name: str, client: Client, where: Place) -> Report:
     try:
         python = environment(name, client)
     except UnavailableError as error:
-        return Report(client.name, "", tuple(Outcome(one.what, "skipped", str(error)) for one in client.checks), client.note)
+        return Report(
+            client.name,
+            client.package,
+            "",
+            tuple(Outcome(one.what, "skipped", str(error)) for one in client.checks),
+            client.note,
+        )
     folder = empty_folder(CACHE / "runs", name)
     work = empty_folder(folder, "work")
     given, written, log = folder / "place.json", folder / "report.json", folder / "log.txt"
@@ -52,7 +58,7 @@ def report(name: str, client: Client, where: Place) -> Report:
     outcomes = [Outcome(**one) for one in found["outcomes"]]
     reason = f"took longer than {client.limit_s:g} seconds" if code is None else f"exited with {code}"
     outcomes += [Outcome(one.what, "failed", reason) for one in client.checks[len(outcomes) :]]
-    return Report(client.name, found["version"], tuple(outcomes), client.note)
+    return Report(client.name, client.package, found["version"], tuple(outcomes), client.note)
 
 
 def reports(names: Sequence[str]) -> list[Report]:

@@ -85,9 +85,10 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Report:
-    """Outcomes of the checks of a client, its version, and a note on how it was run."""
+    """Outcomes of the checks of a client, the version of its package, and a note on how it was run."""
 
     client: str
+    package: str
     version: str
     outcomes: tuple[Outcome, ...]
     note: str = ""

@@ -71,5 +71,5 @@ CLIENT = Client(
     checks=(Check("`rewardbench --model exported --load_json` gives SparseRM's rewards and their accuracy", _command),),
     serves=False,
     exports=True,
-    note="transformers 4.51.0, as it pins; on a CPU, where its inputs are not moved to a GPU",
+    note="with transformers 4.51.0, as it pins; where there is no GPU, to which it moves all inputs, they stay on the CPU",
 )

@@ -20,7 +20,7 @@ truthfulness safety` or on an exported head. Rewards are compared with those of 
 
 {date}, SparseRM {sparserm}, Python {python}, transformers {transformers}, PyTorch {torch}.
 
-| client | version | what ran | result |
+| client | package and version | what ran | result |
 |---|---|---|---|
 """
 
@@ -46,7 +46,7 @@ def markdown(reports: Sequence[Report]) -> str:
     rows = []
     for report in reports:
         for number, outcome in enumerate(report.outcomes):
-            name, shown = (report.client, report.version) if number == 0 else ("", "")
+            name, shown = (report.client, f"{report.package} {report.version}".strip()) if number == 0 else ("", "")
             rows.append(f"| {name} | {shown} | {_cell(outcome.what)} | {_result(outcome)} |")
     notes = [f"- {report.client}: {report.note}." for report in reports if report.note]
     return head + "\n".join(rows) + "\n\n" + "\n".join(notes) + "\n" + _FOOT

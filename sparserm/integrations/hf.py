@@ -83,7 +83,7 @@ def export_classifier(head: str | Path, folder: Path, progress: Progress | None 
     with replacing_folder(folder, replace=True) as new:
         _classifier(saved, source).save_pretrained(new)
         tokenizer.save_pretrained(new)
-        _name_tokenizer_as_transformers_4(new / "tokenizer_config.json")
+        _write_tokenizer_for_transformers_4(new / "tokenizer_config.json")
         save_head(saved, new / "head")
         (new / "README.md").write_text(_model_card(saved, "transformers", _LOAD_CLASSIFIER), encoding="utf-8")
 
@@ -267,12 +267,14 @@ def _head_tensors(head: RewardHead) -> dict[str, np.ndarray]:
     return {**linear, "directions": head.directions, "center": head.center, **head.encoder.weights}
 
 
-def _name_tokenizer_as_transformers_4(file: Path) -> None:
-    """Replace the name that transformers 5 gives to a tokenizer of ``tokenizer.json`` alone; 4 and 5 know the earlier one."""
+def _write_tokenizer_for_transformers_4(file: Path) -> None:
+    """Rename what transformers 5 writes under new names to those of 4, which 5 reads, too."""
     settings = json.loads(file.read_text(encoding="utf-8"))
     if settings.get("tokenizer_class") == "TokenizersBackend":
         settings["tokenizer_class"] = "PreTrainedTokenizerFast"
-        file.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    if isinstance(settings.get("extra_special_tokens"), list):
+        settings["additional_special_tokens"] = settings.pop("extra_special_tokens")
+    file.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _check_tokens(chat: ChatTokenizer) -> None:

@@ -74,7 +74,7 @@ def test_a_command_that_takes_too_long_is_ended(tmp_path: Path) -> None:
 
 def test_the_page_has_a_row_for_every_check_and_no_path_of_this_machine() -> None:
     reason = f"Error: {ROOT}/some/file\nhas a | in it, " + "and more " * 60
-    found = markdown([Report("A", "1.2", (Outcome("one", "ok"), Outcome("two", "failed", reason)), "a note")])
-    assert "| A | 1.2 | one | ok |\n|  |  | two | failed: Error: ./some/file has a \\| in it, and more" in found
+    found = markdown([Report("A", "a", "1.2", (Outcome("one", "ok"), Outcome("two", "failed", reason)), "a note")])
+    assert "| A | a 1.2 | one | ok |\n|  |  | two | failed: Error: ./some/file has a \\| in it, and more" in found
     assert str(ROOT) not in found and "- A: a note." in found
     assert max(map(len, found.splitlines())) < 400
