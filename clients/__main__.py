@@ -36,13 +36,8 @@ def report(name: str, client: Client, where: Place) -> Report:
     try:
         python = environment(name, client)
     except UnavailableError as error:
-        return Report(
-            client.name,
-            client.package,
-            "",
-            tuple(Outcome(one.what, "skipped", str(error)) for one in client.checks),
-            client.note,
-        )
+        skipped = tuple(Outcome(one.what, "skipped", str(error)) for one in client.checks)
+        return Report(client.name, client.package, "", skipped, client.note)
     folder = empty_folder(CACHE / "runs", name)
     work = empty_folder(folder, "work")
     given, written, log = folder / "place.json", folder / "report.json", folder / "log.txt"
@@ -64,15 +59,14 @@ def report(name: str, client: Client, where: Place) -> Report:
 def reports(names: Sequence[str]) -> list[Report]:
     """Run these clients against one server, and on one exported head."""
     os.environ["SPARSERM_STORE"] = "off"
-    exported = CACHE / "exported"
-    if any(CLIENTS[name].exports for name in names):
-        from sparserm.integrations.hf import export_classifier
-
-        shutil.rmtree(exported, ignore_errors=True)
-        export_classifier(HEADS[0], exported)
-    found = []
+    exported, found = CACHE / "exported", []
     with served(HEADS, CACHE / "server.txt") as url:
-        where = place(url, CACHE, exported)
+        where = place(url, CACHE, exported)  # has the backbone, which an export does not download
+        if any(CLIENTS[name].exports for name in names):
+            from sparserm.integrations.hf import export_classifier
+
+            shutil.rmtree(exported, ignore_errors=True)
+            export_classifier(HEADS[0], exported)
         for name in names:
             print(f"{name} ...", flush=True)
             found.append(report(name, CLIENTS[name], where))

@@ -262,7 +262,7 @@ def test_transformers_4_reads_the_rotary_positions_that_5_writes(monkeypatch):
     assert found["rope_scaling"] == {"rope_type": "llama3", "factor": 8.0}
     assert (found["rope_theta"], found["partial_rotary_factor"]) == (5e5, 0.5)
     by_layer = {"model_type": "gemma3", "rope_parameters": {"full_attention": {"rope_theta": 1e6}}}
-    with pytest.raises(ValueError, match="got transformers .* expected 5 or later: .*gemma3"):
+    with pytest.raises(ValueError, match=r"got transformers .* expected 5 or later: .*gemma3"):
         code._readable(by_layer)
 
 
