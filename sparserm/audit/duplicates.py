@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from sparserm.pairs.parsing import visible
+
 #: Minimum Jaccard similarity of the shingles of near duplicates (Broder, 1997).
 NEAR = 0.8
 #: Maximum number of characters read, in total and per text, to bound the cost: 300 of each of 100,000 texts, 2,000 of each of
@@ -30,9 +32,13 @@ class Match:
     similarity: float
 
 
+#: Cyrillic and Greek letters that look like Latin ones, in lower or upper case.
+_LOOK_ALIKES = str.maketrans("аеорсухіјѕԁһԛԝвнкмтαορνυικτηχβεμζ", "aeopcyxijsdhqwbhkmtaopvuiktnxbemz")
+
+
 def normalised(text: str) -> str:
-    """The text with Unicode (NFKC), case and white space normalised."""
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+    """The text with Unicode (NFKC), case, white space, invisible characters and letters that look alike normalised."""
+    return visible(unicodedata.normalize("NFKC", text)).casefold().translate(_LOOK_ALIKES)
 
 
 def _words(text: str) -> str:

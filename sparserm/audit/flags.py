@@ -20,6 +20,7 @@ from sparserm.evaluation.accuracy import cross_validated_margins
 from sparserm.heads.fitting import FitSettings
 from sparserm.heads.reward import reward_margins
 from sparserm.heads.saved import SavedHead
+from sparserm.pairs.files import WHOLE_ROW
 from sparserm.pairs.messages import prompt_text
 from sparserm.pairs.split import prompt_key
 from sparserm.representations.values import PairRepresentations
@@ -40,7 +41,8 @@ REASONS = {
     "contradicted": "The head confidently prefers the rejected response: the label or the head may be wrong.",
     "reversed": "Another row has the opposite preference.",
     "circle": "Together with other rows, the preferences form a cycle.",
-    "same responses": "Chosen and rejected differ only in case and white space.",
+    "same responses": "Chosen and rejected differ only in case, white space, or characters that are invisible or look alike.",
+    "doubtful": "The reader warns of the row, such as a repeated header, a score against the label, or marks of a template.",
     "duplicate": "The row repeats an earlier one, ignoring case and white space.",
     "near duplicate": "The row is nearly identical to an earlier one.",
     "near-equal prompts": "The prompt is nearly identical to an earlier one: a split by prompt may put them on both sides.",
@@ -130,6 +132,7 @@ def audit(data: PreferenceData, *, held_out: HeldOutMargins | None = None, again
         flags += contradicted(held_out)
     if against is not None:
         flags += _leaked(data.pairs, prompts, against)
+    flags += _doubtful(data)
     _, groups = np.unique(prompts, return_inverse=True)
     order = list(REASONS)
     flags.sort(key=lambda flag: (order.index(flag.reason), -flag.score, flag.index))
@@ -207,11 +210,20 @@ def _inconsistent(pairs: Sequence[PreferencePair], keys: Sequence[_Key]) -> Iter
     rows_of = {one: ", ".join(map(str, sorted(rows)[:10])) for one, rows in cycles.items()}
     for index, (a, b) in enumerate(edges):
         if a == b:
-            yield Flag(index, "same responses", 1.0, "chosen and rejected differ only in case and white space")
+            yield Flag(index, "same responses", 1.0, "chosen and rejected look the same, but for case and white space")
         elif (other := first.get((b, a))) is not None:
             yield Flag(index, "reversed", 1.0, f"prefers what row {pairs[other].row} rejects")
         elif component[a] == component[b]:
             yield Flag(index, "circle", 1.0, f"preferences form a cycle over rows {rows_of[component[a]]}")
+
+
+def _doubtful(data: PreferenceData) -> Iterator[Flag]:
+    """What the reader warned of, other than repeated and reversed rows, which have flags of their own."""
+    places = {pair.row: index for index, pair in enumerate(data.pairs)}
+    for issue in data.issues:
+        own = issue.column == WHOLE_ROW or issue.problem.startswith(("repeats row", "prefers what row"))
+        if issue.severity == "warning" and issue.row in places and not own:
+            yield Flag(places[issue.row], "doubtful", 1.0, f"{issue.column} {issue.problem}")
 
 
 def _repeated(pairs: Sequence[PreferencePair], keys: Sequence[_Key], skip: set[int]) -> Iterator[Flag]:

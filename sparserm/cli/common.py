@@ -31,6 +31,9 @@ BackboneOption = Annotated[str, typer.Option(help="Backbone: a folder, a name on
 Columns = Annotated[
     list[str] | None, typer.Option("--column", help="Column name, as ours=theirs, e.g. prompt=question. Repeatable.")
 ]
+Split = Annotated[str | None, typer.Option(help="Split of the dataset. Default: train, or the only one.")]
+TestSplit = Annotated[str | None, typer.Option(help="Split of the dataset with the test pairs.")]
+Config = Annotated[str | None, typer.Option(help="Configuration (subset) of the dataset, where it has several.")]
 
 _T = TypeVar("_T")
 
@@ -66,10 +69,13 @@ def numbers(option: str, text: str, example: str) -> list[int]:
         raise SparseRMError(f"{option} is {text!r}; expected numbers and commas, e.g. {example}") from None
 
 
-def load(source: str, columns: Sequence[str] | None, skip_bad: bool) -> PreferenceData:
+def load(
+    source: str, columns: Sequence[str] | None, skip_bad: bool, split: str | None = None, config: str | None = None
+) -> PreferenceData:
+    """Read preference pairs and print the warnings."""
     from sparserm.pairs.load import load_pairs
 
-    data = load_pairs(source, columns=column_names(columns), skip_bad=skip_bad)
+    data = load_pairs(source, columns=column_names(columns), skip_bad=skip_bad, split=split, config=config)
     warn(data.issues, data.name)
     return data
 

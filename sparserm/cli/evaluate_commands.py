@@ -11,9 +11,11 @@ import typer
 from sparserm.cli.common import (
     AsJson,
     Columns,
+    Config,
     HeadArgument,
     PairsArgument,
     SkipBad,
+    Split,
     app,
     load,
     plain_numbers,
@@ -30,7 +32,13 @@ from sparserm.types import PreferenceData
 
 @app.command()
 def evaluate(
-    head: HeadArgument, pairs: PairsArgument, column: Columns = None, skip_bad: SkipBad = False, as_json: AsJson = False
+    head: HeadArgument,
+    pairs: PairsArgument,
+    column: Columns = None,
+    skip_bad: SkipBad = False,
+    split: Split = None,
+    config: Config = None,
+    as_json: AsJson = False,
 ) -> None:
     """Evaluate a head on preference pairs: accuracy, calibration, slices, worst mistakes, reward benchmark scores."""
     from sparserm.evaluation.report import evaluation_report, summary
@@ -38,7 +46,7 @@ def evaluate(
     from sparserm.model import SparseRM
     from sparserm.support.progress import terminal_progress
 
-    data = load(pairs, column, skip_bad)
+    data = load(pairs, column, skip_bad, split, config)
     model = SparseRM.from_pretrained(head)
     seen = model.seen_in_training(data)
     warn(seen, data.name)
@@ -77,6 +85,8 @@ def audit(
     out: Annotated[Path | None, out_option(help="CSV file for the flagged rows and their texts.")] = None,
     column: Columns = None,
     skip_bad: SkipBad = False,
+    split: Split = None,
+    config: Config = None,
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
@@ -87,7 +97,7 @@ def audit(
     output = Output(out, {**inputs, "the head": head_folder(head)}, force) if out else None
     if output:
         output.check()
-    data = load(pairs, column, skip_bad)
+    data = load(pairs, column, skip_bad, split, config)
     other = load(against, column, skip_bad) if against else None
     held_out = _held_out_margins(head, data) if head else None
     found = engine.audit(data, held_out=held_out, against=other)

@@ -11,9 +11,12 @@ import typer
 from sparserm.cli.common import (
     AsJson,
     Columns,
+    Config,
     HeadArgument,
     PairsArgument,
     SkipBad,
+    Split,
+    TestSplit,
     app,
     load,
     print_facts,
@@ -53,6 +56,8 @@ def label(
     ] = "",
     column: Columns = None,
     skip_bad: SkipBad = False,
+    split: Split = None,
+    config: Config = None,
     as_json: AsJson = False,
 ) -> None:
     """Label the features of a head automatically, and measure how well each label predicts where its feature fires.
@@ -67,7 +72,7 @@ def label(
     check_home("labels")
     asked = configured_endpoint(endpoint, model)
     labeller = EndpointLabeller(asked) if asked else Rule()
-    data, scorer = load(pairs, column, skip_bad), SparseRM.from_pretrained(head)
+    data, scorer = load(pairs, column, skip_bad, split, config), SparseRM.from_pretrained(head)
     with terminal_progress() as progress:
         labels = label_head(scorer, data, labeller, progress)
     named = [one for one in labels.values() if one.text is not None]
@@ -110,6 +115,8 @@ def edit(
     test: Annotated[str | None, typer.Option(help="Held-out pairs to measure the edits on.")] = None,
     column: Columns = None,
     skip_bad: SkipBad = False,
+    test_split: TestSplit = None,
+    config: Config = None,
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
@@ -127,7 +134,7 @@ def edit(
     make_edited_head(model.saved, name, edits, out.name, None)  # rejects invalid edits before any work
     held_out, measured = None, {}
     if test:
-        data = load(test, column, skip_bad)
+        data = load(test, column, skip_bad, test_split, config)
         with terminal_progress() as progress:
             model.load_backbone(progress)
             held_out = held_out_scores(model.saved, data, model.represent(data, progress=progress))

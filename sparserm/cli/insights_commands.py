@@ -7,7 +7,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sparserm.cli.common import AsJson, BackboneOption, Columns, PairsArgument, SkipBad, app, load, print_table, printed_json
+from sparserm.cli.common import (
+    AsJson,
+    BackboneOption,
+    Columns,
+    Config,
+    PairsArgument,
+    SkipBad,
+    Split,
+    app,
+    load,
+    print_table,
+    printed_json,
+)
 from sparserm.cli.outputs import Force, Output, out_option, pairs_file, sae_folder
 from sparserm.cli.train_commands import SAE_HELP
 from sparserm.support.defaults import DEFAULT_BACKBONE
@@ -32,6 +44,8 @@ def insights(
     out: Annotated[Path | None, out_option(help=OUT_HELP)] = None,
     column: Columns = None,
     skip_bad: SkipBad = False,
+    split: Split = None,
+    config: Config = None,
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
@@ -52,7 +66,7 @@ def insights(
         }
         output = Output(out, inputs, force)
         output.check()
-    data = load(pairs, column, skip_bad)
+    data = load(pairs, column, skip_bad, split, config)
     other = load(against, column, skip_bad) if against else None
     with terminal_progress() as progress:
         found = find_insights(data, against=other, backbone=backbone, sae=sae, layer=layer, progress=progress)

@@ -10,9 +10,11 @@ import typer
 from sparserm.cli.common import (
     AsJson,
     Columns,
+    Config,
     HeadOption,
     PromptOption,
     SkipBad,
+    Split,
     app,
     column_names,
     load_backbone,
@@ -40,6 +42,8 @@ def score(
         Path | None, out_option(help="Folder for the scores as Parquet files. Repeat the command to resume a stopped run.")
     ] = None,
     column: Columns = None,
+    split: Split = None,
+    config: Config = None,
     engine: Annotated[
         str, typer.Option(help="local, or ray: Ray Data on the cluster RAY_ADDRESS, else on this machine.")
     ] = "local",
@@ -53,16 +57,26 @@ def score(
                 "a file of pairs takes --out and neither --prompt nor --response; expected "
                 "`sparserm score PAIRS --head HEAD --out FOLDER`"
             )
-        _score_file(pairs, head, out, column, engine, workers, as_json)
+        _score_file(pairs, head, out, column, (split, config), engine, workers, as_json)
     elif prompt is None or response is None:
         raise SparseRMError("nothing to score; expected --prompt and --response, or a file of pairs and --out")
-    elif out is not None or column or engine != "local":
-        raise SparseRMError("--out, --column and --engine apply to a file of pairs; remove them, or give a file")
+    elif out is not None or column or split or config or engine != "local":
+        raise SparseRMError("--out, --column, --split, --config and --engine are for a file of pairs; remove them, or give one")
     else:
         _score_response(head, prompt, response, as_json)
 
 
-def _score_file(pairs: str, head: str, out: Path, columns: list[str] | None, engine: str, workers: int, as_json: bool) -> None:
+def _score_file(
+    pairs: str,
+    head: str,
+    out: Path,
+    columns: list[str] | None,
+    part: tuple[str | None, str | None],
+    engine: str,
+    workers: int,
+    as_json: bool,
+) -> None:
+    """Score the pairs of a source, or of a split and configuration of a dataset."""
     from sparserm.scoring.bulk import score_file, score_here
     from sparserm.support.progress import terminal_progress
 
@@ -76,7 +90,9 @@ def _score_file(pairs: str, head: str, out: Path, columns: list[str] | None, eng
         raise SparseRMError(f"--engine is {engine!r}; expected local or ray")
     Output(out, {"the pairs": pairs_file(pairs), "the head": head_folder(head)}, folder=RUN).check_resumed()
     with terminal_progress() as progress:
-        scored = score_file(pairs, head, out, columns=column_names(columns), engine=run, progress=progress)
+        scored = score_file(
+            pairs, head, out, columns=column_names(columns), split=part[0], config=part[1], engine=run, progress=progress
+        )
     if scored.n_unusable:
         typer.echo(
             f"warning: {scored.n_unusable} rows are invalid and have no rewards; the reason is in the column `problem`",

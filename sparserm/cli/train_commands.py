@@ -14,8 +14,11 @@ from sparserm.cli.common import (
     AsJson,
     BackboneOption,
     Columns,
+    Config,
     PairsArgument,
     SkipBad,
+    Split,
+    TestSplit,
     app,
     load,
     numbers,
@@ -77,6 +80,9 @@ def train(
     test: Annotated[str | None, typer.Option(help="Test pairs. Default: cross-validation over prompts.")] = None,
     column: Columns = None,
     skip_bad: SkipBad = False,
+    split: Split = None,
+    test_split: TestSplit = None,
+    config: Config = None,
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
@@ -87,7 +93,7 @@ def train(
     inputs = {"the pairs": pairs_file(pairs), "the test pairs": pairs_file(test), "the backbone": backbone}
     output = Output(out, {**inputs, "the SAE": sae_folder(sae)}, force, HEAD)
     output.check()
-    data, test_data = _train_and_test(pairs, test, column, skip_bad)
+    data, test_data = _train_and_test(pairs, test, column, skip_bad, (split, test_split), config)
     with terminal_progress() as progress:
         result = train_head(
             data,
@@ -111,13 +117,24 @@ def train(
 
 
 def _train_and_test(
-    pairs: str, test: str | None, column: Sequence[str] | None, skip_bad: bool
+    pairs: str,
+    test: str | None,
+    column: Sequence[str] | None,
+    skip_bad: bool,
+    splits: tuple[str | None, str | None],
+    config: str | None,
 ) -> tuple[PreferenceData, PreferenceData | None]:
-    """The training pairs, and the test pairs if given, with a warning of prompts that are in both."""
+    """The training pairs, and the test pairs if given, with a warning of prompts that are in both.
+
+    Args:
+        splits: of the training pairs and of the test pairs; the latter alone means a split of the same dataset.
+    """
     from sparserm.pairs.split import check_leakage
 
-    data = load(pairs, column, skip_bad)
-    test_data = load(test, column, skip_bad) if test else None
+    train_split, test_split = splits
+    data = load(pairs, column, skip_bad, train_split, config)
+    held_out = test or (pairs if test_split else None)
+    test_data = load(held_out, column, skip_bad, test_split, config if held_out == pairs else None) if held_out else None
     if test_data:
         warn(check_leakage(data, test_data), test_data.name)
     return data, test_data
@@ -163,6 +180,8 @@ def sweep(
     out: Annotated[Path | None, out_option(help="CSV file for the results.")] = None,
     column: Columns = None,
     skip_bad: SkipBad = False,
+    split: Split = None,
+    config: Config = None,
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
@@ -183,7 +202,7 @@ def sweep(
     if output:
         output.check()
     saes = load_saes(names)
-    data = load(pairs, column, skip_bad)
+    data = load(pairs, column, skip_bad, split, config)
     with terminal_progress() as progress:
         through = max(sae.hook.layer for sae in saes.values())
         model = Backbone.load(backbone, through_layer=through, progress=progress)
@@ -252,6 +271,9 @@ def benchmark(
     backbone: BackboneOption = DEFAULT_BACKBONE,
     column: Columns = None,
     skip_bad: SkipBad = False,
+    split: Split = None,
+    test_split: TestSplit = None,
+    config: Config = None,
     as_json: AsJson = False,
 ) -> None:
     """Compare heads, probes, baselines and fine-tuned reward models on your pairs, at several label budgets."""
@@ -266,7 +288,7 @@ def benchmark(
     Output(out, {**inputs, "the SAE": sae_folder(sae)}).check_resumed()
     results = Results(out)
     results.read()  # refuses a file of something else
-    data, test_data = _train_and_test(pairs, test, column, skip_bad)
+    data, test_data = _train_and_test(pairs, test, column, skip_bad, (split, test_split), config)
     task = Task(data.name, *((data, test_data) if test_data else split_by_prompt(data, test_fraction=0.25, seed=0)))
     with terminal_progress() as progress:
         run_benchmark(

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sparserm.pairs.cells import parsed
 from sparserm.pairs.files import RawRow, read_bytes, read_path
 from sparserm.pairs.limits import MAX_CANDIDATES, MAX_FINDINGS
 from sparserm.pairs.messages import RowError, answer, as_prompt, plain, prompt_value, read_prompt, text_or_messages
@@ -56,8 +57,9 @@ class Candidates:
 def load_candidates(path: str | Path, *, skip_bad: bool = False) -> Candidates:
     """Read candidates from a JSONL, JSON, CSV, TSV or Parquet file, or one of these as ``.gz``.
 
-    A row has a prompt and a list of ``responses`` (as JSON in a CSV cell), or a prompt and one ``response``; rows with the same
-    prompt are merged. ``completions`` and ``candidates`` are accepted as well. Prompts and responses are text or messages.
+    A row has a prompt and a list of ``responses`` (in a CSV cell as JSON or in Python's print format), or a prompt and one
+    ``response``; rows with the same prompt are merged. ``completions`` and ``candidates`` are accepted as well. Prompts and
+    responses are text or messages.
 
     Args:
         path: the file.
@@ -161,10 +163,10 @@ def _find_column(rows: Sequence[Mapping[str, Any]], name: str) -> tuple[str, boo
 def _list(values: Mapping[str, Any], column: str) -> list[Any]:
     value = plain(values.get(column))
     if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except (ValueError, RecursionError):
-            raise RowError(column, f"is the text {one_line(value, 40)!r}, expected a JSON list of strings") from None
+        written = parsed(value)
+        if written is None:
+            raise RowError(column, f"is the text {one_line(value, 40)!r}, expected a list in JSON or Python's print format")
+        value = written
     if not isinstance(value, list) or not value:
         raise RowError(column, f"is {'empty' if not value else 'not a list'}, expected a list of strings")
     return value

@@ -43,6 +43,8 @@ WORDS = {
         "lose",
     ),
 }
+#: Columns beside ``chosen`` and ``rejected`` that are the prompt, the first one present.
+_PROMPTS = ("question", "instruction", "query", "input", "history")
 #: Parts of a name of a column that tells something about a response and is not one.
 _ABOUT = {"model", "score", "rating", "id", "label", "rank", "name", "source", "logprob", "logps", "reason", "type"}
 _CLOSE = 0.8
@@ -85,7 +87,7 @@ class FoundColumns:
             prompt = " + ".join(f"`{name}`" for name in self.joined) if self.joined else f"`{self.prompt}`"
             if self.prompt is not None:
                 parts.append(f"{prompt} as the prompt")
-            if self.guessed:
+            if {self.chosen.lower(), self.rejected.lower()} != {"chosen", "rejected"}:
                 parts += [f"`{self.chosen}` as chosen", f"`{self.rejected}` as rejected"]
         if self.system is not None:
             parts.append(f"`{self.system}` as the system message")
@@ -113,7 +115,8 @@ def find_columns(rows: Sequence[RawRow], columns: Mapping[str, str], name: str) 
         raise SparseRMError(f"columns maps unknown names {unknown!r}: expected names among {', '.join(_OUR_COLUMNS)}")
     present = list(dict.fromkeys(key for row in rows for key in row.values or ()))
     if not columns and (layout := find_layout(present)) is not None:
-        return FoundColumns("prompt", "chosen", "rejected", _first(_CATEGORY_COLUMNS, present), layout=layout)
+        category, system = _first(_CATEGORY_COLUMNS, present), _first(_SYSTEM_COLUMNS, present)
+        return FoundColumns("prompt", "chosen", "rejected", category, system, layout=layout)
     theirs = {**_named(present), **columns}
     guess = {} if columns or {"chosen", "rejected"} <= set(theirs) else suggest_columns(present, _values(rows))
     # Without a prompt among them, and with other texts beside them, one of those would be the prompt, and be dropped.
@@ -166,7 +169,7 @@ def _texts(present: Sequence[str], rows: Sequence[RawRow]) -> set[str | None]:
 
 def _prompt_beside(present: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str | None:
     """The column whose name says that it is the prompt, where chosen and rejected have our names."""
-    for words in (("question",), ("instruction",), ("query",), ("input",), ("history",)):
+    for words in (*((name,) for name in _PROMPTS), ("messages", "context_messages", "conversation")):
         for one in present:
             if one.lower() in words and any(isinstance(plain(row.get(one)), (str, list)) for row in rows):
                 return one

@@ -19,7 +19,7 @@ import re
 import shutil
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -301,7 +301,36 @@ def is_saved_dataset(path: Path) -> bool:
     return (path / "state.json").is_file() or (path / "dataset_dict.json").is_file()
 
 
-def read_saved_dataset(path: Path, split: str) -> list[RawRow]:
+class ChoiceError(SparseRMError):
+    """A data set has several splits or configurations, and none of them was chosen.
+
+    Attributes:
+        what: ``split`` or ``config``.
+        options: names to choose from.
+    """
+
+    def __init__(self, name: str, what: str, options: Iterable[str], asked: str | None) -> None:
+        self.what, self.options = what, tuple(options)
+        said = f"has no {what} {asked!r}" if asked else f"has several {what}s"
+        listed = one_line(", ".join(self.options), 400)
+        super().__init__(
+            f"{name} {said}: expected one of {listed}; choose one, e.g. {what}={self.options[0]!r} (--{what} {self.options[0]})"
+        )
+
+
+def choose_split(splits: Sequence[str], split: str | None, name: str) -> str:
+    """The split to read: the one asked for, else ``train`` or the only one.
+
+    Raises:
+        ChoiceError: it is not there, or there are several and none is called ``train``.
+    """
+    found = split or ("train" if "train" in splits or len(splits) != 1 else splits[0])
+    if found not in splits:
+        raise ChoiceError(name, "split", splits, split)
+    return found
+
+
+def read_saved_dataset(path: Path, split: str | None) -> list[RawRow]:
     """Read the rows of a folder written by ``datasets.save_to_disk``.
 
     Raises:
@@ -312,11 +341,9 @@ def read_saved_dataset(path: Path, split: str) -> list[RawRow]:
     try:
         loaded = datasets.load_from_disk(str(path))
         if isinstance(loaded, datasets.DatasetDict):
-            if split == "train" and len(loaded) == 1:
-                split = next(iter(loaded))
-            if split not in loaded:
-                raise SparseRMError(f"{path} has no split {split!r}: choose one of {', '.join(map(str, loaded))}")
-            loaded = loaded[split]
+            loaded = loaded[choose_split([str(one) for one in loaded], split, path.name)]
+        elif split is not None:
+            raise SparseRMError(f"{path.name} has no splits, but split {split!r} was asked for; leave it out (--split)")
         return kept(_raw_rows(loaded), Budget(path.name))
     except SparseRMError:
         raise
@@ -324,10 +351,11 @@ def read_saved_dataset(path: Path, split: str) -> list[RawRow]:
         raise SparseRMError(f"cannot read the saved dataset {path}: {_reason(error)}; save it again") from error
 
 
-def read_hub_dataset(name: str, split: str) -> list[RawRow]:
+def read_hub_dataset(name: str, split: str | None, config: str | None = None) -> list[RawRow]:
     """Read a dataset of the Hugging Face Hub by name (or a local folder that ``datasets.load_dataset`` reads).
 
     Raises:
+        ChoiceError: it has several splits or configurations, and none was chosen.
         SparseRMError: it cannot be loaded; the message includes the reason given by ``datasets``.
     """
     import datasets
@@ -335,21 +363,36 @@ def read_hub_dataset(name: str, split: str) -> list[RawRow]:
     try:
         if not Path(name).is_dir() and not _is_in_hub_cache(name):
             _ask_hub(name)
+        load = partial(datasets.load_dataset, name, *([config] if config else []))
         try:
-            loaded = datasets.load_dataset(name, split=split)
+            loaded = load(split=split or "train")
         except ValueError as error:
-            if split != "train" or "split" not in str(error).lower():
-                raise
-            every = datasets.load_dataset(name)
-            if len(every) != 1:
-                raise
-            loaded = next(iter(every.values()))
+            other = _part(name, split, config)
+            if other is None:
+                raise error from None
+            loaded = load(split=other)
         return kept(_raw_rows(loaded), Budget(name))
+    except ChoiceError:
+        raise
     except Exception as error:  # errors of datasets, the Hub, httpx or the file system
         raise SparseRMError(
-            f"dataset {name!r}, split {split!r}, could not be loaded: {_reason(error)}; check the name and the network, or "
-            "use a file"
+            f"dataset {name!r} could not be loaded: {_reason(error)}; check the name and the network, or use a file"
         ) from error
+
+
+def _part(name: str, split: str | None, config: str | None) -> str | None:
+    """The split that can be read where the one asked for, or ``train``, cannot; None if it is the same.
+
+    Raises:
+        ChoiceError: there are others to choose from.
+    """
+    import datasets
+
+    configs = datasets.get_dataset_config_names(name)
+    if config not in configs and len(configs) > 1 and (config or datasets.get_dataset_default_config_name(name) is None):
+        raise ChoiceError(name, "config", configs, config)
+    found = choose_split(datasets.get_dataset_split_names(name, config), split, name)
+    return found if found != (split or "train") else None
 
 
 def _ask_hub(name: str) -> None:

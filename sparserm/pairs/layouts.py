@@ -14,10 +14,16 @@ from typing import Any
 
 from sparserm.pairs.files import RawRow
 from sparserm.pairs.messages import RowError, plain
-from sparserm.types import PairIssue
+from sparserm.types import PairIssue, SparseRMError
 
+#: What the letter of a response may follow in a verdict.
+_NUMBERED = ("model_", "response_", "model ", "response ", "assistant_", "assistant ", "answer_")
 #: A row, and what it becomes.
 Row = Mapping[str, Any]
+
+
+class LabelError(Exception):
+    """A label that does not mean what it means in its layout, so that all labels of the source may mean something else."""
 
 
 class TieError(Exception):
@@ -26,6 +32,21 @@ class TieError(Exception):
     def __init__(self, column: str, problem: str) -> None:
         super().__init__(f"{column} {problem}")
         self.column, self.problem = column, problem
+
+
+@dataclass(frozen=True)
+class _Single:
+    """A form with one response in a row.
+
+    Attributes:
+        columns: that a source must have.
+        grade: the columns of the response and of its grade.
+        about: how a source is read.
+    """
+
+    columns: frozenset[str]
+    grade: tuple[str, str]
+    about: str
 
 
 @dataclass(frozen=True)
@@ -58,12 +79,31 @@ def paired(rows: Sequence[RawRow]) -> tuple[list[RawRow], list[PairIssue], str]:
         The rows, an entry for each row that is in no pair, and how the source was read; the rows themselves and an empty text
         where they are of another form.
     """
+    single = _single(rows)
+    if single is None:
+        return list(rows), [], ""
+    found, left = _grouped(rows, *single.grade)
+    return found, left, single.about
+
+
+def check_both_responses(rows: Sequence[RawRow], name: str) -> None:
+    """Check that rows can be read one by one.
+
+    Raises:
+        SparseRMError: each holds one response, so that the two of a pair stand in different rows.
+    """
+    if single := _single(rows):
+        raise SparseRMError(
+            f"{name} has one response in each row ({', '.join(sorted(single.columns))}), and is read in parts, in which the "
+            "two responses of a pair need not stand together; expected prompt, chosen and rejected in every row; make pairs of "
+            "it first, with load_pairs in Python"
+        )
+
+
+def _single(rows: Sequence[RawRow]) -> _Single | None:
     present = {key for row in rows for key in row.values or ()}
-    for columns, grade, about in _SINGLE:
-        if columns <= present and not {"chosen", "rejected"} & present:
-            found, left = _grouped(rows, *grade)
-            return found, left, about
-    return list(rows), [], ""
+    found = (one for one in _SINGLE if one.columns <= present and not {"chosen", "rejected"} & present)
+    return next(found, None)
 
 
 def _grouped(rows: Sequence[RawRow], response: str, grade: str) -> tuple[list[RawRow], list[PairIssue]]:
@@ -78,7 +118,8 @@ def _grouped(rows: Sequence[RawRow], response: str, grade: str) -> tuple[list[Ra
         except RowError as problem:
             issues.append(PairIssue(row.row, problem.column, problem.problem))
             continue
-        groups.setdefault(repr(plain(row.values.get("prompt"))), []).append((row.row, row.values, value))
+        values = _answered(row.values, response)
+        groups.setdefault(repr(plain(values.get("prompt"))), []).append((row.row, values, value))
     found = [row for row in rows if row.values is None]
     for group in groups.values():
         used = set()
@@ -92,6 +133,14 @@ def _grouped(rows: Sequence[RawRow], response: str, grade: str) -> tuple[list[Ra
         alone = f"is like that of every other response to this prompt: no response was preferred ({grade})"
         issues += [PairIssue(i, grade, alone, "tie") for i, _, _ in group if i not in used]
     return sorted(found, key=lambda row: row.row), issues
+
+
+def _answered(row: Row, response: str) -> Row:
+    """A row with one response, with its prompt under that name: of a conversation, all but the last message."""
+    turns = plain(row.get(response))
+    if response in ("messages", "conversations") and isinstance(turns, (list, tuple)) and len(turns) > 1:
+        return {**row, "prompt": list(turns[:-1]), response: [turns[-1]]}
+    return {**row, "prompt": next((row[name] for name in ("prompt", "question") if row.get(name) is not None), _alpaca(row))}
 
 
 def _pair(prompt: Any, responses: Sequence[Any], won: int, row: Row) -> list[dict[str, Any]]:
@@ -113,10 +162,14 @@ def _number(row: Row, column: str) -> float:
 
 
 def _either(row: Row, column: str, first: float, second: float) -> int:
-    """0 if the label is that of the first response, 1 if it is that of the second."""
+    """0 if the label is that of the first response, 1 if it is that of the second.
+
+    Raises:
+        LabelError: it is neither.
+    """
     value = _number(row, column)
     if value not in (first, second):
-        raise RowError(column, f"is {value:g}, expected {first:g} or {second:g}")
+        raise LabelError(f"{column} is {value:g}, expected {first:g} or {second:g}")
     return int(value == second)
 
 
@@ -144,24 +197,91 @@ def _safer(row: Row) -> list[dict[str, Any]]:
 
 
 def _wimhf(row: Row) -> list[dict[str, Any]]:
-    return _pair(row.get("prompt"), [row.get("response_A"), row.get("response_B")], _either(row, "label", 1, 0), row)
+    written = isinstance(plain(row.get("label")), str) and not str(row["label"]).strip().isdigit()
+    won = _letter(row, "label") if written else _either(row, "label", 1, 0)  # JudgeBench writes A>B
+    return _pair(_prompt(row), [row.get("response_A"), row.get("response_B")], won, row)
 
 
-def _winner(row: Row, names: tuple[str, str]) -> int:
-    value = plain(row.get("winner"))
-    said = value.strip().lower() if isinstance(value, str) else value
-    for won, accepted in enumerate(((names[0], "a", "response_a"), (names[1], "b", "response_b"))):
-        if said in accepted:
+def _letter(row: Row, column: str) -> int:
+    """0 if a verdict in words says that the first response won (``a``, ``model_a``, ``response_a``, ``A>B``), 1 if the second.
+
+    Raises:
+        TieError: it says that neither did.
+        RowError: it says neither, such as a number, of which nobody knows what it counts.
+    """
+    value = plain(row.get(column))
+    said = value.strip().lower() if isinstance(value, str) else ""
+    for won, letter in enumerate("ab"):
+        other = "ba"[won]
+        if said in (letter, *(f"{name}{letter}" for name in _NUMBERED), f"{letter}>{other}", f"{letter}>>{other}"):
             return won
-    if isinstance(said, str) and (said.startswith("tie") or "both" in said):
-        raise TieError("winner", f"is {value!r:.40}: neither response was preferred")
-    raise RowError("winner", f"is {value!r:.40}, expected {names[0]}, {names[1]} or a tie")
+    if said.startswith("tie") or "both" in said or said in ("a=b", "b=a", "neither", "draw"):
+        raise TieError(column, f"is {value!r:.40}: neither response was preferred")
+    raise RowError(column, f"is {value!r:.40}, expected model_a, model_b, a, b or a tie")
 
 
 def _arena(row: Row) -> list[dict[str, Any]]:
     responses = [row.get("conversation_a"), row.get("conversation_b")]
-    won = _winner(row, ("model_a", "model_b"))
+    won = _letter(row, "winner")
     return [{**row, "chosen": responses[won], "rejected": responses[1 - won]}]
+
+
+def _lettered(a: str, b: str, verdict: str) -> Callable[[Row], list[dict[str, Any]]]:
+    """Two responses beside a verdict in words."""
+
+    def read(row: Row) -> list[dict[str, Any]]:
+        return _pair(_prompt(row), [row.get(a), row.get(b)], _letter(row, verdict), row)
+
+    return read
+
+
+def _prompt(row: Row) -> Any:
+    """What stands in the first column that is called like a prompt."""
+    found = next((name for name in ("prompt", "instruction", "question", "input", "query") if row.get(name) is not None), None)
+    if found is None:
+        raise RowError("prompt", "is missing from this row")
+    return row[found]
+
+
+def _outputs(row: Row) -> list[dict[str, Any]]:
+    return _pair(_prompt(row), [row.get("output_1"), row.get("output_2")], _either(row, "label", 1, 2), row)
+
+
+def _argilla(row: Row) -> list[dict[str, Any]]:
+    """Argilla's answers of several people: what most of them chose."""
+    answers = plain(row.get("preference.responses"))
+    votes = [str(one).strip().lower() for one in answers] if isinstance(answers, (list, tuple)) else []
+    first, second = votes.count("response1"), votes.count("response2")
+    if first == second:
+        raise TieError("preference.responses", "has no majority for one of the responses")
+    return _pair(_prompt(row), [row.get("response1"), row.get("response2")], int(second > first), row)
+
+
+def _renamed(chosen: str, rejected: str) -> Callable[[Row], list[dict[str, Any]]]:
+    """The responses under other names, which say by convention which one won."""
+
+    def read(row: Row) -> list[dict[str, Any]]:
+        return [{**row, "prompt": _prompt(row), "chosen": row.get(chosen), "rejected": row.get(rejected)}]
+
+    return read
+
+
+def _two_outputs(row: Row) -> list[dict[str, Any]]:
+    """LLaMA-Factory's form until 2024: the better output stands first."""
+    found = plain(row.get("output"))
+    if not isinstance(found, (list, tuple)) or len(found) != 2:
+        raise RowError("output", "is not a list of two responses, the better one first: there is nothing to compare")
+    return [{**row, "prompt": _alpaca(row), "chosen": found[0], "rejected": found[1]}]
+
+
+def _alpaca(row: Row) -> str:
+    """An instruction of Alpaca, with its input if there is one."""
+    parts = [plain(row.get(name)) for name in ("instruction", "input")]
+    return "\n\n".join(one.strip() for one in parts if isinstance(one, str) and one.strip())
+
+
+def _rejected_messages(row: Row) -> list[dict[str, Any]]:
+    return [{**row, "chosen": row.get("messages"), "rejected": row.get("rejected_messages")}]
 
 
 def _arena_flags(row: Row) -> list[dict[str, Any]]:
@@ -220,6 +340,24 @@ def _rating(*names: str) -> Callable[[Row], float | None]:
     return read
 
 
+def _listed(texts: str, grades: str) -> Callable[[Row], list[dict[str, Any]]]:
+    """Responses in one list and their ratings in another."""
+
+    def read(row: Row) -> list[dict[str, Any]]:
+        responses, ratings = plain(row.get(texts)), plain(row.get(grades))
+        if not isinstance(responses, (list, tuple)) or not isinstance(ratings, (list, tuple)) or len(responses) != len(ratings):
+            raise RowError(grades, f"and {texts} are not two lists of the same length")
+        entries = [{"text": one, "rating": rating} for one, rating in zip(responses, ratings, strict=True)]
+        return _graded({**row, "prompt": _prompt(row), texts: entries}, "prompt", texts, "text", _rating("rating"))
+
+    return read
+
+
+def _nemo(row: Row) -> list[dict[str, Any]]:
+    rank = _rating("rank")
+    return _graded(row, "context", "completions", "completion", lambda one: None if (value := rank(one)) is None else -value)
+
+
 def _ultrafeedback(row: Row) -> list[dict[str, Any]]:
     grade = _rating("fine-grained_score", "overall_score", "score", "rating")
     return _graded(row, "instruction", "completions", "response", grade)
@@ -251,7 +389,7 @@ LAYOUTS = (
         frozenset({"response_0", "response_1", "safer_response_id"}),
         _safer,
     ),
-    Layout("`label`: 1 if `response_A` was preferred", frozenset({"response_A", "response_B", "label"}), _wimhf),
+    Layout("`label`: 1 or A>B if `response_A` was preferred", frozenset({"response_A", "response_B", "label"}), _wimhf),
     Layout("`winner` of two conversations", frozenset({"conversation_a", "conversation_b", "winner"}), _arena),
     Layout(
         "`winner_model_a`, `winner_model_b` and `winner_tie`",
@@ -268,20 +406,60 @@ LAYOUTS = (
         frozenset({"response1", "response2", "overall_preference"}),
         _helpsteer3,
     ),
+    *(
+        Layout(f"`{verdict}` of `{a}` and `{b}`", frozenset({a, b, verdict}), _lettered(a, b, verdict))
+        for a, b in (("response_a", "response_b"), ("response_A", "response_B"), ("answer_a", "answer_b"))
+        for verdict in ("winner", "preference", "preferred", "verdict")
+    ),
+    Layout("`label` as the number of the chosen output", frozenset({"output_1", "output_2", "label"}), _outputs),
+    Layout(
+        "`preference.responses` as the votes of people", frozenset({"response1", "response2", "preference.responses"}), _argilla
+    ),
+    Layout(
+        "`preferred_output` as chosen, `non_preferred_output` as rejected",
+        frozenset({"input", "preferred_output", "non_preferred_output"}),
+        _renamed("preferred_output", "non_preferred_output"),
+    ),
+    Layout(
+        "`response_j` as chosen, `response_k` as rejected",
+        frozenset({"response_j", "response_k"}),
+        _renamed("response_j", "response_k"),
+    ),
+    Layout("`y_w` as chosen, `y_l` as rejected", frozenset({"y_w", "y_l"}), _renamed("y_w", "y_l")),
+    Layout(
+        "the last messages of `messages` and `rejected_messages` as chosen and rejected",
+        frozenset({"messages", "rejected_messages"}),
+        _rejected_messages,
+    ),
+    Layout("`generations` by their `ratings`", frozenset({"generations", "ratings"}), _listed("generations", "ratings")),
+    Layout("`responses` by their `scores`", frozenset({"responses", "scores"}), _listed("responses", "scores")),
+    Layout("`responses` by their `rewards`", frozenset({"responses", "rewards"}), _listed("responses", "rewards")),
     Layout("the last message as chosen, `rejected_response` as rejected", frozenset({"messages", "rejected_response"}), _swift),
     Layout("`completions` by their scores", frozenset({"instruction", "completions"}), _ultrafeedback),
+    Layout("`completions` by their ranks", frozenset({"context", "completions"}), _nemo),
     Layout("`answers` by their ranks", frozenset({"prompt", "answers"}), _nectar),
     Layout("`choice` as the number of the chosen summary", frozenset({"info", "summaries", "choice"}), _summaries),
+    Layout("the first `output` as chosen, the second as rejected", frozenset({"instruction", "output"}), _two_outputs),
 )
 
-#: Forms with one response in a row: their columns, those of the response and of its grade, and how they are read.
-_SINGLE: tuple[tuple[frozenset[str], tuple[str, str], str], ...] = (
-    (
-        frozenset({"prompt", "completion", "label"}),
-        ("completion", "label"),
-        "read each `completion` with the label true with each of the same prompt with the label false",
+_SINGLE = (
+    *(
+        _Single(
+            frozenset({prompt, response, label}),
+            (response, label),
+            f"read each `{response}` with the `{label}` true with each of the same prompt with the `{label}` false",
+        )
+        for prompt, response, label in (
+            ("prompt", "completion", "label"),
+            ("instruction", "completion", "label"),
+            ("question", "completion", "label"),
+            ("instruction", "output", "kto_tag"),
+            ("messages", "messages", "label"),
+            ("messages", "messages", "kto_tag"),
+            ("conversations", "conversations", "kto_tag"),
+        )
     ),
-    (
+    _Single(
         frozenset({"prompt", "response", "helpfulness", "correctness", "coherence"}),
         ("response", "helpfulness"),
         "read each `response` with each of the same prompt with a lower `helpfulness`",

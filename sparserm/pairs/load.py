@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sparserm.pairs.files import (
+    ChoiceError,
     RawRow,
     find_data_file,
     has_data_suffix,
@@ -24,6 +25,9 @@ from sparserm.pairs.split import prompt_key
 from sparserm.support.defaults import TASKS, assets_dir
 from sparserm.types import PreferenceData, Prompt, SparseRMError
 
+#: Where in a folder the files of a dataset may be.
+_DEPTHS = ("*", "*/*", "*/*/*")
+
 
 class PromptSplit(NamedTuple):
     """Training prompts and held-out prompts."""
@@ -36,7 +40,12 @@ class PromptSplit(NamedTuple):
 
 
 def load_pairs(
-    source: str | Path, *, columns: Mapping[str, str] | None = None, skip_bad: bool = False, split: str = "train"
+    source: str | Path,
+    *,
+    columns: Mapping[str, str] | None = None,
+    skip_bad: bool = False,
+    split: str | None = None,
+    config: str | None = None,
 ) -> PreferenceData:
     """Load preference pairs from a file, a folder or a name; the first match in this order is used.
 
@@ -50,31 +59,38 @@ def load_pairs(
         source: the path or name.
         columns: maps our column names to those of the source, e.g. ``{"prompt": "question"}``.
         skip_bad: leave out rows that cannot be used and list them in ``.issues``, instead of raising.
-        split: the split to read from a source of the ``datasets`` library; ignored for files. Where there is no ``train``, the
-            only split is read.
+        split: the split of a dataset to read; defaults to ``train`` or the only one.
+        config: the configuration (subset) of a dataset; defaults to its default or the only one.
 
     Raises:
         PairsError: rows cannot be used and ``skip_bad`` is not set, or no row can be used.
+        ChoiceError: a dataset has several splits or configurations, and none was chosen.
         SparseRMError: nothing was found under that name, or the whole source is unreadable.
     """
-    name, rows = read_source(source, split)
+    name, rows = read_source(source, split, config)
     return parse_rows(rows, name, columns=columns, skip_bad=skip_bad)
 
 
-def read_source(source: str | Path, split: str = "train") -> tuple[str, list[RawRow]]:
-    """The name and the raw rows of a source that :func:`load_pairs` accepts.
+def read_source(source: str | Path, split: str | None = None, config: str | None = None) -> tuple[str, list[RawRow]]:
+    """The name and the raw rows of a source that :func:`load_pairs` accepts; the name says which part of a dataset was chosen.
 
     Raises:
         SparseRMError: nothing was found under that name, or the whole source is unreadable.
     """
     text = str(source)
+    chosen = f"{text} ({', '.join(filter(None, (config, split)))})" if config or split else text
     if (path := find_file(source)) is not None:
+        if split or config:
+            raise SparseRMError(
+                f"{path.name} is one file, without splits or configurations, but {split or config!r} was asked for; leave that "
+                "out, or give the file of that part"
+            )
         return (text if text in TASKS else path.name), read_path(path)
     if (saved := _as_path(text)) is not None and is_saved_dataset(saved):
-        return saved.name, read_saved_dataset(saved, split)
-    if saved is not None and saved.is_dir() and any(has_data_suffix(one.name) for one in saved.iterdir()):
-        return saved.name, read_hub_dataset(str(saved), split)
-    return text, _read_named_dataset(text, split)
+        return f"{saved.name}{chosen.removeprefix(text)}", read_saved_dataset(saved, split)
+    if saved is not None and saved.is_dir() and any(has_data_suffix(one.name) for deep in _DEPTHS for one in saved.glob(deep)):
+        return f"{saved.name}{chosen.removeprefix(text)}", read_hub_dataset(str(saved), split, config)
+    return chosen, _read_named_dataset(text, split, config)
 
 
 def find_file(source: str | Path) -> Path | None:
@@ -107,7 +123,7 @@ def _as_path(text: str) -> Path | None:
     return path
 
 
-def _read_named_dataset(name: str, split: str) -> list[RawRow]:
+def _read_named_dataset(name: str, split: str | None, config: str | None) -> list[RawRow]:
     offered = ", ".join(list_data_files()) or "none"
     tried = (
         f"no preference data called {name!r}: not a file or saved dataset, not a file under SPARSERM_DATA "
@@ -117,7 +133,9 @@ def _read_named_dataset(name: str, split: str) -> list[RawRow]:
     if has_data_suffix(name) or not re.fullmatch(r"[\w.-]{1,96}(/[\w.-]{1,96})?", name, re.ASCII):
         raise SparseRMError(f"{tried}; check the path")
     try:
-        return read_hub_dataset(name, split)
+        return read_hub_dataset(name, split, config)
+    except ChoiceError:
+        raise
     except SparseRMError as error:
         raise SparseRMError(f"{tried}; and {error}") from error
 

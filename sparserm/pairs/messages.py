@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sparserm.pairs.cells import looks_like_messages, parsed, unwrapped
+from sparserm.pairs.templates import spoken
 from sparserm.support.files import one_line
 from sparserm.types import Message, Prompt, SparseRMError
 
@@ -56,7 +57,9 @@ def as_prompt(prompt: str | Sequence[Mapping[str, Any] | Message]) -> Prompt:
 
 
 def as_response(response: str | Sequence[Mapping[str, Any] | Message]) -> str:
-    """Convert a response to text: a string unchanged, or the content of one assistant message (TRL's conversational format).
+    """Convert a response to text: a string, or the content of one assistant message (TRL's conversational format).
+
+    Thinking and the marks that end a turn are left out (:func:`~sparserm.pairs.templates.spoken`).
 
     Raises:
         SparseRMError: there is no text, or several messages, or the message is not from the assistant.
@@ -68,17 +71,17 @@ def as_response(response: str | Sequence[Mapping[str, Any] | Message]) -> str:
 
 
 def as_completion(completion: str | Sequence[Mapping[str, Any] | Message]) -> str:
-    """Convert a policy's completion to text; unlike :func:`as_response`, an empty completion gives an empty string.
+    """Convert a policy's completion to text; other than :func:`as_response`, one that is empty or only thinks gives no text.
 
     Raises:
         SparseRMError: there are several messages, or the message is not from the assistant.
     """
     if isinstance(completion, str):
-        return as_response(completion) if completion.strip() else ""
+        return as_response(completion) if spoken(completion).strip() else ""
     turns = [vars(turn) if isinstance(turn, Message) else turn for turn in completion]
     if len(turns) == 1 and isinstance(turns[0], Mapping):
         role, content = (turns[0].get(key, turns[0].get(other)) for key, other in (("role", "from"), ("content", "value")))
-        silent = content is None or (isinstance(content, str) and not content.strip()) or content == []
+        silent = content is None or (isinstance(content, str) and not spoken(content).strip()) or content == []
         if silent and isinstance(role, str) and _ROLES.get(role.strip().lower()) == "assistant":
             return ""
     return as_response(turns)
@@ -155,6 +158,8 @@ def _message(turn: Any, column: str, number: int) -> Message | None:
         content = "".join(part["text"] for part in content)
     if not isinstance(content, str):
         raise RowError(column, f"message {number} has the content {_describe(content)}, expected text")
+    if known == "assistant":  # in a prompt, too: templates leave thinking out of earlier turns
+        content = spoken(content) or content
     return (_ToolTurn if named in _TOOLS else Message)(known, _checked(content, column))
 
 
@@ -210,7 +215,7 @@ def transcript(text: str) -> Prompt | None:
 
 
 def answer(value: str | Prompt, prompt: Prompt, column: str) -> str:
-    """The response in ``value``: the text itself, or the last message if only the prompt and calls of tools precede it.
+    """The response in ``value``: the text, or the last message if only the prompt and calls of tools precede it, as spoken.
 
     Raises:
         RowError: there is no text, or not exactly one assistant message after the prompt.
@@ -231,7 +236,10 @@ def answer(value: str | Prompt, prompt: Prompt, column: str) -> str:
         text = last.content
     if not text.strip():
         raise RowError(column, "is empty")
-    return text
+    said = spoken(text)
+    if not said.strip():
+        raise RowError(column, "has thinking and no answer after it")
+    return said
 
 
 def plain_turns(turns: Prompt) -> Prompt:

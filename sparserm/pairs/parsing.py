@@ -14,11 +14,11 @@ from typing import Any
 from sparserm.pairs.cells import looks_like_messages, texts_in
 from sparserm.pairs.columns import FoundColumns, find_columns
 from sparserm.pairs.files import WHOLE_ROW, RawRow, rows_of, uncollected
-from sparserm.pairs.layouts import TieError, paired, pairs_of
+from sparserm.pairs.layouts import LabelError, TieError, paired, pairs_of
 from sparserm.pairs.limits import MAX_LISTED_PAIRS
 from sparserm.pairs.messages import RowError, answer, check_prompt, plain, plain_turns, same_turns, text_or_messages, transcript
 from sparserm.pairs.split import preference_data
-from sparserm.pairs.templates import begins_templated, read_turns, without_ends
+from sparserm.pairs.templates import begins_templated, mark_in, read_turns, thinks
 from sparserm.support.files import one_line
 from sparserm.types import Message, PairIssue, PreferenceData, PreferencePair, Prompt, SparseRMError
 
@@ -73,6 +73,7 @@ def parse_rows(rows: Sequence[RawRow], name: str, *, columns: Mapping[str, str] 
         issues += unusable
         issues += _warnings(readable, pairs, found)
         issues += _implied_text_warning(readable, pairs, found)
+        issues += _thinking_warning(readable)
         if said := how or found.reading:
             issues.append(PairIssue(readable[0].row, WHOLE_ROW, said, "warning"))
     issues.sort(key=lambda issue: issue.row)
@@ -86,6 +87,10 @@ def parse_rows(rows: Sequence[RawRow], name: str, *, columns: Mapping[str, str] 
 
 def _bad_rows_message(name: str, n_bad: int, n_rows: int, issues: Sequence[PairIssue]) -> str:
     errors = [str(issue) for issue in issues if issue.severity == "error"]
+    if not errors:
+        ties = [str(issue) for issue in issues if issue.severity == "tie"]
+        said = f"; {ties[0]}" if ties else ""
+        return one_line(f"{name}: none of its {n_rows} rows prefers a response to another{said}; add rows that do", 2000)
     shown = "; ".join(errors[:3]) + (f"; and {len(errors) - 3} more" if len(errors) > 3 else "")
     fix = (
         "fix them, or pass skip_bad=True (--skip-bad on the command line) to leave them out"
@@ -99,7 +104,7 @@ def read_rows(rows: Iterable[RawRow], columns: FoundColumns) -> tuple[list[Prefe
     """The pairs of the usable rows and the errors of the others, including rows that could not be read.
 
     Raises:
-        SparseRMError: lists of responses give too many pairs.
+        SparseRMError: lists of responses give too many pairs, or labels do not mean what they mean in this layout.
     """
     pairs: list[PreferencePair] = []
     issues = []
@@ -117,6 +122,11 @@ def read_rows(rows: Iterable[RawRow], columns: FoundColumns) -> tuple[list[Prefe
             try:
                 for one in pairs_of(columns.layout, row) if columns.layout else [row]:
                     pairs += _read_row(one, columns)
+            except LabelError as problem:  # the rows before it may have been read the wrong way round
+                raise SparseRMError(
+                    f"row {row.row}: {problem}; so the labels of this source mean something else than in the form that its "
+                    "columns have, and none of its rows is read; write the responses into the columns chosen and rejected"
+                ) from problem
             except RowError as problem:
                 issues.append(PairIssue(row.row, problem.column, problem.problem))
             except TieError as problem:
@@ -165,8 +175,8 @@ def _read_pair(row: RawRow, values: Mapping[str, Any], columns: FoundColumns, *,
         prompt_column = columns.prompt
     check_prompt(prompt, prompt_column)
     prompt = _with_system(plain_turns(prompt), values, columns)
-    chosen_text = without_ends(answer(chosen, prompt, columns.chosen))
-    rejected_text = without_ends(answer(rejected, prompt, columns.rejected))
+    chosen_text = answer(chosen, prompt, columns.chosen)
+    rejected_text = answer(rejected, prompt, columns.rejected)
     # In a list of responses two may be equal: benchmarks count such a pair as a tie.
     if chosen_text.strip() == rejected_text.strip() and not may_be_equal:
         raise RowError(columns.rejected, f"equals {columns.chosen}: a pair needs two different responses")
@@ -300,6 +310,8 @@ def _warnings(rows: Iterable[RawRow], pairs: Iterable[PreferencePair], columns: 
         for column, text in ((columns.chosen, pair.chosen), (columns.rejected, pair.rejected)):
             if text.strip() in _MISSING_MARKS:
                 found.append((pair.row, column, f"is the text {text.strip()!r}, which may be a missing value"))
+            if mark := mark_in(text):
+                found.append((pair.row, column, f"has {mark} in it, a mark of a chat template: read as text"))
             if not visible(text):
                 found.append((pair.row, column, "has no visible characters"))
         if pair.chosen != pair.rejected and visible(pair.chosen) == visible(pair.rejected):
@@ -326,11 +338,30 @@ def _doubtful_rows(rows: Iterable[RawRow], columns: FoundColumns) -> list[tuple[
     return found
 
 
+def _thinking_warning(rows: Iterable[RawRow]) -> list[PairIssue]:
+    """One warning if responses began with what the model thought, which is left out."""
+    found = [row.row for row in rows if any(map(_holds_thinking, (row.values or {}).values()))]
+    said = f"thinking at the beginning of responses was left out ({len(found):,} {'row' if len(found) == 1 else 'rows'})"
+    return [PairIssue(found[0], WHOLE_ROW, said, "warning")] if found else []
+
+
+def _holds_thinking(value: Any) -> bool:
+    """Whether a cell is a response that begins with thinking: text, or messages."""
+    value = plain(value)
+    if isinstance(value, str):
+        return thinks(value)
+    if isinstance(value, Mapping):
+        return any(_holds_thinking(value.get(name)) for name in ("content", "value"))
+    return isinstance(value, list) and any(_holds_thinking(one) for one in value[-1:])
+
+
 def visible(text: str) -> str:
     """A text without characters that cannot be seen, and with single spaces: what a reader can tell apart."""
-    return " ".join(
-        "".join(one for one in text if unicodedata.category(one) not in ("Cf", "Cc", "Zl", "Zp") or one.isspace()).split()
-    )
+    flat = " ".join(text.split())
+    if flat.isprintable():
+        return flat
+    seen = (one for one in text if unicodedata.category(one) not in ("Cf", "Cc", "Zl", "Zp") or one.isspace())
+    return " ".join("".join(seen).split())
 
 
 def _says_its_turns(a: str, b: str) -> bool:

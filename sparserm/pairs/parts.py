@@ -94,17 +94,17 @@ class PartedSource:
             raise SparseRMError(f"cannot read {self.path}: {error.strerror or error}; restore the file") from error
 
 
-def cut(source: str | Path, rows: int = PART_ROWS, split: str = "train") -> PartedSource:
+def cut(source: str | Path, rows: int = PART_ROWS, split: str | None = None, config: str | None = None) -> PartedSource:
     """Split a source, as accepted by :func:`~sparserm.pairs.load.load_pairs`, into parts of ``rows`` rows.
 
     Raises:
         SparseRMError: nothing was found under that name, the source cannot be read, or it has no rows.
     """
-    path = find_file(source)
+    path = find_file(source) if split is None and config is None else None
     try:
         # The path is not resolved: files in the Hub's cache are links to names without a suffix.
         in_file = path is not None and _can_seek(path)
-        found = _cut_file(Path(os.path.abspath(path)), rows) if in_file and path else _cut_rows(source, rows, split)
+        found = _cut_file(Path(os.path.abspath(path)), rows) if in_file and path else _cut_rows(source, rows, split, config)
     except OSError as error:
         raise SparseRMError(f"cannot read {path}: {error.strerror or error}; check the path") from error
     if not found.parts:
@@ -145,8 +145,8 @@ def _cut_file(path: Path, rows: int) -> PartedSource:
     return PartedSource(path.name, path, tuple(parts), digest.hexdigest(), state)
 
 
-def _cut_rows(source: str | Path, rows: int, split: str) -> PartedSource:
-    name, all_rows = read_source(source, split)
+def _cut_rows(source: str | Path, rows: int, split: str | None, config: str | None) -> PartedSource:
+    name, all_rows = read_source(source, split, config)
     digest = hashlib.sha256()
     for row in all_rows:
         digest.update(repr(row).encode("utf-8", "surrogatepass"))

@@ -34,11 +34,14 @@ class DataSource:
         name: a source for :func:`~sparserm.pairs.load.load_pairs`: a path, a starter set or a dataset name.
         columns: pairs ``(ours, theirs)`` for columns with other names.
         skip_bad: whether to leave out rows that cannot be used.
+        split, config: the part of a dataset that is read; see :func:`~sparserm.pairs.load.load_pairs`.
     """
 
     name: str
     columns: tuple[tuple[str, str], ...] = ()
     skip_bad: bool = False
+    split: str | None = None
+    config: str | None = None
 
     def load(self) -> PreferenceData:
         """Load the pairs.
@@ -49,7 +52,7 @@ class DataSource:
         where = self.where()
         if is_upload(self):
             _check_unchanged(Path(where))
-        return load_pairs(where, columns=dict(self.columns), skip_bad=self.skip_bad)
+        return load_pairs(where, columns=dict(self.columns), skip_bad=self.skip_bad, split=self.split, config=self.config)
 
     def where(self) -> str:
         """What to load: the name, or for an upload that was renamed since, its path now."""
@@ -72,12 +75,14 @@ class DataSource:
 
     def to_dict(self) -> dict[str, Any]:
         """Convert to a JSON-serialisable dictionary; the inverse of :meth:`from_dict`."""
-        return {"name": self.name, "columns": dict(self.columns), "skip_bad": self.skip_bad}
+        part = {key: value for key, value in (("split", self.split), ("config", self.config)) if value is not None}
+        return {"name": self.name, "columns": dict(self.columns), "skip_bad": self.skip_bad, **part}
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> DataSource:
         """Restore a source from :meth:`to_dict`."""
-        return cls(str(value["name"]), tuple(dict(value.get("columns") or {}).items()), bool(value.get("skip_bad", False)))
+        columns, skip_bad = tuple(dict(value.get("columns") or {}).items()), bool(value.get("skip_bad", False))
+        return cls(str(value["name"]), columns, skip_bad, value.get("split"), value.get("config"))
 
 
 def uploads_dir() -> Path:

@@ -40,6 +40,8 @@ _TEMPLATES = (
     _Template(re.compile(r"<\|(system|user|assistant)\|>\n")),  # Zephyr, Phi-3: the closing marker may also occur in the text
 )
 _INST, _INST_END = "[INST]", "[/INST]"  # Mistral, Llama 2
+#: Marks around what a model thinks before it answers: Qwen, DeepSeek, SmolLM; Magistral; Seed-OSS.
+_THINKING = (("<think>", "</think>"), ("<thinking>", "</thinking>"), ("[THINK]", "[/THINK]"), ("<seed:think>", "</seed:think>"))
 #: Marks before the first turn.
 _BEGINNINGS = re.compile(r"\s*(<s>|<bos>|<\|begin_of_text\|>|<BOS_TOKEN>|<｜begin▁of▁sentence｜>)?\s*")
 _ENDS = (
@@ -58,6 +60,24 @@ _ENDS = (
     "<eos>",
     "<pad>",
 )
+
+
+#: Any mark that a template writes around turns or thinking.
+_MARK = re.compile(
+    "|".join(
+        [
+            *(one.opening.pattern.replace("(\\w", "(?:\\w") for one in _TEMPLATES),
+            # Not `</s>`, which is HTML, too.
+            *map(re.escape, (_INST, _INST_END, *_ENDS[1:], *(mark for pair in _THINKING for mark in pair))),
+        ]
+    )
+)
+
+
+def mark_in(text: str) -> str | None:
+    """The first mark of a chat template that stands anywhere in a text, on one line; None if there is none."""
+    found = _MARK.search(text) if "<" in text or "[" in text else None
+    return found[0].strip() if found else None
 
 
 def begins_templated(text: str) -> bool:
@@ -82,9 +102,39 @@ def read_turns(text: str) -> tuple[Message, ...]:
     return tuple(turns)
 
 
-def without_ends(text: str) -> str:
-    """A response without the marks that end a turn or a text; unchanged if there are none."""
-    return _stripped(text) if text.rstrip().endswith(_ENDS) else text
+def spoken(response: str) -> str:
+    """What a response says to the user: without thinking, channels that are not shown, and the marks that end a turn.
+
+    A block of thinking at the beginning is left out; one that is never closed is all there is, so nothing remains. Templates
+    that open the block in the prompt leave only its end in the response. Text without any of these is unchanged.
+    """
+    text = _without_ends(response)
+    while (answer := _after_thinking(text)) is not None:
+        text = answer
+    return text
+
+
+def thinks(response: str) -> bool:
+    """Whether :func:`spoken` leaves thinking out of a response."""
+    return _after_thinking(_without_ends(response)) is not None
+
+
+def _without_ends(text: str) -> str:
+    """A text without the marks that end it; unchanged if there are none, or ``</s>`` closes a ``<s>`` of HTML."""
+    whole = text.rstrip()
+    return text if not whole.endswith(_ENDS) or (whole.endswith("</s>") and "<s>" in whole) else _stripped(text)
+
+
+def _after_thinking(text: str) -> str | None:
+    """What follows thinking at the beginning of a text; None if there is none."""
+    start = text.lstrip()
+    if start.startswith("<|channel|>"):  # gpt-oss
+        return start.rpartition("<|message|>")[2].lstrip() if "<|channel|>final<|message|>" in start else ""
+    for opening, closing in _THINKING:
+        before, closed, after = text.partition(closing)
+        if start.startswith(opening) or (closed and opening not in before):
+            return after.lstrip()
+    return None
 
 
 def read_query(query: str, prompt: str | None = None) -> tuple[Prompt, str]:
@@ -99,13 +149,13 @@ def read_query(query: str, prompt: str | None = None) -> tuple[Prompt, str]:
     if prompt and prompt.strip() and query.startswith(prompt):
         turns, response = _turns(prompt), query[len(prompt) :]
         if not turns:
-            return (Message("user", prompt.strip()),), _stripped(_said(response))
+            return (Message("user", prompt.strip()),), spoken(_stripped(response))
         if turns[-1].role == "assistant":  # the generation prompt, possibly with the beginning of the response
-            return tuple(turns[:-1]), _stripped(_said(turns[-1].content + response))
-        return tuple(turns), _stripped(_said(response))
+            return tuple(turns[:-1]), spoken(_stripped(turns[-1].content + response))
+        return tuple(turns), spoken(_stripped(response))
     turns = _turns(query)
     if len(turns) > 1 and turns[-1].role == "assistant":
-        return tuple(turns[:-1]), turns[-1].content
+        return tuple(turns[:-1]), spoken(turns[-1].content)
     raise SparseRMError(
         f"the query {query[:60]!r} has no turns of a known chat template and does not begin with its prompt; expected prompt "
         "and response in one text; send the prompts too"
@@ -151,11 +201,6 @@ def _instructions(text: str) -> list[Message]:
         answer = answer.strip().removesuffix("<s>")  # start of Llama 2's next turn
         turns += [Message("user", user.strip()), Message("assistant", _stripped(answer))]
     return turns
-
-
-def _said(text: str) -> str:
-    """What gpt-oss says to the user, after what it thinks in other channels; any other text unchanged."""
-    return text.rpartition("<|message|>")[2] if text.startswith("<|channel|>") else text
 
 
 def _stripped(text: str) -> str:

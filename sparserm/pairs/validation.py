@@ -73,7 +73,7 @@ def validate(source: DataSource) -> Validation:
     Raises:
         SparseRMError: the source cannot be read, or has no rows.
     """
-    name, rows = read_source(source.where())
+    name, rows = read_source(source.where(), source.split, source.config)
     columns = tuple(dict.fromkeys(key for row in rows for key in row.values or ()))
     mapping = dict(source.columns)
     used, guessed = _used(rows, mapping, name)

@@ -23,6 +23,7 @@ from sparserm.heads.saved import SavedHead, head_hash, load_head
 from sparserm.model import SparseRM
 from sparserm.pairs.columns import FoundColumns, find_columns
 from sparserm.pairs.files import RawRow
+from sparserm.pairs.layouts import check_both_responses
 from sparserm.pairs.parsing import read_rows
 from sparserm.pairs.parts import Part, PartedSource, cut
 from sparserm.support.files import holds_nothing, one_line, only_writer, replacing, write_json
@@ -155,6 +156,8 @@ def score_file(
     out: str | Path,
     *,
     columns: Mapping[str, str] | None = None,
+    split: str | None = None,
+    config: str | None = None,
     engine: Engine | None = None,
     progress: Progress | None = None,
 ) -> ScoringSummary:
@@ -165,6 +168,7 @@ def score_file(
         head: folder or name of a head.
         out: folder for the results; see :data:`SCHEMA`.
         columns: maps the expected column names to the source's.
+        split, config: the part of a dataset, as for :func:`~sparserm.pairs.load.load_pairs`.
         engine: defaults to :func:`score_here`; :class:`sparserm.integrations.ray.RayEngine` for a cluster.
         progress: called with the number of rows scored.
 
@@ -175,8 +179,10 @@ def score_file(
     started = time.perf_counter()
     folder = Path(os.path.abspath(Path(out).expanduser()))
     _read_note(folder)
-    found = cut(source)
-    columns_found = find_columns(_readable(found), columns or {}, found.name)
+    found = cut(source, split=split, config=config)
+    beginning = _readable(found)
+    check_both_responses(beginning, found.name)
+    columns_found = find_columns(beginning, columns or {}, found.name)
     saved = load_head(head)
     what = _description(found, columns_found, saved)
     _check_same(folder, what)

@@ -450,3 +450,21 @@ def test_a_head_for_another_backbone_is_refused_with_both_named() -> None:
     page = _upload_head(_heads_page(), ("other.zip", pack_head(other)))
     assert "qwen-3" in _texts(page) and "smollm2" in _texts(page)
     assert not own_heads()
+
+
+def test_of_a_dataset_with_several_splits_one_is_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "preferences"
+    folder.mkdir()
+    for name, n in (("dev", 3), ("test", 2)):
+        (folder / f"{name}.jsonl").write_bytes(_lines(*map(_row, range(n))))
+    page = _page()
+    page.text_input(key="pairs name").set_value(str(folder))
+    page.button(key="pairs open").click().run()
+    assert "has 2 splits. Choose one." in _texts(page)
+    page.selectbox(key=f"part of {folder}").set_value("test").run()
+    assert not page.exception
+    assert "2 rows, 2 usable" in " ".join(one.value for one in page.caption)
+    page.text_input(key="pairs split").set_value("validation")
+    page.button(key="pairs open").click().run()
+    assert "3 rows, 3 usable" in " ".join(one.value for one in page.caption)

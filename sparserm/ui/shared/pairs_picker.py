@@ -14,7 +14,7 @@ import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
 from sparserm import jobs
-from sparserm.pairs.files import PACKED
+from sparserm.pairs.files import PACKED, ChoiceError
 from sparserm.pairs.parsing import PairsError
 from sparserm.pairs.sources import DataSource, forget_upload, is_upload, keep_upload, list_sources, rename_upload
 from sparserm.representations.represent import count_missing, pair_texts, represent_pairs
@@ -190,6 +190,9 @@ def _open_by_name(key: str) -> None:
             key=f"{key} name",
             placeholder="owner/name",
         )
+        split, config = st.columns(2)
+        split.text_input("Split", key=f"{key} split", placeholder="train, or the only one")
+        config.text_input("Configuration", key=f"{key} config", placeholder="its default")
         st.button("Open these pairs", key=f"{key} open", on_click=_take_name, args=(key,))
 
 
@@ -202,9 +205,11 @@ def _take_name(key: str) -> None:
     except SparseRMError as error:
         st.session_state[f"{key} problem"] = sentence(error)
         return
-    if typed not in list_sources():
-        _opened()[typed] = DataSource(typed)
-    choose(key, typed)
+    split, config = (st.session_state[f"{key} {part}"].strip() or None for part in ("split", "config"))
+    label = f"{typed} ({', '.join(filter(None, (config, split)))})" if split or config else typed
+    if label not in list_sources():
+        _opened()[label] = DataSource(typed, split=split, config=config)
+    choose(key, label)
 
 
 def _offer_renaming(key: str, label: str, source: DataSource) -> None:
@@ -294,15 +299,29 @@ def load_or_stop(source: DataSource | None) -> PreferenceData:
         st.error(sentence(error))
         show_issues(error.issues, key="unusable")
     except (SparseRMError, OSError) as error:
-        st.error(unreadable(source, error))
+        show_unreadable(source, error)
     st.stop()
 
 
-def unreadable(source: DataSource, error: Exception) -> str:
-    """Why a source cannot be read; where others can reach the app, without what was looked for on this computer."""
-    if source.name in _opened() and access.others_can_reach():
-        return plain(f"{source.name} could not be read from the Hugging Face Hub. Check its name, or upload a file instead.")
-    return sentence(error)
+def show_unreadable(source: DataSource, error: Exception) -> None:
+    """Say why a source cannot be read; where a part of a dataset has to be chosen, offer the choice.
+
+    Where others can reach the app, what was looked for on this computer is not said.
+    """
+    label = next((label for label, one in _opened().items() if one == source), None)
+    if isinstance(error, ChoiceError) and label is not None:
+        title, key = {"split": "Split", "config": "Configuration"}[error.what], f"part of {label}"
+        st.info(plain(f"{label} has {len(error.options)} {error.what}s. Choose one."), icon=":material/call_split:")
+        st.selectbox(title, error.options, index=None, key=key, on_change=_take_part, args=(label, error.what, key))
+    elif label is not None and access.others_can_reach():
+        st.error(plain(f"{source.name} could not be read from the Hugging Face Hub. Check its name, or upload a file instead."))
+    else:
+        st.error(sentence(error))
+
+
+def _take_part(label: str, part: str, key: str) -> None:
+    """Read the chosen split or configuration of a dataset from now on; for callbacks."""
+    _opened()[label] = replace(_opened()[label], **{part: st.session_state[key]})
 
 
 def show_issues(issues: tuple[PairIssue, ...], key: str) -> None:

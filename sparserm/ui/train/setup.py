@@ -75,7 +75,7 @@ def validated(source: DataSource | None) -> Validation:
     try:
         return _validate(source, source.version())
     except (SparseRMError, OSError) as error:
-        st.error(pairs_picker.unreadable(source, error))
+        pairs_picker.show_unreadable(source, error)
         st.stop()
 
 

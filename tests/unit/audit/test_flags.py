@@ -80,6 +80,24 @@ def test_responses_that_differ_in_case_only_are_flagged() -> None:
     assert _flags(_data(("Why?", "Because.", "because."))) == {"same responses": [1]}
 
 
+@pytest.mark.parametrize(
+    "other", ["Be\u200bcause.", "Bесause.", "Ｂecause.", "Because.\ufeff"]
+)  # the second has Cyrillic letters
+def test_responses_that_look_the_same_are_flagged(other: str) -> None:
+    assert _flags(_data(("Why?", "Because.", other)))["same responses"] == [1]
+
+
+def test_what_the_reader_warns_of_is_flagged_once() -> None:
+    rows = [
+        {"prompt": "prompt", "chosen": "chosen", "rejected": "rejected"},
+        {"prompt": "Why?", "chosen": "Because.", "rejected": "No.", "score_chosen": 1, "score_rejected": 2},
+        {"prompt": "Why?", "chosen": "Because.", "rejected": "No."},
+    ]
+    found = audit(parse_pairs(rows))
+    assert [(flag.index, flag.reason) for flag in found.flags] == [(0, "doubtful"), (1, "doubtful"), (2, "duplicate")]
+    assert [flag.detail[:6] for flag in found.flags if flag.reason == "doubtful"] == ["chosen", "score_"]
+
+
 # ------------------------------------------------------------------------------------------------------ between two files
 
 

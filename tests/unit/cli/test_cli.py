@@ -125,7 +125,7 @@ def test_scoring_a_file_refuses_in_one_line(run, parts, tmp_path) -> None:
     both = run("score", file, *head, "--out", tmp_path / "out", "--prompt", "p", "--response", "r")
     assert "neither --prompt nor --response" in both.error
     alone = run("score", *head, "--out", tmp_path / "out", "--prompt", "p", "--response", "r")
-    assert "apply to a file of pairs" in alone.error
+    assert "are for a file of pairs" in alone.error
     assert "expected local or ray" in run("score", file, *head, "--out", tmp_path / "out", "--engine", "spark").error
     assert "is not empty and holds no scores" in run("score", file, *head, "--out", parts.sae).error
     assert "is the head; expected another folder" in run("score", file, *head, "--out", parts.head).error

@@ -40,7 +40,7 @@ def cluster(tmp_path_factory):
 def head(request, cluster, monkeypatch, tmp_path, tiny_folder):
     """A head whose backbone the workers find, since they see the same data folder; gated where a test asks for it."""
     monkeypatch.setenv("SPARSERM_HOME", cluster)
-    monkeypatch.setattr(bulk, "cut", lambda source: cut(source, 4))
+    monkeypatch.setattr(bulk, "cut", lambda source, **part: cut(source, 4, **part))
     data = parse_pairs(preference_rows(), "train")
     gated = getattr(request, "param", "projection") == "gated"
     sae = save_tiny_sae(tmp_path / "tiny-sae", threshold=15 if gated else None)

@@ -15,8 +15,8 @@ from sparserm.pairs.files import read_bytes
 from sparserm.pairs.load import load_pairs
 from sparserm.pairs.parsing import PairsError, parse_pairs, parse_rows
 from sparserm.types import Message, PreferenceData, Prompt, SparseRMError
+from tests.unit.pairs.forms import BAD, BEGIN, DOCS, END, FORMS, GOOD, Form, Q, table
 
-Q, GOOD, BAD = "Why is the sky blue?", "Air scatters blue light most.", "Because it likes to be."
 USER: Prompt = (Message("user", Q),)
 
 
@@ -86,31 +86,14 @@ def test_named_columns_are_taken_at_their_word() -> None:
 # -------------------------------------------------------------------------------------------------- labels and ratings
 
 
-@pytest.mark.parametrize(
-    "row",
-    [
-        {"history": Q, "human_ref_A": GOOD, "human_ref_B": BAD, "labels": 1},
-        {"history": Q, "human_ref_A": BAD, "human_ref_B": GOOD, "labels": 0},
-        {"prompt": Q, "response_0": BAD, "response_1": GOOD, "better_response_id": 1, "safer_response_id": 0},
-        {"prompt": Q, "response_0": GOOD, "response_1": BAD, "safer_response_id": 0},
-        {"prompt": Q, "response_A": GOOD, "response_B": BAD, "label": 1},
-        {"prompt": Q, "response_A": BAD, "response_B": GOOD, "label": 0},
-        {"conversation_a": [ASKED, OTHER], "conversation_b": [ASKED, ANSWER], "winner": "model_b"},
-        {"prompt": Q, "response_a": GOOD, "response_b": BAD, "winner_model_a": 1, "winner_model_b": 0, "winner_tie": 0},
-        {"prompt": Q, "response_1": GOOD, "response_2": BAD, "preference_strength": -2},
-        {"prompt": Q, "response_1": BAD, "response_2": GOOD, "preference_strength": 1},
-        {"context": [ASKED], "response1": BAD, "response2": GOOD, "overall_preference": 3},
-        {"messages": [ASKED, ANSWER], "rejected_response": BAD},
-        {"instruction": Q, "completions": [{"response": BAD, "overall_score": 2.0}, {"response": GOOD, "overall_score": 8.5}]},
-        {"prompt": Q, "answers": [{"answer": BAD, "rank": 4.0}, {"answer": GOOD, "rank": 1.0}]},
-        {"info": {"post": Q}, "summaries": [{"text": BAD}, {"text": GOOD}], "choice": 1},
-    ],
-    ids=lambda row: " ".join(row)[:40],
-)
-def test_a_label_tells_which_response_won_and_how_it_was_read_is_said(row: dict[str, Any]) -> None:
-    found = parse_pairs([row])
-    _is_read(found)
-    assert any(issue.problem.startswith("read `") or "last message" in issue.problem for issue in found.issues)
+@pytest.mark.parametrize("form", FORMS, ids=lambda form: form.by)
+def test_every_form_is_read_as_it_is_meant_and_what_was_guessed_is_said(form: Form) -> None:
+    _is_read(parse_pairs(form.rows), form.prompt)
+    assert bool(form.reading) != bool(form.what)  # nothing needs to be said of what the names say
+
+
+def test_the_table_in_the_docs_is_made_of_these_forms() -> None:
+    assert f"{BEGIN}\n{table()}\n{END}" in DOCS.read_text()  # python -m tests.unit.pairs.forms
 
 
 @pytest.mark.parametrize(
@@ -134,9 +117,10 @@ def test_ties_are_left_out_by_name(tie: dict[str, Any]) -> None:
 
 
 def test_a_label_of_another_meaning_is_refused() -> None:
-    with pytest.raises(PairsError, match="is 2, expected 1 or 0"):
-        parse_pairs([{"history": Q, "human_ref_A": GOOD, "human_ref_B": BAD, "labels": 2}])
-    with pytest.raises(PairsError, match="expected model_a, model_b or a tie"):
+    rows = [{"history": Q, "human_ref_A": GOOD, "human_ref_B": BAD, "labels": label} for label in (1, 2)]
+    with pytest.raises(SparseRMError, match="row 2: labels is 2, expected 1 or 0; so the labels of this source mean something"):
+        parse_pairs(rows, skip_bad=True)  # a row with 1 may mean the first or the second response
+    with pytest.raises(PairsError, match="expected model_a, model_b, a, b or a tie"):
         parse_pairs([{"conversation_a": [ASKED, ANSWER], "conversation_b": [ASKED, OTHER], "winner": "nobody"}])
 
 
@@ -344,3 +328,19 @@ def test_a_folder_of_files_is_read_by_its_full_path(tmp_path, monkeypatch, name:
     else:
         (folder / name).write_bytes(LINE)
     _is_read(load_pairs(folder))
+
+
+def test_a_system_message_beside_a_label_is_kept() -> None:
+    row = {"system_prompt": "Be brief.", "prompt": Q, "response_A": GOOD, "response_B": BAD, "label": 1}
+    _is_read(parse_pairs([row]), (Message("system", "Be brief."), *USER))
+
+
+def test_of_rows_that_prefer_nothing_the_reason_is_said() -> None:
+    rows = [{"prompt": Q, "completion": text, "label": True} for text in (GOOD, BAD)]
+    with pytest.raises(PairsError, match="none of its 2 rows prefers a response to another; row 1, column label: is like that"):
+        parse_pairs(rows)
+
+
+def test_best_of_n_reads_lists_in_pythons_format() -> None:
+    found = read_candidates(f"prompt,responses\n\"{Q}\",\"['{GOOD}', '{BAD}']\"\n".encode(), "a.csv")
+    assert found.sets[0].responses == (GOOD, BAD)

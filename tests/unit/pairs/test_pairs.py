@@ -128,7 +128,7 @@ def test_saved_dataset_and_its_splits(tmp_path):
     assert load_pairs(tmp_path / "one").content_hash == parse_pairs(ROWS).content_hash
     assert len(load_pairs(str(tmp_path / "both"), split="test").pairs) == 1
     assert len(parse_pairs(dataset).pairs) == 3
-    with pytest.raises(SparseRMError, match="no split 'dev': choose one of train, test"):
+    with pytest.raises(SparseRMError, match="no split 'dev': expected one of train, test"):
         load_pairs(tmp_path / "both", split="dev")
     (tmp_path / "one" / "state.json").write_text("{")
     with pytest.raises(SparseRMError, match="cannot read the saved dataset"):

@@ -61,7 +61,7 @@ def path(tmp_path) -> Path:
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch, tiny_folder, tiny_backbone):
     """Parts of four rows, scored with the tiny backbone that is loaded already."""
-    monkeypatch.setattr(bulk, "cut", lambda source: cut(source, 4))
+    monkeypatch.setattr(bulk, "cut", lambda source, **part: cut(source, 4, **part))
     monkeypatch.setattr("sparserm.model.shared_backbone", lambda *given: tiny_backbone)
 
 
@@ -228,7 +228,7 @@ def test_a_first_try_that_scored_nothing_does_not_claim_the_folder(head, path, t
 
 def test_parts_of_another_size_are_not_mixed(head, path, tmp_path, monkeypatch):
     score_file(path, head, tmp_path / "out")
-    monkeypatch.setattr(bulk, "cut", lambda source: cut(source, 5))
+    monkeypatch.setattr(bulk, "cut", lambda source, **part: cut(source, 5, **part))
     with pytest.raises(SparseRMError, match="part rows 4, expected 5"):
         score_file(path, head, tmp_path / "out")
 

@@ -1,0 +1,313 @@
+"""Pairs written in random forms: the reader gives the pairs that were meant; what nobody meant is refused, without a crash.
+
+``FUZZ_EXAMPLES=100000 python -m pytest -n 0 tests/unit/pairs/test_fuzz.py`` runs for about an hour.
+"""
+
+from __future__ import annotations
+
+import bz2
+import csv
+import gzip
+import io
+import json
+import lzma
+import os
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from sparserm.pairs.cells import looks_like_messages
+from sparserm.pairs.files import read_bytes
+from sparserm.pairs.messages import transcript
+from sparserm.pairs.parsing import parse_rows
+from sparserm.pairs.templates import mark_in, spoken
+from sparserm.types import Message, Prompt, SparseRMError
+
+#: Examples of each test: a few seconds of each in CI.
+EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "300"))
+THOROUGH = settings(
+    max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much]
+)
+
+#: Characters and strings with a meaning in some format, among letters of several scripts.
+_PIECES = st.sampled_from(
+    [
+        *"abc XYZ 019.,;:!?",
+        *"\"'`[]{}()<>|\\/\t\n",
+        "\r\n",
+        "é",
+        "日本",
+        "مرحبا",
+        "👩‍👩‍👧",
+        "\u200b",
+        "\ufeff",
+        "\u2028",
+        "- ",
+        "None",
+        "nan",
+    ]
+)
+TEXTS = st.lists(_PIECES, min_size=1, max_size=14).map("".join)
+
+
+def _is_plain(text: str) -> bool:
+    """Whether a text means itself in every format."""
+    special = mark_in(text) or looks_like_messages(text) or transcript(text) or spoken(text) != text
+    return bool(text.strip()) and not special and not text.startswith("\ufeff")
+
+
+PLAIN = TEXTS.filter(_is_plain)
+
+
+@dataclass(frozen=True)
+class Meant:
+    """A pair as somebody means it: turns of user and assistant in turn, and two responses."""
+
+    turns: tuple[str, ...]
+    system: str
+    chosen: str
+    rejected: str
+
+    @property
+    def prompt(self) -> Prompt:
+        """The messages of the prompt."""
+        told = tuple(Message(("user", "assistant")[i % 2], text) for i, text in enumerate(self.turns))
+        return (*((Message("system", self.system),) if self.system else ()), *told)
+
+
+@st.composite
+def _meant(draw: Any, max_turns: int = 3) -> Meant:
+    turns = draw(st.lists(PLAIN, min_size=1, max_size=max_turns).filter(lambda found: len(found) % 2 == 1))
+    chosen = draw(PLAIN)
+    rejected = draw(PLAIN.filter(lambda text: text.strip() != chosen.strip()))
+    return Meant(tuple(turns), draw(st.sampled_from(["", "Be brief."])), chosen, rejected)
+
+
+# --------------------------------------------------------------------------------------------------------- into rows
+
+_SYSTEM = {"role": "system", "content": "Be brief."}
+
+
+def _turns(meant: Meant, role: str, content: str, names: tuple[str, str]) -> list[dict[str, str]]:
+    named = {"user": names[0], "assistant": names[1], "system": "system"}
+    return [{role: named[turn.role], content: turn.content} for turn in meant.prompt]
+
+
+def _conversational(meant: Meant, keys: tuple[str, str], names: tuple[str, str]) -> dict[str, Any]:
+    answers = ({keys[0]: names[1], keys[1]: text} for text in (meant.chosen, meant.rejected))
+    return {"prompt": _turns(meant, *keys, names), **{side: [turn] for side, turn in zip(_SIDES, answers, strict=True)}}
+
+
+_SIDES = ("chosen", "rejected")
+_OPENAI, _SHAREGPT = (("role", "content"), ("user", "assistant")), (("from", "value"), ("human", "gpt"))
+
+
+def _openai(meant: Meant) -> dict[str, Any]:
+    return _conversational(meant, *_OPENAI)
+
+
+def _sharegpt(meant: Meant) -> dict[str, Any]:
+    row = _conversational(meant, *_SHAREGPT)
+    return {"conversations": row["prompt"], **{side: row[side][0] for side in _SIDES}}
+
+
+def _whole(meant: Meant) -> dict[str, Any]:
+    row = _openai(meant)
+    return {side: row["prompt"] + row[side] for side in _SIDES}
+
+
+def _as_text(write: Callable[[Any], str]) -> Callable[[Meant], dict[str, Any]]:
+    return lambda meant: {name: write(value) for name, value in _openai(meant).items()}
+
+
+def _texts(prompt: str, chosen: str, rejected: str) -> Callable[[Meant], dict[str, Any]]:
+    def row(meant: Meant) -> dict[str, Any]:
+        system = {"system": meant.system} if meant.system else {}
+        return {**system, prompt: meant.turns[0], chosen: meant.chosen, rejected: meant.rejected}
+
+    return row
+
+
+def _labelled(label: int) -> Callable[[Meant], dict[str, Any]]:
+    def row(meant: Meant) -> dict[str, Any]:
+        a, b = (meant.chosen, meant.rejected) if label else (meant.rejected, meant.chosen)
+        return {"system": meant.system, "prompt": meant.turns[0], "response_A": a, "response_B": b, "label": label}
+
+    return row
+
+
+#: How a pair is written as a row, and whether prompts of several turns fit in.
+FORMS: dict[str, tuple[Callable[[Meant], dict[str, Any]], bool]] = {
+    "openai": (_openai, True),
+    "sharegpt": (_sharegpt, True),
+    "whole": (_whole, True),
+    "json": (_as_text(lambda value: json.dumps(value, ensure_ascii=False)), True),
+    "python": (_as_text(repr), True),
+    "texts": (_texts("prompt", "chosen", "rejected"), False),
+    "capitals": (_texts("Prompt", "Chosen", "Rejected"), False),
+    "question": (_texts("question", "chosen", "rejected"), False),
+    "good": (_texts("instruction", "good_response", "bad_response"), False),
+    "preferred": (_texts("query", "preferred_answer", "dispreferred_answer"), False),
+    "first": (_labelled(1), False),
+    "second": (_labelled(0), False),
+}
+_FLAT = ("texts", "capitals", "question", "good", "preferred", "json", "python", "first", "second")
+
+
+# -------------------------------------------------------------------------------------------------------- into bytes
+
+
+def _csv(rows: Sequence[dict[str, Any]], delimiter: str = ",") -> str:
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, names, delimiter=delimiter)
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _parquet(rows: Sequence[dict[str, Any]]) -> bytes:
+    data = io.BytesIO()
+    pd.DataFrame(list(rows)).to_parquet(data)
+    return data.getvalue()
+
+
+WRITERS: dict[str, Callable[[Sequence[dict[str, Any]]], bytes]] = {
+    "jsonl": lambda rows: "".join(json.dumps(row) + "\n" for row in rows).encode(),
+    "jsonl, unescaped": lambda rows: "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode(),
+    "json": lambda rows: json.dumps(list(rows), indent=1).encode(),
+    "json, wrapped": lambda rows: json.dumps({"version": 1, "data": list(rows)}).encode(),
+    "parquet": _parquet,
+    "csv": lambda rows: _csv(rows).encode(),
+    "csv, with a mark": lambda rows: _csv(rows).encode("utf-8-sig"),
+    "csv, UTF-16": lambda rows: _csv(rows).encode("utf-16"),
+    "tsv": lambda rows: _csv(rows, "\t").encode(),
+}
+PACKERS: dict[str, Callable[[bytes], bytes]] = {
+    "": lambda data: data,
+    ".gz": lambda data: gzip.compress(data, 1),
+    ".bz2": lambda data: bz2.compress(data, 1),
+    ".xz": lambda data: lzma.compress(data, preset=0),
+}
+
+
+#: Columns that stand beside pairs and are none of their texts.
+OTHERS: dict[str, Any] = {
+    "id": "a-1",
+    "source": "web",
+    "category": "chat",
+    "language": "en",
+    "prompt_id": "0f3c",
+    "model": "policy-1",
+    "chosen_model": "good-model-large",
+    "rejected_model": "bad-model-small",
+    "score_chosen": 8.5,
+    "score_rejected": 2.0,
+    "chosen_rating": 5,
+    "rejected_rating": 1,
+    "reference_chosen_logps": -12.5,
+    "reason": "The first one is right.",
+    "timestamp": "2026-01-01",
+}
+
+
+def _among(row: dict[str, Any], others: Sequence[str], order: random.Random) -> dict[str, Any]:
+    """A row with other columns, in random order."""
+    names = [*row, *others]
+    order.shuffle(names)
+    return {name: row[name] if name in row else OTHERS[name] for name in names}
+
+
+def _read(data: bytes, name: str) -> list[tuple[Prompt, str, str]]:
+    found = parse_rows(read_bytes(data, name), name, columns=None, skip_bad=False)
+    return [(pair.prompt, pair.chosen, pair.rejected) for pair in found.pairs]
+
+
+@THOROUGH
+@given(st.data())
+def test_what_was_meant_is_read_in_every_form_among_other_columns(data: st.DataObject) -> None:
+    form = data.draw(st.sampled_from(sorted(FORMS)))
+    writer = data.draw(st.sampled_from([name for name in WRITERS if form in _FLAT or name[:3] not in ("csv", "tsv")]))
+    packer = data.draw(st.sampled_from(sorted(PACKERS)))
+    write, several = FORMS[form]
+    meant = data.draw(st.lists(_meant(3 if several else 1), min_size=1, max_size=4))
+    if form in ("first", "second"):  # the columns hold for all rows
+        meant = [Meant(one.turns, "", one.chosen, one.rejected) for one in meant]
+    others = data.draw(st.lists(st.sampled_from(sorted(OTHERS)), unique=True, max_size=4))
+    order = data.draw(st.randoms(use_true_random=False))
+    content = PACKERS[packer](WRITERS[writer]([_among(write(one), others, order) for one in meant]))
+    found = _read(content, f"a.{writer[:5].strip(',').split(',')[0]}{packer}")
+    assert found == [(one.prompt, one.chosen, one.rejected) for one in meant]
+
+
+_JSON = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(-3, 3), st.floats(allow_nan=True), TEXTS, st.sampled_from(["user", "gpt"])),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3),
+        st.dictionaries(
+            st.sampled_from(["role", "content", "from", "value", "rank", "score", "text", "tool_calls"]), inner, max_size=3
+        ),
+    ),
+    max_leaves=8,
+)
+_NAMES = st.sampled_from(
+    [
+        *("prompt", "chosen", "rejected", "conversations", "messages", "system", "question", "instruction", "input", "context"),
+        *("completion", "label", "kto_tag", "labels", "history", "human_ref_A", "human_ref_B", "answers", "completions"),
+        *("response_a", "response_b", "winner", "response_0", "response_1", "better_response_id", "rejected_response"),
+        *(
+            "response_A",
+            "response_B",
+            "output",
+            "output_1",
+            "output_2",
+            "info",
+            "summaries",
+            "choice",
+            "generations",
+            "ratings",
+        ),
+        *(
+            "conversation_a",
+            "conversation_b",
+            "response1",
+            "response2",
+            "overall_preference",
+            "preference.responses",
+            "score_chosen",
+        ),
+    ]
+)
+
+
+@THOROUGH
+@given(st.lists(st.dictionaries(_NAMES, _JSON, max_size=6), min_size=1, max_size=4), st.sampled_from(["jsonl", "parquet"]))
+def test_rows_of_anything_are_read_or_refused_and_never_crash(rows: list[dict[str, Any]], kind: str) -> None:
+    try:
+        content = WRITERS[kind](rows)
+    except Exception:  # pandas cannot write columns of mixed types
+        return
+    try:
+        found = _read(content, f"a.{kind}")
+    except SparseRMError as error:
+        assert str(error)
+        return
+    for prompt, chosen, rejected in found:
+        assert prompt and prompt[-1].role == "user" and prompt[-1].content.strip()
+        assert chosen.strip() and rejected.strip()
+
+
+@THOROUGH
+@given(
+    st.binary(max_size=200),
+    st.sampled_from(["jsonl", "json", "csv", "tsv", "parquet", "jsonl.gz", "csv.xz", "json.zst", "csv.bz2"]),
+)
+def test_bytes_of_anything_are_read_or_refused_and_never_crash(content: bytes, kind: str) -> None:
+    with pytest.raises(SparseRMError):
+        _read(content, f"a.{kind}")
