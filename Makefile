@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 BIOME := @biomejs/biome@2.2.4
 
-.PHONY: setup app test check bench format clean
+.PHONY: setup app test check bench clients format clean
 setup: $(STAMP)
 
 $(STAMP): pyproject.toml
@@ -32,6 +32,10 @@ format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# Takes minutes: each client gets an environment of its own in .clients, and docs/compatibility.md is written.
+clients: setup
+	$(BIN)/python -m clients
+
 # Takes hours on two cores. `benchmarks.tuning` and `benchmarks.precision` are run separately, to make
 # choices again, and so are `benchmarks.dictionaries` and `benchmarks.labels`, whose labels somebody has to write.
 bench: setup
@@ -56,4 +60,4 @@ bench: setup
 	$(BIN)/python -m benchmarks.readme
 
 clean:
-	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) .clients build dist .mypy_cache .ruff_cache .pytest_cache

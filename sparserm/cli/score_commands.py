@@ -106,6 +106,7 @@ def _score_file(
 
 def _score_response(head: str, prompt: str, response: str, as_json: bool) -> None:
     from sparserm.model import SparseRM
+    from sparserm.pairs.messages import holds_thinking
 
     model = SparseRM.from_pretrained(head)
     load_backbone(model)
@@ -125,6 +126,8 @@ def _score_response(head: str, prompt: str, response: str, as_json: bool) -> Non
         "n_truncated": explanation.n_truncated,
     }
     warn_truncated(explanation.n_truncated and 1)
+    if holds_thinking(response):
+        typer.echo("note: the thinking at the beginning of the response was left out", err=True)
     if printed_json(as_json, result):
         return
     _print_contributions(f"Reward {explanation.reward:+.3f}", result["contributions"], model.head.score)

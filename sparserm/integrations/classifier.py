@@ -15,9 +15,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
+
+_TRANSFORMERS = int(transformers.__version__.split(".")[0])
 
 
 class SparseRMClassifierConfig(PretrainedConfig):
@@ -46,7 +49,7 @@ class SparseRMClassifierConfig(PretrainedConfig):
         gate: Mapping[str, Any] | None = None,
         **settings: Any,
     ) -> None:
-        self.backbone = AutoConfig.for_model(**backbone) if isinstance(backbone, dict) else backbone
+        self.backbone = AutoConfig.for_model(**_readable(backbone)) if isinstance(backbone, dict) else backbone
         self.pooling = pooling
         self.response_start, self.response_end = list(response_start), list(response_end)
         self.empty_reward = empty_reward
@@ -174,6 +177,28 @@ class SparseRMForSequenceClassification(PreTrainedModel):
         n = len(closing)
         end = len(ids) - n if n and ids[-n:] == closing else len(ids)  # a truncated text has no closing
         return start, max(start, end)
+
+
+def _readable(backbone: dict[str, Any]) -> dict[str, Any]:
+    """A backbone's configuration as the installed transformers reads it.
+
+    Transformers 5 writes ``rope_parameters``, which 4 ignores: it would rotate positions with its default base, and rewards
+    would be wrong without a message.
+
+    Raises:
+        ValueError: they differ by kind of layer, which transformers 4 has no common name for.
+    """
+    rope = backbone.get("rope_parameters")
+    if _TRANSFORMERS >= 5 or not rope:
+        return backbone
+    if any(isinstance(value, Mapping) for value in rope.values()):
+        raise ValueError(
+            f"got transformers {transformers.__version__}, expected 5 or later: the positions of this backbone "
+            f"({backbone.get('model_type')}) are described by kind of layer; upgrade transformers"
+        )
+    scaling = {key: value for key, value in rope.items() if key not in ("rope_theta", "partial_rotary_factor")}
+    own = {key: rope[key] for key in ("rope_theta", "partial_rotary_factor") if key in rope}
+    return {**backbone, **own, "rope_scaling": None if scaling.get("rope_type", "default") == "default" else scaling}
 
 
 def _mean(h: Tensor) -> Tensor:

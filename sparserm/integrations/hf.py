@@ -84,6 +84,7 @@ def export_classifier(head: str | Path, folder: Path, progress: Progress | None 
     with replacing_folder(folder, replace=True) as new:
         _classifier(saved, source).save_pretrained(new)
         tokenizer.save_pretrained(new)
+        _write_tokenizer_for_transformers_4(new / "tokenizer_config.json")
         save_head(saved, new / "head")
         (new / "README.md").write_text(_model_card(saved, "transformers", _LOAD_CLASSIFIER), encoding="utf-8")
 
@@ -223,6 +224,7 @@ def _classifier(saved: SavedHead, source: Backbone) -> SparseRMForSequenceClassi
     *_, opening, closing = source.chat.frame(("user",))  # token ids before and after the response
     n_layers = len(decoder_layers(source.model))
     backbone = source.model.config.to_dict() | {"num_hidden_layers": n_layers}
+    backbone.pop("_name_or_path", None)  # a path on this machine
     if backbone.get("layer_types"):
         backbone["layer_types"] = backbone["layer_types"][:n_layers]
     config = SparseRMClassifierConfig(
@@ -262,6 +264,16 @@ def _head_tensors(head: RewardHead) -> dict[str, np.ndarray]:
     scale = head.weights / head.sigma
     linear = {"weight": scale[None], "bias": np.array([head.bias - scale @ head.mu])}
     return {**linear, "directions": head.directions, "center": head.center, **head.encoder.weights}
+
+
+def _write_tokenizer_for_transformers_4(file: Path) -> None:
+    """Rename what transformers 5 writes under new names to those of 4, which 5 reads, too."""
+    settings = json.loads(file.read_text(encoding="utf-8"))
+    if settings.get("tokenizer_class") == "TokenizersBackend":
+        settings["tokenizer_class"] = "PreTrainedTokenizerFast"
+    if isinstance(settings.get("extra_special_tokens"), list):
+        settings["additional_special_tokens"] = settings.pop("extra_special_tokens")
+    file.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _check_tokens(chat: ChatTokenizer) -> None:

@@ -7,7 +7,9 @@ always reads a text as a conversation, in the chat template of its own backbone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import logging
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,9 +25,14 @@ from sparserm.types import SparseRMError, Text
 if TYPE_CHECKING:
     from datasets import Dataset
 
+_log = logging.getLogger("sparserm.trl")
+
 
 class SparseRMReward:
     """Reward function for ``GRPOTrainer`` and ``RLOOTrainer``: ``reward_funcs=SparseRMReward("safety")``.
+
+    In a rollout with tools the last answer is scored, as a response to the prompt. A rollout that ends before an answer, with
+    a call of a tool or with what it returned, gets None, which TRL leaves out; a warning says why.
 
     It also logs the mean contribution of each feature under ``sparserm_NAME/FEATURE LABEL``, which shows the features that
     the policy optimises. Representations are not stored, since completions seldom repeat.
@@ -50,8 +57,9 @@ class SparseRMReward:
         completions: Sequence[Any],
         log_metric: Callable[[str, float], None] | None = None,
         **columns: Any,
-    ) -> list[float]:
-        """One reward per completion; an empty completion gets the lowest reward among the training responses.
+    ) -> list[float | None]:
+        """One reward per completion: for an empty one the lowest reward among the training responses, for one without an
+        answer None.
 
         Args:
             log_metric: ``log_metric(name, value)``, passed by TRL.
@@ -60,7 +68,22 @@ class SparseRMReward:
         Raises:
             SparseRMError: a prompt or a completion is in neither of TRL's formats.
         """
-        texts = [Text(as_prompt(p), as_completion(c)) for p, c in zip(prompts, completions, strict=True)]
+        endings = [_unanswered(completion) for completion in completions]
+        answered = [i for i, ending in enumerate(endings) if ending is None]
+        if len(answered) < len(endings):
+            reasons = ", ".join(f"{n} with {ending}" for ending, n in Counter(filter(None, endings)).items())
+            _log.warning(
+                "%d of %d rollouts end before an answer (%s) and get no reward; allow longer completions or more calls",
+                len(endings) - len(answered),
+                len(endings),
+                reasons,
+            )
+        found = dict(zip(answered, self._scored([(prompts[i], completions[i]) for i in answered], log_metric), strict=True))
+        return [found.get(i) for i in range(len(endings))]
+
+    def _scored(self, rollouts: Sequence[tuple[Any, Any]], log_metric: Callable[[str, float], None] | None) -> list[float]:
+        """Rewards of pairs of a prompt and a completion that ends with an answer."""
+        texts = [Text(as_prompt(prompt), as_completion(_last_answer(completion))) for prompt, completion in rollouts]
         nonempty = [i for i, text in enumerate(texts) if text.response.strip()]
         rewards = np.full(len(texts), self.model.saved.least_reward)
         if nonempty:
@@ -70,6 +93,24 @@ class SparseRMReward:
                 for name, value in zip(self._metrics, parts.mean(0), strict=True):
                     log_metric(name, float(value))
         return rewards.tolist()
+
+
+def _unanswered(completion: Any) -> str | None:
+    """What a rollout with tools ends with instead of an answer; None if it ends with an answer, or has no tools."""
+    last = completion[-1] if isinstance(completion, Sequence) and len(completion) and not isinstance(completion, str) else None
+    if not isinstance(last, Mapping):
+        return None
+    if last.get("role") == "tool":
+        return "what a tool returned"
+    return "a call of a tool" if last.get("role") == "assistant" and last.get("tool_calls") else None
+
+
+def _last_answer(completion: Any) -> Any:
+    """The last message of a rollout whose other messages are calls of tools and what they returned; else the completion."""
+    if isinstance(completion, str) or len(completion) < 2 or not all(isinstance(turn, Mapping) for turn in completion):
+        return completion
+    tools_only = all(turn.get("role") == "tool" or turn.get("tool_calls") for turn in completion[:-1])
+    return completion[-1:] if tools_only else completion
 
 
 def preference_dataset(

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sparserm.pairs.cells import looks_like_messages, parsed, unwrapped
-from sparserm.pairs.templates import spoken
+from sparserm.pairs.templates import spoken, thinks
 from sparserm.support.files import one_line
 from sparserm.types import Message, Prompt, SparseRMError
 
@@ -85,6 +85,18 @@ def as_completion(completion: str | Sequence[Mapping[str, Any] | Message]) -> st
         if silent and isinstance(role, str) and _ROLES.get(role.strip().lower()) == "assistant":
             return ""
     return as_response(turns)
+
+
+def holds_thinking(value: Any) -> bool:
+    """Whether a response begins with thinking, which is left out where it is read: text, or messages."""
+    value = plain(value)
+    if isinstance(value, Message):
+        value = value.content
+    if isinstance(value, str):
+        return thinks(value)
+    if isinstance(value, Mapping):
+        return any(holds_thinking(value.get(name)) for name in ("content", "value"))
+    return isinstance(value, (list, tuple)) and any(holds_thinking(one) for one in value[-1:])
 
 
 def prompt_text(prompt: Prompt) -> str:

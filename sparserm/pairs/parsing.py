@@ -16,9 +16,19 @@ from sparserm.pairs.columns import FoundColumns, find_columns
 from sparserm.pairs.files import WHOLE_ROW, RawRow, rows_of, uncollected
 from sparserm.pairs.layouts import LabelError, TieError, paired, pairs_of
 from sparserm.pairs.limits import MAX_LISTED_PAIRS
-from sparserm.pairs.messages import RowError, answer, check_prompt, plain, plain_turns, same_turns, text_or_messages, transcript
+from sparserm.pairs.messages import (
+    RowError,
+    answer,
+    check_prompt,
+    holds_thinking,
+    plain,
+    plain_turns,
+    same_turns,
+    text_or_messages,
+    transcript,
+)
 from sparserm.pairs.split import preference_data
-from sparserm.pairs.templates import begins_templated, mark_in, read_turns, thinks
+from sparserm.pairs.templates import begins_templated, mark_in, read_turns
 from sparserm.support.files import one_line
 from sparserm.types import Message, PairIssue, PreferenceData, PreferencePair, Prompt, SparseRMError
 
@@ -340,19 +350,9 @@ def _doubtful_rows(rows: Iterable[RawRow], columns: FoundColumns) -> list[tuple[
 
 def _thinking_warning(rows: Iterable[RawRow]) -> list[PairIssue]:
     """One warning if responses began with what the model thought, which is left out."""
-    found = [row.row for row in rows if any(map(_holds_thinking, (row.values or {}).values()))]
+    found = [row.row for row in rows if any(map(holds_thinking, (row.values or {}).values()))]
     said = f"thinking at the beginning of responses was left out ({len(found):,} {'row' if len(found) == 1 else 'rows'})"
     return [PairIssue(found[0], WHOLE_ROW, said, "warning")] if found else []
-
-
-def _holds_thinking(value: Any) -> bool:
-    """Whether a cell is a response that begins with thinking: text, or messages."""
-    value = plain(value)
-    if isinstance(value, str):
-        return thinks(value)
-    if isinstance(value, Mapping):
-        return any(_holds_thinking(value.get(name)) for name in ("content", "value"))
-    return isinstance(value, list) and any(_holds_thinking(one) for one in value[-1:])
 
 
 def visible(text: str) -> str:

@@ -140,6 +140,8 @@ def _after_thinking(text: str) -> str | None:
 def read_query(query: str, prompt: str | None = None) -> tuple[Prompt, str]:
     """Split ``query``, a prompt with its response in any of the known templates, into the conversation and the response.
 
+    Thinking is still in the response; :func:`spoken` leaves it out.
+
     Args:
         prompt: the prompt part of ``query``; if the query begins with it, markers in the response are ignored.
 
@@ -149,13 +151,13 @@ def read_query(query: str, prompt: str | None = None) -> tuple[Prompt, str]:
     if prompt and prompt.strip() and query.startswith(prompt):
         turns, response = _turns(prompt), query[len(prompt) :]
         if not turns:
-            return (Message("user", prompt.strip()),), spoken(_stripped(response))
+            return (Message("user", prompt.strip()),), _stripped(response)
         if turns[-1].role == "assistant":  # the generation prompt, possibly with the beginning of the response
-            return tuple(turns[:-1]), spoken(_stripped(turns[-1].content + response))
-        return tuple(turns), spoken(_stripped(response))
+            return tuple(turns[:-1]), _stripped(turns[-1].content + response)
+        return tuple(turns), _stripped(response)
     turns = _turns(query)
     if len(turns) > 1 and turns[-1].role == "assistant":
-        return tuple(turns[:-1]), spoken(turns[-1].content)
+        return tuple(turns[:-1]), turns[-1].content
     raise SparseRMError(
         f"the query {query[:60]!r} has no turns of a known chat template and does not begin with its prompt; expected prompt "
         "and response in one text; send the prompts too"

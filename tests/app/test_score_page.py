@@ -146,3 +146,11 @@ def test_an_edit_shows_its_words(page: AppTest) -> None:
     page.button[1].click().run()
     assert not page.exception
     assert any("taken out are struck through" in caption.value for caption in page.caption)
+
+
+@pytest.mark.backbone
+def test_thinking_is_left_out_and_that_is_said(page: AppTest) -> None:
+    page.text_area(key="response").set_value("<think>Hm, sleep.</think>Keep a regular bedtime.").run()
+    page.button(key="score").click().run()
+    assert not page.exception
+    assert "The thinking at the beginning of the response is left out" in " ".join(one.value for one in page.caption)

@@ -23,7 +23,7 @@ from sparserm.heads.saved import head_hash
 from sparserm.integrations.server import schemas
 from sparserm.integrations.server.batching import ClosedError, OverloadedError, TooLongError
 from sparserm.integrations.server.clients import BusyClientError, Clients
-from sparserm.integrations.server.gate import Gate
+from sparserm.integrations.server.gate import Gate, failure
 from sparserm.integrations.server.scorer import GoneError, Scorer, texts_of
 from sparserm.integrations.server.service import Limits, Rewards, Service, TooLargeError, UnknownHeadError
 from sparserm.integrations.server.vllm import VllmEndpoints
@@ -110,7 +110,7 @@ def _observe(metrics: Metrics, path: str, status: int, seconds: float) -> None:
 
 
 def _add_failures(app: FastAPI) -> None:
-    """Answer every error with an ``error`` message that says how to fix it, in the format of TEI."""
+    """Answer every error with an ``error`` message that says how to fix it, in the form of the path's interface."""
     kinds: dict[type[Exception], tuple[int, str, str]] = {
         UnknownHeadError: (404, "not_found", ""),
         TooLargeError: (413, "too_large", ""),
@@ -120,29 +120,28 @@ def _add_failures(app: FastAPI) -> None:
     }
 
     def handler(status: int, kind: str, message: str) -> Callable[[Request, Exception], Awaitable[Response]]:
-        async def answer(_: Request, error: Exception) -> Response:
-            return JSONResponse({"error": message or str(error), "error_type": kind}, status)
+        async def answer(request: Request, error: Exception) -> Response:
+            return _failed(request, status, kind, message or str(error))
 
         return answer
 
-    async def overloaded(_: Request, error: Exception) -> Response:
+    async def overloaded(request: Request, error: Exception) -> Response:
         assert isinstance(error, OverloadedError)
         wait = math.ceil(error.retry_s)
         text = f"too much is waiting to be scored; retry in {wait:,} seconds"
-        return JSONResponse({"error": text, "error_type": "overloaded"}, 429, {"Retry-After": str(wait)})
+        return _failed(request, 429, "overloaded", text, {"Retry-After": str(wait)})
 
-    async def too_long(_: Request, error: Exception) -> Response:
+    async def too_long(request: Request, error: Exception) -> Response:
         assert isinstance(error, TooLongError)
         text = (
             f"these texts would take about {math.ceil(error.expected_s):,} seconds, more than the server lets a request wait; "
             "send fewer at a time"
         )
-        return JSONResponse({"error": text, "error_type": "too_large"}, 413)
+        return _failed(request, 413, "too_large", text)
 
-    async def busy(_: Request, error: Exception) -> Response:
+    async def busy(request: Request, error: Exception) -> Response:
         assert isinstance(error, BusyClientError)
-        headers = {"Retry-After": str(math.ceil(error.retry_s))}
-        return JSONResponse({"error": str(error), "error_type": "overloaded"}, 429, headers)
+        return _failed(request, 429, "overloaded", str(error), {"Retry-After": str(math.ceil(error.retry_s))})
 
     app.add_exception_handler(OverloadedError, overloaded)
     app.add_exception_handler(BusyClientError, busy)
@@ -151,15 +150,19 @@ def _add_failures(app: FastAPI) -> None:
         app.add_exception_handler(kind, handler(*answer))
 
     @app.exception_handler(HTTPException)
-    async def _(_: Request, error: HTTPException) -> Response:
-        return JSONResponse({"error": f"{error.detail}; see /docs", "error_type": "http"}, error.status_code, error.headers)
+    async def _(request: Request, error: HTTPException) -> Response:
+        return _failed(request, error.status_code, "http", f"{error.detail}; see /docs", error.headers)
 
     @app.exception_handler(RequestValidationError)
-    async def _(_: Request, error: RequestValidationError) -> Response:
+    async def _(request: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"] if part not in ("body", *schemas.FORMS)) or "body"
         problem = first["msg"].removeprefix("Value error, ")
-        return JSONResponse({"error": f"{where}: {problem}; see /docs", "error_type": "validation"}, 422)
+        return _failed(request, 422, "validation", f"{where}: {problem}; see /docs")
+
+
+def _failed(request: Request, status: int, kind: str, text: str, headers: Mapping[str, str] | None = None) -> Response:
+    return JSONResponse(failure(request.url.path, status, kind, text), status, headers)
 
 
 class _FiguresResponse(Response):
@@ -183,11 +186,13 @@ class _Endpoints:
         app.get("/v1/models", summary=self.vllm.models.__doc__)(self.vllm.models)
         for path in ("score", "compare", "explain", "get_reward", "predict", "rerank"):
             app.post(f"/{path}", summary=getattr(self, path).__doc__)(getattr(self, path))
+        app.post("/", summary="TEI: the same as /predict.")(self.predict)
         vllm = self.vllm
         bytes_too: dict[int | str, dict[str, Any]] = {200: {"content": {"application/octet-stream": {}}}}
         app.post("/classify", summary=vllm.classify.__doc__)(vllm.classify)
         app.post("/pooling", summary=vllm.pooling.__doc__, responses=bytes_too)(vllm.pooling)
         app.post("/v1/score", summary=vllm.score.__doc__)(vllm.score)
+        app.post("/tokenize", summary=vllm.tokenize.__doc__)(vllm.tokenize)
         for version in ("v1", "v2"):
             app.post(f"/{version}/rerank", summary=vllm.rerank.__doc__)(vllm.rerank)
 
@@ -300,7 +305,7 @@ class _Endpoints:
         texts = [text for row in rows for text in self._row(row)]
         found = await self._tei(payload, texts, request)
         answers = [[{"score": score, "label": "reward"}] for score in _tei_scores(found, payload.raw)]
-        return answers if batch else answers[0]
+        return answers if batch or payload.parameters is not None else answers[0]
 
     async def rerank(self, payload: schemas.AnyRerank, request: Request) -> list[dict[str, Any]] | dict[str, Any]:
         """TEI: rank responses to a prompt, best first; vLLM: as /v1/rerank."""

@@ -23,6 +23,9 @@ Send = Callable[[Message], Awaitable[None]]
 #: Paths without authentication and under any host name, for load balancers.
 _OPEN = ("/health",)
 
+#: vLLM's paths, whose clients read errors as OpenAI's API writes them.
+_VLLM, _VLLM_PREFIXES = ("/classify", "/pooling", "/tokenize"), ("/v1/", "/v2/")
+
 #: An ``X-Request-Id`` that is taken over: visible ASCII characters, so that it cannot forge log lines.
 _ID = re.compile(rb"[\x21-\x7e]{1,128}")
 
@@ -81,6 +84,7 @@ class Gate:
                 own = [*_HEADERS, (b"x-request-id", identity)]
                 if facts.truncated is not None:
                     own.append((b"x-sparserm-truncated", str(facts.truncated).encode()))
+                    own.append((b"x-sparserm-thinking", str(facts.thinking).encode()))
                 message = {**message, "headers": [*message["headers"], *own]}
             await send(message)
 
@@ -89,13 +93,15 @@ class Gate:
         except asyncio.CancelledError:  # by the server, which has waited long enough to shut down
             if status:
                 raise
-            await _refuse(counted, 503, "unhealthy", "the server is shutting down; send the request to another server")
+            await _refuse(
+                counted, scope["path"], 503, "unhealthy", "the server is shutting down; send the request to another server"
+            )
         except Exception as error:  # its message may quote a text, so it goes only to the log
             _log.exception("request %s (%s %s) failed", identity.decode(), scope["method"], scope["path"][:200])
             if status:  # the response has begun
                 raise
             text = f"{type(error).__name__}; the traceback is in the server log, at request {identity.decode()}"
-            await _refuse(counted, 500, "backend", text)
+            await _refuse(counted, scope["path"], 500, "backend", text)
         finally:
             route = scope.get("route")  # the matched route; unknown paths share one label
             seconds = time.perf_counter() - started
@@ -105,7 +111,7 @@ class Gate:
 
     async def _answer(self, scope: MutableMapping[str, Any], headers: dict[bytes, bytes], receive: Receive, send: Send) -> None:
         if (refusal := self._refusal(scope, headers)) is not None:
-            await _refuse(send, *refusal)
+            await _refuse(send, scope["path"], *refusal)
             return
         if scope["method"] != "POST" or scope["path"] in _OPEN:  # nothing reads a body there
             await self._app(scope, _replay(b"", receive), send)
@@ -114,7 +120,7 @@ class Gate:
         try:
             self._clients.enter(client)
         except BusyClientError as error:
-            await _refuse(send, 429, "overloaded", str(error))
+            await _refuse(send, scope["path"], 429, "overloaded", str(error))
             return
         try:
             await self._receive(scope, receive, send)
@@ -131,7 +137,7 @@ class Gate:
         finally:
             self._received -= len(body)
         if refusal is not None:
-            await _refuse(send, *refusal)
+            await _refuse(send, scope["path"], *refusal)
             return
         await self._app(scope, _replay(bytes(body), receive), send)
 
@@ -185,8 +191,18 @@ def _replay(body: bytes, receive: Receive) -> Receive:
     return hand_out
 
 
-async def _refuse(send: Send, status: int, kind: str, error: str) -> None:
-    body = json.dumps({"error": error, "error_type": kind}).encode()
+def failure(path: str, status: int, kind: str, text: str) -> dict[str, Any]:
+    """Body of an error response, in the form of the path's interface.
+
+    OpenAI's client, which is used with vLLM's paths, shows the ``message`` of an object ``error``; TEI's ``error`` is text.
+    """
+    if path in _VLLM or path.startswith(_VLLM_PREFIXES):
+        return {"error": {"message": text, "type": kind, "param": None, "code": status}, "error_type": kind}
+    return {"error": text, "error_type": kind}
+
+
+async def _refuse(send: Send, path: str, status: int, kind: str, error: str) -> None:
+    body = json.dumps(failure(path, status, kind, error)).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     if status == 429:
         headers.append((b"retry-after", b"1"))

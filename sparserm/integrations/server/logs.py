@@ -27,6 +27,7 @@ class RequestFacts:
         head: the head that scored its texts.
         texts: number of texts.
         truncated: how many of them were cut to fit the context; None before they are read.
+        thinking: how many of their responses began with thinking, which is left out.
     """
 
     id: str = "-"
@@ -34,6 +35,7 @@ class RequestFacts:
     head: str = ""
     texts: int = 0
     truncated: int | None = None
+    thinking: int = 0
 
 
 #: The request being answered.
@@ -51,6 +53,7 @@ def log_request(facts: RequestFacts, method: str, path: str, status: int, second
             ms=round(seconds * 1000, 1),
             texts=facts.texts,
             truncated=facts.truncated or 0,
+            thinking=facts.thinking,
             head=facts.head or None,
             client=facts.client or None,
         )

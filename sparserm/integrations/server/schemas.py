@@ -124,6 +124,15 @@ class PoolingRequest(VllmRequest):
     endianness: Literal["native", "little", "big"] = "native"
 
 
+class TokenizeRequest(_Strict):
+    """vLLM's ``/tokenize``: a text, whose ids ``/classify`` and ``/pooling`` take as input."""
+
+    harmless = frozenset({"add_special_tokens", "return_token_strs", "request_id"})
+
+    model: str | None = None
+    prompt: str
+
+
 class _VllmPairs(VllmParameters):
     """Parameters of vLLM's paths for pairs of texts."""
 
@@ -191,7 +200,10 @@ class HubParameters(_Strict):
 
 
 class PredictRequest(_Tei):
-    """TEI's ``/predict``: a templated text, a (prompt, response) pair, or a batch of these, each in a list."""
+    """TEI's ``/predict``: a templated text, a (prompt, response) pair, or a batch of these, each in a list.
+
+    With ``parameters``, which ``huggingface_hub`` sends, the answer is a batch also for one text, as that client expects.
+    """
 
     inputs: str | list[str] | list[list[str]]
     parameters: HubParameters | None = None
@@ -235,8 +247,17 @@ AnyRerank = Annotated[
 ]
 
 
+class OpenAIError(BaseModel):
+    """The error in the form of OpenAI's API, on vLLM's paths."""
+
+    message: str = Field(description="What was got, what was expected and how to fix it.")
+    type: str
+    param: str | None
+    code: int
+
+
 class Failure(BaseModel):
     """Body of every error response."""
 
-    error: str = Field(description="What was got, what was expected and how to fix it.")
+    error: str | OpenAIError = Field(description="What was got, what was expected and how to fix it.")
     error_type: str

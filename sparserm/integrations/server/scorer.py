@@ -15,7 +15,7 @@ from sparserm.integrations.server.clients import Clients, client_name
 from sparserm.integrations.server.logs import REQUEST, log_texts
 from sparserm.integrations.server.service import Rewards, Service, TooLargeError
 from sparserm.model import SparseRM
-from sparserm.pairs.messages import as_completion, as_prompt
+from sparserm.pairs.messages import as_completion, as_prompt, holds_thinking
 from sparserm.pairs.templates import read_query
 from sparserm.types import Message, SparseRMError, Text
 
@@ -110,7 +110,7 @@ class Scorer:
 
 
 def texts_of(prompts: Any, responses: Sequence[Any]) -> list[Text]:
-    """Pair each response with its prompt; a single prompt applies to all responses.
+    """Pair each response with its prompt; a single prompt applies to all responses. Thinking is left out and counted.
 
     Raises:
         SparseRMError: the numbers differ, or a prompt or response cannot be read.
@@ -123,6 +123,7 @@ def texts_of(prompts: Any, responses: Sequence[Any]) -> list[Text]:
         read = [as_prompt(prompt) for prompt in prompts]
     else:
         read = [as_prompt(prompts)] * len(responses) if responses else []
+    REQUEST.get().thinking += sum(map(holds_thinking, responses))
     return [Text(prompt, as_completion(response)) for prompt, response in zip(read, responses, strict=True)]
 
 

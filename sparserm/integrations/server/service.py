@@ -176,6 +176,16 @@ class Service:
             raise SparseRMError(f"token id {unknown[0]} is not one of {self.backbone.name}; expected ids from 0 to {n - 1:,}")
         return str(self._decoder.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
+    def encode(self, text: str) -> list[int]:
+        """The token ids of a text as it is, the reverse of :meth:`decode`.
+
+        Raises:
+            TooLargeError: it is too long.
+        """
+        if len(text) > self.limits.characters:
+            raise TooLargeError(f"got {len(text):,} characters, expected {self.limits.characters:,} at most; shorten the text")
+        return list(self._decoder(text, add_special_tokens=False)["input_ids"])
+
     def cost(self, text: Text) -> float:
         """The work in a text, in tokens of a short one: estimated from its bytes, since tokenizing takes time itself."""
         size = len(text.response.encode()) + sum(len(turn.content.encode()) for turn in text.prompt)

@@ -39,6 +39,12 @@ class VllmEndpoints:
             "data": [{"id": name, **rest, "root": name, "max_model_len": length} for name in service.models],
         }
 
+    async def tokenize(self, payload: schemas.TokenizeRequest) -> dict[str, Any]:
+        """vLLM: the token ids of a text, which /classify and /pooling take as input."""
+        service = self._scorer.service
+        ids = service.encode(payload.prompt)
+        return {"count": len(ids), "max_model_len": service.backbone.chat.max_length, "tokens": ids, "token_strs": None}
+
     async def classify(self, payload: schemas.VllmRequest, request: Request) -> dict[str, Any]:
         """vLLM: sigmoid of the reward, as the probability of a single label; the reward without use_activation."""
         found = await self._scored(payload, self._texts(payload), request)

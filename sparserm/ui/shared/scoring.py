@@ -12,6 +12,9 @@ from sparserm.ui.shared.context import Context
 if TYPE_CHECKING:
     from sparserm.sae.autoencoder import SparseAutoencoder
 
+#: Said beside a reward of a response whose thinking was left out.
+THINKING = "The thinking at the beginning of the response is left out: only what it says to the user is scored."
+
 
 @dataclass(frozen=True)
 class ScoreRequest:

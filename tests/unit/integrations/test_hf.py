@@ -15,6 +15,7 @@ from safetensors.numpy import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 from sparserm.backbone.model import Backbone
+from sparserm.integrations import classifier as code
 from sparserm.integrations.classifier import GatedScores
 from sparserm.integrations.hf import export_classifier, export_steering, fold
 from sparserm.model import SparseRM
@@ -250,6 +251,27 @@ def test_an_export_of_an_earlier_version_loads(exports, tmp_path):
     tokenizer = AutoTokenizer.from_pretrained(folder)
     ids = tokenizer(_conversations(tokenizer)[0], return_tensors="pt", add_special_tokens=False)["input_ids"]
     torch.testing.assert_close(old(ids).logits, new(ids).logits)
+
+
+def test_transformers_4_reads_the_rotary_positions_that_5_writes(monkeypatch):
+    monkeypatch.setattr(code, "_TRANSFORMERS", 4)
+    written = {"model_type": "llama", "rope_parameters": {"rope_type": "default", "rope_theta": 1e5}}
+    assert code._readable(written) == {**written, "rope_theta": 1e5, "rope_scaling": None}
+    scaled = {"rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0, "partial_rotary_factor": 0.5}
+    found = code._readable({"model_type": "llama", "rope_parameters": scaled})
+    assert found["rope_scaling"] == {"rope_type": "llama3", "factor": 8.0}
+    assert (found["rope_theta"], found["partial_rotary_factor"]) == (5e5, 0.5)
+    by_layer = {"model_type": "gemma3", "rope_parameters": {"full_attention": {"rope_theta": 1e6}}}
+    with pytest.raises(ValueError, match=r"got transformers .* expected 5 or later: .*gemma3"):
+        code._readable(by_layer)
+
+
+def test_an_export_has_a_tokenizer_that_transformers_4_reads_and_no_path_of_this_machine(exports):
+    for _, folder in exports.values():
+        written = json.loads((folder / "tokenizer_config.json").read_text())
+        assert written["tokenizer_class"] in ("PreTrainedTokenizerFast", "Qwen2Tokenizer")
+        assert "extra_special_tokens" not in written and AutoTokenizer.from_pretrained(folder).extra_special_tokens
+        assert not json.loads((folder / "config.json").read_text())["backbone"].get("_name_or_path")
 
 
 def test_a_response_whose_white_space_merged_with_the_opening_is_found_behind_earlier_turns(exported):

@@ -147,6 +147,15 @@ def test_teis_clients_get_scores(client, expected):
     assert [one["score"] for one in found] == pytest.approx(sorted(expected, reverse=True), abs=1e-5)
 
 
+@pytest.mark.parametrize("path", ["/", "/predict"])
+def test_the_hubs_client_gets_a_list_for_one_text_and_the_function_that_it_asks_for(client, expected, path):
+    for parameters, score in (({}, expit(expected[0])), ({"function_to_apply": "none"}, expected[0])):
+        ((found,),) = _ok(client.post(path, json={"inputs": TEMPLATED[0], "parameters": parameters}))
+        assert found == {"score": pytest.approx(score, abs=1e-5), "label": "reward"}
+    answer = client.post(path, json={"inputs": TEMPLATED[0], "parameters": {"function_to_apply": "softmax"}})
+    assert answer.status_code == 422 and "'sigmoid' or 'none'" in answer.json()["error"]
+
+
 # -------------------------------------------------------------------------------------------------------- gated heads
 
 
@@ -364,3 +373,32 @@ def test_sigterm_lets_what_was_begun_end(running):
     first.join(60)
     assert found == {"first": 200}
     assert running.process.wait(30) in (0, -signal.SIGTERM)
+
+
+THINKING, ASKED = "<think>An egg, so boil it.</think>\n\nplease boil it", "How do I boil an egg?"
+TURNS = [{"role": "user", "content": ASKED}, {"role": "assistant", "content": THINKING}]
+IN_A_TEMPLATE = f"<|im_start|>user\n{ASKED}<|im_end|>\n<|im_start|>assistant\n{THINKING}<|im_end|>"
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "reward"),
+    [
+        ("score", {"prompts": ASKED, "responses": [THINKING]}, lambda found: found["rewards"][0]),
+        ("get_reward", {"query": [f"{ASKED}{THINKING}"], "prompts": [ASKED]}, lambda found: found["rewards"][0]),
+        ("get_reward", {"query": [IN_A_TEMPLATE]}, lambda found: found["rewards"][0]),
+        ("pooling", {"messages": TURNS}, lambda found: found["data"][0]["data"][0]),
+        ("rerank", {"query": ASKED, "texts": [THINKING], "raw_scores": True}, lambda found: found[0]["score"]),
+    ],
+)
+def test_thinking_is_left_out_and_counted_in_the_reply(client, models, path, body, reward):
+    answer = client.post(f"/{path}", json=body)
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["X-SparseRM-Thinking"] == "1"
+    assert reward(answer.json()) == pytest.approx(models["mean"].score([ASKED], ["please boil it"])[0], abs=1e-5)
+
+
+def test_a_response_that_only_thinks_gets_the_lowest_reward(client, models):
+    body = {"prompts": ASKED, "responses": ["<think>An egg, so", "please boil it"]}
+    answer = client.post("/score", json=body)
+    assert answer.headers["X-SparseRM-Thinking"] == "1"
+    assert answer.json()["rewards"][0] == models["mean"].saved.least_reward

@@ -18,7 +18,7 @@ from sparserm.integrations.server.app import create_app
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 POSTED = (
     *("/score", "/compare", "/explain", "/get_reward", "/predict", "/rerank"),
-    *("/classify", "/pooling", "/v1/score", "/v1/rerank", "/v2/rerank"),
+    *("/classify", "/pooling", "/v1/score", "/v1/rerank", "/v2/rerank", "/tokenize", "/"),
 )
 READ = ("/health", "/info", "/metrics", "/v1/models")
 

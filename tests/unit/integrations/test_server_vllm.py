@@ -47,7 +47,7 @@ def test_classify_gives_the_probability_or_the_reward_itself(client, expected, n
 
 def test_names_of_use_activation_that_disagree_are_refused(client):
     answer = client.post("/classify", json={"input": TEMPLATED, "use_activation": False, "softmax": True})
-    assert answer.status_code == 422 and "say different things" in answer.json()["error"]
+    assert answer.status_code == 422 and "say different things" in answer.json()["error"]["message"]
 
 
 def _pooled(client, **parameters):
@@ -109,7 +109,7 @@ def test_pairs_are_scored_one_to_one_and_one_to_many(client, models, expected, p
 )
 def test_pairs_that_do_not_fit_are_refused(client, body):
     answer = client.post("/v1/score", json=body)
-    assert answer.status_code == 422 and "sparserm" not in answer.json()["error"]
+    assert answer.status_code == 422 and "sparserm" not in answer.json()["error"]["message"]
 
 
 @pytest.mark.parametrize("path", ["/rerank", "/v1/rerank", "/v2/rerank"])
@@ -127,12 +127,26 @@ def test_documents_are_ranked_as_jina_and_cohere_do(client, expected, path):
 def test_token_ids_are_texts(client, models, expected):
     encode = models["mean"].backbone.chat.tokenizer
     ids = [encode(text, add_special_tokens=False)["input_ids"] for text in TEMPLATED]
+    for text, own in zip(TEMPLATED, ids, strict=True):
+        found = _ok(client.post("/tokenize", json={"model": "mean", "prompt": text}))
+        assert (found["tokens"], found["count"]) == (own, len(own))
     for given, rewards in ((ids, expected), (ids[1], expected[1:2])):
         found = _ok(client.post("/pooling", json={"input": given}))
         assert [one["data"][0] for one in found["data"]] == pytest.approx(list(rewards), abs=1e-5)
     for wrong in (-1, 10**30):
         answer = client.post("/pooling", json={"input": [[wrong]]})
-        assert answer.status_code == 422 and "expected ids from 0 to" in answer.json()["error"]
+        assert answer.status_code == 422 and "expected ids from 0 to" in answer.json()["error"]["message"]
+
+
+def test_errors_on_vllms_paths_have_the_form_that_openais_client_reads(client, models):
+    answer = client.post("/v1/score", json={"model": "other", "queries": PROMPT, "documents": RESPONSES})
+    error = answer.json()["error"]
+    assert answer.status_code == 404 and "expected one of mean, last" in error.pop("message")
+    assert error == {"type": "not_found", "param": None, "code": 404} and answer.json()["error_type"] == "not_found"
+    with TestClient(create_app(models, api_key="secret")) as locked:
+        for path in ("/pooling", "/v1/models"):
+            assert "Authorization: Bearer KEY" in locked.get(path).json()["error"]["message"]
+        assert "Authorization: Bearer KEY" in locked.get("/info").json()["error"]
 
 
 def test_the_heads_are_listed_as_models(client, models):
@@ -174,7 +188,7 @@ def test_the_heads_are_listed_as_models(client, models):
 def test_parameters_that_change_a_score_are_refused_by_name(client, path, body):
     answer = client.post(path, json=body)
     name = list(body)[-1]
-    assert answer.status_code == 422 and name in answer.json()["error"], answer.text
+    assert answer.status_code == 422 and name in str(answer.json()["error"]), answer.text
 
 
 @pytest.mark.parametrize("path", ["/classify", "/pooling"])
@@ -226,12 +240,14 @@ def test_our_own_paths_say_how_many_tokens_were_cut(client):
 )
 def test_vllms_paths_cut_only_if_asked_to(client, path, body):
     answer = client.post(path, json=body)
-    assert answer.status_code == 422 and "truncate_prompt_tokens: -1" in answer.json()["error"] and _said(answer) == "1"
+    assert (
+        answer.status_code == 422 and "truncate_prompt_tokens: -1" in answer.json()["error"]["message"] and _said(answer) == "1"
+    )
     for asked in ({"truncate_prompt_tokens": -1}, {"truncate_prompt_tokens": 10_000, "truncation_side": "left"}):
         answer = client.post(path, json={**body, **asked})
         assert _ok(answer) and _said(answer) == "1"
     answer = client.post(path, json={**body, "truncate_prompt_tokens": -1, "truncation_side": "right"})
-    assert answer.status_code == 422 and "expected left" in answer.json()["error"]
+    assert answer.status_code == 422 and "expected left" in answer.json()["error"]["message"]
 
 
 @pytest.mark.parametrize(
@@ -250,4 +266,4 @@ def test_teis_paths_cut_unless_forbidden(client, path, body):
 def test_the_hubs_client_asks_for_rewards_by_function_to_apply(client, expected):
     for parameters, score in (({}, expit(expected[0])), ({"function_to_apply": "none", "top_k": 1}, expected[0])):
         found = _ok(client.post("/predict", json={"inputs": TEMPLATED[0], "parameters": parameters}))
-        assert found[0]["score"] == pytest.approx(score, abs=1e-5)
+        assert found[0][0]["score"] == pytest.approx(score, abs=1e-5)

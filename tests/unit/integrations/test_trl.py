@@ -90,6 +90,30 @@ def test_a_silent_user_is_no_completion(model):
         SparseRMReward(model)(prompts=PROMPTS[:1], completions=[[{"role": "user", "content": ""}]])
 
 
+CALL = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "clock", "arguments": {}}}]}
+RETURNED = {"role": "tool", "name": "clock", "content": "six"}
+
+
+def test_the_last_answer_of_a_rollout_with_tools_is_scored(model):
+    rollouts = [[CALL, RETURNED, *assistant("please boil it")], [CALL, RETURNED, RETURNED, *assistant(" ")]]
+    got = SparseRMReward(model)(prompts=[*map(user, PROMPTS)], completions=rollouts)
+    assert got == pytest.approx([model.score(PROMPTS[0], "please boil it")[0], model.saved.least_reward])
+
+
+def test_rollouts_that_end_before_an_answer_get_none_and_are_told(model, caplog):
+    rollouts = [[CALL], assistant("never"), [CALL, RETURNED], [CALL, RETURNED, CALL]]
+    logged = {}
+    got = SparseRMReward(model)(prompts=[user(PROMPTS[0])] * 4, completions=rollouts, log_metric=logged.__setitem__)
+    assert got == [None, pytest.approx(model.score(PROMPTS[0], "never")[0]), None, None]
+    assert sum(logged.values()) + model.head.bias == pytest.approx(got[1])  # of what was answered
+    assert "3 of 4 rollouts end before an answer (2 with a call of a tool, 1 with what a tool returned)" in caplog.text
+
+
+def test_a_conversation_instead_of_a_rollout_is_refused(model):
+    with pytest.raises(SparseRMError, match="pass text, or one assistant message"):
+        SparseRMReward(model)(prompts=PROMPTS[:1], completions=[[*assistant("hi"), *user("and?"), *assistant("hello")]])
+
+
 @pytest.mark.parametrize("form", ["texts", "messages"])
 def test_pairs_for_dpo_are_the_best_against_the_worst_in_the_form_given(model, form):
     conversational = form == "messages"

@@ -34,7 +34,7 @@ def test_thinking_is_left_out_everywhere(text: str) -> None:
     turn = {"role": "assistant", "content": text}
     assert thinks(text) and spoken(text) == ANSWER
     assert as_response(text) == as_response([turn]) == as_completion(text) == as_completion([turn]) == ANSWER
-    assert read_query(f"Why?{text}", "Why?")[1] == ANSWER
+    assert as_completion(read_query(f"Why?{text}", "Why?")[1]) == ANSWER
     found = parse_pairs(
         [{"prompt": "Why?", "chosen": text, "rejected": "No."}, {"prompt": "Why?", "chosen": "a", "rejected": "b"}]
     )
