@@ -2,7 +2,8 @@
 
 A job runs in a separate process, so it outlives a closed tab and a restart of the app. It has a folder
 ``SPARSERM_HOME/jobs/<id>`` with its specification, its status and its results. The worker holds a lock while it is alive, so
-a job whose process was killed is detected as interrupted. One job runs at a time; the others wait.
+a job whose process was killed is detected as interrupted. One job runs at a time; the others wait. A job that a page started
+of its own accord gives way to one that somebody asked for, and goes on after it.
 """
 
 from __future__ import annotations
@@ -34,12 +35,18 @@ KINDS = ("represent", "train", "features", "labels", "best_of_n", "audit")
 
 State = Literal["queued", "running", "done", "failed", "cancelled", "interrupted"]
 _WRITE_EVERY_S = 0.25
+#: How often a job that nobody asked for looks whether another one waits.
+_LOOK_EVERY_S = 1.0
 _STAMP = "%Y%m%d-%H%M%S"
 _workers: list[subprocess.Popen[bytes]] = []
 
 
 class JobCancelled(Exception):
     """Raised inside a job that the user has cancelled."""
+
+
+class JobGivesWay(Exception):
+    """Raised inside a job that nobody asked for, as soon as another one waits that somebody did."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +65,7 @@ class JobStatus:
         done, total: progress within the stage, in that unit.
         eta_s: estimated seconds left in this stage; None if unknown.
         error: why the job failed.
+        asked: whether somebody asked for it; otherwise it gives way to jobs that somebody did.
     """
 
     id: str
@@ -73,6 +81,7 @@ class JobStatus:
     total: int = 0
     eta_s: float | None = None
     error: str = ""
+    asked: bool = True
 
     @property
     def active(self) -> bool:
@@ -115,7 +124,7 @@ class Report:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._status = read_status(folder)
-        self._written = 0.0
+        self._written = self._looked = 0.0
         self._since: tuple[float, int] = (time.monotonic(), 0)
 
     def stage(self, number: int, of: int, what: str) -> None:
@@ -123,6 +132,7 @@ class Report:
 
         Raises:
             JobCancelled: the user cancelled the job.
+            JobGivesWay: nobody asked for this one, and another waits.
         """
         self._status = replace(self._status, state="running", stage=number, stages=of, what=what, done=0, total=0, eta_s=None)
         self._since = (time.monotonic(), 0)
@@ -134,6 +144,7 @@ class Report:
 
         Raises:
             JobCancelled: the user cancelled the job.
+            JobGivesWay: nobody asked for this one, and another waits.
         """
         self._check()
         now = time.monotonic()
@@ -148,6 +159,10 @@ class Report:
     def _check(self) -> None:
         if (self._folder / "cancel").exists():
             raise JobCancelled
+        if not self._status.asked and time.monotonic() - self._looked > _LOOK_EVERY_S:
+            self._looked = time.monotonic()
+            if asked_job_waits():
+                raise JobGivesWay
 
     def _write(self) -> None:
         self._written = time.monotonic()
@@ -155,8 +170,11 @@ class Report:
             write_status(self._status)
 
 
-def start(kind: str, spec: Mapping[str, Any], title: str) -> str:
+def start(kind: str, spec: Mapping[str, Any], title: str, *, asked: bool = True) -> str:
     """Start a job in a separate process and return its id.
+
+    Args:
+        asked: whether somebody asked for it; otherwise it gives way to jobs that somebody did.
 
     Raises:
         SparseRMError: the kind is unknown, or the job cannot be written to the disk.
@@ -168,7 +186,7 @@ def start(kind: str, spec: Mapping[str, Any], title: str) -> str:
     try:
         make_folder(folder)
         write_text(folder / "spec.json", json.dumps(dict(spec)))
-        write_status(JobStatus(identity, kind, title, folder, time.time()))
+        write_status(JobStatus(identity, kind, title, folder, time.time(), asked=asked))
         _spawn(folder)
     except OSError as error:
         shutil.rmtree(folder, ignore_errors=True)
@@ -210,6 +228,11 @@ def list_jobs() -> list[JobStatus]:
         except SparseRMError:
             continue
     return found
+
+
+def asked_job_waits() -> bool:
+    """Whether a job waits for its turn that somebody asked for."""
+    return any(one.asked and one.state == "queued" for one in list_jobs())
 
 
 def find_job(kind: str, wanted: Mapping[str, Any]) -> JobStatus | None:
@@ -346,6 +369,8 @@ def _check(found: JobStatus) -> None:
         raise TypeError("a value has another type")
     if not all(type(one) in (int, float) for one in seconds):
         raise TypeError("a time is not a number")
+    if type(found.asked) is not bool:
+        raise TypeError("asked is neither true nor false")
     if found.state not in get_args(State) or not all(0 <= one < 2**53 for one in (*counts, *seconds)):
         raise ValueError("a value is out of range")
 

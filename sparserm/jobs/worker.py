@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +12,18 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from sparserm.jobs.queue import JobCancelled, Report, State, jobs_dir, read_spec, read_status, worker_lock, write_status
+from sparserm.jobs.queue import (
+    JobCancelled,
+    JobGivesWay,
+    Report,
+    State,
+    asked_job_waits,
+    jobs_dir,
+    read_spec,
+    read_status,
+    worker_lock,
+    write_status,
+)
 from sparserm.types import SparseRMError
 
 
@@ -21,10 +33,8 @@ def work(folder: Path) -> None:
         os.nice(10)  # the app stays responsive
     with worker_lock(folder, timeout=30):
         try:
-            with _turn(folder):
-                from sparserm.jobs.kinds import JOBS  # imported here so that a failing import fails the job
-
-                JOBS[read_status(folder).kind](read_spec(folder), folder, Report(folder))
+            while not _run(folder):
+                _end(folder, "queued")
             _end(folder, "done")
         except JobCancelled:
             _end(folder, "cancelled")
@@ -35,13 +45,28 @@ def work(folder: Path) -> None:
             _end(folder, "failed", f"an unexpected error stopped the job; the details are in the log of job {folder.name}")
 
 
+def _run(folder: Path) -> bool:
+    """Run the job when it is its turn; False if it gave way to another, and has to go on later."""
+    with _turn(folder):
+        from sparserm.jobs.kinds import JOBS  # imported here so that a failing import fails the job
+
+        try:
+            JOBS[read_status(folder).kind](read_spec(folder), folder, Report(folder))
+        except JobGivesWay:
+            return False
+    return True
+
+
 @contextmanager
 def _turn(folder: Path) -> Iterator[None]:
     """Hold the lock that lets one job run at a time; waiting for it ends if the job is cancelled."""
-    lock = FileLock(jobs_dir() / "turn.lock", mode=0o600)
+    lock, asked = FileLock(jobs_dir() / "turn.lock", mode=0o600), read_status(folder).asked
     while True:
         if (folder / "cancel").exists():
             raise JobCancelled
+        if not asked and asked_job_waits():
+            time.sleep(0.5)
+            continue
         try:
             lock.acquire(timeout=0.5)
             break

@@ -374,7 +374,7 @@ def represented_so_far(source: DataSource | None) -> Represented:
             if found.tokens > UNASKED_TOKENS:
                 _offer_job(source, data, here, found.responses)
                 st.stop()
-            _start_job(source, data, here)
+            _start_job(source, data, here, asked=False)
         except SparseRMError as error:
             st.error(sentence(error))
             st.stop()
@@ -449,7 +449,11 @@ def _offer_job(source: DataSource, data: PreferenceData, here: Place, responses:
         _start_job(source, data, here)
 
 
-def _start_job(source: DataSource, data: PreferenceData, here: Place) -> NoReturn:
-    """Start the job and run the page again."""
-    jobs.start("represent", _specification(source, here), f"Representations of {data.name}")
+def _start_job(source: DataSource, data: PreferenceData, here: Place, *, asked: bool = True) -> NoReturn:
+    """Start the job and run the page again.
+
+    Args:
+        asked: whether somebody asked for it; otherwise it gives way to jobs that somebody did.
+    """
+    jobs.start("represent", _specification(source, here), f"Representations of {data.name}", asked=asked)
     st.rerun()

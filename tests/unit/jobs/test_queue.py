@@ -135,3 +135,30 @@ def test_a_real_process_fails_with_the_sentence_that_the_engine_gave() -> None:
         time.sleep(0.2)
     found = queue.status(identity)
     assert found.state == "failed" and "no-such-file.jsonl" in found.text
+
+
+def test_a_job_that_nobody_asked_for_gives_way_and_goes_on_after(job, monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+    waits = iter([False, True, False, False, False])  # another job waits once, at the first report
+
+    def told(spec: dict[str, Any], folder: Path, report: queue.Report) -> None:
+        order.append("begun")
+        report(1, 3, "Counting (sheep)")
+        order.append("ended")
+
+    monkeypatch.setattr(queue, "_LOOK_EVERY_S", -1.0)
+    monkeypatch.setattr(queue, "asked_job_waits", lambda: next(waits))
+    monkeypatch.setattr("sparserm.jobs.worker.asked_job_waits", lambda: next(waits))
+    monkeypatch.setitem(kinds.JOBS, "count", told)
+    identity = queue.start("count", {}, "Counting sheep", asked=False)
+    work(queue.status(identity).folder)
+    assert order == ["begun", "begun", "ended"]
+    assert queue.status(identity).state == "done"
+
+
+def test_who_waits_is_known_from_the_jobs_themselves(job, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(queue, "_is_alive", lambda folder: True)
+    queue.start("count", {}, "Counting sheep", asked=False)
+    assert not queue.asked_job_waits()
+    queue.start("count", {}, "Counting goats")
+    assert queue.asked_job_waits()
