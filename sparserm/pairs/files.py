@@ -62,7 +62,12 @@ _OTHER_KINDS = {
     b"\xff\xd8\xff": "a JPEG image",
     b"%PDF": "a PDF document",
     b"PK\x03\x04": "a zip archive, such as an Excel workbook",
+    b"ARROW1": "an Arrow (Feather) file",
+    b"\xff\xff\xff\xff": "a stream of Arrow, such as datasets keeps in its folders (give the folder instead)",
 }
+#: How names of splits begin.
+_SPLITS = ("train", "test", "val", "dev", "eval")
+_NARROW = "save the file as UTF-8, e.g. `iconv -f UTF-16LE -t UTF-8 old > new`"
 _SAVE_AS_UTF8 = "save the file as UTF-8, e.g. `iconv -f WINDOWS-1252 -t UTF-8 old > new`, or as 'CSV UTF-8' in Excel"
 
 
@@ -263,8 +268,9 @@ def check_text(data: bytes, filename: str) -> None:
             "repository, or download the file"
         )
     if b"\0" in data:
-        where = f"NUL at byte offset {data.index(0)}"
-        raise SparseRMError(f"{filename} is not UTF-8 text ({where}): expected UTF-8; {_SAVE_AS_UTF8}")
+        wide = b"\0" in data[:4]  # a header in Latin letters
+        where = f"NUL at byte offset {data.index(0)}{', as in UTF-16 or UTF-32 without its mark' if wide else ''}"
+        raise SparseRMError(f"{filename} is not UTF-8 text ({where}): expected UTF-8; {_SAVE_AS_UTF8 if not wide else _NARROW}")
 
 
 @contextmanager
@@ -412,19 +418,26 @@ def _read_json(stream: BinaryIO, filename: str, offset: int, first: bytes, budge
         stream.seek(offset)
         if len(data) <= MAX_ROW:
             try:
-                return raw_rows(_rows_in(json.loads(data.decode("utf-8"))))
-            except (ValueError, RecursionError):
-                pass  # one object per line
+                value = json.loads(data.decode("utf-8"))
+            except (ValueError, RecursionError):  # one object per line
+                return json_lines(lines(stream), offset)
+            return raw_rows(_rows_in(value, filename))
     return json_lines(lines(stream), offset)
 
 
-def _rows_in(value: Any) -> list[Any]:
+def _rows_in(value: Any, filename: str) -> list[Any]:
     """The rows of a JSON object: those in its only list, or of the columns that pandas writes, or the object as one row."""
     if not isinstance(value, dict):
         return [value]
-    lists = [one for one in value.values() if isinstance(one, list) and one and all(isinstance(row, dict) for row in one)]
-    if len(lists) == 1 and not {"chosen", "rejected", "prompt", "messages"} & set(value):
-        return lists[0]
+    lists = {
+        key: one for key, one in value.items() if isinstance(one, list) and one and all(isinstance(row, dict) for row in one)
+    }
+    if not {"chosen", "rejected", "prompt", "messages"} & set(value):
+        if len(lists) == 1:
+            (rows,) = lists.values()
+            return rows
+        if lists and all(str(key).lower().startswith(_SPLITS) for key in value):
+            raise SparseRMError(f"{filename} holds the splits {', '.join(lists)}, expected one; save each as a file of its own")
     if {"columns", "data"} <= set(value) and all(isinstance(row, list) for row in value["data"]):  # orient="split"
         return [dict(zip(value["columns"], row, strict=False)) for row in value["data"]]
     inner = list(value.values())

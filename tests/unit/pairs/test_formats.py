@@ -264,6 +264,10 @@ def test_files_of_many_kinds_are_read(data: bytes, name: str) -> None:
         (bz2.compress(LINE)[:-9], "a.jsonl.bz2", "is a broken bzip2 file"),
         (_zstd(LINE * 99)[:30], "a.jsonl.zst", "is a broken Zstandard file"),
         (b"\xff\xfea", "a.csv", "begins as UTF-16"),
+        ("prompt,chosen,rejected\n".encode("utf-16-le"), "a.csv", "as in UTF-16 or UTF-32 without its mark.*iconv -f UTF-16LE"),
+        (b"ARROW1\0\0", "a.feather", r"is an Arrow \(Feather\) file: expected a table"),
+        (b"\xff\xff\xff\xff\x00\x01", "data.arrow", "is a stream of Arrow.*give the folder instead"),
+        (json.dumps({"train": [ROW], "test": [ROW]}).encode(), "a.json", "holds the splits train, test, expected one"),
     ],
 )
 def test_what_cannot_be_read_is_named(data: bytes, name: str, said: str) -> None:
