@@ -61,7 +61,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=rank)
 
 
-@pytest.fixture(autouse=True)
-def _own_main_module() -> None:
-    """AppTest leaves its page behind as ``__main__``, which a process spawned later would run first."""
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """AppTest leaves its page behind as ``__main__``, which a process that a fixture spawns would run first."""
     sys.modules["__main__"] = MAIN

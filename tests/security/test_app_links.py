@@ -173,7 +173,7 @@ def test_where_others_can_reach_the_app_no_path_is_opened(foreign: Path, monkeyp
 def test_where_others_can_reach_the_app_a_dataset_is_opened_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
-    def unavailable(name: str, split: str) -> None:
+    def unavailable(name: str, split: str | None, config: str | None) -> None:
         asked.append(name)
         raise SparseRMError(f"dataset {name!r} could not be loaded: /root/.cache/huggingface; check the name")
 

@@ -6,7 +6,7 @@ import contextlib
 
 import pytest
 
-from sparserm.pairs.templates import read_query
+from sparserm.pairs.templates import read_query, spoken
 from sparserm.types import Message, SparseRMError
 
 ASKED = (Message("system", "Be kind."), Message("user", "Hi\nthere"))
@@ -48,7 +48,8 @@ def test_turns_of_known_templates(prompt, answer, closed):
 def test_gpt_oss_thinks_in_channels_that_are_left_out():
     prompt = "<|start|>developer<|message|>Be kind.<|end|><|start|>user<|message|>Hi\nthere<|end|><|start|>assistant"
     answer = "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>final<|message|>Yes.<|return|>"
-    assert read_query(prompt + answer) == (ASKED, "Yes.") == read_query(prompt + answer, prompt)
+    for asked, response in (read_query(prompt + answer), read_query(prompt + answer, prompt)):
+        assert (asked, spoken(response)) == (ASKED, "Yes.")
 
 
 def test_gemma_calls_the_assistant_model():
