@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 
 import pytest
 
@@ -197,3 +198,24 @@ def test_closing_does_what_waits_and_takes_nothing_more(reader):
 
 def test_nothing_is_nothing(batcher):
     assert asyncio.run(batcher.run("a", [])) == []
+
+
+def test_those_who_were_just_answered_are_waited_for_a_moment(reader):
+    batcher = make(reader)
+
+    async def client(name: str, requests: int) -> None:
+        for number in range(requests):
+            await batcher.run("a", texts(f"{name}{number}"))
+
+    def slowly(given):
+        time.sleep(0.5)
+        return reader(given)
+
+    batcher._compute = {"a": slowly}
+    asyncio.run(_all(client("x", 3), client("y", 3)))
+    batcher.close()
+    assert [len(batch) for batch in reader.batches] in ([2, 2, 2], [1, 2, 2, 1])
+
+
+async def _all(*work):
+    await asyncio.gather(*work)
