@@ -185,7 +185,9 @@ def _opened() -> dict[str, DataSource]:
 def _open_by_name(key: str) -> None:
     """A field for the name of a dataset, and on this computer's own app for a path; nothing is read before the button."""
     paths = not access.others_can_reach()
-    with st.popover("Open by name or path" if paths else "Open by name", icon=":material/database:"):
+    times = st.session_state.get(f"{key} opened", 0)  # a new popover is closed, and does not cover what was opened
+    title = "Open by name or path" if paths else "Open by name"
+    with st.popover(title, icon=":material/database:", key=f"{key} popover {times}"):
         st.text_input(
             "Dataset of the Hugging Face Hub, or path of a file" if paths else "Dataset of the Hugging Face Hub",
             key=f"{key} name",
@@ -210,6 +212,7 @@ def _take_name(key: str) -> None:
     label = f"{typed} ({', '.join(filter(None, (config, split)))})" if split or config else typed
     if label not in list_sources():
         _opened()[label] = DataSource(typed, split=split, config=config)
+    st.session_state[f"{key} opened"] = st.session_state.get(f"{key} opened", 0) + 1
     choose(key, label)
 
 

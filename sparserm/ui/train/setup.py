@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -85,13 +86,14 @@ def name_columns(found: Validation) -> Validation:
     with st.expander("Columns", icon=":material/view_column:", expanded=found.guessed or bool(found.problem)):
         if found.guessed:
             read = next((one.problem for one in found.issues if one.problem.startswith("read ")), "")
+            read = re.sub("`([^`]*)`", "“\\1”", read)
             st.caption(plain(f"Matched by column name{f': {read}' if read else ''}. Change any that are wrong."))
         picked = {
             ours: place.selectbox(
                 ours.capitalize(),
                 found.columns,
                 key=f"{ours} of {found.source.name}",
-                placeholder="none",
+                placeholder="as said above" if found.guessed and not used else "none",
                 index=found.columns.index(used[ours]) if used.get(ours) in found.columns else None,
             )
             for ours, place in zip(("prompt", "chosen", "rejected"), st.columns(3), strict=True)
