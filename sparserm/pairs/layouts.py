@@ -14,7 +14,6 @@ from typing import Any
 
 from sparserm.pairs.files import RawRow
 from sparserm.pairs.messages import RowError, plain
-from sparserm.types import PairIssue, SparseRMError
 
 #: What the letter of a response may follow in a verdict.
 _NUMBERED = ("model_", "response_", "model ", "response ", "assistant_", "assistant ", "answer_")
@@ -32,21 +31,6 @@ class TieError(Exception):
     def __init__(self, column: str, problem: str) -> None:
         super().__init__(f"{column} {problem}")
         self.column, self.problem = column, problem
-
-
-@dataclass(frozen=True)
-class _Single:
-    """A form with one response in a row.
-
-    Attributes:
-        columns: that a source must have.
-        grade: the columns of the response and of its grade.
-        about: how a source is read.
-    """
-
-    columns: frozenset[str]
-    grade: tuple[str, str]
-    about: str
 
 
 @dataclass(frozen=True)
@@ -72,83 +56,12 @@ def find_layout(present: Sequence[str]) -> Layout | None:
     return next((one for one in LAYOUTS if one.columns <= columns), None)
 
 
-def paired(rows: Sequence[RawRow]) -> tuple[list[RawRow], list[PairIssue], str]:
-    """Rows that each hold one response with a verdict or a rating, as rows of pairs of one prompt.
-
-    Returns:
-        The rows, an entry for each row that is in no pair, and how the source was read; the rows themselves and an empty text
-        where they are of another form.
-    """
-    single = _single(rows)
-    if single is None:
-        return list(rows), [], ""
-    found, left = _grouped(rows, *single.grade)
-    return found, left, single.about
-
-
-def check_both_responses(rows: Sequence[RawRow], name: str) -> None:
-    """Check that rows can be read one by one.
-
-    Raises:
-        SparseRMError: each holds one response, so that the two of a pair stand in different rows.
-    """
-    if single := _single(rows):
-        raise SparseRMError(
-            f"{name} has one response in each row ({', '.join(sorted(single.columns))}), and is read in parts, in which the "
-            "two responses of a pair need not stand together; expected prompt, chosen and rejected in every row; make pairs of "
-            "it first, with load_pairs in Python"
-        )
-
-
-def _single(rows: Sequence[RawRow]) -> _Single | None:
-    present = {key for row in rows for key in row.values or ()}
-    found = (one for one in _SINGLE if one.columns <= present and not {"chosen", "rejected"} & present)
-    return next(found, None)
-
-
-def _grouped(rows: Sequence[RawRow], response: str, grade: str) -> tuple[list[RawRow], list[PairIssue]]:
-    """Each response of a prompt with each that has a lower grade."""
-    groups: dict[str, list[tuple[int, Row, float]]] = {}
-    issues = []
-    for row in rows:
-        if row.values is None:
-            continue
-        try:
-            value = _number(row.values, grade)
-        except RowError as problem:
-            issues.append(PairIssue(row.row, problem.column, problem.problem))
-            continue
-        values = _answered(row.values, response)
-        groups.setdefault(repr(plain(values.get("prompt"))), []).append((row.row, values, value))
-    found = [row for row in rows if row.values is None]
-    for group in groups.values():
-        used = set()
-        for (i, one, high), (j, other, low) in combinations(group, 2):
-            if high == low:
-                continue
-            better, worse = (one, other) if high > low else (other, one)
-            used |= {i, j}
-            values = {**better, "chosen": better.get(response), "rejected": worse.get(response)}
-            found.append(RawRow(i if high > low else j, values))
-        alone = f"is like that of every other response to this prompt: no response was preferred ({grade})"
-        issues += [PairIssue(i, grade, alone, "tie") for i, _, _ in group if i not in used]
-    return sorted(found, key=lambda row: row.row), issues
-
-
-def _answered(row: Row, response: str) -> Row:
-    """A row with one response, with its prompt under that name: of a conversation, all but the last message."""
-    turns = plain(row.get(response))
-    if response in ("messages", "conversations") and isinstance(turns, (list, tuple)) and len(turns) > 1:
-        return {**row, "prompt": list(turns[:-1]), response: [turns[-1]]}
-    return {**row, "prompt": next((row[name] for name in ("prompt", "question") if row.get(name) is not None), _alpaca(row))}
-
-
 def _pair(prompt: Any, responses: Sequence[Any], won: int, row: Row) -> list[dict[str, Any]]:
     """The pair of two responses of which the one at index ``won`` was chosen."""
     return [{**row, "prompt": prompt, "chosen": responses[won], "rejected": responses[1 - won]}]
 
 
-def _number(row: Row, column: str) -> float:
+def number(row: Row, column: str) -> float:
     value = plain(row.get(column))
     if isinstance(value, str) and value.strip().lower() in ("true", "false"):
         return float(value.strip().lower() == "true")
@@ -167,7 +80,7 @@ def _either(row: Row, column: str, first: float, second: float) -> int:
     Raises:
         LabelError: it is neither.
     """
-    value = _number(row, column)
+    value = number(row, column)
     if value not in (first, second):
         raise LabelError(f"{column} is {value:g}, expected {first:g} or {second:g}")
     return int(value == second)
@@ -175,7 +88,7 @@ def _either(row: Row, column: str, first: float, second: float) -> int:
 
 def _strength(row: Row, column: str) -> int:
     """0 if the first response is better (below zero), 1 if the second one is."""
-    value = _number(row, column)
+    value = number(row, column)
     if value == 0:
         raise TieError(column, "is 0: neither response was preferred")
     return int(value > 0)
@@ -271,10 +184,10 @@ def _two_outputs(row: Row) -> list[dict[str, Any]]:
     found = plain(row.get("output"))
     if not isinstance(found, (list, tuple)) or len(found) != 2:
         raise RowError("output", "is not a list of two responses, the better one first: there is nothing to compare")
-    return [{**row, "prompt": _alpaca(row), "chosen": found[0], "rejected": found[1]}]
+    return [{**row, "prompt": alpaca_prompt(row), "chosen": found[0], "rejected": found[1]}]
 
 
-def _alpaca(row: Row) -> str:
+def alpaca_prompt(row: Row) -> str:
     """An instruction of Alpaca, with its input if there is one."""
     parts = [plain(row.get(name)) for name in ("instruction", "input")]
     return "\n\n".join(one.strip() for one in parts if isinstance(one, str) and one.strip())
@@ -286,7 +199,7 @@ def _rejected_messages(row: Row) -> list[dict[str, Any]]:
 
 def _arena_flags(row: Row) -> list[dict[str, Any]]:
     """Kaggle's form: one column for each outcome, and prompt and responses as lists with one entry for each turn."""
-    flags = [_number(row, name) for name in ("winner_model_a", "winner_model_b", "winner_tie")]
+    flags = [number(row, name) for name in ("winner_model_a", "winner_model_b", "winner_tie")]
     if flags[2]:
         raise TieError("winner_tie", "is 1: neither response was preferred")
     if flags[0] == flags[1]:
@@ -440,30 +353,6 @@ LAYOUTS = (
     Layout("`answers` by their ranks", frozenset({"prompt", "answers"}), _nectar),
     Layout("`choice` as the number of the chosen summary", frozenset({"info", "summaries", "choice"}), _summaries),
     Layout("the first `output` as chosen, the second as rejected", frozenset({"instruction", "output"}), _two_outputs),
-)
-
-_SINGLE = (
-    *(
-        _Single(
-            frozenset({prompt, response, label}),
-            (response, label),
-            f"read each `{response}` with the `{label}` true with each of the same prompt with the `{label}` false",
-        )
-        for prompt, response, label in (
-            ("prompt", "completion", "label"),
-            ("instruction", "completion", "label"),
-            ("question", "completion", "label"),
-            ("instruction", "output", "kto_tag"),
-            ("messages", "messages", "label"),
-            ("messages", "messages", "kto_tag"),
-            ("conversations", "conversations", "kto_tag"),
-        )
-    ),
-    _Single(
-        frozenset({"prompt", "response", "helpfulness", "correctness", "coherence"}),
-        ("response", "helpfulness"),
-        "read each `response` with each of the same prompt with a lower `helpfulness`",
-    ),
 )
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from sparserm.pairs.cells import looks_like_messages, texts_in
 from sparserm.pairs.columns import FoundColumns, find_columns
 from sparserm.pairs.files import WHOLE_ROW, RawRow, rows_of, uncollected
-from sparserm.pairs.layouts import LabelError, TieError, paired, pairs_of
+from sparserm.pairs.layouts import LabelError, TieError, pairs_of
 from sparserm.pairs.limits import MAX_LISTED_PAIRS
 from sparserm.pairs.messages import (
     RowError,
@@ -29,6 +29,7 @@ from sparserm.pairs.messages import (
 )
 from sparserm.pairs.split import preference_data
 from sparserm.pairs.templates import begins_templated, mark_in, read_turns
+from sparserm.pairs.verdicts import paired
 from sparserm.support.files import one_line
 from sparserm.types import Message, PairIssue, PreferenceData, PreferencePair, Prompt, SparseRMError
 

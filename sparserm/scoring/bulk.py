@@ -23,9 +23,9 @@ from sparserm.heads.saved import SavedHead, head_hash, load_head
 from sparserm.model import SparseRM
 from sparserm.pairs.columns import FoundColumns, find_columns
 from sparserm.pairs.files import RawRow
-from sparserm.pairs.layouts import check_both_responses
 from sparserm.pairs.parsing import read_rows
 from sparserm.pairs.parts import Part, PartedSource, cut
+from sparserm.pairs.verdicts import check_both_responses
 from sparserm.support.files import holds_nothing, one_line, only_writer, replacing, write_json
 from sparserm.support.parsing import parse_json
 from sparserm.types import PreferencePair, Progress, SparseRMError

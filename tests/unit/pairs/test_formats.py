@@ -348,3 +348,10 @@ def test_of_rows_that_prefer_nothing_the_reason_is_said() -> None:
 def test_best_of_n_reads_lists_in_pythons_format() -> None:
     found = read_candidates(f"prompt,responses\n\"{Q}\",\"['{GOOD}', '{BAD}']\"\n".encode(), "a.csv")
     assert found.sets[0].responses == (GOOD, BAD)
+
+
+def test_verdicts_on_one_prompt_give_no_more_pairs_than_lists_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sparserm.pairs.verdicts.MAX_LISTED_PAIRS", 50)
+    rows = [{"prompt": Q, "completion": f"It is {i}.", "label": i % 2 == 0} for i in range(20)]
+    with pytest.raises(SparseRMError, match="give more than 50 pairs, each liked one with each other"):
+        parse_pairs(rows)
