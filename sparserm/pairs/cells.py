@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ast
+import io
 import json
 import re
+import tokenize
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 from sparserm.pairs.limits import MAX_DEPTH, size_of
@@ -19,7 +22,7 @@ _WRAPPED = ("messages", "conversations", "conversation", "turns")
 
 def looks_like_messages(text: str) -> bool:
     """Whether a text begins as messages do that were written as text, or is an object or a list with one in it."""
-    if _BEGUN.match(text):
+    if _BEGUN.match(text) or (text.lstrip()[:3] in ('"[{', '"{\\') and '\\"role\\"' in text):  # the latter: encoded twice
         return True
     start, end = text.lstrip()[:1], text.rstrip()[-1:]
     return start + end in ("[]", "{}") and _ANY.search(text) is not None
@@ -29,12 +32,28 @@ def parsed(text: str) -> Any:
     """The value that a text writes in JSON, or in Python's print format; None if it is neither, or nested too deeply."""
     try:
         value = json.loads(text)
+        if isinstance(value, str):  # encoded twice
+            value = json.loads(value)
     except (ValueError, RecursionError):
         try:
-            value = ast.literal_eval(text.strip())
+            value = None if _joins_texts(text) else ast.literal_eval(text.strip())
         except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
             return None
     return value if isinstance(value, (list, dict)) and size_of(value).depth <= MAX_DEPTH else None
+
+
+def _joins_texts(text: str) -> bool:
+    """Whether two texts stand side by side without a comma, as NumPy prints arrays; Python would read them as one.
+
+    Raises:
+        SyntaxError: it is not Python.
+    """
+    try:
+        kinds = [one.type for one in tokenize.generate_tokens(io.StringIO(text.strip()).readline)]
+    except tokenize.TokenError as error:
+        raise SyntaxError(str(error)) from None
+    kinds = [kind for kind in kinds if kind not in (tokenize.NL, tokenize.NEWLINE)]
+    return any(a == b == tokenize.STRING for a, b in pairwise(kinds))
 
 
 def unwrapped(value: Any) -> Any:

@@ -7,16 +7,23 @@ is what the card of its data set says.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
+from sparserm.pairs.cells import parsed
 from sparserm.pairs.files import RawRow
 from sparserm.pairs.messages import RowError, plain
 
 #: What the letter of a response may follow in a verdict.
-_NUMBERED = ("model_", "response_", "model ", "response ", "assistant_", "assistant ", "answer_")
+_NUMBERED = ("model", "response", "assistant", "answer", "option", "conversation")
+#: Columns of the prompt, the first one that a row has; of texts that stand before it; and of what follows an instruction.
+_PROMPTS = ("prompt", "instruction", "question", "input", "query")
+_BEFORE, _AFTER = ("context", "passage", "document", "history"), "input"
+#: Where a pair says which of two responses its label preferred: no name that a column can have.
+WON = "\0won"
 #: A row, and what it becomes.
 Row = Mapping[str, Any]
 
@@ -58,7 +65,7 @@ def find_layout(present: Sequence[str]) -> Layout | None:
 
 def _pair(prompt: Any, responses: Sequence[Any], won: int, row: Row) -> list[dict[str, Any]]:
     """The pair of two responses of which the one at index ``won`` was chosen."""
-    return [{**row, "prompt": prompt, "chosen": responses[won], "rejected": responses[1 - won]}]
+    return [{**row, "prompt": prompt, "chosen": responses[won], "rejected": responses[1 - won], WON: won}]
 
 
 def number(row: Row, column: str) -> float:
@@ -89,6 +96,8 @@ def _either(row: Row, column: str, first: float, second: float) -> int:
 def _strength(row: Row, column: str) -> int:
     """0 if the first response is better (below zero), 1 if the second one is."""
     value = number(row, column)
+    if abs(value) > 3:
+        raise LabelError(f"{column} is {value:g}, expected -3 to 3")
     if value == 0:
         raise TieError(column, "is 0: neither response was preferred")
     return int(value > 0)
@@ -101,16 +110,16 @@ def _shp(row: Row) -> list[dict[str, Any]]:
 
 def _pku(row: Row) -> list[dict[str, Any]]:
     won = _either(row, "better_response_id", 0, 1)
-    return _pair(row.get("prompt"), [row.get("response_0"), row.get("response_1")], won, row)
+    return _pair(_prompt(row), [row.get("response_0"), row.get("response_1")], won, row)
 
 
 def _safer(row: Row) -> list[dict[str, Any]]:
     won = _either(row, "safer_response_id", 0, 1)
-    return _pair(row.get("prompt"), [row.get("response_0"), row.get("response_1")], won, row)
+    return _pair(_prompt(row), [row.get("response_0"), row.get("response_1")], won, row)
 
 
 def _wimhf(row: Row) -> list[dict[str, Any]]:
-    written = isinstance(plain(row.get("label")), str) and not str(row["label"]).strip().isdigit()
+    written = isinstance(plain(row.get("label")), str) and re.search("[A-Za-z]", str(row["label"])) is not None
     won = _letter(row, "label") if written else _either(row, "label", 1, 0)  # JudgeBench writes A>B
     return _pair(_prompt(row), [row.get("response_A"), row.get("response_B")], won, row)
 
@@ -124,11 +133,15 @@ def _letter(row: Row, column: str) -> int:
     """
     value = plain(row.get(column))
     said = value.strip().lower() if isinstance(value, str) else ""
-    for won, letter in enumerate("ab"):
-        other = "ba"[won]
-        if said in (letter, *(f"{name}{letter}" for name in _NUMBERED), f"{letter}>{other}", f"{letter}>>{other}"):
+    for won, name in enumerate(("model_a", "model_b")):
+        if said and said == str(plain(row.get(name))).strip().lower():  # arenas may name the model that won
             return won
-    if said.startswith("tie") or "both" in said or said in ("a=b", "b=a", "neither", "draw"):
+    said = re.sub(r"[^a-z0-9>= ]+", " ", said).strip()
+    for won, letter in enumerate("ab"):
+        other, word = "ba"[won], (("left", "first"), ("right", "second"))[won]
+        if said in (letter, *word, *(f"{name} {letter}" for name in _NUMBERED), f"{letter}>{other}", f"{letter}>>{other}"):
+            return won
+    if said.startswith("tie") or "both" in said or said in ("a=b", "b=a", "neither", "draw", "same", "equal", "no preference"):
         raise TieError(column, f"is {value!r:.40}: neither response was preferred")
     raise RowError(column, f"is {value!r:.40}, expected model_a, model_b, a, b or a tie")
 
@@ -149,11 +162,15 @@ def _lettered(a: str, b: str, verdict: str) -> Callable[[Row], list[dict[str, An
 
 
 def _prompt(row: Row) -> Any:
-    """What stands in the first column that is called like a prompt."""
-    found = next((name for name in ("prompt", "instruction", "question", "input", "query") if row.get(name) is not None), None)
+    """What stands in the first column that is called like a prompt, with the passage before it and the input after it."""
+    found = next((name for name in _PROMPTS if row.get(name) is not None), None)
     if found is None:
         raise RowError("prompt", "is missing from this row")
-    return row[found]
+    if not isinstance(row[found], str):
+        return row[found]
+    names = [*_BEFORE, found, *([_AFTER] if found != _AFTER else [])]
+    texts = [one for name in names if isinstance(one := plain(row.get(name)), str) and one.strip()]
+    return "\n\n".join(one.strip() for one in texts) if len(texts) > 1 else row[found]
 
 
 def _outputs(row: Row) -> list[dict[str, Any]]:
@@ -163,7 +180,9 @@ def _outputs(row: Row) -> list[dict[str, Any]]:
 def _argilla(row: Row) -> list[dict[str, Any]]:
     """Argilla's answers of several people: what most of them chose."""
     answers = plain(row.get("preference.responses"))
-    votes = [str(one).strip().lower() for one in answers] if isinstance(answers, (list, tuple)) else []
+    votes = [re.sub("[^a-z0-9]", "", str(one).lower()) for one in answers] if isinstance(answers, (list, tuple)) else []
+    if unknown := [one for one in votes if one not in ("response1", "response2", "tie", "same", "equal")]:
+        raise RowError("preference.responses", f"has the vote {unknown[0]!r:.40}, expected response1 or response2")
     first, second = votes.count("response1"), votes.count("response2")
     if first == second:
         raise TieError("preference.responses", "has no majority for one of the responses")
@@ -182,6 +201,8 @@ def _renamed(chosen: str, rejected: str) -> Callable[[Row], list[dict[str, Any]]
 def _two_outputs(row: Row) -> list[dict[str, Any]]:
     """LLaMA-Factory's form until 2024: the better output stands first."""
     found = plain(row.get("output"))
+    if any(name in row for name in ("score", "scores", "preference", "rejected")):
+        raise RowError("output", "stands beside a column that tells which response is better, and nobody knows how")
     if not isinstance(found, (list, tuple)) or len(found) != 2:
         raise RowError("output", "is not a list of two responses, the better one first: there is nothing to compare")
     return [{**row, "prompt": alpaca_prompt(row), "chosen": found[0], "rejected": found[1]}]
@@ -200,21 +221,48 @@ def _rejected_messages(row: Row) -> list[dict[str, Any]]:
 def _arena_flags(row: Row) -> list[dict[str, Any]]:
     """Kaggle's form: one column for each outcome, and prompt and responses as lists with one entry for each turn."""
     flags = [number(row, name) for name in ("winner_model_a", "winner_model_b", "winner_tie")]
+    if sorted(flags) != [0, 0, 1]:
+        raise RowError("winner_model_a", "winner_model_b and winner_tie are not one 1 and two 0, expected one outcome")
     if flags[2]:
         raise TieError("winner_tie", "is 1: neither response was preferred")
-    if flags[0] == flags[1]:
-        raise RowError("winner_model_a", "and winner_model_b are equal, expected one winner")
-    return _pair(row.get("prompt"), [row.get("response_a"), row.get("response_b")], int(flags[1] > flags[0]), row)
+    asked, *answered = (_turns(row, name) for name in ("prompt", "response_a", "response_b"))
+    if not all(len(asked) == len(one) for one in answered):
+        raise RowError("response_a", "or response_b has another number of turns than prompt")
+    won = int(flags[1] > flags[0])
+    told = [[turn for pair in zip(asked, one, strict=True) for turn in _exchange(*pair)] for one in answered]
+    others = {name: value for name, value in row.items() if name != "prompt"}  # it is in the conversations
+    return [{**others, "chosen": told[won], "rejected": told[1 - won]}]
+
+
+def _turns(row: Row, column: str) -> list[str]:
+    """The turns of one side: a list of texts, also written as JSON, or one text."""
+    value = plain(row.get(column))
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        value = parsed(value)
+    value = [value] if isinstance(value, str) else value
+    if not isinstance(value, (list, tuple)) or not value or not all(isinstance(one, str) for one in value):
+        raise RowError(column, "is neither text nor a list of texts, one for each turn")
+    return list(value)
+
+
+def _exchange(asked: str, answer: str) -> tuple[dict[str, str], dict[str, str]]:
+    return {"role": "user", "content": asked}, {"role": "assistant", "content": answer}
 
 
 def _helpsteer2(row: Row) -> list[dict[str, Any]]:
     won = _strength(row, "preference_strength")
-    return _pair(row.get("prompt"), [row.get("response_1"), row.get("response_2")], won, row)
+    return _pair(_prompt(row), [row.get("response_1"), row.get("response_2")], won, row)
 
 
 def _helpsteer3(row: Row) -> list[dict[str, Any]]:
     won = _strength(row, "overall_preference")
-    return _pair(row.get("context"), [row.get("response1"), row.get("response2")], won, row)
+    prompt = row.get("context") if not isinstance(row.get("context"), (str, type(None))) else _prompt_or(row, "context")
+    return _pair(prompt, [row.get("response1"), row.get("response2")], won, row)
+
+
+def _prompt_or(row: Row, column: str) -> Any:
+    """The prompt, with what stands before it; of a row without one, what stands in another column."""
+    return _prompt(row) if any(row.get(name) is not None for name in _PROMPTS) else row.get(column)
 
 
 def _swift(row: Row) -> list[dict[str, Any]]:
@@ -225,14 +273,22 @@ def _swift(row: Row) -> list[dict[str, Any]]:
     return [{**row, "prompt": list(turns[:-1]), "chosen": [turns[-1]], "rejected": row.get("rejected_response")}]
 
 
-def _graded(row: Row, prompt: str, entries: str, text: str, grade: Callable[[Row], float | None]) -> list[dict[str, Any]]:
-    """Of several responses in a list each with each that has a lower grade."""
+def _graded(row: Row, prompt: Any, entries: str, text: str, grades: Sequence[str], sign: int = 1) -> list[dict[str, Any]]:
+    """Of several responses in a list each with each that has a lower grade, of the first kind that two of them have.
+
+    Args:
+        sign: -1 where a lower number is better, as of ranks.
+    """
     found = plain(row.get(entries))
     if not isinstance(found, (list, tuple)) or not all(isinstance(one, Mapping) for one in found):
         raise RowError(entries, "is not a list of responses, each with its text and its rating")
-    graded = [(one.get(text), value) for one in found if (value := grade(one)) is not None]
+    all_graded = ([grade_of(one.get(name)) for one in found] for name in grades)
+    values = next((one for one in all_graded if len(one) - one.count(None) > 1), None)
+    if values is None:
+        raise RowError(entries, f"has no two responses with a number as {' or '.join(grades)}")
+    graded = [(one.get(text), sign * value) for one, value in zip(found, values, strict=True) if value is not None]
     pairs = [
-        {**row, "prompt": row.get(prompt), "chosen": better, "rejected": worse}
+        {**row, "prompt": prompt, "chosen": better, "rejected": worse}
         for (one, high), (other, low) in combinations(graded, 2)
         if high != low
         for better, worse in ([(one, other)] if high > low else [(other, one)])
@@ -242,15 +298,13 @@ def _graded(row: Row, prompt: str, entries: str, text: str, grade: Callable[[Row
     return pairs
 
 
-def _rating(*names: str) -> Callable[[Row], float | None]:
-    def read(one: Row) -> float | None:
-        for name in names:
-            value = plain(one.get(name))
-            if isinstance(value, (int, float)) and not math.isnan(value):
-                return float(value)
+def grade_of(value: Any) -> float | None:
+    """A grade as a number, also if it is written as text; None if it is none."""
+    try:
+        found = float(plain(value))
+    except (TypeError, ValueError):
         return None
-
-    return read
+    return None if math.isnan(found) else found
 
 
 def _listed(texts: str, grades: str) -> Callable[[Row], list[dict[str, Any]]]:
@@ -261,24 +315,22 @@ def _listed(texts: str, grades: str) -> Callable[[Row], list[dict[str, Any]]]:
         if not isinstance(responses, (list, tuple)) or not isinstance(ratings, (list, tuple)) or len(responses) != len(ratings):
             raise RowError(grades, f"and {texts} are not two lists of the same length")
         entries = [{"text": one, "rating": rating} for one, rating in zip(responses, ratings, strict=True)]
-        return _graded({**row, "prompt": _prompt(row), texts: entries}, "prompt", texts, "text", _rating("rating"))
+        return _graded({**row, texts: entries}, _prompt(row), texts, "text", ["rating"])
 
     return read
 
 
 def _nemo(row: Row) -> list[dict[str, Any]]:
-    rank = _rating("rank")
-    return _graded(row, "context", "completions", "completion", lambda one: None if (value := rank(one)) is None else -value)
+    return _graded(row, row.get("context"), "completions", "completion", ["rank"], -1)
 
 
 def _ultrafeedback(row: Row) -> list[dict[str, Any]]:
-    grade = _rating("fine-grained_score", "overall_score", "score", "rating")
-    return _graded(row, "instruction", "completions", "response", grade)
+    names = ["fine-grained_score", "overall_score", "score", "rating"]
+    return _graded(row, _prompt(row), "completions", "response", names)
 
 
 def _nectar(row: Row) -> list[dict[str, Any]]:
-    rank = _rating("rank")
-    return _graded(row, "prompt", "answers", "answer", lambda one: None if (value := rank(one)) is None else -value)
+    return _graded(row, _prompt(row), "answers", "answer", ["rank"], -1)
 
 
 def _summaries(row: Row) -> list[dict[str, Any]]:

@@ -118,7 +118,7 @@ def text_or_messages(values: Mapping[str, Any], column: str) -> str | Prompt:
         if written is None:
             raise RowError(column, "looks like messages, but is neither JSON nor in Python's print format: save it as JSON")
         value = written
-    if _is_missing(value):
+    if is_missing(value):
         raise RowError(column, f"is empty ({value})")
     if isinstance(value, str):
         if not value.strip():
@@ -162,7 +162,7 @@ def _message(turn: Any, column: str, number: int) -> Message | None:
     known = "user" if named in _TOOLS else _ROLES.get(named)
     if known is None:
         raise RowError(column, f"message {number} has the role {_describe(role)}, expected system, user or assistant")
-    if known == "system" and _is_missing(content):
+    if known == "system" and is_missing(content):
         return None
     if calls := _calls(turn) if known == "assistant" else "":
         return _ToolTurn(known, _checked("\n".join(filter(None, [content if isinstance(content, str) else "", calls])), column))
@@ -178,8 +178,9 @@ def _message(turn: Any, column: str, number: int) -> Message | None:
 def _calls(turn: Mapping[str, Any]) -> str:
     """The calls of tools in a message, each as ``name(arguments)`` on a line; empty without any."""
     lines = []
-    for call in plain(turn.get("tool_calls")) or ():
-        function = call.get("function") if isinstance(call, Mapping) else None
+    calls = plain(turn.get("tool_calls")) or ([turn["function_call"]] if turn.get("function_call") else ())
+    for call in calls if isinstance(calls, (list, tuple)) else ():
+        function = call.get("function", call) if isinstance(call, Mapping) else None
         if isinstance(function, Mapping):
             arguments = function.get("arguments")
             lines.append(f"{function.get('name')}({arguments if isinstance(arguments, str) else json.dumps(arguments)})")
@@ -195,7 +196,8 @@ def plain(value: Any) -> Any:
     return value.tolist() if type(value).__module__ == "numpy" and hasattr(value, "tolist") else value
 
 
-def _is_missing(value: Any) -> bool:
+def is_missing(value: Any) -> bool:
+    """Whether a cell is empty, in any of the ways of pandas."""
     return value is None or (isinstance(value, float) and math.isnan(value)) or type(value).__name__ in ("NAType", "NaTType")
 
 

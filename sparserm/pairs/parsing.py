@@ -14,13 +14,14 @@ from typing import Any
 from sparserm.pairs.cells import looks_like_messages, texts_in
 from sparserm.pairs.columns import FoundColumns, find_columns
 from sparserm.pairs.files import WHOLE_ROW, RawRow, rows_of, uncollected
-from sparserm.pairs.layouts import LabelError, TieError, pairs_of
+from sparserm.pairs.layouts import WON, LabelError, TieError, grade_of, pairs_of
 from sparserm.pairs.limits import MAX_LISTED_PAIRS
 from sparserm.pairs.messages import (
     RowError,
     answer,
     check_prompt,
     holds_thinking,
+    is_missing,
     plain,
     plain_turns,
     same_turns,
@@ -28,13 +29,23 @@ from sparserm.pairs.messages import (
     transcript,
 )
 from sparserm.pairs.split import preference_data
-from sparserm.pairs.templates import begins_templated, mark_in, read_turns
+from sparserm.pairs.templates import begins_templated, mark_in, read_turns, spoken
 from sparserm.pairs.verdicts import paired
 from sparserm.support.files import one_line
 from sparserm.types import Message, PairIssue, PreferenceData, PreferencePair, Prompt, SparseRMError
 
+#: Columns with a score of each response.
+_SCORES = [
+    (name.format("chosen"), name.format("rejected"))
+    for kind in ("score", "rating", "reward")
+    for name in (f"{kind}_{{}}", f"{{}}_{kind}", f"{{}}-{kind}")
+]
+#: Columns of what a language model for texts cannot read, or is not told.
+_UNREAD = {"images", "image", "videos", "audios", "tools"}
+#: Rows from which on it is odd that a label always prefers the same side.
+_MANY = 8
 #: Text that exporters write for a missing value.
-_MISSING_MARKS = {"nan", "NaN", "None", "null", "<NA>"}
+_MISSING_MARKS = {"nan", "NaN", "None", "null", "<NA>", "N/A", "#N/A", "#NAME?", "#REF!", "#VALUE!"}
 
 
 class PairsError(SparseRMError):
@@ -85,6 +96,7 @@ def parse_rows(rows: Sequence[RawRow], name: str, *, columns: Mapping[str, str] 
         issues += _warnings(readable, pairs, found)
         issues += _implied_text_warning(readable, pairs, found)
         issues += _thinking_warning(readable)
+        issues += _unread_warning(readable)
         if said := how or found.reading:
             issues.append(PairIssue(readable[0].row, WHOLE_ROW, said, "warning"))
     issues.sort(key=lambda issue: issue.row)
@@ -118,7 +130,8 @@ def read_rows(rows: Iterable[RawRow], columns: FoundColumns) -> tuple[list[Prefe
         SparseRMError: lists of responses give too many pairs, or labels do not mean what they mean in this layout.
     """
     pairs: list[PreferencePair] = []
-    issues = []
+    issues: list[PairIssue] = []
+    sides: list[int] = []
     n_listed = 0
     for row in rows:
         if row.issue is not None:
@@ -133,6 +146,7 @@ def read_rows(rows: Iterable[RawRow], columns: FoundColumns) -> tuple[list[Prefe
             try:
                 for one in pairs_of(columns.layout, row) if columns.layout else [row]:
                     pairs += _read_row(one, columns)
+                    sides += [side] if isinstance(side := (one.values or {}).get(WON), int) else []
             except LabelError as problem:  # the rows before it may have been read the wrong way round
                 raise SparseRMError(
                     f"row {row.row}: {problem}; so the labels of this source mean something else than in the form that its "
@@ -142,6 +156,9 @@ def read_rows(rows: Iterable[RawRow], columns: FoundColumns) -> tuple[list[Prefe
                 issues.append(PairIssue(row.row, problem.column, problem.problem))
             except TieError as problem:
                 issues.append(PairIssue(row.row, problem.column, problem.problem, "tie"))
+    if len(sides) >= _MANY and len(set(sides)) == 1:
+        said = f"the label prefers the {('first', 'second')[sides[0]]} response in all {len(sides):,} rows: check its meaning"
+        issues.append(PairIssue(pairs[0].row, WHOLE_ROW, said, "warning"))
     return pairs, issues
 
 
@@ -176,8 +193,7 @@ def _several(value: Any, column: str, lists: bool) -> list[str]:
 
 
 def _read_pair(row: RawRow, values: Mapping[str, Any], columns: FoundColumns, *, may_be_equal: bool = False) -> PreferencePair:
-    chosen = text_or_messages(values, columns.chosen)
-    rejected = text_or_messages(values, columns.rejected)
+    chosen, rejected = _without_prompt(values, columns)
     if columns.prompt is None or _whole(values, chosen, rejected, columns):
         prompt, chosen, rejected = _implied_prompt(chosen, rejected, columns)
         prompt_column = columns.chosen
@@ -193,6 +209,18 @@ def _read_pair(row: RawRow, values: Mapping[str, Any], columns: FoundColumns, *,
         raise RowError(columns.rejected, f"equals {columns.chosen}: a pair needs two different responses")
     category = _mark(values.get(columns.category)) if columns.category else ""
     return PreferencePair(prompt, chosen_text, rejected_text, row.row, category, _mark(values.get("id")))
+
+
+def _without_prompt(values: Mapping[str, Any], columns: FoundColumns) -> tuple[str | Prompt, str | Prompt]:
+    """Both responses; where those of all rows begin with the prompt, without it."""
+    chosen, rejected = (text_or_messages(values, name) for name in (columns.chosen, columns.rejected))
+    if columns.repeats and columns.prompt is not None:
+        asked = str(values.get(columns.prompt)).strip()
+        chosen, rejected = (
+            one.lstrip()[len(asked) :].lstrip() if isinstance(one, str) and one.lstrip().startswith(asked) else one
+            for one in (chosen, rejected)
+        )
+    return chosen, rejected
 
 
 def _whole(values: Mapping[str, Any], chosen: str | Prompt, rejected: str | Prompt, columns: FoundColumns) -> bool:
@@ -215,15 +243,53 @@ def _prompt_of(values: Mapping[str, Any], columns: FoundColumns) -> str | Prompt
     parts = [plain(values.get(name)) for name in columns.joined]
     texts = [one.strip() for one in parts if isinstance(one, str) and one.strip()]
     value = text_or_messages(values, columns.prompt)
-    return "\n\n".join(texts) if isinstance(value, str) else value
+    if isinstance(value, str):
+        return "\n\n".join(texts)
+    if texts:
+        others = ", ".join(name for name in columns.joined if name != columns.prompt)
+        raise RowError(columns.prompt, f"is messages, and a text stands beside it in {others}: expected one of them")
+    return value
 
 
 def _with_system(prompt: Prompt, values: Mapping[str, Any], columns: FoundColumns) -> Prompt:
-    """The prompt with the system message of its row, unless it has one or that is empty."""
-    text = plain(values.get(columns.system)) if columns.system else None
-    if not isinstance(text, str) or not text.strip() or prompt[0].role == "system":
-        return prompt
-    return (Message("system", text), *prompt)
+    """The prompt with the system message of its row and the turns before it, where other columns hold them.
+
+    Raises:
+        RowError: they are of another form, or the prompt has another system message.
+    """
+    system = next((text for name in columns.system if (text := _system_text(values, name))), "")
+    history = _history(values, columns)
+    own = prompt[0].content if prompt[0].role == "system" else ""
+    if system and own and system.strip() != own.strip():
+        raise RowError(columns.system[0], "differs from the system message in the prompt: expected one")
+    turns = (*history, *(prompt[1:] if own else prompt)) if own or system else (*history, *prompt)
+    return (Message("system", own or system), *turns) if own or system else turns
+
+
+def _system_text(values: Mapping[str, Any], column: str) -> str:
+    """The system message in a cell: text, a message or a list with one; empty if there is none."""
+    value = plain(values.get(column))
+    if isinstance(value, (list, tuple)) and len(value) == 1:
+        value = value[0]
+    if isinstance(value, Mapping):
+        value = value.get("content", value.get("value"))
+    if is_missing(value) or value in ([], ()):
+        return ""
+    if not isinstance(value, str):
+        raise RowError(column, "is neither a text nor one message: expected the system message")
+    return value if value.strip() else ""
+
+
+def _history(values: Mapping[str, Any], columns: FoundColumns) -> Prompt:
+    """The turns in the column ``history`` of LLaMA-Factory and ms-swift: pairs of a question and its answer, or messages."""
+    value = plain(values.get("history"))
+    if columns.prompt == "history" or not isinstance(value, (list, tuple)) or not value:
+        return ()
+    if all(isinstance(one, (list, tuple)) and len(one) == 2 and all(isinstance(text, str) for text in one) for one in value):
+        return tuple(turn for asked, said in value for turn in (Message("user", asked), Message("assistant", said)))
+    told = text_or_messages(values, "history")
+    assert not isinstance(told, str)
+    return plain_turns(told)
 
 
 def _mark(value: Any) -> str:
@@ -237,9 +303,14 @@ def _explicit_prompt(
 ) -> tuple[Prompt, str | Prompt, str | Prompt]:
     if not isinstance(prompt, str):
         return prompt, chosen, rejected
+    if isinstance(chosen, str) and isinstance(rejected, str) and begins_templated(chosen) and begins_templated(rejected):
+        whole = _templated(chosen, "chosen"), _templated(rejected, "rejected")
+        if all(len(one) > 1 and one[-1].role == "assistant" for one in whole) and whole[0][:-1] == whole[1][:-1]:
+            return whole[0][:-1], *whole  # which say the prompt again, with what stands before it
     if begins_templated(prompt):
         marked = _templated(prompt, "prompt")
-        return (marked[:-1] if marked[-1] == Message("assistant", "") else marked), chosen, rejected
+        begun = marked[-1].role == "assistant" and not spoken(marked[-1].content).strip()  # it may open or close the thinking
+        return (marked[:-1] if begun and len(marked) > 1 else marked), chosen, rejected
     turns = transcript(prompt)
     if turns is not None and turns[-1] == Message("assistant", ""):  # a transcript that ends with "Assistant:"
         chosen, rejected = (
@@ -316,8 +387,7 @@ def _warnings(rows: Iterable[RawRow], pairs: Iterable[PreferencePair], columns: 
             found.append((pair.row, columns.chosen, f"repeats row {same}: prompt, chosen and rejected are the same"))
         if reverse is not None and pair.chosen != pair.rejected:
             found.append((pair.row, columns.chosen, f"prefers what row {reverse} rejects: same prompt, preference reversed"))
-        if any(not turn.content.strip() for turn in pair.prompt):
-            found.append((pair.row, columns.prompt or columns.chosen, "prompt has a message without text"))
+        found += _prompt_warnings(pair, columns.prompt or columns.chosen)
         for column, text in ((columns.chosen, pair.chosen), (columns.rejected, pair.rejected)):
             if text.strip() in _MISSING_MARKS:
                 found.append((pair.row, column, f"is the text {text.strip()!r}, which may be a missing value"))
@@ -330,6 +400,16 @@ def _warnings(rows: Iterable[RawRow], pairs: Iterable[PreferencePair], columns: 
     return [PairIssue(*one, severity="warning") for one in found]
 
 
+def _prompt_warnings(pair: PreferencePair, column: str) -> list[tuple[int, str, str]]:
+    """Marks of templates in a prompt, and messages without text."""
+    found = []
+    if mark := next((mark for turn in pair.prompt if (mark := mark_in(turn.content))), None):
+        found.append((pair.row, column, f"has {mark} in it, a mark of a chat template: read as text"))
+    if any(not turn.content.strip() for turn in pair.prompt):
+        found.append((pair.row, column, "prompt has a message without text"))
+    return found
+
+
 def _doubtful_rows(rows: Iterable[RawRow], columns: FoundColumns) -> list[tuple[int, str, str]]:
     """The header again among the rows, and scores that speak for the rejected response."""
     found = []
@@ -338,13 +418,9 @@ def _doubtful_rows(rows: Iterable[RawRow], columns: FoundColumns) -> list[tuple[
         values = row.values or {}
         if len(names) == 3 and all(values.get(name) == name for name in names):
             found.append((row.row, columns.chosen, "repeats the header"))
-        for a, b in (
-            ("score_chosen", "score_rejected"),
-            ("chosen_score", "rejected_score"),
-            ("chosen_rating", "rejected_rating"),
-        ):
-            high, low = plain(values.get(a)), plain(values.get(b))
-            if isinstance(high, (int, float)) and isinstance(low, (int, float)) and high < low:
+        for a, b in _SCORES:
+            high, low = (grade_of(values.get(name)) for name in (a, b))
+            if high is not None and low is not None and high < low:
                 found.append((row.row, a, f"is {high:g}, below {b} ({low:g}): the label may be the wrong way round"))
     return found
 
@@ -354,6 +430,14 @@ def _thinking_warning(rows: Iterable[RawRow]) -> list[PairIssue]:
     found = [row.row for row in rows if any(map(holds_thinking, (row.values or {}).values()))]
     said = f"thinking at the beginning of responses was left out ({len(found):,} {'row' if len(found) == 1 else 'rows'})"
     return [PairIssue(found[0], WHOLE_ROW, said, "warning")] if found else []
+
+
+def _unread_warning(rows: Sequence[RawRow]) -> list[PairIssue]:
+    """One warning if rows have images or tools, which a reward model of texts does not read."""
+    cells = ((name, plain(value)) for row in rows for name, value in (row.values or {}).items() if name in _UNREAD)
+    unread = sorted({f"`{name}`" for name, value in cells if not is_missing(value) and value not in ("", [], ())})
+    said = f"{', '.join(unread)} {'is' if len(unread) == 1 else 'are'} not read: only the texts are"
+    return [PairIssue(rows[0].row, WHOLE_ROW, said, "warning")] if unread else []
 
 
 def visible(text: str) -> str:

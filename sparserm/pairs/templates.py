@@ -43,7 +43,7 @@ _INST, _INST_END = "[INST]", "[/INST]"  # Mistral, Llama 2
 #: Marks around what a model thinks before it answers: Qwen, DeepSeek, SmolLM; Magistral; Seed-OSS.
 _THINKING = (("<think>", "</think>"), ("<thinking>", "</thinking>"), ("[THINK]", "[/THINK]"), ("<seed:think>", "</seed:think>"))
 #: Marks before the first turn.
-_BEGINNINGS = re.compile(r"\s*(<s>|<bos>|<\|begin_of_text\|>|<BOS_TOKEN>|<｜begin▁of▁sentence｜>)?\s*")
+_BEGINNINGS = re.compile(r"\s*(<s>|<bos>|<\|begin_of_text\|>|<BOS_TOKEN>|<｜begin▁of▁sentence｜>|<\|endoftext\|>)?\s*")
 _ENDS = (
     "</s>",
     "<|im_end|>",
@@ -68,6 +68,8 @@ _MARK = re.compile(
         [
             *(one.opening.pattern.replace("(\\w", "(?:\\w") for one in _TEMPLATES),
             # Not `</s>`, which is HTML, too.
+            r"<\|(?:user|assistant|system|start_of_role|end_of_role)\|>|\[/?SYSTEM_PROMPT\]|\[AVAILABLE_TOOLS\]",
+            r"<extra_id_\d>|\[\|(?:user|assistant|system)\|\]|<seed:bos>|### (?:Instruction|Response):",
             *map(re.escape, (_INST, _INST_END, *_ENDS[1:], *(mark for pair in _THINKING for mark in pair))),
         ]
     )
@@ -76,7 +78,7 @@ _MARK = re.compile(
 
 def mark_in(text: str) -> str | None:
     """The first mark of a chat template that stands anywhere in a text, on one line; None if there is none."""
-    found = _MARK.search(text) if "<" in text or "[" in text else None
+    found = _MARK.search(text) if any(one in text for one in ("<", "[", "### ")) else None
     return found[0].strip() if found else None
 
 

@@ -79,7 +79,8 @@ def _grouped(rows: Sequence[RawRow], response: str, grade: str) -> tuple[list[Ra
             issues.append(PairIssue(row.row, problem.column, problem.problem))
             continue
         values = _answered(row.values, response)
-        groups.setdefault(repr(plain(values.get("prompt"))), []).append((row.row, values, value))
+        asked = repr([plain(values.get(name)) for name in ("prompt", *_ASKED_WITH)])
+        groups.setdefault(asked, []).append((row.row, values, value))
     found = [row for row in rows if row.values is None]
     for group in groups.values():
         used = set()
@@ -108,6 +109,9 @@ def _answered(row: Row, response: str) -> Row:
     asked = next((row[name] for name in ("prompt", "question") if row.get(name) is not None), alpaca_prompt(row))
     return {**row, "prompt": asked}
 
+
+#: Columns that belong to what was asked: responses are compared only where these are the same, too.
+_ASKED_WITH = ("system", "system_prompt", "system_message", "history", "context", "passage", "document", "input", "tools")
 
 #: The first form whose columns a source has is used.
 _FORMS = (

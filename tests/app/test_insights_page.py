@@ -111,12 +111,12 @@ def test_while_all_pairs_are_read_a_random_sample_is_shown(open_page, monkeypatc
 
 def test_what_takes_long_is_started_at_once_and_what_takes_very_long_is_asked_for(open_page, monkeypatch) -> None:
     started: list[str] = []
-    monkeypatch.setattr("sparserm.jobs.start", lambda kind, spec, title: started.append(title))
+    monkeypatch.setattr("sparserm.jobs.start", lambda kind, spec, title, asked: started.append((title, asked)))
     monkeypatch.setattr("sparserm.ui.shared.pairs_picker.st.rerun", st.stop)
     page = open_page(_planted(102), inline=10, unasked=100)  # pairs of which nothing is cached
     assert not started and any(button.label == "Compute representations" for button in page.button)
     open_page(_planted(101), inline=10)
-    assert started == ["Representations of pairs.jsonl"]
+    assert started == [("Representations of pairs.jsonl", False)]  # so it gives way to jobs that are asked for
 
 
 @pytest.mark.parametrize("asked", ["99999", "abc"])

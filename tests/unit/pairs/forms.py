@@ -75,6 +75,8 @@ FORMS = (
     _one("axolotl, ICR", input=Q, chosen=GOOD, rejected=BAD),
     _one("axolotl, chat template", messages=[_ASKED], chosen=_ANSWER, rejected=_OTHER),
     _one("OpenRLHF", context_messages=[_ASKED], chosen=[_ANSWER], rejected=[_OTHER]),
+    _one("your own names, beside ours", user_prompt=Q, chosen=GOOD, rejected=BAD),
+    _one("UltraInteract", trajectory=Q, chosen=GOOD, rejected=BAD),
     _one("ms-swift", messages=[_ASKED, _ANSWER], rejected_response=BAD),
     _one("ms-swift, whole conversations", messages=[_ASKED, _ANSWER], rejected_messages=[_ASKED, _OTHER]),
     _one("OpenAI", input={"messages": [_ASKED], "tools": []}, preferred_output=[_ANSWER], non_preferred_output=[_OTHER]),

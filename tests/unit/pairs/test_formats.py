@@ -355,3 +355,142 @@ def test_verdicts_on_one_prompt_give_no_more_pairs_than_lists_do(monkeypatch: py
     rows = [{"prompt": Q, "completion": f"It is {i}.", "label": i % 2 == 0} for i in range(20)]
     with pytest.raises(SparseRMError, match="give more than 50 pairs, each liked one with each other"):
         parse_pairs(rows)
+
+
+# ------------------------------------------------------------------------------------------- what belongs to the prompt
+
+TURNS = (Message("user", "Hi"), Message("assistant", "Hello."))
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"instruction": Q, "input": "", "chosen": GOOD, "rejected": BAD},
+        {"prompt": Q, "chosen": GOOD, "rejected": BAD},
+        {"query": Q, "response_a": BAD, "response_b": GOOD, "winner": "b"},
+    ],
+)
+@pytest.mark.parametrize("history", [[["Hi", "Hello."]], [_turn("user", "Hi"), _turn("assistant", "Hello.")]])
+def test_turns_in_a_history_come_before_the_prompt(row: dict[str, Any], history: Any) -> None:
+    _is_read(parse_pairs([{**row, "history": history}]), (*TURNS, *USER))
+    _is_read(parse_pairs([{**row, "history": history, "system": "Be brief."}]), (Message("system", "Be brief."), *TURNS, *USER))
+    _is_read(parse_pairs([{**row, "history": []}]))
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"context": "A text.", "prompt": Q, "chosen": GOOD, "rejected": BAD},
+        {"passage": "A text.", "instruction": Q, "response_A": GOOD, "response_B": BAD, "winner": "A"},
+        {"context": "A text.", "prompt": Q, "response_0": GOOD, "response_1": BAD, "safer_response_id": 0},
+        {"document": "A text.", "question": Q, "generations": [GOOD, BAD], "ratings": ["5", "1"]},
+    ],
+)
+def test_a_passage_comes_before_the_question_about_it(row: dict[str, Any]) -> None:
+    _is_read(parse_pairs([row]), (Message("user", f"A text.\n\n{Q}"),))
+
+
+@pytest.mark.parametrize("name", ["system", "System Prompt", "systemPrompt", "system_instruction"])
+@pytest.mark.parametrize("text", ["Be brief.", ["Be brief."], _turn("system", "Be brief."), [_turn("system", "Be brief.")]])
+def test_a_system_message_has_many_names_and_forms(name: str, text: Any) -> None:
+    _is_read(parse_pairs([{name: text, "prompt": Q, "chosen": GOOD, "rejected": BAD}]), (Message("system", "Be brief."), *USER))
+
+
+def test_of_two_system_messages_neither_is_dropped() -> None:
+    row = {"system": "", "system_prompt": "Be brief.", "prompt": Q, "chosen": GOOD, "rejected": BAD}
+    _is_read(parse_pairs([row]), (Message("system", "Be brief."), *USER))
+    with pytest.raises(PairsError, match="column system: differs from the system message in the prompt"):
+        parse_pairs([{**row, "system": "Be kind.", "prompt": [_turn("system", "Be brief."), ASKED]}])
+
+
+def test_verdicts_are_compared_only_where_all_that_was_asked_is_the_same() -> None:
+    rows = [
+        {"system": system, "prompt": Q, "completion": text, "label": text == GOOD}
+        for system, text in (("Be brief.", GOOD), ("Be brief.", BAD), ("Be rude.", BAD))
+    ]
+    found = parse_pairs(rows)
+    _is_read(found, (Message("system", "Be brief."), *USER))
+    assert [issue.row for issue in found.issues if issue.severity == "tie"] == [3]
+
+
+def test_responses_that_repeat_the_prompt_in_every_row_are_read_without_it() -> None:
+    full = {"prompt": Q, "chosen": f"{Q} {GOOD}", "rejected": f"{Q}\n{BAD}"}
+    found = parse_pairs([full])
+    _is_read(found)
+    assert "responses without the prompt that they repeat" in found.issues[0].problem
+    quoting = parse_pairs([full, {"prompt": "What is rust?", "chosen": "Iron and air.", "rejected": "Paint."}])
+    assert quoting.pairs[0].chosen == f"{Q} {GOOD}"
+
+
+def test_a_prompt_beside_whole_texts_in_a_template_is_not_asked_twice() -> None:
+    whole = [f"<|im_start|>user\n{Q}<|im_end|>\n<|im_start|>assistant\n{text}<|im_end|>" for text in (GOOD, BAD)]
+    for prompt in (Q, f"<|im_start|>user\n{Q}<|im_end|>\n<|im_start|>assistant\n"):
+        _is_read(parse_pairs([{"prompt": prompt, "chosen": whole[0], "rejected": whole[1]}]))
+
+
+@pytest.mark.parametrize("opened", ["<think>\n", "<think>\n\n</think>\n\n"])
+def test_a_prompt_may_open_the_thinking(opened: str) -> None:
+    prompt = f"<|im_start|>user\n{Q}<|im_end|>\n<|im_start|>assistant\n{opened}"
+    _is_read(parse_pairs([{"prompt": prompt, "chosen": f"Hm.</think>{GOOD}", "rejected": BAD}]))
+
+
+# --------------------------------------------------------------------------------------------------- what is refused
+
+
+def test_letters_that_name_responses_are_no_responses() -> None:
+    row = {"prompt": Q, "response_a": GOOD, "response_b": BAD, "chosen": "A", "rejected": "B"}
+    with pytest.raises(SparseRMError, match="chosen and rejected hold A, B, which name the responses in other columns"):
+        parse_pairs([row, row])
+    assert parse_pairs([{"prompt": Q, "chosen": "A", "rejected": "B"}]).pairs[0].chosen == "A"  # of a multiple choice
+
+
+def test_arrays_of_numpy_written_as_text_are_refused() -> None:
+    rows = [{"prompt": Q, "chosen": f"['{GOOD}']", "rejected": f"['{BAD}' 'Who knows.']"}]
+    with pytest.raises(PairsError, match="column rejected: is not a list of texts in JSON or in Python's print format"):
+        parse_pairs(rows)
+
+
+def test_ratings_of_different_kinds_are_not_compared() -> None:
+    answers = [
+        {"response": GOOD, "fine-grained_score": 8.5, "overall_score": 4.5},
+        {"response": BAD, "fine-grained_score": 3.0, "overall_score": 2.0},
+        {"response": "Who knows.", "fine-grained_score": None, "overall_score": 6.0},
+    ]
+    _is_read(parse_pairs([{"instruction": Q, "completions": answers}]))
+
+
+def test_a_strength_beyond_its_scale_refuses_the_source() -> None:
+    rows = [{"prompt": Q, "response_1": GOOD, "response_2": BAD, "preference_strength": value} for value in (1, 7)]
+    with pytest.raises(SparseRMError, match="preference_strength is 7, expected -3 to 3; so the labels of this source"):
+        parse_pairs(rows, skip_bad=True)
+
+
+# ---------------------------------------------------------------------------------------------------- what is warned of
+
+
+def test_a_label_that_always_prefers_the_same_side_is_questioned() -> None:
+    rows = [{"prompt": f"{Q} {i}", "output_1": GOOD, "output_2": BAD, "label": 1} for i in range(8)]
+    said = [issue.problem for issue in parse_pairs(rows).issues]
+    assert "the label prefers the first response in all 8 rows: check its meaning" in said
+    rows[0]["label"] = 2
+    assert not any("check its meaning" in issue.problem for issue in parse_pairs(rows).issues)
+
+
+@pytest.mark.parametrize("name", ["images", "tools"])
+def test_what_is_not_read_is_said(name: str) -> None:
+    row = {"prompt": Q, "chosen": GOOD, "rejected": BAD}
+    found = parse_pairs([{**row, name: ["x"]}])
+    assert [issue.problem for issue in found.issues] == [f"`{name}` is not read: only the texts are"]
+    assert not parse_pairs([{**row, name: []}]).issues
+
+
+@pytest.mark.parametrize(
+    "verdict", ["A", "[[A]]", "Option A", "response_a", "left", "First", "A>B", "A>>B", "gpt-good"], ids=lambda one: one
+)
+def test_verdicts_in_many_words(verdict: str) -> None:
+    row = {"prompt": Q, "model_a": "gpt-good", "model_b": "gpt-bad", "response_a": GOOD, "response_b": BAD}
+    _is_read(parse_pairs([{**row, "winner": verdict}]))
+    for tie in ("same", "No preference", "tie"):
+        assert [one.severity for one in parse_pairs([{**row, "winner": "a"}, {**row, "winner": tie}]).issues][-1] == "tie"
+    with pytest.raises(PairsError, match="expected model_a, model_b, a, b or a tie"):
+        parse_pairs([{**row, "winner": "1"}])
