@@ -303,10 +303,8 @@ def _explicit_prompt(
 ) -> tuple[Prompt, str | Prompt, str | Prompt]:
     if not isinstance(prompt, str):
         return prompt, chosen, rejected
-    if isinstance(chosen, str) and isinstance(rejected, str) and begins_templated(chosen) and begins_templated(rejected):
-        whole = _templated(chosen, "chosen"), _templated(rejected, "rejected")
-        if all(len(one) > 1 and one[-1].role == "assistant" for one in whole) and whole[0][:-1] == whole[1][:-1]:
-            return whole[0][:-1], *whole  # which say the prompt again, with what stands before it
+    if (whole := _whole_texts(chosen, rejected)) is not None:
+        return whole[0][:-1], *whole  # which say the prompt again, with what stands before it
     if begins_templated(prompt):
         marked = _templated(prompt, "prompt")
         begun = marked[-1].role == "assistant" and not spoken(marked[-1].content).strip()  # it may open or close the thinking
@@ -323,6 +321,19 @@ def _explicit_prompt(
         # UltraFeedback: the prompt as a string and again in the messages, which also include any system turn.
         return chosen[:-1], chosen, rejected  # type: ignore[return-value]
     return (turn,), chosen, rejected
+
+
+def _whole_texts(chosen: str | Prompt, rejected: str | Prompt) -> tuple[Prompt, Prompt] | None:
+    """The turns of two texts in a template, or of two transcripts, that differ in the last answer; None for other responses."""
+    if not isinstance(chosen, str) or not isinstance(rejected, str):
+        return None
+    if begins_templated(chosen) and begins_templated(rejected):
+        whole: tuple[Prompt, Prompt] | None = _templated(chosen, "chosen"), _templated(rejected, "rejected")
+    else:
+        whole = _both_transcripts(chosen, rejected)
+    if whole is None or whole[0][:-1] != whole[1][:-1]:
+        return None
+    return whole if all(len(one) > 1 and one[-1].role == "assistant" for one in whole) else None
 
 
 def _implied_prompt(

@@ -426,6 +426,9 @@ def test_a_prompt_beside_whole_texts_in_a_template_is_not_asked_twice() -> None:
     whole = [f"<|im_start|>user\n{Q}<|im_end|>\n<|im_start|>assistant\n{text}<|im_end|>" for text in (GOOD, BAD)]
     for prompt in (Q, f"<|im_start|>user\n{Q}<|im_end|>\n<|im_start|>assistant\n"):
         _is_read(parse_pairs([{"prompt": prompt, "chosen": whole[0], "rejected": whole[1]}]))
+    whole = [f"\n\nHuman: {Q}\n\nAssistant: {text}" for text in (GOOD, BAD)]
+    for prompt in (Q, f"Human: {Q}\n\nAssistant:", f"\n\nHuman: {Q}\n\nAssistant: "):
+        _is_read(parse_pairs([{"prompt": prompt, "chosen": whole[0], "rejected": whole[1]}]))
 
 
 @pytest.mark.parametrize("opened", ["<think>\n", "<think>\n\n</think>\n\n"])
