@@ -69,6 +69,11 @@ def _pair(prompt: Any, responses: Sequence[Any], won: int, row: Row) -> list[dic
 
 
 def number(row: Row, column: str) -> float:
+    """The number in a cell, also written as text; 1 and 0 for true and false.
+
+    Raises:
+        RowError: there is none.
+    """
     value = plain(row.get(column))
     if isinstance(value, str) and value.strip().lower() in ("true", "false"):
         return float(value.strip().lower() == "true")
