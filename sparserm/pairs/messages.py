@@ -4,29 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sparserm.pairs.cells import looks_like_messages, parsed, unwrapped
-from sparserm.pairs.templates import spoken, thinks
+from sparserm.pairs.templates import ROLES, TOOLS, begins_templated, ends_templated, read_turns, spoken, stripped, thinks
+from sparserm.pairs.transcripts import asked, transcript
 from sparserm.support.files import one_line
 from sparserm.types import Message, Prompt, SparseRMError
-
-_ROLES = {
-    "system": "system",
-    "user": "user",
-    "human": "user",
-    "prompter": "user",
-    "assistant": "assistant",
-    "gpt": "assistant",
-    "chatgpt": "assistant",
-    "bot": "assistant",
-    "model": "assistant",
-    "developer": "system",
-}
-#: Roles of what a tool returned, which the model reads as it reads a user's message.
-_TOOLS = ("tool", "function", "ipython", "observation", "tool_response")
 
 
 class _ToolTurn(Message):
@@ -82,7 +67,7 @@ def as_completion(completion: str | Sequence[Mapping[str, Any] | Message]) -> st
     if len(turns) == 1 and isinstance(turns[0], Mapping):
         role, content = (turns[0].get(key, turns[0].get(other)) for key, other in (("role", "from"), ("content", "value")))
         silent = content is None or (isinstance(content, str) and not spoken(content).strip()) or content == []
-        if silent and isinstance(role, str) and _ROLES.get(role.strip().lower()) == "assistant":
+        if silent and isinstance(role, str) and ROLES.get(role.strip().lower()) == "assistant":
             return ""
     return as_response(turns)
 
@@ -159,7 +144,7 @@ def _message(turn: Any, column: str, number: int) -> Message | None:
     role = turn["role"] if "role" in turn else turn.get("from")
     content = plain(turn["content"] if "content" in turn else turn.get("value"))
     named = role.strip().lower() if isinstance(role, str) else ""
-    known = "user" if named in _TOOLS else _ROLES.get(named)
+    known = ROLES.get(named)
     if known is None:
         raise RowError(column, f"message {number} has the role {_describe(role)}, expected system, user or assistant")
     if known == "system" and is_missing(content):
@@ -172,7 +157,7 @@ def _message(turn: Any, column: str, number: int) -> Message | None:
         raise RowError(column, f"message {number} has the content {_describe(content)}, expected text")
     if known == "assistant":  # in a prompt, too: templates leave thinking out of earlier turns
         content = spoken(content) or content
-    return (_ToolTurn if named in _TOOLS else Message)(known, _checked(content, column))
+    return (_ToolTurn if named in TOOLS else Message)(known, _checked(content, column))
 
 
 def _calls(turn: Mapping[str, Any]) -> str:
@@ -218,14 +203,29 @@ def _describe(value: Any) -> str:
     return "empty (None)" if value is None else f"of type {type(value).__name__}"
 
 
-def transcript(text: str) -> Prompt | None:
-    """Messages of an HH-RLHF transcript ``\\n\\nHuman: ...\\n\\nAssistant: ...``; None if the text is not one."""
-    before, *turns = re.split(r"(?:^|\n\n)(Human|Assistant):", text.lstrip())
-    if before or len(turns) < 4 or turns[0] != "Human":
-        return None
-    return tuple(
-        Message(_ROLES.get(role.lower(), role.lower()), text.strip()) for role, text in zip(*[iter(turns)] * 2, strict=True)
-    )
+def turns_in(text: str, column: str = "prompt") -> Prompt | None:
+    """The turns of a prompt in a chat template or a transcript, up to the answer that it asks for; None for other text.
+
+    Raises:
+        RowError: a turn has an unknown role.
+    """
+    if not begins_templated(text):
+        return asked(text)
+    turns = templated(text, column)
+    asks = turns[-1].role == "assistant" and not spoken(turns[-1].content).strip()  # it may open or close the thinking
+    return turns[:-1] if asks and len(turns) > 1 else turns
+
+
+def templated(text: str, column: str) -> Prompt:
+    """The turns of a text in a chat template.
+
+    Raises:
+        RowError: a turn has an unknown role.
+    """
+    turns = read_turns(text)
+    if unknown := [turn.role for turn in turns if turn.role not in ("system", "user", "assistant")]:
+        raise RowError(column, f"has a turn with the role {unknown[0]!r}, expected system, user or assistant")
+    return turns
 
 
 def answer(value: str | Prompt, prompt: Prompt, column: str) -> str:
@@ -276,20 +276,43 @@ def check_prompt(prompt: Prompt, column: str) -> None:
 
 
 def read_prompt(values: Mapping[str, Any]) -> Prompt:
-    """Read the column ``prompt`` of a row: text, a transcript ending with ``Assistant:``, or messages.
+    """Read the column ``prompt`` of a row: text, also in a chat template or as a transcript, or messages.
 
     Raises:
         RowError: it is none of these.
     """
     value = text_or_messages(values, "prompt")
-    turns = transcript(value) if isinstance(value, str) else value
-    if isinstance(value, str) and (turns is None or turns[-1] != Message("assistant", "")):
-        turns = (Message("user", value),)
-    elif isinstance(value, str) and turns is not None:
-        turns = turns[:-1]  # without the empty turn of a final "Assistant:"
-    assert turns is not None
+    turns = (turns_in(value) or (Message("user", value),)) if isinstance(value, str) else value
     check_prompt(turns, "prompt")
     return turns
+
+
+def read_query(query: str, prompt: str | None = None) -> tuple[Prompt, str]:
+    """Split ``query``, a prompt with its response in a known template or a transcript, into the conversation and the response.
+
+    Thinking is still in the response; :func:`~sparserm.pairs.templates.spoken` leaves it out.
+
+    Args:
+        prompt: the prompt part of ``query``; if the query begins with it, markers in the response are ignored.
+
+    Raises:
+        SparseRMError: the query does not begin with ``prompt``, and its last recognised turn is not an answer to another turn.
+    """
+    if prompt and prompt.strip() and query.startswith(prompt):
+        response = query[len(prompt) :]
+        if not (begins_templated(prompt) or ends_templated(prompt)):  # any mark stands in ordinary text
+            return asked(prompt) or (Message("user", prompt.strip()),), stripped(response)
+        turns = read_turns(prompt)
+        if turns[-1].role == "assistant":  # the generation prompt, possibly with the beginning of the response
+            return turns[:-1], stripped(turns[-1].content + response)
+        return turns, stripped(response)
+    turns = (None if begins_templated(query) else transcript(query)) or read_turns(query)
+    if len(turns) > 1 and turns[-1].role == "assistant":
+        return turns[:-1], turns[-1].content
+    raise SparseRMError(
+        f"the query {query[:60]!r} has no turns of a known chat template and does not begin with its prompt; expected prompt "
+        "and response in one text; send the prompts too"
+    )
 
 
 def trl_row(prompt: Prompt, chosen: str, rejected: str) -> dict[str, Any]:
@@ -303,6 +326,11 @@ def trl_row(prompt: Prompt, chosen: str, rejected: str) -> dict[str, Any]:
 
 def prompt_value(prompt: Prompt) -> str | list[dict[str, str]]:
     """The value to write to a file: text if it would be read back as the same single user turn, messages otherwise."""
-    if len(prompt) == 1 and prompt[0].role == "user" and transcript(prompt[0].content) is None:
+    if len(prompt) == 1 and prompt[0].role == "user" and _means_itself(prompt[0].content):
         return prompt[0].content
     return [{"role": turn.role, "content": turn.content} for turn in prompt]
+
+
+def _means_itself(text: str) -> bool:
+    """Whether a text as a prompt is read as one user turn with this text."""
+    return not (begins_templated(text) or asked(text) or looks_like_messages(text))

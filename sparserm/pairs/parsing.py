@@ -25,11 +25,13 @@ from sparserm.pairs.messages import (
     plain,
     plain_turns,
     same_turns,
+    templated,
     text_or_messages,
-    transcript,
+    turns_in,
 )
 from sparserm.pairs.split import preference_data
-from sparserm.pairs.templates import begins_templated, mark_in, read_turns, spoken
+from sparserm.pairs.templates import begins_templated, mark_in
+from sparserm.pairs.transcripts import transcript
 from sparserm.pairs.verdicts import paired
 from sparserm.support.files import one_line
 from sparserm.types import Message, PairIssue, PreferenceData, PreferencePair, Prompt, SparseRMError
@@ -303,18 +305,13 @@ def _explicit_prompt(
 ) -> tuple[Prompt, str | Prompt, str | Prompt]:
     if not isinstance(prompt, str):
         return prompt, chosen, rejected
-    if (whole := _whole_texts(chosen, rejected)) is not None:
+    if (whole := _whole_texts(prompt, chosen, rejected)) is not None:
         return whole[0][:-1], *whole  # which say the prompt again, with what stands before it
-    if begins_templated(prompt):
-        marked = _templated(prompt, "prompt")
-        begun = marked[-1].role == "assistant" and not spoken(marked[-1].content).strip()  # it may open or close the thinking
-        return (marked[:-1] if begun and len(marked) > 1 else marked), chosen, rejected
-    turns = transcript(prompt)
-    if turns is not None and turns[-1] == Message("assistant", ""):  # a transcript that ends with "Assistant:"
+    if (turns := turns_in(prompt)) is not None:
         chosen, rejected = (
             value.removeprefix(prompt).strip() if isinstance(value, str) else value for value in (chosen, rejected)
         )
-        return turns[:-1], chosen, rejected
+        return turns, chosen, rejected
     turn = Message("user", prompt)
     repeats = not isinstance(chosen, str) and not isinstance(rejected, str) and chosen[:-1] == rejected[:-1]
     if repeats and same_turns(chosen[-2:-1], (turn,)):  # type: ignore[arg-type]
@@ -323,24 +320,34 @@ def _explicit_prompt(
     return (turn,), chosen, rejected
 
 
-def _whole_texts(chosen: str | Prompt, rejected: str | Prompt) -> tuple[Prompt, Prompt] | None:
+def _whole_texts(prompt: str, chosen: str | Prompt, rejected: str | Prompt) -> tuple[Prompt, Prompt] | None:
     """The turns of two texts in a template, or of two transcripts, that differ in the last answer; None for other responses."""
     if not isinstance(chosen, str) or not isinstance(rejected, str):
         return None
     if begins_templated(chosen) and begins_templated(rejected):
-        whole: tuple[Prompt, Prompt] | None = _templated(chosen, "chosen"), _templated(rejected, "rejected")
+        whole: tuple[Prompt, Prompt] | None = templated(chosen, "chosen"), templated(rejected, "rejected")
     else:
         whole = _both_transcripts(chosen, rejected)
+        if whole is not None and not _says(whole[0], prompt):  # somebody asked for a transcript
+            return None
     if whole is None or whole[0][:-1] != whole[1][:-1]:
         return None
     return whole if all(len(one) > 1 and one[-1].role == "assistant" for one in whole) else None
+
+
+def _says(turns: Prompt, prompt: str) -> bool:
+    """Whether a prompt stands in a conversation: as the user's last turn or its first, or as all turns before the answer."""
+    if (told := turns_in(prompt)) is not None:
+        return same_turns(told, turns[:-1])
+    said = [turn.content.strip() for turn in turns if turn.role == "user"]
+    return prompt.strip() in (said[0], said[-1])
 
 
 def _implied_prompt(
     chosen: str | Prompt, rejected: str | Prompt, columns: FoundColumns
 ) -> tuple[Prompt, str | Prompt, str | Prompt]:
     if isinstance(chosen, str) and isinstance(rejected, str) and begins_templated(chosen) and begins_templated(rejected):
-        chosen, rejected = _templated(chosen, columns.chosen), _templated(rejected, columns.rejected)
+        chosen, rejected = templated(chosen, columns.chosen), templated(rejected, columns.rejected)
     elif isinstance(chosen, str) and isinstance(rejected, str):
         transcripts = _both_transcripts(chosen, rejected)
         if transcripts is None:
@@ -357,18 +364,6 @@ def _implied_prompt(
     if n == 0:
         raise RowError(columns.chosen, f"and {columns.rejected} share no first message as prompt: add a prompt column")
     return chosen[:n], chosen[n:], rejected[n:]
-
-
-def _templated(text: str, column: str) -> Prompt:
-    """The turns of a text in a chat template.
-
-    Raises:
-        RowError: a turn has an unknown role.
-    """
-    try:
-        return read_turns(text)
-    except SparseRMError as error:
-        raise RowError(column, str(error)) from error
 
 
 def _both_transcripts(chosen: str, rejected: str) -> tuple[Prompt, Prompt] | None:

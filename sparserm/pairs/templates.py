@@ -8,42 +8,69 @@ untrusted, so everything here runs in time linear in its length.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
-from sparserm.types import Message, Prompt, SparseRMError
+from sparserm.types import Message
 
-_ROLES = {"model": "assistant", "human": "user", "gpt": "assistant", "chatbot": "assistant", "developer": "system"}
+#: What templates, transcripts and messages call a role. What a tool returned is read as a user's message, as models read it.
+TOOLS = ("tool", "function", "ipython", "observation", "tool_response")
+ROLES = {
+    "system": "system",
+    "developer": "system",
+    **dict.fromkeys(("user", "human", "prompter", *TOOLS), "user"),
+    **dict.fromkeys(("assistant", "gpt", "chatgpt", "bot", "model"), "assistant"),
+}
+#: Other names of roles in templates: Command R, Mistral, MiniCPM.
+_OTHERS = {
+    "chatbot": "assistant",
+    "system_prompt": "system",
+    "inst": "user",
+    "/inst": "assistant",
+    "用户": "user",
+    "ai": "assistant",
+}
 #: Channels of turns that are not said to the user.
 _UNSAID = ("analysis", "commentary")
-
-
-@dataclass(frozen=True)
-class _Template:
-    """Markers of turns: ``opening`` captures the role, and the channel if there are any; each of ``closing`` ends the turn."""
-
-    opening: re.Pattern[str]
-    closing: tuple[str, ...] = ()
-
-
-_TEMPLATES = (
-    _Template(re.compile(r"<\|im_start\|>(\w{1,20})(?:\n|<\|im_sep\|>)"), ("<|im_end|>",)),  # ChatML: Qwen, SmolLM, Phi-4
-    _Template(re.compile(r"<\|start_header_id\|>(\w{1,20})<\|end_header_id\|>\n\n"), ("<|eot_id|>",)),  # Llama 3
-    _Template(re.compile(r"<start_of_turn>(\w{1,20})\n"), ("<end_of_turn>",)),  # Gemma
-    _Template(re.compile(r"<\|header_start\|>(\w{1,20})<\|header_end\|>\n\n"), ("<|eot|>",)),  # Llama 4
-    _Template(re.compile(r"<｜(User|Assistant)｜>"), ("<｜end▁of▁sentence｜>",)),  # DeepSeek
-    _Template(
-        re.compile(r"<\|START_OF_TURN_TOKEN\|><\|(SYSTEM|USER|CHATBOT)_TOKEN\|>"), ("<|END_OF_TURN_TOKEN|>",)
-    ),  # Command R
-    _Template(
-        re.compile(r"<\|start\|>(\w{1,20})(?:<\|channel\|>(\w{1,20}))?<\|message\|>"), ("<|end|>", "<|return|>")
-    ),  # gpt-oss
-    _Template(re.compile(r"<\|(system|user|assistant)\|>\n")),  # Zephyr, Phi-3: the closing marker may also occur in the text
+#: What follows the mark of a turn in most templates; a text that asks for an answer may end without it.
+_LINE = r"(?:\n|\s*\Z)"
+#: The mark that opens a turn, for each template; it captures the role, and the channel if there are any. Of two that match at
+#: the same place, the first one counts.
+_TEMPLATES = tuple(
+    re.compile(mark)
+    for mark in (
+        rf"<\|im_start\|>(\w{{1,20}})(?:<\|im_sep\|>|{_LINE})",  # ChatML: Qwen, SmolLM, Yi, InternLM 2, OLMo 3, Phi-4
+        rf"<\|start_header_id\|>(\w{{1,20}})<\|end_header_id\|>{_LINE}",  # Llama 3
+        rf"<\|header_start\|>(\w{{1,20}})<\|header_end\|>{_LINE}",  # Llama 4
+        rf"(?:<start_of_turn>|<\|turn>)(\w{{1,20}}){_LINE}",  # Gemma
+        r"<｜(User|Assistant)｜>",  # DeepSeek from V2.5 on
+        r"<\|START_OF_TURN_TOKEN\|><\|(SYSTEM|USER|CHATBOT)_TOKEN\|>",  # Command R, Command A
+        r"<\|start\|>(\w{1,20})(?:<\|channel\|>(\w{1,20}))?(?:<\|message\|>|\s*\Z)",  # gpt-oss
+        r"<\|start_of_role\|>(\w{1,20})(?: \{[^<>\n]{0,200}\})?<\|end_of_role\|>",  # Granite
+        r"<\|im_(system|user|assistant)\|>[^<>\n]{0,60}<\|im_middle\|>",  # Kimi
+        rf"<\|(system|user|assistant|observation|tool)\|>{_LINE}",  # Zephyr, Phi-3, OLMo 2, Falcon 3
+        r"(?:\[gMASK\]<?sop>?\s?|<\|bom\|>)?<\|(system|user|assistant|observation|tool)\|>",  # GLM, Jamba, Phi-4 mini
+        r"\[\|((?i:system|user|assistant|tool))\|\]",  # EXAONE
+        rf"<(?:extra_id_[01]|SPECIAL_1[01])>(System|User|Assistant){_LINE}",  # Nemotron
+        rf"<seed:bos>(\w{{1,20}}){_LINE}",  # Seed-OSS
+        r"<\|(System|User|Bot)\|>:",  # InternLM
+        r"<(用户|AI)>",  # MiniCPM
+        r"GPT4 Correct (User|Assistant):",  # OpenChat, Starling
+        r"\[(SYSTEM_PROMPT|INST|/INST)\]",  # Mistral, Llama 2: what closes the user's turn opens the assistant's
+    )
 )
-_INST, _INST_END = "[INST]", "[/INST]"  # Mistral, Llama 2
-#: Marks around what a model thinks before it answers: Qwen, DeepSeek, SmolLM; Magistral; Seed-OSS.
-_THINKING = (("<think>", "</think>"), ("<thinking>", "</thinking>"), ("[THINK]", "[/THINK]"), ("<seed:think>", "</seed:think>"))
-#: Marks before the first turn.
-_BEGINNINGS = re.compile(r"\s*(<s>|<bos>|<\|begin_of_text\|>|<BOS_TOKEN>|<｜begin▁of▁sentence｜>|<\|endoftext\|>)?\s*")
+#: Marks around what a model thinks before it answers: Qwen, DeepSeek, SmolLM; Magistral; Seed-OSS; EXAONE; Command A; Gemma 4.
+_THINKING = (
+    ("<think>", "</think>"),
+    ("<thinking>", "</thinking>"),
+    ("[THINK]", "[/THINK]"),
+    ("<seed:think>", "</seed:think>"),
+    ("<thought>", "</thought>"),
+    ("<|START_THINKING|>", "<|END_THINKING|>"),
+    ("<|channel>thought", "<channel|>"),
+)
+#: Marks before the first turn, and what fills a batch; those of the group are in no other text.
+_BEGINNINGS = re.compile(
+    r"\s*(?:(?:<s>|<pad>|(<bos>|<\|begin_of_text\|>|<BOS_TOKEN>|<｜begin▁of▁sentence｜>|<\|startoftext\|>|<\|endoftext\|>))\s*)*"
+)
 _ENDS = (
     "</s>",
     "<|im_end|>",
@@ -52,25 +79,36 @@ _ENDS = (
     "<|eot|>",
     "<|end|>",
     "<|return|>",
+    "<|call|>",
     "<|endoftext|>",
     "<|end_of_text|>",
+    "<|end_of_turn|>",
+    "<|eom|>",
+    "<|EOT|>",
+    "<|END_RESPONSE|>",
     "<|END_OF_TURN_TOKEN|>",
     "<｜end▁of▁sentence｜>",
     "<end_of_turn>",
+    "<turn|>",
+    "[|endofturn|]",
+    "[/SYSTEM_PROMPT]",
+    "<seed:eos>",
+    "<SPECIAL_12>",
+    "<eoh>",
+    "<eoa>",
     "<eos>",
     "<pad>",
 )
-
-
-#: Any mark that a template writes around turns or thinking.
+#: Any mark that a template writes around turns or thinking, also in templates that are not known here.
 _MARK = re.compile(
     "|".join(
         [
-            *(one.opening.pattern.replace("(\\w", "(?:\\w") for one in _TEMPLATES),
+            r"<\|[A-Za-z]\w{0,40}\|>|<｜[^｜<>\n]{1,40}｜>|\[\|[A-Za-z]\w{0,20}\|\]",
+            r"\[/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|gMASK)\]|<</?SYS>>",
+            r"<start_of_turn>|<\|turn>|<(?:extra_id_|SPECIAL_)\d{1,2}>|<seed:bos>|<用户>|GPT4 Correct (?:User|Assistant):",
+            r"### (?:Instruction|Response|Human|Assistant):",
             # Not `</s>`, which is HTML, too.
-            r"<\|(?:user|assistant|system|start_of_role|end_of_role)\|>|\[/?SYSTEM_PROMPT\]|\[AVAILABLE_TOOLS\]",
-            r"<extra_id_\d>|\[\|(?:user|assistant|system)\|\]|<seed:bos>|### (?:Instruction|Response):",
-            *map(re.escape, (_INST, _INST_END, *_ENDS[1:], *(mark for pair in _THINKING for mark in pair))),
+            *map(re.escape, (*_ENDS[1:], *(mark for pair in _THINKING for mark in pair))),
         ]
     )
 )
@@ -78,60 +116,127 @@ _MARK = re.compile(
 
 def mark_in(text: str) -> str | None:
     """The first mark of a chat template that stands anywhere in a text, on one line; None if there is none."""
-    found = _MARK.search(text) if any(one in text for one in ("<", "[", "### ")) else None
+    found = _MARK.search(text) if any(one in text for one in ("<", "[", "### ", "GPT4 ")) else None
     return found[0].strip() if found else None
+
+
+def after_beginning(text: str) -> str:
+    """A text without the marks that stand before its first turn."""
+    beginning = _BEGINNINGS.match(text)
+    assert beginning is not None  # it may be empty
+    return text[beginning.end() :]
 
 
 def begins_templated(text: str) -> bool:
     """Whether a text begins with the mark of a turn in one of the known templates, after that of a text if there is one."""
     beginning = _BEGINNINGS.match(text)
     assert beginning is not None  # it may be empty
-    if beginning[1] and any(one.opening.search(text) for one in _TEMPLATES):  # DeepSeek writes the system message right there
-        return True
-    start = text[beginning.end() :]
-    return start.startswith(_INST) or any(one.opening.match(start) for one in _TEMPLATES)
+    for opening in _TEMPLATES:
+        if found := opening.match(text, beginning.end()):
+            # An assistant's mark alone is that of a response, and Mistral closes what the user says.
+            alone = _role(found) == "assistant" or found[1] == "INST"
+            return not alone or opening.search(text, found.end()) is not None
+    # DeepSeek writes the system message right after the mark of a text.
+    return bool(beginning[1]) and any(opening.search(text, beginning.end()) for opening in _TEMPLATES)
+
+
+def ends_templated(text: str) -> bool:
+    """Whether a text that does not begin with a mark asks for an answer in one of the known templates at its end."""
+    turns = read_turns(text)
+    return len(turns) > 1 and turns[-1].role == "assistant" and not spoken(turns[-1].content).strip()
 
 
 def read_turns(text: str) -> tuple[Message, ...]:
-    """The turns of a text in one of the known templates; an empty assistant turn at its end asks for the answer.
+    """The turns of a text, in the template whose marker comes first; none without markers. Unknown roles are kept.
 
-    Raises:
-        SparseRMError: a turn has an unknown role.
+    An empty assistant turn at the end asks for the answer. Thinking is left out of all but the last turn. Text before the first
+    mark is a system message.
     """
-    turns = _turns(text)
-    if unknown := [turn.role for turn in turns if turn.role not in ("system", "user", "assistant")]:
-        raise SparseRMError(f"a turn has the role {unknown[0]!r}, expected system, user or assistant")
+    found = [(found.start(), opening) for opening in _TEMPLATES if (found := opening.search(text))]
+    return _marked(text, min(found, key=lambda one: one[0])[1]) if found else ()
+
+
+def _role(found: re.Match[str]) -> str:
+    """The role that a mark opens, in lower case if it is unknown."""
+    role = found[1].lower()
+    return ROLES.get(role) or _OTHERS.get(role, role)
+
+
+def _marked(text: str, opening: re.Pattern[str]) -> tuple[Message, ...]:
+    """Parse turns that begin with a role marker."""
+    opened = list(opening.finditer(text))
+    ends = [*(found.start() for found in opened[1:]), len(text)]
+    beginning = _BEGINNINGS.match(text)
+    assert beginning is not None
+    before = stripped(text[beginning.end() : opened[0].start()])
+    turns = [Message("system", before)] if before else []
+    for found, end in zip(opened, ends, strict=True):
+        role, last = _role(found), end == len(text)
+        content = stripped(text[found.end() : end] if last else text[found.end() : end].rstrip().removesuffix("<s>"))
+        if opening.groups > 1 and found[2] in _UNSAID:
+            if not last:
+                continue
+            content = ""  # nothing was said
+        if role == "user" and content.startswith("<<SYS>>") and "<</SYS>>" in content:  # Llama 2
+            system, _, content = (part.strip() for part in content.removeprefix("<<SYS>>").partition("<</SYS>>"))
+            turns.append(Message("system", system))
+        if role == "assistant" and not last:
+            content = spoken(content) or content
+        if content or role != "system":
+            turns.append(Message(role, content))
     return tuple(turns)
 
 
+def stripped(text: str) -> str:
+    """A text without surrounding white space and the marks that end it."""
+    end = len(text.rstrip())
+    while mark := next((mark for mark in _ENDS if text.endswith(mark, 0, end)), None):
+        end -= len(mark)
+        while end and text[end - 1].isspace():
+            end -= 1
+    return text[:end].lstrip()
+
+
 def spoken(response: str) -> str:
-    """What a response says to the user: without thinking, channels that are not shown, and the marks that end a turn.
+    """What a response says to the user: without thinking, channels that are not shown, and the marks around a turn.
 
     A block of thinking at the beginning is left out; one that is never closed is all there is, so nothing remains. Templates
     that open the block in the prompt leave only its end in the response. Text without any of these is unchanged.
     """
-    text = _without_ends(response)
-    while (answer := _after_thinking(text)) is not None:
-        text = answer
-    return text
+    return _said(response)[0]
 
 
 def thinks(response: str) -> bool:
     """Whether :func:`spoken` leaves thinking out of a response."""
-    return _after_thinking(_without_ends(response)) is not None
+    return _said(response)[1]
+
+
+def _said(response: str) -> tuple[str, bool]:
+    """What a response says, and whether thinking was left out of it."""
+    text, thought = _without_ends(response), False
+    closed = text is not response
+    while True:
+        if (answer := _after_thinking(text)) is not None:
+            text, thought = answer, True
+        elif (answer := _after_opening(text, closed)) is not None:
+            text = answer
+        elif thought and text.startswith("<response>") and text.rstrip().endswith("</response>"):  # Granite
+            text = text.rstrip().removeprefix("<response>").removesuffix("</response>").strip()
+        else:
+            return text, thought
 
 
 def _without_ends(text: str) -> str:
     """A text without the marks that end it; unchanged if there are none, or ``</s>`` closes a ``<s>`` of HTML."""
     whole = text.rstrip()
-    return text if not whole.endswith(_ENDS) or (whole.endswith("</s>") and "<s>" in whole) else _stripped(text)
+    return text if not whole.endswith(_ENDS) or (whole.endswith("</s>") and "<s>" in whole) else stripped(text)
 
 
 def _after_thinking(text: str) -> str | None:
     """What follows thinking at the beginning of a text; None if there is none."""
     start = text.lstrip()
-    if start.startswith("<|channel|>"):  # gpt-oss
-        return start.rpartition("<|message|>")[2].lstrip() if "<|channel|>final<|message|>" in start else ""
+    if start.startswith(("<|channel|>analysis", "<|channel|>commentary")):  # gpt-oss
+        return start.partition("<|channel|>final<|message|>")[2].lstrip()
     for opening, closing in _THINKING:
         before, closed, after = text.partition(closing)
         if start.startswith(opening) or (closed and opening not in before):
@@ -139,79 +244,19 @@ def _after_thinking(text: str) -> str | None:
     return None
 
 
-def read_query(query: str, prompt: str | None = None) -> tuple[Prompt, str]:
-    """Split ``query``, a prompt with its response in any of the known templates, into the conversation and the response.
-
-    Thinking is still in the response; :func:`spoken` leaves it out.
+def _after_opening(text: str, closed: bool) -> str | None:
+    """What follows the mark of an assistant's turn at the beginning of a response; None if there is none.
 
     Args:
-        prompt: the prompt part of ``query``; if the query begins with it, markers in the response are ignored.
-
-    Raises:
-        SparseRMError: the query does not begin with ``prompt``, and its last recognised turn is not an answer to another turn.
+        closed: whether a mark ended the response; otherwise one that stands before text on its line may be meant as text.
     """
-    if prompt and prompt.strip() and query.startswith(prompt):
-        turns, response = _turns(prompt), query[len(prompt) :]
-        if not turns:
-            return (Message("user", prompt.strip()),), _stripped(response)
-        if turns[-1].role == "assistant":  # the generation prompt, possibly with the beginning of the response
-            return tuple(turns[:-1]), _stripped(turns[-1].content + response)
-        return tuple(turns), _stripped(response)
-    turns = _turns(query)
-    if len(turns) > 1 and turns[-1].role == "assistant":
-        return tuple(turns[:-1]), turns[-1].content
-    raise SparseRMError(
-        f"the query {query[:60]!r} has no turns of a known chat template and does not begin with its prompt; expected prompt "
-        "and response in one text; send the prompts too"
-    )
-
-
-def _turns(text: str) -> list[Message]:
-    """The turns, parsed with the template whose marker comes first; empty if there are no markers."""
-    starts = [(found.start(), template) for template in _TEMPLATES if (found := template.opening.search(text))]
-    first = min(starts, key=lambda one: one[0], default=None)
-    at = text.find(_INST)
-    if at >= 0 and (first is None or at < first[0]):
-        return _instructions(text)
-    return _marked(text, first[1]) if first else []
-
-
-def _marked(text: str, template: _Template) -> list[Message]:
-    """Parse turns that begin with a role marker."""
-    opened = list(template.opening.finditer(text))
-    ends = [*(found.start() for found in opened[1:]), len(text)]
-    beginning = _BEGINNINGS.match(text)
-    assert beginning is not None
-    before = text[beginning.end() : opened[0].start()].strip() if beginning[1] else ""
-    turns = [Message("system", before)] if before else []
-    for found, end in zip(opened, ends, strict=True):
-        content = text[found.end() : end]
-        for closing in template.closing:
-            content = content.partition(closing)[0]
-        role = found[1].lower()
-        if template.opening.groups < 2 or found[2] not in _UNSAID:
-            turns.append(Message(_ROLES.get(role, role), _stripped(content)))
-    return turns
-
-
-def _instructions(text: str) -> list[Message]:
-    """Parse turns of Mistral and Llama 2; the latter puts the system message into the first user turn."""
-    turns = []
-    for part in text.split(_INST)[1:]:
-        user, _, answer = part.partition(_INST_END)
-        if user.lstrip().startswith("<<SYS>>"):
-            system, _, user = user.lstrip().removeprefix("<<SYS>>").partition("<</SYS>>")
-            turns.append(Message("system", system.strip()))
-        answer = answer.strip().removesuffix("<s>")  # start of Llama 2's next turn
-        turns += [Message("user", user.strip()), Message("assistant", _stripped(answer))]
-    return turns
-
-
-def _stripped(text: str) -> str:
-    """Strip surrounding white space and trailing end-of-text markers."""
-    end = len(text.rstrip())
-    while mark := next((mark for mark in _ENDS if text.endswith(mark, 0, end)), None):
-        end -= len(mark)
-        while end and text[end - 1].isspace():
-            end -= 1
-    return text[:end].lstrip()
+    start = text.lstrip()
+    for mark in ("<|START_RESPONSE|>", "<|channel|>final<|message|>"):
+        if start.startswith(mark):
+            return start[len(mark) :].lstrip()
+    if not start.startswith(("<", "[|", "GPT4 ")):
+        return None
+    found = next((found for opening in _TEMPLATES if (found := opening.match(start))), None)
+    if found is None or _role(found) != "assistant" or not (closed or "\n" in found[0]):
+        return None
+    return start[found.end() :].lstrip()

@@ -15,8 +15,7 @@ from sparserm.integrations.server.clients import Clients, client_name
 from sparserm.integrations.server.logs import REQUEST, log_texts
 from sparserm.integrations.server.service import Rewards, Service, TooLargeError
 from sparserm.model import SparseRM
-from sparserm.pairs.messages import as_completion, as_prompt, holds_thinking
-from sparserm.pairs.templates import read_query
+from sparserm.pairs.messages import as_completion, as_prompt, holds_thinking, read_query
 from sparserm.types import Message, SparseRMError, Text
 
 _T = TypeVar("_T")

@@ -24,9 +24,9 @@ from hypothesis import strategies as st
 
 from sparserm.pairs.cells import looks_like_messages
 from sparserm.pairs.files import read_bytes
-from sparserm.pairs.messages import transcript
 from sparserm.pairs.parsing import parse_rows
 from sparserm.pairs.templates import mark_in, spoken
+from sparserm.pairs.transcripts import transcript
 from sparserm.types import Message, Prompt, SparseRMError
 
 #: Examples of each test: a few seconds of each in CI.

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparserm.pairs.candidates import read_candidates
-from sparserm.pairs.messages import as_completion, as_prompt, as_response
+from sparserm.pairs.messages import as_completion, as_prompt, as_response, read_query
 from sparserm.pairs.parsing import PairsError, parse_pairs
-from sparserm.pairs.templates import mark_in, read_query, spoken, thinks
+from sparserm.pairs.templates import mark_in, spoken, thinks
 from sparserm.support.files import to_jsonl
 from sparserm.types import SparseRMError
 

@@ -6,7 +6,8 @@ import contextlib
 
 import pytest
 
-from sparserm.pairs.templates import read_query, spoken
+from sparserm.pairs.messages import read_query
+from sparserm.pairs.templates import spoken
 from sparserm.types import Message, SparseRMError
 
 ASKED = (Message("system", "Be kind."), Message("user", "Hi\nthere"))

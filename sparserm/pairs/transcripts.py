@@ -1,0 +1,82 @@
+"""Parse transcripts, in which words such as ``Human:`` and ``Assistant:`` open the turns, into conversations.
+
+These words stand in ordinary texts, too, such as plays and guides. So a text is read as a transcript only where its form says
+that it is one: a prompt ends where the answer begins, and two whole transcripts differ in the last answer.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from sparserm.pairs.templates import after_beginning, spoken, stripped
+from sparserm.types import Message, Prompt
+
+
+@dataclass(frozen=True)
+class _Form:
+    """A kind of transcript: what opens the assistant's turn, and what opens any turn, which captures who speaks."""
+
+    asks: str
+    opening: re.Pattern[str]
+
+
+_HH = _Form("Assistant:", re.compile(r"(?:\A|\n\n)(System|Human|Assistant):"))
+_LINES = _Form("Assistant:", re.compile(r"(?:(?<![^\n])|(?<=｜>))(System|User|Assistant):"))  # DeepSeek V2, Falcon, RWKV
+#: The first form that fits is used.
+_FORMS = (
+    _HH,
+    _LINES,
+    _Form("ASSISTANT:", re.compile(r"(?:(?<!\S)|(?<=</s>))(SYSTEM|USER|ASSISTANT):")),  # Vicuna, LLaVA, Orca
+    _Form("### Assistant:", re.compile(r"(?<!#)### (System|User|Human|Assistant):")),  # Guanaco, StableBeluga
+    _Form("### Response:", re.compile(r"(?<![^\n])### (Instruction|Input|Response):")),  # Alpaca, DeepSeek Coder
+)
+_ROLES = {"system": "system", "assistant": "assistant", "response": "assistant"}
+
+
+def transcript(text: str) -> Prompt | None:
+    """The turns of a text that may be a transcript; None if it is not one.
+
+    Text before the first turn is the system message. The user speaks first, and in turn with the assistant; in an HH-RLHF
+    transcript that begins with ``Human:``, in any order.
+    """
+    found = _found(text)
+    return found[1] if found else None
+
+
+def asked(text: str) -> Prompt | None:
+    """The turns of a prompt that is surely a transcript: it ends with ``Assistant:``, or is one of HH-RLHF; None otherwise."""
+    found = _found(text)
+    if found is None:
+        alone = text.startswith("\n\nHuman:") and _HH.opening.split(text)[1::2] == ["Human"]
+        return (Message("user", text.removeprefix("\n\nHuman:").strip()),) if alone else None
+    form, turns = found
+    if form is _LINES and turns[0].role == "system" and not re.search(r"\n\nUser:|\A\s*System:", after_beginning(text)):
+        return None  # a line of an ordinary text may begin with this word
+    if turns[-1].role == "assistant" and not spoken(turns[-1].content).strip():  # which may open or close the thinking
+        return turns[:-1]
+    return turns if turns[-1].role == "user" and text.startswith("\n\nHuman:") else None
+
+
+def _found(text: str) -> tuple[_Form, Prompt] | None:
+    """The first form that fits a text, and its turns."""
+    body = after_beginning(text)
+    fitting = ((form, _turns(body, form)) for form in _FORMS if form.asks in body)
+    return next(((form, turns) for form, turns in fitting if turns), None)
+
+
+def _turns(text: str, form: _Form) -> Prompt:
+    """The turns of a text in one form; none if it does not fit."""
+    before, *parts = form.opening.split(text)
+    turns = [Message("system", before.strip())] if before.strip() else []
+    for speaker, said in zip(parts[::2], parts[1::2], strict=True):
+        role, content = _ROLES.get(speaker.lower(), "user"), stripped(said)
+        if speaker == "Input" and turns and turns[-1].role == "user":  # of Alpaca's instruction
+            turns[-1] = Message("user", "\n\n".join(filter(None, (turns[-1].content, content))))
+        elif content or role != "system":
+            turns.append(Message(role, content))
+    roles = [turn.role for turn in turns]
+    told = roles[1:] if roles[:1] == ["system"] else roles
+    in_turn = all(role == ("user", "assistant")[i % 2] for i, role in enumerate(told))
+    any_order = form is _HH and roles[:1] == ["user"] and "system" not in roles
+    return tuple(turns) if len(told) > 1 and (in_turn or any_order) else ()
