@@ -31,7 +31,7 @@ from sparserm.pairs.messages import (
 )
 from sparserm.pairs.split import preference_data
 from sparserm.pairs.templates import begins_templated, mark_in
-from sparserm.pairs.transcripts import transcript
+from sparserm.pairs.transcripts import continued, speaker_in, transcript
 from sparserm.pairs.verdicts import paired
 from sparserm.support.files import one_line
 from sparserm.types import Message, PairIssue, PreferenceData, PreferencePair, Prompt, SparseRMError
@@ -326,6 +326,8 @@ def _whole_texts(prompt: str, chosen: str | Prompt, rejected: str | Prompt) -> t
         return None
     if begins_templated(chosen) and begins_templated(rejected):
         whole: tuple[Prompt, Prompt] | None = templated(chosen, "chosen"), templated(rejected, "rejected")
+    elif (begun := (continued(prompt, chosen), continued(prompt, rejected))) and begun[0] and begun[1]:
+        whole = begun[0], begun[1]
     else:
         whole = _both_transcripts(chosen, rejected)
         if whole is not None and not _says(whole[0], prompt):  # somebody asked for a transcript
@@ -397,8 +399,7 @@ def _warnings(rows: Iterable[RawRow], pairs: Iterable[PreferencePair], columns: 
         for column, text in ((columns.chosen, pair.chosen), (columns.rejected, pair.rejected)):
             if text.strip() in _MISSING_MARKS:
                 found.append((pair.row, column, f"is the text {text.strip()!r}, which may be a missing value"))
-            if mark := mark_in(text):
-                found.append((pair.row, column, f"has {mark} in it, a mark of a chat template: read as text"))
+            found += _mark_warning(pair.row, column, text)
             if not visible(text):
                 found.append((pair.row, column, "has no visible characters"))
         if pair.chosen != pair.rejected and visible(pair.chosen) == visible(pair.rejected):
@@ -408,12 +409,19 @@ def _warnings(rows: Iterable[RawRow], pairs: Iterable[PreferencePair], columns: 
 
 def _prompt_warnings(pair: PreferencePair, column: str) -> list[tuple[int, str, str]]:
     """Marks of templates in a prompt, and messages without text."""
-    found = []
-    if mark := next((mark for turn in pair.prompt if (mark := mark_in(turn.content))), None):
-        found.append((pair.row, column, f"has {mark} in it, a mark of a chat template: read as text"))
+    found = next((found for turn in pair.prompt if (found := _mark_warning(pair.row, column, turn.content))), [])
     if any(not turn.content.strip() for turn in pair.prompt):
         found.append((pair.row, column, "prompt has a message without text"))
     return found
+
+
+def _mark_warning(row: int, column: str, text: str) -> list[tuple[int, str, str]]:
+    """A warning if a text has marks of a template or of a transcript, which are read as text."""
+    if mark := mark_in(text):
+        return [(row, column, f"has {mark} in it, a mark of a chat template: read as text")]
+    if word := speaker_in(text):
+        return [(row, column, f"looks like a transcript ({word}): read as text")]
+    return []
 
 
 def _doubtful_rows(rows: Iterable[RawRow], columns: FoundColumns) -> list[tuple[int, str, str]]:

@@ -98,6 +98,7 @@ _ENDS = (
     "<eoa>",
     "<eos>",
     "<pad>",
+    "<|user|>",  # GLM
 )
 #: Any mark that a template writes around turns or thinking, also in templates that are not known here.
 _MARK = re.compile(
@@ -182,9 +183,10 @@ def _marked(text: str, opening: re.Pattern[str]) -> tuple[Message, ...]:
             turns.append(Message("system", system))
         if role == "assistant" and not last:
             content = spoken(content) or content
-        if content or role != "system":
+        # Nothing is said in an empty system message, nor in the user's turn that GLM opens to end its own.
+        if content or role == "assistant" or (role == "user" and not last):
             turns.append(Message(role, content))
-    return tuple(turns)
+    return tuple(turns) or (Message(role, content),)
 
 
 def stripped(text: str) -> str:

@@ -31,6 +31,10 @@ _FORMS = (
     _Form("### Assistant:", re.compile(r"(?<!#)### (System|User|Human|Assistant):")),  # Guanaco, StableBeluga
     _Form("### Response:", re.compile(r"(?<![^\n])### (Instruction|Input|Response):")),  # Alpaca, DeepSeek Coder
 )
+#: A text that begins with one of these may be a transcript; with a question, if a line begins with ``A:``.
+_BEGUN = re.compile(
+    r"\s*((?:### )?(?:Human|User|USER|Assistant|ASSISTANT|Instruction|Response):|Q:(?=.*\n\s{0,8}A:))", re.DOTALL
+)
 _ROLES = {"system": "system", "assistant": "assistant", "response": "assistant"}
 
 
@@ -56,6 +60,27 @@ def asked(text: str) -> Prompt | None:
     if turns[-1].role == "assistant" and not spoken(turns[-1].content).strip():  # which may open or close the thinking
         return turns[:-1]
     return turns if turns[-1].role == "user" and text.startswith("\n\nHuman:") else None
+
+
+def speaker_in(text: str) -> str | None:
+    """What opens the first turn of a text that may be a transcript, or begins like one; None for other texts."""
+    if found := _found(text):
+        opening = found[0].opening.search(after_beginning(text))
+        assert opening is not None  # it has turns
+        return opening[0].strip()
+    begun = _BEGUN.match(text)
+    return begun[1] if begun else None
+
+
+def continued(prompt: str, response: str) -> Prompt | None:
+    """The turns of a transcript that goes on in a response, which begins with ``Assistant:``; None for other texts."""
+    begun = _BEGUN.match(response)
+    turns = transcript(f"{prompt.rstrip()}\n\n{response.lstrip()}") if begun and _answers(begun[1]) else None
+    return turns if turns and [turn.role for turn in turns[-2:]] == ["user", "assistant"] else None
+
+
+def _answers(word: str) -> bool:
+    return word.removeprefix("### ").rstrip(":").lower() in ("assistant", "response")
 
 
 def _found(text: str) -> tuple[_Form, Prompt] | None:
