@@ -341,8 +341,8 @@ def _says(turns: Prompt, prompt: str) -> bool:
     """Whether a prompt stands in a conversation: as the user's last turn or its first, or as all turns before the answer."""
     if (told := turns_in(prompt)) is not None:
         return same_turns(told, turns[:-1])
-    said = [turn.content.strip() for turn in turns if turn.role == "user"]
-    return prompt.strip() in (said[0], said[-1])
+    said = [turn.content.split() for turn in turns if turn.role == "user"]
+    return prompt.split() in (said[0], said[-1])
 
 
 def _implied_prompt(
@@ -399,7 +399,7 @@ def _warnings(rows: Iterable[RawRow], pairs: Iterable[PreferencePair], columns: 
         for column, text in ((columns.chosen, pair.chosen), (columns.rejected, pair.rejected)):
             if text.strip() in _MISSING_MARKS:
                 found.append((pair.row, column, f"is the text {text.strip()!r}, which may be a missing value"))
-            found += _mark_warning(pair.row, column, text)
+            found += _mark_warning(pair.row, column, text, response=True)
             if not visible(text):
                 found.append((pair.row, column, "has no visible characters"))
         if pair.chosen != pair.rejected and visible(pair.chosen) == visible(pair.rejected):
@@ -415,11 +415,11 @@ def _prompt_warnings(pair: PreferencePair, column: str) -> list[tuple[int, str, 
     return found
 
 
-def _mark_warning(row: int, column: str, text: str) -> list[tuple[int, str, str]]:
+def _mark_warning(row: int, column: str, text: str, *, response: bool = False) -> list[tuple[int, str, str]]:
     """A warning if a text has marks of a template or of a transcript, which are read as text."""
     if mark := mark_in(text):
         return [(row, column, f"has {mark} in it, a mark of a chat template: read as text")]
-    if word := speaker_in(text):
+    if word := speaker_in(text, response=response):
         return [(row, column, f"looks like a transcript ({word}): read as text")]
     return []
 

@@ -31,7 +31,7 @@ _OTHERS = {
 #: Channels of turns that are not said to the user.
 _UNSAID = ("analysis", "commentary")
 #: What follows the mark of a turn in most templates; a text that asks for an answer may end without it.
-_LINE = r"(?:\n|\s*\Z)"
+_LINE = r"(?:\r?\n|\s*\Z)"
 #: The mark that opens a turn, for each template; it captures the role, and the channel if there are any. Of two that match at
 #: the same place, the first one counts.
 _TEMPLATES = tuple(

@@ -21,21 +21,28 @@ class _Form:
     opening: re.Pattern[str]
 
 
-_HH = _Form("Assistant:", re.compile(r"(?:\A|\n\n)(System|Human|Assistant):"))
-_LINES = _Form("Assistant:", re.compile(r"(?:(?<![^\n])|(?<=｜>))(System|User|Assistant):"))  # DeepSeek V2, Falcon, RWKV
+_HH = _Form("Assistant:", re.compile(r"(?:\A|\n\r?\n)(System|Human|Assistant):"))
+#: Words that begin a line: DeepSeek V2, Falcon, RWKV; the roles of messages, and of ShareGPT.
+_LINES = (
+    _Form("Assistant:", re.compile(r"(?:(?<![^\n])|(?<=｜>))(System|User|Assistant):")),
+    _Form("assistant:", re.compile(r"(?<![^\n])(system|user|assistant):")),
+    _Form("gpt:", re.compile(r"(?<![^\n])(system|human|gpt):")),
+)
 #: The first form that fits is used.
 _FORMS = (
     _HH,
-    _LINES,
+    *_LINES,
     _Form("ASSISTANT:", re.compile(r"(?:(?<!\S)|(?<=</s>))(SYSTEM|USER|ASSISTANT):")),  # Vicuna, LLaVA, Orca
     _Form("### Assistant:", re.compile(r"(?<!#)### (System|User|Human|Assistant):")),  # Guanaco, StableBeluga
     _Form("### Response:", re.compile(r"(?<![^\n])### (Instruction|Input|Response):")),  # Alpaca, DeepSeek Coder
 )
-#: A text that begins with one of these may be a transcript; with a question, if a line begins with ``A:``.
-_BEGUN = re.compile(
-    r"\s*((?:### )?(?:Human|User|USER|Assistant|ASSISTANT|Instruction|Response):|Q:(?=.*\n\s{0,8}A:))", re.DOTALL
+#: A text that begins with one of these may be a transcript.
+_BEGUN = re.compile(r"\s*((?:### )?(?:Human|User|USER|Assistant|ASSISTANT|Instruction|Response):)")
+#: A question and its answer, which may be a response that repeats the prompt.
+_ANSWERED = re.compile(
+    r"\s*((?:\*\*)?(?:Q|Question|User|Human):)(?=.*\n\s{0,8}(?:\*\*)?(?:A|Answer|Assistant|AI|Bot):)", re.DOTALL
 )
-_ROLES = {"system": "system", "assistant": "assistant", "response": "assistant"}
+_ROLES = {"system": "system", **dict.fromkeys(("assistant", "response", "gpt"), "assistant")}
 
 
 def transcript(text: str) -> Prompt | None:
@@ -55,20 +62,25 @@ def asked(text: str) -> Prompt | None:
         alone = text.startswith("\n\nHuman:") and _HH.opening.split(text)[1::2] == ["Human"]
         return (Message("user", text.removeprefix("\n\nHuman:").strip()),) if alone else None
     form, turns = found
-    if form is _LINES and turns[0].role == "system" and not re.search(r"\n\nUser:|\A\s*System:", after_beginning(text)):
+    apart = re.search(r"(?i)\n\r?\n(?:user|human):|\A\s*system:", after_beginning(text))
+    if form in _LINES and turns[0].role == "system" and not apart:
         return None  # a line of an ordinary text may begin with this word
     if turns[-1].role == "assistant" and not spoken(turns[-1].content).strip():  # which may open or close the thinking
         return turns[:-1]
     return turns if turns[-1].role == "user" and text.startswith("\n\nHuman:") else None
 
 
-def speaker_in(text: str) -> str | None:
-    """What opens the first turn of a text that may be a transcript, or begins like one; None for other texts."""
+def speaker_in(text: str, *, response: bool = False) -> str | None:
+    """What opens the first turn of a text that may be a transcript, or begins like one; None for other texts.
+
+    Args:
+        response: whether it is a response, in which a question with its answer is odd; in a prompt they are an example.
+    """
     if found := _found(text):
         opening = found[0].opening.search(after_beginning(text))
         assert opening is not None  # it has turns
         return opening[0].strip()
-    begun = _BEGUN.match(text)
+    begun = _BEGUN.match(text) or (_ANSWERED.match(text) if response else None)
     return begun[1] if begun else None
 
 

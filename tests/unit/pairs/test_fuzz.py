@@ -28,6 +28,7 @@ from sparserm.pairs.parsing import parse_rows
 from sparserm.pairs.templates import mark_in, spoken
 from sparserm.pairs.transcripts import transcript
 from sparserm.types import Message, Prompt, SparseRMError
+from tests.unit.pairs.templated import TEMPLATES
 
 #: Examples of each test: a few seconds of each in CI.
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "300"))
@@ -311,3 +312,53 @@ def test_rows_of_anything_are_read_or_refused_and_never_crash(rows: list[dict[st
 def test_bytes_of_anything_are_read_or_refused_and_never_crash(content: bytes, kind: str) -> None:
     with pytest.raises(SparseRMError):
         _read(content, f"a.{kind}")
+
+
+# ------------------------------------------------------------------------------------------- templates and transcripts
+
+
+@THOROUGH
+@given(_meant(), st.sampled_from(sorted(TEMPLATES)), st.sampled_from(["prompt", "whole", "both"]), st.booleans())
+def test_what_was_meant_is_read_out_of_every_template(meant: Meant, name: str, kind: str, thinks: bool) -> None:
+    template = TEMPLATES[name]
+    turns = tuple(turn for turn in meant.prompt if turn.role != "system" or template.system)
+    asked, before = template.prompt(turns), template.thinks if thinks else template.says
+    chosen, rejected = (before + text + template.end for text in (meant.chosen, meant.rejected))
+    row = (
+        {"chosen": chosen, "rejected": rejected}
+        if kind == "prompt"
+        else {"chosen": asked + chosen, "rejected": asked + rejected}
+    )
+    prompt = {} if kind == "whole" else {"prompt": asked if kind == "prompt" else meant.turns[-1]}
+    (found,) = parse_rows(read_bytes(WRITERS["jsonl"]([{**prompt, **row}]), "a.jsonl"), "a", columns=None, skip_bad=False).pairs
+    expected = [(turn.role, turn.content.strip()) for turn in turns]
+    assert [(turn.role, turn.content.strip()) for turn in found.prompt] == expected
+    assert (found.chosen.strip(), found.rejected.strip()) == (meant.chosen.strip(), meant.rejected.strip())
+
+
+_MARKS = st.sampled_from(
+    [
+        *("<|im_start|>user\n", "<|im_end|>", "[INST]", "[/INST]", "<|user|>", "<|assistant|>\n", "<｜User｜>", "[|user|]"),
+        *("\n\nHuman: ", "\n\nAssistant: ", "\nUser: ", "USER: ", " ASSISTANT: ", "### Instruction:\n", "### Response:\n"),
+        *(
+            "<|start_of_role|>user<|end_of_role|>",
+            "[gMASK]<sop>",
+            "<|im_user|>user<|im_middle|>",
+            "<|channel|>final<|message|>",
+        ),
+    ]
+)
+
+
+@THOROUGH
+@given(PLAIN, st.lists(st.tuples(_MARKS, PLAIN), min_size=1, max_size=3), PLAIN)
+def test_marks_in_the_middle_are_text_and_never_passed_over_in_silence(
+    begin: str, marked: list[tuple[str, str]], end: str
+) -> None:
+    """A text that begins with a word, and has marks and words after it, is kept as it is; or refused."""
+    text = f"Well, {begin}" + "".join(mark + said for mark, said in marked) + f" so {end}."
+    for row in ({"prompt": "Why?", "chosen": text, "rejected": "No."}, {"prompt": text, "chosen": "Yes.", "rejected": "No."}):
+        found = parse_rows(read_bytes(WRITERS["jsonl"]([row]), "a.jsonl"), "a", columns=None, skip_bad=False)
+        (pair,) = found.pairs
+        assert (pair.prompt, pair.chosen) == ((Message("user", row["prompt"]),), row["chosen"])
+        assert mark_in(text) is None or any("read as text" in issue.problem for issue in found.issues)

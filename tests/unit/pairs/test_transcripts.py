@@ -68,6 +68,10 @@ ALPACA = "Below is an instruction that describes a task, paired with an input. W
             (Message("system", ALPACA), Message("user", f"{Q}\n\nIn a word.")),
         ),
         (f"### Human: {Q}### Assistant:", (USER,)),
+        (f"system: Be kind.\nuser: {Q}\nassistant:", (SYSTEM, USER)),
+        (f"human: {Q}\ngpt:", (USER,)),
+        (f"\r\n\r\nHuman: {Q}\r\n\r\nAssistant:", (USER,)),
+        (f"<|im_start|>user\r\n{Q}<|im_end|>\r\n<|im_start|>assistant\r\n", (USER,)),
     ],
 )
 def test_a_prompt_that_is_a_transcript(text: str, turns: Prompt) -> None:
@@ -118,6 +122,7 @@ def test_a_prompt_that_may_mean_itself_is_text_and_warned_of(text: str) -> None:
         "The User: field is empty, and the Assistant: field is, too.",
         "Ask the Assistant: she knows.",
         "### Response\n\nDear all, ...",
+        "Question: is it?",
         "Romeo: Hi.\n\nJuliet: Hello.",
         "a <| b |> c, <s>struck</s>, [link](x)",
     ],
@@ -142,6 +147,8 @@ PLAY = "User: Hi!\n\nAssistant: {}"
         "<|assistant|> opens a turn, {}",
         "Assistant: {}",
         "Q: Is it so?\nA: {}",
+        "Question: Is it so?\nAnswer: {}",
+        "**User:** Is it so?\n\n**Assistant:** {}",
     ],
 )
 def test_a_response_that_was_asked_to_look_like_one_is_text_and_warned_of(text: str) -> None:
@@ -157,6 +164,14 @@ def test_whole_transcripts_of_which_one_goes_on_are_not_torn_apart() -> None:
     assert any("looks like a transcript" in issue.problem for issue in found.issues)
     with pytest.raises(PairsError, match="has 3 messages"):
         parse_pairs([{"chosen": asked + GOOD + "\n\nHuman: Why?\n\nAssistant: So.", "rejected": asked + BAD}])
+
+
+def test_a_prompt_beside_whole_transcripts_may_have_other_spaces() -> None:
+    whole = [f"{VICUNA} USER: {Q} ASSISTANT: {text}</s>" for text in (GOOD, BAD)]
+    _is_read(parse_pairs([_row(Q.replace(" ", "\n"), *whole)]), (Message("system", VICUNA), USER))
+    found = parse_pairs([_row("Another prompt", *whole)])
+    assert found.pairs[0].chosen == spoken(whole[0])
+    assert sum("looks like a transcript" in issue.problem for issue in found.issues) == 2
 
 
 def test_what_follows_a_mark_of_an_end_is_kept() -> None:
