@@ -399,7 +399,7 @@ def _warnings(rows: Iterable[RawRow], pairs: Iterable[PreferencePair], columns: 
         for column, text in ((columns.chosen, pair.chosen), (columns.rejected, pair.rejected)):
             if text.strip() in _MISSING_MARKS:
                 found.append((pair.row, column, f"is the text {text.strip()!r}, which may be a missing value"))
-            found += _mark_warning(pair.row, column, text, response=True)
+            found += _mark_warning(pair.row, column, text, pair.prompt[-1].content)
             if not visible(text):
                 found.append((pair.row, column, "has no visible characters"))
         if pair.chosen != pair.rejected and visible(pair.chosen) == visible(pair.rejected):
@@ -415,11 +415,11 @@ def _prompt_warnings(pair: PreferencePair, column: str) -> list[tuple[int, str, 
     return found
 
 
-def _mark_warning(row: int, column: str, text: str, *, response: bool = False) -> list[tuple[int, str, str]]:
+def _mark_warning(row: int, column: str, text: str, prompt: str = "") -> list[tuple[int, str, str]]:
     """A warning if a text has marks of a template or of a transcript, which are read as text."""
     if mark := mark_in(text):
         return [(row, column, f"has {mark} in it, a mark of a chat template: read as text")]
-    if word := speaker_in(text, response=response):
+    if word := speaker_in(text, prompt):
         return [(row, column, f"looks like a transcript ({word}): read as text")]
     return []
 

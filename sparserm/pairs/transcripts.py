@@ -38,10 +38,8 @@ _FORMS = (
 )
 #: A text that begins with one of these may be a transcript.
 _BEGUN = re.compile(r"\s*((?:### )?(?:Human|User|USER|Assistant|ASSISTANT|Instruction|Response):)")
-#: A question and its answer, which may be a response that repeats the prompt.
-_ANSWERED = re.compile(
-    r"\s*((?:\*\*)?(?:Q|Question|User|Human):)(?=.*\n\s{0,8}(?:\*\*)?(?:A|Answer|Assistant|AI|Bot):)", re.DOTALL
-)
+#: What may stand before a prompt that a response repeats with its answer.
+_QUESTION = re.compile(r"\s*((?:\*\*)?(?:Q|Question|User|Human):)[*\s]*")
 _ROLES = {"system": "system", **dict.fromkeys(("assistant", "response", "gpt"), "assistant")}
 
 
@@ -70,17 +68,19 @@ def asked(text: str) -> Prompt | None:
     return turns if turns[-1].role == "user" and text.startswith("\n\nHuman:") else None
 
 
-def speaker_in(text: str, *, response: bool = False) -> str | None:
+def speaker_in(text: str, prompt: str = "") -> str | None:
     """What opens the first turn of a text that may be a transcript, or begins like one; None for other texts.
 
     Args:
-        response: whether it is a response, in which a question with its answer is odd; in a prompt they are an example.
+        prompt: what was asked, if the text is a response; only one that repeats this question may be one by that.
     """
     if found := _found(text):
         opening = found[0].opening.search(after_beginning(text))
         assert opening is not None  # it has turns
         return opening[0].strip()
-    begun = _BEGUN.match(text) or (_ANSWERED.match(text) if response else None)
+    begun, question = _BEGUN.match(text), _QUESTION.match(text)
+    if question and prompt.strip() and text.startswith(prompt.strip(), question.end()):
+        return question[1]
     return begun[1] if begun else None
 
 

@@ -123,6 +123,7 @@ def test_a_prompt_that_may_mean_itself_is_text_and_warned_of(text: str) -> None:
         "Ask the Assistant: she knows.",
         "### Response\n\nDear all, ...",
         "Question: is it?",
+        "Q: Why did it cross the road?\nA: To tell a joke.",
         "Romeo: Hi.\n\nJuliet: Hello.",
         "a <| b |> c, <s>struck</s>, [link](x)",
     ],
@@ -146,15 +147,20 @@ PLAY = "User: Hi!\n\nAssistant: {}"
         "Write <|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n{}",
         "<|assistant|> opens a turn, {}",
         "Assistant: {}",
-        "Q: Is it so?\nA: {}",
-        "Question: Is it so?\nAnswer: {}",
-        "**User:** Is it so?\n\n**Assistant:** {}",
     ],
 )
 def test_a_response_that_was_asked_to_look_like_one_is_text_and_warned_of(text: str) -> None:
     chosen, rejected = text.replace("{}", "Hello."), text.replace("{}", "Go away.")
     found = parse_pairs([_row("Write a scene with a chatbot.", chosen, rejected)])
     assert [(pair.chosen, pair.rejected) for pair in found.pairs] == [(chosen, rejected)]
+    assert [issue.column for issue in found.issues if "read as text" in issue.problem] == ["chosen", "rejected"]
+
+
+@pytest.mark.parametrize("text", ["Q: {}\nA: ", "Question: {}\n\nAnswer: ", "**User:** {}\n\n**Assistant:** "])
+def test_responses_that_repeat_the_question_are_text_and_warned_of(text: str) -> None:
+    whole = [text.replace("{}", Q) + said for said in (GOOD, BAD)]
+    found = parse_pairs([_row(Q, *whole)])
+    assert [(pair.chosen, pair.rejected) for pair in found.pairs] == [tuple(whole)]
     assert [issue.column for issue in found.issues if "read as text" in issue.problem] == ["chosen", "rejected"]
 
 
