@@ -78,7 +78,9 @@ def holds_thinking(value: Any) -> bool:
     if isinstance(value, Message):
         value = value.content
     if isinstance(value, str):
-        return thinks(value)
+        turns = read_turns(value) if begins_templated(value) else transcript(value)
+        said = turns[-1].content if turns else value
+        return thinks(said) and bool(said is value or spoken(said).strip())  # a prompt may open and close it for the answer
     if isinstance(value, Mapping):
         return any(holds_thinking(value.get(name)) for name in ("content", "value"))
     return isinstance(value, (list, tuple)) and any(holds_thinking(one) for one in value[-1:])

@@ -166,25 +166,28 @@ def _role(found: re.Match[str]) -> str:
 def _marked(text: str, opening: re.Pattern[str]) -> tuple[Message, ...]:
     """Parse turns that begin with a role marker."""
     opened = list(opening.finditer(text))
+    if len(opened) > 1 and _role(opened[-1]) == "user" and not stripped(text[opened[-1].end() :]):
+        text = text[: opened.pop().start()]  # GLM ends its turn with the mark of the user's
     ends = [*(found.start() for found in opened[1:]), len(text)]
     beginning = _BEGINNINGS.match(text)
     assert beginning is not None
     before = stripped(text[beginning.end() : opened[0].start()])
     turns = [Message("system", before)] if before else []
+    unsaid = -1  # where the channels before an answer begin
     for found, end in zip(opened, ends, strict=True):
         role, last = _role(found), end == len(text)
         content = stripped(text[found.end() : end] if last else text[found.end() : end].rstrip().removesuffix("<s>"))
-        if opening.groups > 1 and found[2] in _UNSAID:
-            if not last:
+        if opening.groups > 1 and role == "assistant" and (found[2] or unsaid >= 0):
+            unsaid = found.end(1) if unsaid < 0 else unsaid
+            if found[2] in _UNSAID and not last:
                 continue
-            content = ""  # nothing was said
+            content, unsaid = stripped(text[unsaid:end]), -1
         if role == "user" and content.startswith("<<SYS>>") and "<</SYS>>" in content:  # Llama 2
             system, _, content = (part.strip() for part in content.removeprefix("<<SYS>>").partition("<</SYS>>"))
             turns.append(Message("system", system))
         if role == "assistant" and not last:
             content = spoken(content) or content
-        # Nothing is said in an empty system message, nor in the user's turn that GLM opens to end its own.
-        if content or role == "assistant" or (role == "user" and not last):
+        if content or role != "system":
             turns.append(Message(role, content))
     return tuple(turns) or (Message(role, content),)
 
@@ -261,4 +264,4 @@ def _after_opening(text: str, closed: bool) -> str | None:
     found = next((found for opening in _TEMPLATES if (found := opening.match(start))), None)
     if found is None or _role(found) != "assistant" or not (closed or "\n" in found[0]):
         return None
-    return start[found.end() :].lstrip()
+    return start[found.end(1) if found.re.groups > 1 and found[2] else found.end() :].lstrip()

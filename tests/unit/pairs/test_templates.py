@@ -53,6 +53,11 @@ def test_gpt_oss_thinks_in_channels_that_are_left_out():
         assert (asked, spoken(response)) == (ASKED, "Yes.")
 
 
+def test_gpt_oss_may_have_no_channels():
+    text = "<|start|>user<|message|>Hi<|end|><|start|>assistant<|message|>Yes.<|end|>"
+    assert read_query(text) == ((Message("user", "Hi"),), "Yes.")
+
+
 def test_gemma_calls_the_assistant_model():
     text = "<bos><start_of_turn>user\nHi<end_of_turn>\n<start_of_turn>model\nYes.<end_of_turn>\n"
     assert read_query(text) == ((Message("user", "Hi"),), "Yes.")

@@ -35,12 +35,22 @@ def test_a_text_in_a_template_is_read_wherever_it_stands(template: Template, tur
     _is_read(parse_pairs([{"chosen": asked + chosen, "rejected": asked + rejected}]), turns)
     for prompt in (Q, asked):
         whole = {"prompt": prompt, "chosen": asked + chosen, "rejected": asked + rejected}
-        _is_read(parse_pairs([whole]), turns)
+        found = parse_pairs([whole])
+        _is_read(found, turns)
+        assert any("thinking" in issue.problem for issue in found.issues) or not thought
     assert read_prompt({"prompt": asked}) == turns
     conversation, response = read_query(asked + chosen, asked)
     assert (conversation, spoken(response)) == (turns, GOOD)
     conversation, response = read_query(asked + chosen)
     assert (conversation, spoken(response)) == (turns, GOOD)
+
+
+def test_channels_of_a_response_that_begins_with_its_mark() -> None:
+    thought = "<|start|>assistant<|channel|>analysis<|message|>Hm.<|end|>"
+    said = f"<|start|>assistant<|channel|>final<|message|>{GOOD}<|return|>"
+    assert spoken(thought + said) == spoken(said) == GOOD
+    assert thinks(thought + said) and not thinks(said)
+    assert spoken(thought) == ""
 
 
 def _row(prompt: str, chosen: str = GOOD, rejected: str = BAD) -> dict[str, str]:
