@@ -151,8 +151,8 @@ def _answered(status: int, headers: Mapping[str, str], error: BaseException, ask
     code, wait = headers.get("X-Error-Code", ""), headers.get("Retry-After")
     by_code = {
         "GatedRepo": _gated(status, asked, kind),
-        "RevisionNotFound": f"{name} has no revision {asked.revision or 'main'!r}; give one of its branches, tags or commits, as "
-        f"{name}@REVISION; {asked.page(kind)} lists them",
+        "RevisionNotFound": f"{name} has no revision {asked.revision or 'main'!r}; give one of its branches, tags or commits, "
+        f"as {name}@REVISION; {asked.page(kind)} lists them",
         "EntryNotFound": f"{name} lacks a file that is needed ({_path_of(error)}); check its files on the Hub",
         "RepoNotFound": f"the Hub has no {kind} {name} that you may read; check the name, or, if it is private, {_LOG_IN}",
     }

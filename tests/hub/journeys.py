@@ -77,6 +77,17 @@ def name_of_head(source: str) -> str:
     return head_name(source)
 
 
+def judge(source: str) -> tuple[str, list[float]]:
+    """Name of a judge, and its rewards."""
+    from sparserm.pairs.messages import as_prompt
+    from sparserm.policy.judges import Judge
+    from sparserm.types import Text
+
+    found = Judge.load(source)
+    texts = [Text(as_prompt(prompt), response) for prompt, response in zip(PROMPTS, RESPONSES, strict=True)]
+    return found.name, found.judge(texts).rewards.tolist()
+
+
 def fingerprint(backbone: str) -> str:
     from sparserm.backbone.model import Backbone
 

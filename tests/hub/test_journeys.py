@@ -333,7 +333,11 @@ def test_a_hub_that_is_down_is_not_a_wrong_name(shared: Hub, client: Client) -> 
         (journeys.load_backbone, "org/model@../x", "no folder org/model@../x: expected a folder written by save_pretrained"),
         (journeys.load_backbone, "org/model@v9", "org/model has no revision 'v9'; give one of its branches, tags or commits"),
         (journeys.load_head, "org/model@v9", "org/model has no revision 'v9'; give one of its branches, tags or commits"),
-        (journeys.load_sae, "org/model@v9:layer_1", "org/model has no revision 'v9'; give one of its branches, tags or commits"),
+        (
+            journeys.load_sae,
+            "org/model@v9:layer_1",
+            "org/model has no revision 'v9'; give one of its branches, tags or commits",
+        ),
         (journeys.load_pairs, "org/pairs@v9", "org/pairs has no revision 'v9'; give one of its branches, tags or commits"),
         (journeys.load_backbone, "org/pickled", "expected config.json, tokenizer files and safetensors weights"),
     ],
@@ -424,6 +428,35 @@ def test_a_head_of_the_hub_has_revisions(head, shared: Hub, client: Client, else
     with shared.stopped():
         assert elsewhere(journeys.load_head, "me/versions@v1.0") == "kindness"
         assert "the Hub cannot be reached" in elsewhere.refused(journeys.load_head, "me/versions@v2")
+
+
+def test_a_judge_is_a_head_of_the_hub(head, shared: Hub, client: Client, tmp_path: Path) -> None:
+    folder, rewards = head
+    client(journeys.export_and_push, folder, tmp_path / "out", "head", "me/judge", **ME)
+    shared.repositories["models", "me/judge"].branches["v1"] = shared.repositories["models", "me/judge"].branches["main"]
+    name, judged = client(journeys.judge, "me/judge@v1")
+    assert name == "judge@v1" and judged == pytest.approx(rewards, abs=1e-4)
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_bytes(_jsonl([{"prompt": f"Question {i}?"} for i in range(8)]))
+    feature = str(json.loads((folder / "config.json").read_text())["features"][0])
+    client(journeys.command, "edit", str(folder), "--off", feature, "--out", str(tmp_path / "edited"), "--json")
+    given = (
+        "align",
+        str(prompts),
+        "--reward",
+        str(tmp_path / "edited"),
+        "--judge",
+        "me/judge",
+        "--policy",
+        "org/model",
+        "--json",
+    )
+    small = ("--rounds", "1", "--prompts", "4", "--samples", "2", "--held-out", "2", "--max-new-tokens", "4")
+    found = json.loads(client(journeys.command, *given, *small, "--out", str(tmp_path / "run")))
+    assert list(found["measures"][1]["judges"]) == ["edited", "judge"]
+    error = client.refused(journeys.judge, "me/no-judge")
+    assert "no reward model 'me/no-judge': no head 'me/no-judge'" in error and "the Hub has no model me/no-judge" in error
+    assert error.endswith("or give the folder of a sequence classifier")
 
 
 def test_a_revision_without_the_hub_says_how_to_download_it(shared: Hub, client: Client, tmp_path: Path) -> None:
