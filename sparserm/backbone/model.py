@@ -343,6 +343,8 @@ def decoder_layers(model: Any) -> nn.ModuleList:
 def hooked_module(model: Any, hook: HookPoint) -> Any:
     """The module whose output (input for ``resid_pre``) is the activation at the hook point."""
     layer: Any = decoder_layers(model)[hook.layer]
+    if hook.site == "mlp":
+        return layer.mlp
     # Gemma 2 and 3 normalise the MLP's output before adding it; TransformerLens's hook_mlp_out is after that norm.
     return getattr(layer, "post_feedforward_layernorm", layer.mlp) if hook.site == "mlp_out" else layer
 

@@ -69,7 +69,7 @@ def export_classifier(head: str | Path, folder: Path, progress: Progress | None 
     saved = load_head(head)
     hook = saved.card.hook_point
     layer = hook.layer - (hook.site == "resid_pre")  # the input of a layer is the output of the one before
-    if hook.site == "mlp_out" or layer < 0:
+    if hook.site not in ("resid_post", "resid_pre") or layer < 0:
         raise SparseRMError(
             f"head {saved.card.name} reads {hook.name}; expected the residual stream after a layer, where a truncated model "
             "ends; train a head with an SAE of such a hook point to export it"

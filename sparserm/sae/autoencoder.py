@@ -104,7 +104,9 @@ class SparseAutoencoder:
     @functools.cached_property
     def fingerprint(self) -> str:
         """SHA-256 over the weights and settings that encode and decode depend on (16 hex digits); not over the name."""
-        facts = [self.architecture, self.hook.name, self.k, self.normalize_activations, self.apply_b_dec_to_input]
+        # Earlier versions called the output of the MLP what it adds: heads of theirs have to find their SAE.
+        hook = replace(self.hook, site="mlp_out") if self.hook.site == "mlp" else self.hook
+        facts = [self.architecture, hook.name, self.k, self.normalize_activations, self.apply_b_dec_to_input]
         digest = hashlib.sha256(json.dumps([*facts, self.rescale_acts_by_decoder_norm]).encode())
         for name in sorted(self.weights):
             digest.update(name.encode())

@@ -148,7 +148,7 @@ def test_what_enters_a_layer_leaves_the_one_below(tiny_folder, tmp_path, layer, 
     assert classifier.config.backbone.num_hidden_layers == layer
 
 
-@pytest.mark.parametrize(("layer", "site"), [(2, "mlp_out"), (0, "resid_pre")])
+@pytest.mark.parametrize(("layer", "site"), [(2, "mlp_out"), (2, "mlp"), (0, "resid_pre")])
 def test_a_place_where_no_cut_model_ends_is_refused(tiny_folder, tmp_path, layer, site):
     _trained(tiny_folder, tmp_path, layer=layer, site=site)
     with pytest.raises(SparseRMError, match="expected the residual stream after a layer"):
