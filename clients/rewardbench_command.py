@@ -72,7 +72,12 @@ CLIENT = Client(
         "fschat>=0.2.36,<0.3",
         "setuptools<81",
     ),
-    checks=(Check("`rewardbench --model exported --load_json` gives SparseRM's rewards and their accuracy", _command),),
+    checks=(
+        Check(
+            "`rewardbench --model exported --load_json` gives SparseRM's rewards and accuracy, also of responses with thinking",
+            _command,
+        ),
+    ),
     serves=False,
     exports=True,
     note="with transformers 4.51.0, as it pins; where there is no GPU, to which it moves all inputs, they stay on the CPU",
