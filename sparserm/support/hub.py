@@ -23,7 +23,7 @@ _ANSWER_S = 5
 
 #: A revision: a branch, a tag or a commit. ``refs/pr/1`` is one too; a path that leads elsewhere is none.
 _REVISION = r"(?!\S*\.\.)\w[\w.+/-]{0,250}"
-_NAME = re.compile(rf"([A-Za-z0-9][\w.-]{{0,95}}(?:/[A-Za-z0-9][\w.-]{{0,95}})?)(?:@({_REVISION}))?", re.ASCII)
+_NAME = re.compile(rf"(\w[\w.-]{{0,95}}(?:/\w[\w.-]{{0,95}})?)(?:@({_REVISION}))?", re.ASCII)
 
 # The setting is global: two threads that restore it in the wrong order would leave it on.
 _OFFLINE = threading.RLock()
