@@ -28,13 +28,17 @@ def _on_this_device() -> AbstractContextManager[Any]:
 
 
 def _command(place: Place) -> None:
-    """Run ``rewardbench`` on pairs of the responses to the same prompt, the first as chosen."""
+    """Run ``rewardbench`` on pairs of the responses to the same prompt, the first as chosen.
+
+    The chosen ones come with thinking and white space around them, which are not scored.
+    """
     folder, exported = Path(place.folder), Path(place.exported)
     rows, expected = [], []
     rewards = place.rewards["float32"]
     for i in range(0, len(place.prompts), 2):
         asked = {"role": "user", "content": place.prompts[i]}
-        both = [[asked, {"role": "assistant", "content": text}] for text in place.responses[i : i + 2]]
+        said = (f"<think>Which one?</think>\n\n{place.responses[i]} \n", place.responses[i + 1])
+        both = [[asked, {"role": "assistant", "content": text}] for text in said]
         rows.append({"prompt": place.prompts[i], "chosen": both[0], "rejected": both[1]})
         expected.append(rewards[i : i + 2])
     (folder / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
@@ -68,7 +72,12 @@ CLIENT = Client(
         "fschat>=0.2.36,<0.3",
         "setuptools<81",
     ),
-    checks=(Check("`rewardbench --model exported --load_json` gives SparseRM's rewards and their accuracy", _command),),
+    checks=(
+        Check(
+            "`rewardbench --model exported --load_json` gives SparseRM's rewards and accuracy, also of responses with thinking",
+            _command,
+        ),
+    ),
     serves=False,
     exports=True,
     note="with transformers 4.51.0, as it pins; where there is no GPU, to which it moves all inputs, they stay on the CPU",

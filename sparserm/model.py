@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -198,7 +199,8 @@ class SparseRM:
                 f"got {len(prompts)} prompts and {len(responses)} responses; expected one prompt per response; repeat the "
                 "prompt to score several responses to it"
             )
-        return rewards(self.head, self._represented([*map(as_prompt, prompts)], [*map(as_response, responses)], progress))
+        texts = [Text(as_prompt(prompt), as_response(response)) for prompt, response in zip(prompts, responses, strict=True)]
+        return rewards(self.head, self.represent_texts(texts, progress))
 
     def compare(self, prompt: str | Sequence[Any], responses: Sequence[Any]) -> Comparison:
         """Rank two or more responses to one prompt and break the margin down by feature.
@@ -208,9 +210,10 @@ class SparseRM:
         """
         if len(responses) < 2:
             raise SparseRMError(f"got {len(responses)} responses; expected two or more to compare")
-        texts = [as_response(response) for response in responses]
-        found = self._represented([as_prompt(prompt)] * len(texts), texts)
-        return compare_responses(self.head, head_scores(self.head, found), self.labels)
+        asked = as_prompt(prompt)
+        found = self.represent_texts([Text(asked, as_response(response)) for response in responses])
+        compared = compare_responses(self.head, head_scores(self.head, found), self.labels)
+        return replace(compared, n_truncated=tuple(found.n_truncated.tolist()))
 
     def explain(self, prompt: str | Sequence[Any], response: Any, *, sae: SparseAutoencoder | None = None) -> Explanation:
         """Break the reward of one response down by feature and by token.
@@ -341,10 +344,14 @@ class SparseRM:
             found[i] = explain_response(self.head, h.numpy(), tokens, self.labels, text.n_truncated, activations)
         return tuple(found[i] for i in range(len(texts)))
 
-    def _represented(self, prompts: list[Prompt], responses: list[str], progress: Progress | None = None) -> Representations:
+    def represent_texts(self, texts: Sequence[Text], progress: Progress | None = None) -> Representations:
+        """Pooled representations of texts at the head's hook point, read from the store where available.
+
+        Raises:
+            SparseRMError: a text cannot be represented.
+        """
         from sparserm.representations.represent import represent
 
-        texts = [Text(prompt, response) for prompt, response in zip(prompts, responses, strict=True)]
         hook = self.card.hook_point
         with stored() as store:
             return represent(texts, self.backbone, self.saved.saes, self.head.pooling, store=store, progress=progress)[hook]

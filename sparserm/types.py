@@ -15,7 +15,7 @@ Pooling = Literal["last", "mean"]
 #: The alignment score of a feature: ``gated``, its projection where its latent fires and zero elsewhere, or the paper's
 #: ``projection``, which counts every token.
 Score = Literal["gated", "projection"]
-Site = Literal["resid_post", "resid_pre", "mlp_out"]
+Site = Literal["resid_post", "resid_pre", "mlp_out", "mlp"]
 #: When a latent counts as active in a response: it fires at one or more of the response tokens, or at half of them or more.
 Activity = Literal["any", "most"]
 
@@ -32,7 +32,11 @@ class SparseRMError(ValueError):
 
 @dataclass(frozen=True, order=True)
 class HookPoint:
-    """A hook point at layer ``layer`` (0-based), named as in TransformerLens and SAELens."""
+    """A hook point at layer ``layer`` (0-based), named as in TransformerLens and SAELens.
+
+    ``mlp_out`` is what the MLP adds to the residual stream, ``mlp`` the output of the module. They differ where a norm lies
+    between them, as in Gemma 2 and 3.
+    """
 
     layer: int
     site: Site = "resid_post"
@@ -40,22 +44,22 @@ class HookPoint:
     @property
     def name(self) -> str:
         """TransformerLens name, e.g. ``blocks.15.hook_resid_post``."""
-        return f"blocks.{self.layer}.hook_{self.site}"
+        return f"blocks.{self.layer}.mlp.hook_out" if self.site == "mlp" else f"blocks.{self.layer}.hook_{self.site}"
 
     @classmethod
     def parse(cls, name: str) -> HookPoint:
         """Read a TransformerLens hook name.
 
         Raises:
-            SparseRMError: the name is not one of the three supported hook points.
+            SparseRMError: the name is not one of the four supported hook points.
         """
-        match = re.fullmatch(r"blocks\.([0-9]{1,4})\.hook_(resid_post|resid_pre|mlp_out)", name)
+        match = re.fullmatch(r"blocks\.([0-9]{1,4})\.(?:hook_(resid_post|resid_pre|mlp_out)|mlp\.hook_out)", name)
         if match is None:
             raise SparseRMError(
                 f"hook point {name[:80]!r} is not supported: expected blocks.<layer>.hook_resid_post, hook_resid_pre or "
-                "hook_mlp_out (or model.layers.<layer>); choose an SAE trained on one of these"
+                "hook_mlp_out (or model.layers.<layer>, model.layers.<layer>.mlp); choose an SAE trained on one of these"
             )
-        return cls(int(match[1]), match[2])  # type: ignore[arg-type]
+        return cls(int(match[1]), match[2] or "mlp")  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)

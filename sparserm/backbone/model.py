@@ -21,7 +21,7 @@ from sparserm.backbone.packing import ROW_TOKENS, Batch, batches, pack
 from sparserm.backbone.tokenization import ChatTokenizer
 from sparserm.support.defaults import DEFAULT_BACKBONE, default_device, folder_note, home, noted_folder
 from sparserm.support.files import one_line, write_text
-from sparserm.support.hub import hub_problem
+from sparserm.support.hub import HubName, hub_problem, not_a_name
 from sparserm.support.parsing import given_path
 from sparserm.support.quiet import without_bars
 from sparserm.types import HookPoint, Progress, Prompt, SparseRMError, TokenizedText
@@ -96,7 +96,8 @@ class Backbone:
         """Load the default backbone, a folder, or a model from the Hugging Face Hub.
 
         Args:
-            name: ``smollm2`` (the default), a folder written by ``save_pretrained``, or a Hub name.
+            name: ``smollm2`` (the default), a folder written by ``save_pretrained``, or a Hub name (``USER/NAME``, or
+                ``USER/NAME@REVISION`` for a branch, a tag or a commit).
             through_layer: the highest layer that will be read; the layers above it are removed from memory.
             dtype: ``auto`` is bfloat16 where the hardware is fast at it and float32 elsewhere.
             device: a PyTorch device name; by default ``SPARSERM_DEVICE``, or ``cpu`` if that is not set.
@@ -342,6 +343,8 @@ def decoder_layers(model: Any) -> nn.ModuleList:
 def hooked_module(model: Any, hook: HookPoint) -> Any:
     """The module whose output (input for ``resid_pre``) is the activation at the hook point."""
     layer: Any = decoder_layers(model)[hook.layer]
+    if hook.site == "mlp":
+        return layer.mlp
     # Gemma 2 and 3 normalise the MLP's output before adding it; TransformerLens's hook_mlp_out is after that norm.
     return getattr(layer, "post_feedforward_layernorm", layer.mlp) if hook.site == "mlp_out" else layer
 
@@ -384,29 +387,42 @@ def resolve(name: str | Path, progress: Progress | None = None, *, may_download:
     folder = given_path(name)
     if folder.is_dir():
         return folder, folder.resolve().name
-    if str(name).startswith((".", "/", "~")) or str(name).count("/") > 1:
+    asked = HubName.parse(str(name))
+    if str(name).startswith((".", "/", "~")) or (asked is None and str(name).count("/") > 1):
         raise SparseRMError(f"no folder {folder}: expected a folder written by save_pretrained; check the path")
+    if asked is None:
+        raise _no_backbone(name, not_a_name(one_line(name)))
+    return _snapshot(asked, may_download), str(name)
+
+
+def _snapshot(asked: HubName, may_download: bool) -> Path:
+    """The folder in the Hub's cache with the files of a model, downloaded if they are not there and may be."""
     from huggingface_hub import snapshot_download
 
     patterns = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]
     try:
         found = snapshot_download(
-            str(name),
+            asked.repository,
+            revision=asked.revision,
             allow_patterns=patterns,
             ignore_patterns=["*/*"],  # folders hold the same weights in other formats, or other things
             local_files_only=not may_download,
         )
-        return Path(found), str(name)
+        return Path(found)
     except Exception as error:  # the Hub's client raises many types of error
         if not may_download:
             raise SparseRMError(
-                f"backbone {one_line(name)!r} was not found on this machine, and is not downloaded because only a head names "
-                "it; expected its files in the cache of the Hugging Face Hub; if you trust it, download it with `hf download`"
+                f"backbone {str(asked)!r} was not found on this machine, and is not downloaded because only a head names it; "
+                f"expected its files in the cache of the Hugging Face Hub; if you trust it, download it with {asked.download()}"
             ) from error
-        raise SparseRMError(
-            f"backbone {one_line(name)!r} was not found: it is not {DEFAULT_BACKBONE!r}, not a folder, and cannot be "
-            f"downloaded from the Hugging Face Hub: {hub_problem(error, one_line(name))}"
-        ) from error
+        raise _no_backbone(str(asked), hub_problem(error, str(asked))) from error
+
+
+def _no_backbone(name: str | Path, reason: str) -> SparseRMError:
+    return SparseRMError(
+        f"backbone {one_line(name)!r} was not found: it is not {DEFAULT_BACKBONE!r}, not a folder, and cannot be downloaded "
+        f"from the Hugging Face Hub: {reason}"
+    )
 
 
 def folder_fingerprint(folder: Path) -> str:

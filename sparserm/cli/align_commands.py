@@ -25,15 +25,21 @@ def align(
         str, typer.Argument(help="Prompts: a file with a column `prompt`, a file of preference pairs, or a dataset name.")
     ],
     reward: Annotated[
-        str, typer.Option(help="The reward model that ranks samples: a head, or the folder of a fine-tuned reward model.")
+        str,
+        typer.Option(
+            help="The reward model that ranks samples: a head (a folder, a name, or USER/NAME[@REVISION] of the Hub), or the "
+            "folder of a fine-tuned reward model."
+        ),
     ],
     out: Annotated[Path, out_option(help="Folder of the run. Repeat the command to resume a stopped run.")],
     judge: Annotated[
         list[str] | None,
-        typer.Option(help="A head or reward model used only for evaluation; preferably one trained on other data. Repeatable."),
+        typer.Option(
+            help="Like --reward, used only for evaluation; preferably a head or reward model trained on other data. Repeatable."
+        ),
     ] = None,
     policy: Annotated[
-        str, typer.Option(help="The model to train: a folder, a name on the Hugging Face Hub, or smollm2.")
+        str, typer.Option(help="The model to train: a folder, USER/NAME[@REVISION] on the Hugging Face Hub, or smollm2.")
     ] = DEFAULT_BACKBONE,
     rounds: Annotated[int, typer.Option(min=1, help="Number of rounds, each of sampling, ranking and DPO.")] = 2,
     n_prompts: Annotated[int, typer.Option("--prompts", min=1, help="Prompts per round.")] = 64,

@@ -21,15 +21,19 @@ app = typer.Typer(
     help="Find out what your preference data rewards, and train a reward model whose rewards are sums of readable features.",
 )
 
-_HEAD = "Folder of a head, a name listed by `sparserm heads`, or USER/NAME on the Hugging Face Hub."
+_HEAD = "Folder of a head, a name listed by `sparserm heads`, or USER/NAME[@REVISION] on the Hugging Face Hub."
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
 HeadOption = Annotated[str, typer.Option(help=_HEAD)]
 HeadArgument = Annotated[str, typer.Argument(help=_HEAD)]
 PromptOption = Annotated[str, typer.Option(help="The user's message.")]
-PairsArgument = Annotated[str, typer.Argument(help="Preference pairs: a JSONL, CSV or Parquet file, or a dataset name.")]
+PairsArgument = Annotated[
+    str, typer.Argument(help="Preference pairs: a JSONL, CSV or Parquet file, or a dataset name (NAME[@REVISION]).")
+]
 SkipBad = Annotated[bool, typer.Option(help="Skip invalid rows and list them.")]
-BackboneOption = Annotated[str, typer.Option(help="Backbone: a folder, a name on the Hugging Face Hub, or smollm2.")]
+BackboneOption = Annotated[
+    str, typer.Option(help="Backbone: a folder, USER/NAME[@REVISION] on the Hugging Face Hub, or smollm2.")
+]
 Columns = Annotated[
     list[str] | None, typer.Option("--column", help="Column name, as ours=theirs, e.g. prompt=question. Repeatable.")
 ]
@@ -127,6 +131,14 @@ def warn(issues: Iterable[PairIssue], name: str) -> None:
 def warn_truncated(count: int) -> None:
     if count:
         typer.echo(f"warning: {count} texts exceed the backbone's context; their prompts were truncated on the left", err=True)
+
+
+def note_thinking(responses: Sequence[str]) -> None:
+    """Say on stderr if thinking was left out of responses."""
+    from sparserm.pairs.messages import holds_thinking
+
+    if any(map(holds_thinking, responses)):
+        typer.echo("note: the thinking at the beginning of the response was left out", err=True)
 
 
 def printed_json(as_json: bool, result: Mapping[str, Any]) -> bool:

@@ -18,6 +18,7 @@ from sparserm.cli.common import (
     app,
     column_names,
     load_backbone,
+    note_thinking,
     print_facts,
     print_table,
     printed_json,
@@ -106,7 +107,6 @@ def _score_file(
 
 def _score_response(head: str, prompt: str, response: str, as_json: bool) -> None:
     from sparserm.model import SparseRM
-    from sparserm.pairs.messages import holds_thinking
 
     model = SparseRM.from_pretrained(head)
     load_backbone(model)
@@ -126,8 +126,7 @@ def _score_response(head: str, prompt: str, response: str, as_json: bool) -> Non
         "n_truncated": explanation.n_truncated,
     }
     warn_truncated(explanation.n_truncated and 1)
-    if holds_thinking(response):
-        typer.echo("note: the thinking at the beginning of the response was left out", err=True)
+    note_thinking([response])
     if printed_json(as_json, result):
         return
     _print_contributions(f"Reward {explanation.reward:+.3f}", result["contributions"], model.head.score)
@@ -158,12 +157,15 @@ def compare(
     model = SparseRM.from_pretrained(head)
     load_backbone(model)
     comparison = model.compare(prompt, response)
+    warn_truncated(sum(cut > 0 for cut in comparison.n_truncated))
+    note_thinking(response)
     result: dict[str, Any] = {
         "rewards": list(comparison.rewards),
         "ranking": list(comparison.ranking),
         "margin": comparison.margin,
         "contributions": [vars(part) for part in comparison.contributions],
         "head": model.card.name,
+        "n_truncated": list(comparison.n_truncated),
     }
     if printed_json(as_json, result):
         return
@@ -218,6 +220,7 @@ def best_of_n_command(
     with terminal_progress() as progress:
         model.load_backbone(progress)
         ranked = best_of_n.rank(model, found, progress=progress)
+    warn_truncated(n_truncated := best_of_n.count_truncated(ranked))
     rows = best_of_n.ranking_rows(ranked)
     ranking.write(to_jsonl(rows) if out.suffix == ".jsonl" else to_csv(rows))
     made = best_of_n.preference_rows(ranked, min_margin)
@@ -231,6 +234,7 @@ def best_of_n_command(
         "n_pairs": len(made),
         "min_margin": min_margin,
         "mean_spread": sum(one.spread for one in ranked) / len(ranked),
+        "n_truncated": n_truncated,
         "head": model.card.name,
     }
     if not printed_json(as_json, result):

@@ -43,7 +43,7 @@ SCORE_HELP = (
     "token. Default: gated, but projection for a TopK SAE, whose features have no thresholds of their own."
 )
 #: Help of the option `--sae`.
-SAE_HELP = "SAE: a folder, a name listed by `sparserm saes`, release:sae_id, or user/repository:folder of the Hub."
+SAE_HELP = "SAE: a folder, a name listed by `sparserm saes`, release:sae_id, or user/repository[@revision]:folder of the Hub."
 
 ScoreOption = Annotated[str | None, typer.Option(help=SCORE_HELP)]
 PoolingOption = Annotated[str | None, typer.Option(help="Pooling over the response's tokens: mean (default) or last.")]
@@ -173,9 +173,7 @@ def sweep(
         ),
     ] = None,
     pooling: PoolingOption = None,
-    sae: Annotated[
-        list[str] | None, typer.Option(help="SAE, instead of --layers: a folder, a name or release:sae_id. Repeatable.")
-    ] = None,
+    sae: Annotated[list[str] | None, typer.Option(help=f"Instead of --layers, repeatable. {SAE_HELP}")] = None,
     backbone: BackboneOption = DEFAULT_BACKBONE,
     out: Annotated[Path | None, out_option(help="CSV file for the results.")] = None,
     column: Columns = None,

@@ -103,13 +103,14 @@ class Comparison:
     """Rewards of several responses to one prompt, and the margin between two of them.
 
     ``margin`` and ``contributions`` are those of the first minus the second of two responses, and of the best minus the next
-    best of more.
+    best of more. ``n_truncated``: for each response, tokens cut from the left of the prompt.
     """
 
     rewards: tuple[float, ...]
     ranking: tuple[int, ...]
     margin: float
     contributions: tuple[FeatureDifference, ...]
+    n_truncated: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -31,7 +30,7 @@ from sparserm.heads.reward import Encoder, RewardHead
 from sparserm.pairs.split import short_key
 from sparserm.support.defaults import HEAD_FILES, assets_dir, home, noted_folder
 from sparserm.support.files import foreign_entry, interrupted_replacement, one_line, replacing_folder, write_bytes
-from sparserm.support.hub import hub_problem
+from sparserm.support.hub import HubName, hub_problem
 from sparserm.support.parsing import given_path, parse_json
 from sparserm.types import HookPoint, PreferencePair, SparseRMError
 
@@ -180,7 +179,8 @@ def list_heads() -> dict[str, Path]:
 def find_head(source: str | Path) -> Path:
     """The folder of a head given by path or name.
 
-    ``USER/NAME`` is downloaded from the Hugging Face Hub, unless there is a folder ``USER`` here: then it is a path.
+    ``USER/NAME`` or ``USER/NAME@REVISION`` is downloaded from the Hugging Face Hub, unless there is a folder ``USER`` here:
+    then it is a path.
 
     Raises:
         SparseRMError: there is no such head.
@@ -200,8 +200,9 @@ def find_head(source: str | Path) -> Path:
         f"expected a folder with config.json and head.safetensors, or one of {', '.join(heads) or '(none found)'}; `sparserm "
         "heads` lists them"
     )
-    if _is_hub_name(str(source)) and not folder.exists() and not folder.parent.is_dir():
-        return _download_head(str(source), expected)
+    asked = _hub_name(source)
+    if asked is not None and not folder.exists() and not Path(asked.repository).parent.is_dir():
+        return _download_head(asked, expected)
     raise SparseRMError(f"no head {one_line(source)!r}: {expected}")
 
 
@@ -212,37 +213,39 @@ def head_name(source: str | Path) -> str:
         SparseRMError: there is no such head.
     """
     folder = find_head(source)
-    from_hub = not given_path(source).is_dir() and _is_hub_name(str(source))
-    return str(source).rpartition("/")[2] if from_hub else folder.resolve().name
+    asked = None if given_path(source).is_dir() else _hub_name(source)
+    return str(asked).partition("/")[2] if asked is not None else folder.resolve().name
 
 
-def _is_hub_name(source: str) -> bool:
-    return re.fullmatch(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", source, re.ASCII) is not None
+def _hub_name(source: str | Path) -> HubName | None:
+    asked = HubName.parse(str(source))
+    return asked if asked is not None and asked.owned else None
 
 
-def _download_head(name: str, expected: str) -> Path:
+def _download_head(asked: HubName, expected: str) -> Path:
     """Download the head in a repository of the Hub: at its top, or in ``head`` beside an exported classifier."""
     from huggingface_hub import snapshot_download
 
     patterns = [*FILES, *(f"head/{file}" for file in FILES)]
     try:
-        found = Path(snapshot_download(name, allow_patterns=patterns))
+        found = Path(snapshot_download(asked.repository, revision=asked.revision, allow_patterns=patterns))
     except Exception as error:  # the Hub's client raises many types of error
         raise SparseRMError(
-            f"no head {name!r}: it is not on this machine, and cannot be downloaded from the Hugging Face Hub: "
-            f"{hub_problem(error, name)}; {expected}"
+            f"no head {str(asked)!r}: it is not on this machine, and cannot be downloaded from the Hugging Face Hub: "
+            f"{hub_problem(error, str(asked))}; {expected}"
         ) from error
     for folder in (found / "head", found):
         if (folder / FILES[1]).is_file():
             return folder
     raise SparseRMError(
-        f"the repository {name} of the Hugging Face Hub holds no head; expected {' and '.join(FILES)}, as `sparserm export "
+        f"the repository {asked} of the Hugging Face Hub holds no head; expected {' and '.join(FILES)}, as `sparserm export "
         "--push-to-hub` writes them; check the name"
     )
 
 
 def load_head(source: str | Path) -> SavedHead:
-    """Load a head from a folder, a shipped or saved head by name, or one of the Hugging Face Hub (``USER/NAME``).
+    """Load a head from a folder, a shipped or saved head by name, or one of the Hugging Face Hub (``USER/NAME``, or
+    ``USER/NAME@REVISION``).
 
     Raises:
         SparseRMError: there is no such head, or its files are invalid.

@@ -22,10 +22,12 @@ from sparserm.heads.reward import RewardHead
 from sparserm.heads.saved import SavedHead, load_head, save_head
 from sparserm.integrations.classifier import SparseRMClassifierConfig, SparseRMForSequenceClassification
 from sparserm.model import SparseRM
+from sparserm.pairs.messages import as_prompt, as_response
+from sparserm.pairs.templates import spoken_template
 from sparserm.support.defaults import HEAD_FILES
 from sparserm.support.files import replacing_folder, require_only
 from sparserm.support.hub import hub_problem
-from sparserm.types import Message, Progress, SparseRMError
+from sparserm.types import Progress, SparseRMError
 
 AutoModelForSequenceClassification.register(SparseRMClassifierConfig, SparseRMForSequenceClassification, exist_ok=True)
 
@@ -41,7 +43,10 @@ CLASSIFIER_FILES = (
 )
 
 #: Test conversations: tokenising the templated text as a whole must give the tokens that the head was trained on.
-_TRIALS = (("Hello?", "the answer is yes"), ("What is 2 + 2?\nSay why.", "It is 4:\n\n- two\n- and two"))
+_TRIALS = (
+    *(("Hello?", "the answer is yes"), ("What is 2 + 2?\nSay why.", "It is 4:\n\n- two\n- and two")),
+    ("Hello?", "<think>Yes or no?</think>\n\n the answer is yes \n"),
+)
 
 
 def fold(head: RewardHead) -> tuple[np.ndarray, float]:
@@ -57,7 +62,8 @@ def fold(head: RewardHead) -> tuple[np.ndarray, float]:
 def export_classifier(head: str | Path, folder: Path, progress: Progress | None = None) -> None:
     """Export a head as a transformers classifier with one label.
 
-    ``folder`` gets the truncated backbone with the head, the tokenizer, a model card, and the head itself in ``head``. A head
+    ``folder`` gets the truncated backbone with the head, the tokenizer, whose chat template writes responses as they are scored
+    (:func:`~sparserm.pairs.templates.spoken_template`), a model card, and the head itself in ``head``. A head
     on projections is folded into one direction; a gated one keeps its directions and its part of the encoder, see
     :class:`~sparserm.integrations.classifier.GatedScores`. It is written as a whole; an earlier export there is replaced.
 
@@ -69,7 +75,7 @@ def export_classifier(head: str | Path, folder: Path, progress: Progress | None 
     saved = load_head(head)
     hook = saved.card.hook_point
     layer = hook.layer - (hook.site == "resid_pre")  # the input of a layer is the output of the one before
-    if hook.site == "mlp_out" or layer < 0:
+    if hook.site not in ("resid_post", "resid_pre") or layer < 0:
         raise SparseRMError(
             f"head {saved.card.name} reads {hook.name}; expected the residual stream after a layer, where a truncated model "
             "ends; train a head with an SAE of such a hook point to export it"
@@ -78,9 +84,9 @@ def export_classifier(head: str | Path, folder: Path, progress: Progress | None 
         saved.card.backbone_source, through_layer=layer, dtype="float32", device="cpu", may_download=False, progress=progress
     )
     SparseRM(saved, source)  # checks the backbone
-    _check_tokens(source.chat)
     tokenizer = source.chat.tokenizer
-    tokenizer.chat_template = source.chat.template
+    tokenizer.chat_template = spoken_template() + source.chat.template
+    _check_tokens(source.chat)
     with replacing_folder(folder, replace=True) as new:
         _classifier(saved, source).save_pretrained(new)
         tokenizer.save_pretrained(new)
@@ -206,6 +212,9 @@ text = tokenizer.apply_chat_template(messages, tokenize=False)
 reward = model(**tokenizer(text, return_tensors="pt", add_special_tokens=False)).logits[0, 0]
 ```
 
+The tokenizer's chat template leaves out white space around the response and thinking at its beginning (`<think>` and its like),
+as SparseRM does. A text that another template made is read as it is, with both.
+
 With SparseRM installed, `import sparserm.integrations.hf` replaces `trust_remote_code`, and
 `SparseRM.from_pretrained(FOLDER + "/head")` explains every reward.
 """
@@ -277,10 +286,15 @@ def _write_tokenizer_for_transformers_4(file: Path) -> None:
 
 
 def _check_tokens(chat: ChatTokenizer) -> None:
+    """Check that the tokenizer's template, tokenised as one text, gives the tokens of ``chat``.
+
+    Raises:
+        SparseRMError: it gives others.
+    """
     for prompt, response in _TRIALS:
-        own = chat((Message("user", prompt),), response).ids
+        own = chat(as_prompt(prompt), as_response(response)).ids
         messages: list[dict[str, Any]] = [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
-        text = chat.tokenizer.apply_chat_template(messages, chat_template=chat.template, tokenize=False)
+        text = chat.tokenizer.apply_chat_template(messages, tokenize=False)
         whole = tuple(chat.tokenizer(text, add_special_tokens=False)["input_ids"])
         if whole != own:
             raise SparseRMError(

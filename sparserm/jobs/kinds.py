@@ -71,8 +71,9 @@ def audit_job(spec: dict[str, Any], folder: Path, report: Report) -> None:
 
 
 def best_of_n_job(spec: dict[str, Any], folder: Path, report: Report) -> None:
-    """Score the uploaded candidates ``spec["candidates"]`` with the head ``spec["head"]``, into ``rewards.npy`` in their order.
+    """Score the uploaded candidates ``spec["candidates"]`` with the head ``spec["head"]``.
 
+    Their rewards are in ``rewards.npy``, in their order, and the tokens cut from their prompts in ``n_truncated.npy``.
     An interrupted job resumes from the store.
 
     Raises:
@@ -84,6 +85,7 @@ def best_of_n_job(spec: dict[str, Any], folder: Path, report: Report) -> None:
     model.load_backbone(report)
     report.stage(2, 2, "Representations (responses)")
     ranked = rank(model, candidates, progress=report)
+    np.save(folder / "n_truncated.npy", np.array([cut for one in ranked for cut in one.n_truncated]))
     np.save(folder / "rewards.npy", np.array([reward for one in ranked for reward in one.rewards]))
 
 

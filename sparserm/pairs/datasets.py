@@ -7,11 +7,12 @@ from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
+from urllib.parse import quote
 
 from sparserm.pairs.files import RawRow, kept, raw_rows
 from sparserm.pairs.limits import Budget
 from sparserm.support.files import one_line
-from sparserm.support.hub import cache_if_unreachable, hub_problem
+from sparserm.support.hub import HubName, cache_if_unreachable, hub_problem
 from sparserm.types import SparseRMError
 
 
@@ -81,15 +82,17 @@ def read_hub_dataset(name: str, split: str | None, config: str | None = None) ->
     """
     import datasets
 
+    asked = HubName(name) if Path(name).is_dir() else HubName.parse(name) or HubName(name)
+    where = _revision(asked)
     try:
-        if not Path(name).is_dir() and not _is_in_hub_cache(name):
-            _ask_hub(name)
-        load = partial(datasets.load_dataset, name, *([config] if config else []))
+        if not Path(name).is_dir() and not _is_in_hub_cache(asked):
+            _ask_hub(asked)
+        load = partial(datasets.load_dataset, asked.repository, *([config] if config else []), **where)
         with nullcontext() if Path(name).is_dir() else cache_if_unreachable():
             try:
                 loaded = load(split=split or "train")
             except ValueError as error:
-                other = _part(name, split, config)
+                other = _part(asked, split, config)
                 if other is None:
                     raise error from None
                 loaded = load(split=other)
@@ -101,7 +104,7 @@ def read_hub_dataset(name: str, split: str | None, config: str | None = None) ->
         raise SparseRMError(f"dataset {name!r} could not be loaded: {problem}; or use a file") from error
 
 
-def _part(name: str, split: str | None, config: str | None) -> str | None:
+def _part(asked: HubName, split: str | None, config: str | None) -> str | None:
     """The split that can be read where the one asked for, or ``train``, cannot; None if it is the same.
 
     Raises:
@@ -109,26 +112,42 @@ def _part(name: str, split: str | None, config: str | None) -> str | None:
     """
     import datasets
 
-    configs = datasets.get_dataset_config_names(name)
-    if config not in configs and len(configs) > 1 and (config or datasets.get_dataset_default_config_name(name) is None):
-        raise ChoiceError(name, "config", configs, config)
-    found = choose_split(datasets.get_dataset_split_names(name, config), split, name)
+    name, where = asked.repository, _revision(asked)
+    configs = datasets.get_dataset_config_names(name, **where)
+    undecided = config not in configs and len(configs) > 1
+    if undecided and (config or datasets.get_dataset_default_config_name(name, **where) is None):
+        raise ChoiceError(str(asked), "config", configs, config)
+    found = choose_split(datasets.get_dataset_split_names(name, config, **where), split, str(asked))
     return found if found != (split or "train") else None
 
 
-def _ask_hub(name: str) -> None:
+def _ask_hub(asked: HubName) -> None:
     """Check once that the dataset exists: without network, ``load_dataset`` would retry for half a minute."""
     import huggingface_hub
 
-    huggingface_hub.HfApi().dataset_info(name, timeout=10)
+    huggingface_hub.HfApi().dataset_info(asked.repository, revision=asked.revision, timeout=10)
 
 
-def _is_in_hub_cache(name: str) -> bool:
-    """Whether this dataset is in the cache of ``datasets``, so that it loads without network."""
+def _revision(asked: HubName) -> dict[str, str]:
+    """The revision, and a cache of its own: without network ``datasets`` takes the latest of whatever is in a cache."""
+    if asked.revision is None:
+        return {}
+    return {"revision": asked.revision, "cache_dir": str(_cache(asked))}
+
+
+def _cache(asked: HubName) -> Path:
+    """The folder in which ``datasets`` caches a dataset."""
     import datasets
+
+    shared = Path(datasets.config.HF_DATASETS_CACHE)
+    return shared / f"at {quote(asked.revision, safe='')}" if asked.revision else shared
+
+
+def _is_in_hub_cache(asked: HubName) -> bool:
+    """Whether this dataset is in the cache of ``datasets``, so that it loads without network."""
 
     def plain(text: str) -> str:  # the cache spells owner/MyData as owner___my_data
         return re.sub(r"[^a-z0-9]", "", text.lower())
 
-    cache = Path(datasets.config.HF_DATASETS_CACHE)
-    return cache.is_dir() and any(plain(folder.name) == plain(name) for folder in cache.iterdir())
+    cache = _cache(asked)
+    return cache.is_dir() and any(plain(folder.name) == plain(asked.repository) for folder in cache.iterdir())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +13,7 @@ from sparserm.pairs.messages import RowError, read_prompt
 from sparserm.pairs.parsing import parse_rows
 from sparserm.pairs.split import prompt_key
 from sparserm.support.defaults import TASKS, assets_dir
+from sparserm.support.hub import HubName
 from sparserm.types import PreferenceData, Prompt, SparseRMError
 
 #: Where in a folder the files of a dataset may be.
@@ -44,7 +44,7 @@ def load_pairs(
        written by ``datasets.save_to_disk``;
     2. a file below ``SPARSERM_DATA``, by relative path or file name, with or without the suffix;
     3. a starter set: ``truthfulness``, ``safety``, ``redteam`` or ``helpfulness``;
-    4. a dataset of the Hugging Face Hub, through ``datasets.load_dataset``.
+    4. a dataset of the Hugging Face Hub, through ``datasets.load_dataset``: ``owner/name``, or ``owner/name@revision``.
 
     Args:
         source: the path or name.
@@ -121,7 +121,7 @@ def _read_named_dataset(name: str, split: str | None, config: str | None) -> lis
         f"(available: {offered}), not a starter set ({', '.join(TASKS)})"
     )
     # A mistyped file name must not be looked up on the network.
-    if has_data_suffix(name) or not re.fullmatch(r"[\w.-]{1,96}(/[\w.-]{1,96})?", name, re.ASCII):
+    if has_data_suffix(name) or HubName.parse(name) is None:
         raise SparseRMError(f"{tried}; check the path")
     try:
         return read_hub_dataset(name, split, config)

@@ -7,6 +7,7 @@ untrusted, so everything here runs in time linear in its length.
 
 from __future__ import annotations
 
+import json
 import re
 
 from sparserm.types import Message
@@ -209,6 +210,65 @@ def spoken(response: str) -> str:
     that open the block in the prompt leave only its end in the response. Text without any of these is unchanged.
     """
     return _said(response)[0]
+
+
+def spoken_template() -> str:
+    """Jinja that goes before a chat template, so that it writes what assistants say as the engine reads it.
+
+    Every assistant turn is as :func:`spoken` gives it, and the last one has no white space around it. It is in exported
+    tokenizers, which work without SparseRM.
+    """
+    thinking = json.dumps(_THINKING, ensure_ascii=False)
+    return _SPOKEN.replace("THINKING", thinking).replace("ENDS", f"({json.dumps(_ENDS, ensure_ascii=False)[1:-1]})")
+
+
+#: :func:`spoken` in Jinja, which has no while: each mark ends in one of two signs, so that their number is an upper bound.
+_SPOKEN = """\
+{%- macro sparserm_spoken(text) -%}
+{%- set now = namespace(text=text, more=true) -%}
+{%- set whole = text.rstrip() -%}
+{%- if whole.endswith(ENDS) and not (whole.endswith('</s>') and '<s>' in whole) -%}
+{%- set now.text = whole -%}
+{%- for step in whole.split('>') if now.more -%}
+{%- set now.more = false -%}
+{%- for end in ENDS if now.text.endswith(end) -%}
+{%- set now.text = now.text[:-(end|length)].rstrip() -%}
+{%- set now.more = true -%}
+{%- endfor -%}
+{%- endfor -%}
+{%- set now.text = now.text.lstrip() -%}
+{%- endif -%}
+{%- set now.more = true -%}
+{%- for step in text.split('>') + text.split(']') if now.more -%}
+{%- set now.more = false -%}
+{%- set start = now.text.lstrip() -%}
+{%- if start.startswith('<|channel|>') -%}
+{%- set now.text = start.rpartition('<|message|>')[2].lstrip() if '<|channel|>final<|message|>' in start else '' -%}
+{%- set now.more = true -%}
+{%- else -%}
+{%- for opening, closing in THINKING if not now.more -%}
+{%- set parts = now.text.partition(closing) -%}
+{%- if start.startswith(opening) or (parts[1] and opening not in parts[0]) -%}
+{%- set now.text = parts[2].lstrip() -%}
+{%- set now.more = true -%}
+{%- endif -%}
+{%- endfor -%}
+{%- endif -%}
+{%- endfor -%}
+{{- now.text -}}
+{%- endmacro -%}
+{%- set sparserm = namespace(messages=[]) -%}
+{%- for message in messages -%}
+{%- if message.role == 'assistant' and message.content is string -%}
+{%- set said = sparserm_spoken(message.content) -%}
+{%- set said = said.strip() if loop.last else said or message.content -%}
+{%- set sparserm.messages = sparserm.messages + [dict(message, content=said)] -%}
+{%- else -%}
+{%- set sparserm.messages = sparserm.messages + [message] -%}
+{%- endif -%}
+{%- endfor -%}
+{%- set messages = sparserm.messages -%}
+"""
 
 
 def thinks(response: str) -> bool:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sparserm.heads.reward import contributions, head_scores
-from sparserm.heads.saved import find_head, head_hash, list_heads
+from sparserm.heads.saved import head_hash, head_name
 from sparserm.support.parsing import given_path
 from sparserm.types import Progress, SparseRMError, Text
 
@@ -42,7 +42,8 @@ class Judge:
 
     @classmethod
     def load(cls, source: str | Path) -> Judge:
-        """Load a head by folder or name, or a sequence classifier with one label from a folder as ``RewardTrainer`` saves it.
+        """Load a head by folder or name, as :func:`~sparserm.heads.saved.find_head` finds it, or from a folder a sequence
+        classifier with one label, as ``RewardTrainer`` saves it.
 
         Raises:
             SparseRMError: it is neither.
@@ -64,13 +65,14 @@ class Judge:
                     "model.safetensors); give the folder of one of these, or the name of a head"
                 )
             return cls(folder.resolve().name, FineTunedRewardModel.load(folder), folder_fingerprint(folder))
-        if not folder.is_dir() and str(source) not in list_heads():
+        try:
+            name = head_name(source)
+        except SparseRMError as error:
             raise SparseRMError(
-                f"no reward model {str(source)!r}: expected a head's folder or name ({', '.join(list_heads())}), or the "
-                "folder of a sequence classifier; `sparserm heads` lists the heads"
-            )
+                f"no reward model {str(source)!r}: {error}; or give the folder of a sequence classifier"
+            ) from error
         model = SparseRM.from_pretrained(source)
-        return cls(find_head(source).resolve().name, model, head_hash(model.saved))
+        return cls(name, model, head_hash(model.saved))
 
     @property
     def features(self) -> tuple[tuple[int, str], ...]:

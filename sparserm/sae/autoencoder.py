@@ -32,7 +32,7 @@ from sparserm.sae.formats import (
 )
 from sparserm.support.defaults import assets_dir, home
 from sparserm.support.files import one_line
-from sparserm.support.hub import cache_if_unreachable, hub_problem
+from sparserm.support.hub import HubName, cache_if_unreachable, hub_problem
 from sparserm.support.parsing import given_path
 from sparserm.types import HookPoint, SparseRMError
 
@@ -104,7 +104,9 @@ class SparseAutoencoder:
     @functools.cached_property
     def fingerprint(self) -> str:
         """SHA-256 over the weights and settings that encode and decode depend on (16 hex digits); not over the name."""
-        facts = [self.architecture, self.hook.name, self.k, self.normalize_activations, self.apply_b_dec_to_input]
+        # Earlier versions called the output of the MLP what it adds: heads of theirs have to find their SAE.
+        hook = replace(self.hook, site="mlp_out") if self.hook.site == "mlp" else self.hook
+        facts = [self.architecture, hook.name, self.k, self.normalize_activations, self.apply_b_dec_to_input]
         digest = hashlib.sha256(json.dumps([*facts, self.rescale_acts_by_decoder_norm]).encode())
         for name in sorted(self.weights):
             digest.update(name.encode())
@@ -227,7 +229,7 @@ def load_sae(source: str | Path, *, may_download: bool = True) -> SparseAutoenco
     Args:
         source: a folder in SAELens's or sparsify's format, a name in :func:`list_saes` (``smollm2/layer_15``),
             ``release:sae_id`` of the registry (or ``release/sae_id``), or ``user/repository:folder`` of the Hugging Face Hub,
-            where the folder is like one on this machine.
+            where the folder is like one on this machine; ``user/repository@revision:folder`` for a branch, tag or commit.
         may_download: whether it may be downloaded; false for a name that nobody gave but a head, which may come from a
             stranger.
 
@@ -245,8 +247,9 @@ def load_sae(source: str | Path, *, may_download: bool = True) -> SparseAutoenco
     if (release := _release_of(str(source), may_download)) is not None:
         return _load_registry(release, str(source)[len(release) + 1 :], may_download)
     repository, colon, inside = str(source).partition(":")
-    if colon and re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
-        return _load_repository(repository, inside, may_download)
+    asked = HubName.parse(repository)
+    if colon and asked is not None and asked.owned:
+        return _load_repository(asked, inside, may_download)
     raise SparseRMError(
         f"no SAE {one_line(source)!r}: expected a folder, one of {', '.join(find_saes()) or '(none shipped)'}, "
         "release:sae_id of SAELens's registry, or user/repository:folder of the Hugging Face Hub"
@@ -373,11 +376,11 @@ def _registry_config(release: str, sae_id: str) -> dict[str, Any]:
     return {**cfg, "normalize_activations": "none"} if folded else cfg
 
 
-def _load_repository(repository: str, inside: str, may_download: bool) -> SparseAutoencoder:
+def _load_repository(asked: HubName, inside: str, may_download: bool) -> SparseAutoencoder:
     """Load a folder of a repository of the Hub that is not in the registry, as one on this machine."""
     from huggingface_hub import snapshot_download
 
-    name = f"{repository}:{inside}"
+    name = f"{asked}:{inside}"
     if not inside or any(part in ("", ".", "..") for part in inside.split("/")):
         raise SparseRMError(
             f"SAE {one_line(name)!r} names no folder of the repository; expected user/repository:folder, such as "
@@ -385,12 +388,14 @@ def _load_repository(repository: str, inside: str, may_download: bool) -> Sparse
         )
     patterns = [f"{inside}/{file}" for file in ("cfg.json", SAELENS_WEIGHTS, SPARSIFY_WEIGHTS)]
     try:
-        found = snapshot_download(repository, allow_patterns=patterns, local_files_only=not may_download)
+        found = snapshot_download(
+            asked.repository, revision=asked.revision, allow_patterns=patterns, local_files_only=not may_download
+        )
     except Exception as error:  # the Hub's client raises many types of error
         if not may_download:
             raise _not_downloaded(name) from error
         raise SparseRMError(
-            f"SAE {one_line(name)!r} cannot be downloaded: {hub_problem(error, repository)}; expected user/repository:folder "
+            f"SAE {one_line(name)!r} cannot be downloaded: {hub_problem(error, str(asked))}; expected user/repository:folder "
             "of the Hugging Face Hub, or release:sae_id of SAELens's registry"
         ) from error
     return _load_folder(Path(found) / inside, name)

@@ -236,7 +236,7 @@ def _hook_of(cfg: Mapping[str, Any], folder: Path) -> HookPoint:
     """The hook point from the metadata, or from the folder's name as in sparsify (``layers.15``, ``layers.15.mlp``)."""
     hook_name = _mapping(cfg.get("metadata")).get("hook_name") or cfg.get("hook_name")
     if match := _MODULE.fullmatch(str(hook_name or folder.resolve().name)):
-        return HookPoint(int(match["layer"]), "mlp_out" if match["mlp"] else "resid_post")
+        return HookPoint(int(match["layer"]), "mlp" if match["mlp"] else "resid_post")
     if hook_name:
         return HookPoint.parse(str(hook_name))
     raise SparseRMError(

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.special import expit
 
+from sparserm.heads.reward import rewards
 from sparserm.pairs.candidates import Candidates, CandidateSet
-from sparserm.pairs.messages import prompt_value, trl_row
+from sparserm.pairs.messages import as_response, prompt_value, trl_row
 from sparserm.representations.store import stored
 from sparserm.types import Progress, Text
 
@@ -24,11 +25,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RankedSet:
-    """The candidates of one prompt with their rewards; ``ranking`` holds their indices, best first."""
+    """The candidates of one prompt with their rewards.
+
+    Attributes:
+        ranking: indices of the candidates, best first.
+        n_truncated: for each candidate, tokens cut from the left of the prompt; empty if unknown.
+    """
 
     candidates: CandidateSet
     rewards: tuple[float, ...]
     ranking: tuple[int, ...]
+    n_truncated: tuple[int, ...] = ()
 
     @property
     def best(self) -> int:
@@ -59,29 +66,36 @@ def rank(model: SparseRM, candidates: Candidates, *, progress: Progress | None =
     Raises:
         SparseRMError: a text cannot be scored.
     """
-    prompts = [one.prompt for one in candidates.sets for _ in one.responses]
-    responses = [response for one in candidates.sets for response in one.responses]
-    return rank_by(candidates, model.score(prompts, responses, progress=progress))
+    found = model.represent_texts(_texts(candidates), progress)
+    return rank_by(candidates, rewards(model.head, found), found.n_truncated)
+
+
+def _texts(candidates: Candidates) -> list[Text]:
+    return [Text(one.prompt, as_response(response)) for one in candidates.sets for response in one.responses]
 
 
 def count_missing_tokens(model: SparseRM, candidates: Candidates) -> int:
     """Number of tokens that :func:`rank` would have to run the backbone on; the rest is in the store."""
     from sparserm.representations.represent import count_missing
 
-    texts = [Text(one.prompt, response) for one in candidates.sets for response in one.responses]
     with stored() as store:
-        return count_missing(texts, model.backbone, model.saved.saes, model.head.pooling, store)[1]
+        return count_missing(_texts(candidates), model.backbone, model.saved.saes, model.head.pooling, store)[1]
 
 
-def rank_by(candidates: Candidates, rewards: np.ndarray) -> tuple[RankedSet, ...]:
-    """Rank the candidates of each prompt by ``rewards [n]``, given prompt by prompt."""
+def rank_by(candidates: Candidates, rewards: np.ndarray, n_truncated: np.ndarray | None = None) -> tuple[RankedSet, ...]:
+    """Rank the candidates of each prompt by ``rewards [n]``, given prompt by prompt, as ``n_truncated [n]``."""
     ranked, start = [], 0
     for one in candidates.sets:
-        own = rewards[start : start + len(one.responses)]
-        start += len(one.responses)
+        here = slice(start, start := start + len(one.responses))
+        own, cut = rewards[here], () if n_truncated is None else n_truncated[here]
         ranking = tuple(int(i) for i in np.argsort(-own, kind="stable"))
-        ranked.append(RankedSet(one, tuple(float(reward) for reward in own), ranking))
+        ranked.append(RankedSet(one, tuple(map(float, own)), ranking, tuple(map(int, cut))))
     return tuple(ranked)
+
+
+def count_truncated(ranked: Iterable[RankedSet]) -> int:
+    """Number of candidates whose text exceeds the backbone's context."""
+    return sum(cut > 0 for one in ranked for cut in one.n_truncated)
 
 
 def ranking_rows(ranked: Iterable[RankedSet]) -> list[dict[str, Any]]:

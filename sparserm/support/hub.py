@@ -1,11 +1,15 @@
-"""What went wrong with the Hugging Face Hub, in words: its clients raise many types of error, often one wrapped in another."""
+"""Names of the Hugging Face Hub, and what went wrong with it, in words.
+
+Its clients raise many types of error, often one wrapped in another.
+"""
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 from sparserm.support.files import one_line
 
@@ -17,8 +21,47 @@ _LOG_IN = "log in with `hf auth login`"
 #: Seconds in which the Hub has to answer, where there is a copy to use instead.
 _ANSWER_S = 5
 
+#: A revision: a branch, a tag or a commit. ``refs/pr/1`` is one too; a path that leads elsewhere is none.
+_REVISION = r"(?!\S*\.\.)\w[\w.+/-]{0,250}"
+_NAME = re.compile(rf"(\w[\w.-]{{0,95}}(?:/\w[\w.-]{{0,95}})?)(?:@({_REVISION}))?", re.ASCII)
+
 # The setting is global: two threads that restore it in the wrong order would leave it on.
 _OFFLINE = threading.RLock()
+
+
+class HubName(NamedTuple):
+    """A repository of the Hub by name, at a revision if one is given: ``USER/NAME@REVISION``, as in paths of the Hub.
+
+    ``USER/`` may be missing: a few models and datasets are called by one word.
+    """
+
+    repository: str
+    revision: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> HubName | None:
+        """The name in a text; None if the text is no name."""
+        found = _NAME.fullmatch(text)
+        return cls(*found.groups()) if found else None
+
+    @property
+    def owned(self) -> bool:
+        """Whether the name says whose repository it is."""
+        return "/" in self.repository
+
+    def download(self, kind: str = "model") -> str:
+        """The command that downloads it; ``kind`` as for :func:`hub_problem`."""
+        options = (" --repo-type dataset" if kind == "dataset" else "", f" --revision {self.revision}" if self.revision else "")
+        return f"`hf download {self.repository}{''.join(options)}`"
+
+    def page(self, kind: str = "model") -> str:
+        """Address of its page on the Hub."""
+        from huggingface_hub import constants
+
+        return f"{constants.ENDPOINT}/{'datasets/' if kind == 'dataset' else ''}{self.repository}"
+
+    def __str__(self) -> str:
+        return f"{self.repository}@{self.revision}" if self.revision else self.repository
 
 
 class HubUnreachableError(ConnectionError):
@@ -68,23 +111,24 @@ def hub_problem(error: BaseException, name: str, kind: str = "model") -> str:
 
     Args:
         error: what a client of the Hub raised.
-        name: the repository that was asked for.
+        name: the repository that was asked for, with the revision if one was given.
         kind: ``model`` or ``dataset``.
     """
+    asked = HubName.parse(name) or HubName(name)
     if "is a gated dataset" in str(error):  # datasets drops what it was raised from
-        return _gated(401 if "must be authenticated" in str(error) else 403, name, kind)
+        return _gated(401 if "must be authenticated" in str(error) else 403, asked, kind)
     chain = list(_chain(error))
     for one in chain:  # an answer of the Hub tells more than the errors that wrap it
         response = getattr(one, "response", None)
         if isinstance(status := getattr(response, "status_code", None), int):
-            return _answered(status, getattr(response, "headers", {}), one, name, kind)
+            return _answered(status, getattr(response, "headers", {}), one, asked, kind)
     types = _types(error)
     if (unreachable := types.get("HubUnreachableError")) is not None:
         return f"the Hub cannot be reached ({one_line(unreachable, 100)}); check the network"
     reasons = {
         "OfflineModeIsEnabled": f"{name} is not in the Hub's cache, and HF_HUB_OFFLINE forbids downloads; unset it, or run "
-        f"`hf download` on {name} first",
-        "HFValidationError": f"{name!r} is not a name of the Hub, which are USER/NAME; correct the name",
+        f"{asked.download(kind)} first",
+        "HFValidationError": not_a_name(name),
         **dict.fromkeys(_BROKEN_OFF, "the download broke off; try again"),
         "IncompleteSnapshotError": f"the copy of {name} in the Hub's cache is incomplete; download it again, with a network",
     }
@@ -96,12 +140,19 @@ def hub_problem(error: BaseException, name: str, kind: str = "model") -> str:
     return one_line(f"{type(error).__name__}: {error}")
 
 
-def _answered(status: int, headers: Mapping[str, str], error: BaseException, name: str, kind: str) -> str:
+def not_a_name(text: str) -> str:
+    """The reason why a text is refused as a name of the Hub."""
+    return f"{text!r} is not a name of the Hub, which are USER/NAME or USER/NAME@REVISION; correct the name"
+
+
+def _answered(status: int, headers: Mapping[str, str], error: BaseException, asked: HubName, kind: str) -> str:
     """The reason in an answer of the Hub, which gives 401 for what is missing too."""
+    name = asked.repository
     code, wait = headers.get("X-Error-Code", ""), headers.get("Retry-After")
     by_code = {
-        "GatedRepo": _gated(status, name, kind),
-        "RevisionNotFound": f"{name} has no revision like that, such as the branch main; check its page on the Hub",
+        "GatedRepo": _gated(status, asked, kind),
+        "RevisionNotFound": f"{name} has no revision {asked.revision or 'main'!r}; give one of its branches, tags or commits, "
+        f"as {name}@REVISION; {asked.page(kind)} lists them",
         "EntryNotFound": f"{name} lacks a file that is needed ({_path_of(error)}); check its files on the Hub",
         "RepoNotFound": f"the Hub has no {kind} {name} that you may read; check the name, or, if it is private, {_LOG_IN}",
     }
@@ -119,10 +170,8 @@ def _answered(status: int, headers: Mapping[str, str], error: BaseException, nam
     return by_code.get(code) or by_status.get(status) or one_line(f"the Hub answered {status}: {error}")
 
 
-def _gated(status: int, name: str, kind: str) -> str:
-    from huggingface_hub import constants
-
-    page = f"{constants.ENDPOINT}/{'datasets/' if kind == 'dataset' else ''}{name}"
+def _gated(status: int, asked: HubName, kind: str) -> str:
+    name, page = asked.repository, asked.page(kind)
     if status == 401:
         return f"{name} is gated: accept its licence on {page}, then {_LOG_IN}"
     return f"{name} is gated, and your account has no access: accept its licence on {page}"

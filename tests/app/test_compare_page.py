@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from pathlib import Path
 
 import pytest
@@ -123,6 +124,30 @@ def test_a_pin_stays_when_texts_change_and_the_best_is_shown_where_nothing_is_pi
     assert [metric.value for metric in again.metric] == [metric.value for metric in page.metric]
     page.text_area(key="compare_prompt").set_value("Another question?").run()
     assert _press(page, "Compare").segmented_control(key="compare_a").value == 3 - best
+
+
+@pytest.fixture
+def short_context(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The context of the default backbone ends after 64 tokens."""
+    from sparserm import SparseRM
+
+    monkeypatch.setattr(SparseRM.from_pretrained("truthfulness").backbone.chat, "max_length", 64)
+
+
+@pytest.mark.backbone
+@pytest.mark.usefixtures("short_context")
+def test_prompts_that_were_truncated_are_said_in_both_views() -> None:
+    long = f"{uuid.uuid4()}: {'and another word ' * 40}"  # no other test has stored it
+    page = _open()
+    page.text_area(key="compare_prompt").set_value(long).run()
+    _press(page, "Compare")
+    assert not page.exception
+    assert [one.value for one in page.warning if "prompt tokens were truncated on the left" in one.value]
+    page = _open(compare_mode="Best of N")
+    page.text_area(key="best_of_n_text").set_value(f"{long}\n---\nYes.\n---\nNo.\n===\nShort\n---\nYes.").run()
+    _press(page, "Rank")
+    assert not page.exception
+    assert "2 candidates exceed the context length; prompts were truncated on the left." in [one.value for one in page.warning]
 
 
 # ------------------------------------------------------------------------------------------------------------ best of N

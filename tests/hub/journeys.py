@@ -57,14 +57,47 @@ def load_head(name: str) -> str:
     return SparseRM.from_pretrained(name).card.name
 
 
-def load_head_in(folder: Path, name: str) -> str:
-    """As above, where the current folder is this one."""
+def in_folder(folder: Path, journey: Callable[..., Any], *args: Any) -> Any:
+    """A journey where the current folder is this one."""
     before = Path.cwd()
     os.chdir(folder)
     try:
-        return load_head(name)
+        return journey(*args)
     finally:
         os.chdir(before)
+
+
+def load_head_in(folder: Path, name: str) -> str:
+    return in_folder(folder, load_head, name)
+
+
+def name_of_head(source: str) -> str:
+    from sparserm.heads.saved import head_name
+
+    return head_name(source)
+
+
+def judge(source: str) -> tuple[str, list[float]]:
+    """Name of a judge, and its rewards."""
+    from sparserm.pairs.messages import as_prompt
+    from sparserm.policy.judges import Judge
+    from sparserm.types import Text
+
+    found = Judge.load(source)
+    texts = [Text(as_prompt(prompt), response) for prompt, response in zip(PROMPTS, RESPONSES, strict=True)]
+    return found.name, found.judge(texts).rewards.tolist()
+
+
+def fingerprint(backbone: str) -> str:
+    from sparserm.backbone.model import Backbone
+
+    return Backbone.load(backbone).fingerprint
+
+
+def sae_fingerprint(name: str) -> str:
+    from sparserm.sae.autoencoder import load_sae
+
+    return load_sae(name).fingerprint
 
 
 def load_sae(name: str) -> str:

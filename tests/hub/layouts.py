@@ -54,9 +54,9 @@ class Layout:
         return self.shown or self.loader
 
 
-def weights(d_in: int = D_IN, d_sae: int = D_SAE) -> dict[str, Tensor]:
+def weights(d_in: int = D_IN, d_sae: int = D_SAE, seed: int = 0) -> dict[str, Tensor]:
     """A random SAE: no bias is zero and no decoder row has norm one."""
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(seed)
     shapes = {"W_enc": (d_in, d_sae), "W_dec": (d_sae, d_in), "b_enc": (d_sae,), "b_dec": (d_in,)}
     return {name: 0.4 * torch.randn(shape, generator=generator) for name, shape in shapes.items()}
 
@@ -78,12 +78,12 @@ def saelens_before_6(path: str, **changes: Any) -> Files:
     }
 
 
-def saelens_6(path: str, hook: str, d_in: int = D_IN, d_sae: int = D_SAE) -> Files:
+def saelens_6(path: str, hook: str, d_in: int = D_IN, d_sae: int = D_SAE, seed: int = 0) -> Files:
     """As SAELens 6 saves BatchTopK and Matryoshka SAEs: JumpReLU, with metadata."""
     metadata = {"sae_lens_version": "6.0.0", "model_name": "tiny", "hook_name": hook, "prepend_bos": True}
     cfg = {"architecture": "jumprelu", "d_in": d_in, "d_sae": d_sae, "dtype": "float32", "device": "cpu", "metadata": metadata}
     cfg |= {"apply_b_dec_to_input": True, "normalize_activations": "none", "reshape_activations": "none"}
-    tensors = {**weights(d_in, d_sae), "threshold": thresholds(d_sae)}
+    tensors = {**weights(d_in, d_sae, seed), "threshold": thresholds(d_sae)}
     return {f"{path}/cfg.json": json.dumps(cfg).encode(), f"{path}/sae_weights.safetensors": _saved(tensors)}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -107,7 +108,7 @@ def test_a_pushed_head_loads_by_name_elsewhere_and_then_without_the_hub(
     assert json.loads(client(journeys.command, *pushed, **ME))["address"] == f"{shared.url}/me/kind"
     assert elsewhere(journeys.load_head, "me/kind") == "kindness"
     error = elsewhere.refused(journeys.score, "me/kind")
-    assert "backbone 'org/model' was not found on this machine" in error and "download it with `hf download`" in error
+    assert "backbone 'org/model' was not found on this machine" in error and "with `hf download org/model`" in error
     elsewhere(journeys.download, "org/model")
     assert elsewhere(journeys.score, "me/kind")[0] == rewards
     assert "is not downloaded because only a head names it" in elsewhere.refused(journeys.sae_of_head, "me/kind")
@@ -252,9 +253,9 @@ def test_a_download_that_breaks_off_for_good_says_so_and_can_be_repeated(
 def test_a_repository_without_the_revision(shared: Hub, client: Client, tmp_path: Path) -> None:
     repository = shared.add("models", "org/no-main", save_tiny(tmp_path / "model"))
     repository.branches["old"] = repository.branches.pop("main")
-    assert "org/no-main has no revision like that, such as the branch main" in client.refused(
-        journeys.load_backbone, "org/no-main"
-    )
+    error = client.refused(journeys.load_backbone, "org/no-main")
+    assert "org/no-main has no revision 'main'; give one of its branches, tags or commits, as org/no-main@REVISION" in error
+    assert client(journeys.load_backbone, "org/no-main@old") == (4, HIDDEN)
     assert client(journeys.download_revision, "org/no-main", "v9") == "RevisionNotFoundError"
     assert client(journeys.download_revision, "org/no-main", "old").endswith(repository.branches["old"])
 
@@ -328,7 +329,16 @@ def test_a_hub_that_is_down_is_not_a_wrong_name(shared: Hub, client: Client) -> 
         (journeys.load_pairs, "org/none", "the Hub has no dataset org/none that you may read; check the name, or"),
         (journeys.load_head, "org/none", "the Hub has no model org/none that you may read; check the name, or"),
         (journeys.load_head, "org/model", "the repository org/model of the Hugging Face Hub holds no head; expected config"),
-        (journeys.load_backbone, "org/model@v1", "'org/model@v1' is not a name of the Hub, which are USER/NAME"),
+        (journeys.load_backbone, "org/model@", "'org/model@' is not a name of the Hub, which are USER/NAME or USER/NAME@REV"),
+        (journeys.load_backbone, "org/model@../x", "no folder org/model@../x: expected a folder written by save_pretrained"),
+        (journeys.load_backbone, "org/model@v9", "org/model has no revision 'v9'; give one of its branches, tags or commits"),
+        (journeys.load_head, "org/model@v9", "org/model has no revision 'v9'; give one of its branches, tags or commits"),
+        (
+            journeys.load_sae,
+            "org/model@v9:layer_1",
+            "org/model has no revision 'v9'; give one of its branches, tags or commits",
+        ),
+        (journeys.load_pairs, "org/pairs@v9", "org/pairs has no revision 'v9'; give one of its branches, tags or commits"),
         (journeys.load_backbone, "org/pickled", "expected config.json, tokenizer files and safetensors weights"),
     ],
 )
@@ -336,6 +346,147 @@ def test_a_name_that_is_wrong_says_what_is_expected(journey, name: str, expected
     config = tiny_model().config.to_json_string().encode()
     shared.add("models", "org/pickled", {"config.json": config, "pytorch_model.bin": b"", "README.md": b""})
     assert re.search(re.escape(expected), client.refused(journey, name))
+
+
+@pytest.fixture(scope="module")
+def versions(head, shared: Hub, tmp_path_factory) -> dict[str, dict[str, str]]:
+    """Commits of a model, SAEs and pairs by branch: ``old/1``, and ``main``, which is another."""
+    model = save_tiny(tmp_path_factory.mktemp("old"), seed=1)
+    old = {path.name: path.read_bytes() for path in model.iterdir()}
+    new = {path.name: path.read_bytes() for path in save_tiny(tmp_path_factory.mktemp("new"), seed=2).iterdir()}
+    files = {
+        ("models", "org/versions"): (old, new),
+        ("models", "org/sae-versions"): tuple(saelens_6("a", HOOK, HIDDEN, D_SAE, seed=seed) for seed in (1, 2)),
+        ("datasets", "org/pair-versions"): tuple({"train.jsonl": _jsonl(preference_rows(n))} for n in (48, 24)),
+    }
+    commits = {}
+    for (kind, name), (first, second) in files.items():
+        repository = shared.add(kind, name, first)
+        repository.branches["old/1"] = repository.branches["main"]
+        repository.commit(second)
+        commits[name] = dict(repository.branches)
+    return commits
+
+
+def test_a_head_keeps_the_revisions_that_it_was_trained_on(
+    versions, shared: Hub, client: Client, elsewhere: Client, tmp_path: Path
+) -> None:
+    names = [f"org/{name}@old/1" for name in ("pair-versions", "versions", "sae-versions")]
+    rewards = client(journeys.fit, names[0], names[1], f"{names[2]}:a", tmp_path / "head")
+    card = json.loads((tmp_path / "head" / "config.json").read_text())
+    assert (card["backbone"], card["sae"]) == (names[1], f"{names[2]}:a")
+    assert card["training"]["data"] == names[0] and card["training"]["n_pairs"] == 48
+
+    error = elsewhere.refused(journeys.score, str(tmp_path / "head"))
+    assert f"backbone {names[1]!r} was not found" in error and "`hf download org/versions --revision old/1`" in error
+    elsewhere(journeys.download, "org/versions", "old/1")
+    assert elsewhere(journeys.score, str(tmp_path / "head"))[0] == rewards
+    elsewhere(journeys.load_backbone, "org/versions")  # the main branch beside it changes nothing
+    elsewhere(journeys.load_sae, f"{names[2]}:a")
+    with shared.stopped():
+        assert elsewhere(journeys.score, str(tmp_path / "head"))[0] == rewards
+        assert elsewhere(journeys.sae_of_head, str(tmp_path / "head")) == f"{names[2]}:a"
+        assert client(journeys.fit, names[0], names[1], f"{names[2]}:a", tmp_path / "again") == rewards
+
+
+def test_a_branch_and_a_commit_are_revisions_of_everything(versions, shared: Hub, client: Client) -> None:
+    for revision, n in (("old/1", 48), ("main", 24), (versions["org/pair-versions"]["old/1"], 48)):
+        name = f"org/pair-versions@{revision}"
+        assert client(journeys.load_pairs, name) == (name, n)
+    assert client(journeys.load_pairs, "org/pair-versions") == ("org/pair-versions", 24)
+    prints = {client(journeys.fingerprint, f"org/versions{at}") for at in ("@old/1", "@main", "")}
+    assert len(prints) == 2
+    saes = {client(journeys.sae_fingerprint, f"org/sae-versions{at}:a") for at in ("@old/1", "@main", "")}
+    assert len(saes) == 2
+    with shared.stopped():  # the latest in the cache is not taken for another
+        assert client(journeys.load_pairs, "org/pair-versions@old/1") == ("org/pair-versions@old/1", 48)
+        assert client(journeys.load_pairs, "org/pair-versions") == ("org/pair-versions", 24)
+        assert "the Hub cannot be reached" in client.refused(journeys.load_pairs, "org/pair-versions@other")
+
+
+def test_splits_and_configurations_are_those_of_the_revision(shared: Hub, client: Client) -> None:
+    repository = shared.add("datasets", "org/split-later", {"test.jsonl": _jsonl(preference_rows())})
+    repository.branches["v1"] = repository.branches["main"]
+    files = {f"{name}.jsonl": _jsonl(preference_rows()) for name in ("a", "b")}
+    repository.commit({**files, "README.md": _card(("default", {name: f"{name}.jsonl" for name in ("a", "b")}))})
+    assert client(journeys.load_pairs, "org/split-later@v1") == ("org/split-later@v1", 40)
+    error = client.refused(journeys.load_pairs, "org/split-later@main")
+    assert "org/split-later@main has several splits: expected one of a, b" in error
+    assert client(journeys.load_pairs, "org/split-later@main", "b") == ("org/split-later@main (b)", 40)
+
+
+def test_a_head_of_the_hub_has_revisions(head, shared: Hub, client: Client, elsewhere: Client, tmp_path: Path) -> None:
+    client(journeys.export_and_push, head[0], tmp_path / "out", "head", "me/versions", **ME)
+    repository = shared.repositories["models", "me/versions"]
+    repository.branches["v1.0"] = repository.branches["main"]
+    files = dict(repository.commits[repository.branches["main"]])
+    config = json.loads(files["config.json"])
+    repository.commit({**files, "config.json": json.dumps({**config, "name": "kinder"}).encode()})
+    assert elsewhere(journeys.load_head, "me/versions@v1.0") == "kindness"
+    assert elsewhere(journeys.load_head, "me/versions") == elsewhere(journeys.load_head, "me/versions@main") == "kinder"
+    assert elsewhere(journeys.name_of_head, "me/versions@v1.0") == "versions@v1.0"
+    with shared.stopped():
+        assert elsewhere(journeys.load_head, "me/versions@v1.0") == "kindness"
+        assert "the Hub cannot be reached" in elsewhere.refused(journeys.load_head, "me/versions@v2")
+
+
+def test_a_judge_is_a_head_of_the_hub(head, shared: Hub, client: Client, tmp_path: Path) -> None:
+    folder, rewards = head
+    client(journeys.export_and_push, folder, tmp_path / "out", "head", "me/judge", **ME)
+    shared.repositories["models", "me/judge"].branches["v1"] = shared.repositories["models", "me/judge"].branches["main"]
+    name, judged = client(journeys.judge, "me/judge@v1")
+    assert name == "judge@v1" and judged == pytest.approx(rewards, abs=1e-4)
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_bytes(_jsonl([{"prompt": f"Question {i}?"} for i in range(8)]))
+    feature = str(json.loads((folder / "config.json").read_text())["features"][0])
+    client(journeys.command, "edit", str(folder), "--off", feature, "--out", str(tmp_path / "edited"), "--json")
+    given = (
+        "align",
+        str(prompts),
+        "--reward",
+        str(tmp_path / "edited"),
+        "--judge",
+        "me/judge",
+        "--policy",
+        "org/model",
+        "--json",
+    )
+    small = ("--rounds", "1", "--prompts", "4", "--samples", "2", "--held-out", "2", "--max-new-tokens", "4")
+    found = json.loads(client(journeys.command, *given, *small, "--out", str(tmp_path / "run")))
+    assert list(found["measures"][1]["judges"]) == ["edited", "judge"]
+    error = client.refused(journeys.judge, "me/no-judge")
+    assert "no reward model 'me/no-judge': no head 'me/no-judge'" in error and "the Hub has no model me/no-judge" in error
+    assert error.endswith("or give the folder of a sequence classifier")
+
+
+def test_a_revision_without_the_hub_says_how_to_download_it(shared: Hub, client: Client, tmp_path: Path) -> None:
+    offline = Client(shared.url, tmp_path, HF_HUB_OFFLINE="1")
+    try:
+        expected = "HF_HUB_OFFLINE forbids downloads; unset it, or run `hf download "
+        assert f"{expected}org/model --revision v1` first" in offline.refused(journeys.load_backbone, "org/model@v1")
+        error = offline.refused(journeys.load_pairs, "org/pairs@v1")
+        assert f"{expected}org/pairs --repo-type dataset --revision v1` first" in error
+    finally:
+        offline.close()
+
+
+def test_a_folder_with_an_at_sign_in_its_name_is_a_folder(head, shared: Hub, client: Client, tmp_path: Path) -> None:
+    shutil.copytree(head[0], tmp_path / "me" / "kind@v1")
+    (tmp_path / "me" / "pairs@v1.jsonl").write_bytes(_jsonl(preference_rows()))
+    model = save_tiny(tmp_path / "org" / "model@main")
+    for path, data in saelens_6("me/saes@v1", HOOK, HIDDEN, D_SAE).items():
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_bytes(data)
+    asked = len(shared.requests)
+    for folder in (tmp_path, Path()):
+        assert client(journeys.load_head_in, tmp_path, str(folder / "me" / "kind@v1")) == "kindness"
+        assert client(journeys.in_folder, tmp_path, journeys.load_backbone, str(folder / "org" / "model@main")) == (4, HIDDEN)
+        sae = str(folder / "me" / "saes@v1")
+        assert client(journeys.in_folder, tmp_path, journeys.load_sae, sae) == sae
+        pairs = str(folder / "me" / "pairs@v1.jsonl")
+        assert client(journeys.in_folder, tmp_path, journeys.load_pairs, pairs) == ("pairs@v1.jsonl", 40)
+    assert "no head" in client.refused(journeys.load_head_in, tmp_path, "me/kind@v2")  # there is a folder me: a path
+    assert model.is_dir() and len(shared.requests) == asked
 
 
 def test_a_folder_that_is_mistyped_is_not_looked_up(shared: Hub, client: Client, tmp_path: Path) -> None:

@@ -250,13 +250,19 @@ def test_a_sparsify_folder_by_hand(tmp_path: Path) -> None:
     ("folder", "hook"),
     [
         ("layers.3", HookPoint(3)),
-        ("layers.12.mlp", HookPoint(12, "mlp_out")),
+        ("layers.12.mlp", HookPoint(12, "mlp")),
         ("h.0", HookPoint(0)),
         ("model.layers.7", HookPoint(7)),
     ],
 )
 def test_sparsify_names_the_hook_by_the_folder(folder: str, hook: HookPoint, tmp_path: Path) -> None:
     assert load_sae(_sparsify(tmp_path / folder)).hook == hook
+
+
+def test_an_sae_of_an_mlp_has_the_fingerprint_that_heads_of_earlier_versions_recorded(tmp_path: Path) -> None:
+    sae = load_sae(_sparsify(tmp_path / "layers.12.mlp"))
+    assert sae.fingerprint == replace(sae, hook=HookPoint(12, "mlp_out")).fingerprint
+    assert sae.fingerprint != replace(sae, hook=HookPoint(12)).fingerprint
 
 
 @pytest.mark.parametrize("folder", ["encoder", "layers", "my.3"])
@@ -322,7 +328,8 @@ def test_an_unknown_architecture_is_refused(name: str, tmp_path: Path) -> None:
     ("theirs", "ours"),
     [
         ("model.layers.15", HookPoint(15)),
-        ("model.layers.15.mlp", HookPoint(15, "mlp_out")),
+        ("model.layers.15.mlp", HookPoint(15, "mlp")),
+        ("blocks.15.mlp.hook_out", HookPoint(15, "mlp")),
         ("transformer.h.3", HookPoint(3)),
         ("gpt_neox.layers.0.output", HookPoint(0)),
     ],

@@ -211,6 +211,29 @@ def test_an_sae_is_opened_by_a_press_and_not_by_path_where_others_can_reach_the_
 
 
 @pytest.mark.usefixtures("shared")
+def test_where_others_can_reach_the_app_names_of_the_hub_are_opened_and_no_paths(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "me").mkdir()
+    for folder in ("me/saes:here", "me/model@v1"):
+        (tmp_path / folder).mkdir()
+    for name in ("me/saes:layer_3", "me/saes@v1.0:a/layer_3", "me/saes@refs/pr/1:layer_3", "release:blocks.3.hook_resid_post"):
+        access.check_sae(name)
+    for name in ("me/saes:here", "me/saes:../x", "me/saes:/etc", "me/saes@../x:a", "../saes:a", "/me/saes:a", "~/saes:a", "me"):
+        with pytest.raises(SparseRMError, match="opens no SAE by its path"):
+            access.check_sae(name)
+    for name in ("me/model", "me/model@v2", "known"):
+        access.check_backbone(name, "known")
+    for name in ("me/model@v1", "me/../model", "me/model@../x", "/me/model", "~/model", "../model", "model"):
+        with pytest.raises(SparseRMError, match="other people can reach this app, so it expected 'known'"):
+            access.check_backbone(name, "known")
+    access.check_dataset("owner/name@v1")
+    with pytest.raises(SparseRMError, match="opens no files by their path"):
+        access.check_dataset("me/model@v1")
+
+
+@pytest.mark.usefixtures("shared")
 @pytest.mark.parametrize("part", ["sae", "backbone"])
 def test_an_uploaded_head_opens_no_path(part: str, tmp_path: Path) -> None:
     saved = load_head("safety")

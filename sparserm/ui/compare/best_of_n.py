@@ -24,7 +24,16 @@ from sparserm.pairs.candidates import (
 )
 from sparserm.pairs.files import PACKED
 from sparserm.pairs.parsing import PairsError
-from sparserm.scoring.best_of_n import RankedSet, best_rows, count_missing_tokens, preference_rows, rank, rank_by, ranking_rows
+from sparserm.scoring.best_of_n import (
+    RankedSet,
+    best_rows,
+    count_missing_tokens,
+    count_truncated,
+    preference_rows,
+    rank,
+    rank_by,
+    ranking_rows,
+)
 from sparserm.support.files import to_csv, to_jsonl
 from sparserm.types import SparseRMError
 from sparserm.ui.compare import charts, inputs
@@ -199,8 +208,13 @@ def _is_little(identity: str, head: str, version: str, *, _context: Context) -> 
 def _rank(identity: str, head: str, version: str, job: str, *, _context: Context) -> Ranking:
     """Rank by the rewards of a finished job, or by those of the model."""
     candidates = _candidates(identity)
-    ranked = rank_by(candidates, np.load(Path(job) / "rewards.npy")) if job else rank(_context.model(), candidates)
+    ranked = _ranked_by_job(candidates, Path(job)) if job else rank(_context.model(), candidates)
     return Ranking(ranked, pd.DataFrame(best_rows(ranked)), pd.DataFrame(ranking_rows(ranked)))
+
+
+def _ranked_by_job(candidates: Candidates, job: Path) -> tuple[RankedSet, ...]:
+    cut = job / "n_truncated.npy"  # jobs of earlier versions have none
+    return rank_by(candidates, np.load(job / "rewards.npy"), np.load(cut) if cut.is_file() else None)
 
 
 def _results(ranking: Ranking, context: Context) -> None:
@@ -225,6 +239,8 @@ def _results(ranking: Ranking, context: Context) -> None:
         height="stretch",
         help="Reward of the best candidate minus the reward of the worst; median over prompts.",
     )
+    if n_truncated := count_truncated(ranking.ranked):
+        st.warning(f"{n_truncated:,} candidates exceed the context length; prompts were truncated on the left.")
     by_prompt, everything, pairs = st.tabs(["Best of each prompt", "Full ranking", "Training pairs"])
     with by_prompt:
         _best(ranking)

@@ -12,10 +12,8 @@ from sparserm.pairs.load import find_file
 from sparserm.sae.autoencoder import find_saes
 from sparserm.support.files import one_line
 from sparserm.support.hosts import loopback
+from sparserm.support.hub import HubName
 from sparserm.types import SparseRMError
-
-#: ``owner/name`` of the Hugging Face Hub, and ``release:sae_id`` of SAELens's registry.
-_DATASET, _SAE = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?"), re.compile(r"[A-Za-z0-9][\w.-]*:[\w./-]+")
 
 
 def others_can_reach() -> bool:
@@ -30,37 +28,50 @@ def check_dataset(typed: str) -> None:
     Raises:
         SparseRMError: they may not. The message does not tell whether there is such a file.
     """
-    if others_can_reach() and (not _DATASET.fullmatch(typed) or has_data_suffix(typed) or _is_here(typed)):
+    if others_can_reach() and (HubName.parse(typed) is None or has_data_suffix(typed) or _is_here(typed)):
         raise SparseRMError(
             "other people can reach this app, so it opens no files by their path; expected the name of a dataset of the "
-            "Hugging Face Hub, such as owner/name; upload the file instead"
+            "Hugging Face Hub, such as owner/name or owner/name@revision; upload the file instead"
         )
 
 
 def check_sae(typed: str) -> None:
     """Check that a typed SAE, or the SAE of an uploaded head, may be opened: as for :func:`check_dataset`.
 
+    From a repository of the Hub only safetensors are read, and from SAELens's registry no code.
+
     Raises:
         SparseRMError: it may not. The message does not tell whether there is such a folder.
     """
-    if others_can_reach() and typed not in find_saes() and (not _SAE.fullmatch(typed) or Path(typed).exists()):
+    if others_can_reach() and typed not in find_saes() and (not _names_sae(typed) or Path(typed).exists()):
         raise SparseRMError(
-            "other people can reach this app, so it opens no SAE by its path; expected one of the listed SAEs, or "
-            "release:sae_id of the SAELens registry"
+            "other people can reach this app, so it opens no SAE by its path; expected one of the listed SAEs, "
+            "release:sae_id of the SAELens registry, or owner/name:folder of the Hugging Face Hub"
         )
 
 
 def check_backbone(named: str, known: str) -> None:
-    """Check that the backbone of an uploaded head may be opened: where others can reach the app, only a known one.
+    """Check that the backbone of an uploaded head may be opened: where others can reach the app, a known one or one of the Hub.
+
+    One that only a head names is read from the Hub's cache, and from safetensors; it is never downloaded.
 
     Raises:
         SparseRMError: it may not.
     """
-    if others_can_reach() and named != known:
+    asked = HubName.parse(named)
+    of_hub = asked is not None and asked.owned and not Path(named).exists()
+    if others_can_reach() and named != known and not of_hub:
         raise SparseRMError(
             f"the head names the backbone {one_line(named, 80)!r}; other people can reach this app, so it expected {known!r}, "
-            "the backbone of the head in the sidebar; select a head with that backbone first"
+            "the backbone of the head in the sidebar, or owner/name of the Hugging Face Hub; select a head with that backbone "
+            "first"
         )
+
+
+def _names_sae(typed: str) -> bool:
+    """Whether a text is ``release:sae_id`` or ``owner/name:folder``, with a revision if one is given."""
+    repository, _, inside = typed.partition(":")
+    return HubName.parse(repository) is not None and re.fullmatch(r"\w[\w./-]*", inside) is not None
 
 
 def _is_here(typed: str) -> bool:

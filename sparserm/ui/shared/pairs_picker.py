@@ -191,7 +191,7 @@ def _open_by_name(key: str) -> None:
         st.text_input(
             "Dataset of the Hugging Face Hub, or path of a file" if paths else "Dataset of the Hugging Face Hub",
             key=f"{key} name",
-            placeholder="owner/name",
+            placeholder="owner/name or owner/name@revision",
         )
         split, config = st.columns(2)
         split.text_input("Split", key=f"{key} split", placeholder="train, or the only one")

@@ -172,9 +172,10 @@ def layers(place: Place) -> tuple[str, ...]:
         "Another SAE",
         key="train sae",
         persist_state="session",
-        placeholder="optional: folder, or release:sae_id" if folders else "optional: release:sae_id",
-        help=("A folder with cfg.json and sae_weights.safetensors, or an" if folders else "An")
-        + " id from the SAELens registry. It is opened when training starts.",
+        placeholder=f"optional: {'folder, ' * folders}release:sae_id or owner/name:folder",
+        help=f"{'A folder with cfg.json and sae_weights.safetensors, or one' if folders else 'One'} of the SAELens registry "
+        "(release:sae_id) or of a repository of the Hugging Face Hub (owner/name:folder, or owner/name@revision:folder). It is "
+        "opened when training starts.",
     )
     return (*picked, *([other.strip()] if other.strip() else []))
 

@@ -14,7 +14,7 @@ from sparserm.backbone.model import Backbone, decoder_layers, load_language_mode
 from sparserm.types import HookPoint, Message, SparseRMError, TokenizedText
 from tests.unit.tiny import CONTEXT, FAMILIES, LAYERS, save_tiny, tiny_model, tiny_tokenizer
 
-SITES = ("resid_post", "resid_pre", "mlp_out")
+SITES = ("resid_post", "resid_pre", "mlp_out")  # "mlp" has a test of its own
 ATOL = 1e-4
 #: The module whose output attention adds to the residual stream.
 ATTENTION = {"gpt2": "attn", "gpt_neox": "attention", "gemma2": "post_attention_layernorm"}
@@ -83,6 +83,23 @@ def test_states_are_those_of_the_uncut_model(family, site, layer):
     got = state_of(backbone, text, HookPoint(layer, site))
     assert got.shape == (len(text.ids) - text.start, backbone.d_model)
     torch.testing.assert_close(got, expected, atol=ATOL, rtol=0)
+
+
+@pytest.mark.parametrize("layer", [0, 2])
+def test_the_output_of_the_mlp_is_that_of_the_module_as_sparsify_reads_it(family, layer):
+    """On Gemma 2 it is another thing than what the layer adds to the stream: a norm comes between them."""
+    name, model, backbone = family
+    text = backbone.tokenize(user(LONG), "The end.")
+    path = next(path for path, _ in model.named_modules() if path.endswith(f".{layer}.mlp"))
+    given = []
+    handle = model.base_model.get_submodule(path).register_forward_hook(lambda _module, _inputs, out: given.append(out))
+    with torch.no_grad():
+        model(torch.tensor([text.ids]))
+    handle.remove()
+    got = state_of(backbone, text, HookPoint(layer, "mlp"))
+    torch.testing.assert_close(got, given[0][0, text.start :], atol=ATOL, rtol=0)
+    added = state_of(backbone, text, HookPoint(layer, "mlp_out"))
+    assert torch.allclose(got, added, atol=ATOL) == (name != "gemma2")
 
 
 def test_the_last_layers_state_is_what_the_final_norm_receives(family):

@@ -86,6 +86,24 @@ def test_a_prompt_beyond_the_context_is_scored_with_a_warning_on_stderr(run, par
     assert result.err.startswith("warning: 1 texts exceed the backbone's context") and result.err.count("\n") == 1
 
 
+def test_compare_and_best_of_n_say_so_in_the_same_words(run, parts, tmp_path) -> None:
+    said, long = "warning: 2 texts exceed the backbone's context; their prompts were truncated on the left\n", "xyz " * 600
+    result = run("compare", "--head", parts.head, "--prompt", long, "--response", "yes", "--response", "no", "--json")
+    assert result.err == said and len(result.json["n_truncated"]) == 2 and min(result.json["n_truncated"]) > 0
+    short = run("compare", "--head", parts.head, "--prompt", "x", "--response", "yes", "--response", "no", "--json")
+    assert short.err == "" and short.json["n_truncated"] == [0, 0]
+    rows = [{"prompt": long, "responses": ["yes", "no"]}, {"prompt": "x", "responses": ["yes", "no"]}]
+    file = _rows_file(tmp_path / "candidates.jsonl", *rows)
+    result = run("best-of-n", file, "--head", parts.head, "--out", tmp_path / "ranking.jsonl", "--json")
+    assert result.err == said and result.json["n_truncated"] == 2
+
+
+def test_compare_says_that_thinking_is_left_out_as_score_does(run, parts) -> None:
+    said = "note: the thinking at the beginning of the response was left out\n"
+    options = ("--head", parts.head, "--prompt", PROMPT, "--response", "<think>Hm.</think>yes")
+    assert run("compare", *options, "--response", "no", "--json").err == run("score", *options, "--json").err == said
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [

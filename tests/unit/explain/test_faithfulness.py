@@ -129,7 +129,7 @@ def test_a_gated_head_finds_out_a_backbone_that_is_not_steered(tiny_backbone, mo
 
 
 @pytest.mark.parametrize("pooling", ["mean", "last"])
-@pytest.mark.parametrize("site", ["resid_post", "resid_pre", "mlp_out"])
+@pytest.mark.parametrize("site", ["resid_post", "resid_pre", "mlp_out", "mlp"])
 def test_a_steered_backbone_gives_the_reward_that_was_predicted(tiny_backbone, pooling, site) -> None:
     found = measure_faithfulness(_head(pooling), HookPoint(2, site), TEXTS, tiny_backbone, features=2)
     assert max(found.feature_sum, found.move, found.steer) < 1e-5

@@ -148,7 +148,7 @@ def test_what_enters_a_layer_leaves_the_one_below(tiny_folder, tmp_path, layer, 
     assert classifier.config.backbone.num_hidden_layers == layer
 
 
-@pytest.mark.parametrize(("layer", "site"), [(2, "mlp_out"), (0, "resid_pre")])
+@pytest.mark.parametrize(("layer", "site"), [(2, "mlp_out"), (2, "mlp"), (0, "resid_pre")])
 def test_a_place_where_no_cut_model_ends_is_refused(tiny_folder, tmp_path, layer, site):
     _trained(tiny_folder, tmp_path, layer=layer, site=site)
     with pytest.raises(SparseRMError, match="expected the residual stream after a layer"):
@@ -202,6 +202,44 @@ def test_in_bfloat16_the_head_stays_in_single_precision(exported):
     if head.score == "gated":
         assert {parameter.dtype for parameter in classifier.score.parameters()} == {torch.float32}
         np.testing.assert_array_equal(classifier.score.directions.detach().numpy(), head.directions)
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        " please boil it for six minutes",
+        "\n\nplease boil it for six minutes\n",
+        "<think>Eggs, go away</think>\n\nplease boil it for six minutes \n\n",
+        "<think>\n\n</think>\n\nplease boil it for six minutes<|im_end|>\n",
+        "Eggs …\n</think>please boil it for six minutes",
+    ],
+)
+def test_white_space_and_thinking_are_left_out_as_by_the_engine(exported, response):
+    model, folder = exported
+    classifier = AutoModelForSequenceClassification.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    earlier = [{"role": "user", "content": " Hi \n"}, {"role": "assistant", "content": "<think>Hm.</think> Yes? \n"}]
+    for before in ([], earlier):
+        messages = [*before, {"role": "user", "content": "How do I boil an egg?"}]
+        text = tokenizer.apply_chat_template([*messages, {"role": "assistant", "content": response}], tokenize=False)
+        ids = tokenizer(text, return_tensors="pt", add_special_tokens=False)["input_ids"]
+        with torch.no_grad():
+            logits = classifier(ids).logits
+        assert logits.item() == pytest.approx(model.score([messages], [response])[0], abs=1e-4)
+        assert logits.item() == pytest.approx(model.score([messages], [RESPONSES[0]])[0], abs=1e-4)
+
+
+def test_thinking_without_an_answer_gets_the_least_reward(exported):
+    model, folder = exported
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    ids = tokenizer(_conversations(tokenizer, ["Hi"], ["<think>Hm"])[0], return_tensors="pt", add_special_tokens=False)
+    classifier = AutoModelForSequenceClassification.from_pretrained(folder)
+    assert classifier(ids["input_ids"]).logits.item() == pytest.approx(model.saved.least_reward)
+
+
+def test_the_card_says_what_the_template_leaves_out(exported):
+    card = (exported[1] / "README.md").read_text()
+    assert "leaves out white space around the response and thinking" in card and "read as it is, with both" in card
 
 
 def test_a_gated_export_counts_features_where_they_fire(exported):

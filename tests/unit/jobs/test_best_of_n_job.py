@@ -44,5 +44,6 @@ def test_a_job_leaves_the_rewards_and_fills_the_store(model, tmp_path, monkeypat
     found = queue.status(job)
     assert found.state == "done", found.error
     rewards = np.load(found.folder / "rewards.npy")
+    assert np.load(found.folder / "n_truncated.npy").tolist() == [0] * len(rewards)
     assert count_missing_tokens(model, CANDIDATES) == 0
     np.testing.assert_array_equal(rewards, [reward for one in rank(model, CANDIDATES) for reward in one.rewards])

@@ -18,7 +18,7 @@ from sparserm.types import HookPoint, Message
 from tests.unit.tiny import HIDDEN
 
 HOOK = HookPoint(1)
-SITES = [HookPoint(1), HookPoint(2, "resid_pre"), HookPoint(1, "mlp_out")]
+SITES = [HookPoint(1), HookPoint(2, "resid_pre"), HookPoint(1, "mlp_out"), HookPoint(1, "mlp")]
 TEXTS = ["the rain in the hills", "Yes, it rains all the time and then it stops.", "no", "never again, never"]
 CONVERSATIONS = [(Message("user", text), Message("assistant", "It is so.")) for text in TEXTS]
 

@@ -23,7 +23,7 @@ from sparserm.pairs.candidates import (
 from sparserm.pairs.load import load_pairs
 from sparserm.pairs.parsing import PairsError, parse_pairs
 from sparserm.pairs.templates import spoken
-from sparserm.scoring.best_of_n import best_rows, preference_rows, rank, rank_by, ranking_rows
+from sparserm.scoring.best_of_n import best_rows, count_truncated, preference_rows, rank, rank_by, ranking_rows
 from sparserm.support.files import to_csv, to_jsonl
 from sparserm.types import Message, SparseRMError
 
@@ -137,13 +137,15 @@ TWO = read_candidates(
 )
 
 
-def test_each_prompt_has_its_own_ranking() -> None:
+def test_each_prompt_has_its_own_ranking(monkeypatch) -> None:
     asked = []
-    model = SimpleNamespace(
-        score=lambda prompts, responses, progress: (asked.append((prompts, responses)), np.arange(5.0) % 3)[1]
-    )
+    cut = SimpleNamespace(n_truncated=np.arange(5) % 2)
+    model = SimpleNamespace(head=None, represent_texts=lambda texts, progress: (asked.extend(texts), cut)[1])
+    monkeypatch.setattr("sparserm.scoring.best_of_n.rewards", lambda head, found: np.arange(5.0) % 3)
     first, second = rank(model, TWO)  # type: ignore[arg-type]
-    assert [prompt[0].content for prompt in asked[0][0]] == ["Q1", "Q1", "Q1", "Q2", "Q2"] and asked[0][1] == list("abcde")
+    assert [text.prompt[0].content for text in asked] == ["Q1", "Q1", "Q1", "Q2", "Q2"]
+    assert [text.response for text in asked] == list("abcde")
+    assert (first.n_truncated, second.n_truncated) == ((0, 1, 0), (1, 0)) and count_truncated([first, second]) == 2
     assert (first.rewards, first.ranking, first.best, first.worst, first.spread) == ((0.0, 1.0, 2.0), (2, 1, 0), 2, 0, 2.0)
     assert (second.rewards, second.ranking) == ((0.0, 1.0), (1, 0))
     assert first.p_best_beats_next == pytest.approx(1 / (1 + np.exp(-1)))
