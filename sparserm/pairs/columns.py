@@ -180,7 +180,11 @@ def find_columns(rows: Sequence[RawRow], columns: Mapping[str, str], name: str) 
     guess = {} if columns or {"chosen", "rejected"} <= set(theirs) else suggest_columns(present, _values(rows))
     # Without a prompt among them, and with other texts beside them, one of those would be the prompt, and be dropped.
     others = _texts(present, rows) - {guess.get("chosen"), guess.get("rejected")}
-    guessed = {"chosen", "rejected"} <= set(guess) and ("prompt" in {**guess, **theirs} or not others)
+    guessed = (
+        {"chosen", "rejected"} <= set(guess)
+        and guess["chosen"] != guess["rejected"]
+        and ("prompt" in {**guess, **theirs} or not others)
+    )
     theirs = {**theirs, **guess} if guessed else theirs
     _require(theirs, columns, present, name)
     _refuse_labels(rows, theirs["chosen"], theirs["rejected"], name)

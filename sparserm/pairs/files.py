@@ -37,7 +37,7 @@ from sparserm.pairs.limits import (
     most_memory,
     size_of,
 )
-from sparserm.pairs.quoting import Quoting, are_surely_rows
+from sparserm.pairs.quoting import Quoting, are_surely_rows, holds_quoted
 from sparserm.support.files import one_line
 from sparserm.types import PairIssue, SparseRMError
 
@@ -384,7 +384,7 @@ def _is_viewed(value: Any) -> bool:
 def _viewed(number: int, value: Mapping[str, Any]) -> RawRow:
     if not value.get("truncated_cells"):
         return RawRow(number, value["row"])
-    cut = one_line(", ".join(map(str, value["truncated_cells"])), 100)
+    cut = one_line(value["truncated_cells"], 100)
     problem = f"is cut short in {cut} by the Hub's dataset viewer: give the name of the dataset, or one of its Parquet files"
     return RawRow(number, None, PairIssue(number, WHOLE_ROW, problem))
 
@@ -537,23 +537,21 @@ class _CsvForm:
     Attributes:
         quoting: its delimiter, and what its rows show.
         begins: bytes before the header: a line of Excel that names the delimiter.
-        spaced: whether a space follows each delimiter in the header.
     """
 
     quoting: Quoting
     begins: int
-    spaced: bool
 
 
 def _csv_form(data: bytes, suffix: str) -> _CsvForm:
-    """The most frequent of ``, ; tab`` in the header line: Excel writes ``;`` in much of Europe, and may say so in a line."""
+    """The most frequent of ``, ; tab |`` in the header line: Excel writes ``;`` in much of Europe, and may say so in a line."""
     named = re.match(rb'[\r\n]*"?sep=(.)"?[,;\t]*\r?\n', data)
     begins = named.end() if named else 0
     header = re.sub(rb'"[^"]*"', b"", data[begins:].lstrip(b"\r\n").split(b"\n", 1)[0]).decode("utf-8", "replace")
-    found = max(",;\t", key=header.count)
+    found = max(",;\t|", key=header.count)
     delimiter = named[1].decode("latin-1") if named else "\t" if suffix == ".tsv" and "\t" in header else found
     spaced = delimiter in header and header.count(delimiter) == len(re.findall(f"{re.escape(delimiter)} ", header))
-    return _CsvForm(Quoting(delimiter), begins, spaced)
+    return _CsvForm(Quoting(delimiter, spaced), begins)
 
 
 def _read_csv(stream: BinaryIO, filename: str, offset: int, form: _CsvForm) -> Iterator[RawRow]:
@@ -562,7 +560,7 @@ def _read_csv(stream: BinaryIO, filename: str, offset: int, form: _CsvForm) -> I
     csv.field_size_limit(max(csv.field_size_limit(), (1 << 31) - 1))
     lines = _CsvLines(stream, filename, offset, n_before=int(form.begins > 0))
     # Strict: otherwise an unclosed quote silently swallows all rows after it.
-    reader = csv.reader(lines, delimiter=form.quoting.delimiter, strict=True, skipinitialspace=form.spaced)
+    reader = csv.reader(lines, delimiter=form.quoting.delimiter, strict=True, skipinitialspace=form.quoting.spaced)
     header: list[str] | None = None
     number = n_blank = 0
     try:
@@ -671,9 +669,9 @@ def _csv_row(number: int, header: list[str], cells: list[str], row: _CsvText, qu
         problem = f"has {len(cells)} cells, the header has {len(header)} ({row.where}): {_QUOTE}"
         return RawRow(number, None, PairIssue(number, WHOLE_ROW, problem))
     values = dict(zip(header, cells, strict=False))
-    if not quoting.may_be_rows(row.lines, len(header)):
+    if not quoting.may_be_rows(row.lines, len(cells)):
         quoting.learn(cells, "".join(row.lines))
-        return RawRow(number, values)
+        return RawRow(number, values, _quoted_warning(number, row) if holds_quoted(cells) else None)
     problem = f"joins {row.where}, each of which looks like a row: a quote may not be closed or doubled; {_QUOTE}"
     issue = PairIssue(number, WHOLE_ROW, problem)
     return RawRow(number, None if are_surely_rows(cells, len(row.lines)) else values, issue)
@@ -681,12 +679,18 @@ def _csv_row(number: int, header: list[str], cells: list[str], row: _CsvText, qu
 
 def _without_joined(rows: list[RawRow], quoting: Quoting) -> list[RawRow]:
     """Rows whose lines may be several: kept with a warning where the file shows that its quotes are written well."""
-    return [_judged(row, quoting) if row.values is not None and row.issue is not None else row for row in rows]
+    return [_judged(row, row.issue, quoting) if row.values is not None and row.issue is not None else row for row in rows]
 
 
-def _judged(row: RawRow, quoting: Quoting) -> RawRow:
-    assert row.issue is not None
-    return replace(row, issue=replace(row.issue, severity="warning")) if quoting.is_kept else replace(row, values=None)
+def _quoted_warning(number: int, row: _CsvText) -> PairIssue:
+    problem = f"has a cell in quotes after a space ({row.where}), read with its quotes: remove the space"
+    return PairIssue(number, WHOLE_ROW, problem, "warning")
+
+
+def _judged(row: RawRow, issue: PairIssue, quoting: Quoting) -> RawRow:
+    if issue.severity == "warning":
+        return row
+    return replace(row, issue=replace(issue, severity="warning")) if quoting.is_kept else replace(row, values=None)
 
 
 def _has_preferences(path: Path) -> bool:

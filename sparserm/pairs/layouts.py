@@ -439,13 +439,10 @@ def _nova(row: Row) -> list[dict[str, Any]]:
     if not _has_candidates(row):
         raise RowError("messages", "has no candidates in its last turn, as the first row has")
     *turns, last = plain(row["messages"])
-    sides: dict[Any, Any] = {
-        one.get("preferenceLabel"): one.get("content") for one in plain(last["candidates"]) if isinstance(one, Mapping)
-    }
-    if set(sides) != {"preferred", "non-preferred"}:
-        raise RowError(
-            "messages", "has other candidates than one with the preferenceLabel preferred and one with non-preferred"
-        )
+    candidates = [one for one in plain(last["candidates"]) if isinstance(one, Mapping)]
+    sides = {str(one.get("preferenceLabel")): one.get("content") for one in candidates}
+    if sorted(sides) != ["non-preferred", "preferred"] or len(candidates) > 2:
+        raise RowError("messages", "has no two candidates with the preferenceLabel preferred and non-preferred")
     told = ([{"role": "assistant", "content": sides[label]}] for label in ("preferred", "non-preferred"))
     return [{**row, "prompt": turns, **dict(zip(("chosen", "rejected"), told, strict=True))}]
 

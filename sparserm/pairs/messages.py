@@ -137,9 +137,7 @@ def _messages(value: Any, column: str) -> Prompt:
     if not value:
         raise RowError(column, "is an empty list, expected messages")
     if all(isinstance(one, str) for one in value):
-        raise RowError(
-            column, f"is a list of {len(value)} texts, and nobody knows who says which: give role and content of each"
-        )
+        raise RowError(column, f"is a list of {len(value)} texts, expected one, or messages: give role and content of each")
     turns = [_message(turn, column, number) for number, turn in enumerate(value, start=1)]
     found = tuple(turn for turn in turns if turn is not None)
     if not found:

@@ -47,6 +47,10 @@ _UNREAD = {"images", "image", "videos", "audios", "tools", "choices", "options"}
 _MANY = 8
 #: Columns, true in some rows, that may say that chosen and rejected stand the wrong way round.
 _FLIPS = {f"{before}{name}" for before in ("", "is_", "label_") for name in ("flipped", "swapped", "reversed")}
+#: Columns that may say which of two responses won.
+_LABELS = ("label", "labels", "preference", "preferred", "winner")
+#: How columns end that may hold several responses each.
+_PLURALS = ("answers", "responses", "completions", "outputs")
 #: Verdicts that contradict the columns chosen and rejected.
 _CONTRARY = ("rejected", "rejected_response", "flipped")
 
@@ -101,6 +105,7 @@ def parse_rows(rows: Sequence[RawRow], name: str, *, columns: Mapping[str, str] 
         issues += _thinking_warning(readable)
         issues += _flip_warnings(readable, found)
         issues += _data_warnings(pairs, found)
+        issues += _plural_warnings(pairs, found)
         issues += _unread_warning(readable)
         if said := how or found.reading:
             issues.append(PairIssue(readable[0].row, WHOLE_ROW, said, "warning"))
@@ -246,7 +251,10 @@ def _read_pair(row: RawRow, values: Mapping[str, Any], columns: FoundColumns, *,
         prompt, chosen, rejected = _implied_prompt(chosen, rejected, columns)
         prompt_column = columns.chosen
     else:
-        prompt, chosen, rejected = _explicit_prompt(_prompt_of(values, columns), chosen, rejected)
+        asked = _prompt_of(values, columns)
+        if columns.guessed and not isinstance(asked, str):
+            asked = _without_answer(asked, chosen, rejected)
+        prompt, chosen, rejected = _explicit_prompt(asked, chosen, rejected)
         prompt_column = columns.prompt
     check_prompt(prompt, prompt_column)
     prompt = _with_system(plain_turns(prompt), values, columns)
@@ -363,7 +371,7 @@ def _explicit_prompt(
     prompt: str | Prompt, chosen: str | Prompt, rejected: str | Prompt
 ) -> tuple[Prompt, str | Prompt, str | Prompt]:
     if not isinstance(prompt, str):
-        return _without_answer(prompt, chosen, rejected), chosen, rejected
+        return prompt, chosen, rejected
     if (whole := _whole_texts(chosen, rejected)) is not None:
         return whole[0][:-1], *whole  # which say the prompt again, with what stands before it
     if begins_templated(prompt):
@@ -385,7 +393,7 @@ def _explicit_prompt(
 
 
 def _without_answer(prompt: Prompt, *responses: str | Prompt) -> Prompt:
-    """The turns of a prompt; without the last one if that is one of the responses."""
+    """The turns of a conversation that was found to be the prompt, without a last one that is one of the responses."""
     said = {one.strip() if isinstance(one, str) else one[-1].content.strip() for one in responses}
     answered = len(prompt) > 1 and prompt[-1].role == "assistant" and prompt[-1].content.strip() in said
     return prompt[:-1] if answered else prompt
@@ -517,15 +525,26 @@ def _flip_warnings(rows: Sequence[RawRow], columns: FoundColumns) -> list[PairIs
     """A warning for each column that may say that labels are the wrong way round: data sets mean either by it."""
     found = []
     for name in dict.fromkeys(key for row in rows for key in row.values or ()):
-        if canonical(name) not in _FLIPS and name not in columns.verdicts:
-            continue
         is_flip = canonical(name) in _FLIPS
+        if canonical(name) in _LABELS and columns.layout is None:
+            found += _label_warning(rows, name)
+        if not is_flip and name not in columns.verdicts:
+            continue
         speaks = _is_true if is_flip else _is_contrary
         said = [row.row for row in rows if speaks(plain((row.values or {}).get(name)))]
         what = f"`{name}` {'is true' if is_flip else 'speaks for the rejected response'} in {len(said):,} of {len(rows):,} rows"
         problem = f"{what}, read as the columns say: check that chosen and rejected were exchanged there"
         found += [PairIssue(said[0], WHOLE_ROW, problem, "warning")] if said else []
     return found
+
+
+def _label_warning(rows: Sequence[RawRow], name: str) -> list[PairIssue]:
+    """One warning for a column beside chosen and rejected that is now 0 and now 1, as a label is that says which of two won."""
+    values = {str(plain((row.values or {}).get(name))).strip().lower() for row in rows}
+    said = (
+        f"`{name}` is {' and '.join(sorted(values))} beside chosen and rejected, which were read as named: check what it says"
+    )
+    return [PairIssue(rows[0].row, WHOLE_ROW, said, "warning")] if values in ({"0", "1"}, {"false", "true"}) else []
 
 
 def _is_contrary(verdict: Any) -> bool:
@@ -545,6 +564,17 @@ def _data_warnings(pairs: Sequence[PreferencePair], columns: FoundColumns) -> li
         problem = f"is a list or an object written as text in {len(said):,} of {len(pairs):,} pairs: read as that text"
         found += [PairIssue(said[0], str(name), problem, "warning")] if said else []
     return found
+
+
+def _plural_warnings(pairs: Sequence[PreferencePair], columns: FoundColumns) -> list[PairIssue]:
+    """A warning for each column that is called like several responses and has semicolons in its texts."""
+    sides = (
+        (columns.chosen, [pair.row for pair in pairs if ";" in pair.chosen]),
+        (columns.rejected, [pair.row for pair in pairs if ";" in pair.rejected]),
+    )
+    named = [(name, rows) for name, rows in sides if name.lower().endswith(_PLURALS)]
+    said = "is called like several responses, and has semicolons in {:,} of {:,} pairs: each text was read as one response"
+    return [PairIssue(rows[0], name, said.format(len(rows), len(pairs)), "warning") for name, rows in named if rows]
 
 
 def _unread_warning(rows: Sequence[RawRow]) -> list[PairIssue]:

@@ -3,7 +3,7 @@
 A cell that begins with a bare quote swallows the rows after it, up to one that ends with a quote in the same column; the result
 has the right number of cells. Every line of such a row splits into as many cells as the header has. The lines of a text that
 somebody wrote seldom do: its separators are followed by spaces, and in a table inside a text the first or the last line, which
-share theirs with other cells, have another number.
+share theirs with other cells, have another number. Lines that end otherwise than rows do are none.
 """
 
 from __future__ import annotations
@@ -22,11 +22,13 @@ class Quoting:
 
     Attributes:
         delimiter: between cells.
+        spaced: whether a space follows each delimiter in the header.
         quotes: whether a cell was surely put in quotes by what wrote the file.
         bare: whether a quote was surely left as it is.
     """
 
     delimiter: str
+    spaced: bool = False
     quotes: bool = False
     bare: bool = False
 
@@ -42,13 +44,24 @@ class Quoting:
 
     def may_be_rows(self, lines: Sequence[str], n_cells: int) -> bool:
         """Whether each of the lines of a row may be a row of its own."""
-        like = [self._is_like_a_row(line, n_cells) for line in lines]
+        ends = {line[len(line.rstrip("\r\n")) :] for line in lines} - {""}  # the last line of a file may have none
+        if len(lines) == 1 or len(ends) > 1:
+            return False
+        ends_empty = lines[-1].rstrip("\r\n").endswith(self.delimiter)  # so may other rows: the last column has few texts
+        like = [self._is_like_a_row(line, n_cells, ends_empty) for line in lines]
         inner = like[1:-1]
-        return len(lines) > 1 and like[0] and like[-1] and 2 * sum(inner) >= len(inner)
+        return like[0] and like[-1] and 2 * sum(inner) >= len(inner)
 
-    def _is_like_a_row(self, line: str, n_cells: int) -> bool:
+    def _is_like_a_row(self, line: str, n_cells: int, ends_empty: bool) -> bool:
+        """Whether a line splits into this many cells; separators in a text have a space after them."""
         text = _THOUSANDS.sub("", line) if self.delimiter == "," else line
-        return len(re.findall(rf"{re.escape(self.delimiter)}(?![ \r\n]|$)", text)) == n_cells - 1
+        in_text = "|".join([*([] if self.spaced else [" "]), *([] if ends_empty else [r"[\r\n]|$"])]) or "(?!)"
+        return len(re.findall(rf"{re.escape(self.delimiter)}(?!{in_text})", text)) == n_cells - 1
+
+
+def holds_quoted(cells: Sequence[str]) -> bool:
+    """Whether a cell is in quotes after a space, where they are part of the text."""
+    return any('"' in one and re.fullmatch(r'\s+".*"\s*', one, re.DOTALL) for one in cells)
 
 
 def are_surely_rows(cells: Sequence[str], n_lines: int) -> bool:
