@@ -670,8 +670,9 @@ def _csv_row(number: int, header: list[str], cells: list[str], row: _CsvText, qu
         return RawRow(number, None, PairIssue(number, WHOLE_ROW, problem))
     values = dict(zip(header, cells, strict=False))
     if not quoting.may_be_rows(row.lines, len(cells)):
-        quoting.learn(cells, "".join(row.lines))
-        return RawRow(number, values, _quoted_warning(number, row) if holds_quoted(cells) else None)
+        raw = "".join(row.lines)
+        quoting.learn(cells, raw)
+        return RawRow(number, values, _quoted_warning(number, row) if holds_quoted(cells, raw) else None)
     problem = f"joins {row.where}, each of which looks like a row: a quote may not be closed or doubled; {_QUOTE}"
     issue = PairIssue(number, WHOLE_ROW, problem)
     return RawRow(number, None if are_surely_rows(cells, len(row.lines)) else values, issue)
@@ -703,7 +704,8 @@ def _has_preferences(path: Path) -> bool:
     except (OSError, SparseRMError):  # an unreadable file is not listed
         return False
     if _suffix(path.name) in (".csv", ".tsv"):
-        header = start.removeprefix(BOM).split(b"\n", 1)[0]
+        start = start.removeprefix(BOM)
+        header = start[_csv_form(start, _suffix(path.name)).begins :].split(b"\n", 1)[0]
         return {b"chosen", b"rejected"} <= set(re.split(rb"[^\w]+", header))
     # The unescaped quote before the colon matches the key itself, not a mention of it inside a text.
     return all(re.search(rb'"%s"\s*:' % key, start) for key in (b"chosen", b"rejected"))

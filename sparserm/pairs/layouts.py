@@ -23,7 +23,9 @@ _NUMBERED = ("model", "response", "assistant", "answer", "option", "conversation
 _PROMPTS = ("prompt", "instruction", "question", "input", "query")
 _BEFORE, _AFTER = ("context", "passage", "document", "history"), "input"
 #: Other words for a tie.
-_NEITHER = ("a=b", "b=a", "neither", "same", "equal", "no preference", "no_preference")
+_NEITHER = ("a=b", "b=a", "neither", "same", "equal", "no preference")
+#: Characters from which on a verdict is an explanation.
+_SENTENCE = 40
 #: Where a pair says which of two responses its label preferred: no name that a column can have.
 WON = "\0won"
 #: A row, and what it becomes.
@@ -175,7 +177,7 @@ def _letter(row: Row, column: str, names: Sequence[str] = ()) -> int:
         other, word = "ba"[won], (("left", "first"), ("right", "second"))[won]
         if said in (letter, *word, *(f"{name} {letter}" for name in _NUMBERED), f"{letter}>{other}", f"{letter}>>{other}"):
             return won
-    if says_tie(said):
+    if says_tie(said) or "both" in said:
         raise TieError(column, f"is {value!r:.40}: neither response was preferred")
     unclear = " (a number may mean either response)" if grade_of(value) is not None else ""
     raise RowError(column, f"is {value!r:.40}, expected model_a, model_b, a, b or a tie{unclear}")
@@ -183,8 +185,8 @@ def _letter(row: Row, column: str, names: Sequence[str] = ()) -> int:
 
 def says_tie(verdict: Any) -> bool:
     """Whether a verdict in words says that neither response was preferred."""
-    said = verdict.strip().lower() if isinstance(verdict, str) else ""
-    return re.match(r"(a )?(tie|tied|draw)\b|both\b", said) is not None or said in _NEITHER
+    said = re.sub("[^a-z0-9=]+", " ", verdict.lower()).strip() if isinstance(verdict, str) else ""
+    return len(said) < _SENTENCE and (re.match(r"(a )?(tie|tied|draw)\b|both", said) is not None or said in _NEITHER)
 
 
 def _arena(row: Row) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from sparserm.pairs.cells import MISSING_MARKS, is_blank, is_unread_data, lone_text, looks_like_messages, parsed, texts_in
+from sparserm.pairs.cells import MISSING_MARKS, is_blank, is_unread_data, looks_like_messages, texts_in, written_lone_text
 from sparserm.pairs.columns import TIES, FoundColumns, find_columns, listed
 from sparserm.pairs.files import WHOLE_ROW, RawRow, rows_of, uncollected
 from sparserm.pairs.layouts import WON, LabelError, TieError, canonical, grade_of, pairs_of, says_tie
@@ -216,7 +216,8 @@ def _read_row(row: RawRow, columns: FoundColumns, chosen: Sequence[str], rejecte
     """The pairs of a row: every chosen response in a list with every rejected one, grouped by chosen response."""
     values = row.values or {}
     if columns.lone and isinstance(asked := values.get(columns.prompt or ""), str):
-        values = {**values, str(columns.prompt): lone_text(parsed(asked)) or ""}
+        text = written_lone_text(asked)  # rows of a later part of a large file may be written otherwise
+        values = {**values, str(columns.prompt): asked if text is None else text}
     if columns.turns:
         told = {name: _told(listed(values.get(name), name in columns.lists)) for name in (columns.chosen, columns.rejected)}
         return [_read_pair(row, {**values, **told}, replace(columns, prompt=None))]
@@ -563,7 +564,14 @@ def _data_warnings(pairs: Sequence[PreferencePair], columns: FoundColumns) -> li
         said = [row for row, text in texts if name is not None and is_unread_data(text)]
         problem = f"is a list or an object written as text in {len(said):,} of {len(pairs):,} pairs: read as that text"
         found += [PairIssue(said[0], str(name), problem, "warning")] if said else []
+        if name is not None and len(texts) > 1 and all(_is_quoted(text) for _, text in texts):
+            problem = "is in quotes in every pair, as JSON writes texts: read with the quotes"
+            found.append(PairIssue(texts[0][0], name, problem, "warning"))
     return found
+
+
+def _is_quoted(text: str) -> bool:
+    return len(text := text.strip()) > 2 and text[0] == text[-1] == '"'
 
 
 def _plural_warnings(pairs: Sequence[PreferencePair], columns: FoundColumns) -> list[PairIssue]:

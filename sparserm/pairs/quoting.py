@@ -59,9 +59,9 @@ class Quoting:
         return len(re.findall(rf"{re.escape(self.delimiter)}(?!{in_text})", text)) == n_cells - 1
 
 
-def holds_quoted(cells: Sequence[str]) -> bool:
-    """Whether a cell is in quotes after a space, where they are part of the text."""
-    return any('"' in one and re.fullmatch(r'\s+".*"\s*', one, re.DOTALL) for one in cells)
+def holds_quoted(cells: Sequence[str], raw: str) -> bool:
+    """Whether a cell of a row stands in quotes after a space in the file, where they are a part of the text."""
+    return any('"' in one and one in raw and re.fullmatch(r'\s+".*"\s*', one, re.DOTALL) for one in cells)
 
 
 def are_surely_rows(cells: Sequence[str], n_lines: int) -> bool:

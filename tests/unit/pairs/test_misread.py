@@ -48,6 +48,12 @@ def test_data_in_some_prompts_or_responses_is_read_as_text_with_a_warning() -> N
     assert warned == [(2, "prompt"), (3, "chosen"), (3, "rejected")]
 
 
+def test_a_column_of_texts_in_quotes_is_warned_of() -> None:
+    rows = [{**ROW, "chosen": json.dumps(text)} for text in (GOOD, "Yes.")]
+    assert "is in quotes in every pair, as JSON writes texts" in _said(parse_pairs(rows))
+    assert not parse_pairs([rows[0], {**ROW, "prompt": "Why?"}]).issues
+
+
 def test_several_texts_are_no_prompt() -> None:
     with pytest.raises(PairsError, match="column prompt: is a list of 2 texts, expected one, or messages"):
         parse_pairs([{**ROW, "prompt": ["Hi.", Q]}])
@@ -124,13 +130,25 @@ def test_semicolons_in_columns_that_are_called_like_several_are_warned_of() -> N
 
 @pytest.mark.parametrize(
     "beside",
-    [{"tie": True}, {"is_tie": "true"}, {"Tie": 1}, {"status": "tie"}, {"winner": "tie (bothbad)"}, {"preference": "Tied"}],
+    [
+        {"tie": True},
+        {"is_tie": "true"},
+        {"Tie": 1},
+        {"status": "tie"},
+        {"winner": "tie (bothbad)"},
+        {"preference": "Tied"},
+        {"winner": "both_bad"},
+    ],
 )
 def test_a_column_that_says_tie_leaves_the_row_out(beside: dict[str, Any]) -> None:
     (name,) = beside
     found = parse_pairs([{**ROW, name: ""}, {**ROW, **beside}])
     _is_read(found)
     assert [(issue.row, issue.severity) for issue in found.issues] == [(2, "tie")]
+
+
+def test_an_explanation_is_no_tie() -> None:
+    _is_read(parse_pairs([{**ROW, "preference": "Both responses are fine, but the first one says why it is so."}]))
 
 
 @pytest.mark.parametrize("name", ["flipped", "is_flipped", "label_flipped", "Swapped", "winner"])

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from sparserm.pairs.files import read_bytes
+from sparserm.pairs.candidates import read_candidates
+from sparserm.pairs.files import list_data_files, read_bytes
 from sparserm.pairs.parsing import PairsError, parse_rows
 from sparserm.types import PreferenceData, SparseRMError
 
@@ -51,6 +52,17 @@ def test_where_the_other_quotes_are_in_order_two_lines_are_read_with_a_warning()
 def test_rows_with_spaces_after_their_commas_are_found_too() -> None:
     with pytest.raises(PairsError, match="joins lines 2 to 3"):
         _read('prompt, chosen, rejected\nq1, "g1, b1\nq2, good 5", b2\n')
+
+
+def test_candidates_of_a_doubtful_row_are_kept_with_the_warning() -> None:
+    found = read_candidates(b'prompt,response\n"Hello, you",Hi.\n"1,2\nWhat is next?",3\n', "a.csv")
+    assert found.n_responses == 2 and "joins lines 3 to 4" in " ".join(issue.problem for issue in found.issues)
+
+
+def test_a_file_that_names_its_delimiter_is_offered(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.csv").write_text("sep=;\nprompt;chosen;rejected\nWhy?;Yes;No\n")
+    monkeypatch.setenv("SPARSERM_DATA", str(tmp_path))
+    assert list(list_data_files()) == ["a.csv"]
 
 
 def test_line_breaks_that_end_no_other_row_end_none() -> None:
@@ -113,6 +125,7 @@ def test_the_delimiter_is_found_and_may_be_named(text: str, name: str) -> None:
 def test_quotes_after_a_space_are_warned_of() -> None:
     found = _read(HEADER + 'Why?, "Yes.",No.\n')
     assert found.pairs[0].chosen == ' "Yes."'
+    assert not _read(HEADER + 'Why?," ""Yes.""",No.\n').issues  # a text that begins with a space
     assert "has a cell in quotes after a space (line 2), read with its quotes: remove the space" in found.issues[0].problem
 
 
