@@ -79,7 +79,7 @@ def lone_text(value: Any) -> str | None:
         (value,) = value
         if isinstance(value, str):
             return value
-    if isinstance(value, Mapping) and len(value) == 1:
+    if isinstance(value, Mapping) and (len(value) == 1 or (value.get("type") == "text" and value.keys() <= {"type", "text"})):
         text = next((value[key] for key in _TEXTS if key in value), None)
         return text if isinstance(text, str) else None
     return None

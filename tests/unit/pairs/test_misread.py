@@ -32,7 +32,7 @@ def _said(found: PreferenceData) -> str:
 # ------------------------------------------------------------------------------------------------------ JSON in prompts
 
 
-@pytest.mark.parametrize("value", [[Q], {"text": Q}, {"content": Q}, [{"content": Q}], [{"text": Q}]])
+@pytest.mark.parametrize("value", [[Q], {"text": Q}, {"content": Q}, [{"content": Q}], [{"type": "text", "text": Q}]])
 @pytest.mark.parametrize("write", [lambda value: value, json.dumps, repr], ids=["as it is", "json", "python"])
 def test_the_only_text_in_a_list_or_an_object_is_the_prompt(value: Any, write: Any) -> None:
     found = parse_pairs([{**ROW, "prompt": write(value)}])
