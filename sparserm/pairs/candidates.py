@@ -104,7 +104,7 @@ def _split(text: str, mark: str) -> list[str]:
 def _parse(rows: Sequence[RawRow], name: str, skip_bad: bool) -> Candidates:
     if not rows:
         raise SparseRMError(f"{name} has nothing to rank: expected prompts, each with two or more responses")
-    issues = [row.issue for row in rows if row.issue is not None]
+    issues = [row.issue for row in rows if row.issue is not None and row.values is None]
     readable = [(row.row, row.values) for row in rows if row.values is not None]
     column, several = _find_column([values for _, values in readable], name) if readable else ("response", False)
     prompts: dict[str, Prompt] = {}
@@ -139,6 +139,7 @@ def _parse(rows: Sequence[RawRow], name: str, skip_bad: bool) -> Candidates:
         raise PairsError(_bad_message(name, issues, bool(sets)), issues)
     alone = "is the prompt's only response: there is nothing to rank"
     issues += [PairIssue(one.rows[0], column, alone, "warning") for one in sets if len(one.responses) < 2]
+    issues += [row.issue for row in rows if row.issue is not None and row.values is not None]
     return Candidates(name, sets, tuple(sorted(issues, key=lambda issue: issue.row)))
 
 

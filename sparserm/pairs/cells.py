@@ -18,6 +18,10 @@ _ROLE = r"['\"](?:role|from)['\"]\s*:\s*['\"](?:system|developer|user|human|assi
 _BEGUN, _ANY = re.compile(rf"\s*\[\s*\{{\s*{_ROLE}"), re.compile(_ROLE)
 #: Keys under which a conversation stands in an object.
 _WRAPPED = ("messages", "conversations", "conversation", "turns")
+#: Text that exporters write for a missing value.
+MISSING_MARKS = {"nan", "NaN", "None", "null", "<NA>", "N/A", "#N/A", "#NAME?", "#REF!", "#VALUE!"}
+#: Keys of the text in an object that holds nothing else.
+_TEXTS = ("text", "content", "value")
 
 
 def looks_like_messages(text: str) -> bool:
@@ -67,3 +71,39 @@ def texts_in(text: str) -> list[str] | None:
     """The texts of a cell that writes a list of them; None if it does not."""
     value = parsed(text)
     return value if isinstance(value, list) and value and all(isinstance(one, str) for one in value) else None
+
+
+def lone_text(value: Any) -> str | None:
+    """The text in a list or an object that holds nothing else, such as ``["..."]`` or ``[{"text": "..."}]``; None otherwise."""
+    if isinstance(value, (list, tuple)) and len(value) == 1:
+        (value,) = value
+        if isinstance(value, str):
+            return value
+    if isinstance(value, Mapping) and (len(value) == 1 or (value.get("type") == "text" and value.keys() <= {"type", "text"})):
+        text = next((value[key] for key in _TEXTS if key in value), None)
+        return text if isinstance(text, str) else None
+    return None
+
+
+def written_lone_text(text: str) -> str | None:
+    """As :func:`lone_text`, of a value that is written as text."""
+    return lone_text(parsed(text)) if is_bracketed(text) else None
+
+
+def is_bracketed(text: str) -> bool:
+    """Whether a text begins and ends as a list or an object does."""
+    start, end = text.lstrip()[:1], text.rstrip()[-1:]
+    return start + end in ("[]", "{}")
+
+
+def is_unread_data(text: str) -> bool:
+    """Whether a text writes a list of texts or an object, which may be meant as such."""
+    value = parsed(text) if is_bracketed(text) else None
+    if isinstance(value, dict):
+        return True
+    return isinstance(value, list) and bool(value) and all(isinstance(one, (str, dict)) for one in value)
+
+
+def is_blank(value: Any) -> bool:
+    """Whether a cell is text that stands for a missing value, or white space."""
+    return isinstance(value, str) and (not value.strip() or value.strip() in MISSING_MARKS)

@@ -7,17 +7,24 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
+from sparserm.pairs.cells import MISSING_MARKS, looks_like_messages, texts_in, written_lone_text
 from sparserm.pairs.files import RawRow
-from sparserm.pairs.layouts import Layout, find_layout
-from sparserm.pairs.messages import plain
+from sparserm.pairs.layouts import Layout, canonical, find_layout
+from sparserm.pairs.messages import RowError, plain, text_or_messages
 from sparserm.support.files import one_line
-from sparserm.types import SparseRMError
+from sparserm.types import Message, SparseRMError
 
 _OUR_COLUMNS = ("prompt", "chosen", "rejected", "conversations")
+#: Columns whose names say that they are the prompt; and those with the conversation that it is the end of.
+_SAID, _CONVERSATIONS = ("prompt", "conversations"), ("conversations", "conversation", "messages", "context_messages")
+#: Columns with what both responses begin with, as in Step-DPO.
+_BEGINNINGS = ("initial_reason_steps", "initial_reasoning_steps")
+#: Columns that say, by true or in words, that neither response was preferred.
+TIES, VERDICTS = ("tie", "is_tie", "tied"), ("winner", "preference", "preferred", "verdict", "status")
 #: Columns with the category of a pair; the first one present is used.
 _CATEGORY_COLUMNS = ("category", "subset", "domain")
 #: Columns with a system message beside the prompt, in any spelling.
@@ -68,6 +75,15 @@ _ABOUT = {
     *("length", "category", "language", "lang", "level", "title", "feedback", "points", "reasoning", "tokens", "count", "url"),
 }
 _CLOSE = 0.8
+#: What to do about a source without responses, by a column that it has.
+_HINTS = (
+    ({"choices", "options"}, "of a multiple choice, write the right choice into chosen and a wrong one into rejected; or "),
+    ({"annotations"}, "of an export, write the answer that people preferred into chosen and the other into rejected; or "),
+    (
+        {"label", "score", "winner", "preference", "rating"},
+        "where a label says which response won, write that one into chosen and the other into rejected; or ",
+    ),
+)
 #: How a column with one of several responses is called; what names it in another column; and the fewest characters of a prompt
 #: that a response repeats on purpose.
 _RESPONSE = r"(?:response|answer|model|output|option|completion)[ _]?[abn012]"
@@ -87,7 +103,12 @@ class FoundColumns:
         system: with a system message; the first one with text counts.
         joined: all columns that make up the prompt, in order, if they are several.
         layout: how a row is turned into one with these columns, where it tells in another way which response won.
-        lists: whether every cell of the responses is a list of responses, written as text.
+        lists: the columns in which every cell is a list of responses, written as text.
+        lone: whether every prompt is written as a list or an object with one text.
+        turns: whether both responses of every row are lists of texts that are the turns of a conversation.
+        begun: the column with the beginning of both responses.
+        unread: a conversation beside the prompt that differs from it in some rows.
+        verdicts: columns that may say that a row is a tie.
         repeats: whether the responses of every row begin with the prompt.
         guessed: whether columns were guessed from their names.
     """
@@ -99,7 +120,12 @@ class FoundColumns:
     system: tuple[str, ...] = ()
     joined: tuple[str, ...] = ()
     layout: Layout | None = None
-    lists: bool = False
+    lists: tuple[str, ...] = ()
+    lone: bool = False
+    turns: bool = False
+    begun: str | None = None
+    unread: str | None = None
+    verdicts: tuple[str, ...] = ()
     repeats: bool = False
     guessed: bool = False
 
@@ -117,10 +143,15 @@ class FoundColumns:
                 parts += [f"`{self.chosen}` as chosen", f"`{self.rejected}` as rejected"]
         if self.system:
             parts.append(f"{' or '.join(f'`{name}`' for name in self.system)} as the system message")
-        if self.repeats:
-            parts.append("responses without the prompt that they repeat")
-        if self.lists:
-            parts.append("cells as lists of responses")
+        said = {
+            "responses without the prompt that they repeat": self.repeats,
+            "lists of texts as turns of user and assistant": self.turns,
+            "cells as lists of responses": self.lists and not self.turns,
+            f"the text in each list or object of `{self.prompt}`": self.lone,
+            f"`{self.begun}` as the beginning of both responses": self.begun,
+            f"`{self.prompt}` and not `{self.unread}`, which is another prompt in some rows": self.unread,
+        }
+        parts += [what for what, is_so in said.items() if is_so]
         return f"read {', '.join(parts)}" if parts else ""
 
     def to_dict(self) -> dict[str, Any]:
@@ -142,33 +173,54 @@ def find_columns(rows: Sequence[RawRow], columns: Mapping[str, str], name: str) 
     if unknown:
         raise SparseRMError(f"columns maps unknown names {unknown!r}: expected names among {', '.join(_OUR_COLUMNS)}")
     present = list(dict.fromkeys(key for row in rows for key in row.values or ()))
-    if not columns and (layout := find_layout(present)) is not None:
-        category = _first(_CATEGORY_COLUMNS, present)
-        return FoundColumns("prompt", "chosen", "rejected", category, _system(present, ()), layout=layout)
+    if not columns and (layout := find_layout(present, _values(rows))) is not None:
+        named = [layout.names.get(one, one) for one in present]
+        return FoundColumns("prompt", "chosen", "rejected", _first(_CATEGORY_COLUMNS, named), _system(named, ()), layout=layout)
     theirs = {**_named(present), **columns}
     guess = {} if columns or {"chosen", "rejected"} <= set(theirs) else suggest_columns(present, _values(rows))
     # Without a prompt among them, and with other texts beside them, one of those would be the prompt, and be dropped.
     others = _texts(present, rows) - {guess.get("chosen"), guess.get("rejected")}
-    guessed = {"chosen", "rejected"} <= set(guess) and ("prompt" in {**guess, **theirs} or not others)
+    guessed = (
+        {"chosen", "rejected"} <= set(guess)
+        and guess["chosen"] != guess["rejected"]
+        and ("prompt" in {**guess, **theirs} or not others)
+    )
     theirs = {**theirs, **guess} if guessed else theirs
     _require(theirs, columns, present, name)
     _refuse_labels(rows, theirs["chosen"], theirs["rejected"], name)
+    _refuse_missing(rows, theirs, name)
     prompt = theirs.get("prompt") or theirs.get("conversations")
     if prompt is None and not columns:
         prompt = _prompt_beside(present, _values(rows))
+    found = FoundColumns(prompt, theirs["chosen"], theirs["rejected"])
+    beside, differs = ("", False) if columns else _conversation_beside(rows, found)
+    if beside and not differs:
+        prompt, found = beside, replace(found, prompt=beside, guessed=True)
     used = {*theirs.values(), prompt}
     system = _system(present, used)
     joined = () if prompt is None or columns else _joined(prompt, [one for one in present if one not in used - {prompt}])
-    return FoundColumns(
-        prompt,
-        theirs["chosen"],
-        theirs["rejected"],
-        next((one for one in _CATEGORY_COLUMNS if one in present and one not in used), None),
-        system,
-        joined,
-        lists=_are_lists(rows, theirs["chosen"], theirs["rejected"]),
-        repeats=prompt is not None and _repeat(rows, prompt, theirs["chosen"], theirs["rejected"]),
-        guessed=guessed or (prompt is not None and prompt.lower() not in ("prompt", "conversations") and not columns),
+    found = replace(
+        found,
+        category=next((one for one in _CATEGORY_COLUMNS if one in present and one not in used), None),
+        system=system,
+        joined=joined,
+        guessed=guessed or found.guessed or (prompt is not None and prompt.lower() not in _SAID and not columns),
+        unread=beside if differs else None,
+    )
+    return _with_cells(found, rows, present, is_named=bool(columns))
+
+
+def _with_cells(found: FoundColumns, rows: Sequence[RawRow], present: Sequence[str], is_named: bool) -> FoundColumns:
+    """What the cells of these columns are."""
+    prompt, lists = found.prompt, _lists(rows, found)
+    return replace(
+        found,
+        lists=lists,
+        lone=prompt is not None and _every(rows, prompt, _writes_lone_text),
+        turns=_are_turns(rows, replace(found, lists=lists)),
+        begun=_first(_BEGINNINGS, present) if not is_named else None,
+        repeats=prompt is not None and _repeat(rows, prompt, found.chosen, found.rejected),
+        verdicts=() if is_named else tuple(one for one in present if canonical(one) in (*TIES, *VERDICTS)),
     )
 
 
@@ -185,8 +237,9 @@ def _require(theirs: Mapping[str, str], columns: Mapping[str, str], present: Seq
         listed = one_line(", ".join(map(repr, present)), 400)
         example = ", ".join(f"{ours!r}: ..." for ours in missing)
         options = " ".join(f"--column {ours}=..." for ours in missing)
+        hint = next((said for beside, said in _HINTS if beside & {canonical(one) for one in present}), "")
         raise SparseRMError(
-            f"{name} has no column {', '.join(map(repr, missing.values()))}: it has {listed}; map its columns with "
+            f"{name} has no column {', '.join(map(repr, missing.values()))}: it has {listed}; {hint}map its columns with "
             f"columns={{{example}}} ({options} on the command line)"
         )
 
@@ -227,6 +280,17 @@ def _refuse_labels(rows: Sequence[RawRow], chosen: str, rejected: str, name: str
         )
 
 
+def _refuse_missing(rows: Sequence[RawRow], theirs: Mapping[str, str], name: str) -> None:
+    """Refuse a column in which all cells are the text of a missing value."""
+    for column in theirs.values():
+        cells = {cell.strip() if isinstance(cell := (row.values or {}).get(column), str) else "" for row in rows}
+        if len(rows) > 1 and cells <= MISSING_MARKS:
+            raise SparseRMError(
+                f"{name}: every cell of {column} is the text {one_line(', '.join(sorted(map(repr, cells))), 60)}, as exporters "
+                "write missing values; expected texts; export the column again, or leave it out"
+            )
+
+
 def _repeat(rows: Sequence[RawRow], prompt: str, chosen: str, rejected: str) -> bool:
     """Whether all responses are texts that begin with their prompt and go on."""
     for row in rows:
@@ -238,10 +302,81 @@ def _repeat(rows: Sequence[RawRow], prompt: str, chosen: str, rejected: str) -> 
     return bool(rows)
 
 
-def _are_lists(rows: Sequence[RawRow], chosen: str, rejected: str) -> bool:
-    """Whether every cell of both columns is a list of texts, written as text, as in a CSV file of RewardBench 2."""
-    cells = [(row.values or {}).get(name) for row in rows for name in (chosen, rejected) if row.values is not None]
-    return bool(cells) and all(isinstance(one, str) and re.match(r"\s*\[\s*[\"']", one) for one in cells)
+def _every(rows: Sequence[RawRow], column: str, holds: Callable[[Any], bool]) -> bool:
+    """Whether something holds for every cell of a column."""
+    return bool(rows) and all(holds(row.values.get(column)) for row in rows if row.values is not None)
+
+
+def _writes_lone_text(cell: Any) -> bool:
+    return isinstance(cell, str) and written_lone_text(cell) is not None
+
+
+def _begins_list(cell: Any) -> bool:
+    return isinstance(cell, str) and re.match(r"\s*\[\s*[\"']", cell) is not None
+
+
+def _lists(rows: Sequence[RawRow], found: FoundColumns) -> tuple[str, ...]:
+    """The responses whose every cell is a list of texts, written as text, as in a CSV file of RewardBench 2.
+
+    If those of one side are none, a single row does not show it: a response may be a list.
+    """
+    names = [name for name in (found.chosen, found.rejected) if _every(rows, name, _begins_list)]
+    return tuple(names) if len(names) == 2 or len(rows) > 1 else ()
+
+
+def _are_turns(rows: Sequence[RawRow], found: FoundColumns) -> bool:
+    """Whether both responses of every row are lists of texts, equal up to the last, that say the prompt if there is one."""
+    for row in rows:
+        values = row.values or {}
+        chosen, rejected = (listed(values.get(name), name in found.lists) for name in (found.chosen, found.rejected))
+        if len(chosen) < 2 or len(chosen) % 2 or chosen[:-1] != rejected[:-1] or chosen[-1] == rejected[-1]:
+            return False
+        asked = plain(values.get(found.prompt)) if found.prompt is not None else None
+        if isinstance(asked, str) and asked.strip() not in (chosen[0].strip(), chosen[-2].strip()):
+            return False
+        if not isinstance(asked, (str, type(None))):
+            return False
+    return bool(rows)
+
+
+def listed(cell: Any, is_written: bool = False) -> list[str]:
+    """The texts of a cell that holds a list of them; empty for any other."""
+    value = plain(cell)
+    value = texts_in(value) if is_written and isinstance(value, str) else value
+    return list(value) if isinstance(value, (list, tuple)) and all(isinstance(one, str) for one in value) else []
+
+
+def _conversation_beside(rows: Sequence[RawRow], found: FoundColumns) -> tuple[str, bool]:
+    """A conversation beside a prompt of text that says more than it, and whether it says something else in some row.
+
+    Whole conversations in the responses say all; one that only repeats the prompt, with or without an answer, says nothing.
+    """
+    present = dict.fromkeys(key for row in rows[:_SAMPLE] for key in row.values or () if key.lower() in _CONVERSATIONS)
+    if found.prompt is None or found.prompt in present:
+        return "", False
+    for name in present:
+        if name in (found.chosen, found.rejected):
+            continue
+        kinds = {_beside(row.values or {}, name, found) for row in rows}
+        if kinds & {"more", "other"}:
+            return name, "other" in kinds
+    return "", False
+
+
+def _beside(values: Mapping[str, Any], name: str, found: FoundColumns) -> str:
+    """What a conversation says beside the prompt of its row: ``same``, ``more`` or ``other``."""
+    asked, chosen = (plain(values.get(one or "")) for one in (found.prompt, found.chosen))
+    if not isinstance(asked, str) or looks_like_messages(asked) or (isinstance(chosen, (list, tuple)) and len(chosen) > 1):
+        return "same"
+    try:
+        told = text_or_messages(values, name)
+    except RowError:
+        return "same"
+    turns = (Message("user", told),) if isinstance(told, str) else told
+    said = [turn.content.strip() for turn in turns if turn.role == "user"]
+    if asked.strip() not in said:
+        return "other"
+    return "more" if len(said) > 1 or turns[0].role == "system" else "same"
 
 
 def suggest_columns(columns: Sequence[str], samples: Iterable[Mapping[str, Any]] = ()) -> dict[str, str]:

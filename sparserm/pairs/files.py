@@ -21,7 +21,7 @@ import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -37,6 +37,7 @@ from sparserm.pairs.limits import (
     most_memory,
     size_of,
 )
+from sparserm.pairs.quoting import Quoting, are_surely_rows, holds_quoted
 from sparserm.support.files import one_line
 from sparserm.types import PairIssue, SparseRMError
 
@@ -68,12 +69,17 @@ _OTHER_KINDS = {
 #: How names of splits begin.
 _SPLITS = ("train", "test", "val", "dev", "eval")
 _NARROW = "save the file as UTF-8, e.g. `iconv -f UTF-16LE -t UTF-8 old > new`"
+#: What makes a CSV file whole again.
+_QUOTE = (
+    'put cells that hold separators, quotes or line breaks in double quotes, and double the quotes inside (""), or save the '
+    "file as JSON Lines"
+)
 _SAVE_AS_UTF8 = "save the file as UTF-8, e.g. `iconv -f WINDOWS-1252 -t UTF-8 old > new`, or as 'CSV UTF-8' in Excel"
 
 
 @dataclass(frozen=True)
 class RawRow:
-    """One unparsed row: its values, or the issue that made it unreadable.
+    """One unparsed row: its values, or the issue that made it unreadable; both for a doubtful row with a warning.
 
     ``row`` is 1-based; header and blank lines are not counted.
     """
@@ -133,7 +139,9 @@ def _read(file: BinaryIO, filename: str, size: int) -> list[RawRow]:
     bom = len(BOM) if start.startswith(BOM) else 0
     stream.seek(bom)
     if suffix in (".csv", ".tsv"):
-        return kept(_read_csv(stream, filename, bom, _delimiter(start[bom:])), budget)
+        form = _csv_form(start[bom:], suffix)
+        stream.seek(bom + form.begins)
+        return _without_joined(kept(_read_csv(stream, filename, bom + form.begins, form), budget), form.quoting)
     first = _first_character(stream, bom)
     if suffix in (".json", ".jsonl") or first in (b"{", b"["):
         return kept(_read_json(stream, filename, bom, first, budget), budget)
@@ -363,8 +371,21 @@ def raw_rows(values: Iterable[Any], first_row: int = 1) -> Iterator[RawRow]:
 
 def _raw_row(number: int, value: Any) -> RawRow:
     if isinstance(value, Mapping):
-        return RawRow(number, value)
+        return RawRow(number, value) if not _is_viewed(value) else _viewed(number, value)
     problem = f"is {type(value).__name__}, expected an object with the columns prompt, chosen and rejected"
+    return RawRow(number, None, PairIssue(number, WHOLE_ROW, problem))
+
+
+def _is_viewed(value: Any) -> bool:
+    """Whether a row stands inside an object, as the Hub's dataset viewer gives it."""
+    return isinstance(value, Mapping) and "row_idx" in value and isinstance(value.get("row"), Mapping)
+
+
+def _viewed(number: int, value: Mapping[str, Any]) -> RawRow:
+    if not value.get("truncated_cells"):
+        return RawRow(number, value["row"])
+    cut = one_line(value["truncated_cells"], 100)
+    problem = f"is cut short in {cut} by the Hub's dataset viewer: give the name of the dataset, or one of its Parquet files"
     return RawRow(number, None, PairIssue(number, WHOLE_ROW, problem))
 
 
@@ -432,6 +453,7 @@ def _rows_in(value: Any, filename: str) -> list[Any]:
     lists = {
         key: one for key, one in value.items() if isinstance(one, list) and one and all(isinstance(row, dict) for row in one)
     }
+    lists = {"rows": lists["rows"]} if all(map(_is_viewed, lists.get("rows", [None]))) else lists
     if not {"chosen", "rejected", "prompt", "messages"} & set(value):
         if len(lists) == 1:
             (rows,) = lists.values()
@@ -508,18 +530,42 @@ def _not_utf8(byte: int, offset: int) -> str:
     return f"not UTF-8 (byte 0x{byte:02X} at offset {offset} of the file): {_SAVE_AS_UTF8}"
 
 
-def _read_csv(stream: BinaryIO, filename: str, offset: int, delimiter: str) -> Iterator[RawRow]:
+@dataclass(frozen=True)
+class _CsvForm:
+    """How a CSV file is written.
+
+    Attributes:
+        quoting: its delimiter, and what its rows show.
+        begins: bytes before the header: a line of Excel that names the delimiter.
+    """
+
+    quoting: Quoting
+    begins: int
+
+
+def _csv_form(data: bytes, suffix: str) -> _CsvForm:
+    """The most frequent of ``, ; tab |`` in the header line: Excel writes ``;`` in much of Europe, and may say so in a line."""
+    named = re.match(rb'[\r\n]*"?sep=(.)"?[,;\t]*\r?\n', data)
+    begins = named.end() if named else 0
+    header = re.sub(rb'"[^"]*"', b"", data[begins:].lstrip(b"\r\n").split(b"\n", 1)[0]).decode("utf-8", "replace")
+    found = max(",;\t|", key=header.count)
+    delimiter = named[1].decode("latin-1") if named else "\t" if suffix == ".tsv" and "\t" in header else found
+    spaced = delimiter in header and header.count(delimiter) == len(re.findall(f"{re.escape(delimiter)} ", header))
+    return _CsvForm(Quoting(delimiter, spaced), begins)
+
+
+def _read_csv(stream: BinaryIO, filename: str, offset: int, form: _CsvForm) -> Iterator[RawRow]:
     """Rows of a CSV file; Python's ``csv`` keeps every cell as text ("NA" too) and counts all rows, unlike pandas."""
     # The default limit of 128 KiB per cell is too small for long responses; the setting is global.
     csv.field_size_limit(max(csv.field_size_limit(), (1 << 31) - 1))
-    lines = _CsvLines(stream, filename, offset)
+    lines = _CsvLines(stream, filename, offset, n_before=int(form.begins > 0))
     # Strict: otherwise an unclosed quote silently swallows all rows after it.
-    reader = csv.reader(lines, delimiter=delimiter, strict=True)
+    reader = csv.reader(lines, delimiter=form.quoting.delimiter, strict=True, skipinitialspace=form.quoting.spaced)
     header: list[str] | None = None
     number = n_blank = 0
     try:
         for cells in reader:
-            broken = lines.next_row()
+            row = lines.next_row()
             if not cells:
                 n_blank += 1
                 check_blank_lines(n_blank)
@@ -528,12 +574,26 @@ def _read_csv(stream: BinaryIO, filename: str, offset: int, delimiter: str) -> I
                 header = _csv_header(cells, filename)
             else:
                 number += 1
-                yield _csv_row(number, header, cells, broken)
+                yield _csv_row(number, header, cells, row, form.quoting)
     except csv.Error as error:
+        row = lines.next_row()
         raise SparseRMError(
-            f"{filename}, line {reader.line_num}: broken CSV ({error}); put cells that contain commas, quotes or line "
-            'breaks in double quotes, and double the quotes inside ("")'
+            f"{filename}, line {lines.line}: broken CSV ({error}) in the row that begins on line {row.line}; {_QUOTE}"
         ) from error
+
+
+@dataclass(frozen=True)
+class _CsvText:
+    """A row in the file: its lines, the number of the first one, and why it is not UTF-8 (empty if it is)."""
+
+    lines: tuple[str, ...]
+    line: int
+    broken: str
+
+    @property
+    def where(self) -> str:
+        last = self.line + len(self.lines) - 1
+        return f"line {self.line}" if last == self.line else f"lines {self.line} to {last}"
 
 
 class _CsvLines:
@@ -543,10 +603,11 @@ class _CsvLines:
         SparseRMError: a row is longer than :data:`~sparserm.pairs.limits.MAX_ROW`, or contains NUL.
     """
 
-    def __init__(self, stream: BinaryIO, filename: str, offset: int) -> None:
+    def __init__(self, stream: BinaryIO, filename: str, offset: int, n_before: int = 0) -> None:
         self._text = io.TextIOWrapper(stream, encoding="utf-8", errors="surrogateescape", newline="")
         self._filename, self._offset = filename, offset
-        self._line = 0
+        self.line = n_before
+        self._lines: list[str] = []
         self._length = 0
         self._broken = ""
 
@@ -557,29 +618,30 @@ class _CsvLines:
         line = self._text.readline(MAX_ROW + 1)
         if not line:
             raise StopIteration
-        self._line += 1
+        self.line += 1
         try:
             n_bytes = len(line.encode())
         except UnicodeEncodeError:
             raw = line.encode("utf-8", "surrogateescape")
             n_bytes = len(raw)
-            self._broken = self._broken or f"line {self._line}: {_first_not_utf8(raw, self._offset)}"
+            self._broken = self._broken or f"line {self.line}: {_first_not_utf8(raw, self._offset)}"
         self._offset += n_bytes
         self._length += n_bytes
         if self._length > MAX_ROW:
             raise SparseRMError(
-                f"{self._filename} has a row of more than {MAX_ROW >> 20} MB that ends after line {self._line}; expected "
+                f"{self._filename} has a row of more than {MAX_ROW >> 20} MB that ends after line {self.line}; expected "
                 "shorter rows; close the double quotes around its cells, or shorten its texts"
             )
         if "\0" in line:
-            raise SparseRMError(f"{self._filename}, line {self._line}, is not UTF-8 text (NUL); {_SAVE_AS_UTF8}")
+            raise SparseRMError(f"{self._filename}, line {self.line}, is not UTF-8 text (NUL); {_SAVE_AS_UTF8}")
+        self._lines.append(line)
         return line
 
-    def next_row(self) -> str:
-        """Begin the next row, and return why the one before is not UTF-8; empty if it is."""
-        broken = self._broken
-        self._length, self._broken = 0, ""
-        return broken
+    def next_row(self) -> _CsvText:
+        """Begin the next row, and return the one before."""
+        row = _CsvText(tuple(self._lines), self.line - len(self._lines) + 1, self._broken)
+        self._lines, self._length, self._broken = [], 0, ""
+        return row
 
 
 def _first_not_utf8(raw: bytes, offset: int) -> str:
@@ -588,12 +650,6 @@ def _first_not_utf8(raw: bytes, offset: int) -> str:
     except UnicodeDecodeError as error:
         return _not_utf8(raw[error.start], offset + error.start)
     return ""
-
-
-def _delimiter(data: bytes) -> str:
-    """The most frequent of ``, ; tab`` in the header line: Excel writes ``;`` in much of Europe."""
-    header = data.lstrip(b"\r\n").split(b"\n", 1)[0]
-    return max(",;\t", key=lambda mark: header.count(mark.encode()))
 
 
 def _csv_header(cells: list[str], filename: str) -> list[str]:
@@ -606,14 +662,36 @@ def _csv_header(cells: list[str], filename: str) -> list[str]:
     return header
 
 
-def _csv_row(number: int, header: list[str], cells: list[str], broken: str) -> RawRow:
-    if broken:
-        return RawRow(number, None, PairIssue(number, WHOLE_ROW, broken))
+def _csv_row(number: int, header: list[str], cells: list[str], row: _CsvText, quoting: Quoting) -> RawRow:
+    if row.broken:
+        return RawRow(number, None, PairIssue(number, WHOLE_ROW, row.broken))
     if len(cells) < len(header) or any(cells[len(header) :]):
-        problem = f"has {len(cells)} cells, the header has {len(header)}: put cells that contain a separator in double quotes"
+        problem = f"has {len(cells)} cells, the header has {len(header)} ({row.where}): {_QUOTE}"
         return RawRow(number, None, PairIssue(number, WHOLE_ROW, problem))
     values = dict(zip(header, cells, strict=False))
-    return RawRow(number, values)
+    if not quoting.may_be_rows(row.lines, len(cells)):
+        raw = "".join(row.lines)
+        quoting.learn(cells, raw)
+        return RawRow(number, values, _quoted_warning(number, row) if holds_quoted(cells, raw) else None)
+    problem = f"joins {row.where}, each of which looks like a row: a quote may not be closed or doubled; {_QUOTE}"
+    issue = PairIssue(number, WHOLE_ROW, problem)
+    return RawRow(number, None if are_surely_rows(cells, len(row.lines)) else values, issue)
+
+
+def _without_joined(rows: list[RawRow], quoting: Quoting) -> list[RawRow]:
+    """Rows whose lines may be several: kept with a warning where the file shows that its quotes are written well."""
+    return [_judged(row, row.issue, quoting) if row.values is not None and row.issue is not None else row for row in rows]
+
+
+def _quoted_warning(number: int, row: _CsvText) -> PairIssue:
+    problem = f"has a cell in quotes after a space ({row.where}), read with its quotes: remove the space"
+    return PairIssue(number, WHOLE_ROW, problem, "warning")
+
+
+def _judged(row: RawRow, issue: PairIssue, quoting: Quoting) -> RawRow:
+    if issue.severity == "warning":
+        return row
+    return replace(row, issue=replace(issue, severity="warning")) if quoting.is_kept else replace(row, values=None)
 
 
 def _has_preferences(path: Path) -> bool:
@@ -626,7 +704,8 @@ def _has_preferences(path: Path) -> bool:
     except (OSError, SparseRMError):  # an unreadable file is not listed
         return False
     if _suffix(path.name) in (".csv", ".tsv"):
-        header = start.removeprefix(BOM).split(b"\n", 1)[0]
+        start = start.removeprefix(BOM)
+        header = start[_csv_form(start, _suffix(path.name)).begins :].split(b"\n", 1)[0]
         return {b"chosen", b"rejected"} <= set(re.split(rb"[^\w]+", header))
     # The unescaped quote before the colon matches the key itself, not a mention of it inside a text.
     return all(re.search(rb'"%s"\s*:' % key, start) for key in (b"chosen", b"rejected"))

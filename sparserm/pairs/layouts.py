@@ -9,11 +9,11 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from typing import Any
 
-from sparserm.pairs.cells import parsed
+from sparserm.pairs.cells import is_blank, parsed
 from sparserm.pairs.files import RawRow
 from sparserm.pairs.messages import RowError, plain
 
@@ -22,6 +22,10 @@ _NUMBERED = ("model", "response", "assistant", "answer", "option", "conversation
 #: Columns of the prompt, the first one that a row has; of texts that stand before it; and of what follows an instruction.
 _PROMPTS = ("prompt", "instruction", "question", "input", "query")
 _BEFORE, _AFTER = ("context", "passage", "document", "history"), "input"
+#: Other words for a tie.
+_NEITHER = ("a=b", "b=a", "neither", "same", "equal", "no preference")
+#: Characters from which on a verdict is an explanation.
+_SENTENCE = 40
 #: Where a pair says which of two responses its label preferred: no name that a column can have.
 WON = "\0won"
 #: A row, and what it becomes.
@@ -48,19 +52,41 @@ class Layout:
         about: how a source is read, e.g. ``` `better_response_id` as the number of the chosen response```.
         columns: that a source must have.
         read: the pairs of a row, as rows with ``prompt``, ``chosen`` and ``rejected``.
+        holds: whether a row is of this layout, where its columns do not say it.
+        is_exact: whether a label counts from where the spelling of the columns says, so that no other will do.
+        names: how the columns of a source are called in the layout, where they are spelled otherwise.
     """
 
     about: str
     columns: frozenset[str]
     read: Callable[[Row], list[dict[str, Any]]]
+    holds: Callable[[Row], bool] = lambda row: True
+    is_exact: bool = False
+    names: Mapping[str, str] = field(default_factory=dict)
 
 
-def find_layout(present: Sequence[str]) -> Layout | None:
-    """The first layout whose columns are all there; None if chosen and rejected are."""
-    columns = set(present)
-    if {"chosen", "rejected"} <= columns:
+def canonical(name: str) -> str:
+    """A column's name in lower case with underscores: ``Response A`` is ``response_a``."""
+    return re.sub("[^a-z0-9.]+", "_", name.lower()).strip("_")
+
+
+def find_layout(present: Sequence[str], rows: Sequence[Row] = ()) -> Layout | None:
+    """The first layout whose columns are all there, if need be in another spelling; None if chosen and rejected are.
+
+    Args:
+        rows: some rows of the source.
+    """
+    columns = {canonical(name): name for name in present}
+    if {"chosen", "rejected"} <= set(columns):
         return None
-    return next((one for one in LAYOUTS if one.columns <= columns), None)
+    fits = (one for one in LAYOUTS if one.columns <= set(present) and all(map(one.holds, rows)))
+    if (found := next(fits, None)) is not None:
+        return found
+    for one in LAYOUTS:
+        spelled = {canonical(name): name for name in one.columns}
+        if spelled.keys() <= columns.keys() and not one.is_exact and all(map(one.holds, rows)):
+            return replace(one, names={name: spelled.get(canonical(name), canonical(name)) for name in present})
+    return None
 
 
 def _pair(prompt: Any, responses: Sequence[Any], won: int, row: Row) -> list[dict[str, Any]]:
@@ -129,8 +155,11 @@ def _wimhf(row: Row) -> list[dict[str, Any]]:
     return _pair(_prompt(row), [row.get("response_A"), row.get("response_B")], won, row)
 
 
-def _letter(row: Row, column: str) -> int:
+def _letter(row: Row, column: str, names: Sequence[str] = ()) -> int:
     """0 if a verdict in words says that the first response won (``a``, ``model_a``, ``response_a``, ``A>B``), 1 if the second.
+
+    Args:
+        names: the columns of the two responses, which a verdict may name, too.
 
     Raises:
         TieError: it says that neither did.
@@ -141,14 +170,23 @@ def _letter(row: Row, column: str) -> int:
     for won, name in enumerate(("model_a", "model_b")):
         if said and said == str(plain(row.get(name))).strip().lower():  # arenas may name the model that won
             return won
+    if said and canonical(said) in (named := [canonical(name) for name in names]):
+        return named.index(canonical(said))
     said = re.sub(r"[^a-z0-9>= ]+", " ", said).strip()
     for won, letter in enumerate("ab"):
         other, word = "ba"[won], (("left", "first"), ("right", "second"))[won]
         if said in (letter, *word, *(f"{name} {letter}" for name in _NUMBERED), f"{letter}>{other}", f"{letter}>>{other}"):
             return won
-    if said.startswith("tie") or "both" in said or said in ("a=b", "b=a", "neither", "draw", "same", "equal", "no preference"):
+    if says_tie(said) or "both" in said:
         raise TieError(column, f"is {value!r:.40}: neither response was preferred")
-    raise RowError(column, f"is {value!r:.40}, expected model_a, model_b, a, b or a tie")
+    unclear = " (a number may mean either response)" if grade_of(value) is not None else ""
+    raise RowError(column, f"is {value!r:.40}, expected model_a, model_b, a, b or a tie{unclear}")
+
+
+def says_tie(verdict: Any) -> bool:
+    """Whether a verdict in words says that neither response was preferred."""
+    said = re.sub("[^a-z0-9=]+", " ", verdict.lower()).strip() if isinstance(verdict, str) else ""
+    return len(said) < _SENTENCE and (re.match(r"(a )?(tie|tied|draw)\b|both", said) is not None or said in _NEITHER)
 
 
 def _arena(row: Row) -> list[dict[str, Any]]:
@@ -161,9 +199,28 @@ def _lettered(a: str, b: str, verdict: str) -> Callable[[Row], list[dict[str, An
     """Two responses beside a verdict in words."""
 
     def read(row: Row) -> list[dict[str, Any]]:
-        return _pair(_prompt(row), [row.get(a), row.get(b)], _letter(row, verdict), row)
+        return _pair(_prompt(row), [row.get(a), row.get(b)], _letter(row, verdict, (a, b)), row)
 
     return read
+
+
+def _scored(a: str, b: str, score_a: str, score_b: str) -> Callable[[Row], list[dict[str, Any]]]:
+    """Two responses, each with a score of its own."""
+
+    def read(row: Row) -> list[dict[str, Any]]:
+        first, second = number(row, score_a), number(row, score_b)
+        if first == second:
+            raise TieError(score_a, f"and {score_b} are both {first:g}: neither response was preferred")
+        return _pair(_asked(row), [row.get(a), row.get(b)], int(second > first), row)
+
+    return read
+
+
+def _asked(row: Row) -> Any:
+    """The prompt, also of WebGPT, whose question is an object with its text."""
+    question = plain(row.get("question"))
+    full = question.get("full_text") if isinstance(question, Mapping) else None
+    return full if isinstance(full, str) else _prompt(row)
 
 
 def _prompt(row: Row) -> Any:
@@ -174,7 +231,7 @@ def _prompt(row: Row) -> Any:
     if not isinstance(row[found], str):
         return row[found]
     names = [*_BEFORE, found, *([_AFTER] if found != _AFTER else [])]
-    texts = [one for name in names if isinstance(one := plain(row.get(name)), str) and one.strip()]
+    texts = [one for name in names if isinstance(one := plain(row.get(name)), str) and (name == found or not is_blank(one))]
     return "\n\n".join(one.strip() for one in texts) if len(texts) > 1 else row[found]
 
 
@@ -216,7 +273,7 @@ def _two_outputs(row: Row) -> list[dict[str, Any]]:
 def alpaca_prompt(row: Row) -> str:
     """An instruction of Alpaca, with its input if there is one."""
     parts = [plain(row.get(name)) for name in ("instruction", "input")]
-    return "\n\n".join(one.strip() for one in parts if isinstance(one, str) and one.strip())
+    return "\n\n".join(one.strip() for one in parts if isinstance(one, str) and not is_blank(one))
 
 
 def _rejected_messages(row: Row) -> list[dict[str, Any]]:
@@ -346,6 +403,132 @@ def _summaries(row: Row) -> list[dict[str, Any]]:
     return _pair(info.get("post") or info.get("article"), texts, _either(row, "choice", 0, 1), row)
 
 
+def _choice(row: Row) -> list[dict[str, Any]]:
+    """Vertex AI's form for PaLM."""
+    responses = [row.get("candidate_0"), row.get("candidate_1")]
+    return _pair(row.get("input_text"), responses, _either(row, "choice", 0, 1), row)
+
+
+def _gemini(row: Row) -> list[dict[str, Any]]:
+    """Vertex AI's form for Gemini: turns and answers made of parts."""
+    turns, answers = plain(row.get("contents")), plain(row.get("completions"))
+    if not isinstance(turns, (list, tuple)) or not isinstance(answers, (list, tuple)):
+        raise RowError("contents", "or completions is not a list")
+    texts = [
+        {**one, "text": [_of_parts(one.get("completion"), "completions")]} if isinstance(one, Mapping) else one
+        for one in answers
+    ]
+    prompt = [_of_parts(one, "contents") for one in turns]
+    return _graded({**row, "completions": texts}, prompt, "completions", "text", ["score"])
+
+
+def _of_parts(turn: Any, column: str) -> dict[str, Any]:
+    """A turn with role and parts as a message."""
+    parts = plain(turn.get("parts")) if isinstance(turn, Mapping) else None
+    if not isinstance(parts, (list, tuple)):
+        raise RowError(column, "has a turn without parts, expected role and parts of each")
+    return {"role": turn.get("role", "user"), "content": list(parts)}
+
+
+def _has_candidates(row: Row) -> bool:
+    turns = plain(row.get("messages"))
+    last = turns[-1] if isinstance(turns, (list, tuple)) and turns else None
+    return isinstance(last, Mapping) and isinstance(plain(last.get("candidates")), (list, tuple))
+
+
+def _nova(row: Row) -> list[dict[str, Any]]:
+    """Amazon's form for Nova: the last turn has two candidates."""
+    if not _has_candidates(row):
+        raise RowError("messages", "has no candidates in its last turn, as the first row has")
+    *turns, last = plain(row["messages"])
+    candidates = [one for one in plain(last["candidates"]) if isinstance(one, Mapping)]
+    sides = {str(one.get("preferenceLabel")): one.get("content") for one in candidates}
+    if sorted(sides) != ["non-preferred", "preferred"] or len(candidates) > 2:
+        raise RowError("messages", "has no two candidates with the preferenceLabel preferred and non-preferred")
+    told = ([{"role": "assistant", "content": sides[label]}] for label in ("preferred", "non-preferred"))
+    return [{**row, "prompt": turns, **dict(zip(("chosen", "rejected"), told, strict=True))}]
+
+
+def _true_and_false(row: Row) -> list[dict[str, Any]]:
+    """TruthfulQA: every correct answer with every incorrect one."""
+    sides = {"chosen": _answers(row, "correct_answers"), "rejected": _answers(row, "incorrect_answers")}
+    return [{**row, "prompt": _prompt(row), **sides}]
+
+
+def _answers(row: Row, column: str) -> list[str]:
+    """The answers of a cell: a list, also written as text, or one text with semicolons between them."""
+    value = plain(row.get(column))
+    if isinstance(value, str):
+        written = parsed(value) if value.lstrip().startswith("[") else None
+        value = written if written is not None else value.split(";")
+    if not isinstance(value, (list, tuple)) or not all(isinstance(one, str) for one in value):
+        raise RowError(column, "is neither a list of answers nor a text with semicolons between them")
+    found = [one.strip() for one in value if one.strip()]
+    if not found:
+        raise RowError(column, "has no answer")
+    return found
+
+
+def _targets(row: Row) -> list[dict[str, Any]]:
+    """TruthfulQA's multiple choice: every choice with the label 1 with every one with 0."""
+    found = plain(row.get("mc2_targets"))
+    choices, labels = (plain(found.get(name)) for name in ("choices", "labels")) if isinstance(found, Mapping) else (None, None)
+    if not isinstance(choices, (list, tuple)) or not isinstance(labels, (list, tuple)) or len(choices) != len(labels):
+        raise RowError("mc2_targets", "has no choices and labels of the same length")
+    sides = {name: [one for one, label in zip(choices, labels, strict=True) if label == value] for name, value in _LABELS}
+    return [{**row, "prompt": _prompt(row), **sides}]
+
+
+_LABELS = (("chosen", 1), ("rejected", 0))
+
+
+def _label_studio(row: Row) -> list[dict[str, Any]]:
+    """A task of Label Studio: what most people selected of a pair, the answer on the left or the one on the right."""
+    data = plain(row.get("data"))
+    data = {canonical(str(name)): value for name, value in data.items()} if isinstance(data, Mapping) else {}
+    names = next((pair for pair in _SIDES if set(pair) <= set(data)), None)
+    if names is None:
+        listed = ", ".join(map(str, data))
+        raise RowError("data", f"has {listed:.100}, expected a prompt and two answers called answer1 and answer2")
+    votes = [_side(result) for result in _results(row)]
+    first, second = votes.count("left"), votes.count("right")
+    if first == second:
+        raise TieError("annotations", "have no majority for the left or the right answer")
+    asked, system = _prompt(data), next((data[name] for name in ("system", "system_prompt") if data.get(name)), None)
+    turns = [{"role": role, "content": text} for role, text in (("system", system), ("user", asked))] if system else asked
+    return _pair(turns, [data[name] for name in names], int(second > first), {**row, **data})
+
+
+def _results(row: Row) -> list[Any]:
+    """The results of the annotations that people did not skip."""
+    annotations = plain(row.get("annotations"))
+    done = [
+        one
+        for one in (annotations if isinstance(annotations, (list, tuple)) else ())
+        if isinstance(one, Mapping) and not one.get("was_cancelled") and isinstance(plain(one.get("result")), (list, tuple))
+    ]
+    return [result for one in done for result in plain(one["result"])]
+
+
+def _side(result: Any) -> str:
+    """The side that a result selects, ``left`` or ``right``; empty for a result of another kind."""
+    value = result.get("value") if isinstance(result, Mapping) and result.get("type") == "pairwise" else None
+    side = value.get("selected") if isinstance(value, Mapping) else None
+    return side if side in ("left", "right") else ""
+
+
+#: Columns of two responses beside a verdict in words.
+_SIDES = (
+    *(
+        (f"{name}{mark}{a}", f"{name}{mark}{b}")
+        for name in ("response", "answer", "output", "completion")
+        for mark in ("_", "")
+        for a, b in ("ab", "12", "01")
+    ),
+)
+#: Columns of a verdict in words.
+_VERDICTS = ("winner", "preference", "preferred", "verdict", "comparison", "label")
+
 #: The first layout whose columns a source has is used.
 LAYOUTS = (
     Layout("`labels` as SHP does: 1 if `human_ref_A` was preferred", frozenset({"human_ref_A", "human_ref_B", "labels"}), _shp),
@@ -359,7 +542,12 @@ LAYOUTS = (
         frozenset({"response_0", "response_1", "safer_response_id"}),
         _safer,
     ),
-    Layout("`label`: 1 or A>B if `response_A` was preferred", frozenset({"response_A", "response_B", "label"}), _wimhf),
+    Layout(
+        "`label`: 1 or A>B if `response_A` was preferred (check it: elsewhere 0 may mean A)",
+        frozenset({"response_A", "response_B", "label"}),
+        _wimhf,
+        is_exact=True,
+    ),
     Layout("`winner` of two conversations", frozenset({"conversation_a", "conversation_b", "winner"}), _arena),
     Layout(
         "`winner_model_a`, `winner_model_b` and `winner_tie`",
@@ -376,12 +564,13 @@ LAYOUTS = (
         frozenset({"response1", "response2", "overall_preference"}),
         _helpsteer3,
     ),
+    Layout("`label` as the number of the chosen output", frozenset({"output_1", "output_2", "label"}), _outputs),
     *(
         Layout(f"`{verdict}` of `{a}` and `{b}`", frozenset({a, b, verdict}), _lettered(a, b, verdict))
-        for a, b in (("response_a", "response_b"), ("response_A", "response_B"), ("answer_a", "answer_b"))
-        for verdict in ("winner", "preference", "preferred", "verdict")
+        for a, b in (("response_A", "response_B"), *_SIDES)
+        for verdict in _VERDICTS
+        if (a, verdict) != ("response_A", "label")
     ),
-    Layout("`label` as the number of the chosen output", frozenset({"output_1", "output_2", "label"}), _outputs),
     Layout(
         "`preference.responses` as the votes of people", frozenset({"response1", "response2", "preference.responses"}), _argilla
     ),
@@ -405,6 +594,33 @@ LAYOUTS = (
     Layout("`responses` by their `scores`", frozenset({"responses", "scores"}), _listed("responses", "scores")),
     Layout("`responses` by their `rewards`", frozenset({"responses", "rewards"}), _listed("responses", "rewards")),
     Layout("the last message as chosen, `rejected_response` as rejected", frozenset({"messages", "rejected_response"}), _swift),
+    Layout("`completions` by their scores", frozenset({"contents", "completions"}), _gemini),
+    Layout("`choice` as the number of the chosen candidate", frozenset({"candidate_0", "candidate_1", "choice"}), _choice),
+    Layout("the candidates of the last message by their `preferenceLabel`", frozenset({"messages"}), _nova, _has_candidates),
+    Layout(
+        "every answer in `correct_answers` with every one in `incorrect_answers`",
+        frozenset({"correct_answers", "incorrect_answers"}),
+        _true_and_false,
+    ),
+    Layout("the choices in `mc2_targets` by their labels", frozenset({"mc2_targets"}), _targets),
+    Layout(
+        "the side that most `annotations` select of the two answers in `data`",
+        frozenset({"data", "annotations"}),
+        _label_studio,
+    ),
+    *(
+        Layout(
+            f"`{a}` and `{b}` by `{score_a}` and `{score_b}`",
+            frozenset({a, b, score_a, score_b}),
+            _scored(a, b, score_a, score_b),
+        )
+        for a, b, score_a, score_b in (
+            ("answer_0", "answer_1", "score_0", "score_1"),
+            ("response_0", "response_1", "score_0", "score_1"),
+            ("response_1", "response_2", "score_1", "score_2"),
+            ("response_a", "response_b", "score_a", "score_b"),
+        )
+    ),
     Layout("`completions` by their scores", frozenset({"instruction", "completions"}), _ultrafeedback),
     Layout("`completions` by their ranks", frozenset({"context", "completions"}), _nemo),
     Layout("`answers` by their ranks", frozenset({"prompt", "answers"}), _nectar),
@@ -420,4 +636,5 @@ def pairs_of(layout: Layout, row: RawRow) -> Iterable[RawRow]:
         RowError: it cannot be read.
         TieError: no response was preferred.
     """
-    return [RawRow(row.row, values) for values in layout.read(row.values or {})]
+    named = {layout.names.get(name, name): value for name, value in (row.values or {}).items()}
+    return [RawRow(row.row, values) for values in layout.read(named)]

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sparserm.pairs.cells import looks_like_messages, parsed, unwrapped
+from sparserm.pairs.cells import lone_text, looks_like_messages, parsed, unwrapped
 from sparserm.pairs.templates import ROLES, TOOLS, begins_templated, ends_templated, read_turns, spoken, stripped, thinks
 from sparserm.pairs.transcripts import asked, transcript
 from sparserm.support.files import one_line
@@ -107,6 +107,7 @@ def text_or_messages(values: Mapping[str, Any], column: str) -> str | Prompt:
         value = written
     if is_missing(value):
         raise RowError(column, f"is empty ({value})")
+    value = text if (text := lone_text(value)) is not None else value
     if isinstance(value, str):
         if not value.strip():
             raise RowError(column, "is empty")
@@ -122,6 +123,8 @@ def _messages(value: Any, column: str) -> Prompt:
         raise RowError(column, f"is {_describe(value)}, expected text or a list of messages")
     if not value:
         raise RowError(column, "is an empty list, expected messages")
+    if all(isinstance(one, str) for one in value):
+        raise RowError(column, f"is a list of {len(value)} texts, expected one, or messages: give role and content of each")
     turns = [_message(turn, column, number) for number, turn in enumerate(value, start=1)]
     found = tuple(turn for turn in turns if turn is not None)
     if not found:
@@ -175,7 +178,7 @@ def _calls(turn: Mapping[str, Any]) -> str:
 
 
 def _is_text_part(part: Any) -> bool:
-    return isinstance(part, Mapping) and part.get("type") == "text" and isinstance(part.get("text"), str)
+    return isinstance(part, Mapping) and part.get("type", "text") == "text" and isinstance(part.get("text"), str)
 
 
 def plain(value: Any) -> Any:

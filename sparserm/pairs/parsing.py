@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from sparserm.pairs.cells import looks_like_messages, texts_in
-from sparserm.pairs.columns import FoundColumns, find_columns
+from sparserm.pairs.cells import MISSING_MARKS, is_blank, is_unread_data, looks_like_messages, texts_in, written_lone_text
+from sparserm.pairs.columns import TIES, FoundColumns, find_columns, listed
 from sparserm.pairs.files import WHOLE_ROW, RawRow, rows_of, uncollected
-from sparserm.pairs.layouts import WON, LabelError, TieError, grade_of, pairs_of
+from sparserm.pairs.layouts import WON, LabelError, TieError, canonical, grade_of, pairs_of, says_tie
 from sparserm.pairs.limits import MAX_LISTED_PAIRS
 from sparserm.pairs.messages import (
     RowError,
@@ -43,11 +44,17 @@ _SCORES = [
     for name in (f"{kind}_{{}}", f"{{}}_{kind}", f"{{}}-{kind}")
 ]
 #: Columns of what a language model for texts cannot read, or is not told.
-_UNREAD = {"images", "image", "videos", "audios", "tools"}
+_UNREAD = {"images", "image", "videos", "audios", "tools", "choices", "options"}
 #: Rows from which on it is odd that a label always prefers the same side.
 _MANY = 8
-#: Text that exporters write for a missing value.
-_MISSING_MARKS = {"nan", "NaN", "None", "null", "<NA>", "N/A", "#N/A", "#NAME?", "#REF!", "#VALUE!"}
+#: Columns, true in some rows, that may say that chosen and rejected stand the wrong way round.
+_FLIPS = {f"{before}{name}" for before in ("", "is_", "label_") for name in ("flipped", "swapped", "reversed")}
+#: Columns that may say which of two responses won.
+_LABELS = ("label", "labels", "preference", "preferred", "winner")
+#: How columns end that may hold several responses each.
+_PLURALS = ("answers", "responses", "completions", "outputs")
+#: Verdicts that contradict the columns chosen and rejected.
+_CONTRARY = ("rejected", "rejected_response", "flipped")
 
 
 class PairsError(SparseRMError):
@@ -98,6 +105,9 @@ def parse_rows(rows: Sequence[RawRow], name: str, *, columns: Mapping[str, str] 
         issues += _warnings(readable, pairs, found)
         issues += _implied_text_warning(readable, pairs, found)
         issues += _thinking_warning(readable)
+        issues += _flip_warnings(readable, found)
+        issues += _data_warnings(pairs, found)
+        issues += _plural_warnings(pairs, found)
         issues += _unread_warning(readable)
         if said := how or found.reading:
             issues.append(PairIssue(readable[0].row, WHOLE_ROW, said, "warning"))
@@ -136,18 +146,16 @@ def read_rows(rows: Iterable[RawRow], columns: FoundColumns) -> tuple[list[Prefe
     sides: list[int] = []
     n_listed = 0
     for row in rows:
-        if row.issue is not None:
+        if row.issue is not None and row.values is None:
             issues.append(row.issue)
         else:
-            n_listed += _n_listed(row, columns)
-            if n_listed > MAX_LISTED_PAIRS:
-                raise SparseRMError(
-                    f"the lists of {columns.chosen} and {columns.rejected} up to row {row.row} give {n_listed:,} pairs, each "
-                    f"response with each; expected at most {MAX_LISTED_PAIRS:,}; shorten the lists, or split the file"
-                )
             try:
+                _check_tie(row.values or {}, columns)
                 for one in pairs_of(columns.layout, row) if columns.layout else [row]:
-                    pairs += _read_row(one, columns)
+                    responses = _listed_responses(one.values or {}, columns)
+                    n_listed += len(responses[0]) * len(responses[1])
+                    _check_listed(n_listed, row, columns)
+                    pairs += _read_row(one, columns, *responses)
                     sides += [side] if isinstance(side := (one.values or {}).get(WON), int) else []
             except LabelError as problem:  # the rows before it may have been read the wrong way round
                 raise SparseRMError(
@@ -164,30 +172,76 @@ def read_rows(rows: Iterable[RawRow], columns: FoundColumns) -> tuple[list[Prefe
     return pairs, issues
 
 
-def _n_listed(row: RawRow, columns: FoundColumns) -> int:
-    """Number of pairs that a row gives if it has lists of responses, 0 otherwise."""
-    chosen, rejected = ((row.values or {}).get(column) for column in (columns.chosen, columns.rejected))
-    return len(chosen) * len(rejected) if isinstance(chosen, list) and isinstance(rejected, list) else 0
+def _check_tie(values: Mapping[str, Any], columns: FoundColumns) -> None:
+    """Raise :class:`TieError` if a column says, by true or in words, that neither response was preferred."""
+    for name in columns.verdicts:
+        value = plain(values.get(name))
+        if says_tie(value) or (canonical(name) in TIES and _is_true(value)):
+            raise TieError(name, f"is {value!r:.40}: neither response was preferred")
 
 
-def _read_row(row: RawRow, columns: FoundColumns) -> list[PreferencePair]:
-    """The pairs of a row: every chosen response with every rejected one, grouped by chosen response."""
+def _is_true(value: Any) -> bool:
+    """Whether a cell is true, 1 or yes, also as text."""
+    return str(plain(value)).strip().lower() in ("true", "1", "1.0", "yes")
+
+
+def _check_listed(n_listed: int, row: RawRow, columns: FoundColumns) -> None:
+    if n_listed > MAX_LISTED_PAIRS:
+        raise SparseRMError(
+            f"the lists of {columns.chosen} and {columns.rejected} up to row {row.row} give {n_listed:,} pairs, each "
+            f"response with each; expected at most {MAX_LISTED_PAIRS:,}; shorten the lists, or split the file"
+        )
+
+
+def _listed_responses(values: Mapping[str, Any], columns: FoundColumns) -> tuple[list[str], list[str]]:
+    """The responses of a row in which a side has several in a list; empty for two single responses."""
+    if columns.turns:
+        return [], []
+    names = (columns.chosen, columns.rejected)
+    chosen, rejected = (_several(values.get(name), name, name in columns.lists) for name in names)
+    if chosen and rejected:
+        asked = chosen[0] if columns.prompt is None else plain(values.get(columns.prompt))
+        if len(chosen) > 1 and len(rejected) > 1 and chosen[0] == rejected[0] == asked:
+            raise RowError(
+                columns.chosen,
+                f"and {columns.rejected} are lists that begin with the same text, as turns of a conversation do: give "
+                "messages with role and content",
+            )
+        return chosen, rejected
+    one, other = (text if isinstance(text := plain(values.get(name)), str) else "" for name in names)
+    if chosen or rejected:  # the other side has one response, which need not stand in a list
+        return chosen or ([one] if one else []), rejected or ([other] if other else [])
+    return [], []
+
+
+def _read_row(row: RawRow, columns: FoundColumns, chosen: Sequence[str], rejected: Sequence[str]) -> list[PreferencePair]:
+    """The pairs of a row: every chosen response in a list with every rejected one, grouped by chosen response."""
     values = row.values or {}
-    chosen, rejected = (_several(values.get(column), column, columns.lists) for column in (columns.chosen, columns.rejected))
+    if columns.lone and isinstance(asked := values.get(columns.prompt or ""), str):
+        text = written_lone_text(asked)  # rows of a later part of a large file may be written otherwise
+        values = {**values, str(columns.prompt): asked if text is None else text}
+    if columns.turns:
+        told = {name: _told(listed(values.get(name), name in columns.lists)) for name in (columns.chosen, columns.rejected)}
+        return [_read_pair(row, {**values, **told}, replace(columns, prompt=None))]
     if not chosen or not rejected:
         return [_read_pair(row, values, columns)]
     one_each = ({**values, columns.chosen: a, columns.rejected: b} for a in chosen for b in rejected)
     return [_read_pair(row, each, columns, may_be_equal=True) for each in one_each]
 
 
-def _several(value: Any, column: str, lists: bool) -> list[str]:
+def _told(texts: Sequence[str]) -> list[dict[str, str]]:
+    """The turns of user and assistant in turn."""
+    return [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(texts)]
+
+
+def _several(value: Any, column: str, is_written: bool) -> list[str]:
     """The responses of a cell that contains a list of strings; empty for a single response (text or messages).
 
     Args:
-        lists: whether the cells of the column are lists written as text.
+        is_written: whether the cells of the column are lists written as text.
     """
     value = plain(value)
-    if lists and isinstance(value, str):
+    if is_written and isinstance(value, str):
         value = texts_in(value)
         if value is None:
             raise RowError(column, "is not a list of texts in JSON or in Python's print format, as the other cells are")
@@ -200,7 +254,10 @@ def _read_pair(row: RawRow, values: Mapping[str, Any], columns: FoundColumns, *,
         prompt, chosen, rejected = _implied_prompt(chosen, rejected, columns)
         prompt_column = columns.chosen
     else:
-        prompt, chosen, rejected = _explicit_prompt(_prompt_of(values, columns), chosen, rejected)
+        asked = _prompt_of(values, columns)
+        if columns.guessed and not isinstance(asked, str):
+            asked = _without_answer(asked, chosen, rejected)
+        prompt, chosen, rejected = _explicit_prompt(asked, chosen, rejected)
         prompt_column = columns.prompt
     check_prompt(prompt, prompt_column)
     prompt = _with_system(plain_turns(prompt), values, columns)
@@ -222,7 +279,18 @@ def _without_prompt(values: Mapping[str, Any], columns: FoundColumns) -> tuple[s
             one.lstrip()[len(asked) :].lstrip() if isinstance(one, str) and one.lstrip().startswith(asked) else one
             for one in (chosen, rejected)
         )
+    begun = plain(values.get(columns.begun)) if columns.begun else None
+    if columns.begun and isinstance(begun, str) and not is_blank(begun):
+        chosen, rejected = (_continued(begun, one, columns.begun) for one in (chosen, rejected))
     return chosen, rejected
+
+
+def _continued(begun: str, response: str | Prompt, column: str) -> str:
+    """A response with its beginning, which stands in another column."""
+    if not isinstance(response, str):
+        raise RowError(column, "is the beginning of responses that are messages: expected texts")
+    space = "" if begun[-1].isspace() or response[:1].isspace() else " "
+    return response if response.startswith(begun) else f"{begun}{space}{response}"
 
 
 def _whole(values: Mapping[str, Any], chosen: str | Prompt, rejected: str | Prompt, columns: FoundColumns) -> bool:
@@ -243,10 +311,10 @@ def _prompt_of(values: Mapping[str, Any], columns: FoundColumns) -> str | Prompt
     if not columns.joined:
         return text_or_messages(values, columns.prompt)
     parts = [plain(values.get(name)) for name in columns.joined]
-    texts = [one.strip() for one in parts if isinstance(one, str) and one.strip()]
+    texts = [one.strip() for one in parts if isinstance(one, str) and not is_blank(one)]
     value = text_or_messages(values, columns.prompt)
     if isinstance(value, str):
-        return "\n\n".join(texts)
+        return "\n\n".join(texts) or value
     if texts:
         others = ", ".join(name for name in columns.joined if name != columns.prompt)
         raise RowError(columns.prompt, f"is messages, and a text stands beside it in {others}: expected one of them")
@@ -271,15 +339,17 @@ def _with_system(prompt: Prompt, values: Mapping[str, Any], columns: FoundColumn
 def _system_text(values: Mapping[str, Any], column: str) -> str:
     """The system message in a cell: text, a message or a list with one; empty if there is none."""
     value = plain(values.get(column))
+    if isinstance(value, Mapping) and "parts" in value:  # Gemini
+        value = plain(value["parts"])
     if isinstance(value, (list, tuple)) and len(value) == 1:
         value = value[0]
     if isinstance(value, Mapping):
-        value = value.get("content", value.get("value"))
+        value = next((value[key] for key in ("content", "value", "text") if key in value), None)
     if is_missing(value) or value in ([], ()):
         return ""
     if not isinstance(value, str):
         raise RowError(column, "is neither a text nor one message: expected the system message")
-    return value if value.strip() else ""
+    return "" if is_blank(value) else value
 
 
 def _history(values: Mapping[str, Any], columns: FoundColumns) -> Prompt:
@@ -318,6 +388,13 @@ def _explicit_prompt(
         # UltraFeedback: the prompt as a string and again in the messages, which also include any system turn.
         return chosen[:-1], chosen, rejected  # type: ignore[return-value]
     return (turn,), chosen, rejected
+
+
+def _without_answer(prompt: Prompt, *responses: str | Prompt) -> Prompt:
+    """The turns of a conversation that was found to be the prompt, without a last one that is one of the responses."""
+    said = {one.strip() if isinstance(one, str) else one[-1].content.strip() for one in responses}
+    answered = len(prompt) > 1 and prompt[-1].role == "assistant" and prompt[-1].content.strip() in said
+    return prompt[:-1] if answered else prompt
 
 
 def _whole_texts(prompt: str, chosen: str | Prompt, rejected: str | Prompt) -> tuple[Prompt, Prompt] | None:
@@ -397,7 +474,7 @@ def _warnings(rows: Iterable[RawRow], pairs: Iterable[PreferencePair], columns: 
             found.append((pair.row, columns.chosen, f"prefers what row {reverse} rejects: same prompt, preference reversed"))
         found += _prompt_warnings(pair, columns.prompt or columns.chosen)
         for column, text in ((columns.chosen, pair.chosen), (columns.rejected, pair.rejected)):
-            if text.strip() in _MISSING_MARKS:
+            if text.strip() in MISSING_MARKS:
                 found.append((pair.row, column, f"is the text {text.strip()!r}, which may be a missing value"))
             found += _mark_warning(pair.row, column, text, pair.prompt[-1].content)
             if not visible(text):
@@ -410,6 +487,8 @@ def _warnings(rows: Iterable[RawRow], pairs: Iterable[PreferencePair], columns: 
 def _prompt_warnings(pair: PreferencePair, column: str) -> list[tuple[int, str, str]]:
     """Marks of templates in a prompt, and messages without text."""
     found = next((found for turn in pair.prompt if (found := _mark_warning(pair.row, column, turn.content))), [])
+    if (last := pair.prompt[-1].content.strip()) in MISSING_MARKS:
+        found.append((pair.row, column, f"is the text {last!r}, which may be a missing value"))
     if any(not turn.content.strip() for turn in pair.prompt):
         found.append((pair.row, column, "prompt has a message without text"))
     return found
@@ -444,6 +523,69 @@ def _thinking_warning(rows: Iterable[RawRow]) -> list[PairIssue]:
     found = [row.row for row in rows if any(map(holds_thinking, (row.values or {}).values()))]
     said = f"thinking at the beginning of responses was left out ({len(found):,} {'row' if len(found) == 1 else 'rows'})"
     return [PairIssue(found[0], WHOLE_ROW, said, "warning")] if found else []
+
+
+def _flip_warnings(rows: Sequence[RawRow], columns: FoundColumns) -> list[PairIssue]:
+    """A warning for each column that may say that labels are the wrong way round: data sets mean either by it."""
+    found = []
+    for name in dict.fromkeys(key for row in rows for key in row.values or ()):
+        is_flip = canonical(name) in _FLIPS
+        if canonical(name) in _LABELS and columns.layout is None:
+            found += _label_warning(rows, name)
+        if not is_flip and name not in columns.verdicts:
+            continue
+        speaks = _is_true if is_flip else _is_contrary
+        said = [row.row for row in rows if speaks(plain((row.values or {}).get(name)))]
+        what = f"`{name}` {'is true' if is_flip else 'speaks for the rejected response'} in {len(said):,} of {len(rows):,} rows"
+        problem = f"{what}, read as the columns say: check that chosen and rejected were exchanged there"
+        found += [PairIssue(said[0], WHOLE_ROW, problem, "warning")] if said else []
+    return found
+
+
+def _label_warning(rows: Sequence[RawRow], name: str) -> list[PairIssue]:
+    """One warning for a column beside chosen and rejected that is now 0 and now 1, as a label is that says which of two won."""
+    values = {str(plain((row.values or {}).get(name))).strip().lower() for row in rows}
+    said = (
+        f"`{name}` is {' and '.join(sorted(values))} beside chosen and rejected, which were read as named: check what it says"
+    )
+    return [PairIssue(rows[0].row, WHOLE_ROW, said, "warning")] if values in ({"0", "1"}, {"false", "true"}) else []
+
+
+def _is_contrary(verdict: Any) -> bool:
+    return isinstance(verdict, str) and verdict.strip().lower() in _CONTRARY
+
+
+def _data_warnings(pairs: Sequence[PreferencePair], columns: FoundColumns) -> list[PairIssue]:
+    """A warning for each column with texts that write a list or an object, which may be meant as such."""
+    sides = (
+        (columns.prompt, [(pair.row, pair.prompt[-1].content) for pair in pairs]),
+        (columns.chosen, [(pair.row, pair.chosen) for pair in pairs]),
+        (columns.rejected, [(pair.row, pair.rejected) for pair in pairs]),
+    )
+    found = []
+    for name, texts in sides:
+        said = [row for row, text in texts if name is not None and is_unread_data(text)]
+        problem = f"is a list or an object written as text in {len(said):,} of {len(pairs):,} pairs: read as that text"
+        found += [PairIssue(said[0], str(name), problem, "warning")] if said else []
+        if name is not None and len(texts) > 1 and all(_is_quoted(text) for _, text in texts):
+            problem = "is in quotes in every pair, as JSON writes texts: read with the quotes"
+            found.append(PairIssue(texts[0][0], name, problem, "warning"))
+    return found
+
+
+def _is_quoted(text: str) -> bool:
+    return len(text := text.strip()) > 2 and text[0] == text[-1] == '"'
+
+
+def _plural_warnings(pairs: Sequence[PreferencePair], columns: FoundColumns) -> list[PairIssue]:
+    """A warning for each column that is called like several responses and has semicolons in its texts."""
+    sides = (
+        (columns.chosen, [pair.row for pair in pairs if ";" in pair.chosen]),
+        (columns.rejected, [pair.row for pair in pairs if ";" in pair.rejected]),
+    )
+    named = [(name, rows) for name, rows in sides if name.lower().endswith(_PLURALS)]
+    said = "is called like several responses, and has semicolons in {:,} of {:,} pairs: each text was read as one response"
+    return [PairIssue(rows[0], name, said.format(len(rows), len(pairs)), "warning") for name, rows in named if rows]
 
 
 def _unread_warning(rows: Sequence[RawRow]) -> list[PairIssue]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence, Set
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 from sparserm.pairs.files import RawRow
-from sparserm.pairs.layouts import Row, alpaca_prompt, number
+from sparserm.pairs.layouts import Row, alpaca_prompt, canonical, number
 from sparserm.pairs.limits import MAX_LISTED_PAIRS
 from sparserm.pairs.messages import RowError, plain
 from sparserm.types import PairIssue, SparseRMError
@@ -35,10 +35,13 @@ def paired(rows: Sequence[RawRow]) -> tuple[list[RawRow], list[PairIssue], str]:
         The rows, an entry for each row that is in no pair, and how the source was read; the rows themselves and an empty text
         where they are of another form.
     """
-    form = _form_of(rows)
+    present = {key for row in rows for key in row.values or ()}
+    form = _form_of(present)
+    if form is None and (form := _form_of(set(map(canonical, present)))) is not None:
+        rows = [replace(row, values={canonical(key): value for key, value in (row.values or {}).items()}) for row in rows]
     if form is None:
         return list(rows), [], ""
-    found, left = _grouped(rows, *form.grade)
+    found, left = _grouped([row for row in rows if row.values is not None], *form.grade)
     return found, left, form.about
 
 
@@ -48,7 +51,7 @@ def check_both_responses(rows: Sequence[RawRow], name: str) -> None:
     Raises:
         SparseRMError: each holds one response, so that the two of a pair stand in different rows.
     """
-    if form := _form_of(rows):
+    if form := _form_of({canonical(key) for row in rows for key in row.values or ()}):
         raise SparseRMError(
             f"{name} has one response in each row ({', '.join(sorted(form.columns))}), and is read in parts, in which the "
             "two responses of a pair need not stand together; expected prompt, chosen and rejected in every row; make pairs of "
@@ -56,8 +59,7 @@ def check_both_responses(rows: Sequence[RawRow], name: str) -> None:
         )
 
 
-def _form_of(rows: Sequence[RawRow]) -> _Form | None:
-    present = {key for row in rows for key in row.values or ()}
+def _form_of(present: Set[str]) -> _Form | None:
     found = (one for one in _FORMS if one.columns <= present and not {"chosen", "rejected"} & present)
     return next(found, None)
 
@@ -81,7 +83,7 @@ def _grouped(rows: Sequence[RawRow], response: str, grade: str) -> tuple[list[Ra
         values = _answered(row.values, response)
         asked = repr([plain(values.get(name)) for name in ("prompt", *_ASKED_WITH)])
         groups.setdefault(asked, []).append((row.row, values, value))
-    found = [row for row in rows if row.values is None]
+    found: list[RawRow] = []
     for group in groups.values():
         used = set()
         for (i, one, high), (j, other, low) in combinations(group, 2):

@@ -220,7 +220,8 @@ def score_here(scoring: Scoring, parts: Sequence[Part], finished: Callable[[Part
 def score_rows(model: SparseRM, rows: Sequence[RawRow], columns: FoundColumns) -> pa.Table:
     """Score rows into a table of :data:`SCHEMA`."""
     pairs, issues = read_rows(rows, columns)
-    unusable = [{"row": issue.row, "problem": f"{issue.column}: {issue.problem}"} for issue in issues]
+    left = [issue for issue in issues if issue.severity != "warning"]
+    unusable = [{"row": issue.row, "problem": f"{issue.column}: {issue.problem}"} for issue in left]
     scored = sorted(_score_usable(model, pairs) + unusable, key=lambda row: row["row"])
     for row in scored:  # JSON strings may hold lone surrogates, which UTF-8 cannot encode
         for name in ("id", "problem"):

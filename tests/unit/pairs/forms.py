@@ -21,6 +21,17 @@ _ASKED = {"role": "user", "content": Q}
 _ANSWER, _OTHER = ({"role": "assistant", "content": text} for text in (GOOD, BAD))
 _HUMAN = {"from": "human", "value": Q}
 _SAID, _SAID_BADLY = ({"from": "gpt", "value": text} for text in (GOOD, BAD))
+_NOVA = [
+    {"role": "user", "content": [{"text": Q}]},
+    {
+        "role": "assistant",
+        "candidates": [
+            {"content": [{"text": text}], "preferenceLabel": label}
+            for text, label in ((BAD, "non-preferred"), (GOOD, "preferred"))
+        ],
+    },
+]
+_SELECTED = {"type": "pairwise", "value": {"selected": "left"}}
 _TRANSCRIPT = f"\n\nHuman: {Q}\n\nAssistant: "
 
 
@@ -116,6 +127,34 @@ FORMS = (
     ),
     _one("Nectar", prompt=Q, answers=[{"answer": BAD, "rank": 4}, {"answer": GOOD, "rank": 1}]),
     _one("summarize-from-feedback", info={"post": Q}, summaries=[{"text": BAD}, {"text": GOOD}], choice=1),
+    _one("OpenAI, WebGPT", "", question={"full_text": Q, "id": "1"}, answer_0=GOOD, answer_1=BAD, score_0=0.5, score_1=-0.5),
+    _one(
+        "Amazon Nova",
+        "",
+        "Be brief.",
+        schemaVersion="bedrock-conversation-2024",
+        system=[{"text": "Be brief."}],
+        messages=_NOVA,
+    ),
+    _one(
+        "Vertex AI, Gemini",
+        "",
+        "Be brief.",
+        system_instruction={"parts": [{"text": "Be brief."}]},
+        contents=[{"role": "user", "parts": [{"text": Q}]}],
+        completions=[
+            {"score": score, "completion": {"role": "model", "parts": [{"text": text}]}}
+            for text, score in ((BAD, 0), (GOOD, 1))
+        ],
+    ),
+    _one("Vertex AI, PaLM", input_text=Q, candidate_0=BAD, candidate_1=GOOD, choice=1),
+    _one("Label Studio", data={"prompt": Q, "answer1": GOOD, "answer2": BAD}, annotations=[{"result": [_SELECTED]}]),
+    _one("Label Studio, short", prompt=Q, answer1=BAD, answer2=GOOD, comparison="right"),
+    _one("a table with titles", **{"Prompt": Q, "Response A": BAD, "Response B": GOOD, "Winner": "Response B"}),
+    _one("Step-DPO", prompt=Q, initial_reason_steps="", chosen=GOOD, rejected=BAD, full_chosen=GOOD, full_rejected=BAD),
+    _one("TruthfulQA, CSV", **{"Question": Q, "Best Answer": GOOD, "Correct Answers": GOOD, "Incorrect Answers": f"{BAD};"}),
+    _one("TruthfulQA, choices", question=Q, mc1_targets={}, mc2_targets={"choices": [BAD, GOOD], "labels": [0, 1]}),
+    _one("conversations in lists of texts", chosen=[Q, GOOD], rejected=[Q, BAD]),
     _one("RewardBench 2, RM-Bench", "every chosen response with every rejected one", prompt=Q, chosen=[GOOD], rejected=[BAD]),
     _one("your own names", question=Q, good_answer=GOOD, bad_answer=BAD),
     _one("a text and a question about it", "", context="", question=Q, answer_good=GOOD, answer_bad=BAD),

@@ -17,11 +17,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from sparserm.pairs.cells import is_blank
 from sparserm.pairs.files import list_data_files
 from sparserm.pairs.load import load_pairs
 from sparserm.pairs.messages import as_prompt, as_response
 from sparserm.pairs.parsing import PairsError, parse_pairs
 from sparserm.pairs.split import check_leakage, content_hash, prompt_key, split_by_prompt
+from sparserm.pairs.templates import spoken
 from sparserm.types import Message, PreferenceData, PreferencePair, SparseRMError
 
 ROWS = [
@@ -233,10 +235,10 @@ TURNS = {"prompt": [U], "chosen": [A], "rejected": [B]}
         ({**GOOD, "chosen": 5}, "chosen", "is int 5, expected text or a list of messages"),
         ({**GOOD, "chosen": True}, "chosen", "is bool True"),
         ({**GOOD, "chosen": []}, "chosen", "is an empty list"),
-        ({**GOOD, "chosen": ["Hi"]}, "chosen", "message 1 is text 'Hi', expected an object with role and content"),
+        ({**GOOD, "chosen": ["Hi", 1]}, "chosen", "message 1 is text 'Hi', expected an object with role and content"),
         ({**GOOD, "chosen": "a \ud83d b"}, "chosen", "broken Unicode"),
         ({**TURNS, "prompt": [{"role": "wizard", "content": "x"}]}, "prompt", "role text 'wizard', expected system"),
-        ({**TURNS, "prompt": [{"content": "x"}]}, "prompt", "message 1 has the role empty (None)"),
+        ({**TURNS, "prompt": [{"content": "x"}, {"content": "y"}]}, "prompt", "message 1 has the role empty (None)"),
         ({**TURNS, "prompt": [{"role": "user"}]}, "prompt", "message 1 has the content empty (None)"),
         ({**TURNS, "prompt": [U, A]}, "prompt", "ends with a message from the assistant"),
         ({**TURNS, "prompt": [{"role": "user", "content": " "}]}, "prompt", "is empty: its last message has no text"),
@@ -507,7 +509,7 @@ def test_split_groups_by_prompt_whatever_the_order_of_rows():
 
 LIGHT = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1).filter(
-    lambda text: bool(text.strip()) and not text.lstrip().startswith(("[", "{", "Human:"))
+    lambda text: not is_blank(text) and not text.lstrip().startswith(("[", "{", "Human:")) and spoken(text) == text
 )
 VALUE = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),

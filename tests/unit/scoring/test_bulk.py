@@ -109,6 +109,15 @@ def test_a_part_without_a_usable_row_is_kept_with_its_problems(head, tmp_path):
     assert score_file(only_bad, head, tmp_path / "none").accuracy is None
 
 
+def test_a_doubt_about_all_labels_leaves_no_row_out(head, tmp_path, monkeypatch):
+    monkeypatch.setattr("sparserm.pairs.parsing._MANY", 2)  # of a part
+    path = tmp_path / "labels.jsonl"
+    rows = [{"prompt": f"p{i}", "output_1": "a", "output_2": "b", "label": 1} for i in range(4)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    scored = score_file(path, head, tmp_path / "out")
+    assert (scored.n_pairs, scored.n_unusable) == (4, 0)
+
+
 @pytest.mark.parametrize("stop_after", [0, 1, 3])
 def test_interrupted_work_goes_on_and_ends_as_if_it_had_not_been(head, path, tmp_path, stop_after):
     whole = score_file(path, head, tmp_path / "whole")

@@ -1,0 +1,285 @@
+"""Cells and columns that may be read otherwise than meant: read as meant, refused by name, or read with a warning."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from sparserm.pairs.files import read_bytes
+from sparserm.pairs.parsing import PairsError, parse_pairs, parse_rows
+from sparserm.types import Message, PreferenceData, Prompt, SparseRMError
+from tests.unit.pairs.forms import BAD, GOOD, Q
+
+USER: Prompt = (Message("user", Q),)
+HELLO: Prompt = (Message("user", "Hi."), Message("assistant", "Hello."))
+ROW = {"prompt": Q, "chosen": GOOD, "rejected": BAD}
+
+
+def _turns(*texts: str) -> list[dict[str, str]]:
+    return [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(texts)]
+
+
+def _is_read(found: PreferenceData, prompt: Prompt = USER) -> None:
+    assert [(pair.prompt, pair.chosen, pair.rejected) for pair in found.pairs] == [(prompt, GOOD, BAD)]
+
+
+def _said(found: PreferenceData) -> str:
+    return " | ".join(issue.problem for issue in found.issues)
+
+
+# ------------------------------------------------------------------------------------------------------ JSON in prompts
+
+
+@pytest.mark.parametrize("value", [[Q], {"text": Q}, {"content": Q}, [{"content": Q}], [{"type": "text", "text": Q}]])
+@pytest.mark.parametrize("write", [lambda value: value, json.dumps, repr], ids=["as it is", "json", "python"])
+def test_the_only_text_in_a_list_or_an_object_is_the_prompt(value: Any, write: Any) -> None:
+    found = parse_pairs([{**ROW, "prompt": write(value)}])
+    _is_read(found)
+    assert ("read the text in each list or object of `prompt`" in _said(found)) == isinstance(write(value), str)
+
+
+def test_data_in_some_prompts_or_responses_is_read_as_text_with_a_warning() -> None:
+    rows = [ROW, {**ROW, "prompt": '["one"]'}, {"prompt": "As JSON?", "chosen": '{"a": 1}', "rejected": '["a"]'}]
+    found = parse_pairs(rows)
+    assert [pair.prompt[0].content for pair in found.pairs] == [Q, '["one"]', "As JSON?"]
+    warned = [(issue.row, issue.column) for issue in found.issues if "list or an object written as text" in issue.problem]
+    assert warned == [(2, "prompt"), (3, "chosen"), (3, "rejected")]
+
+
+def test_a_column_of_texts_in_quotes_is_warned_of() -> None:
+    rows = [{**ROW, "chosen": json.dumps(text)} for text in (GOOD, "Yes.")]
+    assert "is in quotes in every pair, as JSON writes texts" in _said(parse_pairs(rows))
+    assert not parse_pairs([rows[0], {**ROW, "prompt": "Why?"}]).issues
+
+
+def test_several_texts_are_no_prompt() -> None:
+    with pytest.raises(PairsError, match="column prompt: is a list of 2 texts, expected one, or messages"):
+        parse_pairs([{**ROW, "prompt": ["Hi.", Q]}])
+
+
+# ---------------------------------------------------------------------------------------- conversations beside a prompt
+
+
+@pytest.mark.parametrize("name", ["conversations", "messages", "context_messages"])
+@pytest.mark.parametrize("asked", ["Hi.", Q])
+@pytest.mark.parametrize("answered", [(), (GOOD,)])
+def test_a_conversation_that_says_more_than_the_prompt_is_read(name: str, asked: str, answered: tuple[str, ...]) -> None:
+    found = parse_pairs([{**ROW, "prompt": asked, name: _turns("Hi.", "Hello.", Q, *answered)}])
+    _is_read(found, (*HELLO, *USER))
+    assert f"read `{name}` as the prompt" in _said(found)
+
+
+@pytest.mark.parametrize("told", [_turns(Q), _turns(Q, GOOD), _turns(Q, "Another answer."), None, []])
+def test_a_conversation_that_repeats_the_prompt_says_nothing(told: Any) -> None:
+    found = parse_pairs([{**ROW, "messages": told}])
+    _is_read(found)
+    assert not found.issues
+
+
+def test_a_conversation_that_contradicts_the_prompt_is_named() -> None:
+    found = parse_pairs([{**ROW, "messages": _turns("What is rust?")}])
+    _is_read(found)
+    assert "read `prompt` and not `messages`, which is another prompt in some rows" in _said(found)
+
+
+# ------------------------------------------------------------------------------------------------------- lists of texts
+
+
+@pytest.mark.parametrize("beside", [{}, {"prompt": Q}, {"prompt": "Hi."}])
+@pytest.mark.parametrize("write", [lambda value: value, json.dumps], ids=["lists", "json"])
+def test_lists_that_begin_alike_are_turns(beside: dict[str, str], write: Any) -> None:
+    rows = [{**beside, "chosen": write(["Hi.", "Hello.", Q, GOOD]), "rejected": write(["Hi.", "Hello.", Q, BAD])}]
+    found = parse_pairs(rows)
+    _is_read(found, (*HELLO, *USER))
+    assert "lists of texts as turns of user and assistant" in _said(found)
+
+
+def test_lists_that_begin_alike_in_some_rows_alone_are_refused_there() -> None:
+    rows = [{**ROW, "chosen": [GOOD], "rejected": [BAD]}, {**ROW, "chosen": [Q, GOOD], "rejected": [Q, BAD]}]
+    with pytest.raises(PairsError, match="row 2, column chosen: and rejected are lists that begin with the same text"):
+        parse_pairs(rows)
+
+
+def test_one_side_may_be_a_list_and_the_other_a_text() -> None:
+    rows = [ROW, {**ROW, "rejected": [BAD, "No."]}, {**ROW, "chosen": [GOOD], "rejected": "Who knows."}]
+    found = parse_pairs(rows)
+    assert [(pair.row, pair.rejected) for pair in found.pairs] == [(1, BAD), (2, BAD), (2, "No."), (3, "Who knows.")]
+    rows = [{**ROW, "rejected": json.dumps([BAD, "No."])}, {**ROW, "rejected": json.dumps(["Who knows."])}]
+    found = parse_pairs(rows)
+    assert [(pair.row, pair.rejected) for pair in found.pairs] == [(1, BAD), (1, "No."), (2, "Who knows.")]
+    assert "cells as lists of responses" in _said(found)
+
+
+@pytest.mark.parametrize("spelled", [str, str.title, lambda name: name.replace("_", " ").title()])
+def test_answers_with_semicolons_are_several(spelled: Any) -> None:
+    row = {"question": Q, "best_answer": GOOD, "correct_answers": f"{GOOD}; It is.", "incorrect_answers": f"{BAD}; No;"}
+    found = parse_pairs([{spelled(name): value for name, value in row.items()}])
+    pairs = [(pair.chosen, pair.rejected) for pair in found.pairs]
+    assert pairs == [(GOOD, BAD), (GOOD, "No"), ("It is.", BAD), ("It is.", "No")]
+
+
+def test_semicolons_in_columns_that_are_called_like_several_are_warned_of() -> None:
+    found = parse_pairs([{"question": Q, "good_answers": "Yes; sure", "bad_answers": "No"}])
+    assert "is called like several responses, and has semicolons in 1 of 1 pairs" in _said(found)
+
+
+# ------------------------------------------------------------------------------------------------------ ties and flips
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [
+        {"tie": True},
+        {"is_tie": "true"},
+        {"Tie": 1},
+        {"status": "tie"},
+        {"winner": "tie (bothbad)"},
+        {"preference": "Tied"},
+        {"winner": "both_bad"},
+    ],
+)
+def test_a_column_that_says_tie_leaves_the_row_out(beside: dict[str, Any]) -> None:
+    (name,) = beside
+    found = parse_pairs([{**ROW, name: ""}, {**ROW, **beside}])
+    _is_read(found)
+    assert [(issue.row, issue.severity) for issue in found.issues] == [(2, "tie")]
+
+
+def test_an_explanation_is_no_tie() -> None:
+    _is_read(parse_pairs([{**ROW, "preference": "Both responses are fine, but the first one says why it is so."}]))
+
+
+@pytest.mark.parametrize("name", ["flipped", "is_flipped", "label_flipped", "Swapped", "winner"])
+def test_a_column_that_says_that_labels_were_flipped_is_warned_of(name: str) -> None:
+    yes, no = ("rejected", "chosen") if name == "winner" else (True, False)
+    found = parse_pairs([{**ROW, name: no}, {**ROW, "prompt": "Why?", name: yes}])
+    assert [pair.chosen for pair in found.pairs] == [GOOD, GOOD]
+    (issue,) = found.issues
+    assert issue.row == 2 and "in 1 of 2 rows, read as the columns say: check that chosen and rejected were" in issue.problem
+    assert not parse_pairs([{**ROW, name: no}]).issues
+
+
+@pytest.mark.parametrize("values", [(0, 1), ("1", "0"), (True, False)])
+def test_a_label_beside_named_responses_is_questioned(values: tuple[Any, Any]) -> None:
+    rows = [{**ROW, "label": values[0]}, {**ROW, "prompt": "Why?", "label": values[1]}]
+    assert "beside chosen and rejected, which were read as named: check what it says" in _said(parse_pairs(rows))
+    assert not parse_pairs(rows[:1]).issues and not parse_pairs([{**row, "label": "chat"} for row in rows]).issues
+
+
+# ------------------------------------------------------------------------------------------------------ missing values
+
+
+@pytest.mark.parametrize("column", ["prompt", "chosen", "rejected"])
+@pytest.mark.parametrize("mark", ["nan", "None", "null"])
+def test_missing_values_written_as_text_are_no_texts(column: str, mark: str) -> None:
+    rows = [{"prompt": f"{Q} {i}", "chosen": f"{GOOD} {i}", "rejected": f"{BAD} {i}"} for i in range(3)]
+    with pytest.raises(SparseRMError, match=f"every cell of {column} is the text '{mark}', as exporters write missing values"):
+        parse_pairs([{**row, column: mark} for row in rows], skip_bad=True)
+    found = parse_pairs([{**rows[0], column: mark}, *rows[1:]])
+    assert [(issue.row, issue.column) for issue in found.issues] == [(1, column)]
+    assert "which may be a missing value" in _said(found)
+
+
+@pytest.mark.parametrize("mark", ["nan", "None", "null", " "])
+@pytest.mark.parametrize("name", ["system", "input", "context"])
+def test_missing_values_beside_the_prompt_are_left_out(name: str, mark: str) -> None:
+    for asked in ("prompt", "instruction"):
+        _is_read(parse_pairs([{asked: Q, "chosen": GOOD, "rejected": BAD, name: mark}]))
+    _is_read(parse_pairs([{"instruction": Q, name: mark, "response_a": GOOD, "response_b": BAD, "winner": "a"}]))
+
+
+# --------------------------------------------------------------------------------------------------- steps and choices
+
+
+def test_steps_that_both_responses_begin_with_are_a_part_of_them() -> None:
+    row = {**ROW, "initial_reason_steps": "Step 1: Look.\nStep 2:", "full_chosen": GOOD, "full_rejected": BAD}
+    (pair,) = parse_pairs([row]).pairs
+    assert (pair.prompt, pair.chosen, pair.rejected) == (
+        USER,
+        f"Step 1: Look.\nStep 2: {GOOD}",
+        f"Step 1: Look.\nStep 2: {BAD}",
+    )
+
+
+def test_choices_beside_pairs_are_said_and_alone_get_a_hint() -> None:
+    assert "`options` is not read" in _said(parse_pairs([{**ROW, "options": ["a", "b"]}]))
+    with pytest.raises(SparseRMError, match="of a multiple choice, write the right choice into chosen and a wrong one into"):
+        parse_pairs([{"question": Q, "choices": [GOOD, BAD], "answer": 0}])
+
+
+# ------------------------------------------------------------------------------------------------------ labels and forms
+
+
+@pytest.mark.parametrize("spelled", [str.title, str.upper, lambda name: name.replace("_", " ").title()])
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": Q, "response_a": BAD, "response_b": GOOD, "winner": "B"},
+        {"prompt": Q, "response_1": GOOD, "response_2": BAD, "winner": "Response 1"},
+        {"question": Q, "answer_1": BAD, "answer_2": GOOD, "preferred": "answer_2"},
+        {"prompt": Q, "response_0": BAD, "response_1": GOOD, "better_response_id": 1},
+        {"instruction": Q, "system_prompt": "", "generations": [BAD, GOOD], "ratings": [1, 2]},
+    ],
+)
+def test_columns_of_documented_forms_may_be_spelled_as_titles(row: dict[str, Any], spelled: Any) -> None:
+    _is_read(parse_pairs([{spelled(name): value for name, value in row.items()}]))
+
+
+def test_verdicts_on_single_responses_may_be_spelled_as_titles() -> None:
+    _is_read(parse_pairs([{"Prompt": Q, "Completion": text, "Label": text == GOOD} for text in (GOOD, BAD)]))
+
+
+@pytest.mark.parametrize("names", [("response_a", "response_b"), ("Response A", "Response B")])
+def test_numbers_as_verdicts_on_letters_are_refused(names: tuple[str, str]) -> None:
+    row = {"prompt": Q, names[0]: GOOD, names[1]: BAD}
+    _is_read(parse_pairs([{**row, "label": "A"}]))
+    for label in (0, 1, "1"):
+        with pytest.raises(PairsError, match=r"or a tie \(a number may mean either response\)"):
+            parse_pairs([{**row, "label": label}])
+
+
+def test_equal_scores_are_ties() -> None:
+    row = {"question": {"full_text": Q}, "answer_0": BAD, "answer_1": GOOD, "score_0": -0.5, "score_1": 0.5}
+    found = parse_pairs([row, {**row, "score_1": -0.5}])
+    _is_read(found)
+    assert [issue.row for issue in found.issues if issue.severity == "tie"] == [2]
+
+
+def test_most_annotations_of_label_studio_decide() -> None:
+    def task(*selected: str, **more: Any) -> dict[str, Any]:
+        results = [{"result": [{"type": "pairwise", "value": {"selected": side}}]} for side in selected]
+        return {"data": {"prompt": Q, "Answer 1": GOOD, "Answer 2": BAD, **more}, "annotations": results}
+
+    skipped = {"was_cancelled": True, "result": [{"type": "pairwise", "value": {"selected": "right"}}]}
+    won = task("left", "right", "left")
+    won["annotations"] += [skipped] * 5
+    found = parse_pairs([won, task("left", "right"), task()])
+    _is_read(found)
+    assert [issue.row for issue in found.issues if issue.severity == "tie"] == [2, 3]
+    _is_read(parse_pairs([task("left", system="Be brief.")]), (Message("system", "Be brief."), *USER))
+    with pytest.raises(PairsError, match="column data: has text, expected a prompt and two answers called answer1 and answer2"):
+        parse_pairs([{"data": {"text": Q}, "annotations": []}])
+
+
+def test_candidates_of_nova_need_both_labels() -> None:
+    last = {"role": "assistant", "candidates": [{"content": [{"text": GOOD}], "preferenceLabel": "preferred"}] * 2}
+    with pytest.raises(PairsError, match="has no two candidates with the preferenceLabel preferred and non-preferred"):
+        parse_pairs([{"messages": [{"role": "user", "content": [{"text": Q}]}, last]}])
+
+
+# ------------------------------------------------------------------------------------------------------ dataset viewer
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl"])
+def test_rows_of_the_dataset_viewer_are_read_unless_they_are_cut(name: str) -> None:
+    def read(*cut: str) -> PreferenceData:
+        rows = [{"row_idx": 0, "row": ROW, "truncated_cells": list(cut)}]
+        value = {"features": [{"name": "prompt"}], "rows": rows, "num_rows_total": 1, "partial": False}
+        data = json.dumps(value if name == "a.json" else rows[0]).encode()
+        return parse_rows(read_bytes(data, name), name, columns=None, skip_bad=False)
+
+    _is_read(read())
+    with pytest.raises(PairsError, match=r"is cut short in \['chosen'\] by the Hub's dataset viewer: give the name of the"):
+        read("chosen")
