@@ -6,18 +6,21 @@ import hashlib
 import inspect
 import json
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
+from contextvars import ContextVar
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from sparserm.backbone import smollm2
+from sparserm.backbone.attention import IN_ROWS, NO_MASK, within
+from sparserm.backbone.cores import on_cores
 from sparserm.backbone.device import fast_dtype, to_device, usable_device
-from sparserm.backbone.packing import ROW_TOKENS, Batch, batches, pack
+from sparserm.backbone.packing import ROW_TOKENS, Batch, Row, even, joined, pack, padded, similar
 from sparserm.backbone.tokenization import ChatTokenizer
 from sparserm.support.defaults import DEFAULT_BACKBONE, default_device, folder_note, home, noted_folder
 from sparserm.support.files import one_line, write_text
@@ -38,8 +41,28 @@ CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 512, 16_384
 # ``safety`` and 0.85 for ``redteam``, after 10 s, and changed states by 2 % (medians of five rounds).
 
 
+#: Passes run in threads of their own if the longest keeps its thread busy for at most this share longer than all would on
+#: average, and has at least this many tokens: each pass costs some milliseconds of Python, in which the others wait.
+UNEVEN, LEAST_TOKENS = 1.5, 64
+
+_T = TypeVar("_T")
+
+
 class _StopForwardError(Exception):
     """Raised by the last hook to end the forward pass."""
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """What a pass is to read, and the states ``[B, T, d]`` that it has read."""
+
+    hooks: frozenset[HookPoint]
+    states: dict[HookPoint, Tensor] = field(default_factory=dict)
+
+
+#: The pass that runs in this context, and what is added where in passes of this context.
+_READING: ContextVar[_Reading | None] = ContextVar("reading", default=None)
+_STEERING: ContextVar[tuple[Backbone, HookPoint, Tensor] | None] = ContextVar("steering", default=None)
 
 
 @dataclass(frozen=True)
@@ -75,8 +98,10 @@ class Backbone:
         self.d_model: int = config.hidden_size
         self.chat = ChatTokenizer(tokenizer, context_length(config))
         self.model = model.eval().requires_grad_(False)
-        self._lock = threading.RLock()  # hooks are registered on the shared model: one forward pass at a time
+        self._lock = threading.RLock()  # passes that use the whole device take turns
+        self._watched: set[HookPoint] = set()
         self.shares_prompts = can_share_rows(model, config)
+        self._takes_attention = self.shares_prompts and takes_attention(model, config)
         layers = decoder_layers(model)
         if through_layer is not None:
             del layers[through_layer + 1 :]
@@ -151,16 +176,56 @@ class Backbone:
         Raises:
             SparseRMError: a hook is above the layers that this backbone was loaded through.
         """
+        yield from self.each_pass(texts, hooks, lambda one: one, progress=progress)
+
+    def each_pass(
+        self,
+        texts: Sequence[TokenizedText],
+        hooks: Sequence[HookPoint],
+        function: Callable[[Pass], _T],
+        *,
+        progress: Progress | None = None,
+    ) -> Iterator[_T]:
+        """:meth:`passes`, with a function of each pass that is computed where the pass was; on a CPU in several threads.
+
+        Raises:
+            SparseRMError: a hook is above the layers that this backbone was loaded through.
+        """
         self._check_hooks(hooks)
-        done = 0
+        for hook in hooks:
+            self._watch(hook)
         # A longer row would need positions beyond the model's context, if only for padding.
         row_tokens = min(ROW_TOKENS, self.chat.max_length)
-        rows = pack(texts, share_prompts=self.shares_prompts, row_tokens=row_tokens)
-        for batch in batches(rows, self.batch_tokens):
-            yield self._pass(batch, hooks)
-            done += sum(len(row.spans) for row in batch.rows)
+        groups, cores = self._groups(pack(texts, share_prompts=self.shares_prompts, row_tokens=row_tokens))
+
+        def run(group: Sequence[Row]) -> tuple[int, _T]:
+            with nullcontext() if cores > 1 else self._lock:
+                found = self._pass(joined(group) if self._joins else padded(group), hooks)
+            return len(found.texts), function(found)
+
+        done = 0
+        for n, result in on_cores(run, groups, cores):
+            yield result
+            done += n
             if progress:
                 progress(done, len(texts), "Representations (responses)")
+
+    @property
+    def _joins(self) -> bool:
+        """Whether the rows of a batch are joined rather than padded: where our attention stands in for PyTorch's, on a CPU."""
+        return self._takes_attention and self.device.type == "cpu"
+
+    def _groups(self, rows: Sequence[Row]) -> tuple[list[list[Row]], int]:
+        """The rows of each pass, and the number of threads to run the passes in."""
+        if self.device.type != "cpu":
+            return list(similar(rows, self.batch_tokens)), 1
+        cores, total = torch.get_num_threads(), sum(len(row.ids) for row in rows)
+        for threads in dict.fromkeys((cores, 1)):
+            groups = even(rows, self.batch_tokens, threads) if self._joins else list(similar(rows, self.batch_tokens))
+            most = max((sum(len(row.ids) for row in group) for group in groups), default=0)
+            if threads == 1 or (most * threads <= UNEVEN * total and total >= LEAST_TOKENS * threads):
+                return groups, threads  # with one, PyTorch divides each operation
+        raise AssertionError("one thread always does")
 
     def _pass(self, batch: Batch, hooks: Sequence[HookPoint]) -> Pass:
         """Run a batch and keep the states of the texts' own tokens only, to save memory."""
@@ -197,67 +262,69 @@ class Backbone:
         """One forward pass, stopped at the deepest hook: ``{hook: [B, T, d]}``."""
         batch = batch.to(self.device)
         inputs: dict[str, Tensor] = {"input_ids": batch.input_ids}
-        if (mask := batch.mask) is not None:
+        if batch.joined:
+            inputs |= {"attention_mask": NO_MASK, "position_ids": batch.position_ids}
+        elif (mask := batch.mask) is not None:
             if self.model.config._attn_implementation == "eager":  # expects an additive mask
                 mask = torch.zeros_like(mask, dtype=self.dtype).masked_fill_(~mask, torch.finfo(self.dtype).min)
             inputs |= {"attention_mask": mask, "position_ids": batch.position_ids}
-        states: dict[HookPoint, Tensor] = {}
-        with self._lock, torch.inference_mode():
-            handles = [self._register(hook, states, len(set(hooks))) for hook in set(hooks)]
-            try:
+        if self._takes_attention:  # the same in every pass, since a backbone stays on its device
+            self.model.config._attn_implementation = IN_ROWS if batch.joined else "sdpa"
+        reading = _Reading(frozenset(hooks))
+        token = _READING.set(reading)
+        try:
+            with torch.inference_mode(), within(batch.rows, self.dtype) if batch.joined else nullcontext():
                 self.model(**inputs, use_cache=False)
-            except _StopForwardError:
-                pass
-            finally:
-                for handle in handles:
-                    handle.remove()
-        return states
+        except _StopForwardError:
+            pass
+        finally:
+            _READING.reset(token)
+        return reading.states
 
     @contextmanager
     def steering(self, hook: HookPoint, vector: Tensor) -> Iterator[None]:
-        """Add ``vector [d]`` to the activations at ``hook``, at every token, while the context is open; other threads wait.
+        """Add ``vector [d]`` to the activations at ``hook``, at every token, in the passes of this context.
 
         Raises:
             SparseRMError: the hook is above the layers that this backbone was loaded through.
         """
         self._check_hooks([hook])
+        self._watch(hook)
+        token = _STEERING.set((self, hook, vector))
+        try:
+            yield
+        finally:
+            _STEERING.reset(token)
 
-        def steer(_module: Any, _inputs: Any, output: Any) -> Any:
-            if isinstance(output, tuple):
-                return (output[0] + vector.to(output[0]), *output[1:])
-            return output + vector.to(output)
-
-        def steer_input(_module: Any, inputs: tuple[Any, ...], named: dict[str, Any]) -> Any:
-            if inputs:
-                return (inputs[0] + vector.to(inputs[0]), *inputs[1:]), named
-            return inputs, {**named, "hidden_states": named["hidden_states"] + vector.to(named["hidden_states"])}
-
+    def _watch(self, hook: HookPoint) -> None:
+        """Have the activations at ``hook`` steered and read in passes that ask for it; the model keeps its hooks."""
         with self._lock:
-            module = hooked_module(self.model, hook)
-            handle = (
-                module.register_forward_pre_hook(steer_input, with_kwargs=True)
-                if hook.site == "resid_pre"
-                else module.register_forward_hook(steer)
-            )
-            try:
-                yield
-            finally:
-                handle.remove()
-
-    def _register(self, hook: HookPoint, states: dict[HookPoint, Tensor], wanted: int) -> Any:
-        """Register a hook that stores the state and stops the forward pass once ``wanted`` states are stored."""
-
-        def store(value: Any) -> None:
-            states[hook] = value[0] if isinstance(value, tuple) else value
-            if len(states) == wanted:
-                raise _StopForwardError
-
+            if hook in self._watched:
+                return
+            self._watched.add(hook)
         module = hooked_module(self.model, hook)
+
+        def visit(value: Any) -> Any:
+            state = value[0] if isinstance(value, tuple) else value
+            steering = _STEERING.get()
+            if steered := steering is not None and steering[:2] == (self, hook):
+                state = state + steering[2].to(state)
+            if (reading := _READING.get()) and hook in reading.hooks:
+                reading.states[hook] = state
+                if len(reading.states) == len(reading.hooks):
+                    raise _StopForwardError
+            return None if not steered else (state, *value[1:]) if isinstance(value, tuple) else state
+
+        def visit_input(_module: Any, inputs: tuple[Any, ...], named: dict[str, Any]) -> Any:
+            if inputs:
+                return None if (found := visit(inputs)) is None else (found, named)
+            found = visit(named["hidden_states"])
+            return None if found is None else (inputs, {**named, "hidden_states": found})
+
         if hook.site == "resid_pre":
-            return module.register_forward_pre_hook(
-                lambda _module, inputs, named: store(inputs[0] if inputs else named["hidden_states"]), with_kwargs=True
-            )
-        return module.register_forward_hook(lambda _module, _inputs, output: store(output))
+            module.register_forward_pre_hook(visit_input, with_kwargs=True)
+        else:
+            module.register_forward_hook(lambda _module, _inputs, output: visit(output))
 
     def _check_hooks(self, hooks: Sequence[HookPoint]) -> None:
         for hook in hooks:
@@ -362,6 +429,12 @@ def can_share_rows(model: Any, config: Any) -> bool:
     takes_positions = "position_ids" in inspect.signature(model.forward).parameters
     takes_mask = model.config._attn_implementation in ("sdpa", "eager")
     return not limited and only_attention and not stateful and takes_positions and takes_mask
+
+
+def takes_attention(model: Any, config: Any) -> bool:
+    """Whether our attention can stand in for PyTorch's: the model asks transformers for it, by the name in its own config."""
+    backend = getattr(model, "_supports_attention_backend", False)
+    return bool(backend and config is model.config and config._attn_implementation == "sdpa")
 
 
 def context_length(config: Any) -> int:

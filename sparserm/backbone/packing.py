@@ -1,11 +1,14 @@
 """Packing texts into rows and batches for the backbone.
 
 Responses to the same prompt are packed into one row after a single copy of the prompt: each response attends to the prompt and
-itself, at the positions that it would have alone. Rows of similar length share a batch, padded on the right.
+itself, at the positions that it would have alone. The rows of a batch are padded on the right to the same length, or joined
+into one (see :mod:`sparserm.backbone.attention`).
 """
 
 from __future__ import annotations
 
+import heapq
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -37,26 +40,30 @@ class Row:
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows as padded tensors.
+    """Rows as tensors.
 
     Attributes:
-        rows: the rows, ``B`` of them.
+        rows: the rows.
         input_ids: ``[B, T]``, padded with 0 on the right.
         position_ids: ``[B, T]``; every response continues the prompt's positions.
         segments: ``[B, T]``, 0 in the prompt and 1, 2, ... in the row's responses, padding in the last one's; None if every
-            row holds one response.
+            row holds one response, or the rows are joined.
+        starts: where each row starts in ``[B * T]``.
+        joined: whether the rows stand one after another in one row of the tensors, without padding.
     """
 
     rows: tuple[Row, ...]
     input_ids: Tensor
     position_ids: Tensor
     segments: Tensor | None
+    starts: tuple[int, ...]
+    joined: bool = False
 
     @property
     def mask(self) -> Tensor | None:
         """``[B, 1, T, T]`` bool, True where a query (row) attends to a key (column): in the prompt and in its own response.
 
-        None if every row holds one response, since causal attention never sees padding on the right.
+        None if every row holds one response, since causal attention never sees padding on the right, and for joined rows.
         """
         if self.segments is None:
             return None
@@ -68,15 +75,16 @@ class Batch:
     def to(self, device: torch.device) -> Batch:
         """Copy the inputs of a forward pass to a device: positions and segments only if there are segments."""
         moved = replace(self, input_ids=to_device(self.input_ids, device))
-        if self.segments is None:
+        if self.segments is None:  # joined rows are on the CPU
             return moved
         return replace(moved, position_ids=to_device(self.position_ids, device), segments=to_device(self.segments, device))
 
     def positions(self) -> Tensor:
         """``[N]`` indices into ``[B * T]`` of the tokens of the spans, text after text."""
-        width = self.input_ids.shape[1]
-        runs = [np.arange(r * width + start, r * width + end) for r, row in enumerate(self.rows) for _, start, end in row.spans]
-        return torch.from_numpy(np.concatenate(runs))
+        both = zip(self.starts, self.rows, strict=True)
+        return torch.from_numpy(
+            np.concatenate([np.arange(at + start, at + end) for at, row in both for _, start, end in row.spans])
+        )
 
 
 def pack(texts: Sequence[TokenizedText], *, share_prompts: bool, row_tokens: int = ROW_TOKENS) -> list[Row]:
@@ -99,16 +107,31 @@ def pack(texts: Sequence[TokenizedText], *, share_prompts: bool, row_tokens: int
     return sorted(rows, key=lambda row: len(row.ids))
 
 
-def batches(rows: Sequence[Row], batch_tokens: int) -> Iterator[Batch]:
-    """Group rows, given by ascending length, into batches of at most ``batch_tokens`` padded tokens (at least one row)."""
+def similar(rows: Sequence[Row], batch_tokens: int) -> Iterator[list[Row]]:
+    """Group rows, given by ascending length, so that each group has at most ``batch_tokens`` padded tokens or is one row."""
     group: list[Row] = []
     for row in rows:
         if group and (len(group) + 1) * len(row.ids) > batch_tokens:
-            yield _batch(group)
+            yield group
             group = []
         group.append(row)
     if group:
-        yield _batch(group)
+        yield group
+
+
+def even(rows: Sequence[Row], batch_tokens: int, multiple: int) -> list[list[Row]]:
+    """Group rows, given by ascending length, so that the groups have about the same number of tokens.
+
+    Each has about ``batch_tokens`` at most, and their number is a multiple of ``multiple`` if there are as many rows.
+    """
+    total = sum(len(row.ids) for row in rows)
+    groups: list[list[Row]] = [[] for _ in range(multiple * math.ceil(total / (multiple * batch_tokens)))]
+    smallest = [(0, i) for i in range(len(groups))]
+    for row in reversed(rows):  # the longest first, each into the group that is the smallest so far
+        tokens, i = smallest[0]
+        groups[i].append(row)
+        heapq.heapreplace(smallest, (tokens + len(row.ids), i))
+    return [group for group in groups if group]
 
 
 def _row(texts: Sequence[TokenizedText], members: Sequence[int]) -> Row:
@@ -122,8 +145,9 @@ def _row(texts: Sequence[TokenizedText], members: Sequence[int]) -> Row:
     return Row(tuple(ids), first.start, tuple(spans))
 
 
-def _batch(rows: Sequence[Row]) -> Batch:
-    width = len(rows[-1].ids)
+def padded(rows: Sequence[Row]) -> Batch:
+    """A batch of rows, the longest last or first, padded on the right."""
+    width = max(len(row.ids) for row in rows)
     input_ids = torch.zeros(len(rows), width, dtype=torch.long)
     position_ids = torch.arange(width).repeat(len(rows), 1)
     # Segment 0 is the prompt, which all responses of the row attend to; padding is in the last response's segment.
@@ -134,4 +158,17 @@ def _batch(rows: Sequence[Row]) -> Batch:
             position_ids[r, start:] = torch.arange(row.prefix, row.prefix + width - start)
             segments[r, start:] = segment
     shared = any(len(row.spans) > 1 for row in rows)
-    return Batch(tuple(rows), input_ids, position_ids, segments if shared else None)
+    starts = tuple(range(0, len(rows) * width, width))
+    return Batch(tuple(rows), input_ids, position_ids, segments if shared else None, starts)
+
+
+def joined(rows: Sequence[Row]) -> Batch:
+    """A batch of rows, one after another."""
+    ids = [token for row in rows for token in row.ids]
+    positions: list[int] = []
+    for row in rows:
+        positions += range(row.prefix)
+        for _, start, end in row.spans:
+            positions += range(row.prefix, row.prefix + end - start)
+    starts = np.cumsum([0, *(len(row.ids) for row in rows[:-1])]).tolist()
+    return Batch(tuple(rows), torch.tensor([ids]), torch.tensor([positions]), None, tuple(starts), joined=True)

@@ -234,15 +234,14 @@ def _compute(
     tokenized = backbone.chat.many(texts)
     on_device = {hook: sae.to(backbone.device) if sae else None for hook, sae in saes.items()}
 
-    def pooled() -> Iterator[tuple[tuple[int, ...], dict[HookPoint, OnHost]]]:
-        for one in backbone.passes(tokenized, list(saes), progress=progress):
-            n_response = tuple(tokenized[i].end - tokenized[i].start for i in one.texts)
-            yield one.texts, {hook: OnHost(found) for hook, found in _pool(one, n_response, on_device).items()}
+    def pool(one: Pass) -> tuple[tuple[int, ...], dict[HookPoint, OnHost]]:
+        n_response = tuple(tokenized[i].end - tokenized[i].start for i in one.texts)
+        return one.texts, {hook: OnHost(found) for hook, found in _pool(one, n_response, on_device).items()}
 
     indices: list[int] = []
     arrays: list[dict[HookPoint, list[np.ndarray]]] = []
-    computed = pooled() if backbone.device.type == "cpu" else _one_behind(pooled())
-    for in_pass, found in computed:
+    computed = backbone.each_pass(tokenized, list(saes), pool, progress=progress)
+    for in_pass, found in computed if backbone.device.type == "cpu" else _one_behind(computed):
         arrays.append({hook: host.arrays() for hook, host in found.items()})
         indices += in_pass
         if len(indices) >= FLUSH_EVERY:

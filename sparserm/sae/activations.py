@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 
 from sparserm.backbone.model import Backbone
-from sparserm.backbone.packing import batches, pack
 from sparserm.pairs.files import unpacked
 from sparserm.pairs.limits import MAX_ROW, Budget, Size
 from sparserm.support.files import one_line, write_json
@@ -152,17 +151,18 @@ def extract_activations(
 def corpus_states(
     backbone: Backbone, conversations: Sequence[Sequence[Message]], hooks: Sequence[HookPoint]
 ) -> Iterator[dict[HookPoint, np.ndarray]]:
-    """Yield ``{hook: [n, d] float32 array}`` for each batch of conversations, the opening tokens left out."""
+    """Yield ``{hook: [n, d] float32 array}`` for :data:`CHUNK_ROWS` conversations at a time, in order, without opening tokens.
+
+    Raises:
+        SparseRMError: a state is NaN or infinite.
+    """
     skip = backbone.chat.shared_prefix()
-    texts = [tokenize_conversation(backbone, one) for one in conversations]
-    rows = pack([text for text in texts if text.end > skip], share_prompts=False)
-    for batch in batches(rows, backbone.batch_tokens):
-        states = backbone.run(batch, hooks)
-        spans = [(r, skip, len(row.ids)) for r, row in enumerate(batch.rows)]
-        yield {
-            hook: np.concatenate([state[r, start:end].float().cpu().numpy() for r, start, end in spans])
-            for hook, state in states.items()
-        }
+    for start in range(0, len(conversations), CHUNK_ROWS):
+        chunk = [tokenize_conversation(backbone, one) for one in conversations[start : start + CHUNK_ROWS]]
+        texts = [text for text in chunk if text.end > skip]
+        found = dict(backbone.hidden_states(texts, hooks))
+        if texts:
+            yield {hook: np.concatenate([found[i][hook][skip:].cpu().numpy() for i in range(len(texts))]) for hook in hooks}
 
 
 def tokenize_conversation(backbone: Backbone, conversation: Sequence[Message]) -> TokenizedText:

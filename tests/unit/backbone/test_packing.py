@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
+import random
+
+import pytest
 import torch
 
-from sparserm.backbone.packing import Row, batches, pack
+from sparserm.backbone.packing import Row, even, joined, pack, padded, similar
 from sparserm.types import TokenizedText
 
 
 def text(prompt, response, closing=()):
     ids = (*prompt, *response, *closing)
     return TokenizedText(ids, len(prompt), len(prompt) + len(response))
-
-
-def only(iterator):
-    (item,) = iterator
-    return item
 
 
 A = text([1, 2], [3, 4], [9])
@@ -60,24 +58,24 @@ def test_every_span_holds_its_text_from_the_response_on():
 
 def test_no_texts_make_no_rows_and_no_batches():
     assert pack([], share_prompts=True) == []
-    assert list(batches([], 100)) == []
+    assert list(similar([], 100)) == even([], 100, 2) == []
 
 
 def test_one_response_alone_needs_no_mask():
-    batch = only(batches(pack([A], share_prompts=True), 100))
+    batch = padded(pack([A], share_prompts=True))
     assert batch.mask is None
     assert batch.input_ids.tolist() == [[1, 2, 3, 4, 9]]
     assert batch.position_ids.tolist() == [[0, 1, 2, 3, 4]]
 
 
 def test_rows_of_one_response_are_padded_on_the_right_without_a_mask():
-    batch = only(batches(pack([A, C], share_prompts=True), 100))
+    batch = padded(pack([A, C], share_prompts=True))
     assert batch.mask is None
     assert batch.input_ids.tolist() == [[7, 8, 8, 8, 0], [1, 2, 3, 4, 9]]
 
 
 def test_packed_responses_continue_the_prompts_positions_and_do_not_see_each_other():
-    batch = only(batches(pack([A, B], share_prompts=True), 100))
+    batch = padded(pack([A, B], share_prompts=True))
     assert batch.input_ids.tolist() == [[1, 2, 3, 4, 9, 5, 9]]
     assert batch.position_ids.tolist() == [[0, 1, 2, 3, 4, 2, 3]]
     expected = [
@@ -94,23 +92,56 @@ def test_packed_responses_continue_the_prompts_positions_and_do_not_see_each_oth
 
 
 def test_a_padded_row_beside_a_packed_one_is_causal_and_every_query_sees_a_key():
-    batch = only(batches(pack([A, B, C], share_prompts=True), 100))
+    batch = padded(pack([A, B, C], share_prompts=True))
     assert batch.input_ids.tolist() == [[7, 8, 8, 8, 0, 0, 0], [1, 2, 3, 4, 9, 5, 9]]
     assert batch.position_ids[0, :4].tolist() == [0, 1, 2, 3]
     assert torch.equal(batch.mask[0, 0, :4], torch.ones(7, 7, dtype=torch.bool).tril()[:4])
     assert batch.mask.any(-1).all()
 
 
-def test_batches_hold_at_most_batch_tokens_padding_included():
+def test_padded_groups_hold_at_most_batch_tokens_padding_included():
     rows = pack([text([i], [0] * n) for i, n in enumerate((2, 2, 4, 5, 5, 9))], share_prompts=True)
     for batch_tokens in (10, 12, 20, 60):
-        got = list(batches(rows, batch_tokens))
-        assert all(batch.input_ids.numel() <= batch_tokens for batch in got)
-        assert [row for batch in got for row in batch.rows] == rows
-    assert [len(batch.rows) for batch in batches(rows, 12)] == [2, 2, 1, 1]
-    assert [len(batch.rows) for batch in batches(rows, 60)] == [6]
+        got = list(similar(rows, batch_tokens))
+        assert all(padded(group).input_ids.numel() <= batch_tokens for group in got)
+        assert [row for group in got for row in group] == rows
+    assert [len(group) for group in similar(rows, 12)] == [2, 2, 1, 1]
+    assert [len(group) for group in similar(rows, 60)] == [6]
 
 
-def test_a_row_longer_than_batch_tokens_is_a_batch_of_its_own():
+def test_a_row_longer_than_batch_tokens_is_a_group_of_its_own():
     rows = pack([A, C], share_prompts=True)
-    assert [len(batch.rows) for batch in batches(rows, 1)] == [1, 1]
+    assert [len(group) for group in similar(rows, 1)] == [1, 1]
+
+
+def test_joined_rows_stand_one_after_another_without_padding():
+    batch = joined(pack([A, C, B], share_prompts=True))
+    assert batch.mask is None
+    assert batch.starts == (0, 4)
+    assert batch.input_ids.tolist() == [[7, 8, 8, 8, 1, 2, 3, 4, 9, 5, 9]]
+    assert batch.position_ids.tolist() == [[0, 1, 2, 3, 0, 1, 2, 3, 4, 2, 3]]
+
+
+@pytest.mark.parametrize("make", [padded, joined])
+def test_positions_are_those_of_each_response_text_after_text(make):
+    rows = pack([A, C, B], share_prompts=True)
+    batch = make(rows)
+    found = batch.input_ids.flatten()[batch.positions()].tolist()
+    assert found == [token for row in rows for _, start, end in row.spans for token in row.ids[start:end]]
+
+
+@pytest.mark.parametrize("multiple", [1, 2, 3])
+def test_even_groups_hold_every_row_once_and_about_as_many_tokens(multiple):
+    draw = random.Random(multiple)
+    rows = pack([text([i], [0] * draw.randint(1, 40)) for i in range(60)], share_prompts=True)
+    groups = even(rows, 100, multiple)
+    assert sorted((row for group in groups for row in group), key=lambda row: row.ids) == sorted(rows, key=lambda row: row.ids)
+    assert len(groups) % multiple == 0
+    sizes = [sum(len(row.ids) for row in group) for group in groups]
+    assert max(sizes) - min(sizes) <= max(len(row.ids) for row in rows)
+    assert sum(sizes) / len(sizes) <= 100
+
+
+def test_fewer_rows_than_groups_make_no_empty_group():
+    rows = pack([A, C], share_prompts=True)
+    assert even(rows, 100, 4) == [[rows[1]], [rows[0]]]
