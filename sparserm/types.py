@@ -35,7 +35,7 @@ class HookPoint:
     """A hook point at layer ``layer`` (0-based), named as in TransformerLens and SAELens.
 
     ``mlp_out`` is what the MLP adds to the residual stream, ``mlp`` the output of the module. They differ where a norm lies
-    between them, as in Gemma 2 and 3.
+    between them, as in Gemma 2 and 3, OLMo 2 and GLM-4.
     """
 
     layer: int

@@ -407,13 +407,47 @@ def decoder_layers(model: Any) -> nn.ModuleList:
     )
 
 
+#: What transformers' layers apply to the output of the MLP before they add it: norms of Gemma 2 to 4, OLMo 2 and 3, EXAONE 4;
+#: GLM-4, AFMoE; HyperCLOVA X; LFM3; the convolutions of Inkling.
+_AFTER_MLP = (
+    *("post_feedforward_layernorm", "post_mlp_layernorm", "post_norm2", "post_ffn_norm"),
+    *("mlp_sconv", "post_mlp_convolution"),
+)
+#: Settings with which Molmo 2 and Chameleon apply the norm before the MLP after it instead.
+_NORM_AFTER = ("norm_after", "swin_norm")
+#: What layers multiply with before they add it: Granite and HyperCLOVA X; MiniCPM 3.
+_SCALES = ("residual_multiplier", "residual_scale")
+
+
 def hooked_module(model: Any, hook: HookPoint) -> Any:
-    """The module whose output (input for ``resid_pre``) is the activation at the hook point."""
+    """The module whose output (input for ``resid_pre``) is the activation at the hook point.
+
+    ``hook_mlp_out`` is after what the layer applies to the output of its MLP, as in TransformerLens.
+
+    Raises:
+        SparseRMError: the layer has no such module.
+    """
     layer: Any = decoder_layers(model)[hook.layer]
-    if hook.site == "mlp":
-        return layer.mlp
-    # Gemma 2 and 3 normalise the MLP's output before adding it; TransformerLens's hook_mlp_out is after that norm.
-    return getattr(layer, "post_feedforward_layernorm", layer.mlp) if hook.site == "mlp_out" else layer
+    if hook.site not in ("mlp", "mlp_out"):
+        return layer
+    names = ("mlp",)
+    if hook.site == "mlp_out":
+        config = model.config.get_text_config()
+        moved = ("post_attention_layernorm",) if any(getattr(config, name, False) for name in _NORM_AFTER) else ()
+        names = (*_AFTER_MLP, *moved, "mlp")
+        if scaled := next((name for name in _SCALES if getattr(layer, name, 1.0) != 1.0), None):
+            raise SparseRMError(
+                f"{hook.name} is no output of a module in a {type(layer).__name__}, which multiplies it by its {scaled}; "
+                f"expected a layer that adds it as it is; choose an SAE on blocks.{hook.layer}.mlp.hook_out or "
+                "hook_resid_post"
+            )
+    found = next((getattr(layer, name) for name in names if hasattr(layer, name)), None)
+    if found is None:
+        raise SparseRMError(
+            f"{hook.name} cannot be read from a {type(layer).__name__}, which has no module called mlp; expected one as in "
+            f"Llama, Qwen or Gemma; choose an SAE on the residual stream, such as blocks.{hook.layer}.hook_resid_post"
+        )
+    return found
 
 
 def can_share_rows(model: Any, config: Any) -> bool:

@@ -23,7 +23,7 @@ from sparserm.heads.saved import SavedHead, load_head, save_head
 from sparserm.integrations.classifier import SparseRMClassifierConfig, SparseRMForSequenceClassification
 from sparserm.model import SparseRM
 from sparserm.pairs.messages import as_prompt, as_response
-from sparserm.pairs.templates import spoken_template
+from sparserm.pairs.templates import ENDS, OPENINGS, THINKING
 from sparserm.support.defaults import HEAD_FILES
 from sparserm.support.files import replacing_folder, require_only
 from sparserm.support.hub import hub_problem
@@ -63,7 +63,7 @@ def export_classifier(head: str | Path, folder: Path, progress: Progress | None 
     """Export a head as a transformers classifier with one label.
 
     ``folder`` gets the truncated backbone with the head, the tokenizer, whose chat template writes responses as they are scored
-    (:func:`~sparserm.pairs.templates.spoken_template`), a model card, and the head itself in ``head``. A head
+    (:func:`spoken_template`), a model card, and the head itself in ``head``. A head
     on projections is folded into one direction; a gated one keeps its directions and its part of the encoder, see
     :class:`~sparserm.integrations.classifier.GatedScores`. It is written as a whole; an earlier export there is replaced.
 
@@ -93,6 +93,18 @@ def export_classifier(head: str | Path, folder: Path, progress: Progress | None 
         _write_tokenizer_for_transformers_4(new / "tokenizer_config.json")
         save_head(saved, new / "head")
         (new / "README.md").write_text(_model_card(saved, "transformers", _LOAD_CLASSIFIER), encoding="utf-8")
+
+
+def spoken_template() -> str:
+    """Jinja that goes before a chat template, so that it writes what assistants say as the engine reads it.
+
+    Every assistant turn is as :func:`~sparserm.pairs.templates.spoken` gives it, and the last one has no white space around it.
+    Marks of an assistant's turn at the beginning of a response remain. It is in exported tokenizers, which work without
+    SparseRM.
+    """
+    marks = {"ends": ENDS, "thinking": THINKING, "openings": OPENINGS}
+    constants = "".join(f"{{%- set sparserm_{name} = {values!r} -%}}\n" for name, values in marks.items())
+    return constants + Path(__file__).with_name("spoken.jinja").read_text(encoding="utf-8")
 
 
 def export_steering(head: str | Path, folder: Path) -> None:
@@ -212,8 +224,9 @@ text = tokenizer.apply_chat_template(messages, tokenize=False)
 reward = model(**tokenizer(text, return_tensors="pt", add_special_tokens=False)).logits[0, 0]
 ```
 
-The tokenizer's chat template leaves out white space around the response and thinking at its beginning (`<think>` and its like),
-as SparseRM does. A text that another template made is read as it is, with both.
+The tokenizer's chat template leaves out white space around the response, thinking at its beginning (`<think>` and its like) and
+marks at its end (`<|im_end|>`), as SparseRM does, but not an assistant's mark at its beginning (`<|im_start|>assistant`). A
+text that another template made is read as it is, with all of these.
 
 With SparseRM installed, `import sparserm.integrations.hf` replaces `trust_remote_code`, and
 `SparseRM.from_pretrained(FOLDER + "/head")` explains every reward.

@@ -102,7 +102,8 @@ def parse_rows(rows: Sequence[RawRow], name: str, *, columns: Mapping[str, str] 
         found = find_columns(readable, columns or {}, name)
         pairs, unusable = read_rows(readable, found)
         issues += unusable
-        issues += _warnings(readable, pairs, found)
+        issues += text_warnings(readable, pairs, found)
+        issues += _repeat_warnings(pairs, found)
         issues += _implied_text_warning(readable, pairs, found)
         issues += _thinking_warning(readable)
         issues += _flip_warnings(readable, found)
@@ -461,17 +462,10 @@ def _common_beginning(a: str, b: str) -> int:
 # ---------------------------------------------------------------------------------------------------- whole sources
 
 
-def _warnings(rows: Iterable[RawRow], pairs: Iterable[PreferencePair], columns: FoundColumns) -> list[PairIssue]:
-    """Warnings about usable pairs: duplicates, reversed preferences, empty messages, and texts that may be none."""
+def text_warnings(rows: Iterable[RawRow], pairs: Iterable[PreferencePair], columns: FoundColumns) -> list[PairIssue]:
+    """Warnings about single usable rows: empty messages, and texts that may be none or mean something else."""
     found = _doubtful_rows(rows, columns)
-    first: dict[tuple[Prompt, str, str], int] = {}
     for pair in pairs:
-        same = first.setdefault((pair.prompt, pair.chosen, pair.rejected), pair.row)
-        reverse = first.get((pair.prompt, pair.rejected, pair.chosen))
-        if same != pair.row:
-            found.append((pair.row, columns.chosen, f"repeats row {same}: prompt, chosen and rejected are the same"))
-        if reverse is not None and pair.chosen != pair.rejected:
-            found.append((pair.row, columns.chosen, f"prefers what row {reverse} rejects: same prompt, preference reversed"))
         found += _prompt_warnings(pair, columns.prompt or columns.chosen)
         for column, text in ((columns.chosen, pair.chosen), (columns.rejected, pair.rejected)):
             if text.strip() in MISSING_MARKS:
@@ -481,6 +475,20 @@ def _warnings(rows: Iterable[RawRow], pairs: Iterable[PreferencePair], columns: 
                 found.append((pair.row, column, "has no visible characters"))
         if pair.chosen != pair.rejected and visible(pair.chosen) == visible(pair.rejected):
             found.append((pair.row, columns.rejected, f"differs from {columns.chosen} in invisible characters or spaces alone"))
+    return [PairIssue(*one, severity="warning") for one in found]
+
+
+def _repeat_warnings(pairs: Iterable[PreferencePair], columns: FoundColumns) -> list[PairIssue]:
+    """Warnings about pairs that repeat another, or prefer what it rejects."""
+    found = []
+    first: dict[tuple[Prompt, str, str], int] = {}
+    for pair in pairs:
+        same = first.setdefault((pair.prompt, pair.chosen, pair.rejected), pair.row)
+        reverse = first.get((pair.prompt, pair.rejected, pair.chosen))
+        if same != pair.row:
+            found.append((pair.row, columns.chosen, f"repeats row {same}: prompt, chosen and rejected are the same"))
+        if reverse is not None and pair.chosen != pair.rejected:
+            found.append((pair.row, columns.chosen, f"prefers what row {reverse} rejects: same prompt, preference reversed"))
     return [PairIssue(*one, severity="warning") for one in found]
 
 

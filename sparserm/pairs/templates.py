@@ -7,7 +7,6 @@ untrusted, so everything here runs in time linear in its length.
 
 from __future__ import annotations
 
-import json
 import re
 
 from sparserm.types import Message
@@ -59,7 +58,7 @@ _TEMPLATES = tuple(
     )
 )
 #: Marks around what a model thinks before it answers: Qwen, DeepSeek, SmolLM; Magistral; Seed-OSS; EXAONE; Command A; Gemma 4.
-_THINKING = (
+THINKING = (
     ("<think>", "</think>"),
     ("<thinking>", "</thinking>"),
     ("[THINK]", "[/THINK]"),
@@ -68,11 +67,14 @@ _THINKING = (
     ("<|START_THINKING|>", "<|END_THINKING|>"),
     ("<|channel>thought", "<channel|>"),
 )
+#: Marks of what is said to the user, beside thinking: Command A; gpt-oss.
+OPENINGS = ("<|START_RESPONSE|>", "<|channel|>final<|message|>")
 #: Marks before the first turn, and what fills a batch; those of the group are in no other text.
 _BEGINNINGS = re.compile(
     r"\s*(?:(?:<s>|<pad>|(<bos>|<\|begin_of_text\|>|<BOS_TOKEN>|<｜begin▁of▁sentence｜>|<\|startoftext\|>|<\|endoftext\|>))\s*)*"
 )
-_ENDS = (
+#: Marks that end a turn or a text.
+ENDS = (
     "</s>",
     "<|im_end|>",
     "<|eot_id|>",
@@ -110,7 +112,7 @@ _MARK = re.compile(
             r"<start_of_turn>|<\|turn>|<(?:extra_id_|SPECIAL_)\d{1,2}>|<seed:bos>|<用户>|GPT4 Correct (?:User|Assistant):",
             r"### (?:Instruction|Response|Human|Assistant):",
             # Not `</s>`, which is HTML, too.
-            *map(re.escape, (*_ENDS[1:], *(mark for pair in _THINKING for mark in pair))),
+            *map(re.escape, (*ENDS[1:], *(mark for pair in THINKING for mark in pair))),
         ]
     )
 )
@@ -196,7 +198,7 @@ def _marked(text: str, opening: re.Pattern[str]) -> tuple[Message, ...]:
 def stripped(text: str) -> str:
     """A text without surrounding white space and the marks that end it."""
     end = len(text.rstrip())
-    while mark := next((mark for mark in _ENDS if text.endswith(mark, 0, end)), None):
+    while mark := next((mark for mark in ENDS if text.endswith(mark, 0, end)), None):
         end -= len(mark)
         while end and text[end - 1].isspace():
             end -= 1
@@ -210,65 +212,6 @@ def spoken(response: str) -> str:
     that open the block in the prompt leave only its end in the response. Text without any of these is unchanged.
     """
     return _said(response)[0]
-
-
-def spoken_template() -> str:
-    """Jinja that goes before a chat template, so that it writes what assistants say as the engine reads it.
-
-    Every assistant turn is as :func:`spoken` gives it, and the last one has no white space around it. It is in exported
-    tokenizers, which work without SparseRM.
-    """
-    thinking = json.dumps(_THINKING, ensure_ascii=False)
-    return _SPOKEN.replace("THINKING", thinking).replace("ENDS", f"({json.dumps(_ENDS, ensure_ascii=False)[1:-1]})")
-
-
-#: :func:`spoken` in Jinja, which has no while: each mark ends in one of two signs, so that their number is an upper bound.
-_SPOKEN = """\
-{%- macro sparserm_spoken(text) -%}
-{%- set now = namespace(text=text, more=true) -%}
-{%- set whole = text.rstrip() -%}
-{%- if whole.endswith(ENDS) and not (whole.endswith('</s>') and '<s>' in whole) -%}
-{%- set now.text = whole -%}
-{%- for step in whole.split('>') if now.more -%}
-{%- set now.more = false -%}
-{%- for end in ENDS if now.text.endswith(end) -%}
-{%- set now.text = now.text[:-(end|length)].rstrip() -%}
-{%- set now.more = true -%}
-{%- endfor -%}
-{%- endfor -%}
-{%- set now.text = now.text.lstrip() -%}
-{%- endif -%}
-{%- set now.more = true -%}
-{%- for step in text.split('>') + text.split(']') if now.more -%}
-{%- set now.more = false -%}
-{%- set start = now.text.lstrip() -%}
-{%- if start.startswith('<|channel|>') -%}
-{%- set now.text = start.rpartition('<|message|>')[2].lstrip() if '<|channel|>final<|message|>' in start else '' -%}
-{%- set now.more = true -%}
-{%- else -%}
-{%- for opening, closing in THINKING if not now.more -%}
-{%- set parts = now.text.partition(closing) -%}
-{%- if start.startswith(opening) or (parts[1] and opening not in parts[0]) -%}
-{%- set now.text = parts[2].lstrip() -%}
-{%- set now.more = true -%}
-{%- endif -%}
-{%- endfor -%}
-{%- endif -%}
-{%- endfor -%}
-{{- now.text -}}
-{%- endmacro -%}
-{%- set sparserm = namespace(messages=[]) -%}
-{%- for message in messages -%}
-{%- if message.role == 'assistant' and message.content is string -%}
-{%- set said = sparserm_spoken(message.content) -%}
-{%- set said = said.strip() if loop.last else said or message.content -%}
-{%- set sparserm.messages = sparserm.messages + [dict(message, content=said)] -%}
-{%- else -%}
-{%- set sparserm.messages = sparserm.messages + [message] -%}
-{%- endif -%}
-{%- endfor -%}
-{%- set messages = sparserm.messages -%}
-"""
 
 
 def thinks(response: str) -> bool:
@@ -294,7 +237,7 @@ def _said(response: str) -> tuple[str, bool]:
 def _without_ends(text: str) -> str:
     """A text without the marks that end it; unchanged if there are none, or ``</s>`` closes a ``<s>`` of HTML."""
     whole = text.rstrip()
-    return text if not whole.endswith(_ENDS) or (whole.endswith("</s>") and "<s>" in whole) else stripped(text)
+    return text if not whole.endswith(ENDS) or (whole.endswith("</s>") and "<s>" in whole) else stripped(text)
 
 
 def _after_thinking(text: str) -> str | None:
@@ -302,7 +245,7 @@ def _after_thinking(text: str) -> str | None:
     start = text.lstrip()
     if start.startswith(("<|channel|>analysis", "<|channel|>commentary")):  # gpt-oss
         return start.partition("<|channel|>final<|message|>")[2].lstrip()
-    for opening, closing in _THINKING:
+    for opening, closing in THINKING:
         before, closed, after = text.partition(closing)
         if start.startswith(opening) or (closed and opening not in before):
             return after.lstrip()
@@ -316,7 +259,7 @@ def _after_opening(text: str, closed: bool) -> str | None:
         closed: whether a mark ended the response; otherwise one that stands before text on its line may be meant as text.
     """
     start = text.lstrip()
-    for mark in ("<|START_RESPONSE|>", "<|channel|>final<|message|>"):
+    for mark in OPENINGS:
         if start.startswith(mark):
             return start[len(mark) :].lstrip()
     if not start.startswith(("<", "[|", "GPT4 ")):

@@ -40,6 +40,8 @@ _SPARSIFY = {"encoder.weight": "W_enc", "encoder.bias": "b_enc", "W_dec": "W_dec
 #: Modules whose output is a hook point, by their names in transformers: the hook of an SAE that was trained without
 #: TransformerLens, and the name of a folder of sparsify.
 _MODULE = re.compile(r"((model|transformer|gpt_neox)\.)?(layers|h)\.(?P<layer>[0-9]{1,4})(?P<mlp>\.mlp)?(\.output)?")
+#: Folders in which sparsify saves the SAEs of a module if it trains them with several seeds.
+_SEED = re.compile(r"seed[0-9]{1,10}")
 
 
 @dataclass(frozen=True)
@@ -233,15 +235,17 @@ def _weights_file(folder: Path) -> str:
 
 
 def _hook_of(cfg: Mapping[str, Any], folder: Path) -> HookPoint:
-    """The hook point from the metadata, or from the folder's name as in sparsify (``layers.15``, ``layers.15.mlp``)."""
+    """The hook point from the metadata, or from the folder's name as in sparsify (``layers.15``, ``layers.15.mlp/seed1``)."""
     hook_name = _mapping(cfg.get("metadata")).get("hook_name") or cfg.get("hook_name")
-    if match := _MODULE.fullmatch(str(hook_name or folder.resolve().name)):
+    named = folder.resolve()
+    named = named.parent if _SEED.fullmatch(named.name) else named
+    if match := _MODULE.fullmatch(str(hook_name or named.name)):
         return HookPoint(int(match["layer"]), "mlp" if match["mlp"] else "resid_post")
     if hook_name:
         return HookPoint.parse(str(hook_name))
     raise SparseRMError(
         f"the SAE in {folder} names no hook point; expected metadata.hook_name in cfg.json (blocks.15.hook_resid_post) or a "
-        "folder named after a layer or its MLP (layers.15, layers.15.mlp); add it, or choose another SAE"
+        "folder named after a layer or its MLP (layers.15, layers.15.mlp, layers.15/seed0); add it, or choose another SAE"
     )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,12 +23,12 @@ from sparserm.heads.saved import SavedHead, head_hash, load_head
 from sparserm.model import SparseRM
 from sparserm.pairs.columns import FoundColumns, find_columns
 from sparserm.pairs.files import RawRow
-from sparserm.pairs.parsing import read_rows
+from sparserm.pairs.parsing import read_rows, text_warnings
 from sparserm.pairs.parts import Part, PartedSource, cut
 from sparserm.pairs.verdicts import check_both_responses
 from sparserm.support.files import holds_nothing, one_line, only_writer, replacing, write_json
 from sparserm.support.parsing import parse_json
-from sparserm.types import PreferencePair, Progress, SparseRMError
+from sparserm.types import PairIssue, PreferencePair, Progress, SparseRMError
 
 #: One row per pair, in the order of the source; ``row`` is 1-based. ``tokens_cut`` is the number of prompt tokens that did not
 #: fit the context, summed over both texts. A row that cannot be used has a ``problem`` and no rewards.
@@ -49,6 +49,8 @@ SCHEMA = pa.schema(
 FORMAT = 1
 #: Key of the metadata that says what a part is of.
 _MARK = b"sparserm"
+#: Key of the metadata with the warnings about rows of a part: row, column, problem.
+_WARNINGS = b"sparserm warnings"
 _NOTE = "_scoring.json"  # Parquet readers ignore files that begin with an underscore
 
 
@@ -110,7 +112,7 @@ class Scoring:
     def score(self, part: Part, model: SparseRM) -> None:
         """Score one part and write its file."""
         table = score_rows(model, self.source.read(part), self.columns)
-        table = table.replace_schema_metadata({_MARK: self.mark(part, table)})
+        table = table.replace_schema_metadata({**table.schema.metadata, _MARK: self.mark(part, table)})
         with replacing(self.file(part)) as temporary, temporary.open("wb") as file:
             pq.write_table(table, file, write_page_checksum=True)
 
@@ -121,6 +123,7 @@ class ScoringSummary:
 
     Attributes:
         out: the folder.
+        source: name of the source.
         head: name of the head.
         n_rows: rows of the source.
         n_pairs: pairs that were scored.
@@ -134,6 +137,7 @@ class ScoringSummary:
     """
 
     out: str
+    source: str
     head: str
     n_rows: int
     n_pairs: int
@@ -218,8 +222,10 @@ def score_here(scoring: Scoring, parts: Sequence[Part], finished: Callable[[Part
 
 
 def score_rows(model: SparseRM, rows: Sequence[RawRow], columns: FoundColumns) -> pa.Table:
-    """Score rows into a table of :data:`SCHEMA`."""
+    """Score rows into a table of :data:`SCHEMA`, with the warnings about single rows in its metadata."""
     pairs, issues = read_rows(rows, columns)
+    usable = [row for row in rows if row.values is not None]
+    doubts = [*(row.issue for row in usable if row.issue is not None), *text_warnings(usable, pairs, columns)]
     left = [issue for issue in issues if issue.severity != "warning"]
     unusable = [{"row": issue.row, "problem": f"{issue.column}: {issue.problem}"} for issue in left]
     scored = sorted(_score_usable(model, pairs) + unusable, key=lambda row: row["row"])
@@ -227,7 +233,15 @@ def score_rows(model: SparseRM, rows: Sequence[RawRow], columns: FoundColumns) -
         for name in ("id", "problem"):
             if row.get(name):
                 row[name] = row[name].encode("utf-8", "replace").decode()
-    return pa.Table.from_pylist(scored, SCHEMA)
+    warnings = json.dumps([(one.row, one.column, one.problem) for one in sorted(doubts, key=lambda one: one.row)])
+    return pa.Table.from_pylist(scored, SCHEMA.with_metadata({_WARNINGS: warnings}))
+
+
+def row_warnings(out: Path) -> Iterator[PairIssue]:
+    """The warnings about single rows in a folder of scores, in the order of the source; parts of earlier versions have none."""
+    for file in sorted(out.glob("part-*.parquet")):
+        for row, column, problem in json.loads((pq.read_schema(file).metadata or {}).get(_WARNINGS, "[]")):
+            yield PairIssue(row, column, problem, "warning")
 
 
 def _readable(source: PartedSource) -> list[RawRow]:
@@ -377,6 +391,7 @@ def _summary(scoring: Scoring, n_before: int, todo: Sequence[Part], seconds: flo
         margins += float(margin.sum())
     return ScoringSummary(
         out=str(scoring.out),
+        source=scoring.source.name,
         head=scoring.saved.card.name,
         n_rows=scoring.source.n_rows,
         n_pairs=n_pairs,

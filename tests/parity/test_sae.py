@@ -221,7 +221,7 @@ def test_an_unknown_release_is_refused_naming_release_and_id() -> None:
 
 
 def _sparsify(folder: Path, **cfg: Any) -> Path:
-    folder.mkdir()
+    folder.mkdir(parents=True)
     tensors = {
         "encoder.weight": torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]),
         "encoder.bias": torch.tensor([0.0, 0.5, -1.0]),
@@ -253,6 +253,8 @@ def test_a_sparsify_folder_by_hand(tmp_path: Path) -> None:
         ("layers.12.mlp", HookPoint(12, "mlp")),
         ("h.0", HookPoint(0)),
         ("model.layers.7", HookPoint(7)),
+        ("layers.3/seed1", HookPoint(3)),
+        ("layers.12.mlp/seed0", HookPoint(12, "mlp")),
     ],
 )
 def test_sparsify_names_the_hook_by_the_folder(folder: str, hook: HookPoint, tmp_path: Path) -> None:
@@ -265,7 +267,7 @@ def test_an_sae_of_an_mlp_has_the_fingerprint_that_heads_of_earlier_versions_rec
     assert sae.fingerprint != replace(sae, hook=HookPoint(12)).fingerprint
 
 
-@pytest.mark.parametrize("folder", ["encoder", "layers", "my.3"])
+@pytest.mark.parametrize("folder", ["encoder", "layers", "my.3", "seed1", "run/seed1", "layers.3/best", "layers.3/seed1/seed2"])
 def test_a_sparsify_folder_that_names_no_layer_is_refused(folder: str, tmp_path: Path) -> None:
     with pytest.raises(SparseRMError, match="names no hook point"):
         load_sae(_sparsify(tmp_path / folder))

@@ -42,8 +42,11 @@ def tiny_tokenizer(chat_template: str | None = CHATML):
 
 
 def tiny_model(family: str = "llama", *, seed: int = 0, context: int = CONTEXT, **settings):
-    """A random causal language model of a family of transformers; ``settings`` go to its configuration."""
-    from transformers import AutoConfig, AutoModelForCausalLM
+    """A random causal language model of a family of transformers; ``settings`` go to its configuration.
+
+    Of families that read images, too, it is the model without its head.
+    """
+    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
     sizes = {
         "vocab_size": 300,
@@ -64,7 +67,8 @@ def tiny_model(family: str = "llama", *, seed: int = 0, context: int = CONTEXT, 
     tokens = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
     config = AutoConfig.for_model(family, **{**sizes, "initializer_range": INITIALIZER_RANGE, **tokens, **settings})
     torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(config)
+    auto = AutoModelForCausalLM if type(config) in AutoModelForCausalLM._model_mapping else AutoModel
+    model = auto.from_config(config)
     with torch.no_grad():  # norms and biases start as ones and zeros, which would hide a norm that was left out
         for parameter in model.parameters():
             if parameter.ndim == 1:

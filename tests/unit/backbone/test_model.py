@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from sparserm.backbone.model import Backbone, decoder_layers, load_language_model
+from sparserm.backbone.model import Backbone, decoder_layers, hooked_module, load_language_model
 from sparserm.types import HookPoint, Message, SparseRMError, TokenizedText
 from tests.unit.tiny import CONTEXT, FAMILIES, LAYERS, save_tiny, tiny_model, tiny_tokenizer
 
@@ -100,6 +100,67 @@ def test_the_output_of_the_mlp_is_that_of_the_module_as_sparsify_reads_it(family
     torch.testing.assert_close(got, given[0][0, text.start :], atol=ATOL, rtol=0)
     added = state_of(backbone, text, HookPoint(layer, "mlp_out"))
     assert torch.allclose(got, added, atol=ATOL) == (name != "gemma2")
+
+
+#: Families whose layers apply something to the output of the MLP before they add it, with their settings.
+AFTER_MLP: dict[str, dict[str, object]] = {
+    **{name: {} for name in ("gemma2", "gemma3_text", "olmo2", "olmo3", "flex_olmo", "exaone4", "glm4", "afmoe", "kolibri1")},
+    "hyperclovax": {"use_post_norm": True},
+    "lfm3": {"use_sandwich_norm": True},
+    "inkling_text": {},
+    "chameleon": {"swin_norm": True, "vocabulary_map": {"<image>": 4}, "vq_config": {"base_channels": 32}},
+    "molmo2_text": {"norm_after": True},
+}
+EXPERTS = {"num_experts": 4, "num_local_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+
+
+@pytest.mark.parametrize("name", AFTER_MLP)
+def test_what_the_mlp_adds_is_read_after_what_the_layer_does_to_it(name):
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+    if name not in CONFIG_MAPPING_NAMES:
+        pytest.skip(f"this version of transformers has no {name}")
+    model = tiny_model(name, pad_token_id=0, **EXPERTS, **AFTER_MLP[name])
+    ids = torch.arange(5, 20)[None]
+
+    def layer_and_module(hook, silent):
+        """The outputs of a layer and of the module of the hook point, which may be silenced."""
+        outputs = []
+
+        def hear(_module, _inputs, output):
+            outputs.append(output[0] if isinstance(output, tuple) else output)
+            return torch.zeros_like(output) if silent else None
+
+        module, layer = hooked_module(model, hook), decoder_layers(model)[hook.layer]
+        handles = [module.register_forward_hook(hear), layer.register_forward_hook(lambda *given: outputs.append(given[2]))]
+        with torch.no_grad():
+            model(input_ids=ids, use_cache=False)
+        for handle in handles:
+            handle.remove()
+        added, after = outputs
+        return (after[0] if isinstance(after, tuple) else after), added
+
+    for layer in range(LAYERS):
+        after, added = layer_and_module(HookPoint(layer, "mlp_out"), silent=False)
+        without, _ = layer_and_module(HookPoint(layer, "mlp_out"), silent=True)
+        torch.testing.assert_close(after - without, added, atol=ATOL, rtol=ATOL)
+        if hasattr(decoder_layers(model)[layer], "mlp"):
+            assert hooked_module(model, HookPoint(layer, "mlp")) is decoder_layers(model)[layer].mlp
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "site", "said"),
+    [
+        ("granite", {"residual_multiplier": 0.22}, "mlp_out", "multiplies it by its residual_multiplier"),
+        ("opt", {"ffn_dim": 64}, "mlp_out", "has no module called mlp"),
+        ("opt", {"ffn_dim": 64}, "mlp", "has no module called mlp"),
+    ],
+)
+def test_what_is_no_output_of_a_module_is_refused(name, settings, site, said):
+    model = tiny_model(name, **settings)
+    with pytest.raises(SparseRMError, match=f"{said}.*; expected .*; choose an SAE on"):
+        hooked_module(model, HookPoint(1, site))
+    assert hooked_module(model, HookPoint(1)) is decoder_layers(model)[1]
 
 
 def test_the_last_layers_state_is_what_the_final_norm_receives(family):

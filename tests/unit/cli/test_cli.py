@@ -136,6 +136,23 @@ def test_a_file_is_scored_into_a_folder_and_a_second_run_finds_it_done(run, part
     assert plain.code == 0 and "pairs per second" in plain.out
 
 
+def test_doubtful_rows_of_a_scored_file_are_named_as_by_train(run, parts, tmp_path) -> None:
+    file = tmp_path / "pairs.csv"
+    doubtful = '"1,2,3\nWhat comes next?",4,5\n'
+    file.write_text('prompt,chosen,rejected\n"Hello, you",Hi.,No.\n' + doubtful + "q,None,no\n" * 7)
+    command = ("score", file, "--head", parts.head, "--out", tmp_path / "scores", "--json")
+    result = run(*command)
+    assert (result.json["n_pairs"], result.json["n_unusable"]) == (9, 0)
+    warnings = result.err.splitlines()
+    assert warnings[0].startswith("warning: pairs.csv: row 2, column (whole row): joins lines 3 to 4, each of")
+    said = "warning: pairs.csv: row 3, column chosen: is the text 'None', which may be a missing value"
+    assert warnings[1] == said and len(warnings) == 7
+    assert warnings[6] == f"warning: pairs.csv: 2 more rows like this, column {said.partition('column ')[2]}"
+    audited = run("audit", file, "--head", parts.head).err.splitlines()
+    assert set(warnings) <= set(audited)
+    assert run(*command).err == result.err  # also where an earlier run has scored them
+
+
 def test_scoring_a_file_refuses_in_one_line(run, parts, tmp_path) -> None:
     file = _rows_file(tmp_path / "pairs.jsonl", *preference_rows(2, 1))
     head = ("--head", parts.head)

@@ -239,7 +239,8 @@ def test_thinking_without_an_answer_gets_the_least_reward(exported):
 
 def test_the_card_says_what_the_template_leaves_out(exported):
     card = (exported[1] / "README.md").read_text()
-    assert "leaves out white space around the response and thinking" in card and "read as it is, with both" in card
+    assert "leaves out white space around the response, thinking" in card and "but not an assistant's mark" in card
+    assert "read as it is, with all of these" in " ".join(card.split())
 
 
 def test_a_gated_export_counts_features_where_they_fire(exported):

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sparserm.pairs.candidates import read_candidates
 from sparserm.pairs.messages import as_completion, as_prompt, as_response, read_query
 from sparserm.pairs.parsing import PairsError, parse_pairs
-from sparserm.pairs.templates import mark_in, spoken, spoken_template, thinks
+from sparserm.pairs.templates import mark_in, spoken, thinks
 from sparserm.support.files import to_jsonl
 from sparserm.types import SparseRMError
-from tests.unit.tiny import tiny_tokenizer
 
 ANSWER = "Air scatters blue light most."
 
@@ -70,44 +68,6 @@ def test_what_is_spoken_is_spoken_as_it_is(text: str) -> None:
     assert spoken(spoken(text)) == spoken(text)
     if mark_in(text) is None and "<" not in text:
         assert spoken(text) == text
-
-
-MARKS = st.sampled_from(
-    [
-        *("<think>", "</think>", "<thinking>", "</thinking>", "[THINK]", "[/THINK]", "<seed:think>", "</seed:think>"),
-        *("<|channel|>", "<|channel|>final<|message|>", "<|message|>", "<|end|>", "<|im_end|>", "</s>", "<s>", "<eos>"),
-        *("a", " ", "\n", "\u2003", "\x1c", ">", "]", "'", '"', "\\", "{{ 1 }}", "{% if %}", "<", "ü"),
-    ]
-)
-
-
-def _templated(*turns: dict[str, Any], before: str = spoken_template()) -> list[str]:
-    """The contents of turns that a chat template writes behind what is put before it in exported tokenizers."""
-    template = before + "{% for message in messages %}{{ message['content'] }}\x00{% endfor %}"
-    text = tiny_tokenizer().apply_chat_template(list(turns), chat_template=template, tokenize=False)
-    return text.split("\x00")[:-1]
-
-
-@settings(max_examples=400, deadline=None)
-@given(st.lists(MARKS, max_size=12).map("".join))
-def test_an_exported_template_writes_what_is_spoken_as_the_engine_reads_it(text: str) -> None:
-    asked, turn = {"role": "user", "content": text}, {"role": "assistant", "content": text}
-    assert _templated(asked, turn) == [text, spoken(text).strip()]
-    assert _templated(asked, turn, asked, turn)[1] == (spoken(text) or text)
-    assert _templated(asked, turn, asked)[2] == text
-
-
-def test_a_long_answer_with_many_tags_is_written_at_once() -> None:
-    text = f"<think>{'<p>Hm.</p>' * 5_000}</think>{'<p>Yes.</p> ' * 20_000}"
-    start = time.perf_counter()
-    assert _templated({"role": "assistant", "content": text}) == [spoken(text).strip()]
-    assert time.perf_counter() - start < 2
-
-
-def test_a_turn_without_text_is_written_as_it_is() -> None:
-    turn = {"role": "assistant", "content": None, "tool_calls": []}
-    turns = ({"role": "user", "content": "<think>"}, turn, {"role": "assistant", "content": [{"type": "text", "text": " a "}]})
-    assert _templated(*turns) == _templated(*turns, before="")
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from sparserm.model import SparseRM
 from sparserm.pairs.parsing import parse_pairs
 from sparserm.pairs.parts import cut
 from sparserm.scoring import bulk
-from sparserm.scoring.bulk import Scoring, ScoringSummary, score_file, score_here
+from sparserm.scoring.bulk import Scoring, ScoringSummary, row_warnings, score_file, score_here
 from sparserm.types import SparseRMError
 from tests.unit.pairs_data import preference_rows
 from tests.unit.tiny import save_tiny_sae
@@ -116,6 +116,14 @@ def test_a_doubt_about_all_labels_leaves_no_row_out(head, tmp_path, monkeypatch)
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     scored = score_file(path, head, tmp_path / "out")
     assert (scored.n_pairs, scored.n_unusable) == (4, 0)
+
+
+def test_warnings_of_single_rows_are_those_of_reading_the_whole_file(head, tmp_path):
+    rows = [{**GOOD, "chosen": f"yes {i} <|im_start|> please" if i % 3 else f"no {i}"} for i in range(10)]  # in three parts
+    _scored_lines(head, tmp_path, *rows)
+    found = list(row_warnings(tmp_path / "lines"))
+    assert [one.row for one in found] == [2, 3, 5, 6, 8, 9]
+    assert found == list(parse_pairs(rows).issues)
 
 
 @pytest.mark.parametrize("stop_after", [0, 1, 3])
@@ -280,6 +288,7 @@ def test_parts_of_earlier_versions_are_kept(head, path, tmp_path, monkeypatch):
         pq.write_table(pq.read_table(file).replace_schema_metadata(None), file)
     monkeypatch.setattr("sparserm.scoring.bulk.score_rows", lambda *_: pytest.fail("scored again"))
     score_file(path, head, tmp_path / "out")
+    assert not list(row_warnings(tmp_path / "out"))
 
 
 def test_machines_that_compute_in_another_dtype_are_refused(head, path, tmp_path, tiny_folder, monkeypatch):
