@@ -57,6 +57,10 @@ _TEMPLATES = tuple(
         r"\[(SYSTEM_PROMPT|INST|/INST)\]",  # Mistral, Llama 2: what closes the user's turn opens the assistant's
     )
 )
+#: The template whose marks end a line, and the one with the same marks in which they do not; what tells one from the other in
+#: Phi-3 and Phi-4 mini, and whether a line ends there.
+_LINED, _UNLINED = (next(one for one in _TEMPLATES if one.pattern.endswith(end)) for end in (rf"tool)\|>{_LINE}", r"tool)\|>"))
+_PHI = re.compile(r"<\|end\|>(\r?\n)?<\|(?:system|user|assistant|tool)\|>")
 #: Marks around what a model thinks before it answers: Qwen, DeepSeek, SmolLM; Magistral; Seed-OSS; EXAONE; Command A; Gemma 4.
 THINKING = (
     ("<think>", "</think>"),
@@ -157,7 +161,12 @@ def read_turns(text: str) -> tuple[Message, ...]:
     mark is a system message.
     """
     found = [(found.start(), opening) for opening in _TEMPLATES if (found := opening.search(text))]
-    return _marked(text, min(found, key=lambda one: one[0])[1]) if found else ()
+    if not found:
+        return ()
+    opening = min(found, key=lambda one: one[0])[1]
+    if opening is _LINED and {bool(after[1]) for after in _PHI.finditer(text)} == {False}:
+        opening = _UNLINED  # what is said may begin with a line end
+    return _marked(text, opening)
 
 
 def _role(found: re.Match[str]) -> str:

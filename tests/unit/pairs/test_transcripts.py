@@ -45,6 +45,23 @@ def test_a_text_in_a_template_is_read_wherever_it_stands(template: Template, tur
     assert (conversation, spoken(response)) == (turns, GOOD)
 
 
+@pytest.mark.parametrize("template", TEMPLATES.values(), ids=TEMPLATES)
+def test_what_is_said_in_a_template_may_begin_with_a_line_end(template: Template) -> None:
+    meant = (Message("user", "\nHi"), Message("assistant", "\nHello."), Message("user", f"\r\n{Q}"))
+    for turns in (meant, meant[-1:]):
+        asked, read = template.prompt(turns), tuple(Message(turn.role, turn.content.strip()) for turn in turns)
+        _is_read(parse_pairs([{"prompt": asked, "chosen": GOOD, "rejected": BAD}]), read)
+        whole = (asked + template.says + text + template.end for text in (GOOD, BAD))
+        _is_read(parse_pairs([dict(zip(("chosen", "rejected"), whole, strict=True))]), read)
+
+
+def test_a_text_about_phi_in_the_template_of_phi_3_is_one_turn() -> None:
+    asked = "<|user|>\nIs <|end|><|assistant|> right?<|end|>\n<|assistant|>\n"
+    found = parse_pairs([_row(asked)])
+    assert found.pairs[0].prompt == (Message("user", "Is <|end|><|assistant|> right?"),)
+    assert any("<|end|>" in issue.problem for issue in found.issues)
+
+
 def test_channels_of_a_response_that_begins_with_its_mark() -> None:
     thought = "<|start|>assistant<|channel|>analysis<|message|>Hm.<|end|>"
     said = f"<|start|>assistant<|channel|>final<|message|>{GOOD}<|return|>"
