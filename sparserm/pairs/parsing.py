@@ -103,13 +103,11 @@ def parse_rows(rows: Sequence[RawRow], name: str, *, columns: Mapping[str, str] 
         pairs, unusable = read_rows(readable, found)
         issues += unusable
         issues += text_warnings(readable, pairs, found)
+        issues += source_warnings(readable, pairs, found)
         issues += _repeat_warnings(pairs, found)
         issues += _implied_text_warning(readable, pairs, found)
-        issues += _thinking_warning(readable)
         issues += _flip_warnings(readable, found)
-        issues += _data_warnings(pairs, found)
         issues += _plural_warnings(pairs, found)
-        issues += _unread_warning(readable)
         if said := how or found.reading:
             issues.append(PairIssue(readable[0].row, WHOLE_ROW, said, "warning"))
     issues.sort(key=lambda issue: issue.row)
@@ -228,6 +226,17 @@ def _read_row(row: RawRow, columns: FoundColumns, chosen: Sequence[str], rejecte
         return [_read_pair(row, values, columns)]
     one_each = ({**values, columns.chosen: a, columns.rejected: b} for a in chosen for b in rejected)
     return [_read_pair(row, each, columns, may_be_equal=True) for each in one_each]
+
+
+def read_response(row: RawRow, columns: FoundColumns) -> tuple[Prompt, str]:
+    """The prompt of a row with one response, and the response: as a pair is read that has it on both sides.
+
+    Raises:
+        RowError: they cannot be read.
+    """
+    value = (row.values or {}).get(columns.chosen)
+    (pair,) = _read_row(row, columns, [value], [value])  # type: ignore[list-item]  # messages are read as well
+    return pair.prompt, pair.chosen
 
 
 def _told(texts: Sequence[str]) -> list[dict[str, str]]:
@@ -476,6 +485,11 @@ def text_warnings(rows: Iterable[RawRow], pairs: Iterable[PreferencePair], colum
         if pair.chosen != pair.rejected and visible(pair.chosen) == visible(pair.rejected):
             found.append((pair.row, columns.rejected, f"differs from {columns.chosen} in invisible characters or spaces alone"))
     return [PairIssue(*one, severity="warning") for one in found]
+
+
+def source_warnings(rows: Sequence[RawRow], pairs: Sequence[PreferencePair], columns: FoundColumns) -> list[PairIssue]:
+    """Warnings about what a source holds that is left out, or not read as what it may be, each said once."""
+    return [*_thinking_warning(rows), *_data_warnings(pairs, columns), *_unread_warning(rows)]
 
 
 def _repeat_warnings(pairs: Iterable[PreferencePair], columns: FoundColumns) -> list[PairIssue]:
