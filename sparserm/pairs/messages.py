@@ -27,18 +27,17 @@ class RowError(Exception):
 
 
 def as_prompt(prompt: str | Sequence[Mapping[str, Any] | Message]) -> Prompt:
-    """Convert a string (one user turn) or messages with ``role, content`` or ``from, value`` to a :data:`Prompt`.
+    """Convert a string or messages with ``role, content`` or ``from, value`` to a :data:`Prompt`.
+
+    A string is one user turn, or, as in a file, the turns that it writes in a chat template or as a transcript.
 
     Raises:
         SparseRMError: there is no text, a role is unknown, or the last message is not from the user.
     """
     try:
-        value = text_or_messages({"prompt": prompt}, "prompt")
-        turns = (Message("user", value),) if isinstance(value, str) else value
-        check_prompt(turns, "prompt")
+        return read_prompt({"prompt": prompt})
     except RowError as problem:
         raise SparseRMError(f"{problem}; pass text, or messages that end with a user message") from problem
-    return turns
 
 
 def as_response(response: str | Sequence[Mapping[str, Any] | Message]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sparserm.pairs.messages import prompt_value, read_prompt, read_query
+from sparserm.pairs.messages import as_prompt, prompt_value, read_prompt, read_query
 from sparserm.pairs.parsing import PairsError, parse_pairs
 from sparserm.pairs.templates import spoken, thinks
 from sparserm.types import Message, PreferenceData, Prompt
@@ -38,7 +38,7 @@ def test_a_text_in_a_template_is_read_wherever_it_stands(template: Template, tur
         found = parse_pairs([whole])
         _is_read(found, turns)
         assert any("thinking" in issue.problem for issue in found.issues) or not thought
-    assert read_prompt({"prompt": asked}) == turns
+    assert read_prompt({"prompt": asked}) == as_prompt(asked) == turns
     conversation, response = read_query(asked + chosen, asked)
     assert (conversation, spoken(response)) == (turns, GOOD)
     conversation, response = read_query(asked + chosen)
@@ -103,7 +103,7 @@ ALPACA = "Below is an instruction that describes a task, paired with an input. W
 )
 def test_a_prompt_that_is_a_transcript(text: str, turns: Prompt) -> None:
     _is_read(parse_pairs([_row(text)]), turns)
-    assert read_prompt({"prompt": text}) == turns
+    assert read_prompt({"prompt": text}) == as_prompt(text) == turns
     assert read_query(f"{text} {GOOD}", text) == (turns, GOOD)
 
 
