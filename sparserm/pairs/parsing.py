@@ -104,10 +104,8 @@ def parse_rows(rows: Sequence[RawRow], name: str, *, columns: Mapping[str, str] 
         issues += unusable
         issues += text_warnings(readable, pairs, found)
         issues += source_warnings(readable, pairs, found)
+        issues += pair_warnings(readable, pairs, found)
         issues += _repeat_warnings(pairs, found)
-        issues += _implied_text_warning(readable, pairs, found)
-        issues += _flip_warnings(readable, found)
-        issues += _plural_warnings(pairs, found)
         if said := how or found.reading:
             issues.append(PairIssue(readable[0].row, WHOLE_ROW, said, "warning"))
     issues.sort(key=lambda issue: issue.row)
@@ -490,6 +488,12 @@ def text_warnings(rows: Iterable[RawRow], pairs: Iterable[PreferencePair], colum
 def source_warnings(rows: Sequence[RawRow], pairs: Sequence[PreferencePair], columns: FoundColumns) -> list[PairIssue]:
     """Warnings about what a source holds that is left out, or not read as what it may be, each said once."""
     return [*_thinking_warning(rows), *_data_warnings(pairs, columns), *_unread_warning(rows)]
+
+
+def pair_warnings(rows: Sequence[RawRow], pairs: Sequence[PreferencePair], columns: FoundColumns) -> list[PairIssue]:
+    """Warnings about what makes the pairs of a source: prompts that are guessed, and columns that may say otherwise."""
+    guessed = _implied_text_warning(rows, pairs, columns)
+    return [*guessed, *_flip_warnings(rows, columns), *_plural_warnings(pairs, columns)]
 
 
 def _repeat_warnings(pairs: Iterable[PreferencePair], columns: FoundColumns) -> list[PairIssue]:
