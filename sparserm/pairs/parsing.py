@@ -20,6 +20,7 @@ from sparserm.pairs.limits import MAX_LISTED_PAIRS
 from sparserm.pairs.messages import (
     RowError,
     answer,
+    begun,
     check_prompt,
     holds_thinking,
     is_missing,
@@ -28,6 +29,7 @@ from sparserm.pairs.messages import (
     same_turns,
     templated,
     text_or_messages,
+    turn_mark,
     turns_in,
 )
 from sparserm.pairs.split import preference_data
@@ -387,7 +389,8 @@ def _explicit_prompt(
         return whole[0][:-1], *whole  # which say the prompt again, with what stands before it
     if (turns := turns_in(prompt)) is not None:
         chosen, rejected = (
-            value.removeprefix(prompt).strip() if isinstance(value, str) else value for value in (chosen, rejected)
+            begun(prompt, value.removeprefix(prompt).strip()) if isinstance(value, str) else value
+            for value in (chosen, rejected)
         )
         return turns, chosen, rejected
     turn = Message("user", prompt)
@@ -487,7 +490,7 @@ def text_warnings(rows: Iterable[RawRow], pairs: Iterable[PreferencePair], colum
 
 def source_warnings(rows: Sequence[RawRow], pairs: Sequence[PreferencePair], columns: FoundColumns) -> list[PairIssue]:
     """Warnings about what a source holds that is left out, or not read as what it may be, each said once."""
-    return [*_thinking_warning(rows), *_data_warnings(pairs, columns), *_unread_warning(rows)]
+    return [*_thinking_warning(rows), *_turn_warning(rows, columns), *_data_warnings(pairs, columns), *_unread_warning(rows)]
 
 
 def pair_warnings(rows: Sequence[RawRow], pairs: Sequence[PreferencePair], columns: FoundColumns) -> list[PairIssue]:
@@ -549,6 +552,20 @@ def _thinking_warning(rows: Iterable[RawRow]) -> list[PairIssue]:
     found = [row.row for row in rows if any(map(holds_thinking, (row.values or {}).values()))]
     said = f"thinking at the beginning of responses was left out ({len(found):,} {'row' if len(found) == 1 else 'rows'})"
     return [PairIssue(found[0], WHOLE_ROW, said, "warning")] if found else []
+
+
+def _turn_warning(rows: Sequence[RawRow], columns: FoundColumns) -> list[PairIssue]:
+    """One warning if marks of a turn were left out of some responses, and not of most: a text may end with one it is about."""
+    beside = {columns.prompt, *columns.joined, *columns.system}
+    present = dict.fromkeys(name for row in rows for name in row.values or ())
+    names = present.keys() - beside if columns.layout else {columns.chosen, columns.rejected}
+    marks = {name: [(row.row, turn_mark((row.values or {}).get(name))) for row in rows] for name in present if name in names}
+    cells = [cell for found in marks.values() if not columns.layout or any(mark for _, mark in found) for cell in found]
+    found = [(row, mark) for row, mark in cells if mark]
+    if not found or 2 * len(found) > len(cells):
+        return []
+    said = f"marks of a turn such as {found[0][1]} were left out of {len(found):,} of {len(cells):,} responses"
+    return [PairIssue(found[0][0], WHOLE_ROW, f"{said}: check that none of these is about the mark", "warning")]
 
 
 def _flip_warnings(rows: Sequence[RawRow], columns: FoundColumns) -> list[PairIssue]:

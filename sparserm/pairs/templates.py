@@ -71,6 +71,23 @@ THINKING = (
     ("<|START_THINKING|>", "<|END_THINKING|>"),
     ("<|channel>thought", "<channel|>"),
 )
+#: Marks of thinking that may as well stand in an answer: only a whole block before an answer is thinking. Prompted
+#: models; Kimi; Sky-T1; MedGemma.
+BLOCKS = (
+    *(
+        (f"<{name}>", f"</{name}>")
+        for word in ("think", "thinking", "thought", "reasoning", "reflection", "scratchpad", "analysis")
+        for name in (word, word.capitalize(), word.upper())
+        if (f"<{name}>", f"</{name}>") not in THINKING
+    ),
+    ("<antThinking>", "</antThinking>"),
+    ("◁think▷", "◁/think▷"),
+    ("<|begin_of_thought|>", "<|end_of_thought|>"),
+    ("<|thinking|>", "<|/thinking|>"),
+    ("<unused94>thought", "<unused95>"),
+)
+#: What a sentence ends with.
+STOPS = ".!?…。！？"
 #: Marks of what is said to the user, beside thinking: Command A; gpt-oss.
 OPENINGS = ("<|START_RESPONSE|>", "<|channel|>final<|message|>")
 #: Marks before the first turn, and what fills a batch; those of the group are in no other text.
@@ -117,6 +134,7 @@ _MARK = re.compile(
             r"### (?:Instruction|Response|Human|Assistant):",
             # Not `</s>`, which is HTML, too.
             *map(re.escape, (*ENDS[1:], *(mark for pair in THINKING for mark in pair))),
+            rf"\A\s*(?:{'|'.join(re.escape(opening) for opening, _ in BLOCKS)})",
         ]
     )
 )
@@ -124,7 +142,7 @@ _MARK = re.compile(
 
 def mark_in(text: str) -> str | None:
     """The first mark of a chat template that stands anywhere in a text, on one line; None if there is none."""
-    found = _MARK.search(text) if any(one in text for one in ("<", "[", "### ", "GPT4 ")) else None
+    found = _MARK.search(text) if any(one in text for one in ("<", "[", "### ", "GPT4 ", "◁")) else None
     return found[0].strip() if found else None
 
 
@@ -218,7 +236,8 @@ def spoken(response: str) -> str:
     """What a response says to the user: without thinking, channels that are not shown, and the marks around a turn.
 
     A block of thinking at the beginning is left out; one that is never closed is all there is, so nothing remains. Templates
-    that open the block in the prompt leave only its end in the response. Text without any of these is unchanged.
+    that open the block in the prompt leave only its end in the response, at the beginning of a line or after a sentence. Text
+    without any of these is unchanged.
     """
     return _said(response)[0]
 
@@ -226,6 +245,15 @@ def spoken(response: str) -> str:
 def thinks(response: str) -> bool:
     """Whether :func:`spoken` leaves thinking out of a response."""
     return _said(response)[1]
+
+
+def mark_left_out(response: str) -> str:
+    """A mark of a turn that :func:`spoken` leaves out of a response without thinking; empty if there is none."""
+    said, thought = _said(response)
+    whole = response.strip()
+    if thought or len(said.strip()) == len(whole):
+        return ""
+    return next((mark for mark in ENDS if whole.endswith(mark)), "") or mark_in(whole) or ""
 
 
 def _said(response: str) -> tuple[str, bool]:
@@ -255,10 +283,20 @@ def _after_thinking(text: str) -> str | None:
     if start.startswith(("<|channel|>analysis", "<|channel|>commentary")):  # gpt-oss
         return start.partition("<|channel|>final<|message|>")[2].lstrip()
     for opening, closing in THINKING:
-        before, closed, after = text.partition(closing)
-        if start.startswith(opening) or (closed and opening not in before):
+        before, closed, after = start.partition(closing)
+        if start.startswith(opening) or (closed and opening not in before and _closes(before, after)):
+            return after.lstrip()
+    for opening, closing in BLOCKS:
+        if start.startswith(opening) and (after := start.partition(closing)[2]).strip():
             return after.lstrip()
     return None
+
+
+def _closes(before: str, after: str) -> bool:
+    """Whether a mark between two texts closes thinking: before one that a text is about stands a word or a quote."""
+    begins = before.rstrip(" \t")[-1:] in ("", "\n", "\r")
+    goes_on = after[:1] in (" ", "\t") and after.lstrip(" \t")[:1] not in ("", "\n", "\r")
+    return not before or before[-1] in STOPS or (begins and not goes_on)
 
 
 def _after_opening(text: str, closed: bool) -> str | None:
