@@ -34,7 +34,7 @@ from sparserm.pairs.messages import (
 )
 from sparserm.pairs.split import preference_data
 from sparserm.pairs.templates import begins_templated, mark_in
-from sparserm.pairs.transcripts import continued, speaker_in, transcript
+from sparserm.pairs.transcripts import continued, speaker_in, teller_in, transcript
 from sparserm.pairs.verdicts import paired
 from sparserm.support.files import one_line
 from sparserm.types import Message, PairIssue, PreferenceData, PreferencePair, Prompt, SparseRMError
@@ -490,7 +490,17 @@ def text_warnings(rows: Iterable[RawRow], pairs: Iterable[PreferencePair], colum
 
 def source_warnings(rows: Sequence[RawRow], pairs: Sequence[PreferencePair], columns: FoundColumns) -> list[PairIssue]:
     """Warnings about what a source holds that is left out, or not read as what it may be, each said once."""
-    return [*_thinking_warning(rows), *_turn_warning(rows, columns), *_data_warnings(pairs, columns), *_unread_warning(rows)]
+    told = teller_in(text for pair in pairs for text in (pair.chosen, pair.rejected))
+    said = f"all responses begin with {told!r}, as the turns of a transcript do: read as text"
+    is_new = told and not speaker_in(pairs[0].chosen)  # which is said of each row
+    spoken_by = [PairIssue(pairs[0].row, WHOLE_ROW, said, "warning")] if is_new else []
+    return [
+        *spoken_by,
+        *_thinking_warning(rows),
+        *_turn_warning(rows, columns),
+        *_data_warnings(pairs, columns),
+        *_unread_warning(rows),
+    ]
 
 
 def pair_warnings(rows: Sequence[RawRow], pairs: Sequence[PreferencePair], columns: FoundColumns) -> list[PairIssue]:

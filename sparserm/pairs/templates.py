@@ -19,7 +19,7 @@ ROLES = {
     **dict.fromkeys(("user", "human", "prompter", *TOOLS), "user"),
     **dict.fromkeys(("assistant", "gpt", "chatgpt", "bot", "model"), "assistant"),
 }
-#: Other names of roles in templates: Command R, Mistral, MiniCPM.
+#: Other names of roles in templates: Command R, Mistral, MiniCPM and MiniMax, Baichuan.
 _OTHERS = {
     "chatbot": "assistant",
     "system_prompt": "system",
@@ -27,6 +27,8 @@ _OTHERS = {
     "/inst": "assistant",
     "用户": "user",
     "ai": "assistant",
+    **dict.fromkeys(("102", "106"), "user"),
+    **dict.fromkeys(("103", "107"), "assistant"),
 }
 #: Channels of turns that are not said to the user.
 _UNSAID = ("analysis", "commentary")
@@ -53,6 +55,8 @@ _TEMPLATES = tuple(
         rf"<seed:bos>(\w{{1,20}}){_LINE}",  # Seed-OSS
         r"<\|(System|User|Bot)\|>:",  # InternLM
         r"<(用户|AI)>",  # MiniCPM
+        r"<reserved_(10[2367])>",  # Baichuan
+        rf"(?:\]~!b\[)?\]~b\](\w{{1,20}}){_LINE}",  # MiniMax
         r"GPT4 Correct (User|Assistant):",  # OpenChat, Starling
         r"\[(SYSTEM_PROMPT|INST|/INST)\]",  # Mistral, Llama 2: what closes the user's turn opens the assistant's
     )
@@ -122,7 +126,10 @@ ENDS = (
     "<eoa>",
     "<eos>",
     "<pad>",
+    "[e~[",
+    "<sep>",  # Reka
     "<|user|>",  # GLM
+    "<extra_id_1>",  # Nemotron
 )
 #: Any mark that a template writes around turns or thinking, also in templates that are not known here.
 _MARK = re.compile(
@@ -131,6 +138,7 @@ _MARK = re.compile(
             r"<\|[A-Za-z]\w{0,40}\|>|<｜[^｜<>\n]{1,40}｜>|\[\|[A-Za-z]\w{0,20}\|\]",
             r"\[/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|gMASK)\]|<</?SYS>>",
             r"<start_of_turn>|<\|turn>|<(?:extra_id_|SPECIAL_)\d{1,2}>|<seed:bos>|<用户>|GPT4 Correct (?:User|Assistant):",
+            r"<reserved_10[2367]>|\]~b\]",
             r"### (?:Instruction|Response|Human|Assistant):",
             # Not `</s>`, which is HTML, too.
             *map(re.escape, (*ENDS[1:], *(mark for pair in THINKING for mark in pair))),
@@ -142,7 +150,7 @@ _MARK = re.compile(
 
 def mark_in(text: str) -> str | None:
     """The first mark of a chat template that stands anywhere in a text, on one line; None if there is none."""
-    found = _MARK.search(text) if any(one in text for one in ("<", "[", "### ", "GPT4 ", "◁")) else None
+    found = _MARK.search(text) if any(one in text for one in ("<", "[", "### ", "GPT4 ", "◁", "]~b]")) else None
     return found[0].strip() if found else None
 
 
@@ -309,7 +317,7 @@ def _after_opening(text: str, closed: bool) -> str | None:
     for mark in OPENINGS:
         if start.startswith(mark):
             return start[len(mark) :].lstrip()
-    if not start.startswith(("<", "[|", "GPT4 ")):
+    if not start.startswith(("<", "[|", "]~", "GPT4 ")):
         return None
     found = next((found for opening in _TEMPLATES if (found := opening.match(start))), None)
     if found is None or _role(found) != "assistant" or not (closed or "\n" in found[0]):

@@ -97,6 +97,8 @@ ALPACA = "Below is an instruction that describes a task, paired with an input. W
         (f"### Human: {Q}### Assistant:", (USER,)),
         (f"system: Be kind.\nuser: {Q}\nassistant:", (SYSTEM, USER)),
         (f"human: {Q}\ngpt:", (USER,)),
+        (f"Instruct: {Q}\nOutput:", (USER,)),
+        (f"<reserved_102>{Q}<reserved_103>", (USER,)),
         (f"\r\n\r\nHuman: {Q}\r\n\r\nAssistant:", (USER,)),
         (f"<|im_start|>user\r\n{Q}<|im_end|>\r\n<|im_start|>assistant\r\n", (USER,)),
     ],
@@ -105,6 +107,26 @@ def test_a_prompt_that_is_a_transcript(text: str, turns: Prompt) -> None:
     _is_read(parse_pairs([_row(text)]), turns)
     assert read_prompt({"prompt": text}) == as_prompt(text) == turns
     assert read_query(f"{text} {GOOD}", text) == (turns, GOOD)
+
+
+@pytest.mark.parametrize(
+    "end",
+    ["**Assistant:**", "ChatGPT said:", "Assistant :", "## Assistant\n", "助手：", "AI: ", "Bot:", "<assistant>\n", "Agent:"],
+)
+def test_a_prompt_that_asks_for_an_answer_as_transcripts_do_is_warned_of(end: str) -> None:
+    text = f"**Somebody:** {Q}\n\n{end}"
+    found = parse_pairs([_row(text)])
+    assert found.pairs[0].prompt == (Message("user", text),)
+    assert [one.problem for one in found.issues] == [f"looks like a transcript ({end.strip()}): read as text"]
+    assert not parse_pairs([_row(f"{Q} In this text:\n\nThe assistant, or {end.strip()}, is not there")]).issues
+
+
+@pytest.mark.parametrize("word", ["assistant: ", "AI: ", "gpt: ", "**Bot:** ", "ChatGPT said:\n"])
+def test_a_word_that_all_responses_begin_with_is_said(word: str) -> None:
+    found = parse_pairs([_row(Q, f"{word}{GOOD}", f"{word}{BAD}")])
+    assert found.pairs[0].chosen == f"{word}{GOOD}"
+    assert f"all responses begin with {word.strip().lower()!r}" in found.issues[0].problem
+    assert not parse_pairs([_row(Q, f"{word}{GOOD}", BAD)]).issues
 
 
 @pytest.mark.parametrize("prompt", [f"\n\nHuman: {Q}", f"Human: {Q}", f"USER: {Q}"])
