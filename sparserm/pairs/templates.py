@@ -8,6 +8,7 @@ untrusted, so everything here runs in time linear in its length.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from sparserm.types import Message
 
@@ -85,6 +86,7 @@ BLOCKS = (
         if (f"<{name}>", f"</{name}>") not in THINKING
     ),
     ("<antThinking>", "</antThinking>"),
+    ("< think >", "</ think >"),
     ("◁think▷", "◁/think▷"),
     ("<|begin_of_thought|>", "<|end_of_thought|>"),
     ("<|thinking|>", "<|/thinking|>"),
@@ -138,7 +140,7 @@ _MARK = re.compile(
             r"<\|[A-Za-z]\w{0,40}\|>|<｜[^｜<>\n]{1,40}｜>|\[\|[A-Za-z]\w{0,20}\|\]",
             r"\[/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|gMASK)\]|<</?SYS>>",
             r"<start_of_turn>|<\|turn>|<(?:extra_id_|SPECIAL_)\d{1,2}>|<seed:bos>|<用户>|GPT4 Correct (?:User|Assistant):",
-            r"<reserved_10[2367]>|\]~b\]",
+            r"<reserved_10[2367]>|\]~b\]|<s>(?:system|user|bot)\n",
             r"### (?:Instruction|Response|Human|Assistant):",
             # Not `</s>`, which is HTML, too.
             *map(re.escape, (*ENDS[1:], *(mark for pair in THINKING for mark in pair))),
@@ -268,8 +270,9 @@ def _said(response: str) -> tuple[str, bool]:
     """What a response says, and whether thinking was left out of it."""
     text, thought = _without_ends(response), False
     closed = text is not response
+    thinking = [marks for marks in THINKING if any(mark in text for mark in marks)]  # looked for once, not in each step
     while True:
-        if (answer := _after_thinking(text)) is not None:
+        if (answer := _after_thinking(text, thinking)) is not None:
             text, thought = answer, True
         elif (answer := _after_opening(text, closed)) is not None:
             text = answer
@@ -285,12 +288,12 @@ def _without_ends(text: str) -> str:
     return text if not whole.endswith(ENDS) or (whole.endswith("</s>") and "<s>" in whole) else stripped(text)
 
 
-def _after_thinking(text: str) -> str | None:
+def _after_thinking(text: str, thinking: Sequence[tuple[str, str]]) -> str | None:
     """What follows thinking at the beginning of a text; None if there is none."""
     start = text.lstrip()
     if start.startswith(("<|channel|>analysis", "<|channel|>commentary")):  # gpt-oss
         return start.partition("<|channel|>final<|message|>")[2].lstrip()
-    for opening, closing in THINKING:
+    for opening, closing in thinking:
         before, closed, after = start.partition(closing)
         if start.startswith(opening) or (closed and opening not in before and _closes(before, after)):
             return after.lstrip()

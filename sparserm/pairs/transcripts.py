@@ -47,7 +47,7 @@ _BEGUN = re.compile(
     r"\s*((?:### )?(?:Human|User|USER|Assistant|ASSISTANT|Instruction|Response|Instruct|BEGINNING OF CONVERSATION):)"
 )
 #: What assistants are called where a text ends that asks for an answer, or where an answer begins.
-_NAMES = "assistant|ai|gpt|chatgpt|chatbot|bot|model|claude|agent|assistent|asistente|assistente|ассистент|助手|アシスタント|어시스턴트"
+_NAMES = "assistant|ai|gpt|chatgpt|chatbot|bot|model|claude|agent|assistent|asistente|assistente|ассистент|助手"
 _ASKS = re.compile(
     rf"(?i)(?:\A|\n)[ \t]*((?:[*#]{{1,6}} ?)?(?:{_NAMES})(?: said)? ?[:：][*]*|#{{1,6}} ?(?:{_NAMES})|<assistant>)\s*\Z"
 )

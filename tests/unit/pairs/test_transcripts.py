@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from sparserm.pairs.messages import as_prompt, prompt_value, read_prompt, read_query
@@ -53,6 +55,13 @@ def test_what_is_said_in_a_template_may_begin_with_a_line_end(template: Template
         _is_read(parse_pairs([{"prompt": asked, "chosen": GOOD, "rejected": BAD}]), read)
         whole = (asked + template.says + text + template.end for text in (GOOD, BAD))
         _is_read(parse_pairs([dict(zip(("chosen", "rejected"), whole, strict=True))]), read)
+
+
+@pytest.mark.parametrize("unit", ["<analysis>a</analysis>", "<|channel|>final<|message|>", "a.</think>", "<think></think>"])
+def test_many_blocks_of_thinking_take_little_longer_than_few(unit: str) -> None:
+    start = time.perf_counter()
+    assert spoken(unit * 10_000 + "Yes.") == "Yes."
+    assert time.perf_counter() - start < 2
 
 
 def test_a_text_about_phi_in_the_template_of_phi_3_is_one_turn() -> None:
@@ -256,7 +265,11 @@ def test_a_prompt_that_would_be_read_otherwise_is_written_as_messages(text: str)
 
 
 @pytest.mark.parametrize(
-    "unit", ["USER:", "USER: a ASSISTANT:", "\n", "\n\nHuman:", "User: ", "### Human:", "Q:\nA:", "<s>", "<pad> "]
+    "unit",
+    [
+        *("USER:", "USER: a ASSISTANT:", "\n", "\n\nHuman:", "User: ", "### Human:", "Q:\nA:", "<s>", "<pad> "),
+        *("<sep> assistant:", "\nOutput:", "\nBot:", "<|channel|>final<|message|>a"),
+    ],
 )
 def test_long_nonsense_takes_no_longer_than_its_length(unit: str) -> None:
     """In quadratic time this would take minutes."""
