@@ -496,7 +496,7 @@ def source_warnings(rows: Sequence[RawRow], pairs: Sequence[PreferencePair], col
     spoken_by = [PairIssue(pairs[0].row, WHOLE_ROW, said, "warning")] if is_new else []
     return [
         *spoken_by,
-        *_thinking_warning(rows),
+        *_thinking_warning(rows, columns),
         *_turn_warning(rows, columns),
         *_data_warnings(pairs, columns),
         *_unread_warning(rows),
@@ -557,9 +557,14 @@ def _doubtful_rows(rows: Iterable[RawRow], columns: FoundColumns) -> list[tuple[
     return found
 
 
-def _thinking_warning(rows: Iterable[RawRow]) -> list[PairIssue]:
+def _thinking_warning(rows: Iterable[RawRow], columns: FoundColumns) -> list[PairIssue]:
     """One warning if responses began with what the model thought, which is left out."""
-    found = [row.row for row in rows if any(map(holds_thinking, (row.values or {}).values()))]
+    found = []
+    for row in rows:
+        values = row.values or {}
+        asked = plain(values.get(columns.prompt)) if columns.prompt else None
+        cells = (begun(asked, one) if isinstance(asked, str) and isinstance(one, str) else one for one in values.values())
+        found += [row.row] if any(map(holds_thinking, cells)) else []
     said = f"thinking at the beginning of responses was left out ({len(found):,} {'row' if len(found) == 1 else 'rows'})"
     return [PairIssue(found[0], WHOLE_ROW, said, "warning")] if found else []
 

@@ -107,6 +107,7 @@ def test_thinking_that_a_templated_prompt_opens_ends_wherever_it_is_closed() -> 
     prompt = "<|user|>Why?<|assistant|><think>"
     found = parse_pairs([{"prompt": prompt, "chosen": f"so it is</think>{ANSWER}", "rejected": "No."}])
     assert (found.pairs[0].chosen, found.pairs[0].rejected) == (ANSWER, "No.")
+    assert "thinking at the beginning of responses was left out (1 row)" in found.issues[0].problem
 
 
 ABOUT = ["The EOS token of Llama 2 is </s>", "Llama 3 ends a turn with <|eot_id|>", "It is <end_of_turn>", "Pad with <pad>"]
