@@ -283,3 +283,8 @@ def test_rows_of_the_dataset_viewer_are_read_unless_they_are_cut(name: str) -> N
     _is_read(read())
     with pytest.raises(PairsError, match=r"is cut short in \['chosen'\] by the Hub's dataset viewer: give the name of the"):
         read("chosen")
+
+
+def test_a_history_that_is_the_prompt_is_read_once() -> None:
+    (pair,) = parse_pairs([{"history": "Q", "chosen": "a", "rejected": "b"}]).pairs
+    assert pair.prompt == (Message("user", "Q"),)
