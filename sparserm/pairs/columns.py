@@ -24,7 +24,7 @@ _SAID, _CONVERSATIONS = ("prompt", "conversations"), ("conversations", "conversa
 #: Columns with what both responses begin with, as in Step-DPO.
 _BEGINNINGS = ("initial_reason_steps", "initial_reasoning_steps")
 #: Columns that say, by true or in words, that neither response was preferred.
-TIES, VERDICTS = ("tie", "is_tie", "tied"), ("winner", "preference", "preferred", "verdict", "status")
+TIES, VERDICTS = ("tie", "is_tie", "tied", "is_tied"), ("winner", "preference", "preferred", "verdict", "status")
 #: Columns with the category of a pair; the first one present is used.
 _CATEGORY_COLUMNS = ("category", "subset", "domain")
 #: Columns with a system message beside the prompt, in any spelling.
@@ -220,7 +220,11 @@ def _with_cells(found: FoundColumns, rows: Sequence[RawRow], present: Sequence[s
         turns=_are_turns(rows, replace(found, lists=lists)),
         begun=_first(_BEGINNINGS, present) if not is_named else None,
         repeats=prompt is not None and _repeat(rows, prompt, found.chosen, found.rejected),
-        verdicts=() if is_named else tuple(one for one in present if canonical(one) in (*TIES, *VERDICTS)),
+        verdicts=()
+        if is_named
+        else tuple(
+            one for one in present if canonical(one) in (*TIES, *VERDICTS) and one not in (found.chosen, found.rejected)
+        ),
     )
 
 

@@ -8,24 +8,23 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 from typing import Any
 
 from sparserm.pairs.cells import is_blank, parsed
 from sparserm.pairs.files import RawRow
-from sparserm.pairs.messages import RowError, plain
+from sparserm.pairs.messages import RowError, is_missing, plain
 
 #: What the letter of a response may follow in a verdict.
 _NUMBERED = ("model", "response", "assistant", "answer", "option", "conversation")
 #: Columns of the prompt, the first one that a row has; of texts that stand before it; and of what follows an instruction.
 _PROMPTS = ("prompt", "instruction", "question", "input", "query")
 _BEFORE, _AFTER = ("context", "passage", "document", "history"), "input"
-#: Other words for a tie.
-_NEITHER = ("a=b", "b=a", "neither", "same", "equal", "no preference")
-#: Characters from which on a verdict is an explanation.
-_SENTENCE = 40
+#: Words of a verdict that say tie; and those that may stand beside them.
+_TIE = {"tie", "tied", "draw", "both", "bothbad", "bothgood", "neither", "same", "equal", "equally", "a=b", "b=a", "a==b"}
+_BESIDE_TIE = {"a", "about", "all", "are", "bad", "good", "is", "it", "the"}
 #: Where a pair says which of two responses its label preferred: no name that a column can have.
 WON = "\0won"
 #: A row, and what it becomes.
@@ -55,6 +54,9 @@ class Layout:
         holds: whether a row is of this layout, where its columns do not say it.
         is_exact: whether a label counts from where the spelling of the columns says, so that no other will do.
         names: how the columns of a source are called in the layout, where they are spelled otherwise.
+        responses: the columns of the two responses that a verdict on both of them compares.
+        verdict: the column of that verdict.
+        rivals: other layouts of the same responses, which have a verdict of their own.
     """
 
     about: str
@@ -63,6 +65,13 @@ class Layout:
     holds: Callable[[Row], bool] = lambda row: True
     is_exact: bool = False
     names: Mapping[str, str] = field(default_factory=dict)
+    responses: tuple[str, str] | tuple[()] = ()
+    verdict: str = ""
+    rivals: tuple[Layout, ...] = ()
+
+    def named(self, row: Row) -> dict[str, Any]:
+        """A row with the names of the layout."""
+        return {self.names.get(name, name): value for name, value in row.items()}
 
 
 def canonical(name: str) -> str:
@@ -76,17 +85,28 @@ def find_layout(present: Sequence[str], rows: Sequence[Row] = ()) -> Layout | No
     Args:
         rows: some rows of the source.
     """
-    columns = {canonical(name): name for name in present}
-    if {"chosen", "rejected"} <= set(columns):
+    if {"chosen", "rejected"} <= set(map(canonical, present)):
         return None
-    fits = (one for one in LAYOUTS if one.columns <= set(present) and all(map(one.holds, rows)))
-    if (found := next(fits, None)) is not None:
-        return found
+    fits = _fits(present, rows)
+    if (found := next(fits, None)) is None:
+        return None
+    return replace(found, rivals=tuple(one for one in fits if found.responses and one.responses == found.responses))
+
+
+def verdicts_beside(present: Sequence[str], rows: Sequence[Row]) -> list[Layout]:
+    """The layouts with a verdict on two responses that stand beside chosen and rejected."""
+    return [one for one in _fits(present, rows) if one.responses]
+
+
+def _fits(present: Sequence[str], rows: Sequence[Row]) -> Iterator[Layout]:
+    """The layouts whose columns are all there: those in this spelling before those in another one."""
+    columns = {canonical(name): name for name in present}
+    exact = [one for one in LAYOUTS if one.columns <= set(present)]
+    yield from (one for one in exact if all(map(one.holds, rows)))
     for one in LAYOUTS:
         spelled = {canonical(name): name for name in one.columns}
-        if spelled.keys() <= columns.keys() and not one.is_exact and all(map(one.holds, rows)):
-            return replace(one, names={name: spelled.get(canonical(name), canonical(name)) for name in present})
-    return None
+        if spelled.keys() <= columns.keys() and not one.is_exact and one not in exact and all(map(one.holds, rows)):
+            yield replace(one, names={name: spelled.get(canonical(name), canonical(name)) for name in present})
 
 
 def _pair(prompt: Any, responses: Sequence[Any], won: int, row: Row) -> list[dict[str, Any]]:
@@ -167,26 +187,29 @@ def _letter(row: Row, column: str, names: Sequence[str] = ()) -> int:
     """
     value = plain(row.get(column))
     said = value.strip().lower() if isinstance(value, str) else ""
-    for won, name in enumerate(("model_a", "model_b")):
-        if said and said == str(plain(row.get(name))).strip().lower():  # arenas may name the model that won
-            return won
+    models = [one.strip().lower() if isinstance(one := plain(row.get(name)), str) else "" for name in ("model_a", "model_b")]
+    if said and said in models:  # arenas may name the model that won
+        if models[0] == models[1]:
+            raise RowError(column, f"is {value!r:.40}, and so are model_a and model_b: expected model_a, model_b or a tie")
+        return models.index(said)
     if said and canonical(said) in (named := [canonical(name) for name in names]):
         return named.index(canonical(said))
+    if says_tie(said):
+        raise TieError(column, f"is {value!r:.40}: neither response was preferred")
     said = re.sub(r"[^a-z0-9>= ]+", " ", said).strip()
     for won, letter in enumerate("ab"):
         other, word = "ba"[won], (("left", "first"), ("right", "second"))[won]
         if said in (letter, *word, *(f"{name} {letter}" for name in _NUMBERED), f"{letter}>{other}", f"{letter}>>{other}"):
             return won
-    if says_tie(said) or "both" in said:
-        raise TieError(column, f"is {value!r:.40}: neither response was preferred")
     unclear = " (a number may mean either response)" if grade_of(value) is not None else ""
     raise RowError(column, f"is {value!r:.40}, expected model_a, model_b, a, b or a tie{unclear}")
 
 
 def says_tie(verdict: Any) -> bool:
-    """Whether a verdict in words says that neither response was preferred."""
+    """Whether a verdict in words says that neither response was preferred, and nothing else."""
     said = re.sub("[^a-z0-9=]+", " ", verdict.lower()).strip() if isinstance(verdict, str) else ""
-    return len(said) < _SENTENCE and (re.match(r"(a )?(tie|tied|draw)\b|both", said) is not None or said in _NEITHER)
+    words = set(said.split())
+    return said == "no preference" or bool(words & _TIE and words <= _TIE | _BESIDE_TIE)
 
 
 def _arena(row: Row) -> list[dict[str, Any]]:
@@ -527,7 +550,7 @@ _SIDES = (
     ),
 )
 #: Columns of a verdict in words.
-_VERDICTS = ("winner", "preference", "preferred", "verdict", "comparison", "label")
+VERDICTS = ("winner", "preference", "preferred", "better_response", "better", "verdict", "comparison", "label")
 
 #: The first layout whose columns a source has is used.
 LAYOUTS = (
@@ -547,6 +570,8 @@ LAYOUTS = (
         frozenset({"response_A", "response_B", "label"}),
         _wimhf,
         is_exact=True,
+        responses=("response_A", "response_B"),
+        verdict="label",
     ),
     Layout("`winner` of two conversations", frozenset({"conversation_a", "conversation_b", "winner"}), _arena),
     Layout(
@@ -555,21 +580,37 @@ LAYOUTS = (
         _arena_flags,
     ),
     Layout(
-        "`preference_strength`: below zero if `response_1` is better",
-        frozenset({"response_1", "response_2", "preference_strength"}),
-        _helpsteer2,
+        "`label` as the number of the chosen output",
+        frozenset({"output_1", "output_2", "label"}),
+        _outputs,
+        responses=("output_1", "output_2"),
+        verdict="label",
+    ),
+    *(
+        Layout(
+            f"`{verdict}` of `{a}` and `{b}`",
+            frozenset({a, b, verdict}),
+            _lettered(a, b, verdict),
+            responses=(a, b),
+            verdict=verdict,
+        )
+        for a, b in (("response_A", "response_B"), *_SIDES)
+        for verdict in VERDICTS
+        if (a, verdict) != ("response_A", "label")
     ),
     Layout(
-        "`overall_preference`: below zero if `response1` is better",
+        "`preference_strength`: -3 to 3, below zero if `response_1` is better",
+        frozenset({"response_1", "response_2", "preference_strength"}),
+        _helpsteer2,
+        responses=("response_1", "response_2"),
+        verdict="preference_strength",
+    ),
+    Layout(
+        "`overall_preference`: -3 to 3, below zero if `response1` is better",
         frozenset({"response1", "response2", "overall_preference"}),
         _helpsteer3,
-    ),
-    Layout("`label` as the number of the chosen output", frozenset({"output_1", "output_2", "label"}), _outputs),
-    *(
-        Layout(f"`{verdict}` of `{a}` and `{b}`", frozenset({a, b, verdict}), _lettered(a, b, verdict))
-        for a, b in (("response_A", "response_B"), *_SIDES)
-        for verdict in _VERDICTS
-        if (a, verdict) != ("response_A", "label")
+        responses=("response1", "response2"),
+        verdict="overall_preference",
     ),
     Layout(
         "`preference.responses` as the votes of people", frozenset({"response1", "response2", "preference.responses"}), _argilla
@@ -613,6 +654,8 @@ LAYOUTS = (
             f"`{a}` and `{b}` by `{score_a}` and `{score_b}`",
             frozenset({a, b, score_a, score_b}),
             _scored(a, b, score_a, score_b),
+            responses=(a, b),
+            verdict=score_a,
         )
         for a, b, score_a, score_b in (
             ("answer_0", "answer_1", "score_0", "score_1"),
@@ -630,11 +673,13 @@ LAYOUTS = (
 
 
 def pairs_of(layout: Layout, row: RawRow) -> Iterable[RawRow]:
-    """The rows of pairs that a row gives.
+    """The rows of pairs that a row gives: by the first verdict that it has, if several may stand there.
 
     Raises:
         RowError: it cannot be read.
         TieError: no response was preferred.
     """
-    named = {layout.names.get(name, name): value for name, value in (row.values or {}).items()}
-    return [RawRow(row.row, values) for values in layout.read(named)]
+    values = row.values or {}
+    given = (one for one in (layout, *layout.rivals) if not is_missing(plain(one.named(values).get(one.verdict))))
+    one = next(given, layout) if layout.rivals else layout
+    return [RawRow(row.row, found) for found in one.read(one.named(values))]

@@ -15,7 +15,7 @@ from typing import Any
 from sparserm.pairs.cells import MISSING_MARKS, is_blank, is_unread_data, looks_like_messages, texts_in, written_lone_text
 from sparserm.pairs.columns import TIES, FoundColumns, find_columns, listed
 from sparserm.pairs.files import WHOLE_ROW, RawRow, rows_of, uncollected
-from sparserm.pairs.layouts import WON, LabelError, TieError, canonical, grade_of, pairs_of, says_tie
+from sparserm.pairs.layouts import WON, LabelError, Layout, TieError, canonical, grade_of, pairs_of, says_tie, verdicts_beside
 from sparserm.pairs.limits import MAX_LISTED_PAIRS
 from sparserm.pairs.messages import (
     RowError,
@@ -48,7 +48,11 @@ _UNREAD = {"images", "image", "videos", "audios", "tools", "choices", "options"}
 #: Rows from which on it is odd that a label always prefers the same side.
 _MANY = 8
 #: Columns, true in some rows, that may say that chosen and rejected stand the wrong way round.
-_FLIPS = {f"{before}{name}" for before in ("", "is_", "label_") for name in ("flipped", "swapped", "reversed")}
+_FLIPS = {
+    f"{before}{name}"
+    for before in ("", "is_", "label_")
+    for name in ("flip", "flipped", "swap", "swapped", "reverse", "reversed", "invert", "inverted")
+}
 #: Columns that may say which of two responses won.
 _LABELS = ("label", "labels", "preference", "preferred", "winner")
 #: How columns end that may hold several responses each.
@@ -107,6 +111,7 @@ def parse_rows(rows: Sequence[RawRow], name: str, *, columns: Mapping[str, str] 
         issues += _implied_text_warning(readable, pairs, found)
         issues += _thinking_warning(readable)
         issues += _flip_warnings(readable, found)
+        issues += [] if columns else _rival_warnings(readable, found)
         issues += _data_warnings(pairs, found)
         issues += _plural_warnings(pairs, found)
         issues += _unread_warning(readable)
@@ -177,13 +182,22 @@ def _check_tie(values: Mapping[str, Any], columns: FoundColumns) -> None:
     """Raise :class:`TieError` if a column says, by true or in words, that neither response was preferred."""
     for name in columns.verdicts:
         value = plain(values.get(name))
-        if says_tie(value) or (canonical(name) in TIES and _is_true(value)):
+        is_tie = canonical(name) in TIES
+        if says_tie(value) or (is_tie and _is_true(value)):
             raise TieError(name, f"is {value!r:.40}: neither response was preferred")
+        if is_tie and not _is_false(value):
+            raise RowError(name, f"is {value!r:.40}, expected true for a tie, or false")
 
 
 def _is_true(value: Any) -> bool:
-    """Whether a cell is true, 1 or yes, also as text."""
-    return str(plain(value)).strip().lower() in ("true", "1", "1.0", "yes")
+    """Whether a cell is true, 1, yes or a mark, also as text."""
+    return str(plain(value)).strip().lower() in ("true", "1", "1.0", "yes", "t", "y", "x", "✓")
+
+
+def _is_false(value: Any) -> bool:
+    """Whether a cell is false, 0, no or empty, also as text."""
+    value = plain(value)
+    return is_missing(value) or is_blank(str(value)) or str(value).strip().lower() in ("false", "0", "0.0", "no", "f", "n")
 
 
 def _check_listed(n_listed: int, row: RawRow, columns: FoundColumns) -> None:
@@ -542,12 +556,36 @@ def _flip_warnings(rows: Sequence[RawRow], columns: FoundColumns) -> list[PairIs
             found += _label_warning(rows, name)
         if not is_flip and name not in columns.verdicts:
             continue
-        speaks = _is_true if is_flip else _is_contrary
+        speaks = _may_be_flipped if is_flip else _is_contrary
         said = [row.row for row in rows if speaks(plain((row.values or {}).get(name)))]
         what = f"`{name}` {'is true' if is_flip else 'speaks for the rejected response'} in {len(said):,} of {len(rows):,} rows"
         problem = f"{what}, read as the columns say: check that chosen and rejected were exchanged there"
         found += [PairIssue(said[0], WHOLE_ROW, problem, "warning")] if said else []
     return found
+
+
+def _rival_warnings(rows: Sequence[RawRow], columns: FoundColumns) -> list[PairIssue]:
+    """A warning for each verdict that says otherwise than the one that was read, or than chosen and rejected."""
+    present = list(dict.fromkeys(key for row in rows for key in row.values or ()))
+    found = []
+    rivals = columns.layout.rivals if columns.layout else verdicts_beside(present, [row.values or {} for row in rows])
+    for rival in rivals:
+        said = [row.row for row in rows if _says_otherwise(row, rival, columns)]
+        what = columns.layout.verdict if columns.layout else f"{columns.chosen} and {columns.rejected}"
+        problem = f"`{rival.verdict}` says otherwise in {len(said):,} of {len(rows):,} rows: read {what}; check what each means"
+        found += [PairIssue(said[0], WHOLE_ROW, problem, "warning")] if said else []
+    return found
+
+
+def _says_otherwise(row: RawRow, rival: Layout, columns: FoundColumns) -> bool:
+    """Whether another verdict prefers the response of a row that was rejected."""
+    try:
+        ours = [*pairs_of(columns.layout, row)] if columns.layout else [row]
+        sides = [[plain((one.values or {}).get(name)) for name in (columns.chosen, columns.rejected)] for one in ours]
+        theirs = [(one.get("rejected"), one.get("chosen")) for one in rival.read(rival.named(row.values or {}))]
+    except (RowError, TieError, LabelError):
+        return False
+    return any(list(map(plain, one)) == side for one in theirs for side in sides)
 
 
 def _label_warning(rows: Sequence[RawRow], name: str) -> list[PairIssue]:
@@ -557,6 +595,10 @@ def _label_warning(rows: Sequence[RawRow], name: str) -> list[PairIssue]:
         f"`{name}` is {' and '.join(sorted(values))} beside chosen and rejected, which were read as named: check what it says"
     )
     return [PairIssue(rows[0].row, WHOLE_ROW, said, "warning")] if values in ({"0", "1"}, {"false", "true"}) else []
+
+
+def _may_be_flipped(value: Any) -> bool:
+    return not _is_false(value)
 
 
 def _is_contrary(verdict: Any) -> bool:

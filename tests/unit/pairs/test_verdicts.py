@@ -1,0 +1,99 @@
+"""Verdicts that are missing, contradict each other, name columns, or have an unknown name: none is read the wrong way round."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from sparserm.pairs.parsing import PairsError, parse_pairs
+from sparserm.types import PreferenceData, SparseRMError
+from tests.unit.pairs.forms import BAD, GOOD, Q
+
+ROW = {"prompt": Q, "chosen": GOOD, "rejected": BAD}
+LETTERS = {"prompt": Q, "response_a": GOOD, "response_b": BAD}
+NUMBERS = {"prompt": Q, "response_1": GOOD, "response_2": BAD}
+
+
+def _read(*rows: dict[str, Any], **named: Any) -> tuple[list[tuple[str, str]], str]:
+    found: PreferenceData = parse_pairs(list(rows), **named)
+    return [(pair.chosen, pair.rejected) for pair in found.pairs], " | ".join(str(issue) for issue in found.issues)
+
+
+# ----------------------------------------------------------------------------------------------------- missing verdicts
+
+
+@pytest.mark.parametrize("missing", ["none", "None", "nan", "NaN", "null", "", None, float("nan")])
+@pytest.mark.parametrize("models", [{}, {"model_a": None, "model_b": None}, {"model_a": float("nan"), "model_b": None}])
+def test_a_missing_verdict_prefers_no_response(missing: Any, models: dict[str, Any]) -> None:
+    talk = {"conversation_a": [{"role": "user", "content": Q}], "conversation_b": [{"role": "user", "content": Q}]}
+    for row in (LETTERS, NUMBERS, talk):
+        for name in ("winner", "preference"):
+            if name == "winner" or row is not talk:
+                with pytest.raises(PairsError, match=f"column {name}: is .*expected model_a, model_b, a, b or a tie"):
+                    parse_pairs([{**row, **models, name: missing}])
+
+
+def test_a_model_that_won_against_itself_is_refused() -> None:
+    with pytest.raises(PairsError, match="winner: is 'm', and so are model_a and model_b: expected model_a, model_b or a tie"):
+        parse_pairs([{**LETTERS, "model_a": "m", "model_b": "M", "winner": "m"}])
+    assert _read({**LETTERS, "model_a": "m", "model_b": "n", "winner": "N"})[0] == [(BAD, GOOD)]
+
+
+# ----------------------------------------------------------------------------------------------------------------- ties
+
+
+@pytest.mark.parametrize("said", ["Both are bad", "both good", "bothbad", "A draw", "equally good", "neither is good", "A==B"])
+def test_words_that_all_say_tie_are_one(said: str) -> None:
+    assert _read({**LETTERS, "winner": said}, {**LETTERS, "winner": "b"})[0] == [(BAD, GOOD)]
+    assert _read({**ROW, "status": said}, ROW)[0] == [(GOOD, BAD)]
+
+
+@pytest.mark.parametrize("said", ["A (both are correct)", "both good, slightly A", "tie resolved", "Draw, Robert", "both done"])
+def test_a_verdict_with_other_words_is_no_tie(said: str) -> None:
+    assert _read({**ROW, "status": said})[0] == [(GOOD, BAD)]
+    with pytest.raises(PairsError, match="expected model_a, model_b, a, b or a tie"):
+        parse_pairs([{**LETTERS, "winner": said}])
+
+
+@pytest.mark.parametrize("text", ["Both are fine.", "Neither.", "Same", "A tie"])
+@pytest.mark.parametrize("names", [("winner", "loser"), ("preferred", "dispreferred")])
+def test_a_response_is_no_verdict(text: str, names: tuple[str, str]) -> None:
+    assert _read({"prompt": Q, names[0]: text, names[1]: BAD})[0] == [(text, BAD)]
+
+
+@pytest.mark.parametrize("mark", ["Y", "x", "✓", "T", "yes", 1, True])
+@pytest.mark.parametrize("name", ["tie", "is_tie", "Is Tied"])
+def test_any_mark_in_a_column_of_ties_is_one(name: str, mark: Any) -> None:
+    assert _read({**ROW, name: mark}, {**ROW, "prompt": "Why?", name: ""}, {**ROW, name: "no"})[0] == [(GOOD, BAD)] * 2
+    with pytest.raises(PairsError, match="is 'ja', expected true for a tie, or false"):
+        parse_pairs([{**ROW, name: "ja"}])
+
+
+@pytest.mark.parametrize("name", ["swap", "inverted", "is_inverted", "flip"])
+@pytest.mark.parametrize("yes", [True, 1, "yes", "x", "ja"])
+def test_any_mark_in_a_column_of_flips_is_warned_of(name: str, yes: Any) -> None:
+    assert f"`{name}` is true in 1 of 2 rows" in _read({**ROW, name: yes}, {**ROW, "prompt": "Why?", name: "no"})[1]
+
+
+# ------------------------------------------------------------------------------------------------ verdicts that disagree
+
+
+@pytest.mark.parametrize("name", ["preferred", "winner", "better_response"])
+@pytest.mark.parametrize("strength", [3, 1])
+def test_a_verdict_by_name_goes_before_a_strength(name: str, strength: int) -> None:
+    pairs, said = _read({**NUMBERS, name: "response_1", "preference_strength": strength})
+    assert pairs == [(GOOD, BAD)]
+    assert f"`preference_strength` says otherwise in 1 of 1 rows: read {name}; check what each means" in said
+    assert "otherwise" not in _read({**NUMBERS, name: "response_1", "preference_strength": -strength})[1]
+
+
+def test_a_row_without_the_verdict_is_read_by_the_other() -> None:
+    rows = {**NUMBERS, "winner": "a"}, {**NUMBERS, "prompt": "Why?", "winner": None, "preference_strength": 2}
+    assert _read(*rows)[0] == [(GOOD, BAD), (BAD, GOOD)]
+
+
+def test_a_verdict_that_contradicts_chosen_and_rejected_is_warned_of() -> None:
+    pairs, said = _read({**ROW, **LETTERS, "winner": "b"}, {**ROW, **LETTERS, "prompt": "Why?", "winner": "a"})
+    assert pairs == [(GOOD, BAD)] * 2
+    assert "`winner` says otherwise in 1 of 2 rows: read chosen and rejected" in said
