@@ -8,11 +8,12 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sparserm.pairs.cells import MISSING_MARKS, looks_like_messages, texts_in, written_lone_text
 from sparserm.pairs.files import RawRow
+from sparserm.pairs.labels import pointers, verdict_hint
 from sparserm.pairs.layouts import Layout, canonical, find_layout
 from sparserm.pairs.messages import RowError, plain, text_or_messages
 from sparserm.support.files import one_line
@@ -84,10 +85,8 @@ _HINTS = (
         "where a label says which response won, write that one into chosen and the other into rejected; or ",
     ),
 )
-#: How a column with one of several responses is called; what names it in another column; and the fewest characters of a prompt
-#: that a response repeats on purpose.
-_RESPONSE = r"(?:response|answer|model|output|option|completion)[ _]?[abn012]"
-_LABEL, _SENTENCE = rf"{_RESPONSE}|[ab012]", 8
+#: The fewest characters of a prompt that a response repeats on purpose.
+_SENTENCE = 8
 #: Characters of a column's name that are compared, and rows that are looked at.
 _LONGEST_NAME, _SAMPLE = 100, 50
 
@@ -111,6 +110,7 @@ class FoundColumns:
         verdicts: columns that may say that a row is a tie.
         repeats: whether the responses of every row begin with the prompt.
         guessed: whether columns were guessed from their names.
+        pointers: the columns that the cells of chosen and rejected name, by what names them; empty if they are responses.
     """
 
     prompt: str | None
@@ -128,6 +128,7 @@ class FoundColumns:
     verdicts: tuple[str, ...] = ()
     repeats: bool = False
     guessed: bool = False
+    pointers: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def reading(self) -> str:
@@ -144,6 +145,7 @@ class FoundColumns:
         if self.system:
             parts.append(f"{' or '.join(f'`{name}`' for name in self.system)} as the system message")
         said = {
+            f"`{self.chosen}` and `{self.rejected}` as the names of the columns with the responses": bool(self.pointers),
             "responses without the prompt that they repeat": self.repeats,
             "lists of texts as turns of user and assistant": self.turns,
             "cells as lists of responses": self.lists and not self.turns,
@@ -186,13 +188,13 @@ def find_columns(rows: Sequence[RawRow], columns: Mapping[str, str], name: str) 
         and ("prompt" in {**guess, **theirs} or not others)
     )
     theirs = {**theirs, **guess} if guessed else theirs
-    _require(theirs, columns, present, name)
-    _refuse_labels(rows, theirs["chosen"], theirs["rejected"], name)
+    _require(theirs, columns, present, name, verdict_hint(rows, present))
+    named = pointers(rows, theirs["chosen"], theirs["rejected"], name)
     _refuse_missing(rows, theirs, name)
     prompt = theirs.get("prompt") or theirs.get("conversations")
     if prompt is None and not columns:
         prompt = _prompt_beside(present, _values(rows))
-    found = FoundColumns(prompt, theirs["chosen"], theirs["rejected"])
+    found = FoundColumns(prompt, theirs["chosen"], theirs["rejected"], pointers=named)
     beside, differs = ("", False) if columns else _conversation_beside(rows, found)
     if beside and not differs:
         prompt, found = beside, replace(found, prompt=beside, guessed=True)
@@ -234,7 +236,7 @@ def _named(present: Sequence[str]) -> dict[str, str]:
     return {one.lower(): one for one in reversed(present) if one.lower() in _OUR_COLUMNS} | exact
 
 
-def _require(theirs: Mapping[str, str], columns: Mapping[str, str], present: Sequence[str], name: str) -> None:
+def _require(theirs: Mapping[str, str], columns: Mapping[str, str], present: Sequence[str], name: str, fix: str) -> None:
     wanted = {ours: theirs.get(ours, ours) for ours in ("chosen", "rejected")} | dict(columns)
     missing = {ours: one for ours, one in wanted.items() if one not in present}
     if missing:
@@ -242,10 +244,9 @@ def _require(theirs: Mapping[str, str], columns: Mapping[str, str], present: Seq
         example = ", ".join(f"{ours!r}: ..." for ours in missing)
         options = " ".join(f"--column {ours}=..." for ours in missing)
         hint = next((said for beside, said in _HINTS if beside & {canonical(one) for one in present}), "")
-        raise SparseRMError(
-            f"{name} has no column {', '.join(map(repr, missing.values()))}: it has {listed}; {hint}map its columns with "
-            f"columns={{{example}}} ({options} on the command line)"
-        )
+        # Two responses beside a verdict would be read as if the first one had won in every row.
+        fix = fix or f"{hint}map its columns with columns={{{example}}} ({options} on the command line)"
+        raise SparseRMError(f"{name} has no column {', '.join(map(repr, missing.values()))}: it has {listed}; {fix}")
 
 
 def _texts(present: Sequence[str], rows: Sequence[RawRow]) -> set[str | None]:
@@ -270,18 +271,6 @@ def _joined(prompt: str, others: Sequence[str]) -> tuple[str, ...]:
     after = [one for one in others if one.lower() in _AFTER and prompt.lower() in ("instruction", "prompt")]
     found = (*before, prompt, *after)
     return found if len(found) > 1 else ()
-
-
-def _refuse_labels(rows: Sequence[RawRow], chosen: str, rejected: str, name: str) -> None:
-    """Refuse columns that name responses, such as A and B, and hold none."""
-    others = {one for row in rows for one in row.values or () if re.fullmatch(_RESPONSE, one, re.IGNORECASE)}
-    cells = [plain((row.values or {}).get(one)) for row in rows for one in (chosen, rejected)]
-    texts = {str(cell).strip() for cell in cells if cell is not None}
-    if others - {chosen, rejected} and texts and all(re.fullmatch(_LABEL, one, re.IGNORECASE) for one in texts):
-        raise SparseRMError(
-            f"{name}: {chosen} and {rejected} hold {one_line(', '.join(sorted(texts)), 60)}, which name the responses in other "
-            "columns; expected the responses themselves"
-        )
 
 
 def _refuse_missing(rows: Sequence[RawRow], theirs: Mapping[str, str], name: str) -> None:

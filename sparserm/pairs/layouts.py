@@ -205,6 +205,17 @@ def _letter(row: Row, column: str, names: Sequence[str] = ()) -> int:
     raise RowError(column, f"is {value!r:.40}, expected model_a, model_b, a, b or a tie{unclear}")
 
 
+def says_verdict(value: Any, names: Sequence[str] = ()) -> bool:
+    """Whether a cell says in words which of two responses won, or that neither did."""
+    try:
+        _letter({"verdict": value}, "verdict", names)
+    except RowError:
+        return False
+    except TieError:
+        pass
+    return True
+
+
 def says_tie(verdict: Any) -> bool:
     """Whether a verdict in words says that neither response was preferred, and nothing else."""
     said = re.sub("[^a-z0-9=]+", " ", verdict.lower()).strip() if isinstance(verdict, str) else ""

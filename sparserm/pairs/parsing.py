@@ -15,6 +15,7 @@ from typing import Any
 from sparserm.pairs.cells import MISSING_MARKS, is_blank, is_unread_data, looks_like_messages, texts_in, written_lone_text
 from sparserm.pairs.columns import TIES, FoundColumns, find_columns, listed
 from sparserm.pairs.files import WHOLE_ROW, RawRow, rows_of, uncollected
+from sparserm.pairs.labels import sides, verdict_beside
 from sparserm.pairs.layouts import WON, LabelError, Layout, TieError, canonical, grade_of, pairs_of, says_tie, verdicts_beside
 from sparserm.pairs.limits import MAX_LISTED_PAIRS
 from sparserm.pairs.messages import (
@@ -111,7 +112,7 @@ def parse_rows(rows: Sequence[RawRow], name: str, *, columns: Mapping[str, str] 
         issues += _implied_text_warning(readable, pairs, found)
         issues += _thinking_warning(readable)
         issues += _flip_warnings(readable, found)
-        issues += [] if columns else _rival_warnings(readable, found)
+        issues += _side_warnings(readable, found) if columns else _rival_warnings(readable, found)
         issues += _data_warnings(pairs, found)
         issues += _plural_warnings(pairs, found)
         issues += _unread_warning(readable)
@@ -157,7 +158,7 @@ def read_rows(rows: Iterable[RawRow], columns: FoundColumns) -> tuple[list[Prefe
         else:
             try:
                 _check_tie(row.values or {}, columns)
-                for one in pairs_of(columns.layout, row) if columns.layout else [row]:
+                for one in pairs_of(columns.layout, row) if columns.layout else [_pointed(row, columns)]:
                     responses = _listed_responses(one.values or {}, columns)
                     n_listed += len(responses[0]) * len(responses[1])
                     _check_listed(n_listed, row, columns)
@@ -176,6 +177,20 @@ def read_rows(rows: Iterable[RawRow], columns: FoundColumns) -> tuple[list[Prefe
         said = f"the label prefers the {('first', 'second')[sides[0]]} response in all {len(sides):,} rows: check its meaning"
         issues.append(PairIssue(pairs[0].row, WHOLE_ROW, said, "warning"))
     return pairs, issues
+
+
+def _pointed(row: RawRow, columns: FoundColumns) -> RawRow:
+    """A row with the responses that the cells of chosen and rejected name."""
+    if not columns.pointers:
+        return row
+    values = dict(row.values or {})
+    for name in (columns.chosen, columns.rejected):
+        cell = plain(values.get(name))
+        named = columns.pointers.get(canonical(str(cell)))
+        if named is None:
+            raise RowError(name, f"is {str(cell)!r:.40}, expected the name of a column with a response, as in the other rows")
+        values[name] = values.get(named)
+    return replace(row, values=values)
 
 
 def _check_tie(values: Mapping[str, Any], columns: FoundColumns) -> None:
@@ -575,6 +590,14 @@ def _rival_warnings(rows: Sequence[RawRow], columns: FoundColumns) -> list[PairI
         problem = f"`{rival.verdict}` says otherwise in {len(said):,} of {len(rows):,} rows: read {what}; check what each means"
         found += [PairIssue(said[0], WHOLE_ROW, problem, "warning")] if said else []
     return found
+
+
+def _side_warnings(rows: Sequence[RawRow], columns: FoundColumns) -> list[PairIssue]:
+    """A warning if two responses were mapped to chosen and rejected beside a column that may say which of them won."""
+    names = (columns.chosen, columns.rejected)
+    verdict = verdict_beside(rows, names) if sides(names) else None
+    said = f"`{verdict}` may say which response won, and is not read: `{names[0]}` was read as chosen in all {len(rows):,} rows"
+    return [PairIssue(rows[0].row, WHOLE_ROW, said, "warning")] if verdict else []
 
 
 def _says_otherwise(row: RawRow, rival: Layout, columns: FoundColumns) -> bool:

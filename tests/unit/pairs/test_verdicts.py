@@ -97,3 +97,67 @@ def test_a_verdict_that_contradicts_chosen_and_rejected_is_warned_of() -> None:
     pairs, said = _read({**ROW, **LETTERS, "winner": "b"}, {**ROW, **LETTERS, "prompt": "Why?", "winner": "a"})
     assert pairs == [(GOOD, BAD)] * 2
     assert "`winner` says otherwise in 1 of 2 rows: read chosen and rejected" in said
+
+
+# ------------------------------------------------------------------------------------------- labels instead of responses
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("gpt4", "llama"),
+        ("A", "B"),
+        ("summary1", "summary2"),
+        ("left", "right"),
+        ("response_3", "response_1"),
+        ("GPT-4", "gpt_3"),
+    ],
+)
+@pytest.mark.parametrize("ours", [("chosen", "rejected"), ("winner", "loser"), ("Best", "Worst")])
+def test_cells_that_name_other_columns_stand_for_their_texts(names: tuple[str, str], ours: tuple[str, str]) -> None:
+    row = {"prompt": Q, names[0]: GOOD, names[1]: BAD, ours[0]: names[0], ours[1]: names[1]}
+    turned = {**row, "prompt": "Why?", ours[0]: names[1], ours[1]: names[0]}
+    pairs, said = _read(row, turned)
+    assert pairs == [(GOOD, BAD), (BAD, GOOD)]
+    assert f"`{ours[0]}` and `{ours[1]}` as the names of the columns with the responses" in said
+
+
+@pytest.mark.parametrize(
+    ("beside", "labels"),
+    [
+        ({"response_gpt4": GOOD, "response_llama": BAD}, ("gpt4", "llama")),
+        ({"response_a": GOOD, "response_b": BAD, "model_a": "gpt", "model_b": "llama"}, ("llama", "gpt")),
+        ({"responses": [GOOD, BAD]}, ("0", "1")),
+        ({"responses": [GOOD, BAD]}, (0, 1)),
+        ({"gpt4": GOOD, "llama": None}, ("gpt4", "llama")),
+    ],
+)
+def test_labels_whose_texts_are_not_certain_are_refused(beside: dict[str, Any], labels: tuple[Any, Any]) -> None:
+    row = {"prompt": Q, **beside, "chosen": labels[0], "rejected": labels[1]}
+    with pytest.raises(SparseRMError, match="which name the responses in other columns; expected the responses themselves"):
+        parse_pairs([row, row], skip_bad=True)
+
+
+def test_texts_that_stand_in_other_columns_too_are_responses() -> None:
+    assert _read({**ROW, **LETTERS, "model": GOOD}, {**ROW, "prompt": "Pick one.", "chosen": "A", "rejected": "B"})[0][1:] == [
+        ("A", "B")
+    ]
+    assert _read({**ROW, "chosen": "4", "rejected": "5", "tags": ["a"] * 9})[0] == [("4", "5")]
+
+
+# --------------------------------------------------------------------------------------------- verdicts of unknown names
+
+
+@pytest.mark.parametrize(
+    "names", [("reply_A", "reply_B"), ("Translation 1", "Translation 2"), ("orig_left_text", "orig_right_text")]
+)
+@pytest.mark.parametrize("verdict", ["A", "left", "tie"])
+def test_a_verdict_of_an_unknown_name_gets_no_hint_to_map_sides(names: tuple[str, str], verdict: str) -> None:
+    row = {"prompt": Q, names[0]: GOOD, names[1]: BAD, "Which one?": verdict}
+    with pytest.raises(SparseRMError, match=r"where 'Which one.' says which of .* call the responses response_a") as caught:
+        parse_pairs([row])
+    assert "columns=" not in str(caught.value) and "--column" not in str(caught.value)
+    pairs, said = _read(row, columns={"chosen": names[0], "rejected": names[1]})
+    assert pairs == [(GOOD, BAD)] and "`Which one?` may say which response won, and is not read" in said
+    del row["Which one?"]
+    assert _read(row, columns={"chosen": names[0], "rejected": names[1]}) == ([(GOOD, BAD)], "")
