@@ -18,8 +18,11 @@ _ROLE = r"['\"](?:role|from)['\"]\s*:\s*['\"](?:system|developer|user|human|assi
 _BEGUN, _ANY = re.compile(rf"\s*\[\s*\{{\s*{_ROLE}"), re.compile(_ROLE)
 #: Keys under which a conversation stands in an object.
 _WRAPPED = ("messages", "conversations", "conversation", "turns")
-#: Text that exporters write for a missing value.
-MISSING_MARKS = {"nan", "NaN", "None", "null", "<NA>", "N/A", "#N/A", "#NAME?", "#REF!", "#VALUE!"}
+#: Text that exporters write for a missing value, in lower case; and what they write in brackets.
+_MARKS = {"nan", "nat", "none", "null", "na", "n/a", "nil", "\\n", "undefined", "loading...", "-"}
+_BRACKETED = _MARKS | {"empty", "missing", "deleted", "removed", "noinput", "no input"}
+_LONGEST_MARK = 20
+_ERROR = re.compile(r"#(?:div/0!|num!|name\?|ref!|value!|null!|n/a)|err:\d+")
 #: Keys of the text in an object that holds nothing else.
 _TEXTS = ("text", "content", "value")
 
@@ -104,6 +107,16 @@ def is_unread_data(text: str) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(one, (str, dict)) for one in value)
 
 
+def is_mark(text: str) -> bool:
+    """Whether a text is what exporters write for a missing value (``nan``, ``NULL``, ``#DIV/0!``, ``[deleted]``)."""
+    if len(text := text.strip().lower()) > _LONGEST_MARK:
+        return False
+    ends = text[:1] + text[-1:]
+    return text in _MARKS or bool(_ERROR.fullmatch(text)) or (ends in ("<>", "[]", "()") and text[1:-1].strip() in _BRACKETED)
+
+
 def is_blank(value: Any) -> bool:
-    """Whether a cell is text that stands for a missing value, or white space."""
-    return isinstance(value, str) and (not value.strip() or value.strip() in MISSING_MARKS)
+    """Whether a cell is text that stands for a missing value, white space, or an empty list or object written as text."""
+    if not isinstance(value, str):
+        return False
+    return not value.strip() or is_mark(value) or (is_bracketed(value) and not value.strip()[1:-1].strip())

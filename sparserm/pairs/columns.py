@@ -11,11 +11,11 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from sparserm.pairs.cells import MISSING_MARKS, looks_like_messages, texts_in, written_lone_text
+from sparserm.pairs.cells import is_mark, looks_like_messages, texts_in, written_lone_text
 from sparserm.pairs.files import RawRow
 from sparserm.pairs.labels import pointers, verdict_hint
-from sparserm.pairs.layouts import Layout, canonical, find_layout
-from sparserm.pairs.messages import RowError, plain, text_or_messages
+from sparserm.pairs.layouts import BEFORE, Layout, canonical, find_layout
+from sparserm.pairs.messages import RowError, is_missing, plain, text_or_messages
 from sparserm.support.files import one_line
 from sparserm.types import Message, SparseRMError
 
@@ -29,9 +29,9 @@ TIES, VERDICTS = ("tie", "is_tie", "tied", "is_tied"), ("winner", "preference", 
 #: Columns with the category of a pair; the first one present is used.
 _CATEGORY_COLUMNS = ("category", "subset", "domain")
 #: Columns with a system message beside the prompt, in any spelling.
-_SYSTEM_COLUMNS = ("system", "systemprompt", "systemmessage", "systeminstruction")
-#: Columns that stand before or after the prompt and belong to it: passages to read, and the input of Alpaca's instructions.
-_BEFORE, _AFTER = ("context", "passage", "document", "article", "history"), ("input",)
+_SYSTEM = re.compile("sys(tem)?(prompt|message|msg|instructions?|content|text)?")
+#: The column that stands after an instruction and belongs to it, as Alpaca's input does.
+_AFTER = ("input",)
 
 #: Words that occur in common names for our columns.
 WORDS = {
@@ -107,6 +107,7 @@ class FoundColumns:
         turns: whether both responses of every row are lists of texts that are the turns of a conversation.
         begun: the column with the beginning of both responses.
         unread: a conversation beside the prompt that differs from it in some rows.
+        otherwise: the column of the prompt where a conversation beside it is read and is empty.
         verdicts: columns that may say that a row is a tie.
         repeats: whether the responses of every row begin with the prompt.
         guessed: whether columns were guessed from their names.
@@ -125,10 +126,21 @@ class FoundColumns:
     turns: bool = False
     begun: str | None = None
     unread: str | None = None
+    otherwise: str | None = None
     verdicts: tuple[str, ...] = ()
     repeats: bool = False
     guessed: bool = False
     pointers: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def read(self) -> set[str]:
+        """The columns that are read, or said to be or not to be."""
+        names = {self.prompt, self.chosen, self.rejected, self.category, self.begun, self.unread, self.otherwise}
+        if self.layout is not None:
+            theirs = {ours: theirs for theirs, ours in self.layout.names.items()}
+            names |= {theirs.get(one, one) for one in self.layout.columns}
+        found = names | {*self.system, *self.joined, *self.verdicts, *self.pointers.values()}
+        return {name for name in found if name is not None}
 
     @property
     def reading(self) -> str:
@@ -162,6 +174,11 @@ class FoundColumns:
         return {**found, **({"reading": self.reading} if self.reading else {})}
 
 
+def may_be_asked(name: str) -> bool:
+    """Whether a column may hold a part of what was asked: not what its name says to be about a response."""
+    return not _ABOUT & set(_parts(name)) and name.lower() not in _CONVERSATIONS
+
+
 def find_columns(rows: Sequence[RawRow], columns: Mapping[str, str], name: str) -> FoundColumns:
     """Find the columns that contain the prompt, the responses and the category.
 
@@ -181,7 +198,8 @@ def find_columns(rows: Sequence[RawRow], columns: Mapping[str, str], name: str) 
     theirs = {**_named(present), **columns}
     guess = {} if columns or {"chosen", "rejected"} <= set(theirs) else suggest_columns(present, _values(rows))
     # Without a prompt among them, and with other texts beside them, one of those would be the prompt, and be dropped.
-    others = _texts(present, rows) - {guess.get("chosen"), guess.get("rejected")}
+    texts = _texts(present, rows)
+    others = set(texts) - {guess.get("chosen"), guess.get("rejected")}
     guessed = (
         {"chosen", "rejected"} <= set(guess)
         and guess["chosen"] != guess["rejected"]
@@ -189,18 +207,19 @@ def find_columns(rows: Sequence[RawRow], columns: Mapping[str, str], name: str) 
     )
     theirs = {**theirs, **guess} if guessed else theirs
     _require(theirs, columns, present, name, verdict_hint(rows, present))
-    named = pointers(rows, theirs["chosen"], theirs["rejected"], name)
+    labels = pointers(rows, theirs["chosen"], theirs["rejected"], name)
     _refuse_missing(rows, theirs, name)
     prompt = theirs.get("prompt") or theirs.get("conversations")
     if prompt is None and not columns:
         prompt = _prompt_beside(present, _values(rows))
-    found = FoundColumns(prompt, theirs["chosen"], theirs["rejected"], pointers=named)
+    found = FoundColumns(prompt, theirs["chosen"], theirs["rejected"], pointers=labels)
     beside, differs = ("", False) if columns else _conversation_beside(rows, found)
     if beside and not differs:
-        prompt, found = beside, replace(found, prompt=beside, guessed=True)
+        found = replace(found, prompt=beside, guessed=True, otherwise=prompt)
+        prompt = beside
     used = {*theirs.values(), prompt}
     system = _system(present, used)
-    joined = () if prompt is None or columns else _joined(prompt, [one for one in present if one not in used - {prompt}])
+    joined = () if prompt is None or columns else _joined(prompt, [one for one in texts if one not in used - {prompt}])
     found = replace(
         found,
         category=next((one for one in _CATEGORY_COLUMNS if one in present and one not in used), None),
@@ -249,10 +268,10 @@ def _require(theirs: Mapping[str, str], columns: Mapping[str, str], present: Seq
         raise SparseRMError(f"{name} has no column {', '.join(map(repr, missing.values()))}: it has {listed}; {fix}")
 
 
-def _texts(present: Sequence[str], rows: Sequence[RawRow]) -> set[str | None]:
-    """The columns that hold text or lists and say nothing about a response."""
+def _texts(present: Sequence[str], rows: Sequence[RawRow]) -> list[str]:
+    """The columns that hold text, lists or objects and say nothing about a response."""
     usable = [name for name in present if not _ABOUT & set(_parts(name)) and name not in _system(present, ())]
-    return {name for name in usable if any(isinstance(plain(row.get(name)), (str, list)) for row in _values(rows))}
+    return [name for name in usable if any(isinstance(plain(row.get(name)), (str, list, dict)) for row in _values(rows))]
 
 
 def _prompt_beside(present: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str | None:
@@ -267,7 +286,7 @@ def _prompt_beside(present: Sequence[str], rows: Sequence[Mapping[str, Any]]) ->
 
 def _joined(prompt: str, others: Sequence[str]) -> tuple[str, ...]:
     """All columns that make up the prompt, if there are several: Alpaca's input, or a passage to which a question belongs."""
-    before = [one for one in others if one.lower() in _BEFORE and prompt.lower() in ("prompt", *_PROMPTS)]
+    before = [one for one in others if one.lower() in BEFORE and prompt.lower() in ("prompt", *_PROMPTS)]
     after = [one for one in others if one.lower() in _AFTER and prompt.lower() in ("instruction", "prompt")]
     found = (*before, prompt, *after)
     return found if len(found) > 1 else ()
@@ -277,7 +296,7 @@ def _refuse_missing(rows: Sequence[RawRow], theirs: Mapping[str, str], name: str
     """Refuse a column in which all cells are the text of a missing value."""
     for column in theirs.values():
         cells = {cell.strip() if isinstance(cell := (row.values or {}).get(column), str) else "" for row in rows}
-        if len(rows) > 1 and cells <= MISSING_MARKS:
+        if len(rows) > 1 and all(map(is_mark, cells)):
             raise SparseRMError(
                 f"{name}: every cell of {column} is the text {one_line(', '.join(sorted(map(repr, cells))), 60)}, as exporters "
                 "write missing values; expected texts; export the column again, or leave it out"
@@ -344,7 +363,7 @@ def _conversation_beside(rows: Sequence[RawRow], found: FoundColumns) -> tuple[s
 
     Whole conversations in the responses say all; one that only repeats the prompt, with or without an answer, says nothing.
     """
-    present = dict.fromkeys(key for row in rows[:_SAMPLE] for key in row.values or () if key.lower() in _CONVERSATIONS)
+    present = dict.fromkeys(key for row in rows for key in row.values or () if key.lower() in _CONVERSATIONS)
     if found.prompt is None or found.prompt in present:
         return "", False
     for name in present:
@@ -416,7 +435,7 @@ def _parts(name: str) -> list[str]:
 
 
 def _system(present: Sequence[str], used: Collection[str | None]) -> tuple[str, ...]:
-    return tuple(one for one in present if re.sub("[^a-z]", "", one.lower()) in _SYSTEM_COLUMNS and one not in used)
+    return tuple(one for one in present if _SYSTEM.fullmatch(re.sub("[^a-z]", "", one.lower())) and one not in used)
 
 
 def _first(names: Iterable[str], present: Sequence[str]) -> str | None:
@@ -424,4 +443,11 @@ def _first(names: Iterable[str], present: Sequence[str]) -> str | None:
 
 
 def _values(rows: Sequence[RawRow]) -> list[Mapping[str, Any]]:
-    return [row.values for row in rows[:_SAMPLE] if row.values is not None]
+    """Some rows: the first ones, and of each column the first one with a value."""
+    found = [row.values for row in rows[:_SAMPLE] if row.values is not None]
+    seen = {key for values in found for key, value in values.items() if not is_missing(plain(value))}
+    for row in rows[_SAMPLE:]:
+        if new := {key for key, value in (row.values or {}).items() if key not in seen and not is_missing(plain(value))}:
+            seen |= new
+            found.append(row.values or {})
+    return found

@@ -15,13 +15,16 @@ from typing import Any
 
 from sparserm.pairs.cells import is_blank, parsed
 from sparserm.pairs.files import RawRow
-from sparserm.pairs.messages import RowError, is_missing, plain
+from sparserm.pairs.messages import RowError, is_missing, plain, text_beside
 
 #: What the letter of a response may follow in a verdict.
 _NUMBERED = ("model", "response", "assistant", "answer", "option", "conversation")
 #: Columns of the prompt, the first one that a row has; of texts that stand before it; and of what follows an instruction.
 _PROMPTS = ("prompt", "instruction", "question", "input", "query")
-_BEFORE, _AFTER = ("context", "passage", "document", "history"), "input"
+BEFORE, _AFTER = (
+    ("context", "contexts", "passage", "passages", "document", "documents", "article", "evidence", "history"),
+    "input",
+)
 #: Words of a verdict that say tie; and those that may stand beside them.
 _TIE = {"tie", "tied", "draw", "both", "bothbad", "bothgood", "neither", "same", "equal", "equally", "a=b", "b=a", "a==b"}
 _BESIDE_TIE = {"a", "about", "all", "are", "bad", "good", "is", "it", "the"}
@@ -262,11 +265,13 @@ def _prompt(row: Row) -> Any:
     found = next((name for name in _PROMPTS if row.get(name) is not None), None)
     if found is None:
         raise RowError("prompt", "is missing from this row")
-    if not isinstance(row[found], str):
+    names = [*BEFORE, found, *([_AFTER] if found != _AFTER else [])]
+    texts = {name: text for name in names if name != found and (text := text_beside(row, name))}
+    if not texts:
         return row[found]
-    names = [*_BEFORE, found, *([_AFTER] if found != _AFTER else [])]
-    texts = [one for name in names if isinstance(one := plain(row.get(name)), str) and (name == found or not is_blank(one))]
-    return "\n\n".join(one.strip() for one in texts) if len(texts) > 1 else row[found]
+    if not isinstance(asked := plain(row[found]), str):
+        raise RowError(found, f"is messages, and a text stands beside it in {', '.join(texts)}: expected one of them")
+    return "\n\n".join(asked.strip() if name == found else texts[name] for name in names if name == found or name in texts)
 
 
 def _outputs(row: Row) -> list[dict[str, Any]]:

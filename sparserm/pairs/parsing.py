@@ -7,13 +7,15 @@ responses, as in reward benchmarks. Every row gives one or more pairs, or an iss
 
 from __future__ import annotations
 
+import re
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
-from sparserm.pairs.cells import MISSING_MARKS, is_blank, is_unread_data, looks_like_messages, texts_in, written_lone_text
-from sparserm.pairs.columns import TIES, FoundColumns, find_columns, listed
+from sparserm.pairs.cells import is_blank, is_mark, is_unread_data, looks_like_messages, texts_in, written_lone_text
+from sparserm.pairs.columns import TIES, FoundColumns, find_columns, listed, may_be_asked
 from sparserm.pairs.files import WHOLE_ROW, RawRow, rows_of, uncollected
 from sparserm.pairs.labels import sides, verdict_beside
 from sparserm.pairs.layouts import WON, LabelError, Layout, TieError, canonical, grade_of, pairs_of, says_tie, verdicts_beside
@@ -28,7 +30,9 @@ from sparserm.pairs.messages import (
     plain_turns,
     same_turns,
     templated,
+    text_beside,
     text_or_messages,
+    turns_beside,
     turns_in,
 )
 from sparserm.pairs.split import preference_data
@@ -45,7 +49,11 @@ _SCORES = [
     for name in (f"{kind}_{{}}", f"{{}}_{kind}", f"{{}}-{kind}")
 ]
 #: Columns of what a language model for texts cannot read, or is not told.
-_UNREAD = {"images", "image", "videos", "audios", "tools", "choices", "options"}
+_UNREAD = {"images", "image", "videos", "video", "audios", "audio", "tools", "functions", "choices", "options"}
+#: Rows in which is looked whether a column is read, and columns that a warning names.
+_SAMPLE, _SHOWN = 50, 8
+#: Columns that may hold the turns before the prompt.
+_TURNS = ("history", "context")
 #: Rows from which on it is odd that a label always prefers the same side.
 _MANY = 8
 #: Columns, true in some rows, that may say that chosen and rejected stand the wrong way round.
@@ -115,7 +123,7 @@ def parse_rows(rows: Sequence[RawRow], name: str, *, columns: Mapping[str, str] 
         issues += _side_warnings(readable, found) if columns else _rival_warnings(readable, found)
         issues += _data_warnings(pairs, found)
         issues += _plural_warnings(pairs, found)
-        issues += _unread_warning(readable)
+        issues += _unread_warnings(readable, pairs, found)
         if said := how or found.reading:
             issues.append(PairIssue(readable[0].row, WHOLE_ROW, said, "warning"))
     issues.sort(key=lambda issue: issue.row)
@@ -338,17 +346,24 @@ def _whole(values: Mapping[str, Any], chosen: str | Prompt, rejected: str | Prom
 def _prompt_of(values: Mapping[str, Any], columns: FoundColumns) -> str | Prompt:
     """The prompt, with what belongs to it in other columns: texts that have some, each on lines of its own."""
     assert columns.prompt is not None
+    if columns.otherwise and not _holds_something(values.get(columns.prompt)):
+        return text_or_messages(values, columns.otherwise)
     if not columns.joined:
         return text_or_messages(values, columns.prompt)
-    parts = [plain(values.get(name)) for name in columns.joined]
-    texts = [one.strip() for one in parts if isinstance(one, str) and not is_blank(one)]
     value = text_or_messages(values, columns.prompt)
+    beside = [one for one in columns.joined if one == columns.prompt or not _turns_before(values, one)]
+    texts = {name: text for name in beside if name != columns.prompt and (text := text_beside(values, name))}
+    if not texts:
+        return value
     if isinstance(value, str):
-        return "\n\n".join(texts) or value
-    if texts:
-        others = ", ".join(name for name in columns.joined if name != columns.prompt)
-        raise RowError(columns.prompt, f"is messages, and a text stands beside it in {others}: expected one of them")
-    return value
+        asked = "" if is_blank(value) else value.strip()
+        return "\n\n".join(filter(None, (asked if name == columns.prompt else texts.get(name) for name in beside)))
+    raise RowError(columns.prompt, f"is messages, and a text stands beside it in {', '.join(texts)}: expected one of them")
+
+
+def _turns_before(values: Mapping[str, Any], column: str) -> Prompt:
+    """The turns before the prompt that a column beside it holds."""
+    return turns_beside(values, column) if column in _TURNS else ()
 
 
 def _with_system(prompt: Prompt, values: Mapping[str, Any], columns: FoundColumns) -> Prompt:
@@ -375,7 +390,7 @@ def _system_text(values: Mapping[str, Any], column: str) -> str:
         value = value[0]
     if isinstance(value, Mapping):
         value = next((value[key] for key in ("content", "value", "text") if key in value), None)
-    if is_missing(value) or value in ([], ()):
+    if is_missing(value) or value in ([], (), {}):
         return ""
     if not isinstance(value, str):
         raise RowError(column, "is neither a text nor one message: expected the system message")
@@ -383,15 +398,9 @@ def _system_text(values: Mapping[str, Any], column: str) -> str:
 
 
 def _history(values: Mapping[str, Any], columns: FoundColumns) -> Prompt:
-    """The turns in the column ``history`` of LLaMA-Factory and ms-swift: pairs of a question and its answer, or messages."""
-    value = plain(values.get("history"))
-    if columns.prompt == "history" or not isinstance(value, (list, tuple)) or not value:
-        return ()
-    if all(isinstance(one, (list, tuple)) and len(one) == 2 and all(isinstance(text, str) for text in one) for one in value):
-        return tuple(turn for asked, said in value for turn in (Message("user", asked), Message("assistant", said)))
-    told = text_or_messages(values, "history")
-    assert not isinstance(told, str)
-    return plain_turns(told)
+    """The turns before the prompt, as in the column ``history`` of LLaMA-Factory and ms-swift."""
+    names = [name for name in _TURNS if name != columns.prompt and (name == "history" or name in columns.joined)]
+    return next((turns for name in names if (turns := turns_beside(values, name))), ())
 
 
 def _mark(value: Any) -> str:
@@ -497,7 +506,7 @@ def text_warnings(rows: Iterable[RawRow], pairs: Iterable[PreferencePair], colum
     for pair in pairs:
         found += _prompt_warnings(pair, columns.prompt or columns.chosen)
         for column, text in ((columns.chosen, pair.chosen), (columns.rejected, pair.rejected)):
-            if text.strip() in MISSING_MARKS:
+            if is_mark(text):
                 found.append((pair.row, column, f"is the text {text.strip()!r}, which may be a missing value"))
             found += _mark_warning(pair.row, column, text, pair.prompt[-1].content)
             if not visible(text):
@@ -524,7 +533,7 @@ def _repeat_warnings(pairs: Iterable[PreferencePair], columns: FoundColumns) -> 
 def _prompt_warnings(pair: PreferencePair, column: str) -> list[tuple[int, str, str]]:
     """Marks of templates in a prompt, and messages without text."""
     found = next((found for turn in pair.prompt if (found := _mark_warning(pair.row, column, turn.content))), [])
-    if (last := pair.prompt[-1].content.strip()) in MISSING_MARKS:
+    if is_mark(last := pair.prompt[-1].content.strip()):
         found.append((pair.row, column, f"is the text {last!r}, which may be a missing value"))
     if any(not turn.content.strip() for turn in pair.prompt):
         found.append((pair.row, column, "prompt has a message without text"))
@@ -661,12 +670,54 @@ def _plural_warnings(pairs: Sequence[PreferencePair], columns: FoundColumns) -> 
     return [PairIssue(rows[0], name, said.format(len(rows), len(pairs)), "warning") for name, rows in named if rows]
 
 
-def _unread_warning(rows: Sequence[RawRow]) -> list[PairIssue]:
-    """One warning if rows have images or tools, which a reward model of texts does not read."""
-    cells = ((name, plain(value)) for row in rows for name, value in (row.values or {}).items() if name in _UNREAD)
-    unread = sorted({f"`{name}`" for name, value in cells if not is_missing(value) and value not in ("", [], ())})
-    said = f"{', '.join(unread)} {'is' if len(unread) == 1 else 'are'} not read: only the texts are"
-    return [PairIssue(rows[0].row, WHOLE_ROW, said, "warning")] if unread else []
+def _unread_warnings(rows: Sequence[RawRow], pairs: Sequence[PreferencePair], columns: FoundColumns) -> list[PairIssue]:
+    """A warning if rows have images or tools, which a reward model of texts does not read; one if other texts are not read."""
+    names = list(dict.fromkeys(key for row in rows for key in row.values or ()))
+    media = [name for name in names if _UNREAD & set(canonical(name).split("_"))]
+    given = [name for name in media if any(_holds_something((row.values or {}).get(name)) for row in rows)]
+    said = f"{_listed_names(given)} {'is' if len(given) == 1 else 'are'} not read: only the texts are"
+    found = [PairIssue(rows[0].row, WHOLE_ROW, said, "warning")] if given else []
+    others = [one for one in names if one not in columns.read and one not in media and one != "id" and may_be_asked(one)]
+    told = {pair.row: pair for pair in pairs}
+    unread = [name for name in others if _is_left_out(name, [row for row in rows if row.row in told], told)]
+    said = f"not read: {_listed_names(unread)}; what belongs to the prompt has to stand in it"
+    return found + ([PairIssue(rows[0].row, WHOLE_ROW, said, "warning")] if unread else [])
+
+
+def _listed_names(names: Sequence[str]) -> str:
+    shown = ", ".join(f"`{name}`" for name in sorted(names)[:_SHOWN])
+    return shown + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
+
+
+def _holds_something(cell: Any) -> bool:
+    value = plain(cell)
+    return (
+        not is_missing(value)
+        and not is_blank(value)
+        and value not in ([], (), {})
+        and not isinstance(value, (bool, int, float))
+    )
+
+
+def _is_left_out(name: str, rows: Sequence[RawRow], told: Mapping[int, PreferencePair]) -> bool:
+    """Whether a column has texts of several words that are no part of the pair of their row."""
+    for row in islice((row for row in rows if _holds_something((row.values or {}).get(name))), _SAMPLE):
+        texts = [one for one in _texts_of((row.values or {}).get(name)) if re.search(r"[^\W\d_]\S*\s+\S*[^\W\d_]", one)]
+        pair = told[row.row]
+        said = " ".join(" ".join([*(turn.content for turn in pair.prompt), pair.chosen, pair.rejected]).split())
+        if any(" ".join(text.split()) not in said for text in texts):
+            return True
+    return False
+
+
+def _texts_of(cell: Any) -> Iterator[str]:
+    """All texts in a cell."""
+    value = plain(cell)
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, (list, tuple, Mapping)):
+        for one in value.values() if isinstance(value, Mapping) else value:
+            yield from _texts_of(one)
 
 
 def visible(text: str) -> str:

@@ -283,3 +283,119 @@ def test_rows_of_the_dataset_viewer_are_read_unless_they_are_cut(name: str) -> N
     _is_read(read())
     with pytest.raises(PairsError, match=r"is cut short in \['chosen'\] by the Hub's dataset viewer: give the name of the"):
         read("chosen")
+
+
+# ------------------------------------------------------------------------------------------ texts that are not the prompt
+
+
+@pytest.mark.parametrize("name", ["text", "question", "code", "persona", "Notes", "rejected_by"])
+def test_a_text_that_is_not_read_is_named(name: str) -> None:
+    found = parse_pairs([ROW, {**ROW, "prompt": "Why?", name: "Air is no sea."}])
+    assert f"not read: `{name}`; what belongs to the prompt has to stand in it" in _said(found)
+    letters = {"prompt": Q, "response_a": GOOD, "response_b": BAD, "winner": "a", name: "Air is no sea."}
+    assert f"not read: `{name}`" in _said(parse_pairs([letters]))
+
+
+@pytest.mark.parametrize("value", ["", "train", 7, None, "NULL", [], ["a", "b"], Q, f"{GOOD}"])
+def test_what_is_no_text_or_was_read_elsewhere_is_not_named(value: Any) -> None:
+    assert not parse_pairs([{**ROW, "text": value}]).issues
+    assert not parse_pairs([{**ROW, "chosen_model": "a b", "source": "a b", "id": "a b", "category": "a b"}]).issues
+
+
+def test_many_texts_are_counted() -> None:
+    more = {f"note_{i}": f"Note number {i}." for i in range(12)}
+    assert "`note_5` and 4 more; what" in _said(parse_pairs([{**ROW, **more}]))
+
+
+@pytest.mark.parametrize("name", ["image_path", "video", "audio", "functions", "Image"])
+def test_media_in_any_spelling_are_named(name: str) -> None:
+    assert f"`{name}` is not read: only the texts are" in _said(parse_pairs([{**ROW, name: "[1]"}]))
+
+
+@pytest.mark.parametrize("name", ["context", "contexts", "passages", "documents", "evidence"])
+@pytest.mark.parametrize("beside", [ROW, {"question": Q, "response_a": GOOD, "response_b": BAD, "winner": "a"}])
+def test_texts_before_the_prompt_may_be_a_list(name: str, beside: dict[str, Any]) -> None:
+    for value, read in (
+        (["Air.", "Sea."], "Air.\n\nSea."),
+        (["Air.", ""], "Air."),
+        ({"text": "Air."}, "Air."),
+        ("Air.", "Air."),
+    ):
+        _is_read(parse_pairs([{**beside, name: value}]), (Message("user", f"{read}\n\n{Q}"),))
+    with pytest.raises(
+        PairsError, match=f"column {name}: is of type dict, expected text or a list of texts: write it into the"
+    ):
+        parse_pairs([{**beside, name: {"title": "Air", "text": "It scatters."}}])
+
+
+@pytest.mark.parametrize("name", ["context", "history"])
+@pytest.mark.parametrize("write", [lambda value: value, json.dumps, repr], ids=["lists", "json", "python"])
+@pytest.mark.parametrize("turns", [_turns("Hi.", "Hello."), [["Hi.", "Hello."]]], ids=["messages", "pairs"])
+def test_turns_before_the_prompt_are_read_in_any_writing(name: str, write: Any, turns: Any) -> None:
+    found = parse_pairs([{**ROW, name: write(turns)}])
+    _is_read(found, (*HELLO, *USER))
+    found = parse_pairs([{"instruction": Q, "input": "", "chosen": GOOD, "rejected": BAD, name: write(turns)}])
+    _is_read(found, (*HELLO, *USER))
+
+
+@pytest.mark.parametrize("empty", ["[]", "{}", "[ ]", [], {}])
+@pytest.mark.parametrize("name", ["history", "context", "input", "system"])
+def test_an_empty_list_beside_the_prompt_adds_nothing(name: str, empty: Any) -> None:
+    _is_read(parse_pairs([{**ROW, name: empty}]))
+    _is_read(parse_pairs([{"instruction": Q, name: empty, "response_a": GOOD, "response_b": BAD, "winner": "a"}]))
+
+
+def test_data_in_an_input_is_kept() -> None:
+    (pair,) = parse_pairs([{"instruction": "Sort it.", "input": "[3, 1]", "chosen": "[1, 3]", "rejected": "[3, 1]"}]).pairs
+    assert pair.prompt[0].content == "Sort it.\n\n[3, 1]"
+
+
+@pytest.mark.parametrize(
+    "name", ["sys", "sys_prompt", "System Message", "system_content", "systemInstructions", "system-prompt"]
+)
+def test_a_system_message_in_any_spelling_is_read(name: str) -> None:
+    _is_read(parse_pairs([{**ROW, name: "Be brief."}]), (Message("system", "Be brief."), *USER))
+
+
+@pytest.mark.parametrize("missing", [{}, {"messages": None}])
+def test_a_conversation_that_first_stands_in_a_late_row_is_read(missing: dict[str, None]) -> None:
+    rows = [{**ROW, **missing, "prompt": f"{Q} {i}"} for i in range(60)]
+    found = parse_pairs([*rows, {**ROW, "messages": _turns("Hi.", "Hello.", Q)}])
+    assert [pair.prompt[-1].content for pair in found.pairs] == [*(f"{Q} {i}" for i in range(60)), Q]
+    assert found.pairs[-1].prompt == (*HELLO, *USER)
+
+
+# ------------------------------------------------------------------------------------------------- more missing values
+
+_MARKS = [
+    "NULL",
+    "Null",
+    "NA",
+    "n/a",
+    "NaT",
+    "\\N",
+    "undefined",
+    "#DIV/0!",
+    "#NUM!",
+    "Err:508",
+    "[deleted]",
+    "(empty)",
+    "<null>",
+]
+
+
+@pytest.mark.parametrize("mark", [*_MARKS, "<empty>", "[removed]", "Loading...", "<noinput>"])
+def test_every_mark_of_a_missing_value_is_known(mark: str) -> None:
+    found = parse_pairs([{**ROW, "rejected": mark}, {**ROW, "prompt": "Why?"}])
+    assert [(issue.row, issue.column) for issue in found.issues] == [(1, "rejected")]
+    assert "which may be a missing value" in _said(found)
+    with pytest.raises(SparseRMError, match=r"every cell of rejected is the text .* as exporters write missing values"):
+        parse_pairs([{**ROW, "rejected": mark}, {**ROW, "prompt": "Why?", "rejected": mark}])
+    for name in ("system", "input", "context"):
+        _is_read(parse_pairs([{**ROW, name: mark}]))
+        _is_read(parse_pairs([{"instruction": Q, "chosen": GOOD, "rejected": BAD, name: mark}]))
+
+
+@pytest.mark.parametrize("text", ["Empty.", "removed", "#1!", "#one!", "[1]", "(a)", "Not a number", "Nah"])
+def test_other_short_texts_are_no_marks(text: str) -> None:
+    assert not parse_pairs([{**ROW, "rejected": text}]).issues
