@@ -209,6 +209,7 @@ def find_columns(rows: Sequence[RawRow], columns: Mapping[str, str], name: str) 
     _require(theirs, columns, present, name, verdict_hint(rows, present))
     labels = pointers(rows, theirs["chosen"], theirs["rejected"], name)
     _refuse_missing(rows, theirs, name)
+    _refuse_several(rows, [] if columns else [theirs["chosen"], theirs["rejected"]], name)
     prompt = theirs.get("prompt") or theirs.get("conversations")
     if prompt is None and not columns:
         prompt = _prompt_beside(present, _values(rows))
@@ -300,6 +301,20 @@ def _refuse_missing(rows: Sequence[RawRow], theirs: Mapping[str, str], name: str
             raise SparseRMError(
                 f"{name}: every cell of {column} is the text {one_line(', '.join(sorted(map(repr, cells))), 60)}, as exporters "
                 "write missing values; expected texts; export the column again, or leave it out"
+            )
+
+
+def _refuse_several(rows: Sequence[RawRow], names: Sequence[str], name: str) -> None:
+    """Refuse responses beside others that are called like them, with another number at the end."""
+    given = {key for row in _values(rows) for key, value in row.items() if isinstance(plain(value), (str, list)) and value}
+    for one in names:
+        stem = canonical(one).rstrip("0123456789").rstrip("_")
+        others = [key for key in given - set(names) if re.fullmatch(rf"{re.escape(stem)}_?\d*", canonical(key))]
+        if others := sorted(key for key in others if key.lower() != one.lower()):
+            raise SparseRMError(
+                f"{name} has {one} and {', '.join(others)}, of which only one would be read; expected a column for each side; "
+                f"write its responses into one list, or map columns={{'chosen': ..., 'rejected': ...}} to the two to read "
+                "(--column chosen=... --column rejected=... on the command line)"
             )
 
 

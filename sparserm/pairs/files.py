@@ -103,7 +103,7 @@ def rows_of(values: Iterable[Any], first_row: int = 1) -> list[RawRow]:
 
 def _records(values: Any) -> Iterable[Any]:
     if type(values).__module__.partition(".")[0] == "pandas":
-        return list(values.to_dict("records"))
+        return _frame_records(values)
     if not isinstance(values, Mapping):
         return cast("Iterable[Any]", values)
     if all(isinstance(one, (list, tuple)) for one in values.values()):
@@ -112,6 +112,35 @@ def _records(values: Any) -> Iterable[Any]:
         listed = one_line(", ".join(map(str, values)), 200)
         raise SparseRMError(f"got the splits {listed}, expected one of them, or one called train; give one, e.g. data['test']")
     return cast("Iterable[Any]", values["train"] if "train" in values else next(iter(values.values())))
+
+
+def _frame_records(values: Any) -> list[Any]:
+    """The rows of a data frame, or the values of a series.
+
+    Raises:
+        SparseRMError: its columns have no names of their own.
+    """
+    if not hasattr(values, "columns"):
+        return list(values)
+    names = list(values.columns)
+    if not all(isinstance(name, str) for name in names):
+        listed = one_line(", ".join(map(repr, names)), 200)
+        raise SparseRMError(
+            f"the data frame has the columns {listed}, expected names that are text, such as prompt; set its columns, e.g. "
+            "frame.columns = ['prompt', 'chosen', 'rejected']"
+        )
+    _check_names(names, "the data frame")
+    return list(values.to_dict("records"))
+
+
+def _check_names(names: Iterable[str], what: str) -> None:
+    """Check that no two columns have one name.
+
+    Raises:
+        SparseRMError: some have.
+    """
+    if twice := sorted(name for name, count in Counter(names).items() if name and count > 1):
+        raise SparseRMError(f"{what} has more than one column {one_line(', '.join(map(repr, twice)), 400)}: rename all but one")
 
 
 def read_bytes(data: bytes, filename: str) -> list[RawRow]:
@@ -424,7 +453,7 @@ def _read_json(stream: BinaryIO, filename: str, offset: int, first: bytes, budge
         data = _whole(stream).getvalue()
         budget.require(most_memory(data))
         try:
-            return raw_rows(json.loads(data.decode("utf-8")))
+            return raw_rows(json.loads(data.decode("utf-8"), object_pairs_hook=_unique))
         except UnicodeDecodeError as error:
             if is_json:
                 line = data.count(b"\n", 0, error.start) + 1
@@ -439,11 +468,30 @@ def _read_json(stream: BinaryIO, filename: str, offset: int, first: bytes, budge
         stream.seek(offset)
         if len(data) <= MAX_ROW:
             try:
-                value = json.loads(data.decode("utf-8"))
+                value = json.loads(data.decode("utf-8"), object_pairs_hook=_unique)
+            except _TwiceError as error:
+                raise SparseRMError(f"{filename} is not valid JSON ({one_line(error)}): fix it there") from error
             except (ValueError, RecursionError):  # one object per line
                 return json_lines(lines(stream), offset)
             return raw_rows(_rows_in(value, filename))
     return json_lines(lines(stream), offset)
+
+
+class _TwiceError(ValueError):
+    """An object of JSON has a key twice."""
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON, of which no key may stand twice: only the last value would be read.
+
+    Raises:
+        _TwiceError: one does.
+    """
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        key = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise _TwiceError(f"the key {key!r:.60} stands twice in one object")
+    return found
 
 
 def _rows_in(value: Any, filename: str) -> list[Any]:
@@ -461,7 +509,14 @@ def _rows_in(value: Any, filename: str) -> list[Any]:
         if lists and all(str(key).lower().startswith(_SPLITS) for key in value):
             raise SparseRMError(f"{filename} holds the splits {', '.join(lists)}, expected one; save each as a file of its own")
     if {"columns", "data"} <= set(value) and all(isinstance(row, list) for row in value["data"]):  # orient="split"
-        return [dict(zip(value["columns"], row, strict=False)) for row in value["data"]]
+        names = value["columns"]
+        _check_names(map(str, names), filename)
+        if (long := next((row for row in value["data"] if len(row) > len(names)), None)) is not None:
+            raise SparseRMError(
+                f"{filename} has a row of {len(long)} cells in data and {len(names)} columns, expected a column for each cell; "
+                "name all of them in columns"
+            )
+        return [dict(zip(names, row, strict=False)) for row in value["data"]]
     inner = list(value.values())
     if not inner or not all(isinstance(one, dict) and one.keys() == inner[0].keys() for one in inner):
         return [value]
@@ -508,7 +563,7 @@ def json_lines(
 
 def _json_row(text: bytes, number: int, line_number: int, offset: int) -> RawRow:
     try:
-        value = json.loads(text.decode("utf-8"))
+        value = json.loads(text.decode("utf-8"), object_pairs_hook=_unique)
         if (problem := _too_deep(text, value)) is None:
             return _raw_row(number, value)
     except UnicodeDecodeError as error:
@@ -655,10 +710,7 @@ def _first_not_utf8(raw: bytes, offset: int) -> str:
 def _csv_header(cells: list[str], filename: str) -> list[str]:
     check_columns(len(cells), filename)
     header = [cell.strip() for cell in cells]
-    twice = sorted(name for name, count in Counter(header).items() if name and count > 1)
-    if twice:
-        listed = one_line(", ".join(map(repr, twice)), 400)
-        raise SparseRMError(f"{filename} has more than one column {listed}: rename all but one")
+    _check_names(header, filename)
     return header
 
 

@@ -59,6 +59,7 @@ class Layout:
         names: how the columns of a source are called in the layout, where they are spelled otherwise.
         responses: the columns of the two responses that a verdict on both of them compares.
         verdict: the column of that verdict.
+        has_scores: whether each response has a verdict of its own, so that there may be more of them.
         rivals: other layouts of the same responses, which have a verdict of their own.
     """
 
@@ -70,6 +71,7 @@ class Layout:
     names: Mapping[str, str] = field(default_factory=dict)
     responses: tuple[str, str] | tuple[()] = ()
     verdict: str = ""
+    has_scores: bool = False
     rivals: tuple[Layout, ...] = ()
 
     def named(self, row: Row) -> dict[str, Any]:
@@ -126,13 +128,10 @@ def number(row: Row, column: str) -> float:
     value = plain(row.get(column))
     if isinstance(value, str) and value.strip().lower() in ("true", "false"):
         return float(value.strip().lower() == "true")
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        raise RowError(column, f"is {value!r:.60}, expected a number that says which response was preferred") from None
-    if math.isnan(number):
-        raise RowError(column, "is empty, expected a number that says which response was preferred")
-    return number
+    if (number := grade_of(value)) is not None:
+        return number
+    said = "empty" if is_missing(value) or value == "nan" else f"{value!r:.60}"
+    raise RowError(column, f"is {said}, expected a number that says which response was preferred")
 
 
 def _either(row: Row, column: str, first: float, second: float) -> int:
@@ -176,6 +175,20 @@ def _wimhf(row: Row) -> list[dict[str, Any]]:
     written = isinstance(plain(row.get("label")), str) and re.search("[A-Za-z]", str(row["label"])) is not None
     won = _letter(row, "label") if written else _either(row, "label", 1, 0)  # JudgeBench writes A>B
     return _pair(_prompt(row), [row.get("response_A"), row.get("response_B")], won, row)
+
+
+def _check_two(layout: Layout, row: Row) -> None:
+    """Check that a verdict on two responses has no others beside them, which it may be about, too.
+
+    Raises:
+        RowError: there are others.
+    """
+    if layout.responses and not layout.has_scores and (others := others_like(layout.responses, row)):
+        raise RowError(
+            others[0],
+            f"stands beside {' and '.join(layout.responses)} and would be lost: expected two responses; write each pair into a "
+            "row of its own, or the responses and their scores into lists in the columns responses and scores",
+        )
 
 
 def _letter(row: Row, column: str, names: Sequence[str] = ()) -> int:
@@ -242,15 +255,28 @@ def _lettered(a: str, b: str, verdict: str) -> Callable[[Row], list[dict[str, An
 
 
 def _scored(a: str, b: str, score_a: str, score_b: str) -> Callable[[Row], list[dict[str, Any]]]:
-    """Two responses, each with a score of its own."""
+    """Two responses or more, each with a score of its own."""
 
     def read(row: Row) -> list[dict[str, Any]]:
+        responses = [a, b, *others_like((a, b), row)]
+        if len(responses) > 2:
+            scores = [score_a[:-1] + name[len(a) - 1 :] for name in responses]
+            entries = [{"text": row[name], "score": number(row, score)} for name, score in zip(responses, scores, strict=True)]
+            return _graded({**row, a: entries}, _asked(row), a, "text", ["score"])
         first, second = number(row, score_a), number(row, score_b)
         if first == second:
             raise TieError(score_a, f"and {score_b} are both {first:g}: neither response was preferred")
         return _pair(_asked(row), [row.get(a), row.get(b)], int(second > first), row)
 
     return read
+
+
+def others_like(names: Sequence[str], row: Row) -> list[str]:
+    """Columns with a text that are called like those of two responses, with another letter or number at the end."""
+    stem = names[0][:-1]
+    end = "[0-9]+" if names[0][-1].isdigit() else "[a-z]"
+    others = (one for one in row if one not in names and re.fullmatch(re.escape(stem) + end, one, re.IGNORECASE))
+    return [one for one in others if not is_missing(plain(row[one])) and not is_blank(row[one])]
 
 
 def _asked(row: Row) -> Any:
@@ -383,6 +409,11 @@ def _graded(row: Row, prompt: Any, entries: str, text: str, grades: Sequence[str
     found = plain(row.get(entries))
     if not isinstance(found, (list, tuple)) or not all(isinstance(one, Mapping) for one in found):
         raise RowError(entries, "is not a list of responses, each with its text and its rating")
+    cells = [(name, plain(one.get(name))) for one in found for name in grades]
+    if unread := [
+        (name, cell) for name, cell in cells if isinstance(cell, str) and grade_of(cell) is None and re.search(r"\d", cell)
+    ]:
+        raise RowError(entries, f"has the {unread[0][0]} {unread[0][1]!r:.40}, expected a number such as 4.5")
     all_graded = ([grade_of(one.get(name)) for one in found] for name in grades)
     values = next((one for one in all_graded if len(one) - one.count(None) > 1), None)
     if values is None:
@@ -400,9 +431,12 @@ def _graded(row: Row, prompt: Any, entries: str, text: str, grades: Sequence[str
 
 
 def grade_of(value: Any) -> float | None:
-    """A grade as a number, also if it is written as text; None if it is none."""
+    """A grade as a number, also if it is written as text, in Europe with a comma; None if it is none."""
+    value = plain(value)
+    if isinstance(value, str) and re.fullmatch(r"\s*[-+]?\d+,\d+\s*", value) and not re.search(r",\d{3}\s*$", value):
+        value = value.replace(",", ".")  # three digits may be thousands
     try:
-        found = float(plain(value))
+        found = float(value)
     except (TypeError, ValueError):
         return None
     return None if math.isnan(found) else found
@@ -672,6 +706,7 @@ LAYOUTS = (
             _scored(a, b, score_a, score_b),
             responses=(a, b),
             verdict=score_a,
+            has_scores=True,
         )
         for a, b, score_a, score_b in (
             ("answer_0", "answer_1", "score_0", "score_1"),
@@ -698,4 +733,5 @@ def pairs_of(layout: Layout, row: RawRow) -> Iterable[RawRow]:
     values = row.values or {}
     given = (one for one in (layout, *layout.rivals) if not is_missing(plain(one.named(values).get(one.verdict))))
     one = next(given, layout) if layout.rivals else layout
+    _check_two(one, one.named(values))
     return [RawRow(row.row, found) for found in one.read(one.named(values))]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
+import pandas as pd
 import pytest
 
-from sparserm.pairs.parsing import PairsError, parse_pairs
+from sparserm.pairs.files import read_bytes
+from sparserm.pairs.parsing import PairsError, parse_pairs, parse_rows
 from sparserm.types import PreferenceData, SparseRMError
 from tests.unit.pairs.forms import BAD, GOOD, Q
 
@@ -161,3 +164,69 @@ def test_a_verdict_of_an_unknown_name_gets_no_hint_to_map_sides(names: tuple[str
     assert pairs == [(GOOD, BAD)] and "`Which one?` may say which response won, and is not read" in said
     del row["Which one?"]
     assert _read(row, columns={"chosen": names[0], "rejected": names[1]}) == ([(GOOD, BAD)], "")
+
+
+# ---------------------------------------------------------------------------------------------------- several responses
+
+
+@pytest.mark.parametrize("verdict", [{"winner": "a"}, {"winner": "c"}, {"preference": "tie"}])
+def test_a_third_response_beside_a_verdict_on_two_is_not_lost(verdict: dict[str, str]) -> None:
+    with pytest.raises(PairsError, match="column response_c: stands beside response_a and response_b and would be lost"):
+        parse_pairs([{**LETTERS, "response_c": "Who knows.", **verdict}])
+    assert _read({**LETTERS, "response_c": None, "winner": "a"})[0] == [(GOOD, BAD)]
+
+
+def test_every_response_with_a_score_of_its_own_is_read() -> None:
+    row = {**NUMBERS, "response_3": "Who knows.", "score_1": "4,5", "score_2": 2, "score_3": 3}
+    pairs, _ = _read(row)
+    assert sorted(pairs) == sorted([(GOOD, BAD), (GOOD, "Who knows."), ("Who knows.", BAD)])
+    with pytest.raises(PairsError, match="column score_3: is empty, expected a number"):
+        parse_pairs([{**row, "score_3": None}])
+
+
+def test_scores_that_look_like_numbers_and_are_none_drop_no_response() -> None:
+    row = {"prompt": Q, "responses": [GOOD, BAD, "Who knows."]}
+    assert _read({**row, "scores": ["4,5", "3", "N/A"]})[0] == [(GOOD, BAD)]
+    for score in ("1,000", "4/5", "80%"):
+        with pytest.raises(PairsError, match=f"column responses: has the rating '{score}', expected a number such as 4.5"):
+            parse_pairs([{**row, "scores": [score, "900", "10"]}])
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("chosen", "rejected", "rejected2"), ("chosen", "rejected_1", "rejected_2"), ("positive", "negative 1", "negative 2")],
+)
+def test_responses_in_several_columns_are_not_lost(names: tuple[str, ...]) -> None:
+    row = {"prompt": Q, **dict(zip(names, (GOOD, BAD, "Who knows."), strict=True))}
+    with pytest.raises(SparseRMError, match="of which only one would be read; expected a column for each side; write its resp"):
+        parse_pairs([row])
+    assert _read(row, columns={"chosen": names[0], "rejected": names[1]})[0] == [(GOOD, BAD)]
+    assert _read({**row, names[-1]: None})[0] == [(GOOD, BAD)]
+    assert _read({**ROW, "chosen_2": 0.5, "Rejected": "x"})[0] == [(GOOD, BAD)]
+
+
+@pytest.mark.parametrize("filename", ["a.jsonl", "a.json", "list.json"])
+def test_a_key_that_stands_twice_is_refused(filename: str) -> None:
+    text = '{"prompt": "Q?", "chosen": "A.", "rejected": "B.", "chosen": "C."}'
+    data = (f"[{text}]" if filename == "list.json" else text).encode()
+    with pytest.raises(SparseRMError, match="the key 'chosen' stands twice in one object"):
+        parse_rows(read_bytes(data, filename), filename, columns=None, skip_bad=False)
+
+
+def test_two_columns_of_one_name_are_refused() -> None:
+    cells = [Q, GOOD, BAD, "other"]
+    names = ["prompt", "chosen", "rejected", "rejected"]
+    with pytest.raises(SparseRMError, match="the data frame has more than one column 'rejected': rename all but one"):
+        parse_pairs(pd.DataFrame([cells], columns=names))
+    with pytest.raises(SparseRMError, match=r"a.json has more than one column 'rejected': rename all but one"):
+        read_bytes(json.dumps({"columns": names, "data": [cells]}).encode(), "a.json")
+    with pytest.raises(SparseRMError, match="has a row of 4 cells in data and 3 columns, expected a column for each cell"):
+        read_bytes(json.dumps({"columns": names[:3], "data": [cells]}).encode(), "a.json")
+
+
+@pytest.mark.parametrize("columns", [None, pd.MultiIndex.from_tuples([("prompt", ""), ("a", "chosen"), ("a", "rejected")])])
+def test_a_data_frame_without_names_is_refused(columns: Any) -> None:
+    with pytest.raises(SparseRMError, match=r"the data frame has the columns .*, expected names that are text, such as prompt"):
+        parse_pairs(pd.DataFrame([[Q, GOOD, BAD]], columns=columns))
+    found = parse_pairs(pd.Series([ROW]))
+    assert [(pair.chosen, pair.rejected) for pair in found.pairs] == [(GOOD, BAD)]
