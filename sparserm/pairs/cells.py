@@ -16,6 +16,14 @@ from sparserm.pairs.limits import MAX_DEPTH, size_of
 _ROLE = r"['\"](?:role|from)['\"]\s*:\s*['\"](?:system|developer|user|human|assistant|gpt|model|bot|tool|function)['\"]"
 #: The beginning of a list of messages, and a role that is named anywhere in a list or an object.
 _BEGUN, _ANY = re.compile(rf"\s*\[\s*\{{\s*{_ROLE}"), re.compile(_ROLE)
+#: The beginning of messages in other writings: objects as Python prints them, pairs of role and text, JavaScript, YAML, NumPy.
+_NAMED = r"(?:system|developer|user|human|assistant|ai|gpt|model|bot|tool|function)"
+_OTHER = re.compile(
+    rf"\s*(?:\[?\s*\w*(?:Message|Turn)\w*\((?:\w+=.*)?\b(?:content|role)=|\[\s*[\[(]\s*['\"]{_NAMED}['\"]\s*,"
+    rf"|\[?\s*\{{\s*(?:role|from)\s*:\s*['\"]?{_NAMED}\b|-\s+role:\s*['\"]?{_NAMED}\b['\"]?\s+content:"
+    r"|array\(\s*\[\s*\{\s*['\"](?:role|from|content|value)['\"])",
+    re.DOTALL,
+)
 #: Keys under which a conversation stands in an object.
 _WRAPPED = ("messages", "conversations", "conversation", "turns")
 #: Text that exporters write for a missing value, in lower case; and what they write in brackets.
@@ -29,7 +37,9 @@ _TEXTS = ("text", "content", "value")
 
 def looks_like_messages(text: str) -> bool:
     """Whether a text begins as messages do that were written as text, or is an object or a list with one in it."""
-    if _BEGUN.match(text) or (text.lstrip()[:3] in ('"[{', '"{\\') and '\\"role\\"' in text):  # the latter: encoded twice
+    if (
+        _BEGUN.match(text) or _OTHER.match(text) or (text.lstrip()[:3] in ('"[{', '"{\\') and '\\"role\\"' in text)
+    ):  # the latter: encoded twice
         return True
     start, end = text.lstrip()[:1], text.rstrip()[-1:]
     return start + end in ("[]", "{}") and _ANY.search(text) is not None

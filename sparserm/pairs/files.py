@@ -508,21 +508,50 @@ def _rows_in(value: Any, filename: str) -> list[Any]:
             return rows
         if lists and all(str(key).lower().startswith(_SPLITS) for key in value):
             raise SparseRMError(f"{filename} holds the splits {', '.join(lists)}, expected one; save each as a file of its own")
-    if {"columns", "data"} <= set(value) and all(isinstance(row, list) for row in value["data"]):  # orient="split"
-        names = value["columns"]
-        _check_names(map(str, names), filename)
-        if (long := next((row for row in value["data"] if len(row) > len(names)), None)) is not None:
-            raise SparseRMError(
-                f"{filename} has a row of {len(long)} cells in data and {len(names)} columns, expected a column for each cell; "
-                "name all of them in columns"
-            )
-        return [dict(zip(names, row, strict=False)) for row in value["data"]]
+    if (found := _split_rows(value, filename) or _rows_of_columns(value, filename)) is not None:
+        return found
     inner = list(value.values())
     if not inner or not all(isinstance(one, dict) and one.keys() == inner[0].keys() for one in inner):
         return [value]
     if all(isinstance(key, str) and key.isdigit() for key in inner[0]):  # pandas' default: columns, then rows
         return [{name: cells[row] for name, cells in value.items()} for row in inner[0]]
     return inner if all(key.isdigit() for key in value) else [value]  # orient="index"
+
+
+def _split_rows(value: Mapping[str, Any], filename: str) -> list[dict[str, Any]] | None:
+    """The rows of an object with names in columns and cells in data, as pandas writes it (``orient="split"``); else None.
+
+    Raises:
+        SparseRMError: two columns have one name, or a row has more cells than there are columns.
+    """
+    if not {"columns", "data"} <= set(value) or not all(isinstance(row, list) for row in value["data"]):
+        return None
+    names = value["columns"]
+    _check_names(map(str, names), filename)
+    if (long := next((row for row in value["data"] if len(row) > len(names)), None)) is not None:
+        raise SparseRMError(
+            f"{filename} has a row of {len(long)} cells in data and {len(names)} columns, expected a column for each cell; "
+            "name all of them in columns"
+        )
+    return [dict(zip(names, row, strict=False)) for row in value["data"]]
+
+
+def _rows_of_columns(value: Mapping[str, Any], filename: str) -> list[dict[str, Any]] | None:
+    """The rows of an object that holds a list of cells for each column; None for another object.
+
+    Raises:
+        SparseRMError: it may as well be one row of lists.
+    """
+    cells = list(value.values())
+    are_lists = all(isinstance(one, list) and one and not any(isinstance(cell, dict) for cell in one) for one in cells)
+    if not cells or not are_lists or len(cells[0]) < 2 or len({*map(len, cells)}) > 1:
+        return None
+    if len(cells) > 2:
+        return [dict(zip(value, row, strict=True)) for row in zip(*cells, strict=True)]
+    raise SparseRMError(
+        f"{filename} is one object with a list of {len(cells[0])} in each of {', '.join(value)}, which may be one row or "
+        f"{len(cells[0])}; expected a list of rows, each an object; write it as one"
+    )
 
 
 def lines(stream: BinaryIO, end: int | None = None) -> Iterator[tuple[bytes, int]]:

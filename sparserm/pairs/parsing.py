@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from typing import Any
@@ -42,18 +42,16 @@ from sparserm.pairs.verdicts import paired
 from sparserm.support.files import one_line
 from sparserm.types import Message, PairIssue, PreferenceData, PreferencePair, Prompt, SparseRMError
 
-#: Columns with a score of each response.
-_SCORES = [
-    (name.format("chosen"), name.format("rejected"))
-    for kind in ("score", "rating", "reward")
-    for name in (f"{kind}_{{}}", f"{{}}_{kind}", f"{{}}-{kind}")
-]
+#: What the name of a column has in it that holds a score of a response.
+_SCORES = {"score", "scores", "rating", "ratings", "reward", "rewards", "grade", "votes"}
 #: Columns of what a language model for texts cannot read, or is not told.
 _UNREAD = {"images", "image", "videos", "video", "audios", "audio", "tools", "functions", "choices", "options"}
 #: Rows in which is looked whether a column is read, and columns that a warning names.
 _SAMPLE, _SHOWN = 50, 8
 #: Columns that may hold the turns before the prompt.
 _TURNS = ("history", "context")
+#: A text that says something: two words, the end of a sentence or a call, or several letters of scripts without spaces.
+_SAYS = re.compile(r"[^\W\d_]\S*\s+\S*[^\W\d_]|\w[.?!;)]\s*$|[\u0e00-\u0e7f\u3040-\u9fff\uac00-\ud7af]{4}")
 #: Rows from which on it is odd that a label always prefers the same side.
 _MANY = 8
 #: Columns, true in some rows, that may say that chosen and rejected stand the wrong way round.
@@ -553,15 +551,29 @@ def _doubtful_rows(rows: Iterable[RawRow], columns: FoundColumns) -> list[tuple[
     """The header again among the rows, and scores that speak for the rejected response."""
     found = []
     names = [name for name in (columns.prompt, columns.chosen, columns.rejected) if name is not None]
+    rows = list(rows)
+    scores = _score_columns(dict.fromkeys(key for row in rows for key in row.values or ()))
     for row in rows:
         values = row.values or {}
-        if len(names) == 3 and all(values.get(name) == name for name in names):
+        if len(names) == 3 and all(_is_header(values.get(name), name) for name in names):
             found.append((row.row, columns.chosen, "repeats the header"))
-        for a, b in _SCORES:
+        for a, b in scores:
             high, low = (grade_of(values.get(name)) for name in (a, b))
             if high is not None and low is not None and high < low:
                 found.append((row.row, a, f"is {high:g}, below {b} ({low:g}): the label may be the wrong way round"))
     return found
+
+
+def _is_header(cell: Any, name: str) -> bool:
+    return isinstance(cell, str) and cell.strip().lower() == name.strip().lower()
+
+
+def _score_columns(present: Iterable[str]) -> list[tuple[str, str]]:
+    """The columns with a score of the chosen response, each with the one of the rejected response."""
+    named = {canonical(name): name for name in present}
+    scored = [one for one in named if _SCORES & set(one.split("_")) and "chosen" in one.split("_")]
+    sides = ((named[one], named.get(one.replace("chosen", "rejected"))) for one in scored)
+    return [(chosen, rejected) for chosen, rejected in sides if rejected is not None]
 
 
 def _thinking_warning(rows: Iterable[RawRow]) -> list[PairIssue]:
@@ -649,14 +661,31 @@ def _data_warnings(pairs: Sequence[PreferencePair], columns: FoundColumns) -> li
         said = [row for row, text in texts if name is not None and is_unread_data(text)]
         problem = f"is a list or an object written as text in {len(said):,} of {len(pairs):,} pairs: read as that text"
         found += [PairIssue(said[0], str(name), problem, "warning")] if said else []
-        if name is not None and len(texts) > 1 and all(_is_quoted(text) for _, text in texts):
-            problem = "is in quotes in every pair, as JSON writes texts: read with the quotes"
-            found.append(PairIssue(texts[0][0], name, problem, "warning"))
+        for holds, what in _WRITINGS if name is not None else ():
+            said = [row for row, text in texts if holds(text)]
+            if len(said) == len(texts) > 1 or (said and holds is not _is_quoted):
+                found.append(PairIssue(said[0], str(name), what.format(len(said), len(pairs)), "warning"))
     return found
 
 
 def _is_quoted(text: str) -> bool:
     return len(text := text.strip()) > 2 and text[0] == text[-1] == '"'
+
+
+def _is_formula(text: str) -> bool:
+    return text.lstrip().startswith('="') and text.rstrip().endswith('"')
+
+
+def _has_escape(text: str) -> bool:
+    return re.search("_x00[01][0-9A-F]_", text) is not None
+
+
+#: Texts in a writing of other programs, and what is said about them.
+_WRITINGS: tuple[tuple[Callable[[str], bool], str], ...] = (
+    (_is_quoted, "is in quotes in every pair, as JSON writes texts: read with the quotes"),
+    (_is_formula, 'is written ="..." in {:,} of {:,} pairs, as for Excel: read with these signs'),
+    (_has_escape, "has _x000D_ or the like in {:,} of {:,} pairs, as Excel writes control characters: read as that text"),
+)
 
 
 def _plural_warnings(pairs: Sequence[PreferencePair], columns: FoundColumns) -> list[PairIssue]:
@@ -702,7 +731,7 @@ def _holds_something(cell: Any) -> bool:
 def _is_left_out(name: str, rows: Sequence[RawRow], told: Mapping[int, PreferencePair]) -> bool:
     """Whether a column has texts of several words that are no part of the pair of their row."""
     for row in islice((row for row in rows if _holds_something((row.values or {}).get(name))), _SAMPLE):
-        texts = [one for one in _texts_of((row.values or {}).get(name)) if re.search(r"[^\W\d_]\S*\s+\S*[^\W\d_]", one)]
+        texts = [one for one in _texts_of((row.values or {}).get(name)) if _SAYS.search(one)]
         pair = told[row.row]
         said = " ".join(" ".join([*(turn.content for turn in pair.prompt), pair.chosen, pair.rejected]).split())
         if any(" ".join(text.split()) not in said for text in texts):

@@ -399,3 +399,72 @@ def test_every_mark_of_a_missing_value_is_known(mark: str) -> None:
 @pytest.mark.parametrize("text", ["Empty.", "removed", "#1!", "#one!", "[1]", "(a)", "Not a number", "Nah"])
 def test_other_short_texts_are_no_marks(text: str) -> None:
     assert not parse_pairs([{**ROW, "rejected": text}]).issues
+
+
+# -------------------------------------------------------------------------------------------------- writings of programs
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[HumanMessage(content='Q?', additional_kwargs={}, response_metadata={})]",
+        "ChatCompletionMessage(content='A.', refusal=None, role='assistant', tool_calls=None)",
+        "Message(role='user', content='Q?')",
+        "- role: user\n  content: Q?\n",
+        '[{role: "user", content: "Q?"}]',
+        "{from: 'human', value: 'Q?'}",
+        '[["user","Hi."],["assistant","Hello."],["user","Q?"]]',
+        "[('user', 'Hi.'), ('assistant', 'Hello.')]",
+        "array([{'content': 'Q?', 'role': 'user'}], dtype=object)",
+    ],
+)
+@pytest.mark.parametrize("column", ["prompt", "chosen"])
+def test_messages_in_other_writings_are_refused(text: str, column: str) -> None:
+    with pytest.raises(PairsError, match=f"column {column}: (looks like messages, but is neither|message 1 is of type)"):
+        parse_pairs([{**ROW, column: text}])
+
+
+@pytest.mark.parametrize(
+    "text", ["Message me.", "- role: admin\n- role: guest", "array([1, 2])", "{a: 1}", "Message(s) sent: content=1"]
+)
+def test_texts_that_look_somewhat_like_messages_are_read(text: str) -> None:
+    (pair,) = parse_pairs([{**ROW, "chosen": text}]).pairs
+    assert pair.chosen == text
+
+
+def test_formulas_and_escapes_of_excel_are_warned_of() -> None:
+    assert 'chosen: is written ="..." in 1 of 1 pairs' in str(parse_pairs([{**ROW, "chosen": '="Yes"'}]).issues[0])
+    assert "has _x000D_ or the like in 1 of 1 pairs" in _said(parse_pairs([{**ROW, "chosen": "one_x000D_\ntwo"}]))
+
+
+def test_a_header_among_the_rows_is_warned_of_with_spaces_and_in_capitals() -> None:
+    rows = [{"Prompt": "prompt", "Chosen": "Chosen ", "Rejected": "REJECTED"}, {"Prompt": Q, "Chosen": GOOD, "Rejected": BAD}]
+    assert "repeats the header" in _said(parse_pairs(rows))
+
+
+@pytest.mark.parametrize("name", ["{}_avg_rating", "{}_rewards", "score of {}", "{} Score", "votes_{}", "{}-score"])
+@pytest.mark.parametrize(("low", "high"), [(1, 4), ("1,5", "4,5")])
+def test_scores_that_speak_for_the_rejected_response_are_warned_of(name: str, low: Any, high: Any) -> None:
+    row = {**ROW, name.format("chosen"): low, name.format("rejected"): high}
+    assert "the label may be the wrong way round" in _said(parse_pairs([row]))
+    row = {**ROW, name.format("chosen"): high, name.format("rejected"): low}
+    assert not parse_pairs([row]).issues
+
+
+def test_an_object_of_lists_is_columns_where_it_is_no_row() -> None:
+    def read(value: Any) -> PreferenceData:
+        return parse_rows(read_bytes(json.dumps(value).encode(), "a.json"), "a.json", columns=None, skip_bad=False)
+
+    found = read({"question": [Q, "Why?"], "good": [GOOD, "Yes."], "bad": [BAD, "No."]})
+    assert [(pair.prompt[0].content, pair.chosen, pair.rejected) for pair in found.pairs] == [
+        (Q, GOOD, BAD),
+        ("Why?", "Yes.", "No."),
+    ]
+    messages = [_turns(Q), _turns("Why?")]
+    assert len(read({"prompt": messages, "chosen": [GOOD, "Yes."], "rejected": [BAD, "No."]}).pairs) == 2
+    with pytest.raises(
+        SparseRMError, match="is one object with a list of 2 in each of chosen, rejected, which may be one row or 2"
+    ):
+        read({"chosen": ["Tell me. Yes.", "Say. No."], "rejected": ["Tell me. No.", "Say. Yes."]})
+    _is_read(read({"chosen": _turns(Q, GOOD), "rejected": _turns(Q, BAD)}))
+    assert len(read({"prompt": Q, "chosen": [GOOD, "Yes."], "rejected": [BAD, "No."]}).pairs) == 4
