@@ -195,6 +195,7 @@ def find_columns(rows: Sequence[RawRow], columns: Mapping[str, str], name: str) 
     if not columns and (layout := find_layout(present, _values(rows))) is not None:
         named = [layout.names.get(one, one) for one in present]
         return FoundColumns("prompt", "chosen", "rejected", _first(_CATEGORY_COLUMNS, named), _system(named, ()), layout=layout)
+    _refuse_variants(present if not columns else (), name)
     theirs = {**_named(present), **columns}
     guess = {} if columns or {"chosen", "rejected"} <= set(theirs) else suggest_columns(present, _values(rows))
     # Without a prompt among them, and with other texts beside them, one of those would be the prompt, and be dropped.
@@ -256,6 +257,17 @@ def _named(present: Sequence[str]) -> dict[str, str]:
     return {one.lower(): one for one in reversed(present) if one.lower() in _OUR_COLUMNS} | exact
 
 
+def _refuse_variants(present: Sequence[str], name: str) -> None:
+    """Refuse columns with one of our names in two spellings, of which their order would decide which one is read."""
+    for ours in _OUR_COLUMNS:
+        spelled = [one for one in present if one.lower() == ours]
+        if len(spelled) > 1 and ours not in spelled:
+            raise SparseRMError(
+                f"{name} has the columns {' and '.join(map(repr, spelled))}, expected one of them; rename the other, or map "
+                f"columns={{{ours!r}: ...}} (--column {ours}=... on the command line)"
+            )
+
+
 def _require(theirs: Mapping[str, str], columns: Mapping[str, str], present: Sequence[str], name: str, fix: str) -> None:
     wanted = {ours: theirs.get(ours, ours) for ours in ("chosen", "rejected")} | dict(columns)
     missing = {ours: one for ours, one in wanted.items() if one not in present}
@@ -306,7 +318,9 @@ def _refuse_missing(rows: Sequence[RawRow], theirs: Mapping[str, str], name: str
 
 def _refuse_several(rows: Sequence[RawRow], names: Sequence[str], name: str) -> None:
     """Refuse responses beside others that are called like them, with another number at the end."""
-    given = {key for row in _values(rows) for key, value in row.items() if isinstance(plain(value), (str, list)) and value}
+    given = {
+        key for row in _values(rows) for key, value in row.items() if isinstance(plain(value), (str, list)) and plain(value)
+    }
     for one in names:
         stem = canonical(one).rstrip("0123456789").rstrip("_")
         others = [key for key in given - set(names) if re.fullmatch(rf"{re.escape(stem)}_?\d*", canonical(key))]

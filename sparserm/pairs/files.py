@@ -104,14 +104,38 @@ def rows_of(values: Iterable[Any], first_row: int = 1) -> list[RawRow]:
 def _records(values: Any) -> Iterable[Any]:
     if type(values).__module__.partition(".")[0] == "pandas":
         return _frame_records(values)
+    if hasattr(values, "to_pylist"):  # a table or a batch of pyarrow
+        return cast("Iterable[Any]", values.to_pylist())
+    if isinstance(values, (str, Path)) or not isinstance(values, Iterable):
+        said = f"{values!s:.100}" if isinstance(values, (str, Path)) else type(values).__name__
+        raise SparseRMError(f"got {said}, expected rows, each with prompt, chosen and rejected; read a file with load_pairs")
     if not isinstance(values, Mapping):
-        return cast("Iterable[Any]", values)
-    if all(isinstance(one, (list, tuple)) for one in values.values()):
-        return [dict(zip(values, row, strict=True)) for row in zip(*values.values(), strict=True)]
+        return values
+    if (found := _rows_in_mapping(values)) is not None:
+        return found
     if "train" not in values and len(values) != 1:
         listed = one_line(", ".join(map(str, values)), 200)
         raise SparseRMError(f"got the splits {listed}, expected one of them, or one called train; give one, e.g. data['test']")
     return cast("Iterable[Any]", values["train"] if "train" in values else next(iter(values.values())))
+
+
+def _rows_in_mapping(values: Mapping[str, Any]) -> list[Any] | None:
+    """The rows of columns by name, or the only row; None for splits by name.
+
+    Raises:
+        SparseRMError: the columns have different lengths.
+    """
+    cells = {name: one.tolist() if hasattr(one, "tolist") else one for name, one in values.items()}
+    lists = [one for one in cells.values() if isinstance(one, (list, tuple))]
+    is_message = all(isinstance(turn, Mapping) and turn.keys() & {"role", "from"} for one in lists for turn in one)
+    if any(isinstance(one, str) for one in cells.values()) or (lists and is_message and len(lists) == len(cells)):
+        return [values]
+    if len(lists) < len(cells):
+        return None
+    if len({*map(len, lists)}) > 1:
+        counts = ", ".join(f"{name} ({len(one)})" for name, one in cells.items())
+        raise SparseRMError(f"got columns of different lengths, {one_line(counts, 200)}; expected a cell of each for every row")
+    return [dict(zip(cells, row, strict=True)) for row in zip(*lists, strict=True)]
 
 
 def _frame_records(values: Any) -> list[Any]:

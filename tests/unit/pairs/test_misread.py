@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
+import pyarrow as pa
 import pytest
 
 from sparserm.pairs.files import read_bytes
@@ -468,3 +472,39 @@ def test_an_object_of_lists_is_columns_where_it_is_no_row() -> None:
         read({"chosen": ["Tell me. Yes.", "Say. No."], "rejected": ["Tell me. No.", "Say. Yes."]})
     _is_read(read({"chosen": _turns(Q, GOOD), "rejected": _turns(Q, BAD)}))
     assert len(read({"prompt": Q, "chosen": [GOOD, "Yes."], "rejected": [BAD, "No."]}).pairs) == 4
+
+
+# -------------------------------------------------------------------------------------------------------- rows in memory
+
+
+@pytest.mark.parametrize("values", ["pairs.jsonl", Path("pairs.jsonl"), None, 7])
+def test_what_holds_no_rows_is_refused(values: Any) -> None:
+    with pytest.raises(
+        SparseRMError, match=r"got .*, expected rows, each with prompt, chosen and rejected; read a file with load"
+    ):
+        parse_pairs(values)
+
+
+@pytest.mark.parametrize("make", [list, tuple, np.array, pd.Series])
+def test_columns_of_any_kind_are_rows(make: Any) -> None:
+    columns = {name: make([value, f"{value} 2"]) for name, value in ROW.items()}
+    assert [pair.chosen for pair in parse_pairs(columns).pairs] == [GOOD, f"{GOOD} 2"]
+    with pytest.raises(
+        SparseRMError, match=r"columns of different lengths, prompt \(2\), chosen \(2\), rejected \(1\); expected"
+    ):
+        parse_pairs({**columns, "rejected": make([BAD])})
+
+
+def test_one_row_and_a_table_are_rows() -> None:
+    _is_read(parse_pairs(ROW))
+    _is_read(parse_pairs({"chosen": _turns(Q, GOOD), "rejected": _turns(Q, BAD)}))
+    _is_read(parse_pairs(pa.Table.from_pylist([ROW])))  # type: ignore[arg-type]
+    turns = {name: [np.array(_turns(Q, text), dtype=object)] for name, text in (("chosen", GOOD), ("rejected", BAD))}
+    _is_read(parse_pairs(pd.DataFrame(turns)))
+
+
+def test_the_order_of_columns_decides_nothing() -> None:
+    for names in (("Prompt", "PROMPT"), ("PROMPT", "Prompt")):
+        with pytest.raises(SparseRMError, match=f"has the columns '{names[0]}' and '{names[1]}', expected one of them; rename"):
+            parse_pairs([{names[0]: Q, names[1]: "Why?", "chosen": GOOD, "rejected": BAD}])
+    _is_read(parse_pairs([{"Prompt": "Why?", **ROW}]))
