@@ -136,7 +136,9 @@ class FoundColumns:
     def read(self) -> set[str]:
         """The columns that are read, or said to be or not to be."""
         names = {self.prompt, self.chosen, self.rejected, self.category, self.begun, self.unread, self.otherwise}
-        if self.layout is not None:
+        if self.layout is None:
+            names |= {*_CONVERSATIONS}  # read or named, if they say more than the prompt
+        else:
             theirs = {ours: theirs for theirs, ours in self.layout.names.items()}
             names |= {theirs.get(one, one) for one in self.layout.columns}
         found = names | {*self.system, *self.joined, *self.verdicts, *self.pointers.values()}
@@ -176,7 +178,7 @@ class FoundColumns:
 
 def may_be_asked(name: str) -> bool:
     """Whether a column may hold a part of what was asked: not what its name says to be about a response."""
-    return not _ABOUT & set(_parts(name)) and name.lower() not in _CONVERSATIONS
+    return not _ABOUT & set(_parts(name))
 
 
 def find_columns(rows: Sequence[RawRow], columns: Mapping[str, str], name: str) -> FoundColumns:

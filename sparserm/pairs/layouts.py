@@ -274,7 +274,7 @@ def _scored(a: str, b: str, score_a: str, score_b: str) -> Callable[[Row], list[
 def others_like(names: Sequence[str], row: Row) -> list[str]:
     """Columns with a text that are called like those of two responses, with another letter or number at the end."""
     stem = names[0][:-1]
-    end = "[0-9]+" if names[0][-1].isdigit() else "[a-z]"
+    end = "[0-9]+" if names[0][-1].isdigit() else "[c-h]"  # and no plural
     others = (one for one in row if one not in names and re.fullmatch(re.escape(stem) + end, one, re.IGNORECASE))
     return [one for one in others if not is_missing(plain(row[one])) and not is_blank(row[one])]
 
@@ -688,11 +688,6 @@ LAYOUTS = (
     Layout("`completions` by their scores", frozenset({"contents", "completions"}), _gemini),
     Layout("`choice` as the number of the chosen candidate", frozenset({"candidate_0", "candidate_1", "choice"}), _choice),
     Layout("the candidates of the last message by their `preferenceLabel`", frozenset({"messages"}), _nova, _has_candidates),
-    Layout(
-        "every answer in `correct_answers` with every one in `incorrect_answers`",
-        frozenset({"correct_answers", "incorrect_answers"}),
-        _true_and_false,
-    ),
     Layout("the choices in `mc2_targets` by their labels", frozenset({"mc2_targets"}), _targets),
     Layout(
         "the side that most `annotations` select of the two answers in `data`",
@@ -717,6 +712,11 @@ LAYOUTS = (
     ),
     Layout("`completions` by their scores", frozenset({"instruction", "completions"}), _ultrafeedback),
     Layout("`completions` by their ranks", frozenset({"context", "completions"}), _nemo),
+    Layout(
+        "every answer in `correct_answers` with every one in `incorrect_answers`",
+        frozenset({"correct_answers", "incorrect_answers"}),
+        _true_and_false,
+    ),
     Layout("`answers` by their ranks", frozenset({"prompt", "answers"}), _nectar),
     Layout("`choice` as the number of the chosen summary", frozenset({"info", "summaries", "choice"}), _summaries),
     Layout("the first `output` as chosen, the second as rejected", frozenset({"instruction", "output"}), _two_outputs),

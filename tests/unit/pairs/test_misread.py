@@ -508,3 +508,9 @@ def test_the_order_of_columns_decides_nothing() -> None:
         with pytest.raises(SparseRMError, match=f"has the columns '{names[0]}' and '{names[1]}', expected one of them; rename"):
             parse_pairs([{names[0]: Q, names[1]: "Why?", "chosen": GOOD, "rejected": BAD}])
     _is_read(parse_pairs([{"Prompt": "Why?", **ROW}]))
+
+
+def test_completions_with_scores_go_before_the_answers_that_ultrafeedback_writes_beside_them() -> None:
+    completions = [{"response": BAD, "overall_score": 2}, {"response": GOOD, "overall_score": 9}]
+    row = {"instruction": Q, "completions": completions, "correct_answers": ["None"], "incorrect_answers": ["None"]}
+    _is_read(parse_pairs([row]))
