@@ -16,17 +16,30 @@ from sparserm.pairs.limits import MAX_DEPTH, size_of
 _ROLE = r"['\"](?:role|from)['\"]\s*:\s*['\"](?:system|developer|user|human|assistant|gpt|model|bot|tool|function)['\"]"
 #: The beginning of a list of messages, and a role that is named anywhere in a list or an object.
 _BEGUN, _ANY = re.compile(rf"\s*\[\s*\{{\s*{_ROLE}"), re.compile(_ROLE)
+#: The beginning of messages in other writings: objects as Python prints them, pairs of role and text, JavaScript, YAML, NumPy.
+_NAMED = r"(?:system|developer|user|human|assistant|ai|gpt|model|bot|tool|function)"
+_OTHER = re.compile(
+    rf"\s*(?:\[?\s*\w*(?:Message|Turn)\w*\((?:\w+=.*)?\b(?:content|role)=|\[\s*[\[(]\s*['\"]{_NAMED}['\"]\s*,"
+    rf"|\[?\s*\{{\s*(?:role|from)\s*:\s*['\"]?{_NAMED}\b|-\s+role:\s*['\"]?{_NAMED}\b['\"]?\s+content:"
+    r"|array\(\s*\[\s*\{\s*['\"](?:role|from|content|value)['\"])",
+    re.DOTALL,
+)
 #: Keys under which a conversation stands in an object.
 _WRAPPED = ("messages", "conversations", "conversation", "turns")
-#: Text that exporters write for a missing value.
-MISSING_MARKS = {"nan", "NaN", "None", "null", "<NA>", "N/A", "#N/A", "#NAME?", "#REF!", "#VALUE!"}
+#: Text that exporters write for a missing value, in lower case; and what they write in brackets.
+_MARKS = {"nan", "nat", "none", "null", "na", "n/a", "nil", "\\n", "undefined", "loading...", "-"}
+_BRACKETED = _MARKS | {"empty", "missing", "deleted", "removed", "noinput", "no input"}
+_LONGEST_MARK = 20
+_ERROR = re.compile(r"#(?:div/0!|num!|name\?|ref!|value!|null!|n/a)|err:\d+")
 #: Keys of the text in an object that holds nothing else.
 _TEXTS = ("text", "content", "value")
 
 
 def looks_like_messages(text: str) -> bool:
     """Whether a text begins as messages do that were written as text, or is an object or a list with one in it."""
-    if _BEGUN.match(text) or (text.lstrip()[:3] in ('"[{', '"{\\') and '\\"role\\"' in text):  # the latter: encoded twice
+    if (
+        _BEGUN.match(text) or _OTHER.match(text) or (text.lstrip()[:3] in ('"[{', '"{\\') and '\\"role\\"' in text)
+    ):  # the latter: encoded twice
         return True
     start, end = text.lstrip()[:1], text.rstrip()[-1:]
     return start + end in ("[]", "{}") and _ANY.search(text) is not None
@@ -104,6 +117,16 @@ def is_unread_data(text: str) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(one, (str, dict)) for one in value)
 
 
+def is_mark(text: str) -> bool:
+    """Whether a text is what exporters write for a missing value (``nan``, ``NULL``, ``#DIV/0!``, ``[deleted]``)."""
+    if len(text := text.strip().lower()) > _LONGEST_MARK:
+        return False
+    ends = text[:1] + text[-1:]
+    return text in _MARKS or bool(_ERROR.fullmatch(text)) or (ends in ("<>", "[]", "()") and text[1:-1].strip() in _BRACKETED)
+
+
 def is_blank(value: Any) -> bool:
-    """Whether a cell is text that stands for a missing value, or white space."""
-    return isinstance(value, str) and (not value.strip() or value.strip() in MISSING_MARKS)
+    """Whether a cell is text that stands for a missing value, white space, or an empty list or object written as text."""
+    if not isinstance(value, str):
+        return False
+    return not value.strip() or is_mark(value) or (is_bracketed(value) and not value.strip()[1:-1].strip())

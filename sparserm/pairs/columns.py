@@ -8,13 +8,14 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from sparserm.pairs.cells import MISSING_MARKS, looks_like_messages, texts_in, written_lone_text
+from sparserm.pairs.cells import is_mark, looks_like_messages, texts_in, written_lone_text
 from sparserm.pairs.files import RawRow
-from sparserm.pairs.layouts import Layout, canonical, find_layout
-from sparserm.pairs.messages import RowError, plain, text_or_messages
+from sparserm.pairs.labels import pointers, verdict_hint
+from sparserm.pairs.layouts import BEFORE, Layout, canonical, find_layout
+from sparserm.pairs.messages import RowError, is_missing, plain, text_or_messages
 from sparserm.support.files import one_line
 from sparserm.types import Message, SparseRMError
 
@@ -24,13 +25,13 @@ _SAID, _CONVERSATIONS = ("prompt", "conversations"), ("conversations", "conversa
 #: Columns with what both responses begin with, as in Step-DPO.
 _BEGINNINGS = ("initial_reason_steps", "initial_reasoning_steps")
 #: Columns that say, by true or in words, that neither response was preferred.
-TIES, VERDICTS = ("tie", "is_tie", "tied"), ("winner", "preference", "preferred", "verdict", "status")
+TIES, VERDICTS = ("tie", "is_tie", "tied", "is_tied"), ("winner", "preference", "preferred", "verdict", "status")
 #: Columns with the category of a pair; the first one present is used.
 _CATEGORY_COLUMNS = ("category", "subset", "domain")
 #: Columns with a system message beside the prompt, in any spelling.
-_SYSTEM_COLUMNS = ("system", "systemprompt", "systemmessage", "systeminstruction")
-#: Columns that stand before or after the prompt and belong to it: passages to read, and the input of Alpaca's instructions.
-_BEFORE, _AFTER = ("context", "passage", "document", "article", "history"), ("input",)
+_SYSTEM = re.compile("sys(tem)?(prompt|message|msg|instructions?|content|text)?")
+#: The column that stands after an instruction and belongs to it, as Alpaca's input does.
+_AFTER = ("input",)
 
 #: Words that occur in common names for our columns.
 WORDS = {
@@ -84,10 +85,8 @@ _HINTS = (
         "where a label says which response won, write that one into chosen and the other into rejected; or ",
     ),
 )
-#: How a column with one of several responses is called; what names it in another column; and the fewest characters of a prompt
-#: that a response repeats on purpose.
-_RESPONSE = r"(?:response|answer|model|output|option|completion)[ _]?[abn012]"
-_LABEL, _SENTENCE = rf"{_RESPONSE}|[ab012]", 8
+#: The fewest characters of a prompt that a response repeats on purpose.
+_SENTENCE = 8
 #: Characters of a column's name that are compared, and rows that are looked at.
 _LONGEST_NAME, _SAMPLE = 100, 50
 
@@ -108,9 +107,11 @@ class FoundColumns:
         turns: whether both responses of every row are lists of texts that are the turns of a conversation.
         begun: the column with the beginning of both responses.
         unread: a conversation beside the prompt that differs from it in some rows.
+        otherwise: the column of the prompt where a conversation beside it is read and is empty.
         verdicts: columns that may say that a row is a tie.
         repeats: whether the responses of every row begin with the prompt.
         guessed: whether columns were guessed from their names.
+        pointers: the columns that the cells of chosen and rejected name, by what names them; empty if they are responses.
     """
 
     prompt: str | None
@@ -125,9 +126,23 @@ class FoundColumns:
     turns: bool = False
     begun: str | None = None
     unread: str | None = None
+    otherwise: str | None = None
     verdicts: tuple[str, ...] = ()
     repeats: bool = False
     guessed: bool = False
+    pointers: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def read(self) -> set[str]:
+        """The columns that are read, or said to be or not to be."""
+        names = {self.prompt, self.chosen, self.rejected, self.category, self.begun, self.unread, self.otherwise}
+        if self.layout is None:
+            names |= {*_CONVERSATIONS}  # read or named, if they say more than the prompt
+        else:
+            theirs = {ours: theirs for theirs, ours in self.layout.names.items()}
+            names |= {theirs.get(one, one) for one in self.layout.columns}
+        found = names | {*self.system, *self.joined, *self.verdicts, *self.pointers.values()}
+        return {name for name in found if name is not None}
 
     @property
     def reading(self) -> str:
@@ -144,6 +159,7 @@ class FoundColumns:
         if self.system:
             parts.append(f"{' or '.join(f'`{name}`' for name in self.system)} as the system message")
         said = {
+            f"`{self.chosen}` and `{self.rejected}` as the names of the columns with the responses": bool(self.pointers),
             "responses without the prompt that they repeat": self.repeats,
             "lists of texts as turns of user and assistant": self.turns,
             "cells as lists of responses": self.lists and not self.turns,
@@ -158,6 +174,11 @@ class FoundColumns:
         """Plain values that tell this reading from others; as in earlier versions where the names say all."""
         found: dict[str, Any] = {name: getattr(self, name) for name in ("prompt", "chosen", "rejected", "category")}
         return {**found, **({"reading": self.reading} if self.reading else {})}
+
+
+def may_be_asked(name: str) -> bool:
+    """Whether a column may hold a part of what was asked: not what its name says to be about a response."""
+    return not _ABOUT & set(_parts(name))
 
 
 def find_columns(rows: Sequence[RawRow], columns: Mapping[str, str], name: str) -> FoundColumns:
@@ -176,29 +197,33 @@ def find_columns(rows: Sequence[RawRow], columns: Mapping[str, str], name: str) 
     if not columns and (layout := find_layout(present, _values(rows))) is not None:
         named = [layout.names.get(one, one) for one in present]
         return FoundColumns("prompt", "chosen", "rejected", _first(_CATEGORY_COLUMNS, named), _system(named, ()), layout=layout)
+    _refuse_variants(present if not columns else (), name)
     theirs = {**_named(present), **columns}
     guess = {} if columns or {"chosen", "rejected"} <= set(theirs) else suggest_columns(present, _values(rows))
     # Without a prompt among them, and with other texts beside them, one of those would be the prompt, and be dropped.
-    others = _texts(present, rows) - {guess.get("chosen"), guess.get("rejected")}
+    texts = _texts(present, rows)
+    others = set(texts) - {guess.get("chosen"), guess.get("rejected")}
     guessed = (
         {"chosen", "rejected"} <= set(guess)
         and guess["chosen"] != guess["rejected"]
         and ("prompt" in {**guess, **theirs} or not others)
     )
     theirs = {**theirs, **guess} if guessed else theirs
-    _require(theirs, columns, present, name)
-    _refuse_labels(rows, theirs["chosen"], theirs["rejected"], name)
+    _require(theirs, columns, present, name, verdict_hint(rows, present))
+    labels = pointers(rows, theirs["chosen"], theirs["rejected"], name)
     _refuse_missing(rows, theirs, name)
+    _refuse_several(rows, [] if columns else [theirs["chosen"], theirs["rejected"]], name)
     prompt = theirs.get("prompt") or theirs.get("conversations")
     if prompt is None and not columns:
         prompt = _prompt_beside(present, _values(rows))
-    found = FoundColumns(prompt, theirs["chosen"], theirs["rejected"])
+    found = FoundColumns(prompt, theirs["chosen"], theirs["rejected"], pointers=labels)
     beside, differs = ("", False) if columns else _conversation_beside(rows, found)
     if beside and not differs:
-        prompt, found = beside, replace(found, prompt=beside, guessed=True)
+        found = replace(found, prompt=beside, guessed=True, otherwise=prompt)
+        prompt = beside
     used = {*theirs.values(), prompt}
     system = _system(present, used)
-    joined = () if prompt is None or columns else _joined(prompt, [one for one in present if one not in used - {prompt}])
+    joined = () if prompt is None or columns else _joined(prompt, [one for one in texts if one not in used - {prompt}])
     found = replace(
         found,
         category=next((one for one in _CATEGORY_COLUMNS if one in present and one not in used), None),
@@ -220,7 +245,11 @@ def _with_cells(found: FoundColumns, rows: Sequence[RawRow], present: Sequence[s
         turns=_are_turns(rows, replace(found, lists=lists)),
         begun=_first(_BEGINNINGS, present) if not is_named else None,
         repeats=prompt is not None and _repeat(rows, prompt, found.chosen, found.rejected),
-        verdicts=() if is_named else tuple(one for one in present if canonical(one) in (*TIES, *VERDICTS)),
+        verdicts=()
+        if is_named
+        else tuple(
+            one for one in present if canonical(one) in (*TIES, *VERDICTS) and one not in (found.chosen, found.rejected)
+        ),
     )
 
 
@@ -230,7 +259,18 @@ def _named(present: Sequence[str]) -> dict[str, str]:
     return {one.lower(): one for one in reversed(present) if one.lower() in _OUR_COLUMNS} | exact
 
 
-def _require(theirs: Mapping[str, str], columns: Mapping[str, str], present: Sequence[str], name: str) -> None:
+def _refuse_variants(present: Sequence[str], name: str) -> None:
+    """Refuse columns with one of our names in two spellings, of which their order would decide which one is read."""
+    for ours in _OUR_COLUMNS:
+        spelled = [one for one in present if one.lower() == ours]
+        if len(spelled) > 1 and ours not in spelled:
+            raise SparseRMError(
+                f"{name} has the columns {' and '.join(map(repr, spelled))}, expected one of them; rename the other, or map "
+                f"columns={{{ours!r}: ...}} (--column {ours}=... on the command line)"
+            )
+
+
+def _require(theirs: Mapping[str, str], columns: Mapping[str, str], present: Sequence[str], name: str, fix: str) -> None:
     wanted = {ours: theirs.get(ours, ours) for ours in ("chosen", "rejected")} | dict(columns)
     missing = {ours: one for ours, one in wanted.items() if one not in present}
     if missing:
@@ -238,16 +278,15 @@ def _require(theirs: Mapping[str, str], columns: Mapping[str, str], present: Seq
         example = ", ".join(f"{ours!r}: ..." for ours in missing)
         options = " ".join(f"--column {ours}=..." for ours in missing)
         hint = next((said for beside, said in _HINTS if beside & {canonical(one) for one in present}), "")
-        raise SparseRMError(
-            f"{name} has no column {', '.join(map(repr, missing.values()))}: it has {listed}; {hint}map its columns with "
-            f"columns={{{example}}} ({options} on the command line)"
-        )
+        # Two responses beside a verdict would be read as if the first one had won in every row.
+        fix = fix or f"{hint}map its columns with columns={{{example}}} ({options} on the command line)"
+        raise SparseRMError(f"{name} has no column {', '.join(map(repr, missing.values()))}: it has {listed}; {fix}")
 
 
-def _texts(present: Sequence[str], rows: Sequence[RawRow]) -> set[str | None]:
-    """The columns that hold text or lists and say nothing about a response."""
+def _texts(present: Sequence[str], rows: Sequence[RawRow]) -> list[str]:
+    """The columns that hold text, lists or objects and say nothing about a response."""
     usable = [name for name in present if not _ABOUT & set(_parts(name)) and name not in _system(present, ())]
-    return {name for name in usable if any(isinstance(plain(row.get(name)), (str, list)) for row in _values(rows))}
+    return [name for name in usable if any(isinstance(plain(row.get(name)), (str, list, dict)) for row in _values(rows))]
 
 
 def _prompt_beside(present: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str | None:
@@ -262,32 +301,36 @@ def _prompt_beside(present: Sequence[str], rows: Sequence[Mapping[str, Any]]) ->
 
 def _joined(prompt: str, others: Sequence[str]) -> tuple[str, ...]:
     """All columns that make up the prompt, if there are several: Alpaca's input, or a passage to which a question belongs."""
-    before = [one for one in others if one.lower() in _BEFORE and one != prompt and prompt.lower() in ("prompt", *_PROMPTS)]
+    before = [one for one in others if one.lower() in BEFORE and one != prompt and prompt.lower() in ("prompt", *_PROMPTS)]
     after = [one for one in others if one.lower() in _AFTER and prompt.lower() in ("instruction", "prompt")]
     found = (*before, prompt, *after)
     return found if len(found) > 1 else ()
-
-
-def _refuse_labels(rows: Sequence[RawRow], chosen: str, rejected: str, name: str) -> None:
-    """Refuse columns that name responses, such as A and B, and hold none."""
-    others = {one for row in rows for one in row.values or () if re.fullmatch(_RESPONSE, one, re.IGNORECASE)}
-    cells = [plain((row.values or {}).get(one)) for row in rows for one in (chosen, rejected)]
-    texts = {str(cell).strip() for cell in cells if cell is not None}
-    if others - {chosen, rejected} and texts and all(re.fullmatch(_LABEL, one, re.IGNORECASE) for one in texts):
-        raise SparseRMError(
-            f"{name}: {chosen} and {rejected} hold {one_line(', '.join(sorted(texts)), 60)}, which name the responses in other "
-            "columns; expected the responses themselves"
-        )
 
 
 def _refuse_missing(rows: Sequence[RawRow], theirs: Mapping[str, str], name: str) -> None:
     """Refuse a column in which all cells are the text of a missing value."""
     for column in theirs.values():
         cells = {cell.strip() if isinstance(cell := (row.values or {}).get(column), str) else "" for row in rows}
-        if len(rows) > 1 and cells <= MISSING_MARKS:
+        if len(rows) > 1 and all(map(is_mark, cells)):
             raise SparseRMError(
                 f"{name}: every cell of {column} is the text {one_line(', '.join(sorted(map(repr, cells))), 60)}, as exporters "
                 "write missing values; expected texts; export the column again, or leave it out"
+            )
+
+
+def _refuse_several(rows: Sequence[RawRow], names: Sequence[str], name: str) -> None:
+    """Refuse responses beside others that are called like them, with another number at the end."""
+    given = {
+        key for row in _values(rows) for key, value in row.items() if isinstance(plain(value), (str, list)) and plain(value)
+    }
+    for one in names:
+        stem = canonical(one).rstrip("0123456789").rstrip("_")
+        others = [key for key in given - set(names) if re.fullmatch(rf"{re.escape(stem)}_?\d*", canonical(key))]
+        if others := sorted(key for key in others if key.lower() != one.lower()):
+            raise SparseRMError(
+                f"{name} has {one} and {', '.join(others)}, of which only one would be read; expected a column for each side; "
+                f"write its responses into one list, or map columns={{'chosen': ..., 'rejected': ...}} to the two to read "
+                "(--column chosen=... --column rejected=... on the command line)"
             )
 
 
@@ -351,7 +394,7 @@ def _conversation_beside(rows: Sequence[RawRow], found: FoundColumns) -> tuple[s
 
     Whole conversations in the responses say all; one that only repeats the prompt, with or without an answer, says nothing.
     """
-    present = dict.fromkeys(key for row in rows[:_SAMPLE] for key in row.values or () if key.lower() in _CONVERSATIONS)
+    present = dict.fromkeys(key for row in rows for key in row.values or () if key.lower() in _CONVERSATIONS)
     if found.prompt is None or found.prompt in present:
         return "", False
     for name in present:
@@ -423,7 +466,7 @@ def _parts(name: str) -> list[str]:
 
 
 def _system(present: Sequence[str], used: Collection[str | None]) -> tuple[str, ...]:
-    return tuple(one for one in present if re.sub("[^a-z]", "", one.lower()) in _SYSTEM_COLUMNS and one not in used)
+    return tuple(one for one in present if _SYSTEM.fullmatch(re.sub("[^a-z]", "", one.lower())) and one not in used)
 
 
 def _first(names: Iterable[str], present: Sequence[str]) -> str | None:
@@ -431,4 +474,11 @@ def _first(names: Iterable[str], present: Sequence[str]) -> str | None:
 
 
 def _values(rows: Sequence[RawRow]) -> list[Mapping[str, Any]]:
-    return [row.values for row in rows[:_SAMPLE] if row.values is not None]
+    """Some rows: the first ones, and of each column the first one with a value."""
+    found = [row.values for row in rows[:_SAMPLE] if row.values is not None]
+    seen = {key for values in found for key, value in values.items() if not is_missing(plain(value))}
+    for row in rows[_SAMPLE:]:
+        if new := {key for key, value in (row.values or {}).items() if key not in seen and not is_missing(plain(value))}:
+            seen |= new
+            found.append(row.values or {})
+    return found

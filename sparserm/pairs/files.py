@@ -103,15 +103,68 @@ def rows_of(values: Iterable[Any], first_row: int = 1) -> list[RawRow]:
 
 def _records(values: Any) -> Iterable[Any]:
     if type(values).__module__.partition(".")[0] == "pandas":
-        return list(values.to_dict("records"))
+        return _frame_records(values)
+    if hasattr(values, "to_pylist"):  # a table or a batch of pyarrow
+        return cast("Iterable[Any]", values.to_pylist())
+    if isinstance(values, (str, Path)) or not isinstance(values, Iterable):
+        said = f"{values!s:.100}" if isinstance(values, (str, Path)) else type(values).__name__
+        raise SparseRMError(f"got {said}, expected rows, each with prompt, chosen and rejected; read a file with load_pairs")
     if not isinstance(values, Mapping):
-        return cast("Iterable[Any]", values)
-    if all(isinstance(one, (list, tuple)) for one in values.values()):
-        return [dict(zip(values, row, strict=True)) for row in zip(*values.values(), strict=True)]
+        return values
+    if (found := _rows_in_mapping(values)) is not None:
+        return found
     if "train" not in values and len(values) != 1:
         listed = one_line(", ".join(map(str, values)), 200)
         raise SparseRMError(f"got the splits {listed}, expected one of them, or one called train; give one, e.g. data['test']")
     return cast("Iterable[Any]", values["train"] if "train" in values else next(iter(values.values())))
+
+
+def _rows_in_mapping(values: Mapping[str, Any]) -> list[Any] | None:
+    """The rows of columns by name, or the only row; None for splits by name.
+
+    Raises:
+        SparseRMError: the columns have different lengths.
+    """
+    cells = {name: one.tolist() if hasattr(one, "tolist") else one for name, one in values.items()}
+    lists = [one for one in cells.values() if isinstance(one, (list, tuple))]
+    is_message = all(isinstance(turn, Mapping) and turn.keys() & {"role", "from"} for one in lists for turn in one)
+    if any(isinstance(one, str) for one in cells.values()) or (lists and is_message and len(lists) == len(cells)):
+        return [values]
+    if len(lists) < len(cells):
+        return None
+    if len({*map(len, lists)}) > 1:
+        counts = ", ".join(f"{name} ({len(one)})" for name, one in cells.items())
+        raise SparseRMError(f"got columns of different lengths, {one_line(counts, 200)}; expected a cell of each for every row")
+    return [dict(zip(cells, row, strict=True)) for row in zip(*lists, strict=True)]
+
+
+def _frame_records(values: Any) -> list[Any]:
+    """The rows of a data frame, or the values of a series.
+
+    Raises:
+        SparseRMError: its columns have no names of their own.
+    """
+    if not hasattr(values, "columns"):
+        return list(values)
+    names = list(values.columns)
+    if not all(isinstance(name, str) for name in names):
+        listed = one_line(", ".join(map(repr, names)), 200)
+        raise SparseRMError(
+            f"the data frame has the columns {listed}, expected names that are text, such as prompt; set its columns, e.g. "
+            "frame.columns = ['prompt', 'chosen', 'rejected']"
+        )
+    _check_names(names, "the data frame")
+    return list(values.to_dict("records"))
+
+
+def _check_names(names: Iterable[str], what: str) -> None:
+    """Check that no two columns have one name.
+
+    Raises:
+        SparseRMError: some have.
+    """
+    if twice := sorted(name for name, count in Counter(names).items() if name and count > 1):
+        raise SparseRMError(f"{what} has more than one column {one_line(', '.join(map(repr, twice)), 400)}: rename all but one")
 
 
 def read_bytes(data: bytes, filename: str) -> list[RawRow]:
@@ -424,7 +477,7 @@ def _read_json(stream: BinaryIO, filename: str, offset: int, first: bytes, budge
         data = _whole(stream).getvalue()
         budget.require(most_memory(data))
         try:
-            return raw_rows(json.loads(data.decode("utf-8")))
+            return raw_rows(json.loads(data.decode("utf-8"), object_pairs_hook=_unique))
         except UnicodeDecodeError as error:
             if is_json:
                 line = data.count(b"\n", 0, error.start) + 1
@@ -439,11 +492,30 @@ def _read_json(stream: BinaryIO, filename: str, offset: int, first: bytes, budge
         stream.seek(offset)
         if len(data) <= MAX_ROW:
             try:
-                value = json.loads(data.decode("utf-8"))
+                value = json.loads(data.decode("utf-8"), object_pairs_hook=_unique)
+            except _TwiceError as error:
+                raise SparseRMError(f"{filename} is not valid JSON ({one_line(error)}): fix it there") from error
             except (ValueError, RecursionError):  # one object per line
                 return json_lines(lines(stream), offset)
             return raw_rows(_rows_in(value, filename))
     return json_lines(lines(stream), offset)
+
+
+class _TwiceError(ValueError):
+    """An object of JSON has a key twice."""
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON, of which no key may stand twice: only the last value would be read.
+
+    Raises:
+        _TwiceError: one does.
+    """
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        key = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise _TwiceError(f"the key {key!r:.60} stands twice in one object")
+    return found
 
 
 def _rows_in(value: Any, filename: str) -> list[Any]:
@@ -460,14 +532,50 @@ def _rows_in(value: Any, filename: str) -> list[Any]:
             return rows
         if lists and all(str(key).lower().startswith(_SPLITS) for key in value):
             raise SparseRMError(f"{filename} holds the splits {', '.join(lists)}, expected one; save each as a file of its own")
-    if {"columns", "data"} <= set(value) and all(isinstance(row, list) for row in value["data"]):  # orient="split"
-        return [dict(zip(value["columns"], row, strict=False)) for row in value["data"]]
+    if (found := _split_rows(value, filename) or _rows_of_columns(value, filename)) is not None:
+        return found
     inner = list(value.values())
     if not inner or not all(isinstance(one, dict) and one.keys() == inner[0].keys() for one in inner):
         return [value]
     if all(isinstance(key, str) and key.isdigit() for key in inner[0]):  # pandas' default: columns, then rows
         return [{name: cells[row] for name, cells in value.items()} for row in inner[0]]
     return inner if all(key.isdigit() for key in value) else [value]  # orient="index"
+
+
+def _split_rows(value: Mapping[str, Any], filename: str) -> list[dict[str, Any]] | None:
+    """The rows of an object with names in columns and cells in data, as pandas writes it (``orient="split"``); else None.
+
+    Raises:
+        SparseRMError: two columns have one name, or a row has more cells than there are columns.
+    """
+    if not {"columns", "data"} <= set(value) or not all(isinstance(row, list) for row in value["data"]):
+        return None
+    names = value["columns"]
+    _check_names(map(str, names), filename)
+    if (long := next((row for row in value["data"] if len(row) > len(names)), None)) is not None:
+        raise SparseRMError(
+            f"{filename} has a row of {len(long)} cells in data and {len(names)} columns, expected a column for each cell; "
+            "name all of them in columns"
+        )
+    return [dict(zip(names, row, strict=False)) for row in value["data"]]
+
+
+def _rows_of_columns(value: Mapping[str, Any], filename: str) -> list[dict[str, Any]] | None:
+    """The rows of an object that holds a list of cells for each column; None for another object.
+
+    Raises:
+        SparseRMError: it may as well be one row of lists.
+    """
+    cells = list(value.values())
+    are_lists = all(isinstance(one, list) and one and not any(isinstance(cell, dict) for cell in one) for one in cells)
+    if not cells or not are_lists or len(cells[0]) < 2 or len({*map(len, cells)}) > 1:
+        return None
+    if len(cells) > 2:
+        return [dict(zip(value, row, strict=True)) for row in zip(*cells, strict=True)]
+    raise SparseRMError(
+        f"{filename} is one object with a list of {len(cells[0])} in each of {', '.join(value)}, which may be one row or "
+        f"{len(cells[0])}; expected a list of rows, each an object; write it as one"
+    )
 
 
 def lines(stream: BinaryIO, end: int | None = None) -> Iterator[tuple[bytes, int]]:
@@ -508,7 +616,7 @@ def json_lines(
 
 def _json_row(text: bytes, number: int, line_number: int, offset: int) -> RawRow:
     try:
-        value = json.loads(text.decode("utf-8"))
+        value = json.loads(text.decode("utf-8"), object_pairs_hook=_unique)
         if (problem := _too_deep(text, value)) is None:
             return _raw_row(number, value)
     except UnicodeDecodeError as error:
@@ -655,10 +763,7 @@ def _first_not_utf8(raw: bytes, offset: int) -> str:
 def _csv_header(cells: list[str], filename: str) -> list[str]:
     check_columns(len(cells), filename)
     header = [cell.strip() for cell in cells]
-    twice = sorted(name for name, count in Counter(header).items() if name and count > 1)
-    if twice:
-        listed = one_line(", ".join(map(repr, twice)), 400)
-        raise SparseRMError(f"{filename} has more than one column {listed}: rename all but one")
+    _check_names(header, filename)
     return header
 
 

@@ -8,24 +8,26 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 from typing import Any
 
 from sparserm.pairs.cells import is_blank, parsed
 from sparserm.pairs.files import RawRow
-from sparserm.pairs.messages import RowError, plain
+from sparserm.pairs.messages import RowError, is_missing, plain, text_beside
 
 #: What the letter of a response may follow in a verdict.
 _NUMBERED = ("model", "response", "assistant", "answer", "option", "conversation")
 #: Columns of the prompt, the first one that a row has; of texts that stand before it; and of what follows an instruction.
 _PROMPTS = ("prompt", "instruction", "question", "input", "query")
-_BEFORE, _AFTER = ("context", "passage", "document", "history"), "input"
-#: Other words for a tie.
-_NEITHER = ("a=b", "b=a", "neither", "same", "equal", "no preference")
-#: Characters from which on a verdict is an explanation.
-_SENTENCE = 40
+BEFORE, _AFTER = (
+    ("context", "contexts", "passage", "passages", "document", "documents", "article", "evidence", "history"),
+    "input",
+)
+#: Words of a verdict that say tie; and those that may stand beside them.
+_TIE = {"tie", "tied", "draw", "both", "bothbad", "bothgood", "neither", "same", "equal", "equally", "a=b", "b=a", "a==b"}
+_BESIDE_TIE = {"a", "about", "all", "are", "bad", "good", "is", "it", "the"}
 #: Where a pair says which of two responses its label preferred: no name that a column can have.
 WON = "\0won"
 #: A row, and what it becomes.
@@ -55,6 +57,10 @@ class Layout:
         holds: whether a row is of this layout, where its columns do not say it.
         is_exact: whether a label counts from where the spelling of the columns says, so that no other will do.
         names: how the columns of a source are called in the layout, where they are spelled otherwise.
+        responses: the columns of the two responses that a verdict on both of them compares.
+        verdict: the column of that verdict.
+        has_scores: whether each response has a verdict of its own, so that there may be more of them.
+        rivals: other layouts of the same responses, which have a verdict of their own.
     """
 
     about: str
@@ -63,6 +69,14 @@ class Layout:
     holds: Callable[[Row], bool] = lambda row: True
     is_exact: bool = False
     names: Mapping[str, str] = field(default_factory=dict)
+    responses: tuple[str, str] | tuple[()] = ()
+    verdict: str = ""
+    has_scores: bool = False
+    rivals: tuple[Layout, ...] = ()
+
+    def named(self, row: Row) -> dict[str, Any]:
+        """A row with the names of the layout."""
+        return {self.names.get(name, name): value for name, value in row.items()}
 
 
 def canonical(name: str) -> str:
@@ -76,17 +90,28 @@ def find_layout(present: Sequence[str], rows: Sequence[Row] = ()) -> Layout | No
     Args:
         rows: some rows of the source.
     """
-    columns = {canonical(name): name for name in present}
-    if {"chosen", "rejected"} <= set(columns):
+    if {"chosen", "rejected"} <= set(map(canonical, present)):
         return None
-    fits = (one for one in LAYOUTS if one.columns <= set(present) and all(map(one.holds, rows)))
-    if (found := next(fits, None)) is not None:
-        return found
+    fits = _fits(present, rows)
+    if (found := next(fits, None)) is None:
+        return None
+    return replace(found, rivals=tuple(one for one in fits if found.responses and one.responses == found.responses))
+
+
+def verdicts_beside(present: Sequence[str], rows: Sequence[Row]) -> list[Layout]:
+    """The layouts with a verdict on two responses that stand beside chosen and rejected."""
+    return [one for one in _fits(present, rows) if one.responses]
+
+
+def _fits(present: Sequence[str], rows: Sequence[Row]) -> Iterator[Layout]:
+    """The layouts whose columns are all there: those in this spelling before those in another one."""
+    columns = {canonical(name): name for name in present}
+    exact = [one for one in LAYOUTS if one.columns <= set(present)]
+    yield from (one for one in exact if all(map(one.holds, rows)))
     for one in LAYOUTS:
         spelled = {canonical(name): name for name in one.columns}
-        if spelled.keys() <= columns.keys() and not one.is_exact and all(map(one.holds, rows)):
-            return replace(one, names={name: spelled.get(canonical(name), canonical(name)) for name in present})
-    return None
+        if spelled.keys() <= columns.keys() and not one.is_exact and one not in exact and all(map(one.holds, rows)):
+            yield replace(one, names={name: spelled.get(canonical(name), canonical(name)) for name in present})
 
 
 def _pair(prompt: Any, responses: Sequence[Any], won: int, row: Row) -> list[dict[str, Any]]:
@@ -103,13 +128,10 @@ def number(row: Row, column: str) -> float:
     value = plain(row.get(column))
     if isinstance(value, str) and value.strip().lower() in ("true", "false"):
         return float(value.strip().lower() == "true")
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        raise RowError(column, f"is {value!r:.60}, expected a number that says which response was preferred") from None
-    if math.isnan(number):
-        raise RowError(column, "is empty, expected a number that says which response was preferred")
-    return number
+    if (number := grade_of(value)) is not None:
+        return number
+    said = "empty" if is_missing(value) or value == "nan" else f"{value!r:.60}"
+    raise RowError(column, f"is {said}, expected a number that says which response was preferred")
 
 
 def _either(row: Row, column: str, first: float, second: float) -> int:
@@ -155,6 +177,20 @@ def _wimhf(row: Row) -> list[dict[str, Any]]:
     return _pair(_prompt(row), [row.get("response_A"), row.get("response_B")], won, row)
 
 
+def _check_two(layout: Layout, row: Row) -> None:
+    """Check that a verdict on two responses has no others beside them, which it may be about, too.
+
+    Raises:
+        RowError: there are others.
+    """
+    if layout.responses and not layout.has_scores and (others := others_like(layout.responses, row)):
+        raise RowError(
+            others[0],
+            f"stands beside {' and '.join(layout.responses)} and would be lost: expected two responses; write each pair into a "
+            "row of its own, or the responses and their scores into lists in the columns responses and scores",
+        )
+
+
 def _letter(row: Row, column: str, names: Sequence[str] = ()) -> int:
     """0 if a verdict in words says that the first response won (``a``, ``model_a``, ``response_a``, ``A>B``), 1 if the second.
 
@@ -167,26 +203,40 @@ def _letter(row: Row, column: str, names: Sequence[str] = ()) -> int:
     """
     value = plain(row.get(column))
     said = value.strip().lower() if isinstance(value, str) else ""
-    for won, name in enumerate(("model_a", "model_b")):
-        if said and said == str(plain(row.get(name))).strip().lower():  # arenas may name the model that won
-            return won
+    models = [one.strip().lower() if isinstance(one := plain(row.get(name)), str) else "" for name in ("model_a", "model_b")]
+    if said and said in models:  # arenas may name the model that won
+        if models[0] == models[1]:
+            raise RowError(column, f"is {value!r:.40}, and so are model_a and model_b: expected model_a, model_b or a tie")
+        return models.index(said)
     if said and canonical(said) in (named := [canonical(name) for name in names]):
         return named.index(canonical(said))
+    if says_tie(said):
+        raise TieError(column, f"is {value!r:.40}: neither response was preferred")
     said = re.sub(r"[^a-z0-9>= ]+", " ", said).strip()
     for won, letter in enumerate("ab"):
         other, word = "ba"[won], (("left", "first"), ("right", "second"))[won]
         if said in (letter, *word, *(f"{name} {letter}" for name in _NUMBERED), f"{letter}>{other}", f"{letter}>>{other}"):
             return won
-    if says_tie(said) or "both" in said:
-        raise TieError(column, f"is {value!r:.40}: neither response was preferred")
     unclear = " (a number may mean either response)" if grade_of(value) is not None else ""
     raise RowError(column, f"is {value!r:.40}, expected model_a, model_b, a, b or a tie{unclear}")
 
 
+def says_verdict(value: Any, names: Sequence[str] = ()) -> bool:
+    """Whether a cell says in words which of two responses won, or that neither did."""
+    try:
+        _letter({"verdict": value}, "verdict", names)
+    except RowError:
+        return False
+    except TieError:
+        pass
+    return True
+
+
 def says_tie(verdict: Any) -> bool:
-    """Whether a verdict in words says that neither response was preferred."""
+    """Whether a verdict in words says that neither response was preferred, and nothing else."""
     said = re.sub("[^a-z0-9=]+", " ", verdict.lower()).strip() if isinstance(verdict, str) else ""
-    return len(said) < _SENTENCE and (re.match(r"(a )?(tie|tied|draw)\b|both", said) is not None or said in _NEITHER)
+    words = set(said.split())
+    return said == "no preference" or bool(words & _TIE and words <= _TIE | _BESIDE_TIE)
 
 
 def _arena(row: Row) -> list[dict[str, Any]]:
@@ -205,15 +255,28 @@ def _lettered(a: str, b: str, verdict: str) -> Callable[[Row], list[dict[str, An
 
 
 def _scored(a: str, b: str, score_a: str, score_b: str) -> Callable[[Row], list[dict[str, Any]]]:
-    """Two responses, each with a score of its own."""
+    """Two responses or more, each with a score of its own."""
 
     def read(row: Row) -> list[dict[str, Any]]:
+        responses = [a, b, *others_like((a, b), row)]
+        if len(responses) > 2:
+            scores = [score_a[:-1] + name[len(a) - 1 :] for name in responses]
+            entries = [{"text": row[name], "score": number(row, score)} for name, score in zip(responses, scores, strict=True)]
+            return _graded({**row, a: entries}, _asked(row), a, "text", ["score"])
         first, second = number(row, score_a), number(row, score_b)
         if first == second:
             raise TieError(score_a, f"and {score_b} are both {first:g}: neither response was preferred")
         return _pair(_asked(row), [row.get(a), row.get(b)], int(second > first), row)
 
     return read
+
+
+def others_like(names: Sequence[str], row: Row) -> list[str]:
+    """Columns with a text that are called like those of two responses, with another letter or number at the end."""
+    stem = names[0][:-1]
+    end = "[0-9]+" if names[0][-1].isdigit() else "[c-h]"  # and no plural
+    others = (one for one in row if one not in names and re.fullmatch(re.escape(stem) + end, one, re.IGNORECASE))
+    return [one for one in others if not is_missing(plain(row[one])) and not is_blank(row[one])]
 
 
 def _asked(row: Row) -> Any:
@@ -228,11 +291,13 @@ def _prompt(row: Row) -> Any:
     found = next((name for name in _PROMPTS if row.get(name) is not None), None)
     if found is None:
         raise RowError("prompt", "is missing from this row")
-    if not isinstance(row[found], str):
+    names = [*BEFORE, found, *([_AFTER] if found != _AFTER else [])]
+    texts = {name: text for name in names if name != found and (text := text_beside(row, name))}
+    if not texts:
         return row[found]
-    names = [*_BEFORE, found, *([_AFTER] if found != _AFTER else [])]
-    texts = [one for name in names if isinstance(one := plain(row.get(name)), str) and (name == found or not is_blank(one))]
-    return "\n\n".join(one.strip() for one in texts) if len(texts) > 1 else row[found]
+    if not isinstance(asked := plain(row[found]), str):
+        raise RowError(found, f"is messages, and a text stands beside it in {', '.join(texts)}: expected one of them")
+    return "\n\n".join(asked.strip() if name == found else texts[name] for name in names if name == found or name in texts)
 
 
 def _outputs(row: Row) -> list[dict[str, Any]]:
@@ -344,6 +409,11 @@ def _graded(row: Row, prompt: Any, entries: str, text: str, grades: Sequence[str
     found = plain(row.get(entries))
     if not isinstance(found, (list, tuple)) or not all(isinstance(one, Mapping) for one in found):
         raise RowError(entries, "is not a list of responses, each with its text and its rating")
+    cells = [(name, plain(one.get(name))) for one in found for name in grades]
+    if unread := [
+        (name, cell) for name, cell in cells if isinstance(cell, str) and grade_of(cell) is None and re.search(r"\d", cell)
+    ]:
+        raise RowError(entries, f"has the {unread[0][0]} {unread[0][1]!r:.40}, expected a number such as 4.5")
     all_graded = ([grade_of(one.get(name)) for one in found] for name in grades)
     values = next((one for one in all_graded if len(one) - one.count(None) > 1), None)
     if values is None:
@@ -361,9 +431,12 @@ def _graded(row: Row, prompt: Any, entries: str, text: str, grades: Sequence[str
 
 
 def grade_of(value: Any) -> float | None:
-    """A grade as a number, also if it is written as text; None if it is none."""
+    """A grade as a number, also if it is written as text, in Europe with a comma; None if it is none."""
+    value = plain(value)
+    if isinstance(value, str) and re.fullmatch(r"\s*[-+]?\d+,\d+\s*", value) and not re.search(r",\d{3}\s*$", value):
+        value = value.replace(",", ".")  # three digits may be thousands
     try:
-        found = float(plain(value))
+        found = float(value)
     except (TypeError, ValueError):
         return None
     return None if math.isnan(found) else found
@@ -527,7 +600,7 @@ _SIDES = (
     ),
 )
 #: Columns of a verdict in words.
-_VERDICTS = ("winner", "preference", "preferred", "verdict", "comparison", "label")
+VERDICTS = ("winner", "preference", "preferred", "better_response", "better", "verdict", "comparison", "label")
 
 #: The first layout whose columns a source has is used.
 LAYOUTS = (
@@ -547,6 +620,8 @@ LAYOUTS = (
         frozenset({"response_A", "response_B", "label"}),
         _wimhf,
         is_exact=True,
+        responses=("response_A", "response_B"),
+        verdict="label",
     ),
     Layout("`winner` of two conversations", frozenset({"conversation_a", "conversation_b", "winner"}), _arena),
     Layout(
@@ -555,21 +630,37 @@ LAYOUTS = (
         _arena_flags,
     ),
     Layout(
-        "`preference_strength`: below zero if `response_1` is better",
-        frozenset({"response_1", "response_2", "preference_strength"}),
-        _helpsteer2,
+        "`label` as the number of the chosen output",
+        frozenset({"output_1", "output_2", "label"}),
+        _outputs,
+        responses=("output_1", "output_2"),
+        verdict="label",
+    ),
+    *(
+        Layout(
+            f"`{verdict}` of `{a}` and `{b}`",
+            frozenset({a, b, verdict}),
+            _lettered(a, b, verdict),
+            responses=(a, b),
+            verdict=verdict,
+        )
+        for a, b in (("response_A", "response_B"), *_SIDES)
+        for verdict in VERDICTS
+        if (a, verdict) != ("response_A", "label")
     ),
     Layout(
-        "`overall_preference`: below zero if `response1` is better",
+        "`preference_strength`: -3 to 3, below zero if `response_1` is better",
+        frozenset({"response_1", "response_2", "preference_strength"}),
+        _helpsteer2,
+        responses=("response_1", "response_2"),
+        verdict="preference_strength",
+    ),
+    Layout(
+        "`overall_preference`: -3 to 3, below zero if `response1` is better",
         frozenset({"response1", "response2", "overall_preference"}),
         _helpsteer3,
-    ),
-    Layout("`label` as the number of the chosen output", frozenset({"output_1", "output_2", "label"}), _outputs),
-    *(
-        Layout(f"`{verdict}` of `{a}` and `{b}`", frozenset({a, b, verdict}), _lettered(a, b, verdict))
-        for a, b in (("response_A", "response_B"), *_SIDES)
-        for verdict in _VERDICTS
-        if (a, verdict) != ("response_A", "label")
+        responses=("response1", "response2"),
+        verdict="overall_preference",
     ),
     Layout(
         "`preference.responses` as the votes of people", frozenset({"response1", "response2", "preference.responses"}), _argilla
@@ -597,11 +688,6 @@ LAYOUTS = (
     Layout("`completions` by their scores", frozenset({"contents", "completions"}), _gemini),
     Layout("`choice` as the number of the chosen candidate", frozenset({"candidate_0", "candidate_1", "choice"}), _choice),
     Layout("the candidates of the last message by their `preferenceLabel`", frozenset({"messages"}), _nova, _has_candidates),
-    Layout(
-        "every answer in `correct_answers` with every one in `incorrect_answers`",
-        frozenset({"correct_answers", "incorrect_answers"}),
-        _true_and_false,
-    ),
     Layout("the choices in `mc2_targets` by their labels", frozenset({"mc2_targets"}), _targets),
     Layout(
         "the side that most `annotations` select of the two answers in `data`",
@@ -613,6 +699,9 @@ LAYOUTS = (
             f"`{a}` and `{b}` by `{score_a}` and `{score_b}`",
             frozenset({a, b, score_a, score_b}),
             _scored(a, b, score_a, score_b),
+            responses=(a, b),
+            verdict=score_a,
+            has_scores=True,
         )
         for a, b, score_a, score_b in (
             ("answer_0", "answer_1", "score_0", "score_1"),
@@ -623,6 +712,11 @@ LAYOUTS = (
     ),
     Layout("`completions` by their scores", frozenset({"instruction", "completions"}), _ultrafeedback),
     Layout("`completions` by their ranks", frozenset({"context", "completions"}), _nemo),
+    Layout(
+        "every answer in `correct_answers` with every one in `incorrect_answers`",
+        frozenset({"correct_answers", "incorrect_answers"}),
+        _true_and_false,
+    ),
     Layout("`answers` by their ranks", frozenset({"prompt", "answers"}), _nectar),
     Layout("`choice` as the number of the chosen summary", frozenset({"info", "summaries", "choice"}), _summaries),
     Layout("the first `output` as chosen, the second as rejected", frozenset({"instruction", "output"}), _two_outputs),
@@ -630,11 +724,14 @@ LAYOUTS = (
 
 
 def pairs_of(layout: Layout, row: RawRow) -> Iterable[RawRow]:
-    """The rows of pairs that a row gives.
+    """The rows of pairs that a row gives: by the first verdict that it has, if several may stand there.
 
     Raises:
         RowError: it cannot be read.
         TieError: no response was preferred.
     """
-    named = {layout.names.get(name, name): value for name, value in (row.values or {}).items()}
-    return [RawRow(row.row, values) for values in layout.read(named)]
+    values = row.values or {}
+    given = (one for one in (layout, *layout.rivals) if not is_missing(plain(one.named(values).get(one.verdict))))
+    one = next(given, layout) if layout.rivals else layout
+    _check_two(one, one.named(values))
+    return [RawRow(row.row, found) for found in one.read(one.named(values))]

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sparserm.pairs.cells import lone_text, looks_like_messages, parsed, unwrapped
+from sparserm.pairs.cells import is_blank, is_bracketed, lone_text, looks_like_messages, parsed, unwrapped
 from sparserm.pairs.templates import (
     ROLES,
     THINKING,
@@ -133,6 +133,37 @@ def text_or_messages(values: Mapping[str, Any], column: str) -> str | Prompt:
             raise RowError(column, "is empty")
         return _checked(value, column)
     return _messages(value, column)
+
+
+def text_beside(values: Mapping[str, Any], column: str) -> str:
+    """What a column adds to the prompt beside it: its text, or each of its texts on lines of its own; empty if there is none.
+
+    Raises:
+        RowError: it is neither text nor a list of texts.
+    """
+    value = plain(values.get(column))
+    if column == "history" and turns_beside(values, column):
+        return ""
+    value = text if (text := lone_text(value)) is not None else value
+    texts = [value] if isinstance(value, str) else [] if is_missing(value) or value in ((), [], {}) else value
+    if not isinstance(texts, (list, tuple)) or not all(isinstance(one, str) for one in texts):
+        raise RowError(column, f"is {_describe(value)}, expected text or a list of texts: write it into the prompt")
+    return "\n\n".join(_checked(one.strip(), column) for one in texts if not is_blank(one))
+
+
+def turns_beside(values: Mapping[str, Any], column: str) -> Prompt:
+    """The turns in a column before the prompt, also written as text: messages, or pairs of a question and its answer."""
+    value = plain(values.get(column))
+    if isinstance(value, str) and is_bracketed(value):
+        value = parsed(value)
+    if not isinstance(value, (list, tuple)) or not value or lone_text(value) is not None:
+        return ()
+    value = [plain(one) for one in value]
+    if all(isinstance(one, (list, tuple)) and len(one) == 2 and all(isinstance(text, str) for text in one) for one in value):
+        return tuple(turn for asked, said in value for turn in (Message("user", asked), Message("assistant", said)))
+    if column == "history" or all(isinstance(one, Mapping) and one.keys() & {"role", "from"} for one in value):
+        return plain_turns(_messages(value, column))
+    return ()
 
 
 def _messages(value: Any, column: str) -> Prompt:

@@ -7,15 +7,18 @@ responses, as in reward benchmarks. Every row gives one or more pairs, or an iss
 
 from __future__ import annotations
 
+import re
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
-from sparserm.pairs.cells import MISSING_MARKS, is_blank, is_unread_data, looks_like_messages, texts_in, written_lone_text
-from sparserm.pairs.columns import TIES, FoundColumns, find_columns, listed
+from sparserm.pairs.cells import is_blank, is_mark, is_unread_data, looks_like_messages, texts_in, written_lone_text
+from sparserm.pairs.columns import TIES, FoundColumns, find_columns, listed, may_be_asked
 from sparserm.pairs.files import WHOLE_ROW, RawRow, rows_of, uncollected
-from sparserm.pairs.layouts import WON, LabelError, TieError, canonical, grade_of, pairs_of, says_tie
+from sparserm.pairs.labels import sides, verdict_beside
+from sparserm.pairs.layouts import WON, LabelError, Layout, TieError, canonical, grade_of, pairs_of, says_tie, verdicts_beside
 from sparserm.pairs.limits import MAX_LISTED_PAIRS
 from sparserm.pairs.messages import (
     RowError,
@@ -28,8 +31,10 @@ from sparserm.pairs.messages import (
     plain_turns,
     same_turns,
     templated,
+    text_beside,
     text_or_messages,
     turn_mark,
+    turns_beside,
     turns_in,
 )
 from sparserm.pairs.split import preference_data
@@ -39,18 +44,24 @@ from sparserm.pairs.verdicts import paired
 from sparserm.support.files import one_line
 from sparserm.types import Message, PairIssue, PreferenceData, PreferencePair, Prompt, SparseRMError
 
-#: Columns with a score of each response.
-_SCORES = [
-    (name.format("chosen"), name.format("rejected"))
-    for kind in ("score", "rating", "reward")
-    for name in (f"{kind}_{{}}", f"{{}}_{kind}", f"{{}}-{kind}")
-]
+#: What the name of a column has in it that holds a score of a response.
+_SCORES = {"score", "scores", "rating", "ratings", "reward", "rewards", "grade", "votes"}
 #: Columns of what a language model for texts cannot read, or is not told.
-_UNREAD = {"images", "image", "videos", "audios", "tools", "choices", "options"}
+_UNREAD = {"images", "image", "videos", "video", "audios", "audio", "tools", "functions", "choices", "options"}
+#: Rows in which is looked whether a column is read, and columns that a warning names.
+_SAMPLE, _SHOWN = 50, 8
+#: Columns that may hold the turns before the prompt.
+_TURNS = ("history", "context")
+#: A text that says something: two words, the end of a sentence or a call, or several letters of scripts without spaces.
+_SAYS = re.compile(r"[^\W\d_]\S*\s+\S*[^\W\d_]|\w[.?!;)]\s*$|[\u0e00-\u0e7f\u3040-\u9fff\uac00-\ud7af]{4}")
 #: Rows from which on it is odd that a label always prefers the same side.
 _MANY = 8
 #: Columns, true in some rows, that may say that chosen and rejected stand the wrong way round.
-_FLIPS = {f"{before}{name}" for before in ("", "is_", "label_") for name in ("flipped", "swapped", "reversed")}
+_FLIPS = {
+    f"{before}{name}"
+    for before in ("", "is_", "label_")
+    for name in ("flip", "flipped", "swap", "swapped", "reverse", "reversed", "invert", "inverted")
+}
 #: Columns that may say which of two responses won.
 _LABELS = ("label", "labels", "preference", "preferred", "winner")
 #: How columns end that may hold several responses each.
@@ -150,7 +161,7 @@ def read_rows(rows: Iterable[RawRow], columns: FoundColumns) -> tuple[list[Prefe
         else:
             try:
                 _check_tie(row.values or {}, columns)
-                for one in pairs_of(columns.layout, row) if columns.layout else [row]:
+                for one in pairs_of(columns.layout, row) if columns.layout else [_pointed(row, columns)]:
                     responses = _listed_responses(one.values or {}, columns)
                     n_listed += len(responses[0]) * len(responses[1])
                     _check_listed(n_listed, row, columns)
@@ -171,17 +182,40 @@ def read_rows(rows: Iterable[RawRow], columns: FoundColumns) -> tuple[list[Prefe
     return pairs, issues
 
 
+def _pointed(row: RawRow, columns: FoundColumns) -> RawRow:
+    """A row with the responses that the cells of chosen and rejected name."""
+    if not columns.pointers:
+        return row
+    values = dict(row.values or {})
+    for name in (columns.chosen, columns.rejected):
+        cell = plain(values.get(name))
+        named = columns.pointers.get(canonical(str(cell)))
+        if named is None:
+            raise RowError(name, f"is {str(cell)!r:.40}, expected the name of a column with a response, as in the other rows")
+        values[name] = values.get(named)
+    return replace(row, values=values)
+
+
 def _check_tie(values: Mapping[str, Any], columns: FoundColumns) -> None:
     """Raise :class:`TieError` if a column says, by true or in words, that neither response was preferred."""
     for name in columns.verdicts:
         value = plain(values.get(name))
-        if says_tie(value) or (canonical(name) in TIES and _is_true(value)):
+        is_tie = canonical(name) in TIES
+        if says_tie(value) or (is_tie and _is_true(value)):
             raise TieError(name, f"is {value!r:.40}: neither response was preferred")
+        if is_tie and not _is_false(value):
+            raise RowError(name, f"is {value!r:.40}, expected true for a tie, or false")
 
 
 def _is_true(value: Any) -> bool:
-    """Whether a cell is true, 1 or yes, also as text."""
-    return str(plain(value)).strip().lower() in ("true", "1", "1.0", "yes")
+    """Whether a cell is true, 1, yes or a mark, also as text."""
+    return str(plain(value)).strip().lower() in ("true", "1", "1.0", "yes", "t", "y", "x", "✓")
+
+
+def _is_false(value: Any) -> bool:
+    """Whether a cell is false, 0, no or empty, also as text."""
+    value = plain(value)
+    return is_missing(value) or is_blank(str(value)) or str(value).strip().lower() in ("false", "0", "0.0", "no", "f", "n")
 
 
 def _check_listed(n_listed: int, row: RawRow, columns: FoundColumns) -> None:
@@ -318,17 +352,24 @@ def _whole(values: Mapping[str, Any], chosen: str | Prompt, rejected: str | Prom
 def _prompt_of(values: Mapping[str, Any], columns: FoundColumns) -> str | Prompt:
     """The prompt, with what belongs to it in other columns: texts that have some, each on lines of its own."""
     assert columns.prompt is not None
+    if columns.otherwise and not _holds_something(values.get(columns.prompt)):
+        return text_or_messages(values, columns.otherwise)
     if not columns.joined:
         return text_or_messages(values, columns.prompt)
-    parts = [plain(values.get(name)) for name in columns.joined]
-    texts = [one.strip() for one in parts if isinstance(one, str) and not is_blank(one)]
     value = text_or_messages(values, columns.prompt)
+    beside = [one for one in columns.joined if one == columns.prompt or not _turns_before(values, one)]
+    texts = {name: text for name in beside if name != columns.prompt and (text := text_beside(values, name))}
+    if not texts:
+        return value
     if isinstance(value, str):
-        return "\n\n".join(texts) or value
-    if texts:
-        others = ", ".join(name for name in columns.joined if name != columns.prompt)
-        raise RowError(columns.prompt, f"is messages, and a text stands beside it in {others}: expected one of them")
-    return value
+        asked = "" if is_blank(value) else value.strip()
+        return "\n\n".join(filter(None, (asked if name == columns.prompt else texts.get(name) for name in beside)))
+    raise RowError(columns.prompt, f"is messages, and a text stands beside it in {', '.join(texts)}: expected one of them")
+
+
+def _turns_before(values: Mapping[str, Any], column: str) -> Prompt:
+    """The turns before the prompt that a column beside it holds."""
+    return turns_beside(values, column) if column in _TURNS else ()
 
 
 def _with_system(prompt: Prompt, values: Mapping[str, Any], columns: FoundColumns) -> Prompt:
@@ -355,7 +396,7 @@ def _system_text(values: Mapping[str, Any], column: str) -> str:
         value = value[0]
     if isinstance(value, Mapping):
         value = next((value[key] for key in ("content", "value", "text") if key in value), None)
-    if is_missing(value) or value in ([], ()):
+    if is_missing(value) or value in ([], (), {}):
         return ""
     if not isinstance(value, str):
         raise RowError(column, "is neither a text nor one message: expected the system message")
@@ -363,15 +404,9 @@ def _system_text(values: Mapping[str, Any], column: str) -> str:
 
 
 def _history(values: Mapping[str, Any], columns: FoundColumns) -> Prompt:
-    """The turns in the column ``history`` of LLaMA-Factory and ms-swift: pairs of a question and its answer, or messages."""
-    value = plain(values.get("history"))
-    if columns.prompt == "history" or not isinstance(value, (list, tuple)) or not value:
-        return ()
-    if all(isinstance(one, (list, tuple)) and len(one) == 2 and all(isinstance(text, str) for text in one) for one in value):
-        return tuple(turn for asked, said in value for turn in (Message("user", asked), Message("assistant", said)))
-    told = text_or_messages(values, "history")
-    assert not isinstance(told, str)
-    return plain_turns(told)
+    """The turns before the prompt, as in the column ``history`` of LLaMA-Factory and ms-swift."""
+    names = [name for name in _TURNS if name != columns.prompt and (name == "history" or name in columns.joined)]
+    return next((turns for name in names if (turns := turns_beside(values, name))), ())
 
 
 def _mark(value: Any) -> str:
@@ -478,7 +513,7 @@ def text_warnings(rows: Iterable[RawRow], pairs: Iterable[PreferencePair], colum
     for pair in pairs:
         found += _prompt_warnings(pair, columns.prompt or columns.chosen)
         for column, text in ((columns.chosen, pair.chosen), (columns.rejected, pair.rejected)):
-            if text.strip() in MISSING_MARKS:
+            if is_mark(text):
                 found.append((pair.row, column, f"is the text {text.strip()!r}, which may be a missing value"))
             found += _mark_warning(pair.row, column, text, pair.prompt[-1].content)
             if not visible(text):
@@ -499,14 +534,18 @@ def source_warnings(rows: Sequence[RawRow], pairs: Sequence[PreferencePair], col
         *_thinking_warning(rows, columns),
         *_turn_warning(rows, columns),
         *_data_warnings(pairs, columns),
-        *_unread_warning(rows),
+        *_unread_warnings(rows, pairs, columns),
     ]
 
 
 def pair_warnings(rows: Sequence[RawRow], pairs: Sequence[PreferencePair], columns: FoundColumns) -> list[PairIssue]:
     """Warnings about what makes the pairs of a source: prompts that are guessed, and columns that may say otherwise."""
-    guessed = _implied_text_warning(rows, pairs, columns)
-    return [*guessed, *_flip_warnings(rows, columns), *_plural_warnings(pairs, columns)]
+    return [
+        *_implied_text_warning(rows, pairs, columns),
+        *_flip_warnings(rows, columns),
+        *(_side_warnings(rows, columns) or _rival_warnings(rows, columns)),
+        *_plural_warnings(pairs, columns),
+    ]
 
 
 def _repeat_warnings(pairs: Iterable[PreferencePair], columns: FoundColumns) -> list[PairIssue]:
@@ -526,7 +565,7 @@ def _repeat_warnings(pairs: Iterable[PreferencePair], columns: FoundColumns) -> 
 def _prompt_warnings(pair: PreferencePair, column: str) -> list[tuple[int, str, str]]:
     """Marks of templates in a prompt, and messages without text."""
     found = next((found for turn in pair.prompt if (found := _mark_warning(pair.row, column, turn.content))), [])
-    if (last := pair.prompt[-1].content.strip()) in MISSING_MARKS:
+    if is_mark(last := pair.prompt[-1].content.strip()):
         found.append((pair.row, column, f"is the text {last!r}, which may be a missing value"))
     if any(not turn.content.strip() for turn in pair.prompt):
         found.append((pair.row, column, "prompt has a message without text"))
@@ -546,15 +585,29 @@ def _doubtful_rows(rows: Iterable[RawRow], columns: FoundColumns) -> list[tuple[
     """The header again among the rows, and scores that speak for the rejected response."""
     found = []
     names = [name for name in (columns.prompt, columns.chosen, columns.rejected) if name is not None]
+    rows = list(rows)
+    scores = _score_columns(dict.fromkeys(key for row in rows for key in row.values or ()))
     for row in rows:
         values = row.values or {}
-        if len(names) == 3 and all(values.get(name) == name for name in names):
+        if len(names) == 3 and all(_is_header(values.get(name), name) for name in names):
             found.append((row.row, columns.chosen, "repeats the header"))
-        for a, b in _SCORES:
+        for a, b in scores:
             high, low = (grade_of(values.get(name)) for name in (a, b))
             if high is not None and low is not None and high < low:
                 found.append((row.row, a, f"is {high:g}, below {b} ({low:g}): the label may be the wrong way round"))
     return found
+
+
+def _is_header(cell: Any, name: str) -> bool:
+    return isinstance(cell, str) and cell.strip().lower() == name.strip().lower()
+
+
+def _score_columns(present: Iterable[str]) -> list[tuple[str, str]]:
+    """The columns with a score of the chosen response, each with the one of the rejected response."""
+    named = {canonical(name): name for name in present}
+    scored = [one for one in named if _SCORES & set(one.split("_")) and "chosen" in one.split("_")]
+    sides = ((named[one], named.get(one.replace("chosen", "rejected"))) for one in scored)
+    return [(chosen, rejected) for chosen, rejected in sides if rejected is not None]
 
 
 def _thinking_warning(rows: Iterable[RawRow], columns: FoundColumns) -> list[PairIssue]:
@@ -592,12 +645,44 @@ def _flip_warnings(rows: Sequence[RawRow], columns: FoundColumns) -> list[PairIs
             found += _label_warning(rows, name)
         if not is_flip and name not in columns.verdicts:
             continue
-        speaks = _is_true if is_flip else _is_contrary
+        speaks = _may_be_flipped if is_flip else _is_contrary
         said = [row.row for row in rows if speaks(plain((row.values or {}).get(name)))]
         what = f"`{name}` {'is true' if is_flip else 'speaks for the rejected response'} in {len(said):,} of {len(rows):,} rows"
         problem = f"{what}, read as the columns say: check that chosen and rejected were exchanged there"
         found += [PairIssue(said[0], WHOLE_ROW, problem, "warning")] if said else []
     return found
+
+
+def _rival_warnings(rows: Sequence[RawRow], columns: FoundColumns) -> list[PairIssue]:
+    """A warning for each verdict that says otherwise than the one that was read, or than chosen and rejected."""
+    present = list(dict.fromkeys(key for row in rows for key in row.values or ()))
+    found = []
+    rivals = columns.layout.rivals if columns.layout else verdicts_beside(present, [row.values or {} for row in rows])
+    for rival in rivals:
+        said = [row.row for row in rows if _says_otherwise(row, rival, columns)]
+        what = columns.layout.verdict if columns.layout else f"{columns.chosen} and {columns.rejected}"
+        problem = f"`{rival.verdict}` says otherwise in {len(said):,} of {len(rows):,} rows: read {what}; check what each means"
+        found += [PairIssue(said[0], WHOLE_ROW, problem, "warning")] if said else []
+    return found
+
+
+def _side_warnings(rows: Sequence[RawRow], columns: FoundColumns) -> list[PairIssue]:
+    """A warning if two responses were mapped to chosen and rejected beside a column that may say which of them won."""
+    names = (columns.chosen, columns.rejected)
+    verdict = verdict_beside(rows, names) if sides(names) else None
+    said = f"`{verdict}` may say which response won, and is not read: `{names[0]}` was read as chosen in all {len(rows):,} rows"
+    return [PairIssue(rows[0].row, WHOLE_ROW, said, "warning")] if verdict else []
+
+
+def _says_otherwise(row: RawRow, rival: Layout, columns: FoundColumns) -> bool:
+    """Whether another verdict prefers the response of a row that was rejected."""
+    try:
+        ours = [*pairs_of(columns.layout, row)] if columns.layout else [row]
+        sides = [[plain((one.values or {}).get(name)) for name in (columns.chosen, columns.rejected)] for one in ours]
+        theirs = [(one.get("rejected"), one.get("chosen")) for one in rival.read(rival.named(row.values or {}))]
+    except (RowError, TieError, LabelError):
+        return False
+    return any(list(map(plain, one)) == side for one in theirs for side in sides)
 
 
 def _label_warning(rows: Sequence[RawRow], name: str) -> list[PairIssue]:
@@ -607,6 +692,10 @@ def _label_warning(rows: Sequence[RawRow], name: str) -> list[PairIssue]:
         f"`{name}` is {' and '.join(sorted(values))} beside chosen and rejected, which were read as named: check what it says"
     )
     return [PairIssue(rows[0].row, WHOLE_ROW, said, "warning")] if values in ({"0", "1"}, {"false", "true"}) else []
+
+
+def _may_be_flipped(value: Any) -> bool:
+    return not _is_false(value)
 
 
 def _is_contrary(verdict: Any) -> bool:
@@ -625,14 +714,31 @@ def _data_warnings(pairs: Sequence[PreferencePair], columns: FoundColumns) -> li
         said = [row for row, text in texts if name is not None and is_unread_data(text)]
         problem = f"is a list or an object written as text in {len(said):,} of {len(pairs):,} pairs: read as that text"
         found += [PairIssue(said[0], str(name), problem, "warning")] if said else []
-        if name is not None and len(texts) > 1 and all(_is_quoted(text) for _, text in texts):
-            problem = "is in quotes in every pair, as JSON writes texts: read with the quotes"
-            found.append(PairIssue(texts[0][0], name, problem, "warning"))
+        for holds, what in _WRITINGS if name is not None else ():
+            said = [row for row, text in texts if holds(text)]
+            if len(said) == len(texts) > 1 or (said and holds is not _is_quoted):
+                found.append(PairIssue(said[0], str(name), what.format(len(said), len(pairs)), "warning"))
     return found
 
 
 def _is_quoted(text: str) -> bool:
     return len(text := text.strip()) > 2 and text[0] == text[-1] == '"'
+
+
+def _is_formula(text: str) -> bool:
+    return text.lstrip().startswith('="') and text.rstrip().endswith('"')
+
+
+def _has_escape(text: str) -> bool:
+    return re.search("_x00[01][0-9A-F]_", text) is not None
+
+
+#: Texts in a writing of other programs, and what is said about them.
+_WRITINGS: tuple[tuple[Callable[[str], bool], str], ...] = (
+    (_is_quoted, "is in quotes in every pair, as JSON writes texts: read with the quotes"),
+    (_is_formula, 'is written ="..." in {:,} of {:,} pairs, as for Excel: read with these signs'),
+    (_has_escape, "has _x000D_ or the like in {:,} of {:,} pairs, as Excel writes control characters: read as that text"),
+)
 
 
 def _plural_warnings(pairs: Sequence[PreferencePair], columns: FoundColumns) -> list[PairIssue]:
@@ -646,12 +752,54 @@ def _plural_warnings(pairs: Sequence[PreferencePair], columns: FoundColumns) -> 
     return [PairIssue(rows[0], name, said.format(len(rows), len(pairs)), "warning") for name, rows in named if rows]
 
 
-def _unread_warning(rows: Sequence[RawRow]) -> list[PairIssue]:
-    """One warning if rows have images or tools, which a reward model of texts does not read."""
-    cells = ((name, plain(value)) for row in rows for name, value in (row.values or {}).items() if name in _UNREAD)
-    unread = sorted({f"`{name}`" for name, value in cells if not is_missing(value) and value not in ("", [], ())})
-    said = f"{', '.join(unread)} {'is' if len(unread) == 1 else 'are'} not read: only the texts are"
-    return [PairIssue(rows[0].row, WHOLE_ROW, said, "warning")] if unread else []
+def _unread_warnings(rows: Sequence[RawRow], pairs: Sequence[PreferencePair], columns: FoundColumns) -> list[PairIssue]:
+    """A warning if rows have images or tools, which a reward model of texts does not read; one if other texts are not read."""
+    names = list(dict.fromkeys(key for row in rows for key in row.values or ()))
+    media = [name for name in names if _UNREAD & set(canonical(name).split("_"))]
+    given = [name for name in media if any(_holds_something((row.values or {}).get(name)) for row in rows)]
+    said = f"{_listed_names(given)} {'is' if len(given) == 1 else 'are'} not read: only the texts are"
+    found = [PairIssue(rows[0].row, WHOLE_ROW, said, "warning")] if given else []
+    others = [one for one in names if one not in columns.read and one not in media and one != "id" and may_be_asked(one)]
+    told = {pair.row: pair for pair in pairs}
+    unread = [name for name in others if _is_left_out(name, [row for row in rows if row.row in told], told)]
+    said = f"not read: {_listed_names(unread)}; what belongs to the prompt has to stand in it"
+    return found + ([PairIssue(rows[0].row, WHOLE_ROW, said, "warning")] if unread else [])
+
+
+def _listed_names(names: Sequence[str]) -> str:
+    shown = ", ".join(f"`{name}`" for name in sorted(names)[:_SHOWN])
+    return shown + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
+
+
+def _holds_something(cell: Any) -> bool:
+    value = plain(cell)
+    return (
+        not is_missing(value)
+        and not is_blank(value)
+        and value not in ([], (), {})
+        and not isinstance(value, (bool, int, float))
+    )
+
+
+def _is_left_out(name: str, rows: Sequence[RawRow], told: Mapping[int, PreferencePair]) -> bool:
+    """Whether a column has texts of several words that are no part of the pair of their row."""
+    for row in islice((row for row in rows if _holds_something((row.values or {}).get(name))), _SAMPLE):
+        texts = [one for one in _texts_of((row.values or {}).get(name)) if _SAYS.search(one)]
+        pair = told[row.row]
+        said = " ".join(" ".join([*(turn.content for turn in pair.prompt), pair.chosen, pair.rejected]).split())
+        if any(" ".join(text.split()) not in said for text in texts):
+            return True
+    return False
+
+
+def _texts_of(cell: Any) -> Iterator[str]:
+    """All texts in a cell."""
+    value = plain(cell)
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, (list, tuple, Mapping)):
+        for one in value.values() if isinstance(value, Mapping) else value:
+            yield from _texts_of(one)
 
 
 def visible(text: str) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 
 from sparserm.pairs.files import RawRow
-from sparserm.pairs.layouts import Row, alpaca_prompt, canonical, number
+from sparserm.pairs.layouts import BEFORE, Row, alpaca_prompt, canonical, number
 from sparserm.pairs.limits import MAX_LISTED_PAIRS
 from sparserm.pairs.messages import RowError, plain
 from sparserm.types import PairIssue, SparseRMError
@@ -113,7 +113,7 @@ def _answered(row: Row, response: str) -> Row:
 
 
 #: Columns that belong to what was asked: responses are compared only where these are the same, too.
-_ASKED_WITH = ("system", "system_prompt", "system_message", "history", "context", "passage", "document", "input", "tools")
+_ASKED_WITH = ("system", "system_prompt", "system_message", *BEFORE, "input", "tools")
 
 #: The first form whose columns a source has is used.
 _FORMS = (

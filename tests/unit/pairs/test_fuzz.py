@@ -23,7 +23,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sparserm.pairs.candidates import read_candidates
-from sparserm.pairs.cells import MISSING_MARKS, looks_like_messages, written_lone_text
+from sparserm.pairs.cells import is_mark, looks_like_messages, written_lone_text
 from sparserm.pairs.files import read_bytes
 from sparserm.pairs.parsing import parse_rows
 from sparserm.pairs.templates import mark_in, spoken
@@ -61,7 +61,7 @@ TEXTS = st.lists(_PIECES, min_size=1, max_size=14).map("".join)
 def _is_plain(text: str) -> bool:
     """Whether a text means itself in every format."""
     special = mark_in(text) or looks_like_messages(text) or transcript(text) or spoken(text) != text
-    stands_for = text.strip() in MISSING_MARKS or written_lone_text(text) is not None
+    stands_for = is_mark(text) or written_lone_text(text) is not None
     return bool(text.strip()) and not special and not stands_for and not text.startswith("\ufeff")
 
 

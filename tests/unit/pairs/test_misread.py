@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
+import pyarrow as pa
 import pytest
 
 from sparserm.pairs.files import read_bytes
@@ -288,3 +292,230 @@ def test_rows_of_the_dataset_viewer_are_read_unless_they_are_cut(name: str) -> N
 def test_a_history_that_is_the_prompt_is_read_once() -> None:
     (pair,) = parse_pairs([{"history": "Q", "chosen": "a", "rejected": "b"}]).pairs
     assert pair.prompt == (Message("user", "Q"),)
+
+
+# ------------------------------------------------------------------------------------------ texts that are not the prompt
+
+
+@pytest.mark.parametrize("name", ["text", "question", "code", "persona", "Notes", "rejected_by"])
+def test_a_text_that_is_not_read_is_named(name: str) -> None:
+    found = parse_pairs([ROW, {**ROW, "prompt": "Why?", name: "Air is no sea."}])
+    assert f"not read: `{name}`; what belongs to the prompt has to stand in it" in _said(found)
+    letters = {"prompt": Q, "response_a": GOOD, "response_b": BAD, "winner": "a", name: "Air is no sea."}
+    assert f"not read: `{name}`" in _said(parse_pairs([letters]))
+
+
+@pytest.mark.parametrize("value", ["", "train", 7, None, "NULL", [], ["a", "b"], Q, f"{GOOD}"])
+def test_what_is_no_text_or_was_read_elsewhere_is_not_named(value: Any) -> None:
+    assert not parse_pairs([{**ROW, "text": value}]).issues
+    assert not parse_pairs([{**ROW, "chosen_model": "a b", "source": "a b", "id": "a b", "category": "a b"}]).issues
+
+
+def test_many_texts_are_counted() -> None:
+    more = {f"note_{i}": f"Note number {i}." for i in range(12)}
+    assert "`note_5` and 4 more; what" in _said(parse_pairs([{**ROW, **more}]))
+
+
+@pytest.mark.parametrize("name", ["image_path", "video", "audio", "functions", "Image"])
+def test_media_in_any_spelling_are_named(name: str) -> None:
+    assert f"`{name}` is not read: only the texts are" in _said(parse_pairs([{**ROW, name: "[1]"}]))
+
+
+@pytest.mark.parametrize("name", ["context", "contexts", "passages", "documents", "evidence"])
+@pytest.mark.parametrize("beside", [ROW, {"question": Q, "response_a": GOOD, "response_b": BAD, "winner": "a"}])
+def test_texts_before_the_prompt_may_be_a_list(name: str, beside: dict[str, Any]) -> None:
+    for value, read in (
+        (["Air.", "Sea."], "Air.\n\nSea."),
+        (["Air.", ""], "Air."),
+        ({"text": "Air."}, "Air."),
+        ("Air.", "Air."),
+    ):
+        _is_read(parse_pairs([{**beside, name: value}]), (Message("user", f"{read}\n\n{Q}"),))
+    with pytest.raises(
+        PairsError, match=f"column {name}: is of type dict, expected text or a list of texts: write it into the"
+    ):
+        parse_pairs([{**beside, name: {"title": "Air", "text": "It scatters."}}])
+
+
+@pytest.mark.parametrize("name", ["context", "history"])
+@pytest.mark.parametrize("write", [lambda value: value, json.dumps, repr], ids=["lists", "json", "python"])
+@pytest.mark.parametrize("turns", [_turns("Hi.", "Hello."), [["Hi.", "Hello."]]], ids=["messages", "pairs"])
+def test_turns_before_the_prompt_are_read_in_any_writing(name: str, write: Any, turns: Any) -> None:
+    found = parse_pairs([{**ROW, name: write(turns)}])
+    _is_read(found, (*HELLO, *USER))
+    found = parse_pairs([{"instruction": Q, "input": "", "chosen": GOOD, "rejected": BAD, name: write(turns)}])
+    _is_read(found, (*HELLO, *USER))
+
+
+@pytest.mark.parametrize("empty", ["[]", "{}", "[ ]", [], {}])
+@pytest.mark.parametrize("name", ["history", "context", "input", "system"])
+def test_an_empty_list_beside_the_prompt_adds_nothing(name: str, empty: Any) -> None:
+    _is_read(parse_pairs([{**ROW, name: empty}]))
+    _is_read(parse_pairs([{"instruction": Q, name: empty, "response_a": GOOD, "response_b": BAD, "winner": "a"}]))
+
+
+def test_data_in_an_input_is_kept() -> None:
+    (pair,) = parse_pairs([{"instruction": "Sort it.", "input": "[3, 1]", "chosen": "[1, 3]", "rejected": "[3, 1]"}]).pairs
+    assert pair.prompt[0].content == "Sort it.\n\n[3, 1]"
+
+
+@pytest.mark.parametrize(
+    "name", ["sys", "sys_prompt", "System Message", "system_content", "systemInstructions", "system-prompt"]
+)
+def test_a_system_message_in_any_spelling_is_read(name: str) -> None:
+    _is_read(parse_pairs([{**ROW, name: "Be brief."}]), (Message("system", "Be brief."), *USER))
+
+
+@pytest.mark.parametrize("missing", [{}, {"messages": None}])
+def test_a_conversation_that_first_stands_in_a_late_row_is_read(missing: dict[str, None]) -> None:
+    rows = [{**ROW, **missing, "prompt": f"{Q} {i}"} for i in range(60)]
+    found = parse_pairs([*rows, {**ROW, "messages": _turns("Hi.", "Hello.", Q)}])
+    assert [pair.prompt[-1].content for pair in found.pairs] == [*(f"{Q} {i}" for i in range(60)), Q]
+    assert found.pairs[-1].prompt == (*HELLO, *USER)
+
+
+# ------------------------------------------------------------------------------------------------- more missing values
+
+_MARKS = [
+    "NULL",
+    "Null",
+    "NA",
+    "n/a",
+    "NaT",
+    "\\N",
+    "undefined",
+    "#DIV/0!",
+    "#NUM!",
+    "Err:508",
+    "[deleted]",
+    "(empty)",
+    "<null>",
+]
+
+
+@pytest.mark.parametrize("mark", [*_MARKS, "<empty>", "[removed]", "Loading...", "<noinput>"])
+def test_every_mark_of_a_missing_value_is_known(mark: str) -> None:
+    found = parse_pairs([{**ROW, "rejected": mark}, {**ROW, "prompt": "Why?"}])
+    assert [(issue.row, issue.column) for issue in found.issues] == [(1, "rejected")]
+    assert "which may be a missing value" in _said(found)
+    with pytest.raises(SparseRMError, match=r"every cell of rejected is the text .* as exporters write missing values"):
+        parse_pairs([{**ROW, "rejected": mark}, {**ROW, "prompt": "Why?", "rejected": mark}])
+    for name in ("system", "input", "context"):
+        _is_read(parse_pairs([{**ROW, name: mark}]))
+        _is_read(parse_pairs([{"instruction": Q, "chosen": GOOD, "rejected": BAD, name: mark}]))
+
+
+@pytest.mark.parametrize("text", ["Empty.", "removed", "#1!", "#one!", "[1]", "(a)", "Not a number", "Nah"])
+def test_other_short_texts_are_no_marks(text: str) -> None:
+    assert not parse_pairs([{**ROW, "rejected": text}]).issues
+
+
+# -------------------------------------------------------------------------------------------------- writings of programs
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[HumanMessage(content='Q?', additional_kwargs={}, response_metadata={})]",
+        "ChatCompletionMessage(content='A.', refusal=None, role='assistant', tool_calls=None)",
+        "Message(role='user', content='Q?')",
+        "- role: user\n  content: Q?\n",
+        '[{role: "user", content: "Q?"}]',
+        "{from: 'human', value: 'Q?'}",
+        '[["user","Hi."],["assistant","Hello."],["user","Q?"]]',
+        "[('user', 'Hi.'), ('assistant', 'Hello.')]",
+        "array([{'content': 'Q?', 'role': 'user'}], dtype=object)",
+    ],
+)
+@pytest.mark.parametrize("column", ["prompt", "chosen"])
+def test_messages_in_other_writings_are_refused(text: str, column: str) -> None:
+    with pytest.raises(PairsError, match=f"column {column}: (looks like messages, but is neither|message 1 is of type)"):
+        parse_pairs([{**ROW, column: text}])
+
+
+@pytest.mark.parametrize(
+    "text", ["Message me.", "- role: admin\n- role: guest", "array([1, 2])", "{a: 1}", "Message(s) sent: content=1"]
+)
+def test_texts_that_look_somewhat_like_messages_are_read(text: str) -> None:
+    (pair,) = parse_pairs([{**ROW, "chosen": text}]).pairs
+    assert pair.chosen == text
+
+
+def test_formulas_and_escapes_of_excel_are_warned_of() -> None:
+    assert 'chosen: is written ="..." in 1 of 1 pairs' in str(parse_pairs([{**ROW, "chosen": '="Yes"'}]).issues[0])
+    assert "has _x000D_ or the like in 1 of 1 pairs" in _said(parse_pairs([{**ROW, "chosen": "one_x000D_\ntwo"}]))
+
+
+def test_a_header_among_the_rows_is_warned_of_with_spaces_and_in_capitals() -> None:
+    rows = [{"Prompt": "prompt", "Chosen": "Chosen ", "Rejected": "REJECTED"}, {"Prompt": Q, "Chosen": GOOD, "Rejected": BAD}]
+    assert "repeats the header" in _said(parse_pairs(rows))
+
+
+@pytest.mark.parametrize("name", ["{}_avg_rating", "{}_rewards", "score of {}", "{} Score", "votes_{}", "{}-score"])
+@pytest.mark.parametrize(("low", "high"), [(1, 4), ("1,5", "4,5")])
+def test_scores_that_speak_for_the_rejected_response_are_warned_of(name: str, low: Any, high: Any) -> None:
+    row = {**ROW, name.format("chosen"): low, name.format("rejected"): high}
+    assert "the label may be the wrong way round" in _said(parse_pairs([row]))
+    row = {**ROW, name.format("chosen"): high, name.format("rejected"): low}
+    assert not parse_pairs([row]).issues
+
+
+def test_an_object_of_lists_is_columns_where_it_is_no_row() -> None:
+    def read(value: Any) -> PreferenceData:
+        return parse_rows(read_bytes(json.dumps(value).encode(), "a.json"), "a.json", columns=None, skip_bad=False)
+
+    found = read({"question": [Q, "Why?"], "good": [GOOD, "Yes."], "bad": [BAD, "No."]})
+    assert [(pair.prompt[0].content, pair.chosen, pair.rejected) for pair in found.pairs] == [
+        (Q, GOOD, BAD),
+        ("Why?", "Yes.", "No."),
+    ]
+    messages = [_turns(Q), _turns("Why?")]
+    assert len(read({"prompt": messages, "chosen": [GOOD, "Yes."], "rejected": [BAD, "No."]}).pairs) == 2
+    with pytest.raises(
+        SparseRMError, match="is one object with a list of 2 in each of chosen, rejected, which may be one row or 2"
+    ):
+        read({"chosen": ["Tell me. Yes.", "Say. No."], "rejected": ["Tell me. No.", "Say. Yes."]})
+    _is_read(read({"chosen": _turns(Q, GOOD), "rejected": _turns(Q, BAD)}))
+    assert len(read({"prompt": Q, "chosen": [GOOD, "Yes."], "rejected": [BAD, "No."]}).pairs) == 4
+
+
+# -------------------------------------------------------------------------------------------------------- rows in memory
+
+
+@pytest.mark.parametrize("values", ["pairs.jsonl", Path("pairs.jsonl"), None, 7])
+def test_what_holds_no_rows_is_refused(values: Any) -> None:
+    with pytest.raises(
+        SparseRMError, match=r"got .*, expected rows, each with prompt, chosen and rejected; read a file with load"
+    ):
+        parse_pairs(values)
+
+
+@pytest.mark.parametrize("make", [list, tuple, np.array, pd.Series])
+def test_columns_of_any_kind_are_rows(make: Any) -> None:
+    columns = {name: make([value, f"{value} 2"]) for name, value in ROW.items()}
+    assert [pair.chosen for pair in parse_pairs(columns).pairs] == [GOOD, f"{GOOD} 2"]
+    with pytest.raises(
+        SparseRMError, match=r"columns of different lengths, prompt \(2\), chosen \(2\), rejected \(1\); expected"
+    ):
+        parse_pairs({**columns, "rejected": make([BAD])})
+
+
+def test_one_row_and_a_table_are_rows() -> None:
+    _is_read(parse_pairs(ROW))
+    _is_read(parse_pairs({"chosen": _turns(Q, GOOD), "rejected": _turns(Q, BAD)}))
+    _is_read(parse_pairs(pa.Table.from_pylist([ROW])))  # type: ignore[arg-type]
+    turns = {name: [np.array(_turns(Q, text), dtype=object)] for name, text in (("chosen", GOOD), ("rejected", BAD))}
+    _is_read(parse_pairs(pd.DataFrame(turns)))
+
+
+def test_the_order_of_columns_decides_nothing() -> None:
+    for names in (("Prompt", "PROMPT"), ("PROMPT", "Prompt")):
+        with pytest.raises(SparseRMError, match=f"has the columns '{names[0]}' and '{names[1]}', expected one of them; rename"):
+            parse_pairs([{names[0]: Q, names[1]: "Why?", "chosen": GOOD, "rejected": BAD}])
+    _is_read(parse_pairs([{"Prompt": "Why?", **ROW}]))
+
+
+def test_completions_with_scores_go_before_the_answers_that_ultrafeedback_writes_beside_them() -> None:
+    completions = [{"response": BAD, "overall_score": 2}, {"response": GOOD, "overall_score": 9}]
+    row = {"instruction": Q, "completions": completions, "correct_answers": ["None"], "incorrect_answers": ["None"]}
+    _is_read(parse_pairs([row]))

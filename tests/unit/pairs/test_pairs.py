@@ -24,7 +24,7 @@ from sparserm.pairs.messages import as_prompt, as_response
 from sparserm.pairs.parsing import PairsError, parse_pairs
 from sparserm.pairs.split import check_leakage, content_hash, prompt_key, split_by_prompt
 from sparserm.pairs.templates import spoken
-from sparserm.types import Message, PreferenceData, PreferencePair, SparseRMError
+from sparserm.types import Message, PairIssue, PreferenceData, PreferencePair, SparseRMError
 
 ROWS = [
     {"prompt": "How do I boil an egg?", "chosen": "Ten minutes, in water.", "rejected": "No idea."},
@@ -102,7 +102,8 @@ def test_every_format_gives_the_same_pairs(filename, tmp_path):
         tuple(row.values()) for row in ROWS
     ]
     assert [pair.row for pair in data.pairs] == [1, 2, 3]
-    assert (data.name, data.n_rows, data.n_skipped, data.issues) == (filename, 3, 0, ())
+    kept = PairIssue(2, "rejected", "is the text 'NA', which may be a missing value", "warning")
+    assert (data.name, data.n_rows, data.n_skipped, data.issues) == (filename, 3, 0, (kept,))
     assert data.content_hash == parse_pairs(ROWS).content_hash
 
 
