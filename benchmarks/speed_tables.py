@@ -111,6 +111,35 @@ def billion() -> list[str]:
     return lines
 
 
+def shapes() -> list[str]:
+    """All commands on models of other sizes, with random weights."""
+    lines = header(
+        "shape, layer",
+        "weights held",
+        "peak memory of loading",
+        "loaded in",
+        "tokens/s",
+        "latents",
+        "`train`: time, peak",
+        "`score`: time, peak",
+        "`features`",
+        "`insights`, stored",
+        "`export`: time, peak",
+    )
+    for name, one in read_results("shapes").items():
+        load = one["load"]
+        for latents, took in one["saes"].items():
+            time = {command: f"{found['seconds']:.1f} s" for command, found in took.items()}
+            both = {command: f"{time[command]}, {found['peak_mb'] / 1024:.1f} GB" for command, found in took.items()}
+            lines.append(
+                f"| {name}, {one['layer']} | {load['weights_mb'] / 1024:.1f} GB "
+                f"| {load['peak_mb'] / load['weights_mb']:.2f} of them | {load['load_s']:.1f} s | {load['tokens_per_s']:,.0f} "
+                f"| {int(latents):,} | {both['train']} | {both['score']} | {time['features']} | {time['insights']} "
+                f"| {both['export']} |"
+            )
+    return lines
+
+
 def growth() -> list[str]:
     """Measured times and the exponent of the fitted power law; 1 is linear."""
     lines = header("cost against", "sizes", "seconds", "exponent")

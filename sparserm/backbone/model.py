@@ -132,13 +132,13 @@ class Backbone:
         Raises:
             SparseRMError: the model or the device does not exist, or the model's layers cannot be found.
         """
-        from transformers import AutoModel, AutoTokenizer
+        from transformers import AutoTokenizer
 
         device = usable_device(device or default_device())
         folder, display = resolve(name, progress, may_download=may_download)
         chosen = fast_dtype(device) if dtype == "auto" else getattr(torch, dtype) if isinstance(dtype, str) else dtype
         tokenizer = _from_folder(AutoTokenizer, folder, name)
-        model = _from_folder(AutoModel, folder, name, dtype=chosen, use_safetensors=True)
+        model = _load_layers(folder, name, through_layer, chosen)
         fingerprint = folder_fingerprint(folder)
         if Path(name).expanduser().is_dir():
             _note_folder(folder.resolve(), fingerprint)
@@ -348,6 +348,24 @@ class Backbone:
                     f"{hook.name} of backbone {self.name} is NaN or infinite for text {i + 1} of {n} or another response to "
                     f"its prompt; expected finite numbers; {fix}"
                 )
+
+
+def _load_layers(folder: Path, name: str | Path, through_layer: int | None, dtype: torch.dtype) -> Any:
+    """Load the model; of the layers above ``through_layer`` neither weights are read nor memory is taken."""
+    from transformers import AutoConfig, AutoModel
+
+    config = _from_folder(AutoConfig, folder, name)
+    kind = AutoModel._model_mapping.get(type(config), None)
+    if through_layer is None or not isinstance(kind, type):
+        return _from_folder(AutoModel, folder, name, dtype=dtype, use_safetensors=True)
+
+    # The class builds all layers, without memory, since a layer may depend on how many there are; then those above go.
+    def build(self: Any, *given: Any, **settings: Any) -> None:
+        kind.__init__(self, *given, **settings)
+        del decoder_layers(self)[through_layer + 1 :]
+
+    cut = type(kind.__name__, (kind,), {"__init__": build, "_keys_to_ignore_on_load_unexpected": [""]})
+    return _from_folder(cut, folder, name, config=config, dtype=dtype, use_safetensors=True)
 
 
 def load_language_model(name: str | Path, *, progress: Progress | None = None) -> nn.Module:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import re
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -44,6 +45,7 @@ class ChatTokenizer:
         self.tokenizer = tokenizer
         self.max_length = max_length
         self.template = tokenizer.chat_template or PLAIN_TEMPLATE
+        self._lock = threading.Lock()  # a call changes settings of the tokenizer that hold for other threads, too
         self._template_ids = functools.lru_cache(maxsize=256)(self._encode_template)
         self._pieces = functools.lru_cache(maxsize=4096)(self._render)
 
@@ -67,8 +69,7 @@ class ChatTokenizer:
         waiting = list(contents)
         for start in range(0, len(waiting), CHUNK):  # the tokenizer holds a hundred bytes per token while it works
             chunk = waiting[start : start + CHUNK]
-            found = self.tokenizer(chunk, add_special_tokens=False, split_special_tokens=True)["input_ids"]
-            ids |= zip(chunk, map(tuple, found), strict=True)
+            ids |= zip(chunk, map(tuple, self._encode(chunk, split_special_tokens=True)), strict=True)
         return [self._assemble(text.prompt, text.response, ids.__getitem__) for text in texts]
 
     def prompt_ids(self, prompt: Prompt) -> tuple[int, ...]:
@@ -134,10 +135,15 @@ class ChatTokenizer:
         return self.tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
     def _encode_content(self, text: str) -> tuple[int, ...]:
-        return tuple(self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
+        return tuple(self._encode(text, split_special_tokens=True))
 
     def _encode_template(self, text: str) -> tuple[int, ...]:
-        return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"]) if text else ()
+        return tuple(self._encode(text, split_special_tokens=False)) if text else ()
+
+    def _encode(self, text: str | list[str], *, split_special_tokens: bool) -> list[Any]:
+        with self._lock:
+            found = self.tokenizer(text, add_special_tokens=False, split_special_tokens=split_special_tokens)
+        return list(found["input_ids"])
 
     def _render(self, roles: tuple[str, ...], generation: bool = True) -> tuple[tuple[str, int | None], ...]:
         """The template's own text in order, each with the index of the content that follows it."""

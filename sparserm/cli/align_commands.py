@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sparserm.cli.common import AsJson, app, print_table, printed_json
+from sparserm.cli.common import AsJson, app, print_table, printed_json, warn
 from sparserm.cli.outputs import RUN, Output, head_folder, out_option, pairs_file
 from sparserm.support.defaults import DEFAULT_BACKBONE
 
@@ -55,7 +55,7 @@ def align(
     as_json: AsJson = False,
 ) -> None:
     """Train a policy by online DPO on a reward model's ranking, and check the gain with independent judges."""
-    from sparserm.pairs.load import load_prompts, split_prompts
+    from sparserm.pairs.load import read_prompts, split_prompts
     from sparserm.policy.judges import Judge
     from sparserm.policy.online_dpo import align
     from sparserm.policy.rounds import AlignSettings, require_run
@@ -64,7 +64,9 @@ def align(
     models = {f"the reward model {one}": head_folder(one) for one in (reward, *(judge or ()))}
     Output(out, {"the prompts": pairs_file(prompts), "the policy": policy, **models}, folder=RUN).check_resumed()
     require_run(out)
-    split = split_prompts(load_prompts(prompts), held_out, seed)
+    found = read_prompts(prompts)
+    warn(found.issues, found.name)
+    split = split_prompts(found.prompts, held_out, seed)
     ranker, judges = Judge.load(reward), [Judge.load(one) for one in judge or ()]
     settings = AlignSettings(rounds, n_prompts, samples, max_new_tokens, min_margin, learning_rate, beta, seed)
     with terminal_progress() as progress:

@@ -134,11 +134,13 @@ def warn_truncated(count: int) -> None:
 
 
 def note_thinking(responses: Sequence[str]) -> None:
-    """Say on stderr if thinking was left out of responses."""
-    from sparserm.pairs.messages import holds_thinking
+    """Say on stderr if thinking or marks of a turn were left out of responses."""
+    from sparserm.pairs.messages import holds_thinking, turn_mark
 
     if any(map(holds_thinking, responses)):
         typer.echo("note: the thinking at the beginning of the response was left out", err=True)
+    for mark in filter(None, dict.fromkeys(map(turn_mark, responses))):
+        typer.echo(f"note: the mark {mark} of a turn was left out of the response", err=True)
 
 
 def printed_json(as_json: bool, result: Mapping[str, Any]) -> bool:

@@ -78,7 +78,7 @@ def _score_file(
     as_json: bool,
 ) -> None:
     """Score the pairs of a source, or of a split and configuration of a dataset."""
-    from sparserm.scoring.bulk import row_warnings, score_file, score_here
+    from sparserm.scoring.bulk import score_file, score_here, scoring_warnings
     from sparserm.support.progress import terminal_progress
 
     if engine == "ray":
@@ -94,7 +94,7 @@ def _score_file(
         scored = score_file(
             pairs, head, out, columns=column_names(columns), split=part[0], config=part[1], engine=run, progress=progress
         )
-    warn(row_warnings(Path(scored.out)), scored.source)
+    warn(scoring_warnings(Path(scored.out)), scored.source)
     if scored.n_unusable:
         typer.echo(
             f"warning: {scored.n_unusable} rows are invalid and have no rewards; the reason is in the column `problem`",

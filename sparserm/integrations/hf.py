@@ -23,7 +23,7 @@ from sparserm.heads.saved import SavedHead, load_head, save_head
 from sparserm.integrations.classifier import SparseRMClassifierConfig, SparseRMForSequenceClassification
 from sparserm.model import SparseRM
 from sparserm.pairs.messages import as_prompt, as_response
-from sparserm.pairs.templates import ENDS, OPENINGS, THINKING
+from sparserm.pairs.templates import BLOCKS, ENDS, OPENINGS, STOPS, THINKING
 from sparserm.support.defaults import HEAD_FILES
 from sparserm.support.files import replacing_folder, require_only
 from sparserm.support.hub import hub_problem
@@ -98,11 +98,12 @@ def export_classifier(head: str | Path, folder: Path, progress: Progress | None 
 def spoken_template() -> str:
     """Jinja that goes before a chat template, so that it writes what assistants say as the engine reads it.
 
-    Every assistant turn is as :func:`~sparserm.pairs.templates.spoken` gives it, and the last one has no white space around it.
+    The last assistant turn is as :func:`~sparserm.pairs.templates.spoken` gives it, without white space around it, and so is an
+    earlier one that begins with thinking.
     Marks of an assistant's turn at the beginning of a response remain. It is in exported tokenizers, which work without
     SparseRM.
     """
-    marks = {"ends": ENDS, "thinking": THINKING, "openings": OPENINGS}
+    marks = {"ends": ENDS, "thinking": THINKING, "blocks": BLOCKS, "stops": STOPS, "openings": OPENINGS}
     constants = "".join(f"{{%- set sparserm_{name} = {values!r} -%}}\n" for name, values in marks.items())
     return constants + Path(__file__).with_name("spoken.jinja").read_text(encoding="utf-8")
 

@@ -5,21 +5,21 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from sparserm.pairs.cells import parsed
-from sparserm.pairs.files import RawRow, read_bytes, read_path
+from sparserm.pairs.columns import FoundColumns, find_columns
+from sparserm.pairs.files import WHOLE_ROW, RawRow, read_bytes, read_path
 from sparserm.pairs.limits import MAX_CANDIDATES, MAX_FINDINGS
-from sparserm.pairs.messages import RowError, answer, as_prompt, plain, prompt_value, read_prompt, text_or_messages
-from sparserm.pairs.parsing import PairsError
-from sparserm.pairs.split import prompt_key
+from sparserm.pairs.messages import RowError, as_prompt, plain, prompt_value
+from sparserm.pairs.parsing import PairsError, read_response, source_warnings, text_warnings
 from sparserm.support.defaults import home
 from sparserm.support.files import one_line, to_jsonl, write_bytes
-from sparserm.types import PairIssue, Prompt, SparseRMError
+from sparserm.types import Message, PairIssue, PreferencePair, Prompt, SparseRMError
 
 #: Separator lines in pasted text: between the prompt and its responses, and between the blocks of two prompts.
 PART, BLOCK = "---", "==="
@@ -58,8 +58,8 @@ def load_candidates(path: str | Path, *, skip_bad: bool = False) -> Candidates:
     """Read candidates from a JSONL, JSON, CSV, TSV or Parquet file, or one of these as ``.gz``.
 
     A row has a prompt and a list of ``responses`` (in a CSV cell as JSON or in Python's print format), or a prompt and one
-    ``response``; rows with the same prompt are merged. ``completions`` and ``candidates`` are accepted as well. Prompts and
-    responses are text or messages.
+    ``response``; rows with the same prompt are merged. ``completions`` and ``candidates`` are accepted as well. The prompt, and
+    what belongs to it in other columns, is found and read as that of pairs, and so are responses.
 
     Args:
         path: the file.
@@ -105,42 +105,79 @@ def _parse(rows: Sequence[RawRow], name: str, skip_bad: bool) -> Candidates:
     if not rows:
         raise SparseRMError(f"{name} has nothing to rank: expected prompts, each with two or more responses")
     issues = [row.issue for row in rows if row.issue is not None and row.values is None]
-    readable = [(row.row, row.values) for row in rows if row.values is not None]
-    column, several = _find_column([values for _, values in readable], name) if readable else ("response", False)
-    prompts: dict[str, Prompt] = {}
-    found: dict[str, list[tuple[str, int]]] = {}
-    n_found = 0
-    for row, values in readable:
+    readable = [row for row in rows if row.values is not None]
+    column, several = _find_column([row.values or {} for row in readable], name) if readable else ("response", False)
+    entries, unusable = _entries(readable, column, several, name)
+    issues += unusable
+    if not entries:
+        raise PairsError(_bad_message(name, issues, False), issues)
+    columns, said = _columns([row for row, _ in entries], column, name)
+    prompts: dict[Prompt, Prompt] = {}
+    found: dict[Prompt, list[tuple[str, int]]] = {}
+    pairs: list[PreferencePair] = []
+    for row, number in entries:
+        if len(issues) > MAX_FINDINGS:
+            raise PairsError(f"{name}: more than {MAX_FINDINGS:,} entries cannot be used ({issues[0]}); fix them", issues)
         try:
-            prompt = read_prompt(values)
-            entries = _list(values, column) if several else [values.get(column)]
-        except RowError as problem:
-            issues.append(PairIssue(row, problem.column, problem.problem))
-            continue
-        key = prompt_key(prompt)  # ignores white space, so that each prompt gets a single ranking
-        prompt = prompts.setdefault(key, prompt)
-        n_found += len(entries)
-        if n_found > MAX_CANDIDATES:
-            raise SparseRMError(
-                f"{name} has more than {MAX_CANDIDATES:,} responses; expected at most that; split it into smaller files"
+            prompt, text = read_response(row, columns)
+        except RowError as problem:  # the other candidates of the prompt are kept
+            is_one = several and problem.column == column
+            issues.append(
+                PairIssue(row.row, problem.column, f"response {number} {problem.problem}" if is_one else problem.problem)
             )
-        for number, entry in enumerate(entries, 1):
-            if len(issues) > MAX_FINDINGS:
-                raise PairsError(f"{name}: more than {MAX_FINDINGS:,} entries cannot be used ({issues[0]}); fix them", issues)
-            try:
-                text = answer(text_or_messages({column: entry}, column), prompt, column)
-            except RowError as problem:  # the other candidates of the prompt are kept
-                description = f"response {number} {problem.problem}" if several else problem.problem
-                issues.append(PairIssue(row, column, description))
-            else:
-                found.setdefault(key, []).append((text, row))
+            continue
+        key = tuple(Message(turn.role, turn.content.strip()) for turn in prompt)  # so that each prompt gets a single ranking
+        prompt = prompts.setdefault(key, prompt)
+        found.setdefault(key, []).append((text, row.row))
+        pairs.append(PreferencePair(prompt, text, text, row.row))
+    issues = list(dict.fromkeys(issues))  # that of a prompt is one, however many responses it has
     sets = tuple(CandidateSet(prompts[key], *zip(*entries, strict=True)) for key, entries in found.items())
     if issues and not (skip_bad and sets):
         raise PairsError(_bad_message(name, issues, bool(sets)), issues)
     alone = "is the prompt's only response: there is nothing to rank"
     issues += [PairIssue(one.rows[0], column, alone, "warning") for one in sets if len(one.responses) < 2]
-    issues += [row.issue for row in rows if row.issue is not None and row.values is not None]
+    issues += [row.issue for row in readable if row.issue is not None]
+    issues += _warnings([row for row, _ in entries], pairs, columns, said)
     return Candidates(name, sets, tuple(sorted(issues, key=lambda issue: issue.row)))
+
+
+def _warnings(rows: Sequence[RawRow], pairs: Sequence[PreferencePair], columns: FoundColumns, said: str) -> list[PairIssue]:
+    """What is said about pairs that hold these texts, once for each response; and how columns were read."""
+    found = [*text_warnings(rows, pairs, columns), *source_warnings(rows, pairs, columns)]
+    note = [PairIssue(rows[0].row, WHOLE_ROW, said, "warning")] if said else []
+    return list(dict.fromkeys([*found, *note]))
+
+
+def _entries(rows: Sequence[RawRow], column: str, several: bool, name: str) -> tuple[list[tuple[RawRow, int]], list[PairIssue]]:
+    """A row for each response, with the number of the response in its list; and the rows whose list cannot be read."""
+    found: list[tuple[RawRow, int]] = []
+    issues = []
+    for row in rows:
+        values = row.values or {}
+        try:
+            responses = _list(values, column) if several else [values.get(column)]
+        except RowError as problem:
+            issues.append(PairIssue(row.row, problem.column, problem.problem))
+            continue
+        if len(found) + len(responses) > MAX_CANDIDATES:
+            raise SparseRMError(
+                f"{name} has more than {MAX_CANDIDATES:,} responses; expected at most that; split it into smaller files"
+            )
+        found += [(RawRow(row.row, {**values, column: one}), number) for number, one in enumerate(responses, 1)]
+    return found, issues
+
+
+def _columns(rows: Sequence[RawRow], column: str, name: str) -> tuple[FoundColumns, str]:
+    """The columns of the prompt, found as for pairs that have a response on both sides; and how they were read."""
+    sides = ([(key, one) for key, one in (row.values or {}).items() if key != column] for row in rows)
+    both = [
+        RawRow(row.row, {**dict(beside), "chosen": (row.values or {})[column], "rejected": (row.values or {})[column]})
+        for row, beside in zip(rows, sides, strict=True)
+    ]
+    found = replace(find_columns(both, {}, name), lists=(), verdicts=())
+    if found.prompt is None:
+        raise _unknown_columns(rows[0].values or {}, name)
+    return replace(found, chosen=column, rejected=column), found.reading
 
 
 def _bad_message(name: str, issues: Sequence[PairIssue], some_left: bool) -> str:
@@ -152,13 +189,25 @@ def _bad_message(name: str, issues: Sequence[PairIssue], some_left: bool) -> str
 def _find_column(rows: Sequence[Mapping[str, Any]], name: str) -> tuple[str, bool]:
     """The column with the responses, and whether its cells contain lists."""
     present = dict.fromkeys(key for row in rows for key in row)
-    column = next((column for column in (*_LISTS, *_SINGLES) if column in present), None)
-    if column is None or "prompt" not in present:
-        raise SparseRMError(
-            f"{name} has the columns {one_line(', '.join(map(repr, present)) or '(none)', 400)}; expected 'prompt' with "
-            "'responses' (a list) or 'response' (one per row); rename its columns"
-        )
-    return column, column in _LISTS
+    named = [one for one in present if one.lower() in (*_LISTS, *_SINGLES)]
+    for row in rows:
+        filled = [one for one in named if isinstance(plain(row.get(one)), (str, list, Mapping))]
+        if len(filled) > 1:
+            raise SparseRMError(
+                f"{name} has responses in the columns {' and '.join(map(repr, filled))}, of which only one can be ranked; "
+                "expected one column with responses; remove the others, or put all responses into it"
+            )
+    column = min(named, key=lambda one: (*_LISTS, *_SINGLES).index(one.lower()), default=None)
+    if column is None:
+        raise _unknown_columns(present, name)
+    return column, column.lower() in _LISTS
+
+
+def _unknown_columns(present: Iterable[str], name: str) -> SparseRMError:
+    return SparseRMError(
+        f"{name} has the columns {one_line(', '.join(map(repr, present)) or '(none)', 400)}; expected 'prompt' with "
+        "'responses' (a list) or 'response' (one per row); rename its columns"
+    )
 
 
 def _list(values: Mapping[str, Any], column: str) -> list[Any]:

@@ -301,7 +301,7 @@ def _prompt_beside(present: Sequence[str], rows: Sequence[Mapping[str, Any]]) ->
 
 def _joined(prompt: str, others: Sequence[str]) -> tuple[str, ...]:
     """All columns that make up the prompt, if there are several: Alpaca's input, or a passage to which a question belongs."""
-    before = [one for one in others if one.lower() in BEFORE and prompt.lower() in ("prompt", *_PROMPTS)]
+    before = [one for one in others if one.lower() in BEFORE and one != prompt and prompt.lower() in ("prompt", *_PROMPTS)]
     after = [one for one in others if one.lower() in _AFTER and prompt.lower() in ("instruction", "prompt")]
     found = (*before, prompt, *after)
     return found if len(found) > 1 else ()

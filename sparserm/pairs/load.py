@@ -3,21 +3,34 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+from sparserm.pairs.columns import find_columns
 from sparserm.pairs.datasets import ChoiceError, is_saved_dataset, read_hub_dataset, read_saved_dataset
-from sparserm.pairs.files import RawRow, find_data_file, has_data_suffix, list_data_files, read_path
-from sparserm.pairs.messages import RowError, read_prompt
-from sparserm.pairs.parsing import parse_rows
+from sparserm.pairs.files import WHOLE_ROW, RawRow, find_data_file, has_data_suffix, list_data_files, read_path
+from sparserm.pairs.layouts import find_layout
+from sparserm.pairs.parsing import parse_rows, read_rows, source_warnings, text_warnings
 from sparserm.pairs.split import prompt_key
 from sparserm.support.defaults import TASKS, assets_dir
+from sparserm.support.files import one_line
 from sparserm.support.hub import HubName
-from sparserm.types import PreferenceData, Prompt, SparseRMError
+from sparserm.types import PairIssue, PreferenceData, PreferencePair, Prompt, SparseRMError
 
 #: Where in a folder the files of a dataset may be.
 _DEPTHS = ("*", "*/*", "*/*/*")
+#: Responses of a row that has a prompt alone, so that it is read as a pair is; and rows that tell the layout of a source.
+_RESPONSES, _SAMPLE = {"chosen": "Yes.", "rejected": "No."}, 50
+
+
+class PromptData(NamedTuple):
+    """The distinct prompts of a source, in order of first occurrence, with warnings about its rows."""
+
+    name: str
+    prompts: tuple[Prompt, ...]
+    issues: tuple[PairIssue, ...]
 
 
 class PromptSplit(NamedTuple):
@@ -135,30 +148,51 @@ def load_prompts(source: str | Path) -> tuple[Prompt, ...]:
     """The distinct prompts of a source, in order of first occurrence.
 
     Args:
-        source: as for :func:`load_pairs`: preference pairs, or any rows with a ``prompt``.
+        source: as for :func:`load_pairs`: preference pairs, or any rows with a prompt in a column that pairs may have it in.
 
     Raises:
         SparseRMError: the source cannot be read, or a row has no usable prompt.
     """
+    return read_prompts(source).prompts
+
+
+def read_prompts(source: str | Path) -> PromptData:
+    """As :func:`load_prompts`, with the source's name and warnings.
+
+    Raises:
+        SparseRMError: as for :func:`load_prompts`.
+    """
     name, rows = read_source(source)
-    present = {column for row in rows for column in row.values or ()}
-    if {"chosen", "rejected"} <= present and "prompt" not in present:  # the prompt is the common beginning of both responses
-        prompts = [pair.prompt for pair in parse_rows(rows, name, columns=None, skip_bad=False).pairs]
-    else:
-        prompts = []
-        for row in rows:
-            try:
-                if row.issue is not None:
-                    raise SparseRMError(f"{name}: {row.issue}; fix the row or remove it")
-                prompts.append(read_prompt(row.values or {}))
-            except RowError as problem:
-                raise SparseRMError(
-                    f"{name}: row {row.row}, column {problem.column}: {problem.problem}; fix the row or remove it"
-                ) from problem
-    distinct: dict[str, Prompt] = {}
-    for prompt in prompts:
-        distinct.setdefault(prompt_key(prompt), prompt)
-    return tuple(distinct.values())
+    if not rows:
+        return PromptData(name, (), ())
+    if unreadable := [str(row.issue) for row in rows if row.values is None]:
+        raise SparseRMError(f"{name}: {unreadable[0]}; fix the row or remove it")
+    present = list(dict.fromkeys(column for row in rows for column in row.values or ()))
+    are_pairs = {"chosen", "rejected"} <= {column.lower() for column in present}
+    asked = rows if are_pairs else [replace(row, values={**(row.values or {}), **_RESPONSES}) for row in rows]
+    columns = replace(find_columns(asked, {}, name), verdicts=())
+    layout = None if are_pairs else find_layout(present, [row.values or {} for row in rows[:_SAMPLE]])
+    if layout is not None and (columns.prompt is None or columns.prompt in layout.columns):  # it tells where the prompt ends
+        data = parse_rows(rows, name, columns=None, skip_bad=False)
+        return PromptData(name, _distinct(data.pairs), data.issues)
+    if columns.prompt is None and not are_pairs:
+        listed = one_line(", ".join(map(repr, present)) or "(none)", 400)
+        raise SparseRMError(f"{name} has the columns {listed}; expected 'prompt', or another name for it; rename its column")
+    pairs, unusable = read_rows(asked, columns)
+    if errors := [str(issue) for issue in unusable if issue.severity == "error"]:
+        raise SparseRMError(f"{name}: {errors[0]}; fix the row or remove it")
+    said = [*text_warnings(asked, pairs, columns), *source_warnings(asked, pairs, columns)]
+    issues = [row.issue for row in rows if row.issue is not None]
+    issues += [one for one in said if one.column not in (columns.chosen, columns.rejected)]
+    issues += [PairIssue(rows[0].row, WHOLE_ROW, columns.reading, "warning")] if columns.reading else []
+    return PromptData(name, _distinct(pairs), tuple(issues))
+
+
+def _distinct(pairs: Iterable[PreferencePair]) -> tuple[Prompt, ...]:
+    found: dict[str, Prompt] = {}
+    for pair in pairs:
+        found.setdefault(prompt_key(pair.prompt), pair.prompt)
+    return tuple(found.values())
 
 
 def split_prompts(prompts: Sequence[Prompt], held_out: int, seed: int) -> PromptSplit:

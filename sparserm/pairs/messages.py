@@ -8,7 +8,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sparserm.pairs.cells import is_blank, is_bracketed, lone_text, looks_like_messages, parsed, unwrapped
-from sparserm.pairs.templates import ROLES, TOOLS, begins_templated, ends_templated, read_turns, spoken, stripped, thinks
+from sparserm.pairs.templates import (
+    ROLES,
+    THINKING,
+    TOOLS,
+    begins_templated,
+    ends_templated,
+    mark_left_out,
+    read_turns,
+    spoken,
+    stripped,
+    thinks,
+)
 from sparserm.pairs.transcripts import asked, transcript
 from sparserm.support.files import one_line
 from sparserm.types import Message, Prompt, SparseRMError
@@ -27,18 +38,17 @@ class RowError(Exception):
 
 
 def as_prompt(prompt: str | Sequence[Mapping[str, Any] | Message]) -> Prompt:
-    """Convert a string (one user turn) or messages with ``role, content`` or ``from, value`` to a :data:`Prompt`.
+    """Convert a string or messages with ``role, content`` or ``from, value`` to a :data:`Prompt`.
+
+    A string is one user turn, or, as in a file, the turns that it writes in a chat template or as a transcript.
 
     Raises:
         SparseRMError: there is no text, a role is unknown, or the last message is not from the user.
     """
     try:
-        value = text_or_messages({"prompt": prompt}, "prompt")
-        turns = (Message("user", value),) if isinstance(value, str) else value
-        check_prompt(turns, "prompt")
+        return read_prompt({"prompt": prompt})
     except RowError as problem:
         raise SparseRMError(f"{problem}; pass text, or messages that end with a user message") from problem
-    return turns
 
 
 def as_response(response: str | Sequence[Mapping[str, Any] | Message]) -> str:
@@ -74,16 +84,26 @@ def as_completion(completion: str | Sequence[Mapping[str, Any] | Message]) -> st
 
 def holds_thinking(value: Any) -> bool:
     """Whether a response begins with thinking, which is left out where it is read: text, or messages."""
+    said, is_part = _response_in(value)
+    return thinks(said) and bool(not is_part or spoken(said).strip())  # a prompt may open and close it for the answer
+
+
+def turn_mark(value: Any) -> str:
+    """A mark of a turn that is left out of a response where it is read, text or messages; empty if there is none."""
+    return mark_left_out(_response_in(value)[0])
+
+
+def _response_in(value: Any) -> tuple[str, bool]:
+    """The response in a cell, text or messages, and whether it is a part of a whole text; empty if there is none."""
     value = plain(value)
     if isinstance(value, Message):
         value = value.content
     if isinstance(value, str):
         turns = read_turns(value) if begins_templated(value) else transcript(value)
-        said = turns[-1].content if turns else value
-        return thinks(said) and bool(said is value or spoken(said).strip())  # a prompt may open and close it for the answer
+        return (turns[-1].content, True) if turns else (value, False)
     if isinstance(value, Mapping):
-        return any(holds_thinking(value.get(name)) for name in ("content", "value"))
-    return isinstance(value, (list, tuple)) and any(holds_thinking(one) for one in value[-1:])
+        return next((found for name in ("content", "value") if (found := _response_in(value.get(name)))[0]), ("", False))
+    return _response_in(value[-1]) if isinstance(value, (list, tuple)) and value else ("", False)
 
 
 def prompt_text(prompt: Prompt) -> str:
@@ -191,7 +211,7 @@ def _message(turn: Any, column: str, number: int) -> Message | None:
         content = "".join(part["text"] for part in content)
     if not isinstance(content, str):
         raise RowError(column, f"message {number} has the content {_describe(content)}, expected text")
-    if known == "assistant":  # in a prompt, too: templates leave thinking out of earlier turns
+    if known == "assistant" and thinks(content):  # in a prompt, too: templates leave thinking out of earlier turns
         content = spoken(content) or content
     return (_ToolTurn if named in TOOLS else Message)(known, _checked(content, column))
 
@@ -250,6 +270,12 @@ def turns_in(text: str, column: str = "prompt") -> Prompt | None:
     turns = templated(text, column)
     asks = turns[-1].role == "assistant" and not spoken(turns[-1].content).strip()  # it may open or close the thinking
     return turns[:-1] if asks and len(turns) > 1 else turns
+
+
+def begun(prompt: str, response: str) -> str:
+    """A response with the mark of the thinking that its prompt opens and the response closes; any other unchanged."""
+    marks = next((marks for marks in THINKING if prompt.rstrip().endswith(marks[0])), None)
+    return f"{marks[0]}{response}" if marks and marks[1] in response else response
 
 
 def templated(text: str, column: str) -> Prompt:

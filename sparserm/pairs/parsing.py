@@ -23,6 +23,7 @@ from sparserm.pairs.limits import MAX_LISTED_PAIRS
 from sparserm.pairs.messages import (
     RowError,
     answer,
+    begun,
     check_prompt,
     holds_thinking,
     is_missing,
@@ -32,12 +33,13 @@ from sparserm.pairs.messages import (
     templated,
     text_beside,
     text_or_messages,
+    turn_mark,
     turns_beside,
     turns_in,
 )
 from sparserm.pairs.split import preference_data
 from sparserm.pairs.templates import begins_templated, mark_in
-from sparserm.pairs.transcripts import continued, speaker_in, transcript
+from sparserm.pairs.transcripts import continued, speaker_in, teller_in, transcript
 from sparserm.pairs.verdicts import paired
 from sparserm.support.files import one_line
 from sparserm.types import Message, PairIssue, PreferenceData, PreferencePair, Prompt, SparseRMError
@@ -114,14 +116,10 @@ def parse_rows(rows: Sequence[RawRow], name: str, *, columns: Mapping[str, str] 
         pairs, unusable = read_rows(readable, found)
         issues += unusable
         issues += text_warnings(readable, pairs, found)
+        issues += source_warnings(readable, pairs, found)
+        issues += pair_warnings(readable, pairs, found)
         issues += _repeat_warnings(pairs, found)
-        issues += _implied_text_warning(readable, pairs, found)
-        issues += _thinking_warning(readable)
-        issues += _flip_warnings(readable, found)
         issues += _side_warnings(readable, found) if columns else _rival_warnings(readable, found)
-        issues += _data_warnings(pairs, found)
-        issues += _plural_warnings(pairs, found)
-        issues += _unread_warnings(readable, pairs, found)
         if said := how or found.reading:
             issues.append(PairIssue(readable[0].row, WHOLE_ROW, said, "warning"))
     issues.sort(key=lambda issue: issue.row)
@@ -263,6 +261,17 @@ def _read_row(row: RawRow, columns: FoundColumns, chosen: Sequence[str], rejecte
         return [_read_pair(row, values, columns)]
     one_each = ({**values, columns.chosen: a, columns.rejected: b} for a in chosen for b in rejected)
     return [_read_pair(row, each, columns, may_be_equal=True) for each in one_each]
+
+
+def read_response(row: RawRow, columns: FoundColumns) -> tuple[Prompt, str]:
+    """The prompt of a row with one response, and the response: as a pair is read that has it on both sides.
+
+    Raises:
+        RowError: they cannot be read.
+    """
+    value = (row.values or {}).get(columns.chosen)
+    (pair,) = _read_row(row, columns, [value], [value])  # type: ignore[list-item]  # messages are read as well
+    return pair.prompt, pair.chosen
 
 
 def _told(texts: Sequence[str]) -> list[dict[str, str]]:
@@ -416,7 +425,8 @@ def _explicit_prompt(
         return whole[0][:-1], *whole  # which say the prompt again, with what stands before it
     if (turns := turns_in(prompt)) is not None:
         chosen, rejected = (
-            value.removeprefix(prompt).strip() if isinstance(value, str) else value for value in (chosen, rejected)
+            begun(prompt, value.removeprefix(prompt).strip()) if isinstance(value, str) else value
+            for value in (chosen, rejected)
         )
         return turns, chosen, rejected
     turn = Message("user", prompt)
@@ -514,6 +524,28 @@ def text_warnings(rows: Iterable[RawRow], pairs: Iterable[PreferencePair], colum
     return [PairIssue(*one, severity="warning") for one in found]
 
 
+def source_warnings(rows: Sequence[RawRow], pairs: Sequence[PreferencePair], columns: FoundColumns) -> list[PairIssue]:
+    """Warnings about what a source holds that is left out, or not read as what it may be, each said once."""
+    told = teller_in(text for pair in pairs for text in (pair.chosen, pair.rejected))
+    said = f"all responses begin with {told!r}, as the turns of a transcript do: read as text"
+    is_new = told and not speaker_in(pairs[0].chosen)  # which is said of each row
+    spoken_by = [PairIssue(pairs[0].row, WHOLE_ROW, said, "warning")] if is_new else []
+    return [
+        *spoken_by,
+        *_thinking_warning(rows, columns),
+        *_turn_warning(rows, columns),
+        *_data_warnings(pairs, columns),
+        *_media_warning(rows),
+    ]
+
+
+def pair_warnings(rows: Sequence[RawRow], pairs: Sequence[PreferencePair], columns: FoundColumns) -> list[PairIssue]:
+    """Warnings about what makes the pairs of a source: prompts that are guessed, and columns that may say otherwise."""
+    guessed = _implied_text_warning(rows, pairs, columns)
+    unread = _unread_warning(rows, pairs, columns)
+    return [*guessed, *_flip_warnings(rows, columns), *_plural_warnings(pairs, columns), *unread]
+
+
 def _repeat_warnings(pairs: Iterable[PreferencePair], columns: FoundColumns) -> list[PairIssue]:
     """Warnings about pairs that repeat another, or prefer what it rejects."""
     found = []
@@ -576,11 +608,30 @@ def _score_columns(present: Iterable[str]) -> list[tuple[str, str]]:
     return [(chosen, rejected) for chosen, rejected in sides if rejected is not None]
 
 
-def _thinking_warning(rows: Iterable[RawRow]) -> list[PairIssue]:
+def _thinking_warning(rows: Iterable[RawRow], columns: FoundColumns) -> list[PairIssue]:
     """One warning if responses began with what the model thought, which is left out."""
-    found = [row.row for row in rows if any(map(holds_thinking, (row.values or {}).values()))]
+    found = []
+    for row in rows:
+        values = row.values or {}
+        asked = plain(values.get(columns.prompt)) if columns.prompt else None
+        cells = (begun(asked, one) if isinstance(asked, str) and isinstance(one, str) else one for one in values.values())
+        found += [row.row] if any(map(holds_thinking, cells)) else []
     said = f"thinking at the beginning of responses was left out ({len(found):,} {'row' if len(found) == 1 else 'rows'})"
     return [PairIssue(found[0], WHOLE_ROW, said, "warning")] if found else []
+
+
+def _turn_warning(rows: Sequence[RawRow], columns: FoundColumns) -> list[PairIssue]:
+    """One warning if marks of a turn were left out of some responses, and not of most: a text may end with one it is about."""
+    beside = {columns.prompt, *columns.joined, *columns.system}
+    present = dict.fromkeys(name for row in rows for name in row.values or ())
+    names = present.keys() - beside if columns.layout else {columns.chosen, columns.rejected}
+    marks = {name: [(row.row, turn_mark((row.values or {}).get(name))) for row in rows] for name in present if name in names}
+    cells = [cell for found in marks.values() if not columns.layout or any(mark for _, mark in found) for cell in found]
+    found = [(row, mark) for row, mark in cells if mark]
+    if not found or 2 * len(found) > len(cells):
+        return []
+    said = f"marks of a turn such as {found[0][1]} were left out of {len(found):,} of {len(cells):,} responses"
+    return [PairIssue(found[0][0], WHOLE_ROW, f"{said}: check that none of these is about the mark", "warning")]
 
 
 def _flip_warnings(rows: Sequence[RawRow], columns: FoundColumns) -> list[PairIssue]:
@@ -699,18 +750,30 @@ def _plural_warnings(pairs: Sequence[PreferencePair], columns: FoundColumns) -> 
     return [PairIssue(rows[0], name, said.format(len(rows), len(pairs)), "warning") for name, rows in named if rows]
 
 
-def _unread_warnings(rows: Sequence[RawRow], pairs: Sequence[PreferencePair], columns: FoundColumns) -> list[PairIssue]:
-    """A warning if rows have images or tools, which a reward model of texts does not read; one if other texts are not read."""
-    names = list(dict.fromkeys(key for row in rows for key in row.values or ()))
-    media = [name for name in names if _UNREAD & set(canonical(name).split("_"))]
-    given = [name for name in media if any(_holds_something((row.values or {}).get(name)) for row in rows)]
+def _media_columns(rows: Sequence[RawRow]) -> list[str]:
+    """The columns of images, tools and the like."""
+    return [one for one in _present(rows) if _UNREAD & set(canonical(one).split("_"))]
+
+
+def _present(rows: Sequence[RawRow]) -> list[str]:
+    return list(dict.fromkeys(key for row in rows for key in row.values or ()))
+
+
+def _media_warning(rows: Sequence[RawRow]) -> list[PairIssue]:
+    """One warning if rows have images or tools, which a reward model of texts does not read."""
+    given = [name for name in _media_columns(rows) if any(_holds_something((row.values or {}).get(name)) for row in rows)]
     said = f"{_listed_names(given)} {'is' if len(given) == 1 else 'are'} not read: only the texts are"
-    found = [PairIssue(rows[0].row, WHOLE_ROW, said, "warning")] if given else []
-    others = [one for one in names if one not in columns.read and one not in media and one != "id" and may_be_asked(one)]
+    return [PairIssue(rows[0].row, WHOLE_ROW, said, "warning")] if given else []
+
+
+def _unread_warning(rows: Sequence[RawRow], pairs: Sequence[PreferencePair], columns: FoundColumns) -> list[PairIssue]:
+    """One warning if columns hold texts that are no part of the pairs."""
+    known = {*columns.read, *_media_columns(rows), "id"}
     told = {pair.row: pair for pair in pairs}
-    unread = [name for name in others if _is_left_out(name, [row for row in rows if row.row in told], told)]
+    used = [row for row in rows if row.row in told]
+    unread = [one for one in _present(rows) if one not in known and may_be_asked(one) and _is_left_out(one, used, told)]
     said = f"not read: {_listed_names(unread)}; what belongs to the prompt has to stand in it"
-    return found + ([PairIssue(rows[0].row, WHOLE_ROW, said, "warning")] if unread else [])
+    return [PairIssue(rows[0].row, WHOLE_ROW, said, "warning")] if unread else []
 
 
 def _listed_names(names: Sequence[str]) -> str:

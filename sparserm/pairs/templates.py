@@ -8,6 +8,7 @@ untrusted, so everything here runs in time linear in its length.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from sparserm.types import Message
 
@@ -19,7 +20,7 @@ ROLES = {
     **dict.fromkeys(("user", "human", "prompter", *TOOLS), "user"),
     **dict.fromkeys(("assistant", "gpt", "chatgpt", "bot", "model"), "assistant"),
 }
-#: Other names of roles in templates: Command R, Mistral, MiniCPM.
+#: Other names of roles in templates: Command R, Mistral, MiniCPM and MiniMax, Baichuan.
 _OTHERS = {
     "chatbot": "assistant",
     "system_prompt": "system",
@@ -27,6 +28,8 @@ _OTHERS = {
     "/inst": "assistant",
     "用户": "user",
     "ai": "assistant",
+    **dict.fromkeys(("102", "106"), "user"),
+    **dict.fromkeys(("103", "107"), "assistant"),
 }
 #: Channels of turns that are not said to the user.
 _UNSAID = ("analysis", "commentary")
@@ -53,10 +56,16 @@ _TEMPLATES = tuple(
         rf"<seed:bos>(\w{{1,20}}){_LINE}",  # Seed-OSS
         r"<\|(System|User|Bot)\|>:",  # InternLM
         r"<(用户|AI)>",  # MiniCPM
+        r"<reserved_(10[2367])>",  # Baichuan
+        rf"(?:\]~!b\[)?\]~b\](\w{{1,20}}){_LINE}",  # MiniMax
         r"GPT4 Correct (User|Assistant):",  # OpenChat, Starling
         r"\[(SYSTEM_PROMPT|INST|/INST)\]",  # Mistral, Llama 2: what closes the user's turn opens the assistant's
     )
 )
+#: The template whose marks end a line, and the one with the same marks in which they do not; what tells one from the other in
+#: Phi-3 and Phi-4 mini, and whether a line ends there.
+_LINED, _UNLINED = (next(one for one in _TEMPLATES if one.pattern.endswith(end)) for end in (rf"tool)\|>{_LINE}", r"tool)\|>"))
+_PHI = re.compile(r"<\|end\|>(\r?\n)?<\|(?:system|user|assistant|tool)\|>")
 #: Marks around what a model thinks before it answers: Qwen, DeepSeek, SmolLM; Magistral; Seed-OSS; EXAONE; Command A; Gemma 4.
 THINKING = (
     ("<think>", "</think>"),
@@ -67,6 +76,24 @@ THINKING = (
     ("<|START_THINKING|>", "<|END_THINKING|>"),
     ("<|channel>thought", "<channel|>"),
 )
+#: Marks of thinking that may as well stand in an answer: only a whole block before an answer is thinking. Prompted
+#: models; Kimi; Sky-T1; MedGemma.
+BLOCKS = (
+    *(
+        (f"<{name}>", f"</{name}>")
+        for word in ("think", "thinking", "thought", "reasoning", "reflection", "scratchpad", "analysis")
+        for name in (word, word.capitalize(), word.upper())
+        if (f"<{name}>", f"</{name}>") not in THINKING
+    ),
+    ("<antThinking>", "</antThinking>"),
+    ("< think >", "</ think >"),
+    ("◁think▷", "◁/think▷"),
+    ("<|begin_of_thought|>", "<|end_of_thought|>"),
+    ("<|thinking|>", "<|/thinking|>"),
+    ("<unused94>thought", "<unused95>"),
+)
+#: What a sentence ends with.
+STOPS = ".!?…。！？"
 #: Marks of what is said to the user, beside thinking: Command A; gpt-oss.
 OPENINGS = ("<|START_RESPONSE|>", "<|channel|>final<|message|>")
 #: Marks before the first turn, and what fills a batch; those of the group are in no other text.
@@ -101,7 +128,10 @@ ENDS = (
     "<eoa>",
     "<eos>",
     "<pad>",
+    "[e~[",
+    "<sep>",  # Reka
     "<|user|>",  # GLM
+    "<extra_id_1>",  # Nemotron
 )
 #: Any mark that a template writes around turns or thinking, also in templates that are not known here.
 _MARK = re.compile(
@@ -110,9 +140,11 @@ _MARK = re.compile(
             r"<\|[A-Za-z]\w{0,40}\|>|<｜[^｜<>\n]{1,40}｜>|\[\|[A-Za-z]\w{0,20}\|\]",
             r"\[/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|gMASK)\]|<</?SYS>>",
             r"<start_of_turn>|<\|turn>|<(?:extra_id_|SPECIAL_)\d{1,2}>|<seed:bos>|<用户>|GPT4 Correct (?:User|Assistant):",
+            r"<reserved_10[2367]>|\]~b\]|<s>(?:system|user|bot)\n",
             r"### (?:Instruction|Response|Human|Assistant):",
             # Not `</s>`, which is HTML, too.
             *map(re.escape, (*ENDS[1:], *(mark for pair in THINKING for mark in pair))),
+            rf"\A\s*(?:{'|'.join(re.escape(opening) for opening, _ in BLOCKS)})",
         ]
     )
 )
@@ -120,7 +152,7 @@ _MARK = re.compile(
 
 def mark_in(text: str) -> str | None:
     """The first mark of a chat template that stands anywhere in a text, on one line; None if there is none."""
-    found = _MARK.search(text) if any(one in text for one in ("<", "[", "### ", "GPT4 ")) else None
+    found = _MARK.search(text) if any(one in text for one in ("<", "[", "### ", "GPT4 ", "◁", "]~b]")) else None
     return found[0].strip() if found else None
 
 
@@ -157,7 +189,12 @@ def read_turns(text: str) -> tuple[Message, ...]:
     mark is a system message.
     """
     found = [(found.start(), opening) for opening in _TEMPLATES if (found := opening.search(text))]
-    return _marked(text, min(found, key=lambda one: one[0])[1]) if found else ()
+    if not found:
+        return ()
+    opening = min(found, key=lambda one: one[0])[1]
+    if opening is _LINED and {bool(after[1]) for after in _PHI.finditer(text)} == {False}:
+        opening = _UNLINED  # what is said may begin with a line end
+    return _marked(text, opening)
 
 
 def _role(found: re.Match[str]) -> str:
@@ -209,7 +246,8 @@ def spoken(response: str) -> str:
     """What a response says to the user: without thinking, channels that are not shown, and the marks around a turn.
 
     A block of thinking at the beginning is left out; one that is never closed is all there is, so nothing remains. Templates
-    that open the block in the prompt leave only its end in the response. Text without any of these is unchanged.
+    that open the block in the prompt leave only its end in the response, at the beginning of a line or after a sentence. Text
+    without any of these is unchanged.
     """
     return _said(response)[0]
 
@@ -219,12 +257,22 @@ def thinks(response: str) -> bool:
     return _said(response)[1]
 
 
+def mark_left_out(response: str) -> str:
+    """A mark of a turn that :func:`spoken` leaves out of a response without thinking; empty if there is none."""
+    said, thought = _said(response)
+    whole = response.strip()
+    if thought or len(said.strip()) == len(whole):
+        return ""
+    return next((mark for mark in ENDS if whole.endswith(mark)), "") or mark_in(whole) or ""
+
+
 def _said(response: str) -> tuple[str, bool]:
     """What a response says, and whether thinking was left out of it."""
     text, thought = _without_ends(response), False
     closed = text is not response
+    thinking = [marks for marks in THINKING if any(mark in text for mark in marks)]  # looked for once, not in each step
     while True:
-        if (answer := _after_thinking(text)) is not None:
+        if (answer := _after_thinking(text, thinking)) is not None:
             text, thought = answer, True
         elif (answer := _after_opening(text, closed)) is not None:
             text = answer
@@ -240,16 +288,26 @@ def _without_ends(text: str) -> str:
     return text if not whole.endswith(ENDS) or (whole.endswith("</s>") and "<s>" in whole) else stripped(text)
 
 
-def _after_thinking(text: str) -> str | None:
+def _after_thinking(text: str, thinking: Sequence[tuple[str, str]]) -> str | None:
     """What follows thinking at the beginning of a text; None if there is none."""
     start = text.lstrip()
     if start.startswith(("<|channel|>analysis", "<|channel|>commentary")):  # gpt-oss
         return start.partition("<|channel|>final<|message|>")[2].lstrip()
-    for opening, closing in THINKING:
-        before, closed, after = text.partition(closing)
-        if start.startswith(opening) or (closed and opening not in before):
+    for opening, closing in thinking:
+        before, closed, after = start.partition(closing)
+        if start.startswith(opening) or (closed and opening not in before and _closes(before, after)):
+            return after.lstrip()
+    for opening, closing in BLOCKS:
+        if start.startswith(opening) and (after := start.partition(closing)[2]).strip():
             return after.lstrip()
     return None
+
+
+def _closes(before: str, after: str) -> bool:
+    """Whether a mark between two texts closes thinking: before one that a text is about stands a word or a quote."""
+    begins = before.rstrip(" \t")[-1:] in ("", "\n", "\r")
+    goes_on = after[:1] in (" ", "\t") and after.lstrip(" \t")[:1] not in ("", "\n", "\r")
+    return not before or before[-1] in STOPS or (begins and not goes_on)
 
 
 def _after_opening(text: str, closed: bool) -> str | None:
@@ -262,7 +320,7 @@ def _after_opening(text: str, closed: bool) -> str | None:
     for mark in OPENINGS:
         if start.startswith(mark):
             return start[len(mark) :].lstrip()
-    if not start.startswith(("<", "[|", "GPT4 ")):
+    if not start.startswith(("<", "[|", "]~", "GPT4 ")):
         return None
     found = next((found for opening in _TEMPLATES if (found := opening.match(start))), None)
     if found is None or _role(found) != "assistant" or not (closed or "\n" in found[0]):

@@ -7,6 +7,7 @@ that it is one: a prompt ends where the answer begins, and two whole transcripts
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from sparserm.pairs.templates import after_beginning, spoken, stripped
@@ -34,13 +35,28 @@ _FORMS = (
     *_LINES,
     _Form("ASSISTANT:", re.compile(r"(?:(?<!\S)|(?<=</s>))(SYSTEM|USER|ASSISTANT):")),  # Vicuna, LLaVA, Orca
     _Form("### Assistant:", re.compile(r"(?<!#)### (System|User|Human|Assistant):")),  # Guanaco, StableBeluga
+    _Form(
+        "BEGINNING OF CONVERSATION: USER:", re.compile(r"(?:\ABEGINNING OF CONVERSATION: |(?<!\S)|(?<=</s>))(USER|GPT):")
+    ),  # Koala
+    _Form("<sep> assistant:", re.compile(r"(?:\A|(?<=<sep>) ?)(system|human|assistant):")),  # Reka
+    _Form("\nOutput:", re.compile(r"(?:\A(?=Instruct)|(?<=\n)(?=Output))(Instruct|Output):")),  # Phi-2
     _Form("### Response:", re.compile(r"(?<![^\n])### (Instruction|Input|Response):")),  # Alpaca, DeepSeek Coder
 )
 #: A text that begins with one of these may be a transcript.
-_BEGUN = re.compile(r"\s*((?:### )?(?:Human|User|USER|Assistant|ASSISTANT|Instruction|Response):)")
+_BEGUN = re.compile(
+    r"\s*((?:### )?(?:Human|User|USER|Assistant|ASSISTANT|Instruction|Response|Instruct|BEGINNING OF CONVERSATION):)"
+)
+#: What assistants are called where a text ends that asks for an answer, or where an answer begins.
+_NAMES = "assistant|ai|gpt|chatgpt|chatbot|bot|model|claude|agent|assistent|asistente|assistente|ассистент|助手"
+_ASKS = re.compile(
+    rf"(?i)(?:\A|\n)[ \t]*((?:[*#]{{1,6}} ?)?(?:{_NAMES})(?: said)? ?[:：][*]*|#{{1,6}} ?(?:{_NAMES})|<assistant>)\s*\Z"
+)
+_TELLS = re.compile(rf"(?i)\s*((?:[*#]{{1,6}} ?)?(?:{_NAMES})(?: said)? ?[:：][*]*)")
+#: Characters at the end of a text that may ask for an answer.
+_END = 100
 #: What may stand before a prompt that a response repeats with its answer.
 _QUESTION = re.compile(r"\s*((?:\*\*)?(?:Q|Question|User|Human):)[*\s]*")
-_ROLES = {"system": "system", **dict.fromkeys(("assistant", "response", "gpt"), "assistant")}
+_ROLES = {"system": "system", **dict.fromkeys(("assistant", "response", "gpt", "output"), "assistant")}
 
 
 def transcript(text: str) -> Prompt | None:
@@ -69,7 +85,9 @@ def asked(text: str) -> Prompt | None:
 
 
 def speaker_in(text: str, prompt: str = "") -> str | None:
-    """What opens the first turn of a text that may be a transcript, or begins like one; None for other texts.
+    """What opens the first turn of a text that may be a transcript, or begins like one, or asks for an answer at its end.
+
+    None for other texts.
 
     Args:
         prompt: what was asked, if the text is a response; only one that repeats this question may be one by that.
@@ -81,7 +99,14 @@ def speaker_in(text: str, prompt: str = "") -> str | None:
     begun, question = _BEGUN.match(text), _QUESTION.match(text)
     if question and prompt.strip() and text.startswith(prompt.strip(), question.end()):
         return question[1]
-    return begun[1] if begun else None
+    asking = _ASKS.search(text[-_END:])
+    return begun[1] if begun else asking[1] if asking else None
+
+
+def teller_in(texts: Iterable[str]) -> str | None:
+    """What all of some texts begin with, if it is a name for the assistant; None otherwise."""
+    found = {begun[1].lower() if (begun := _TELLS.match(text)) else "" for text in texts}
+    return found.pop() or None if len(found) == 1 else None
 
 
 def continued(prompt: str, response: str) -> Prompt | None:

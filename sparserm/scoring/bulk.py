@@ -22,8 +22,8 @@ from sparserm.heads.reward import rewards
 from sparserm.heads.saved import SavedHead, head_hash, load_head
 from sparserm.model import SparseRM
 from sparserm.pairs.columns import FoundColumns, find_columns
-from sparserm.pairs.files import RawRow
-from sparserm.pairs.parsing import read_rows, text_warnings
+from sparserm.pairs.files import WHOLE_ROW, RawRow
+from sparserm.pairs.parsing import pair_warnings, read_rows, source_warnings, text_warnings
 from sparserm.pairs.parts import Part, PartedSource, cut
 from sparserm.pairs.verdicts import check_both_responses
 from sparserm.support.files import holds_nothing, one_line, only_writer, replacing, write_json
@@ -49,7 +49,7 @@ SCHEMA = pa.schema(
 FORMAT = 1
 #: Key of the metadata that says what a part is of.
 _MARK = b"sparserm"
-#: Key of the metadata with the warnings about rows of a part: row, column, problem.
+#: Key of the metadata with the warnings about a part: row, column, problem.
 _WARNINGS = b"sparserm warnings"
 _NOTE = "_scoring.json"  # Parquet readers ignore files that begin with an underscore
 
@@ -60,7 +60,7 @@ class Scoring:
 
     Attributes:
         source: the pairs.
-        columns: column names of the source, detected in its first part.
+        columns: column names of the source.
         saved: the head.
         dtype: dtype of the backbone, the same for all parts.
         out: folder for the results.
@@ -184,9 +184,7 @@ def score_file(
     folder = Path(os.path.abspath(Path(out).expanduser()))
     _read_note(folder)
     found = cut(source, split=split, config=config)
-    beginning = _readable(found)
-    check_both_responses(beginning, found.name)
-    columns_found = find_columns(beginning, columns or {}, found.name)
+    columns_found = find_source_columns(found, columns or {})
     saved = load_head(head)
     what = _description(found, columns_found, saved)
     _check_same(folder, what)
@@ -222,10 +220,16 @@ def score_here(scoring: Scoring, parts: Sequence[Part], finished: Callable[[Part
 
 
 def score_rows(model: SparseRM, rows: Sequence[RawRow], columns: FoundColumns) -> pa.Table:
-    """Score rows into a table of :data:`SCHEMA`, with the warnings about single rows in its metadata."""
+    """Score rows into a table of :data:`SCHEMA`, with the warnings about them in its metadata."""
     pairs, issues = read_rows(rows, columns)
     usable = [row for row in rows if row.values is not None]
-    doubts = [*(row.issue for row in usable if row.issue is not None), *text_warnings(usable, pairs, columns)]
+    doubts = [
+        *(row.issue for row in usable if row.issue is not None),
+        *text_warnings(usable, pairs, columns),
+        *source_warnings(usable, pairs, columns),
+        *pair_warnings(usable, pairs, columns),
+        *(issue for issue in issues if issue.severity == "warning"),
+    ]
     left = [issue for issue in issues if issue.severity != "warning"]
     unusable = [{"row": issue.row, "problem": f"{issue.column}: {issue.problem}"} for issue in left]
     scored = sorted(_score_usable(model, pairs) + unusable, key=lambda row: row["row"])
@@ -237,25 +241,39 @@ def score_rows(model: SparseRM, rows: Sequence[RawRow], columns: FoundColumns) -
     return pa.Table.from_pylist(scored, SCHEMA.with_metadata({_WARNINGS: warnings}))
 
 
-def row_warnings(out: Path) -> Iterator[PairIssue]:
-    """The warnings about single rows in a folder of scores, in the order of the source; parts of earlier versions have none."""
+def scoring_warnings(out: Path) -> Iterator[PairIssue]:
+    """How the columns of a source were read, and the warnings about its rows; parts of earlier versions have none.
+
+    What is said about several rows at once is said for each part.
+    """
+    columns = (_read_note(out) or {}).get("columns")
+    if isinstance(columns, dict) and (reading := columns.get("reading")):
+        yield PairIssue(1, WHOLE_ROW, str(reading), "warning")
     for file in sorted(out.glob("part-*.parquet")):
         for row, column, problem in json.loads((pq.read_schema(file).metadata or {}).get(_WARNINGS, "[]")):
             yield PairIssue(row, column, problem, "warning")
 
 
-def _readable(source: PartedSource) -> list[RawRow]:
-    """The readable rows of the first part that has any.
+def find_source_columns(source: PartedSource, columns: Mapping[str, str]) -> FoundColumns:
+    """Find the columns of a whole source, in which a later row may have others than the first, or other cells.
+
+    In memory are one part at a time and those that changed what was found.
 
     Raises:
-        SparseRMError: no row can be read.
+        SparseRMError: no row can be read, columns are missing, or each row has only one of the responses of a pair.
     """
+    rows: list[RawRow] = []
+    found = None
     for part in source.parts:
-        rows = source.read(part)
-        if readable := [row for row in rows if row.values is not None]:
-            return readable
-    first = source.read(source.parts[0])[0].issue
-    raise SparseRMError(f"{source.name}: none of {source.n_rows} rows can be read ({first}); fix the file")
+        if here := [row for row in source.read(part) if row.values is not None]:
+            check_both_responses(here, source.name)
+            changed = find_columns([*rows, *here], columns, source.name)
+            if changed != found:
+                found, rows = changed, [*rows, *here]
+    if found is None:
+        first = source.read(source.parts[0])[0].issue
+        raise SparseRMError(f"{source.name}: none of {source.n_rows} rows can be read ({first}); fix the file")
+    return found
 
 
 def _score_usable(model: SparseRM, pairs: Sequence[PreferencePair]) -> list[dict[str, Any]]:

@@ -347,7 +347,7 @@ class _StoredOnly:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._backbone, name)
 
-    def passes(self, texts: Sequence[TokenizedText], hooks: Sequence[HookPoint], **_: Any) -> Iterator[Any]:
+    def each_pass(self, texts: Sequence[TokenizedText], hooks: Sequence[HookPoint], *_: Any, **__: Any) -> Iterator[Any]:
         if texts:
             raise SparseRMError(
                 f"{len(texts):,} responses at {hooks[0].name} are not in the store; train again with these settings, which "

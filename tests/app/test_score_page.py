@@ -154,3 +154,6 @@ def test_thinking_is_left_out_and_that_is_said(page: AppTest) -> None:
     page.button(key="score").click().run()
     assert not page.exception
     assert "The thinking at the beginning of the response is left out" in " ".join(one.value for one in page.caption)
+    page.text_area(key="response").set_value("Its end token is </s>").run()
+    page.button(key="score").click().run()
+    assert "The mark `</s>` of a turn is left out of the response." in [one.value for one in page.caption]

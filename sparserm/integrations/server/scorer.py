@@ -135,8 +135,8 @@ async def _unless_gone(request: Request, work: Awaitable[_T]) -> _T:
     """Await the result; cancel the work and raise :class:`GoneError` if the client disconnects."""
 
     async def gone() -> None:
-        while not await request.is_disconnected():
-            await asyncio.sleep(0.2)
+        while (await request.receive())["type"] != "http.disconnect":  # the body has been received
+            pass
 
     tasks = [asyncio.ensure_future(work), asyncio.ensure_future(gone())]
     try:

@@ -9,7 +9,6 @@ import streamlit as st
 
 from sparserm.explain.comparison import SideBySide, check_number, word_diff
 from sparserm.explain.families import by_family
-from sparserm.pairs.messages import holds_thinking
 from sparserm.support.files import to_csv
 from sparserm.support.parsing import whole_number
 from sparserm.types import Progress, SparseRMError
@@ -22,7 +21,7 @@ from sparserm.ui.shared.components import reference_rewards
 from sparserm.ui.shared.context import Context, feature_card_link
 from sparserm.ui.shared.diff import diff_text
 from sparserm.ui.shared.firing import silent_in_both_line
-from sparserm.ui.shared.scoring import THINKING, sae_to_explain
+from sparserm.ui.shared.scoring import left_out, sae_to_explain
 from sparserm.ui.shared.style import CONFIG
 from sparserm.ui.shared.tables import differences_table
 from sparserm.ui.shared.text import counted
@@ -94,8 +93,8 @@ def ranking(compared: Compared, context: Context) -> None:
         key="compare_rewards",
     )
     _every_pair(found)
-    if any(map(holds_thinking, compared.inputs.responses)):
-        st.caption(THINKING)
+    for said in left_out(compared.inputs.responses):
+        st.caption(said)
     if any(explanation.n_truncated for explanation in found.explanations):
         most = max(explanation.n_truncated for explanation in found.explanations)
         st.warning(f"Up to {most:,} prompt tokens were truncated on the left: the text exceeds the context length.")

@@ -10,7 +10,6 @@ from sparserm.explain.contributions import Explanation, explain_difference
 from sparserm.explain.families import by_family
 from sparserm.heads.model_card import accuracy
 from sparserm.heads.saved import SavedHead
-from sparserm.pairs.messages import holds_thinking
 from sparserm.types import Pooling, SparseRMError
 from sparserm.ui.score import tables
 from sparserm.ui.score.charts import reference_figure
@@ -21,7 +20,7 @@ from sparserm.ui.shared.context import Context
 from sparserm.ui.shared.diff import diff_text
 from sparserm.ui.shared.firing import silent_line
 from sparserm.ui.shared.links import open_in_compare
-from sparserm.ui.shared.scoring import THINKING, ScoredResponse, ScoreRequest, score
+from sparserm.ui.shared.scoring import ScoredResponse, ScoreRequest, left_out, score
 from sparserm.ui.shared.style import CONFIG
 from sparserm.ui.shared.tables import contributions_table, differences_table, tokens_table, win_probability
 from sparserm.ui.shared.text import plain, sentence
@@ -276,8 +275,8 @@ def result_metrics(scored: ScoredResponse, saved: SavedHead) -> None:
         "A reward counts patterns of text that went with chosen responses in the head's training pairs. It does not check "
         f"whether a response is true or safe{f'; accuracy of this head: {plain(measured)}' if measured else ''}."
     )
-    if holds_thinking(scored.request.response):
-        st.caption(THINKING)
+    for said in left_out([scored.request.response]):
+        st.caption(said)
     if scored.explanation.n_truncated:
         st.warning(
             f"{scored.explanation.n_truncated:,} prompt tokens were truncated on the left: the text exceeds the context length."

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sparserm.explain.contributions import Explanation, InspectedInput
+from sparserm.pairs.messages import holds_thinking, turn_mark
 from sparserm.types import Progress, Prompt, SparseRMError
 from sparserm.ui.shared.context import Context
 
@@ -14,6 +16,13 @@ if TYPE_CHECKING:
 
 #: Said beside a reward of a response whose thinking was left out.
 THINKING = "The thinking at the beginning of the response is left out: only what it says to the user is scored."
+
+
+def left_out(responses: Sequence[str]) -> list[str]:
+    """What is said beside the rewards of responses of which a part is not scored."""
+    marks = dict.fromkeys(filter(None, map(turn_mark, responses)))
+    thinking = [THINKING] if any(map(holds_thinking, responses)) else []
+    return [*thinking, *(f"The mark `{mark}` of a turn is left out of the response." for mark in marks)]
 
 
 @dataclass(frozen=True)

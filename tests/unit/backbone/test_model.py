@@ -236,6 +236,41 @@ def test_layers_above_through_layer_are_dropped_from_memory(tiny_folder, tiny_ba
         torch.testing.assert_close(state_of(cut, text, hook), state_of(tiny_backbone, text, hook))
 
 
+@pytest.mark.parametrize("name", [*FAMILIES, "olmo2", "lfm2"])
+def test_a_model_loaded_through_a_layer_has_the_states_of_the_whole_one(tmp_path, name):
+    settings = {"layer_types": ["conv", "full_attention"] * 2} if name == "lfm2" else {}
+    folder = save_tiny(tmp_path / name, name, **settings)
+    whole, cut = (Backbone.load(folder, dtype="float32", through_layer=layer) for layer in (None, 1))
+    assert type(cut.model).__name__ == type(whole.model).__name__
+    text = whole.tokenize(user(LONG), "The end.")
+    torch.testing.assert_close(state_of(cut, text, HookPoint(1)), state_of(whole, text, HookPoint(1)))
+
+
+def test_a_layer_that_depends_on_the_number_of_layers_is_as_in_the_whole_model(tmp_path):
+    settings = {"scale_depth": 1.4, "q_lora_rank": 8, "kv_lora_rank": 8, "qk_nope_head_dim": 4, "qk_rope_head_dim": 4}
+    folder = save_tiny(tmp_path / "minicpm3", "minicpm3", v_head_dim=8, num_key_value_heads=4, **settings)
+    whole, cut = (Backbone.load(folder, dtype="float32", through_layer=layer) for layer in (None, 1))
+    text = whole.tokenize(user(SHORT), "Yes")
+    torch.testing.assert_close(state_of(cut, text, HookPoint(1)), state_of(whole, text, HookPoint(1)))
+
+
+def test_weights_of_layers_above_are_not_read(tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    folder = save_tiny(tmp_path / "split")
+    file = folder / "model.safetensors"
+    weights = load_file(file)
+    above = {name: one for name, one in weights.items() if ".layers.3." in name}
+    assert above
+    for name in above:  # loading it would fail
+        weights[name] = torch.zeros(1)
+    save_file(weights, file, metadata={"format": "pt"})
+    cut = Backbone.load(folder, dtype="float32", through_layer=1)
+    assert len(state_of(cut, cut.tokenize(user(SHORT), "Yes"), HookPoint(1)))
+    with pytest.raises(SparseRMError, match="cannot be loaded"):
+        Backbone.load(folder, dtype="float32")
+
+
 def test_a_hook_above_the_cut_is_refused_naming_both(tiny_folder):
     cut = Backbone.load(tiny_folder, dtype="float32", through_layer=1)
     with pytest.raises(SparseRMError, match=r"blocks\.2\.hook_resid_pre .* through layer 1; choose a lower layer"):

@@ -188,7 +188,12 @@ TEMPLATES = {
         "<|channel|>final<|message|>",
     ),
     "Nemotron": Template(
-        "", "<extra_id_0>System\n{}\n\n", "<extra_id_1>User\n{}\n", "<extra_id_1>Assistant\n{}\n", "<extra_id_1>Assistant\n"
+        "",
+        "<extra_id_0>System\n{}\n\n",
+        "<extra_id_1>User\n{}\n",
+        "<extra_id_1>Assistant\n{}\n",
+        "<extra_id_1>Assistant\n",
+        "\n<extra_id_1>",
     ),
     "Nemotron Nano 2": Template(
         "",
@@ -217,6 +222,18 @@ TEMPLATES = {
         "GPT4 Correct Assistant:",
         "<|end_of_turn|>",
     ),
+    "Baichuan 2": Template("", "", "<reserved_106>{}", "<reserved_107>{}</s>", "<reserved_107>", "</s>"),
+    "MiniMax M2": Template(
+        "]~!b[",
+        "]~b]system\n{}[e~[\n",
+        "]~b]user\n{}[e~[\n",
+        "]~b]ai\n{}[e~[\n",
+        "]~b]ai\n",
+        "[e~[",
+        "<think>\nHm.\n</think>\n\n",
+    ),
+    "Reka": Template("", "", "human: {} <sep> ", "assistant: {} <sep> ", "assistant:", " <sep>"),
+    "Koala": Template("BEGINNING OF CONVERSATION: ", "", "USER: {} ", "GPT: {}</s>", "GPT:", "</s>"),
     "HH-RLHF": Template("", "{}", "\n\nHuman: {}", "\n\nAssistant: {}", "\n\nAssistant:"),
     "Vicuna": Template("", "{} ", "USER: {} ", "ASSISTANT: {}</s>", "ASSISTANT:", "</s>"),
     "Vicuna without its marks": Template("", "{}\n\n", "USER: {}\n", "ASSISTANT: {}\n", "ASSISTANT:"),

@@ -22,6 +22,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from sparserm.pairs.candidates import read_candidates
 from sparserm.pairs.cells import is_mark, looks_like_messages, written_lone_text
 from sparserm.pairs.files import read_bytes
 from sparserm.pairs.parsing import parse_rows
@@ -253,9 +254,29 @@ def test_what_was_meant_is_read_in_every_form_among_other_columns(data: st.DataO
     try:
         found = _read(content, f"a.{writer[:5].strip(',').split(',')[0]}{packer}")
     except SparseRMError as error:  # a text whose lines look like rows, in a file that shows no other quotes
-        assert writer == "csv, lines of Unix" and "each of which looks like a row" in str(error)
+        assert writer in ("csv, lines of Unix", "csv, of Excel") and "each of which looks like a row" in str(error)
         return
     assert found == [(one.prompt, one.chosen, one.rejected) for one in meant]
+
+
+@THOROUGH
+@given(
+    st.lists(_meant(1), min_size=1, max_size=4),
+    st.sampled_from(["texts", "capitals", "question", "openai", "sharegpt", "json"]),
+    st.booleans(),
+)
+def test_candidates_are_read_as_the_responses_of_pairs_are(meant: list[Meant], form: str, alone: bool) -> None:
+    rows: list[dict[str, Any]] = []
+    expected: dict[Any, list[str]] = {}
+    for one in meant:
+        row = FORMS[form][0](one)
+        both = [row.pop(name) for side in _SIDES for name in (side, side.capitalize()) if name in row]
+        rows += [{**row, "response": response} for response in both] if alone else [{**row, "responses": both}]
+        told = tuple((turn.role, turn.content.strip()) for turn in one.prompt)
+        expected.setdefault(told, []).extend([one.chosen, one.rejected])
+    found = read_candidates(WRITERS["jsonl"](rows), "a.jsonl")
+    read = {tuple((turn.role, turn.content.strip()) for turn in one.prompt): list(one.responses) for one in found.sets}
+    assert read == expected
 
 
 #: Cells of a file whose writer leaves quotes as they are.

@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from sparserm.pairs.load import load_prompts, split_prompts
+from sparserm.pairs.load import load_prompts, read_prompts, split_prompts
+from sparserm.pairs.parsing import parse_pairs
 from sparserm.types import Message, SparseRMError
 
 
@@ -29,6 +30,52 @@ def test_prompts_of_pairs_are_found_in_both_forms(tmp_path) -> None:
     assert load_prompts(write(tmp_path / "e.jsonl", explicit)) == (user("a"),)
     implied = [{"chosen": "\n\nHuman: a\n\nAssistant: yes", "rejected": "\n\nHuman: a\n\nAssistant: no"}]
     assert load_prompts(write(tmp_path / "i.jsonl", implied)) == (user("a"),)
+
+
+TURNS = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Q"}]
+SAID = (Message("system", "Be brief."), Message("user", "Q"))
+
+
+@pytest.mark.parametrize(
+    ("row", "prompt"),
+    [
+        ({"system": "Be brief.", "prompt": "Q"}, SAID),
+        ({"prompt": "Q", "input": "Good day"}, user("Q\n\nGood day")),
+        ({"context": "A passage.", "prompt": "Q"}, user("A passage.\n\nQ")),
+        ({"instruction": "Q", "input": ""}, user("Q")),
+        ({"question": "Q"}, user("Q")),
+        ({"Prompt": "Q"}, user("Q")),
+        ({"messages": TURNS}, SAID),
+        ({"prompt": "Q", "messages": TURNS}, SAID),
+        ({"prompt": '["Q"]'}, user("Q")),
+        ({"prompt": "Q", "responses": ["a", "b"]}, user("Q")),
+    ],
+)
+@pytest.mark.parametrize("responses", [{}, {"chosen": "yes", "rejected": "no"}])
+def test_a_prompt_is_read_as_that_of_pairs(tmp_path, row, prompt, responses) -> None:
+    found = read_prompts(write(tmp_path / "p.jsonl", [{**row, **responses}]))
+    assert found.prompts == (prompt,)
+    in_pairs = parse_pairs([{**row, "chosen": "yes", "rejected": "no"}])
+    assert in_pairs.pairs[0].prompt == prompt
+    assert [one.problem for one in found.issues] == [one.problem for one in in_pairs.issues]
+
+
+def test_the_prompt_of_a_layout_is_found(tmp_path) -> None:
+    told = [[{"role": "user", "content": "Q"}, {"role": "assistant", "content": one}] for one in "ab"]
+    rows = [{"conversation_a": told[0], "conversation_b": told[1], "winner": "model_a"}]
+    assert load_prompts(write(tmp_path / "p.jsonl", rows)) == (user("Q"),)
+    rows = [{"history": "Q", "human_ref_A": "a", "human_ref_B": "b", "labels": 1}]
+    assert load_prompts(write(tmp_path / "p.jsonl", rows)) == (user("Q"),)
+
+
+def test_a_missing_value_as_a_prompt_is_warned_of(tmp_path) -> None:
+    (issue,) = read_prompts(write(tmp_path / "p.jsonl", [{"prompt": "nan"}, {"prompt": "Q"}])).issues
+    assert (issue.row, issue.column) == (1, "prompt") and "may be a missing value" in issue.problem
+
+
+def test_a_source_without_prompts_is_told_its_columns(tmp_path) -> None:
+    with pytest.raises(SparseRMError, match="has the columns 'text'; expected 'prompt', or another name for it"):
+        load_prompts(write(tmp_path / "p.jsonl", [{"text": "a"}]))
 
 
 @pytest.mark.parametrize("bad", [{"prompt": ""}, {"prompt": None}, {"text": "a"}, {"prompt": 3}])

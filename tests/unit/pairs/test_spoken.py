@@ -63,6 +63,79 @@ def test_thinking_in_earlier_turns_is_left_out_as_templates_do() -> None:
     assert [turn.content for turn in as_prompt(turns)] == ["Hi", "Hello.", "Why <think>?"]
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"<reasoning>Hm.</reasoning>\n{ANSWER}",
+        f"<reflection>Hm.</reflection>{ANSWER}",
+        f"<THINK>Hm.</THINK>\n\n{ANSWER}",
+        f"<Thinking>Hm.</Thinking>{ANSWER}",
+        f"<scratchpad>\nHm.\n</scratchpad>\n{ANSWER}",
+        f"<analysis>Hm.</analysis>\n{ANSWER}",
+        f"◁think▷Hm.◁/think▷{ANSWER}",
+        f"<|begin_of_thought|>Hm.<|end_of_thought|>\n{ANSWER}",
+        f"Hm.</think>{ANSWER}",
+        f"</think>{ANSWER}",
+    ],
+)
+def test_a_whole_block_of_thinking_is_left_out_with_other_marks_too(text: str) -> None:
+    assert thinks(text) and spoken(text) == ANSWER
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "In Qwen, the tag </think> closes the thinking. Then comes the answer.",
+        "Close it with `</think>`, then answer.",
+        "To end thinking, models print </think>",
+        "See </thinking> in XML: it must close <thinking> first.",
+        "I'd write [/THINK] here",
+        "Two tags:\n</think> closes and\n<think> opens",
+        "<analysis>All of it is the answer.</analysis>",
+        "<scratchpad> is a tag",
+    ],
+)
+def test_a_text_about_thinking_is_kept_and_warned_of(text: str) -> None:
+    found = parse_pairs([{"prompt": "How?", "chosen": text, "rejected": "No."}])
+    assert found.pairs[0].chosen == spoken(text) == text
+    assert [one.column for one in found.issues] == ["chosen"] and "read as text" in found.issues[0].problem
+    turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": text}, {"role": "user", "content": "Why?"}]
+    assert as_prompt(turns)[1].content == text
+
+
+def test_thinking_that_a_templated_prompt_opens_ends_wherever_it_is_closed() -> None:
+    prompt = "<|user|>Why?<|assistant|><think>"
+    found = parse_pairs([{"prompt": prompt, "chosen": f"so it is</think>{ANSWER}", "rejected": "No."}])
+    assert (found.pairs[0].chosen, found.pairs[0].rejected) == (ANSWER, "No.")
+    assert "thinking at the beginning of responses was left out (1 row)" in found.issues[0].problem
+
+
+ABOUT = ["The EOS token of Llama 2 is </s>", "Llama 3 ends a turn with <|eot_id|>", "It is <end_of_turn>", "Pad with <pad>"]
+
+
+@pytest.mark.parametrize("text", [*ABOUT, "<|im_start|>assistant\nbegins an answer", "<|channel|>final<|message|> marks it"])
+def test_marks_that_few_responses_have_are_said_to_be_left_out(text: str) -> None:
+    rows = [{"prompt": "How?", "chosen": text, "rejected": "No."}, {"prompt": "Why?", "chosen": "a", "rejected": "b"}]
+    (issue,) = parse_pairs(rows).issues
+    assert (issue.row, issue.column) == (1, "(whole row)")
+    assert issue.problem.endswith("were left out of 1 of 4 responses: check that none of these is about the mark")
+    assert "were left out of 1 of 2 responses" in parse_pairs(rows[:1]).issues[0].problem
+    labelled = [{"prompt": "How?", "response_a": one, "response_b": "No.", "winner": "a", "id": "x"} for one in (text, "a")]
+    assert any("were left out of 1 of 2 responses" in one.problem for one in parse_pairs(labelled).issues)
+
+
+def test_marks_that_all_responses_have_are_left_out_without_a_word() -> None:
+    rows = [{"prompt": f"{i}?", "chosen": f"a{i}</s>", "rejected": f"b{i}</s>" if i else "b"} for i in range(3)]
+    found = parse_pairs(rows)
+    assert [pair.chosen for pair in found.pairs] == ["a0", "a1", "a2"] and not found.issues
+
+
+@pytest.mark.parametrize("text", ABOUT)
+def test_an_earlier_turn_keeps_the_mark_it_ends_with(text: str) -> None:
+    turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": text}, {"role": "user", "content": "Why?"}]
+    assert as_prompt(turns)[1].content == text
+
+
 @given(st.text(max_size=60))
 def test_what_is_spoken_is_spoken_as_it_is(text: str) -> None:
     assert spoken(spoken(text)) == spoken(text)

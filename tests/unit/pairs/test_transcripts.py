@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
-from sparserm.pairs.messages import prompt_value, read_prompt, read_query
+from sparserm.pairs.messages import as_prompt, prompt_value, read_prompt, read_query
 from sparserm.pairs.parsing import PairsError, parse_pairs
 from sparserm.pairs.templates import spoken, thinks
 from sparserm.types import Message, PreferenceData, Prompt
@@ -38,11 +40,35 @@ def test_a_text_in_a_template_is_read_wherever_it_stands(template: Template, tur
         found = parse_pairs([whole])
         _is_read(found, turns)
         assert any("thinking" in issue.problem for issue in found.issues) or not thought
-    assert read_prompt({"prompt": asked}) == turns
+    assert read_prompt({"prompt": asked}) == as_prompt(asked) == turns
     conversation, response = read_query(asked + chosen, asked)
     assert (conversation, spoken(response)) == (turns, GOOD)
     conversation, response = read_query(asked + chosen)
     assert (conversation, spoken(response)) == (turns, GOOD)
+
+
+@pytest.mark.parametrize("template", TEMPLATES.values(), ids=TEMPLATES)
+def test_what_is_said_in_a_template_may_begin_with_a_line_end(template: Template) -> None:
+    meant = (Message("user", "\nHi"), Message("assistant", "\nHello."), Message("user", f"\r\n{Q}"))
+    for turns in (meant, meant[-1:]):
+        asked, read = template.prompt(turns), tuple(Message(turn.role, turn.content.strip()) for turn in turns)
+        _is_read(parse_pairs([{"prompt": asked, "chosen": GOOD, "rejected": BAD}]), read)
+        whole = (asked + template.says + text + template.end for text in (GOOD, BAD))
+        _is_read(parse_pairs([dict(zip(("chosen", "rejected"), whole, strict=True))]), read)
+
+
+@pytest.mark.parametrize("unit", ["<analysis>a</analysis>", "<|channel|>final<|message|>", "a.</think>", "<think></think>"])
+def test_many_blocks_of_thinking_take_little_longer_than_few(unit: str) -> None:
+    start = time.perf_counter()
+    assert spoken(unit * 10_000 + "Yes.") == "Yes."
+    assert time.perf_counter() - start < 2
+
+
+def test_a_text_about_phi_in_the_template_of_phi_3_is_one_turn() -> None:
+    asked = "<|user|>\nIs <|end|><|assistant|> right?<|end|>\n<|assistant|>\n"
+    found = parse_pairs([_row(asked)])
+    assert found.pairs[0].prompt == (Message("user", "Is <|end|><|assistant|> right?"),)
+    assert any("<|end|>" in issue.problem for issue in found.issues)
 
 
 def test_channels_of_a_response_that_begins_with_its_mark() -> None:
@@ -80,14 +106,36 @@ ALPACA = "Below is an instruction that describes a task, paired with an input. W
         (f"### Human: {Q}### Assistant:", (USER,)),
         (f"system: Be kind.\nuser: {Q}\nassistant:", (SYSTEM, USER)),
         (f"human: {Q}\ngpt:", (USER,)),
+        (f"Instruct: {Q}\nOutput:", (USER,)),
+        (f"<reserved_102>{Q}<reserved_103>", (USER,)),
         (f"\r\n\r\nHuman: {Q}\r\n\r\nAssistant:", (USER,)),
         (f"<|im_start|>user\r\n{Q}<|im_end|>\r\n<|im_start|>assistant\r\n", (USER,)),
     ],
 )
 def test_a_prompt_that_is_a_transcript(text: str, turns: Prompt) -> None:
     _is_read(parse_pairs([_row(text)]), turns)
-    assert read_prompt({"prompt": text}) == turns
+    assert read_prompt({"prompt": text}) == as_prompt(text) == turns
     assert read_query(f"{text} {GOOD}", text) == (turns, GOOD)
+
+
+@pytest.mark.parametrize(
+    "end",
+    ["**Assistant:**", "ChatGPT said:", "Assistant :", "## Assistant\n", "助手：", "AI: ", "Bot:", "<assistant>\n", "Agent:"],
+)
+def test_a_prompt_that_asks_for_an_answer_as_transcripts_do_is_warned_of(end: str) -> None:
+    text = f"**Somebody:** {Q}\n\n{end}"
+    found = parse_pairs([_row(text)])
+    assert found.pairs[0].prompt == (Message("user", text),)
+    assert [one.problem for one in found.issues] == [f"looks like a transcript ({end.strip()}): read as text"]
+    assert not parse_pairs([_row(f"{Q} In this text:\n\nThe assistant, or {end.strip()}, is not there")]).issues
+
+
+@pytest.mark.parametrize("word", ["assistant: ", "AI: ", "gpt: ", "**Bot:** ", "ChatGPT said:\n"])
+def test_a_word_that_all_responses_begin_with_is_said(word: str) -> None:
+    found = parse_pairs([_row(Q, f"{word}{GOOD}", f"{word}{BAD}")])
+    assert found.pairs[0].chosen == f"{word}{GOOD}"
+    assert f"all responses begin with {word.strip().lower()!r}" in found.issues[0].problem
+    assert not parse_pairs([_row(Q, f"{word}{GOOD}", BAD)]).issues
 
 
 @pytest.mark.parametrize("prompt", [f"\n\nHuman: {Q}", f"Human: {Q}", f"USER: {Q}"])
@@ -217,7 +265,11 @@ def test_a_prompt_that_would_be_read_otherwise_is_written_as_messages(text: str)
 
 
 @pytest.mark.parametrize(
-    "unit", ["USER:", "USER: a ASSISTANT:", "\n", "\n\nHuman:", "User: ", "### Human:", "Q:\nA:", "<s>", "<pad> "]
+    "unit",
+    [
+        *("USER:", "USER: a ASSISTANT:", "\n", "\n\nHuman:", "User: ", "### Human:", "Q:\nA:", "<s>", "<pad> "),
+        *("<sep> assistant:", "\nOutput:", "\nBot:", "<|channel|>final<|message|>a"),
+    ],
 )
 def test_long_nonsense_takes_no_longer_than_its_length(unit: str) -> None:
     """In quadratic time this would take minutes."""

@@ -67,6 +67,53 @@ def test_every_form_gives_the_same_candidates(data, filename) -> None:
     assert (found.issues, found.n_responses) == ((), 4)
 
 
+@pytest.mark.parametrize(
+    ("beside", "turns"),
+    [
+        ({"system": "Be brief."}, (Message("system", "Be brief."), Message("user", "Q1"))),
+        ({"context": "A passage."}, (Message("user", "A passage.\n\nQ1"),)),
+        ({"input": "Good day"}, (Message("user", "Q1\n\nGood day"),)),
+        ({"history": [["Hi", "Hello"]]}, (Message("user", "Hi"), Message("assistant", "Hello"), Message("user", "Q1"))),
+        (
+            {"messages": [{"role": "system", "content": "Be brief."}, USER]},
+            (Message("system", "Be brief."), Message("user", "Q1")),
+        ),
+    ],
+)
+@pytest.mark.parametrize("columns", [("prompt", "responses"), ("Prompt", "Completions"), ("instruction", "candidates")])
+def test_what_stands_beside_a_prompt_belongs_to_it_as_in_pairs(columns, beside, turns) -> None:
+    found = read_candidates(_jsonl({**beside, columns[0]: "Q1", columns[1]: ["a", "b"]}), "x.jsonl")
+    assert [(one.prompt, one.responses) for one in found.sets] == [(turns, ("a", "b"))]
+    pairs = parse_pairs([{**beside, columns[0]: "Q1", "chosen": "a", "rejected": "b"}])
+    assert pairs.pairs[0].prompt == turns
+    assert [one.problem for one in found.issues] == [one.problem for one in pairs.issues]
+
+
+def test_prompts_that_differ_in_the_system_message_or_in_indentation_are_ranked_apart() -> None:
+    rows = [{"system": one, "prompt": "Q", "response": text} for one, text in (("A", "a"), ("B", "b"), ("A", "c"))]
+    assert [one.rows for one in read_candidates(_jsonl(*rows), "x.jsonl").sets] == [(1, 3), (2,)]
+    rows = [{"prompt": f"if x:\n{indent}y", "response": "a"} for indent in ("  ", "    ")]
+    assert len(read_candidates(_jsonl(*rows), "x.jsonl").sets) == 2
+
+
+@pytest.mark.parametrize(
+    "whole", ["\n\nHuman: Q1\n\nAssistant: {}", "<|im_start|>user\nQ1<|im_end|>\n<|im_start|>assistant\n{}<|im_end|>\n"]
+)
+def test_responses_that_are_whole_conversations_are_ranked_by_their_answers(whole) -> None:
+    found = read_candidates(_jsonl({"prompt": "Q1", "responses": [whole.replace("{}", one) for one in "ab"]}), "x.jsonl")
+    assert _texts(found) == {"Q1": ("a", "b")} and not found.issues
+
+
+def test_what_is_doubtful_about_a_candidate_is_said_as_of_a_pair() -> None:
+    found = read_candidates(
+        _jsonl({"prompt": '["Q1"]', "responses": ["nan", "Human: Hi\n\nAssistant: b", "<think>Hm.</think>c"]}), "x.jsonl"
+    )
+    assert _texts(found) == {"Q1": ("nan", "Human: Hi\n\nAssistant: b", "c")}
+    said = ["is the text 'nan', which may be a missing value", "looks like a transcript (Human:): read as text"]
+    said += ["thinking at the beginning of responses was left out (1 row)", "read the text in each list or object of `prompt`"]
+    assert [one.problem for one in found.issues] == said
+
+
 def test_rows_are_remembered(tmp_path) -> None:
     path = tmp_path / "x.jsonl"
     path.write_bytes(
@@ -89,7 +136,8 @@ def test_pasted_blocks_are_prompts_and_responses() -> None:
         ("only a prompt", "responses: is empty, expected a list"),
         ("---\na", "prompt: is empty"),
         ('{"prompt": "Q", "responses": ["a"', "not valid JSON"),
-        ('{"question": "Q", "responses": ["a", "b"]}', "has the columns 'question', 'responses'; expected 'prompt' with"),
+        ('{"text": "Q", "responses": ["a", "b"]}', "has the columns 'text', 'responses'; expected 'prompt' with"),
+        ('{"prompt": "Q", "responses": ["a"], "completions": ["b"]}', "in the columns 'responses' and 'completions', of which"),
         ('{"prompt": "Q", "text": "a"}', "expected 'prompt' with 'responses'"),
         ('{"prompt": "Q", "responses": "a, b"}', "expected a list in JSON or Python's print format"),
         ('{"prompt": "Q", "responses": {"a": 1}}', "is not a list"),

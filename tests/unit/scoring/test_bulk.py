@@ -13,10 +13,12 @@ import pytest
 
 from sparserm.backbone.model import Backbone
 from sparserm.model import SparseRM
-from sparserm.pairs.parsing import parse_pairs
+from sparserm.pairs.columns import find_columns
+from sparserm.pairs.files import read_path
+from sparserm.pairs.parsing import parse_pairs, read_rows
 from sparserm.pairs.parts import cut
 from sparserm.scoring import bulk
-from sparserm.scoring.bulk import Scoring, ScoringSummary, row_warnings, score_file, score_here
+from sparserm.scoring.bulk import Scoring, ScoringSummary, find_source_columns, score_file, score_here, scoring_warnings
 from sparserm.types import SparseRMError
 from tests.unit.pairs_data import preference_rows
 from tests.unit.tiny import save_tiny_sae
@@ -29,6 +31,7 @@ ROWS = [
     *preference_rows(6, 3, seed=2),
 ]
 N_BAD = 2
+GOOD = {"prompt": "p", "chosen": "yes please", "rejected": "go away"}
 
 
 @pytest.fixture(scope="module")
@@ -121,9 +124,53 @@ def test_a_doubt_about_all_labels_leaves_no_row_out(head, tmp_path, monkeypatch)
 def test_warnings_of_single_rows_are_those_of_reading_the_whole_file(head, tmp_path):
     rows = [{**GOOD, "chosen": f"yes {i} <|im_start|> please" if i % 3 else f"no {i}"} for i in range(10)]  # in three parts
     _scored_lines(head, tmp_path, *rows)
-    found = list(row_warnings(tmp_path / "lines"))
+    found = list(scoring_warnings(tmp_path / "lines"))
     assert [one.row for one in found] == [2, 3, 5, 6, 8, 9]
     assert found == list(parse_pairs(rows).issues)
+
+
+def test_what_is_said_about_a_whole_file_is_said_of_its_parts(head, tmp_path):
+    thinking = {"question": "Why?", "chosen": "<think>Hm.</think>yes please", "rejected": "go away", "flipped": True}
+    _scored_lines(head, tmp_path, *[{**thinking, "rejected": f"no {i}"} for i in range(5)])
+    said = [(one.row, one.problem) for one in scoring_warnings(tmp_path / "lines")]
+    assert said[0] == (1, "read `question` as the prompt")
+    for row, count in ((1, "4 rows"), (5, "1 row")):
+        assert (row, f"thinking at the beginning of responses was left out ({count})") in said
+        assert any(number == row and "`flipped` is true" in problem for number, problem in said)
+
+
+LATE = [
+    {"system": "Be brief."},
+    {"context": "A passage."},
+    {"history": [["Hi", "Hello"]]},
+    {"tie": True},
+    {"initial_reason_steps": "First:"},
+    {"chosen": '["a", "b"]'},
+    {"prompt": '["p"]'},
+    {"messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "p"}]},
+    {"messages": [{"role": "user", "content": "Another prompt"}]},
+    {"prompt": "yes, we go to", "chosen": "yes, we go together", "rejected": "yes, we do"},
+]
+FIRST = [
+    GOOD,
+    {**GOOD, "messages": [{"role": "user", "content": "p"}]},
+    {**GOOD, "chosen": '["yes", "please"]', "rejected": '["go"]'},
+    {**GOOD, "prompt": '["p"]'},
+    {"prompt": "a long prompt", "chosen": "a long prompt yes", "rejected": "a long prompt no"},
+]
+
+
+@pytest.mark.parametrize("first", FIRST)
+@pytest.mark.parametrize("late", LATE)
+def test_columns_and_cells_that_only_later_parts_show_are_read_as_in_the_whole(tmp_path, late, first):
+    rows = [*[first] * 6, {**GOOD, **late}, first]
+    path = tmp_path / "late.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    source = cut(path, 4)
+    columns = find_source_columns(source, {})
+    assert columns == find_columns(read_path(path), {}, path.name)
+    found = [pair for part in source.parts for pair in read_rows(source.read(part), columns)[0]]
+    assert found == list(parse_pairs(rows, skip_bad=True).pairs)
 
 
 @pytest.mark.parametrize("stop_after", [0, 1, 3])
@@ -191,9 +238,6 @@ def _scored_lines(head: Path, tmp_path: Path, *rows: object) -> tuple[ScoringSum
     path = tmp_path / "lines.jsonl"
     path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
     return score_file(path, head, tmp_path / "lines"), _table(tmp_path / "lines")
-
-
-GOOD = {"prompt": "p", "chosen": "yes please", "rejected": "go away"}
 
 
 def test_what_only_the_backbone_refuses_is_a_problem_of_its_row(head, tmp_path, tiny_backbone, monkeypatch):
@@ -288,7 +332,7 @@ def test_parts_of_earlier_versions_are_kept(head, path, tmp_path, monkeypatch):
         pq.write_table(pq.read_table(file).replace_schema_metadata(None), file)
     monkeypatch.setattr("sparserm.scoring.bulk.score_rows", lambda *_: pytest.fail("scored again"))
     score_file(path, head, tmp_path / "out")
-    assert not list(row_warnings(tmp_path / "out"))
+    assert not list(scoring_warnings(tmp_path / "out"))
 
 
 def test_machines_that_compute_in_another_dtype_are_refused(head, path, tmp_path, tiny_folder, monkeypatch):
