@@ -534,7 +534,7 @@ def source_warnings(rows: Sequence[RawRow], pairs: Sequence[PreferencePair], col
         *_thinking_warning(rows, columns),
         *_turn_warning(rows, columns),
         *_data_warnings(pairs, columns),
-        *_unread_warnings(rows, pairs, columns),
+        *_media_warning(rows),
     ]
 
 
@@ -545,6 +545,7 @@ def pair_warnings(rows: Sequence[RawRow], pairs: Sequence[PreferencePair], colum
         *_flip_warnings(rows, columns),
         *(_side_warnings(rows, columns) or _rival_warnings(rows, columns)),
         *_plural_warnings(pairs, columns),
+        *_unread_warning(rows, pairs, columns),
     ]
 
 
@@ -752,18 +753,30 @@ def _plural_warnings(pairs: Sequence[PreferencePair], columns: FoundColumns) -> 
     return [PairIssue(rows[0], name, said.format(len(rows), len(pairs)), "warning") for name, rows in named if rows]
 
 
-def _unread_warnings(rows: Sequence[RawRow], pairs: Sequence[PreferencePair], columns: FoundColumns) -> list[PairIssue]:
-    """A warning if rows have images or tools, which a reward model of texts does not read; one if other texts are not read."""
-    names = list(dict.fromkeys(key for row in rows for key in row.values or ()))
-    media = [name for name in names if _UNREAD & set(canonical(name).split("_"))]
-    given = [name for name in media if any(_holds_something((row.values or {}).get(name)) for row in rows)]
+def _media_columns(rows: Sequence[RawRow]) -> list[str]:
+    """The columns of images, tools and the like."""
+    return [one for one in _present(rows) if _UNREAD & set(canonical(one).split("_"))]
+
+
+def _present(rows: Sequence[RawRow]) -> list[str]:
+    return list(dict.fromkeys(key for row in rows for key in row.values or ()))
+
+
+def _media_warning(rows: Sequence[RawRow]) -> list[PairIssue]:
+    """One warning if rows have images or tools, which a reward model of texts does not read."""
+    given = [name for name in _media_columns(rows) if any(_holds_something((row.values or {}).get(name)) for row in rows)]
     said = f"{_listed_names(given)} {'is' if len(given) == 1 else 'are'} not read: only the texts are"
-    found = [PairIssue(rows[0].row, WHOLE_ROW, said, "warning")] if given else []
-    others = [one for one in names if one not in columns.read and one not in media and one != "id" and may_be_asked(one)]
+    return [PairIssue(rows[0].row, WHOLE_ROW, said, "warning")] if given else []
+
+
+def _unread_warning(rows: Sequence[RawRow], pairs: Sequence[PreferencePair], columns: FoundColumns) -> list[PairIssue]:
+    """One warning if columns hold texts that are no part of the pairs."""
+    known = {*columns.read, *_media_columns(rows), "id"}
     told = {pair.row: pair for pair in pairs}
-    unread = [name for name in others if _is_left_out(name, [row for row in rows if row.row in told], told)]
+    used = [row for row in rows if row.row in told]
+    unread = [one for one in _present(rows) if one not in known and may_be_asked(one) and _is_left_out(one, used, told)]
     said = f"not read: {_listed_names(unread)}; what belongs to the prompt has to stand in it"
-    return found + ([PairIssue(rows[0].row, WHOLE_ROW, said, "warning")] if unread else [])
+    return [PairIssue(rows[0].row, WHOLE_ROW, said, "warning")] if unread else []
 
 
 def _listed_names(names: Sequence[str]) -> str:

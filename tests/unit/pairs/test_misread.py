@@ -289,11 +289,6 @@ def test_rows_of_the_dataset_viewer_are_read_unless_they_are_cut(name: str) -> N
         read("chosen")
 
 
-def test_a_history_that_is_the_prompt_is_read_once() -> None:
-    (pair,) = parse_pairs([{"history": "Q", "chosen": "a", "rejected": "b"}]).pairs
-    assert pair.prompt == (Message("user", "Q"),)
-
-
 # ------------------------------------------------------------------------------------------ texts that are not the prompt
 
 
@@ -519,3 +514,8 @@ def test_completions_with_scores_go_before_the_answers_that_ultrafeedback_writes
     completions = [{"response": BAD, "overall_score": 2}, {"response": GOOD, "overall_score": 9}]
     row = {"instruction": Q, "completions": completions, "correct_answers": ["None"], "incorrect_answers": ["None"]}
     _is_read(parse_pairs([row]))
+
+
+def test_a_history_that_is_the_prompt_is_read_once() -> None:
+    (pair,) = parse_pairs([{"history": "Q", "chosen": "a", "rejected": "b"}]).pairs
+    assert pair.prompt == (Message("user", "Q"),)
