@@ -17,10 +17,11 @@ _ROLE = r"['\"](?:role|from)['\"]\s*:\s*['\"](?:system|developer|user|human|assi
 #: The beginning of a list of messages, and a role that is named anywhere in a list or an object.
 _BEGUN, _ANY = re.compile(rf"\s*\[\s*\{{\s*{_ROLE}"), re.compile(_ROLE)
 #: The beginning of messages in other writings: objects as Python prints them, pairs of role and text, JavaScript, YAML, NumPy.
+#: White space that may stand at one of two places, or words of any length, would take time quadratic in the text.
 _NAMED = r"(?:system|developer|user|human|assistant|ai|gpt|model|bot|tool|function)"
 _OTHER = re.compile(
-    rf"\s*(?:\[?\s*\w*(?:Message|Turn)\w*\((?:\w+=.*)?\b(?:content|role)=|\[\s*[\[(]\s*['\"]{_NAMED}['\"]\s*,"
-    rf"|\[?\s*\{{\s*(?:role|from)\s*:\s*['\"]?{_NAMED}\b|-\s+role:\s*['\"]?{_NAMED}\b['\"]?\s+content:"
+    rf"(?:(?:\[\s*)?\w{{0,60}}(?:Message|Turn)\w{{0,60}}\((?:\w+=.*)?\b(?:content|role)=|\[\s*[\[(]\s*['\"]{_NAMED}['\"]\s*,"
+    rf"|(?:\[\s*)?\{{\s*(?:role|from)\s*:\s*['\"]?{_NAMED}\b|-\s+role:\s*['\"]?{_NAMED}\b['\"]?\s+content:"
     r"|array\(\s*\[\s*\{\s*['\"](?:role|from|content|value)['\"])",
     re.DOTALL,
 )
@@ -38,7 +39,7 @@ _TEXTS = ("text", "content", "value")
 def looks_like_messages(text: str) -> bool:
     """Whether a text begins as messages do that were written as text, or is an object or a list with one in it."""
     if (
-        _BEGUN.match(text) or _OTHER.match(text) or (text.lstrip()[:3] in ('"[{', '"{\\') and '\\"role\\"' in text)
+        _BEGUN.match(text) or _OTHER.match(text.lstrip()) or (text.lstrip()[:3] in ('"[{', '"{\\') and '\\"role\\"' in text)
     ):  # the latter: encoded twice
         return True
     start, end = text.lstrip()[:1], text.rstrip()[-1:]
