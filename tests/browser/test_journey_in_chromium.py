@@ -48,6 +48,7 @@ def _insights(page: Page, address: str, pairs: Path) -> None:
     page.goto(f"{address}/insights?head=safety&pairs=safety+(starter+pairs)")  # which need no long job
     page.get_by_test_id("stFileUploaderDropzoneInput").first.set_input_files(pairs)
     expect(source).to_have_value("journey.jsonl (uploaded)")
+    expect(page).to_have_url(re.compile("pairs=journey"))  # a moment after the field, if the page was still being drawn
     page.reload()
     expect(source).to_have_value("journey.jsonl (uploaded)")
     page.goto(f"{page.url}&feature={FEATURE}")
