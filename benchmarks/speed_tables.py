@@ -116,7 +116,7 @@ def shapes() -> list[str]:
     lines = header(
         "shape, layer",
         "weights held",
-        "peak memory of loading",
+        "peak memory, loading and reading 8 pairs",
         "loaded in",
         "tokens/s",
         "latents",
