@@ -10,8 +10,8 @@ import functools
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextvars import copy_context
 from typing import TypeVar
 
@@ -21,8 +21,10 @@ _T = TypeVar("_T")
 _R = TypeVar("_R")
 
 
-def on_cores(function: Callable[[_T], _R], items: Sequence[_T], cores: int) -> Iterator[_R]:
+def on_cores(function: Callable[[_T], _R], items: Sequence[_T], cores: int) -> Generator[_R, None, None]:
     """Yield ``function(item)`` for each item, in order; no more items are begun than the caller is about to ask for.
+
+    Once the generator is closed no item is begun, and none is in progress.
 
     Args:
         cores: as many threads are used; with one, or in such a thread, the function runs in the caller's own thread.
@@ -41,6 +43,7 @@ def on_cores(function: Callable[[_T], _R], items: Sequence[_T], cores: int) -> I
     finally:
         for one in waiting:
             one.cancel()
+        wait(waiting)
 
 
 @functools.cache

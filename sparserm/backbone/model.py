@@ -7,7 +7,7 @@ import inspect
 import json
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,10 +29,10 @@ from sparserm.support.parsing import given_path
 from sparserm.support.quiet import without_bars
 from sparserm.types import HookPoint, Progress, Prompt, SparseRMError, TokenizedText
 
-#: Tokens per forward pass, padding included. Small passes hold texts of more equal length, and on a CPU the activations
-#: between two layers stay in cache: with 512 tokens instead of 4,096, 50 pairs of ``safety`` took 0.85 of the time and 30 of
-#: ``redteam`` 0.76 (two cores with AVX2). A GPU needs larger passes: on an H100 1,092 pairs of ``safety`` took .33, .22, .20
-#: and .23 s in passes of 8, 16, 32 and 64 thousand tokens, 530 of ``redteam`` .28, .18, .20 and .23 s.
+#: Tokens per forward pass, padding included. On a CPU the activations between two layers of a small pass stay in cache: 40
+#: pairs of ``safety`` took 7.4, 7.3, 7.3 and 8.0 s of one core in passes of 256, 512, 1,024 and 2,048 tokens, 25 of ``redteam``
+#: 9.4, 9.4, 9.5 and 10.0 s. A GPU needs larger passes: on an H100 1,092 pairs of ``safety`` took .33, .22, .20 and .23 s in
+#: passes of 8, 16, 32 and 64 thousand tokens, 530 of ``redteam`` .28, .18, .20 and .23 s.
 CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 512, 16_384
 
 
@@ -41,8 +41,8 @@ CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 512, 16_384
 # ``safety`` and 0.85 for ``redteam``, after 10 s, and changed states by 2 % (medians of five rounds).
 
 
-#: Passes run in threads of their own if the longest keeps its thread busy for at most this share longer than all would on
-#: average, and has at least this many tokens: each pass costs some milliseconds of Python, in which the others wait.
+#: Passes run in threads of their own if the longest is at most this many times what each thread would get of all tokens, and
+#: that is at least this many tokens: each pass costs some milliseconds of Python, in which the others wait.
 UNEVEN, LEAST_TOKENS = 1.5, 64
 
 _T = TypeVar("_T")
@@ -123,7 +123,7 @@ class Backbone:
         Args:
             name: ``smollm2`` (the default), a folder written by ``save_pretrained``, or a Hub name (``USER/NAME``, or
                 ``USER/NAME@REVISION`` for a branch, a tag or a commit).
-            through_layer: the highest layer that will be read; the layers above it are removed from memory.
+            through_layer: the highest layer that will be read; the layers above it are not loaded.
             dtype: ``auto`` is bfloat16 where the hardware is fast at it and float32 elsewhere.
             device: a PyTorch device name; by default ``SPARSERM_DEVICE``, or ``cpu`` if that is not set.
             may_download: whether a Hub name may be downloaded; if not, it has to be in the Hub's cache.
@@ -204,11 +204,12 @@ class Backbone:
             return len(found.texts), function(found)
 
         done = 0
-        for n, result in on_cores(run, groups, cores):
-            yield result
-            done += n
-            if progress:
-                progress(done, len(texts), "Representations (responses)")
+        with closing(on_cores(run, groups, cores)) as results:
+            for n, result in results:
+                yield result
+                done += n
+                if progress:
+                    progress(done, len(texts), "Representations (responses)")
 
     @property
     def _joins(self) -> bool:
@@ -220,12 +221,12 @@ class Backbone:
         if self.device.type != "cpu":
             return list(similar(rows, self.batch_tokens)), 1
         cores, total = torch.get_num_threads(), sum(len(row.ids) for row in rows)
-        for threads in dict.fromkeys((cores, 1)):
-            groups = even(rows, self.batch_tokens, threads) if self._joins else list(similar(rows, self.batch_tokens))
-            most = max((sum(len(row.ids) for row in group) for group in groups), default=0)
-            if threads == 1 or (most * threads <= UNEVEN * total and total >= LEAST_TOKENS * threads):
-                return groups, threads  # with one, PyTorch divides each operation
-        raise AssertionError("one thread always does")
+        groups = even(rows, self.batch_tokens, cores) if self._joins else list(similar(rows, self.batch_tokens))
+        most = max((sum(len(row.ids) for row in group) for group in groups), default=0)
+        if most * cores <= UNEVEN * total and total >= LEAST_TOKENS * cores:
+            return groups, cores
+        # PyTorch divides each operation instead.
+        return (even(rows, self.batch_tokens, 1) if self._joins else groups), 1
 
     def _pass(self, batch: Batch, hooks: Sequence[HookPoint]) -> Pass:
         """Run a batch and keep the states of the texts' own tokens only, to save memory."""

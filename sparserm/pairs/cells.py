@@ -42,8 +42,7 @@ def looks_like_messages(text: str) -> bool:
         _BEGUN.match(text) or _OTHER.match(text.lstrip()) or (text.lstrip()[:3] in ('"[{', '"{\\') and '\\"role\\"' in text)
     ):  # the latter: encoded twice
         return True
-    start, end = text.lstrip()[:1], text.rstrip()[-1:]
-    return start + end in ("[]", "{}") and _ANY.search(text) is not None
+    return is_bracketed(text) and _ANY.search(text) is not None
 
 
 def parsed(text: str) -> Any:

@@ -31,7 +31,7 @@ from sparserm.sae.autoencoder import SparseAutoencoder
 from sparserm.types import HookPoint, Pooling, PreferencePair, Progress, Text, TokenizedText
 
 #: Responses computed between two writes to the store, or one forward pass if that has more. An interruption loses at most this
-#: many, and on a GPU one more pass.
+#: many and the passes begun ahead: one on a GPU, some for each core of a CPU.
 FLUSH_EVERY = 64
 #: Maximum number of latent activations computed at once; intermediate results take about four times as many numbers. Larger
 #: batches read each SAE weight less often: whole passes of the default backbone instead of single texts took 0.84 of the time
