@@ -7,13 +7,16 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
 from sparserm import __version__
 from sparserm.support.defaults import DEFAULT_BACKBONE, DEFAULT_LAYER
 from sparserm.types import PairIssue, PreferenceData, SparseRMError
+
+if TYPE_CHECKING:
+    from sparserm.pairs.runs import Engine
 
 app = typer.Typer(
     add_completion=False,
@@ -40,6 +43,8 @@ Columns = Annotated[
 Split = Annotated[str | None, typer.Option(help="Split of the dataset. Default: train, or the only one.")]
 TestSplit = Annotated[str | None, typer.Option(help="Split of the dataset with the test pairs.")]
 Config = Annotated[str | None, typer.Option(help="Configuration (subset) of the dataset, where it has several.")]
+EngineOption = Annotated[str, typer.Option(help="local, or ray: Ray Data on the cluster RAY_ADDRESS, else on this machine.")]
+Workers = Annotated[int, typer.Option(help="Number of workers of --engine ray.", min=1)]
 
 _T = TypeVar("_T")
 
@@ -95,6 +100,19 @@ def column_names(entries: Sequence[str] | None) -> dict[str, str]:
             raise SparseRMError(f"--column {entry!r}; expected ours=theirs, e.g. --column prompt=question")
         mapping[ours] = theirs
     return mapping
+
+
+def engine_of(name: str, workers: int) -> Engine:
+    """The engine of ``--engine`` and ``--workers``."""
+    from sparserm.pairs.runs import run_here
+
+    if name == "ray":
+        from sparserm.integrations.ray import RayEngine
+
+        return RayEngine(workers)
+    if name == "local":
+        return run_here
+    raise SparseRMError(f"--engine is {name!r}; expected local or ray")
 
 
 def load_backbone(model: Any) -> None:
