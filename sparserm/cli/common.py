@@ -17,6 +17,7 @@ from sparserm.types import PairIssue, PreferenceData, SparseRMError
 
 if TYPE_CHECKING:
     from sparserm.pairs.runs import Engine
+    from sparserm.representations.files import RepresentedPairs
 
 app = typer.Typer(
     add_completion=False,
@@ -30,6 +31,13 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object inst
 HeadOption = Annotated[str, typer.Option(help=_HEAD)]
 HeadArgument = Annotated[str, typer.Argument(help=_HEAD)]
 PromptOption = Annotated[str, typer.Option(help="The user's message.")]
+PairsOrRepresentations = Annotated[
+    str,
+    typer.Argument(
+        help="Preference pairs: a JSONL, CSV or Parquet file, or a dataset name (NAME[@REVISION]); or a folder of "
+        "`sparserm represent`."
+    ),
+]
 PairsArgument = Annotated[
     str, typer.Argument(help="Preference pairs: a JSONL, CSV or Parquet file, or a dataset name (NAME[@REVISION]).")
 ]
@@ -85,10 +93,31 @@ def load(
 ) -> PreferenceData:
     """Read preference pairs and print the warnings."""
     from sparserm.pairs.load import load_pairs
+    from sparserm.representations.files import holds_representations
 
+    if holds_representations(source):
+        raise SparseRMError(f"{source} holds representations, which train and insights read; expected preference pairs")
     data = load_pairs(source, columns=column_names(columns), skip_bad=skip_bad, split=split, config=config)
     warn(data.issues, data.name)
     return data
+
+
+def load_or_open(
+    source: str, columns: Sequence[str] | None, skip_bad: bool, split: str | None, config: str | None
+) -> PreferenceData | RepresentedPairs:
+    """Read preference pairs, or open a folder of representations, and print the warnings."""
+    from sparserm.representations.files import RepresentedPairs, holds_representations
+
+    if not holds_representations(source):
+        return load(source, columns, skip_bad, split, config)
+    if columns or skip_bad or split or config:
+        raise SparseRMError(
+            f"{source} holds representations; expected neither --column, --skip-bad, --split nor --config, which are for "
+            "`sparserm represent`; leave them out"
+        )
+    found = RepresentedPairs.open(source)
+    warn(found.data.issues, found.data.name)
+    return found
 
 
 def column_names(entries: Sequence[str] | None) -> dict[str, str]:

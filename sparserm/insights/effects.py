@@ -15,7 +15,7 @@ from scipy.stats import false_discovery_control, norm
 
 from sparserm.evaluation.intervals import Z95, wilson_interval
 from sparserm.heads.screening import GatedScores, smallest_z
-from sparserm.representations.values import PairRepresentations, Representations
+from sparserm.representations.values import PairRepresentations
 from sparserm.support.threads import in_threads
 
 #: Pairs in which exactly one response must have a feature for it to be tested.
@@ -109,7 +109,8 @@ def features_of(pairs: PairRepresentations) -> GatedScores:
     Raises:
         SparseRMError: the representations have no latent strengths.
     """
-    return GatedScores(_has(pairs.chosen), _has(pairs.rejected), pairs.groups, pairs.length_gaps, pairs.texts)
+    chosen, rejected = (side.by_latent.matrix("fires") for side in (pairs.chosen, pairs.rejected))
+    return GatedScores(chosen, rejected, pairs.groups, pairs.length_gaps, pairs.texts)
 
 
 def enough_in_both(first: GatedScores, second: GatedScores, columns: np.ndarray) -> np.ndarray:
@@ -243,9 +244,3 @@ def _by_group(groups: np.ndarray) -> csr_matrix:
 def false_discoveries(z: np.ndarray) -> np.ndarray:
     """False discovery rates of two-sided tests that may depend on each other."""
     return np.asarray(false_discovery_control(2 * norm.sf(np.abs(z)), method="by")) if len(z) else np.ones(0)
-
-
-def _has(responses: Representations) -> csr_matrix:
-    latents = responses.strengths
-    shape = (len(latents.indptr) - 1, latents.d_sae)
-    return csr_matrix((np.ones(len(latents.indices)), latents.indices, latents.indptr), shape=shape)

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 
 from sparserm.backbone.model import Backbone
-from sparserm.features.cards import peaks_of
 from sparserm.heads.families import group_families
 from sparserm.heads.inputs import load_parts
 from sparserm.heads.screening import GatedScores
@@ -199,7 +198,7 @@ def snippet_places(finding: Member, data: PreferenceData, pairs: PairRepresentat
     own = pairs_with(data, pairs, [finding])[:, 0]
     peaks = np.zeros(len(own))
     if finding.feature is not None:
-        sides = (peaks_of(side.strengths, finding.feature) for side in (pairs.chosen, pairs.rejected))
+        sides = (side.by_latent.peaks(finding.feature) for side in (pairs.chosen, pairs.rejected))
         peaks = np.maximum(*sides)
     return choose_snippets(own, peaks, data.pairs)
 
