@@ -71,6 +71,13 @@ def load_parts_of(
     return load_sae(data.of.sae), data.of.model
 
 
+def not_represented(data: PreferenceData) -> SparseRMError:
+    """The error for pairs that are given together with a folder of representations."""
+    return SparseRMError(
+        f"{data.name} is not represented, expected all pairs to be if some are; run `sparserm represent` on it too"
+    )
+
+
 def load_saes(names: tuple[str, ...]) -> dict[str, SparseAutoencoder]:
     """Load SAEs of different layers, by name.
 
@@ -108,9 +115,7 @@ def represent_for_fit(
     if isinstance(data, RepresentedPairs):
         return data.representations(sae, states=not gated or settings.pooling == "last")
     if not isinstance(model, Backbone):
-        raise SparseRMError(
-            f"{data.name} is not represented, expected all pairs to be if some are; run `sparserm represent` on it too"
-        )
+        raise not_represented(data)
     saes = {sae.hook: sae if latents or gated else None}
     with stored() as store:
         found = represent_pairs(data.pairs, model, saes, settings.pooling, strengths=gated, store=store, progress=progress)

@@ -13,8 +13,7 @@ import torch
 from scipy.sparse import csr_matrix, vstack
 from scipy.stats import false_discovery_control, norm
 
-from sparserm.representations.shards import StoredMatrix
-from sparserm.representations.values import Columns, PairRepresentations, Representations
+from sparserm.representations.values import Columns, PairRepresentations, ReadColumns, Representations
 from sparserm.sae.autoencoder import SparseAutoencoder
 
 #: False discovery rate of the screen (Benjamini and Hochberg, 1995).
@@ -58,17 +57,21 @@ class GatedScores:
         chosen, rejected = (_gated_scores(side, sae) for side in (pairs.chosen, pairs.rejected))
         return cls(chosen, rejected, pairs.groups, pairs.length_gaps, pairs.texts)
 
-    def only(self, latents: np.ndarray) -> GatedScores:
-        """The scores of some latents in memory, in this order."""
+    def only(self, latents: np.ndarray | None) -> GatedScores:
+        """The scores of some latents in memory, in this order; all scores as they are if None."""
+        if latents is None:
+            return self
         return replace(self, chosen=self.chosen[:, latents], rejected=self.rejected[:, latents])
 
-    def blocks(self) -> Iterator[tuple[np.ndarray, GatedScores]]:
-        """All latents, as many at a time as fit into memory, with their scores as columns in this order."""
-        if isinstance(self.chosen, StoredMatrix):
-            for latents in self.chosen.blocks():
-                yield latents, self.only(latents)
-        else:
-            yield np.arange(self.chosen.shape[1]), self
+    def blocks(self, latents: np.ndarray | None = None) -> Iterator[tuple[np.ndarray, GatedScores]]:
+        """Latents, as many at a time as fit into memory: their places in ``latents`` (all if None), and their scores alone."""
+        if not isinstance(self.chosen, ReadColumns):
+            yield np.arange(self.chosen.shape[1] if latents is None else len(latents)), self.only(latents)
+            return
+        for block in self.chosen.blocks():
+            places = block if latents is None else np.flatnonzero(np.isin(latents, block))
+            if len(places):
+                yield places, self.only(block if latents is None else latents[places])
 
     def z(self, latents: np.ndarray, *, hold_length: bool = False) -> np.ndarray:
         """``[len(latents)]`` z of the sum of each latent's score of chosen minus rejected, see :func:`smallest_z`."""

@@ -53,7 +53,8 @@ class Represented:
     """What the representations in a folder are of, in its note.
 
     Attributes:
-        backbone, sae: names to load them by.
+        backbone: name of the backbone, as heads have it.
+        load_backbone, sae: names or folders to load them by.
         backbone_fingerprint, sae_fingerprint: of their weights.
         hook: name of the hook point.
         pooling: how the states are pooled.
@@ -61,6 +62,7 @@ class Represented:
     """
 
     backbone: str
+    load_backbone: str
     backbone_fingerprint: str
     sae: str
     sae_fingerprint: str
@@ -71,13 +73,14 @@ class Represented:
     @property
     def model(self) -> NamedModel:
         """The backbone, as the card of a head names it."""
-        return NamedModel(self.backbone, self.backbone_fingerprint)
+        return NamedModel(self.backbone, self.load_backbone, self.backbone_fingerprint)
 
 
 class NamedModel(NamedTuple):
-    """A backbone that is not loaded."""
+    """A backbone that is not loaded, see :class:`~sparserm.backbone.model.Backbone`."""
 
     name: str
+    source: str
     fingerprint: str
 
 
@@ -130,7 +133,7 @@ class Representing:
         if self.loaded:
             return self.loaded
         sae = load_sae(self.of.sae)
-        backbone = Backbone.load(self.of.backbone, through_layer=sae.hook.layer)
+        backbone = Backbone.load(self.of.load_backbone, through_layer=sae.hook.layer)
         for what, found, expected in (
             ("the SAE", sae.fingerprint, self.of.sae_fingerprint),
             ("the backbone", backbone.fingerprint, self.of.backbone_fingerprint),
@@ -222,7 +225,8 @@ def represent_file(
     found = cut(source, PART_ROWS, split=split, config=config)
     columns_found = find_source_columns(found, columns or {})
     of = Represented(
-        backbone=_absolute(backbone.name),
+        backbone=backbone.name,
+        load_backbone=backbone.source,
         backbone_fingerprint=backbone.fingerprint,
         sae=_absolute(sae.name),
         sae_fingerprint=sae.fingerprint,

@@ -10,21 +10,25 @@ from __future__ import annotations
 
 import functools
 import itertools
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sparserm.representations.values import Figure, LatentSummary, Representations, Strengths, is_active
-from sparserm.support.files import replacing
+from sparserm.representations.values import Columns, Figure, LatentSummary, ReadColumns, Representations, Strengths, is_active
+from sparserm.support.files import one_line, replacing
 from sparserm.types import Activity, Pooling, PreferencePair, SparseRMError
 
 #: Row groups of a part of ``latents``, which are read one at a time.
 BLOCKS = 64
+#: Key of the metadata of a part of ``latents`` with the latents and rows of its row groups, and a checksum of these.
+_INDEX = b"sparserm index"
 #: Folders of the two tables.
 PAIRS_IN, LATENTS_IN = "pairs", "latents"
 #: Sides of a pair, as in the column ``chosen`` of ``latents``.
@@ -74,13 +78,12 @@ def write_latents(file: Path, chosen: LatentSummary, rejected: LatentSummary, ma
     columns = [fired["latent"], pair[order], order < n_chosen, fired["rate"], fired["peak"], fired["gated"]]
     table = pa.table([pa.array(column, kind) for column, kind in zip(columns, LATENTS.types, strict=True)], LATENTS)
     ends = np.searchsorted(fired["latent"], np.arange(1, BLOCKS + 1) * chosen.d_sae // BLOCKS)
-    with (
-        replacing(file) as temporary,
-        pq.ParquetWriter(temporary, LATENTS.with_metadata(mark), write_page_checksum=True) as writer,
-    ):
-        for start, end in zip([0, *ends[:-1].tolist()], ends.tolist(), strict=True):
-            if end > start:
-                writer.write_table(table.slice(start, end - start))
+    groups = [(start, end) for start, end in itertools.pairwise([0, *ends.tolist()]) if end > start]
+    index = [(int(fired["latent"][start]), int(fired["latent"][end - 1]), end - start) for start, end in groups]
+    schema = LATENTS.with_metadata({**mark, _INDEX: json.dumps([index, crc32(repr(index).encode())]).encode()})
+    with replacing(file) as temporary, pq.ParquetWriter(temporary, schema, write_page_checksum=True) as writer:
+        for start, end in groups:
+            writer.write_table(table.slice(start, end - start))
 
 
 def write_pairs(
@@ -157,52 +160,64 @@ class LatentFiles:
         wanted = None if latents is None else np.zeros(self.d_sae, bool)
         if wanted is not None:
             wanted[latents] = True
-        for file, footer, start in zip(self.files, self._footers, self.starts[:-1], strict=True):
-            for group in footer.groups(wanted):
-                try:
-                    with pq.ParquetFile(file, metadata=footer.metadata, page_checksum_verification=True) as opened:
-                        table = opened.read_row_group(group, ["pair", "latent", "chosen", *figures])
-                except (pa.ArrowException, OSError, ValueError) as error:
-                    raise _unreadable(file, error) from error
-                columns = [column.to_numpy() for column in table.columns]
+        for file, index, start in zip(self.files, self._indices, self.starts[:-1], strict=True):
+            for group in index.groups(wanted):
+                columns = index.read(file, group, ("pair", "latent", "chosen", *figures))
                 if wanted is not None:
                     inside = wanted[columns[1]]
                     columns = columns if inside.all() else [column[inside] for column in columns]
                 yield columns[0] + int(start), *columns[1:]
 
     @functools.cached_property
-    def _footers(self) -> list[_Footer]:
-        return [_Footer.read(file) for file in self.files]
+    def _indices(self) -> list[_Index]:
+        return [_Index.open(file) for file in self.files]
 
 
 @dataclass(frozen=True)
-class _Footer:
-    """Which latents are in which row group of a part.
+class _Index:
+    """Which latents are in which row group of a part; unlike Parquet's own statistics it has a checksum.
 
     Attributes:
         metadata: of the file.
-        lowest, highest: ``[groups]`` latents.
+        lowest, highest, n_rows: ``[groups]`` int64, latents and rows.
     """
 
     metadata: Any
     lowest: np.ndarray
     highest: np.ndarray
+    n_rows: np.ndarray
 
     @classmethod
-    def read(cls, file: Path) -> _Footer:
+    def open(cls, file: Path) -> _Index:
         try:
             metadata = pq.read_metadata(file)
-        except (pa.ArrowException, OSError) as error:
+            index, checksum = json.loads((metadata.metadata or {})[_INDEX])
+            index = [tuple(map(int, group)) for group in index]
+        except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
             raise _unreadable(file, error) from error
-        found = [metadata.row_group(group).column(0).statistics for group in range(metadata.num_row_groups)]
-        return cls(metadata, np.array([one.min for one in found], int), np.array([one.max for one in found], int))
+        if crc32(repr(index).encode()) != checksum or len(index) != metadata.num_row_groups:
+            raise _unreadable(file, "its index is damaged")
+        return cls(metadata, *np.array(index, np.int64).reshape(-1, 3).T)
 
     def groups(self, wanted: np.ndarray | None) -> list[int]:
         """The row groups that may have a wanted latent."""
         if wanted is None:
             return list(range(len(self.lowest)))
         before = np.concatenate([[0], np.cumsum(wanted)])
-        return np.flatnonzero(before[self.highest + 1] > before[self.lowest]).tolist()
+        found: list[int] = np.flatnonzero(before[self.highest + 1] > before[self.lowest]).tolist()
+        return found
+
+    def read(self, file: Path, group: int, names: Sequence[str]) -> list[np.ndarray]:
+        """Columns of a row group, ``latent`` as the second of them."""
+        try:
+            with pq.ParquetFile(file, metadata=self.metadata, page_checksum_verification=True) as opened:
+                columns = [column.to_numpy() for column in opened.read_row_group(group, names).columns]
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise _unreadable(file, error) from error
+        latent = columns[1]
+        if len(latent) != self.n_rows[group] or (latent[0], latent[-1]) != (self.lowest[group], self.highest[group]):
+            raise _unreadable(file, "its row groups are not those of its index")
+        return columns
 
 
 @dataclass(frozen=True)
@@ -262,25 +277,58 @@ class StoredLatents(Strengths):
 
 
 @dataclass(frozen=True)
-class StoredMatrix:
-    """A figure of all latents as a sparse matrix ``[n, d_sae]``, of which ``matrix[:, latents]`` reads some columns."""
+class StoredMatrix(ReadColumns):
+    """A figure of all latents as a matrix ``[n, d_sae]``."""
 
     latents: StoredLatents
     figure: Figure
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Rows and columns."""
         return len(self.latents.rows), self.latents.d_sae
 
-    def __getitem__(self, key: tuple[slice, np.ndarray]) -> Any:
-        """Some columns of all rows, in memory."""
+    def __getitem__(self, key: tuple[slice, Any]) -> Any:
         assert key[0] == slice(None)
         return self.latents.columns(np.asarray(key[1]), self.figure)
 
     def blocks(self) -> Iterator[np.ndarray]:
-        """All latents, as many at a time as fit into memory."""
         return self.latents.files.blocks()
+
+
+@dataclass(frozen=True)
+class Beside(ReadColumns):
+    """A matrix in files with further columns, which are in memory, on its right.
+
+    Attributes:
+        more: a :class:`scipy.sparse.csr_matrix` with as many rows.
+    """
+
+    read: ReadColumns
+    more: Any
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        rows, columns = self.read.shape
+        return rows, columns + self.more.shape[1]
+
+    def __getitem__(self, key: tuple[slice, Any]) -> Any:
+        from scipy.sparse import hstack
+
+        columns, before = np.asarray(key[1], np.int64), self.read.shape[1]
+        read = columns < before
+        both = hstack([self.read[key[0], columns[read]], self.more[key[0], columns[~read] - before]], "csr")
+        return both[:, np.argsort(np.argsort(~read, kind="stable"), kind="stable")]
+
+    def blocks(self) -> Iterator[np.ndarray]:
+        yield from self.read.blocks()
+        yield np.arange(self.read.shape[1], self.shape[1])
+
+
+def beside(matrix: Columns, more: Any) -> Columns:
+    """A matrix with further columns, a :class:`scipy.sparse.csr_matrix`, on its right."""
+    from scipy.sparse import hstack
+
+    return Beside(matrix, more) if isinstance(matrix, ReadColumns) else hstack([matrix, more], "csr")
 
 
 @dataclass(frozen=True)
@@ -356,5 +404,5 @@ def _read_columns(file: Path, columns: Sequence[str]) -> pa.Table:
         raise _unreadable(file, error) from error
 
 
-def _unreadable(file: Path, error: Exception) -> SparseRMError:
-    return SparseRMError(f"{file} cannot be read ({error}); repeat the command `sparserm represent` that made it")
+def _unreadable(file: Path, reason: Exception | str) -> SparseRMError:
+    return SparseRMError(f"{file} cannot be read ({one_line(reason)}); repeat the command `sparserm represent` that made it")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -13,7 +13,7 @@ from sparserm.types import Activity, Pooling, SparseRMError
 
 #: What a matrix of latents holds: gated projections, or one where a latent fires anywhere in a response.
 Figure = Literal["gated", "fires"]
-#: A :class:`scipy.sparse.csr_matrix` ``[n, d_sae]``, or what reads some columns of it from files, as ``columns[:, latents]``.
+#: A :class:`scipy.sparse.csr_matrix` ``[n, d_sae]``, or :class:`ReadColumns`.
 Columns: TypeAlias = Any
 
 ACTIVITIES: tuple[Activity, ...] = get_args(Activity)
@@ -35,6 +35,23 @@ def possible_firings(fired: np.ndarray, *, d_sae: int) -> np.ndarray:
     latent, rate, peak = fired["latent"], fired["rate"], fired["peak"]
     finite = np.isfinite(peak) & np.isfinite(fired["gated"])
     return np.asarray((latent >= 0) & (latent < d_sae) & (rate > 0) & (rate <= 1) & (peak >= 0) & finite)
+
+
+class ReadColumns(ABC):
+    """A sparse matrix ``[n, m]`` in files, of which ``matrix[:, columns]`` reads some columns."""
+
+    @property
+    @abstractmethod
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns."""
+
+    @abstractmethod
+    def __getitem__(self, key: tuple[slice, Any]) -> Any:
+        """Some columns of all rows, in memory, as a :class:`scipy.sparse.csr_matrix`."""
+
+    @abstractmethod
+    def blocks(self) -> Iterator[np.ndarray]:
+        """All columns in order, as many at a time as fit into memory."""
 
 
 class Strengths(ABC):
