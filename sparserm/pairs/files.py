@@ -167,6 +167,15 @@ def _check_names(names: Iterable[str], what: str) -> None:
         raise SparseRMError(f"{what} has more than one column {one_line(', '.join(map(repr, twice)), 400)}: rename all but one")
 
 
+def columns_of(rows: Iterable[RawRow]) -> list[str]:
+    """The names of the columns that any row has, in order of first occurrence."""
+    found: dict[str, None] = {}
+    for row in rows:
+        if row.values and not row.values.keys() <= found.keys():
+            found.update(dict.fromkeys(row.values))
+    return list(found)
+
+
 def read_bytes(data: bytes, filename: str) -> list[RawRow]:
     """Read the rows of a file from its bytes; the format is detected from the content, then from the file name.
 

@@ -291,7 +291,7 @@ def _prompt(row: Row) -> Any:
     found = next((name for name in _PROMPTS if row.get(name) is not None), None)
     if found is None:
         raise RowError("prompt", "is missing from this row")
-    names = [*BEFORE, found, *([_AFTER] if found != _AFTER else [])]
+    names = [name for name in (*BEFORE, found, *([_AFTER] if found != _AFTER else [])) if name in row]
     texts = {name: text for name in names if name != found and (text := text_beside(row, name))}
     if not texts:
         return row[found]

@@ -16,7 +16,7 @@ from typing import Any
 
 from sparserm.pairs.cells import is_blank, is_mark, is_unread_data, looks_like_messages, texts_in, written_lone_text
 from sparserm.pairs.columns import TIES, FoundColumns, find_columns, listed, may_be_asked
-from sparserm.pairs.files import WHOLE_ROW, RawRow, rows_of, uncollected
+from sparserm.pairs.files import WHOLE_ROW, RawRow, columns_of, rows_of, uncollected
 from sparserm.pairs.labels import sides, verdict_beside
 from sparserm.pairs.layouts import WON, LabelError, Layout, TieError, canonical, grade_of, pairs_of, says_tie, verdicts_beside
 from sparserm.pairs.limits import MAX_LISTED_PAIRS
@@ -492,8 +492,9 @@ def _implied_prompt(
 
 
 def _both_transcripts(chosen: str, rejected: str) -> tuple[Prompt, Prompt] | None:
-    turns_chosen, turns_rejected = transcript(chosen), transcript(rejected)
-    return None if turns_chosen is None or turns_rejected is None else (turns_chosen, turns_rejected)
+    if (turns_chosen := transcript(chosen)) is None or (turns_rejected := transcript(rejected)) is None:
+        return None
+    return turns_chosen, turns_rejected
 
 
 def _common_beginning(a: str, b: str) -> int:
@@ -512,13 +513,14 @@ def text_warnings(rows: Iterable[RawRow], pairs: Iterable[PreferencePair], colum
     found = _doubtful_rows(rows, columns)
     for pair in pairs:
         found += _prompt_warnings(pair, columns.prompt or columns.chosen)
-        for column, text in ((columns.chosen, pair.chosen), (columns.rejected, pair.rejected)):
+        seen = visible(pair.chosen), visible(pair.rejected)
+        for column, text, shown in ((columns.chosen, pair.chosen, seen[0]), (columns.rejected, pair.rejected, seen[1])):
             if is_mark(text):
                 found.append((pair.row, column, f"is the text {text.strip()!r}, which may be a missing value"))
             found += _mark_warning(pair.row, column, text, pair.prompt[-1].content)
-            if not visible(text):
+            if not shown:
                 found.append((pair.row, column, "has no visible characters"))
-        if pair.chosen != pair.rejected and visible(pair.chosen) == visible(pair.rejected):
+        if pair.chosen != pair.rejected and seen[0] == seen[1]:
             found.append((pair.row, columns.rejected, f"differs from {columns.chosen} in invisible characters or spaces alone"))
     return [PairIssue(*one, severity="warning") for one in found]
 
@@ -587,7 +589,7 @@ def _doubtful_rows(rows: Iterable[RawRow], columns: FoundColumns) -> list[tuple[
     found = []
     names = [name for name in (columns.prompt, columns.chosen, columns.rejected) if name is not None]
     rows = list(rows)
-    scores = _score_columns(dict.fromkeys(key for row in rows for key in row.values or ()))
+    scores = _score_columns(columns_of(rows))
     for row in rows:
         values = row.values or {}
         if len(names) == 3 and all(_is_header(values.get(name), name) for name in names):
@@ -626,8 +628,8 @@ def _thinking_warning(rows: Iterable[RawRow], columns: FoundColumns) -> list[Pai
 def _turn_warning(rows: Sequence[RawRow], columns: FoundColumns) -> list[PairIssue]:
     """One warning if marks of a turn were left out of some responses, and not of most: a text may end with one it is about."""
     beside = {columns.prompt, *columns.joined, *columns.system}
-    present = dict.fromkeys(name for row in rows for name in row.values or ())
-    names = present.keys() - beside if columns.layout else {columns.chosen, columns.rejected}
+    present = columns_of(rows)
+    names = set(present) - beside if columns.layout else {columns.chosen, columns.rejected}
     marks = {name: [(row.row, turn_mark((row.values or {}).get(name))) for row in rows] for name in present if name in names}
     cells = [cell for found in marks.values() if not columns.layout or any(mark for _, mark in found) for cell in found]
     found = [(row, mark) for row, mark in cells if mark]
@@ -640,7 +642,7 @@ def _turn_warning(rows: Sequence[RawRow], columns: FoundColumns) -> list[PairIss
 def _flip_warnings(rows: Sequence[RawRow], columns: FoundColumns) -> list[PairIssue]:
     """A warning for each column that may say that labels are the wrong way round: data sets mean either by it."""
     found = []
-    for name in dict.fromkeys(key for row in rows for key in row.values or ()):
+    for name in columns_of(rows):
         is_flip = canonical(name) in _FLIPS
         if canonical(name) in _LABELS and columns.layout is None:
             found += _label_warning(rows, name)
@@ -656,7 +658,7 @@ def _flip_warnings(rows: Sequence[RawRow], columns: FoundColumns) -> list[PairIs
 
 def _rival_warnings(rows: Sequence[RawRow], columns: FoundColumns) -> list[PairIssue]:
     """A warning for each verdict that says otherwise than the one that was read, or than chosen and rejected."""
-    present = list(dict.fromkeys(key for row in rows for key in row.values or ()))
+    present = columns_of(rows)
     found = []
     rivals = columns.layout.rivals if columns.layout else verdicts_beside(present, [row.values or {} for row in rows])
     for rival in rivals:
@@ -731,7 +733,7 @@ def _is_formula(text: str) -> bool:
 
 
 def _has_escape(text: str) -> bool:
-    return re.search("_x00[01][0-9A-F]_", text) is not None
+    return "_x00" in text and re.search("_x00[01][0-9A-F]_", text) is not None
 
 
 #: Texts in a writing of other programs, and what is said about them.
@@ -755,11 +757,7 @@ def _plural_warnings(pairs: Sequence[PreferencePair], columns: FoundColumns) -> 
 
 def _media_columns(rows: Sequence[RawRow]) -> list[str]:
     """The columns of images, tools and the like."""
-    return [one for one in _present(rows) if _UNREAD & set(canonical(one).split("_"))]
-
-
-def _present(rows: Sequence[RawRow]) -> list[str]:
-    return list(dict.fromkeys(key for row in rows for key in row.values or ()))
+    return [one for one in columns_of(rows) if _UNREAD & set(canonical(one).split("_"))]
 
 
 def _media_warning(rows: Sequence[RawRow]) -> list[PairIssue]:
@@ -774,7 +772,7 @@ def _unread_warning(rows: Sequence[RawRow], pairs: Sequence[PreferencePair], col
     known = {*columns.read, *_media_columns(rows), "id"}
     told = {pair.row: pair for pair in pairs}
     used = [row for row in rows if row.row in told]
-    unread = [one for one in _present(rows) if one not in known and may_be_asked(one) and _is_left_out(one, used, told)]
+    unread = [one for one in columns_of(rows) if one not in known and may_be_asked(one) and _is_left_out(one, used, told)]
     said = f"not read: {_listed_names(unread)}; what belongs to the prompt has to stand in it"
     return [PairIssue(rows[0].row, WHOLE_ROW, said, "warning")] if unread else []
 

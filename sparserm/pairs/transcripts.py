@@ -122,6 +122,8 @@ def _answers(word: str) -> bool:
 
 def _found(text: str) -> tuple[_Form, Prompt] | None:
     """The first form that fits a text, and its turns."""
+    if ":" not in text:
+        return None
     body = after_beginning(text)
     fitting = ((form, _turns(body, form)) for form in _FORMS if form.asks in body)
     return next(((form, turns) for form, turns in fitting if turns), None)
