@@ -20,8 +20,8 @@ from sparserm.evaluation.accuracy import cross_validated_margins
 from sparserm.heads.fitting import FitSettings
 from sparserm.heads.reward import reward_margins
 from sparserm.heads.saved import SavedHead
-from sparserm.pairs.files import WHOLE_ROW
 from sparserm.pairs.messages import prompt_text
+from sparserm.pairs.rows import WHOLE_ROW
 from sparserm.pairs.split import prompt_key
 from sparserm.representations.values import PairRepresentations
 from sparserm.sae.autoencoder import SparseAutoencoder

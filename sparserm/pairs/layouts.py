@@ -14,8 +14,8 @@ from itertools import combinations
 from typing import Any
 
 from sparserm.pairs.cells import is_blank, parsed
-from sparserm.pairs.files import RawRow
 from sparserm.pairs.messages import RowError, is_missing, plain, text_beside
+from sparserm.pairs.rows import RawRow
 
 #: What the letter of a response may follow in a verdict.
 _NUMBERED = ("model", "response", "assistant", "answer", "option", "conversation")

@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from sparserm.pairs.columns import find_columns
-from sparserm.pairs.files import RawRow, columns_of
 from sparserm.pairs.load import read_source
 from sparserm.pairs.parsing import PairsError, parse_rows
+from sparserm.pairs.rows import RawRow, columns_of
 from sparserm.pairs.sources import DataSource
 from sparserm.support.files import one_line
 from sparserm.types import PairIssue, PreferenceData, SparseRMError
