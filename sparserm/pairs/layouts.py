@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import combinations
 from typing import Any
 
@@ -134,16 +135,16 @@ def number(row: Row, column: str) -> float:
     raise RowError(column, f"is {said}, expected a number that says which response was preferred")
 
 
-def _either(row: Row, column: str, first: float, second: float) -> int:
-    """0 if the label is that of the first response, 1 if it is that of the second.
+def _either(first: float, second: float) -> Callable[[Row, str], int]:
+    """What tells from a number which response won; it raises :class:`LabelError` for any but these two."""
 
-    Raises:
-        LabelError: it is neither.
-    """
-    value = number(row, column)
-    if value not in (first, second):
-        raise LabelError(f"{column} is {value:g}, expected {first:g} or {second:g}")
-    return int(value == second)
+    def won(row: Row, column: str) -> int:
+        value = number(row, column)
+        if value not in (first, second):
+            raise LabelError(f"{column} is {value:g}, expected {first:g} or {second:g}")
+        return int(value == second)
+
+    return won
 
 
 def _strength(row: Row, column: str) -> int:
@@ -156,25 +157,21 @@ def _strength(row: Row, column: str) -> int:
     return int(value > 0)
 
 
-def _shp(row: Row) -> list[dict[str, Any]]:
-    won = _either(row, "labels", 1, 0)
-    return _pair(row.get("history"), [row.get("human_ref_A"), row.get("human_ref_B")], won, row)
+def _judged(
+    a: str, b: str, verdict: str, won: Callable[[Row, str], int], prompt: Callable[[Row], Any] | None = None
+) -> Callable[[Row], list[dict[str, Any]]]:
+    """Two responses beside a verdict.
 
+    Args:
+        won: 0 if the verdict of a row says that the first response won, 1 if the second.
+        prompt: of a row; by default what stands in the columns that are called so.
+    """
 
-def _pku(row: Row) -> list[dict[str, Any]]:
-    won = _either(row, "better_response_id", 0, 1)
-    return _pair(_prompt(row), [row.get("response_0"), row.get("response_1")], won, row)
+    def read(row: Row) -> list[dict[str, Any]]:
+        side = won(row, verdict)
+        return _pair((prompt or _prompt)(row), [row.get(a), row.get(b)], side, row)
 
-
-def _safer(row: Row) -> list[dict[str, Any]]:
-    won = _either(row, "safer_response_id", 0, 1)
-    return _pair(_prompt(row), [row.get("response_0"), row.get("response_1")], won, row)
-
-
-def _wimhf(row: Row) -> list[dict[str, Any]]:
-    written = isinstance(plain(row.get("label")), str) and re.search("[A-Za-z]", str(row["label"])) is not None
-    won = _letter(row, "label") if written else _either(row, "label", 1, 0)  # JudgeBench writes A>B
-    return _pair(_prompt(row), [row.get("response_A"), row.get("response_B")], won, row)
+    return read
 
 
 def _check_two(layout: Layout, row: Row) -> None:
@@ -221,6 +218,12 @@ def _letter(row: Row, column: str, names: Sequence[str] = ()) -> int:
     raise RowError(column, f"is {value!r:.40}, expected model_a, model_b, a, b or a tie{unclear}")
 
 
+def _letter_or_one(row: Row, column: str) -> int:
+    """0 if a verdict in words, or a label of 1, says that the first response won, 1 if the second."""
+    is_written = isinstance(plain(row.get(column)), str) and re.search("[A-Za-z]", str(row[column])) is not None
+    return _letter(row, column) if is_written else _either(1, 0)(row, column)  # JudgeBench writes A>B
+
+
 def says_verdict(value: Any, names: Sequence[str] = ()) -> bool:
     """Whether a cell says in words which of two responses won, or that neither did."""
     try:
@@ -240,18 +243,10 @@ def says_tie(verdict: Any) -> bool:
 
 
 def _arena(row: Row) -> list[dict[str, Any]]:
+    """Whole conversations, which hold the prompt."""
     responses = [row.get("conversation_a"), row.get("conversation_b")]
     won = _letter(row, "winner")
     return [{**row, "chosen": responses[won], "rejected": responses[1 - won]}]
-
-
-def _lettered(a: str, b: str, verdict: str) -> Callable[[Row], list[dict[str, Any]]]:
-    """Two responses beside a verdict in words."""
-
-    def read(row: Row) -> list[dict[str, Any]]:
-        return _pair(_prompt(row), [row.get(a), row.get(b)], _letter(row, verdict, (a, b)), row)
-
-    return read
 
 
 def _scored(a: str, b: str, score_a: str, score_b: str) -> Callable[[Row], list[dict[str, Any]]]:
@@ -298,10 +293,6 @@ def _prompt(row: Row) -> Any:
     if not isinstance(asked := plain(row[found]), str):
         raise RowError(found, f"is messages, and a text stands beside it in {', '.join(texts)}: expected one of them")
     return "\n\n".join(asked.strip() if name == found else texts[name] for name in names if name == found or name in texts)
-
-
-def _outputs(row: Row) -> list[dict[str, Any]]:
-    return _pair(_prompt(row), [row.get("output_1"), row.get("output_2")], _either(row, "label", 1, 2), row)
 
 
 def _argilla(row: Row) -> list[dict[str, Any]]:
@@ -376,20 +367,11 @@ def _exchange(asked: str, answer: str) -> tuple[dict[str, str], dict[str, str]]:
     return {"role": "user", "content": asked}, {"role": "assistant", "content": answer}
 
 
-def _helpsteer2(row: Row) -> list[dict[str, Any]]:
-    won = _strength(row, "preference_strength")
-    return _pair(_prompt(row), [row.get("response_1"), row.get("response_2")], won, row)
-
-
-def _helpsteer3(row: Row) -> list[dict[str, Any]]:
-    won = _strength(row, "overall_preference")
-    prompt = row.get("context") if not isinstance(row.get("context"), (str, type(None))) else _prompt_or(row, "context")
-    return _pair(prompt, [row.get("response1"), row.get("response2")], won, row)
-
-
-def _prompt_or(row: Row, column: str) -> Any:
-    """The prompt, with what stands before it; of a row without one, what stands in another column."""
-    return _prompt(row) if any(row.get(name) is not None for name in _PROMPTS) else row.get(column)
+def _context_or_prompt(row: Row) -> Any:
+    """The context if it is messages, else the prompt with the context before it; of a row without one, the context."""
+    context = row.get("context")
+    is_text = isinstance(context, (str, type(None)))
+    return _prompt(row) if is_text and any(row.get(name) is not None for name in _PROMPTS) else context
 
 
 def _swift(row: Row) -> list[dict[str, Any]]:
@@ -473,13 +455,7 @@ def _summaries(row: Row) -> list[dict[str, Any]]:
     if not isinstance(info, Mapping) or not isinstance(summaries, (list, tuple)) or len(summaries) != 2:
         raise RowError("summaries", "is not a list of two summaries beside the post in info")
     texts = [one.get("text") if isinstance(one, Mapping) else one for one in summaries]
-    return _pair(info.get("post") or info.get("article"), texts, _either(row, "choice", 0, 1), row)
-
-
-def _choice(row: Row) -> list[dict[str, Any]]:
-    """Vertex AI's form for PaLM."""
-    responses = [row.get("candidate_0"), row.get("candidate_1")]
-    return _pair(row.get("input_text"), responses, _either(row, "choice", 0, 1), row)
+    return _pair(info.get("post") or info.get("article"), texts, _either(0, 1)(row, "choice"), row)
 
 
 def _gemini(row: Row) -> list[dict[str, Any]]:
@@ -590,6 +566,14 @@ def _side(result: Any) -> str:
     return side if side in ("left", "right") else ""
 
 
+def _on_two(
+    about: str, columns: tuple[str, str, str], won: Callable[[Row, str], int], prompt: Callable[[Row], Any] | None = None
+) -> Layout:
+    """The layout of two responses and a verdict on them (:func:`_judged`), which may stand beside other verdicts."""
+    a, b, verdict = columns
+    return Layout(about, frozenset(columns), _judged(*columns, won, prompt), responses=(a, b), verdict=verdict)
+
+
 #: Columns of two responses beside a verdict in words.
 _SIDES = (
     *(
@@ -604,24 +588,28 @@ VERDICTS = ("winner", "preference", "preferred", "better_response", "better", "v
 
 #: The first layout whose columns a source has is used.
 LAYOUTS = (
-    Layout("`labels` as SHP does: 1 if `human_ref_A` was preferred", frozenset({"human_ref_A", "human_ref_B", "labels"}), _shp),
+    Layout(
+        "`labels` as SHP does: 1 if `human_ref_A` was preferred",
+        frozenset({"human_ref_A", "human_ref_B", "labels"}),
+        _judged("human_ref_A", "human_ref_B", "labels", _either(1, 0), lambda row: row.get("history")),
+    ),
     Layout(
         "`better_response_id` as the number of the chosen response",
         frozenset({"response_0", "response_1", "better_response_id"}),
-        _pku,
+        _judged("response_0", "response_1", "better_response_id", _either(0, 1)),
     ),
     Layout(
         "`safer_response_id` as the number of the chosen response",
         frozenset({"response_0", "response_1", "safer_response_id"}),
-        _safer,
+        _judged("response_0", "response_1", "safer_response_id", _either(0, 1)),
     ),
-    Layout(
-        "`label`: 1 or A>B if `response_A` was preferred (check it: elsewhere 0 may mean A)",
-        frozenset({"response_A", "response_B", "label"}),
-        _wimhf,
+    replace(
+        _on_two(
+            "`label`: 1 or A>B if `response_A` was preferred (check it: elsewhere 0 may mean A)",
+            ("response_A", "response_B", "label"),
+            _letter_or_one,
+        ),
         is_exact=True,
-        responses=("response_A", "response_B"),
-        verdict="label",
     ),
     Layout("`winner` of two conversations", frozenset({"conversation_a", "conversation_b", "winner"}), _arena),
     Layout(
@@ -629,38 +617,23 @@ LAYOUTS = (
         frozenset({"response_a", "response_b", "winner_model_a", "winner_model_b", "winner_tie"}),
         _arena_flags,
     ),
-    Layout(
-        "`label` as the number of the chosen output",
-        frozenset({"output_1", "output_2", "label"}),
-        _outputs,
-        responses=("output_1", "output_2"),
-        verdict="label",
-    ),
+    _on_two("`label` as the number of the chosen output", ("output_1", "output_2", "label"), _either(1, 2)),
     *(
-        Layout(
-            f"`{verdict}` of `{a}` and `{b}`",
-            frozenset({a, b, verdict}),
-            _lettered(a, b, verdict),
-            responses=(a, b),
-            verdict=verdict,
-        )
+        _on_two(f"`{verdict}` of `{a}` and `{b}`", (a, b, verdict), partial(_letter, names=(a, b)))
         for a, b in (("response_A", "response_B"), *_SIDES)
         for verdict in VERDICTS
         if (a, verdict) != ("response_A", "label")
     ),
-    Layout(
+    _on_two(
         "`preference_strength`: -3 to 3, below zero if `response_1` is better",
-        frozenset({"response_1", "response_2", "preference_strength"}),
-        _helpsteer2,
-        responses=("response_1", "response_2"),
-        verdict="preference_strength",
+        ("response_1", "response_2", "preference_strength"),
+        _strength,
     ),
-    Layout(
+    _on_two(
         "`overall_preference`: -3 to 3, below zero if `response1` is better",
-        frozenset({"response1", "response2", "overall_preference"}),
-        _helpsteer3,
-        responses=("response1", "response2"),
-        verdict="overall_preference",
+        ("response1", "response2", "overall_preference"),
+        _strength,
+        _context_or_prompt,
     ),
     Layout(
         "`preference.responses` as the votes of people", frozenset({"response1", "response2", "preference.responses"}), _argilla
@@ -686,7 +659,11 @@ LAYOUTS = (
     Layout("`responses` by their `rewards`", frozenset({"responses", "rewards"}), _listed("responses", "rewards")),
     Layout("the last message as chosen, `rejected_response` as rejected", frozenset({"messages", "rejected_response"}), _swift),
     Layout("`completions` by their scores", frozenset({"contents", "completions"}), _gemini),
-    Layout("`choice` as the number of the chosen candidate", frozenset({"candidate_0", "candidate_1", "choice"}), _choice),
+    Layout(
+        "`choice` as the number of the chosen candidate",
+        frozenset({"candidate_0", "candidate_1", "choice"}),
+        _judged("candidate_0", "candidate_1", "choice", _either(0, 1), lambda row: row.get("input_text")),
+    ),
     Layout("the candidates of the last message by their `preferenceLabel`", frozenset({"messages"}), _nova, _has_candidates),
     Layout("the choices in `mc2_targets` by their labels", frozenset({"mc2_targets"}), _targets),
     Layout(
