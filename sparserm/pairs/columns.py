@@ -12,10 +12,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sparserm.pairs.cells import is_mark, looks_like_messages, texts_in, written_lone_text
+from sparserm.pairs.forms import BEFORE
 from sparserm.pairs.labels import pointers, verdict_hint
-from sparserm.pairs.layouts import BEFORE, Layout, canonical, find_layout
+from sparserm.pairs.layouts import Layout, find_layout
 from sparserm.pairs.messages import RowError, is_missing, plain, text_or_messages
-from sparserm.pairs.rows import RawRow, columns_of
+from sparserm.pairs.rows import RawRow, canonical, columns_of
 from sparserm.support.files import one_line
 from sparserm.types import Message, SparseRMError
 

@@ -8,9 +8,10 @@ from functools import partial
 from typing import Any
 
 from sparserm.pairs.cells import is_blank
-from sparserm.pairs.layouts import VERDICTS, canonical, says_verdict
+from sparserm.pairs.layouts import VERDICTS
 from sparserm.pairs.messages import is_missing, plain
-from sparserm.pairs.rows import RawRow, columns_of
+from sparserm.pairs.preferences import says_verdict
+from sparserm.pairs.rows import RawRow, canonical, columns_of
 from sparserm.support.files import one_line
 from sparserm.types import SparseRMError
 

@@ -11,7 +11,8 @@ from typing import Any
 
 from sparserm.pairs.cells import is_blank, texts_in, written_lone_text
 from sparserm.pairs.columns import TIES, FoundColumns, listed
-from sparserm.pairs.layouts import WON, LabelError, TieError, canonical, pairs_of, says_tie
+from sparserm.pairs.forms import WON
+from sparserm.pairs.layouts import pairs_of
 from sparserm.pairs.limits import MAX_LISTED_PAIRS
 from sparserm.pairs.messages import (
     RowError,
@@ -28,7 +29,8 @@ from sparserm.pairs.messages import (
     turns_beside,
     turns_in,
 )
-from sparserm.pairs.rows import WHOLE_ROW, RawRow
+from sparserm.pairs.preferences import LabelError, TieError, says_tie
+from sparserm.pairs.rows import WHOLE_ROW, RawRow, canonical
 from sparserm.pairs.templates import begins_templated
 from sparserm.pairs.transcripts import continued, transcript
 from sparserm.support.files import one_line

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from sparserm.types import PairIssue, SparseRMError
 
 #: The column of an issue that concerns the whole row.
 WHOLE_ROW = "(whole row)"
+#: The values of a row.
+Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -112,6 +115,11 @@ def columns_of(rows: Iterable[RawRow]) -> list[str]:
         if row.values and not row.values.keys() <= found.keys():
             found.update(dict.fromkeys(row.values))
     return list(found)
+
+
+def canonical(name: str) -> str:
+    """A column's name in lower case with underscores: ``Response A`` is ``response_a``."""
+    return re.sub("[^a-z0-9.]+", "_", name.lower()).strip("_")
 
 
 def raw_rows(values: Iterable[Any], first_row: int = 1) -> Iterator[RawRow]:

@@ -6,10 +6,11 @@ from collections.abc import Sequence, Set
 from dataclasses import dataclass, replace
 from itertools import combinations
 
-from sparserm.pairs.layouts import BEFORE, Row, alpaca_prompt, canonical, number
+from sparserm.pairs.forms import BEFORE, alpaca_prompt
 from sparserm.pairs.limits import MAX_LISTED_PAIRS
 from sparserm.pairs.messages import RowError, plain
-from sparserm.pairs.rows import RawRow, columns_of
+from sparserm.pairs.preferences import number
+from sparserm.pairs.rows import RawRow, Row, canonical, columns_of
 from sparserm.types import PairIssue, SparseRMError
 
 

@@ -11,10 +11,11 @@ from typing import Any
 from sparserm.pairs.cells import is_mark, is_unread_data, looks_like_messages
 from sparserm.pairs.columns import FoundColumns, may_be_asked
 from sparserm.pairs.labels import sides, verdict_beside
-from sparserm.pairs.layouts import LabelError, Layout, TieError, canonical, grade_of, pairs_of, verdicts_beside
+from sparserm.pairs.layouts import Layout, pairs_of, verdicts_beside
 from sparserm.pairs.messages import RowError, begun, holds_thinking, plain, turn_mark
+from sparserm.pairs.preferences import LabelError, TieError, grade_of
 from sparserm.pairs.reading import both_transcripts, holds_something, is_false
-from sparserm.pairs.rows import WHOLE_ROW, RawRow, columns_of
+from sparserm.pairs.rows import WHOLE_ROW, RawRow, canonical, columns_of
 from sparserm.pairs.templates import begins_templated, mark_in
 from sparserm.pairs.transcripts import speaker_in, teller_in
 from sparserm.types import PairIssue, PreferencePair, Prompt
