@@ -87,7 +87,7 @@ _HINTS = (
     ),
 )
 #: The fewest characters of a prompt that a response repeats on purpose.
-_SENTENCE = 8
+SENTENCE = 8
 #: Characters of a column's name that are compared, and rows that are looked at.
 _LONGEST_NAME, _SAMPLE = 100, 50
 
@@ -337,7 +337,7 @@ def _repeat(rows: Sequence[RawRow], prompt: str, chosen: str, rejected: str) -> 
     """Whether all responses are texts that begin with their prompt and go on."""
     for row in rows:
         asked, *responses = (plain((row.values or {}).get(one)) for one in (prompt, chosen, rejected))
-        if not isinstance(asked, str) or len(asked := asked.strip()) < _SENTENCE:
+        if not isinstance(asked, str) or len(asked := asked.strip()) < SENTENCE:
             return False
         if not all(isinstance(one, str) and one.strip() != asked and one.strip().startswith(asked) for one in responses):
             return False
@@ -349,6 +349,11 @@ def _every(rows: Sequence[RawRow], column: str, holds: Callable[[Any], bool]) ->
     return bool(rows) and all(holds(row.values.get(column)) for row in rows if row.values is not None)
 
 
+def _some(rows: Sequence[RawRow], column: str, holds: Callable[[Any], bool]) -> bool:
+    """Whether something holds for some cell of a column."""
+    return any(holds(row.values.get(column)) for row in rows if row.values is not None)
+
+
 def _writes_lone_text(cell: Any) -> bool:
     return isinstance(cell, str) and written_lone_text(cell) is not None
 
@@ -357,12 +362,18 @@ def _begins_list(cell: Any) -> bool:
     return isinstance(cell, str) and re.match(r"\s*\[\s*[\"']", cell) is not None
 
 
+def _is_list(cell: Any) -> bool:
+    """Whether a cell begins and ends as a list of texts does."""
+    return isinstance(cell, str) and re.fullmatch(r"\s*\[\s*[\"'].*[\"']\s*,?\s*\]\s*", cell, re.DOTALL) is not None
+
+
 def _lists(rows: Sequence[RawRow], found: FoundColumns) -> tuple[str, ...]:
     """The responses whose every cell is a list of texts, written as text, as in a CSV file of RewardBench 2.
 
     If those of one side are none, a single row does not show it: a response may be a list.
     """
-    names = [name for name in (found.chosen, found.rejected) if _every(rows, name, _begins_list)]
+    sides = (found.chosen, found.rejected)
+    names = [name for name in sides if _every(rows, name, _begins_list) and _some(rows, name, _is_list)]
     return tuple(names) if len(names) == 2 or len(rows) > 1 else ()
 
 

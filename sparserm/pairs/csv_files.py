@@ -15,6 +15,8 @@ from sparserm.pairs.rows import WHOLE_ROW, RawRow, check_names
 from sparserm.pairs.streams import SAVE_AS_UTF8, not_utf8
 from sparserm.types import PairIssue, SparseRMError
 
+#: A cell that may be the name of a column.
+_NAME = re.compile(r"\s*[^\W\d]\w*(?:[ .-]\w+){0,3}\s*")
 #: What makes a CSV file whole again.
 _QUOTE = (
     'put cells that hold separators, quotes or line breaks in double quotes, and double the quotes inside (""), or save the '
@@ -55,18 +57,21 @@ def read_csv(stream: BinaryIO, filename: str, offset: int, form: CsvForm) -> Ite
     reader = csv.reader(lines, delimiter=form.quoting.delimiter, strict=True, skipinitialspace=form.quoting.spaced)
     header: list[str] | None = None
     number = n_blank = 0
+    was_blank = is_spaced = False  # whether the line before was blank, and whether such lines stand between all rows
     try:
         for cells in reader:
             row = lines.next_row()
             if not cells:
                 n_blank += 1
                 check_blank_lines(n_blank)
-                continue
-            if header is None:
-                header = _csv_header(cells, filename)
+            elif header is None:
+                header, n_blank = _csv_header(cells, filename), 0
             else:
                 number += 1
-                yield _csv_row(number, header, cells, row, form.quoting)
+                is_spaced = is_spaced or (number == 1 and n_blank > 0)
+                one = _csv_row(number, header, cells, row, form.quoting)
+                yield _second_header(one, cells, row) if was_blank and not is_spaced and number > 1 else one
+            was_blank = not any(cell.strip() for cell in cells)
     except csv.Error as error:
         row = lines.next_row()
         raise SparseRMError(
@@ -165,6 +170,14 @@ def _csv_row(number: int, header: list[str], cells: list[str], row: _CsvText, qu
     problem = f"joins {row.where}, each of which looks like a row: a quote may not be closed or doubled; {_QUOTE}"
     issue = PairIssue(number, WHOLE_ROW, problem)
     return RawRow(number, None if are_surely_rows(cells, len(row.lines)) else values, issue)
+
+
+def _second_header(one: RawRow, cells: list[str], row: _CsvText) -> RawRow:
+    """A row after a blank line, with a warning if its cells are such as names of columns are."""
+    if one.issue is not None or len(set(cells)) < len(cells) or not all(map(_NAME.fullmatch, cells)):
+        return one
+    problem = f"follows a blank line ({row.where}) and may be the header of a second table: read as a pair"
+    return replace(one, issue=PairIssue(one.row, WHOLE_ROW, problem, "warning"))
 
 
 def without_joined(rows: list[RawRow], quoting: Quoting) -> list[RawRow]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
-from sparserm.pairs.cells import is_mark, is_unread_data, looks_like_messages
-from sparserm.pairs.columns import FoundColumns, may_be_asked
+from sparserm.pairs.cells import is_mark, looks_like_messages
+from sparserm.pairs.columns import FoundColumns, may_be_asked, suggest_columns
 from sparserm.pairs.labels import sides, verdict_beside
 from sparserm.pairs.layouts import Layout, pairs_of, verdicts_beside
 from sparserm.pairs.messages import RowError, begun, holds_thinking, plain, turn_mark
@@ -18,10 +18,13 @@ from sparserm.pairs.reading import both_transcripts, holds_something, is_false
 from sparserm.pairs.rows import WHOLE_ROW, RawRow, canonical, columns_of
 from sparserm.pairs.templates import begins_templated, mark_in
 from sparserm.pairs.transcripts import speaker_in, teller_in
+from sparserm.pairs.writings import writing_warnings
 from sparserm.types import PairIssue, PreferencePair, Prompt
 
 #: What the name of a column has in it that holds a score of a response.
 _SCORES = {"score", "scores", "rating", "ratings", "reward", "rewards", "grade", "votes"}
+#: A cell that may be the name of a column: one or two words.
+_NAME = re.compile(r"\s*[A-Za-z]\w{0,30}(?: \w{1,30})?\s*")
 #: Columns of what a language model for texts cannot read, or is not told.
 _UNREAD = {"images", "image", "videos", "video", "audios", "audio", "tools", "functions", "choices", "options"}
 #: Rows in which is looked whether a column is read, and columns that a warning names.
@@ -69,7 +72,7 @@ def source_warnings(rows: Sequence[RawRow], pairs: Sequence[PreferencePair], col
         *spoken_by,
         *_thinking_warning(rows, columns),
         *_turn_warning(rows, columns),
-        *_data_warnings(pairs, columns),
+        *writing_warnings(pairs, columns),
         *_media_warning(rows),
     ]
 
@@ -128,6 +131,9 @@ def _doubtful_rows(rows: Iterable[RawRow], columns: FoundColumns) -> list[tuple[
         values = row.values or {}
         if len(names) == 3 and all(_is_header(values.get(name), name) for name in names):
             found.append((row.row, columns.chosen, "repeats the header"))
+        elif row.issue is None and len(names) == 3 and _are_names([values.get(name) for name in names]):
+            said = f"is {str(values[columns.chosen])!r:.40}, and the row may be the header of a second table: read as a pair"
+            found.append((row.row, columns.chosen, said))
         for a, b in scores:
             high, low = (grade_of(values.get(name)) for name in (a, b))
             if high is not None and low is not None and high < low:
@@ -137,6 +143,14 @@ def _doubtful_rows(rows: Iterable[RawRow], columns: FoundColumns) -> list[tuple[
 
 def _is_header(cell: Any, name: str) -> bool:
     return isinstance(cell, str) and cell.strip().lower() == name.strip().lower()
+
+
+def _are_names(cells: Sequence[Any]) -> bool:
+    """Whether three cells are such names as columns with prompts, chosen and rejected responses have."""
+    if not all(isinstance(cell, str) and _NAME.fullmatch(cell) for cell in cells):
+        return False
+    meant = suggest_columns(cells)
+    return [meant.get(ours) for ours in ("prompt", "chosen", "rejected")] == list(cells)
 
 
 def _score_columns(present: Iterable[str]) -> list[tuple[str, str]]:
@@ -237,45 +251,6 @@ def _may_be_flipped(value: Any) -> bool:
 
 def _is_contrary(verdict: Any) -> bool:
     return isinstance(verdict, str) and verdict.strip().lower() in _CONTRARY
-
-
-def _data_warnings(pairs: Sequence[PreferencePair], columns: FoundColumns) -> list[PairIssue]:
-    """A warning for each column with texts that write a list or an object, which may be meant as such."""
-    sides = (
-        (columns.prompt, [(pair.row, pair.prompt[-1].content) for pair in pairs]),
-        (columns.chosen, [(pair.row, pair.chosen) for pair in pairs]),
-        (columns.rejected, [(pair.row, pair.rejected) for pair in pairs]),
-    )
-    found = []
-    for name, texts in sides:
-        said = [row for row, text in texts if name is not None and is_unread_data(text)]
-        problem = f"is a list or an object written as text in {len(said):,} of {len(pairs):,} pairs: read as that text"
-        found += [PairIssue(said[0], str(name), problem, "warning")] if said else []
-        for holds, what in _WRITINGS if name is not None else ():
-            said = [row for row, text in texts if holds(text)]
-            if len(said) == len(texts) > 1 or (said and holds is not _is_quoted):
-                found.append(PairIssue(said[0], str(name), what.format(len(said), len(pairs)), "warning"))
-    return found
-
-
-def _is_quoted(text: str) -> bool:
-    return len(text := text.strip()) > 2 and text[0] == text[-1] == '"'
-
-
-def _is_formula(text: str) -> bool:
-    return text.lstrip().startswith('="') and text.rstrip().endswith('"')
-
-
-def _has_escape(text: str) -> bool:
-    return "_x00" in text and re.search("_x00[01][0-9A-F]_", text) is not None
-
-
-#: Texts in a writing of other programs, and what is said about them.
-_WRITINGS: tuple[tuple[Callable[[str], bool], str], ...] = (
-    (_is_quoted, "is in quotes in every pair, as JSON writes texts: read with the quotes"),
-    (_is_formula, 'is written ="..." in {:,} of {:,} pairs, as for Excel: read with these signs'),
-    (_has_escape, "has _x000D_ or the like in {:,} of {:,} pairs, as Excel writes control characters: read as that text"),
-)
 
 
 def _plural_warnings(pairs: Sequence[PreferencePair], columns: FoundColumns) -> list[PairIssue]:
