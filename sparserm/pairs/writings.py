@@ -82,9 +82,8 @@ def _medium_warning(pairs: Sequence[PreferencePair], columns: FoundColumns) -> l
     if not marks:
         return []
     row, mark = marks[0]
-    said = (
-        f"has {mark} or the like in {len({row for row, _ in marks}):,} of {len(pairs):,} pairs, where an image or a sound stood"
-    )
+    n_asked = len({row for row, _ in marks})
+    said = f"has {mark} or the like in {n_asked:,} of {len(pairs):,} pairs, where an image or a sound stood"
     return [PairIssue(row, columns.prompt or columns.chosen, f"{said}: only texts are read", "warning")]
 
 
