@@ -9,7 +9,7 @@ from itertools import islice
 from typing import Any
 
 from sparserm.pairs.cells import is_mark, looks_like_messages
-from sparserm.pairs.columns import FoundColumns, may_be_asked, suggest_columns
+from sparserm.pairs.columns import WORDS, FoundColumns, may_be_asked
 from sparserm.pairs.labels import sides, verdict_beside
 from sparserm.pairs.layouts import Layout, pairs_of, verdicts_beside
 from sparserm.pairs.messages import RowError, begun, holds_thinking, plain, turn_mark
@@ -25,6 +25,8 @@ from sparserm.types import PairIssue, PreferencePair, Prompt
 _SCORES = {"score", "scores", "rating", "ratings", "reward", "rewards", "grade", "votes"}
 #: A cell that may be the name of a column: one or two words.
 _NAME = re.compile(r"\s*[A-Za-z]\w{0,30}(?: \w{1,30})?\s*")
+#: Words in the names of columns with prompts, chosen and rejected responses.
+_NAMES = [set(WORDS[ours]) for ours in ("prompt", "chosen", "rejected")]
 #: Columns of what a language model for texts cannot read, or is not told.
 _UNREAD = {"images", "image", "videos", "video", "audios", "audio", "tools", "functions", "choices", "options"}
 #: Rows in which is looked whether a column is read, and columns that a warning names.
@@ -147,10 +149,10 @@ def _is_header(cell: Any, name: str) -> bool:
 
 def _are_names(cells: Sequence[Any]) -> bool:
     """Whether three cells are such names as columns with prompts, chosen and rejected responses have."""
-    if not all(isinstance(cell, str) and _NAME.fullmatch(cell) for cell in cells):
-        return False
-    meant = suggest_columns(cells)
-    return [meant.get(ours) for ours in ("prompt", "chosen", "rejected")] == list(cells)
+    return all(
+        isinstance(cell, str) and _NAME.fullmatch(cell) and not words.isdisjoint(re.findall("[a-z]+", cell.lower()))
+        for cell, words in zip(cells, _NAMES, strict=True)
+    )
 
 
 def _score_columns(present: Iterable[str]) -> list[tuple[str, str]]:
