@@ -16,7 +16,7 @@ _MEDIUM = re.compile(
     r"<((?:image|video|audio)(?:[ _-]?(?:\d{1,2}|placeholder|soft_token))?|start_of_(?:image|audio)|ImageHere|IMG_CONTEXT)>",
     re.MULTILINE,
 )
-#: A line break written as two characters, and not a path such as C:\\new.
+#: A line break written as two characters, and not a path such as `C:\new`.
 _BREAK = re.compile(r"\\n(?![a-z])")
 #: Characters that a cell of Excel holds at most, and rows that a warning names.
 _LONGEST, _SHOWN = 32_767, 5
