@@ -22,10 +22,11 @@ from sparserm.heads.reward import rewards
 from sparserm.heads.saved import SavedHead, head_hash, load_head
 from sparserm.model import SparseRM
 from sparserm.pairs.columns import FoundColumns, find_columns
-from sparserm.pairs.files import WHOLE_ROW, RawRow
-from sparserm.pairs.parsing import pair_warnings, read_rows, source_warnings, text_warnings
 from sparserm.pairs.parts import Part, PartedSource, cut
+from sparserm.pairs.reading import read_rows
+from sparserm.pairs.rows import WHOLE_ROW, RawRow
 from sparserm.pairs.verdicts import check_both_responses
+from sparserm.pairs.warnings import pair_warnings, source_warnings, text_warnings
 from sparserm.support.files import holds_nothing, one_line, only_writer, replacing, write_json
 from sparserm.support.parsing import parse_json
 from sparserm.types import PairIssue, PreferencePair, Progress, SparseRMError
