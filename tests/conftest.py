@@ -13,12 +13,13 @@ from typing import Any
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
-#: Rooms in the order in which they start: the slowest first, so that no process is left alone with them at the end.
+#: Rooms and files in the order in which they start: the slowest first, so that no process is left alone with them at the end.
 SLOWEST_FIRST = (
     "tests/browser/",
     "tests/integration/",
     "tests/app/",
     "tests/hub/",
+    "tests/unit/pairs/test_fuzz.py",
     "tests/unit/integrations/",
     "tests/unit/policy/",
 )

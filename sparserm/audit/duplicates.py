@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from sparserm.pairs.parsing import visible
+from sparserm.pairs.warnings import visible
 
 #: Minimum Jaccard similarity of the shingles of near duplicates (Broder, 1997).
 NEAR = 0.8

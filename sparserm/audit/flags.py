@@ -20,8 +20,8 @@ from sparserm.evaluation.accuracy import cross_validated_margins
 from sparserm.heads.fitting import FitSettings
 from sparserm.heads.reward import reward_margins
 from sparserm.heads.saved import SavedHead
-from sparserm.pairs.files import WHOLE_ROW
 from sparserm.pairs.messages import prompt_text
+from sparserm.pairs.rows import WHOLE_ROW
 from sparserm.pairs.split import prompt_key
 from sparserm.representations.values import PairRepresentations
 from sparserm.sae.autoencoder import SparseAutoencoder
@@ -164,11 +164,13 @@ def held_out_margins(
 
 def contradicted(held_out: HeldOutMargins) -> list[Flag]:
     """Flags for pairs whose label the head confidently contradicts, most confident first."""
-    chances = expit(-held_out.margins)  # win probability of the rejected response
-    order = np.argsort(-chances, kind="stable")
+    probabilities = expit(-held_out.margins)  # win probability of the rejected response
+    order = np.argsort(-probabilities, kind="stable")
     return [
-        Flag(int(i), "contradicted", float(chances[i]), f"win probability of the rejected response: {chances[i]:.0%}")
-        for i in order[: int((chances >= SURE).sum())]
+        Flag(
+            int(i), "contradicted", float(probabilities[i]), f"win probability of the rejected response: {probabilities[i]:.0%}"
+        )
+        for i in order[: int((probabilities >= SURE).sum())]
     ]
 
 

@@ -13,10 +13,13 @@ from typing import Any
 
 from sparserm.pairs.cells import parsed
 from sparserm.pairs.columns import FoundColumns, find_columns
-from sparserm.pairs.files import WHOLE_ROW, RawRow, read_bytes, read_path
+from sparserm.pairs.files import read_bytes, read_path
 from sparserm.pairs.limits import MAX_CANDIDATES, MAX_FINDINGS
 from sparserm.pairs.messages import RowError, as_prompt, plain, prompt_value
-from sparserm.pairs.parsing import PairsError, read_response, source_warnings, text_warnings
+from sparserm.pairs.parsing import PairsError
+from sparserm.pairs.reading import read_response
+from sparserm.pairs.rows import WHOLE_ROW, RawRow
+from sparserm.pairs.warnings import source_warnings, text_warnings
 from sparserm.support.defaults import home
 from sparserm.support.files import one_line, to_jsonl, write_bytes
 from sparserm.types import Message, PairIssue, PreferencePair, Prompt, SparseRMError

@@ -12,10 +12,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sparserm.pairs.cells import is_mark, looks_like_messages, texts_in, written_lone_text
-from sparserm.pairs.files import RawRow
+from sparserm.pairs.forms import BEFORE
 from sparserm.pairs.labels import pointers, verdict_hint
-from sparserm.pairs.layouts import BEFORE, Layout, canonical, find_layout
+from sparserm.pairs.layouts import Layout, find_layout
 from sparserm.pairs.messages import RowError, is_missing, plain, text_or_messages
+from sparserm.pairs.rows import RawRow, canonical, columns_of
 from sparserm.support.files import one_line
 from sparserm.types import Message, SparseRMError
 
@@ -86,7 +87,7 @@ _HINTS = (
     ),
 )
 #: The fewest characters of a prompt that a response repeats on purpose.
-_SENTENCE = 8
+SENTENCE = 8
 #: Characters of a column's name that are compared, and rows that are looked at.
 _LONGEST_NAME, _SAMPLE = 100, 50
 
@@ -193,15 +194,15 @@ def find_columns(rows: Sequence[RawRow], columns: Mapping[str, str], name: str) 
     unknown = [ours for ours in columns if ours not in _OUR_COLUMNS]
     if unknown:
         raise SparseRMError(f"columns maps unknown names {unknown!r}: expected names among {', '.join(_OUR_COLUMNS)}")
-    present = list(dict.fromkeys(key for row in rows for key in row.values or ()))
-    if not columns and (layout := find_layout(present, _values(rows))) is not None:
+    present, some = columns_of(rows), _values(rows)
+    if not columns and (layout := find_layout(present, some)) is not None:
         named = [layout.names.get(one, one) for one in present]
         return FoundColumns("prompt", "chosen", "rejected", _first(_CATEGORY_COLUMNS, named), _system(named, ()), layout=layout)
     _refuse_variants(present if not columns else (), name)
     theirs = {**_named(present), **columns}
-    guess = {} if columns or {"chosen", "rejected"} <= set(theirs) else suggest_columns(present, _values(rows))
+    guess = {} if columns or {"chosen", "rejected"} <= set(theirs) else suggest_columns(present, some)
     # Without a prompt among them, and with other texts beside them, one of those would be the prompt, and be dropped.
-    texts = _texts(present, rows)
+    texts = _texts(present, some)
     others = set(texts) - {guess.get("chosen"), guess.get("rejected")}
     guessed = (
         {"chosen", "rejected"} <= set(guess)
@@ -212,10 +213,10 @@ def find_columns(rows: Sequence[RawRow], columns: Mapping[str, str], name: str) 
     _require(theirs, columns, present, name, verdict_hint(rows, present))
     labels = pointers(rows, theirs["chosen"], theirs["rejected"], name)
     _refuse_missing(rows, theirs, name)
-    _refuse_several(rows, [] if columns else [theirs["chosen"], theirs["rejected"]], name)
+    _refuse_several(some, [] if columns else [theirs["chosen"], theirs["rejected"]], name)
     prompt = theirs.get("prompt") or theirs.get("conversations")
     if prompt is None and not columns:
-        prompt = _prompt_beside(present, _values(rows))
+        prompt = _prompt_beside(present, some)
     found = FoundColumns(prompt, theirs["chosen"], theirs["rejected"], pointers=labels)
     beside, differs = ("", False) if columns else _conversation_beside(rows, found)
     if beside and not differs:
@@ -283,10 +284,10 @@ def _require(theirs: Mapping[str, str], columns: Mapping[str, str], present: Seq
         raise SparseRMError(f"{name} has no column {', '.join(map(repr, missing.values()))}: it has {listed}; {fix}")
 
 
-def _texts(present: Sequence[str], rows: Sequence[RawRow]) -> list[str]:
+def _texts(present: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """The columns that hold text, lists or objects and say nothing about a response."""
     usable = [name for name in present if not _ABOUT & set(_parts(name)) and name not in _system(present, ())]
-    return [name for name in usable if any(isinstance(plain(row.get(name)), (str, list, dict)) for row in _values(rows))]
+    return [name for name in usable if any(isinstance(plain(row.get(name)), (str, list, dict)) for row in rows)]
 
 
 def _prompt_beside(present: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str | None:
@@ -318,11 +319,9 @@ def _refuse_missing(rows: Sequence[RawRow], theirs: Mapping[str, str], name: str
             )
 
 
-def _refuse_several(rows: Sequence[RawRow], names: Sequence[str], name: str) -> None:
+def _refuse_several(rows: Sequence[Mapping[str, Any]], names: Sequence[str], name: str) -> None:
     """Refuse responses beside others that are called like them, with another number at the end."""
-    given = {
-        key for row in _values(rows) for key, value in row.items() if isinstance(plain(value), (str, list)) and plain(value)
-    }
+    given = {key for row in rows for key, value in row.items() if isinstance(plain(value), (str, list)) and plain(value)}
     for one in names:
         stem = canonical(one).rstrip("0123456789").rstrip("_")
         others = [key for key in given - set(names) if re.fullmatch(rf"{re.escape(stem)}_?\d*", canonical(key))]
@@ -338,7 +337,7 @@ def _repeat(rows: Sequence[RawRow], prompt: str, chosen: str, rejected: str) -> 
     """Whether all responses are texts that begin with their prompt and go on."""
     for row in rows:
         asked, *responses = (plain((row.values or {}).get(one)) for one in (prompt, chosen, rejected))
-        if not isinstance(asked, str) or len(asked := asked.strip()) < _SENTENCE:
+        if not isinstance(asked, str) or len(asked := asked.strip()) < SENTENCE:
             return False
         if not all(isinstance(one, str) and one.strip() != asked and one.strip().startswith(asked) for one in responses):
             return False
@@ -350,6 +349,11 @@ def _every(rows: Sequence[RawRow], column: str, holds: Callable[[Any], bool]) ->
     return bool(rows) and all(holds(row.values.get(column)) for row in rows if row.values is not None)
 
 
+def _some(rows: Sequence[RawRow], column: str, holds: Callable[[Any], bool]) -> bool:
+    """Whether something holds for some cell of a column."""
+    return any(holds(row.values.get(column)) for row in rows if row.values is not None)
+
+
 def _writes_lone_text(cell: Any) -> bool:
     return isinstance(cell, str) and written_lone_text(cell) is not None
 
@@ -358,12 +362,18 @@ def _begins_list(cell: Any) -> bool:
     return isinstance(cell, str) and re.match(r"\s*\[\s*[\"']", cell) is not None
 
 
+def _is_list(cell: Any) -> bool:
+    """Whether a cell begins and ends as a list of texts does."""
+    return isinstance(cell, str) and re.fullmatch(r"\s*\[\s*[\"'].*[\"']\s*,?\s*\]\s*", cell, re.DOTALL) is not None
+
+
 def _lists(rows: Sequence[RawRow], found: FoundColumns) -> tuple[str, ...]:
     """The responses whose every cell is a list of texts, written as text, as in a CSV file of RewardBench 2.
 
     If those of one side are none, a single row does not show it: a response may be a list.
     """
-    names = [name for name in (found.chosen, found.rejected) if _every(rows, name, _begins_list)]
+    sides = (found.chosen, found.rejected)
+    names = [name for name in sides if _every(rows, name, _begins_list) and _some(rows, name, _is_list)]
     return tuple(names) if len(names) == 2 or len(rows) > 1 else ()
 
 
@@ -394,7 +404,7 @@ def _conversation_beside(rows: Sequence[RawRow], found: FoundColumns) -> tuple[s
 
     Whole conversations in the responses say all; one that only repeats the prompt, with or without an answer, says nothing.
     """
-    present = dict.fromkeys(key for row in rows for key in row.values or () if key.lower() in _CONVERSATIONS)
+    present = [one for one in columns_of(rows) if one.lower() in _CONVERSATIONS]
     if found.prompt is None or found.prompt in present:
         return "", False
     for name in present:

@@ -9,8 +9,9 @@ from functools import partial
 from pathlib import Path
 from urllib.parse import quote
 
-from sparserm.pairs.files import RawRow, kept, raw_rows
+from sparserm.pairs.files import kept
 from sparserm.pairs.limits import Budget
+from sparserm.pairs.rows import RawRow, raw_rows
 from sparserm.support.files import one_line
 from sparserm.support.hub import HubName, cache_if_unreachable, hub_problem
 from sparserm.types import SparseRMError

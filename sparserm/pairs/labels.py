@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from sparserm.pairs.cells import is_blank
-from sparserm.pairs.files import RawRow
-from sparserm.pairs.layouts import VERDICTS, canonical, says_verdict
+from sparserm.pairs.layouts import VERDICTS
 from sparserm.pairs.messages import is_missing, plain
+from sparserm.pairs.preferences import says_verdict
+from sparserm.pairs.rows import RawRow, canonical, columns_of
 from sparserm.support.files import one_line
 from sparserm.types import SparseRMError
 
@@ -30,21 +32,29 @@ def pointers(rows: Sequence[RawRow], chosen: str, rejected: str, name: str) -> d
     Raises:
         SparseRMError: the cells of all rows are labels of some kind, and it is not certain which responses they name.
     """
-    present = [one for one in dict.fromkeys(key for row in rows for key in row.values or ()) if one not in (chosen, rejected)]
-    found = [(row.values or {}, _cells(row.values or {}, chosen, rejected)) for row in rows]
-    found = [(values, cells) for values, cells in found if cells]
+    present = [one for one in columns_of(rows) if one not in (chosen, rejected)]
+    found = partial(_given, rows, chosen, rejected)  # the first rows show in most sources that they are responses
+    if next(found(), None) is None:
+        return {}
     named = {canonical(one): one for one in present}
-    if found and all(_name_texts(values, cells, named) for values, cells in found):
+    if all(_name_texts(values, cells, named) for values, cells in found()):
         return named
     ends = {canonical(one).split("_")[-1] for one in present}
     are_sides = any(re.fullmatch(_RESPONSE, one, re.IGNORECASE) for one in present)
-    if found and all(_are_labels(values, cells, present, ends | set(named), are_sides) for values, cells in found):
-        shown = one_line(", ".join(sorted({cell for _, cells in found for cell in cells})), 60)
+    if all(_are_labels(values, cells, present, ends | set(named), are_sides) for values, cells in found()):
+        shown = one_line(", ".join(sorted({cell for _, cells in found() for cell in cells})), 60)
         raise SparseRMError(
             f"{name}: {chosen} and {rejected} hold {shown}, which name the responses in other columns; expected the responses "
             f"themselves; write the texts that are named into {chosen} and {rejected}"
         )
     return {}
+
+
+def _given(rows: Iterable[RawRow], chosen: str, rejected: str) -> Iterator[tuple[Mapping[str, Any], list[str]]]:
+    """The rows with two cells of chosen and rejected, one by one, and these as text."""
+    for row in rows:
+        if row.values is not None and (cells := _cells(row.values, chosen, rejected)):
+            yield row.values, cells
 
 
 def _cells(values: Mapping[str, Any], chosen: str, rejected: str) -> list[str]:
@@ -89,7 +99,7 @@ def sides(present: Iterable[str]) -> tuple[str, str] | None:
 
 def verdict_beside(rows: Sequence[RawRow], names: tuple[str, str]) -> str | None:
     """A column that says in every row which of two responses won, as far as one can see."""
-    for one in dict.fromkeys(key for row in rows for key in row.values or ()):
+    for one in columns_of(rows):
         values = [plain((row.values or {}).get(one)) for row in rows]
         said = {str(value).strip().lower() for value in values if not is_missing(value)}
         is_number = said in ({"0", "1"}, {"1", "2"}, {"true", "false"})

@@ -10,10 +10,13 @@ from typing import NamedTuple
 
 from sparserm.pairs.columns import find_columns
 from sparserm.pairs.datasets import ChoiceError, is_saved_dataset, read_hub_dataset, read_saved_dataset
-from sparserm.pairs.files import WHOLE_ROW, RawRow, find_data_file, has_data_suffix, list_data_files, read_path
+from sparserm.pairs.files import find_data_file, has_data_suffix, list_data_files, read_path
 from sparserm.pairs.layouts import find_layout
-from sparserm.pairs.parsing import parse_rows, read_rows, source_warnings, text_warnings
+from sparserm.pairs.parsing import parse_rows
+from sparserm.pairs.reading import read_rows
+from sparserm.pairs.rows import WHOLE_ROW, RawRow, columns_of
 from sparserm.pairs.split import prompt_key
+from sparserm.pairs.warnings import source_warnings, text_warnings
 from sparserm.support.defaults import TASKS, assets_dir
 from sparserm.support.files import one_line
 from sparserm.support.hub import HubName
@@ -167,7 +170,7 @@ def read_prompts(source: str | Path) -> PromptData:
         return PromptData(name, (), ())
     if unreadable := [str(row.issue) for row in rows if row.values is None]:
         raise SparseRMError(f"{name}: {unreadable[0]}; fix the row or remove it")
-    present = list(dict.fromkeys(column for row in rows for column in row.values or ()))
+    present = columns_of(rows)
     are_pairs = {"chosen", "rejected"} <= {column.lower() for column in present}
     asked = rows if are_pairs else [replace(row, values={**(row.values or {}), **_RESPONSES}) for row in rows]
     columns = replace(find_columns(asked, {}, name), verdicts=())

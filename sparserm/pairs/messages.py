@@ -15,6 +15,7 @@ from sparserm.pairs.templates import (
     begins_templated,
     ends_templated,
     mark_left_out,
+    may_have_marks,
     read_turns,
     spoken,
     stripped,
@@ -95,10 +96,10 @@ def turn_mark(value: Any) -> str:
 
 def _response_in(value: Any) -> tuple[str, bool]:
     """The response in a cell, text or messages, and whether it is a part of a whole text; empty if there is none."""
-    value = plain(value)
-    if isinstance(value, Message):
-        value = value.content
+    value = plain(value.content if isinstance(value, Message) else value)
     if isinstance(value, str):
+        if not may_have_marks(value):  # nor has any turn in it
+            return value, False
         turns = read_turns(value) if begins_templated(value) else transcript(value)
         return (turns[-1].content, True) if turns else (value, False)
     if isinstance(value, Mapping):

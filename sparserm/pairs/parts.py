@@ -15,9 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from sparserm.pairs import parquet
-from sparserm.pairs.files import BOM, COMPRESSED, RawRow, check_text, json_lines, kept, lines, rows_of
+from sparserm.pairs.files import kept
+from sparserm.pairs.json_files import json_lines
 from sparserm.pairs.limits import MAX_ROW, Budget
 from sparserm.pairs.load import find_file, read_source
+from sparserm.pairs.rows import RawRow, rows_of
+from sparserm.pairs.streams import BOM, COMPRESSED, check_text, lines
 from sparserm.types import SparseRMError
 
 #: Rows per part: an interruption loses at most this many; enough to fill batches with texts of similar length.

@@ -15,10 +15,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sparserm.pairs.columns import FoundColumns, find_columns
-from sparserm.pairs.files import RawRow
-from sparserm.pairs.parsing import pair_warnings, read_rows, source_warnings, text_warnings
 from sparserm.pairs.parts import Part, PartedSource
+from sparserm.pairs.reading import read_rows
+from sparserm.pairs.rows import RawRow
 from sparserm.pairs.verdicts import check_both_responses
+from sparserm.pairs.warnings import pair_warnings, source_warnings, text_warnings
 from sparserm.support.files import holds_nothing, one_line, write_json
 from sparserm.support.parsing import parse_json
 from sparserm.types import PairIssue, PreferencePair, Progress, SparseRMError

@@ -144,16 +144,30 @@ _MARK = re.compile(
             r"### (?:Instruction|Response|Human|Assistant):",
             # Not `</s>`, which is HTML, too.
             *map(re.escape, (*ENDS[1:], *(mark for pair in THINKING for mark in pair))),
-            rf"\A\s*(?:{'|'.join(re.escape(opening) for opening, _ in BLOCKS)})",
         ]
     )
 )
+#: The mark of a block at the beginning of a text: within the pattern above it would make the search take six times as long.
+_BLOCK = re.compile(rf"\s*(?:{'|'.join(re.escape(opening) for opening, _ in BLOCKS)})")
+
+
+#: What the first mark of a turn in a template begins with.
+_OPENED = ("<", "[", "]~", "GPT4 ")
+#: How blocks of thinking begin.
+_BLOCKS_OPENED = tuple(opening for opening, _ in BLOCKS)
 
 
 def mark_in(text: str) -> str | None:
     """The first mark of a chat template that stands anywhere in a text, on one line; None if there is none."""
-    found = _MARK.search(text) if any(one in text for one in ("<", "[", "### ", "GPT4 ", "◁", "]~b]")) else None
+    if not may_have_marks(text) and "### " not in text:
+        return None
+    found = _BLOCK.match(text) or _MARK.search(text)
     return found[0].strip() if found else None
+
+
+def may_have_marks(text: str) -> bool:
+    """Whether a text has a character that marks of turns and of thinking have; most texts have none, and are read at once."""
+    return "<" in text or "[" in text or "]~" in text or "GPT4 " in text or "◁" in text
 
 
 def after_beginning(text: str) -> str:
@@ -167,7 +181,7 @@ def begins_templated(text: str) -> bool:
     """Whether a text begins with the mark of a turn in one of the known templates, after that of a text if there is one."""
     beginning = _BEGINNINGS.match(text)
     assert beginning is not None  # it may be empty
-    for opening in _TEMPLATES:
+    for opening in _TEMPLATES if text.startswith(_OPENED, beginning.end()) else ():
         if found := opening.match(text, beginning.end()):
             # An assistant's mark alone is that of a response, and Mistral closes what the user says.
             alone = _role(found) == "assistant" or found[1] == "INST"
@@ -268,6 +282,8 @@ def mark_left_out(response: str) -> str:
 
 def _said(response: str) -> tuple[str, bool]:
     """What a response says, and whether thinking was left out of it."""
+    if not may_have_marks(response):
+        return response, False
     text, thought = _without_ends(response), False
     closed = text is not response
     thinking = [marks for marks in THINKING if any(mark in text for mark in marks)]  # looked for once, not in each step
@@ -297,7 +313,7 @@ def _after_thinking(text: str, thinking: Sequence[tuple[str, str]]) -> str | Non
         before, closed, after = start.partition(closing)
         if start.startswith(opening) or (closed and opening not in before and _closes(before, after)):
             return after.lstrip()
-    for opening, closing in BLOCKS:
+    for opening, closing in BLOCKS if start.startswith(_BLOCKS_OPENED) else ():
         if start.startswith(opening) and (after := start.partition(closing)[2]).strip():
             return after.lstrip()
     return None

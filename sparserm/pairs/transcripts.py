@@ -44,7 +44,7 @@ _FORMS = (
 )
 #: A text that begins with one of these may be a transcript.
 _BEGUN = re.compile(
-    r"\s*((?:### )?(?:Human|User|USER|Assistant|ASSISTANT|Instruction|Response|Instruct|BEGINNING OF CONVERSATION):)"
+    r"\s*((?:### )?(?:Human|human|User|user|USER|Assistant|ASSISTANT|Instruction|Response|Instruct|BEGINNING OF CONVERSATION):)"
 )
 #: What assistants are called where a text ends that asks for an answer, or where an answer begins.
 _NAMES = "assistant|ai|gpt|chatgpt|chatbot|bot|model|claude|agent|assistent|asistente|assistente|ассистент|助手"
@@ -122,6 +122,8 @@ def _answers(word: str) -> bool:
 
 def _found(text: str) -> tuple[_Form, Prompt] | None:
     """The first form that fits a text, and its turns."""
+    if ":" not in text:
+        return None
     body = after_beginning(text)
     fitting = ((form, _turns(body, form)) for form in _FORMS if form.asks in body)
     return next(((form, turns) for form, turns in fitting if turns), None)

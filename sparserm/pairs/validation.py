@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from sparserm.pairs.columns import find_columns
-from sparserm.pairs.files import RawRow
 from sparserm.pairs.load import read_source
 from sparserm.pairs.parsing import PairsError, parse_rows
+from sparserm.pairs.rows import RawRow, columns_of
 from sparserm.pairs.sources import DataSource
 from sparserm.support.files import one_line
 from sparserm.types import PairIssue, PreferenceData, SparseRMError
@@ -74,7 +74,7 @@ def validate(source: DataSource) -> Validation:
         SparseRMError: the source cannot be read, or has no rows.
     """
     name, rows = read_source(source.where(), source.split, source.config)
-    columns = tuple(dict.fromkeys(key for row in rows for key in row.values or ()))
+    columns = tuple(columns_of(rows))
     mapping = dict(source.columns)
     used, guessed = _used(rows, mapping, name)
     found = Validation(source, name, columns, used, guessed, _preview(rows), data=None, issues=(), n_rows=len(rows))

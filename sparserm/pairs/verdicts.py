@@ -6,10 +6,11 @@ from collections.abc import Sequence, Set
 from dataclasses import dataclass, replace
 from itertools import combinations
 
-from sparserm.pairs.files import RawRow
-from sparserm.pairs.layouts import BEFORE, Row, alpaca_prompt, canonical, number
+from sparserm.pairs.forms import BEFORE, alpaca_prompt
 from sparserm.pairs.limits import MAX_LISTED_PAIRS
 from sparserm.pairs.messages import RowError, plain
+from sparserm.pairs.preferences import number
+from sparserm.pairs.rows import RawRow, Row, canonical, columns_of
 from sparserm.types import PairIssue, SparseRMError
 
 
@@ -35,7 +36,7 @@ def paired(rows: Sequence[RawRow]) -> tuple[list[RawRow], list[PairIssue], str]:
         The rows, an entry for each row that is in no pair, and how the source was read; the rows themselves and an empty text
         where they are of another form.
     """
-    present = {key for row in rows for key in row.values or ()}
+    present = set(columns_of(rows))
     form = _form_of(present)
     if form is None and (form := _form_of(set(map(canonical, present)))) is not None:
         rows = [replace(row, values={canonical(key): value for key, value in (row.values or {}).items()}) for row in rows]
@@ -51,7 +52,7 @@ def check_both_responses(rows: Sequence[RawRow], name: str) -> None:
     Raises:
         SparseRMError: each holds one response, so that the two of a pair stand in different rows.
     """
-    if form := _form_of({canonical(key) for row in rows for key in row.values or ()}):
+    if form := _form_of({*map(canonical, columns_of(rows))}):
         raise SparseRMError(
             f"{name} has one response in each row ({', '.join(sorted(form.columns))}), and is read in parts, in which the "
             "two responses of a pair need not stand together; expected prompt, chosen and rejected in every row; make pairs of "

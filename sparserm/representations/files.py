@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 
 from sparserm.backbone.model import Backbone
 from sparserm.pairs.columns import FoundColumns
-from sparserm.pairs.files import WHOLE_ROW
 from sparserm.pairs.parts import Part, PartedSource, cut
+from sparserm.pairs.rows import WHOLE_ROW
 from sparserm.pairs.runs import (
     Engine,
     RunFolder,

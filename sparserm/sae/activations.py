@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from sparserm.backbone.model import Backbone
-from sparserm.pairs.files import unpacked
 from sparserm.pairs.limits import MAX_ROW, Budget, Size
+from sparserm.pairs.streams import unpacked
 from sparserm.support.files import one_line, write_json
 from sparserm.support.parsing import parse_json
 from sparserm.types import HookPoint, Message, Progress, SparseRMError, TokenizedText

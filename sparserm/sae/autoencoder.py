@@ -130,7 +130,7 @@ class SparseAutoencoder:
         return self.architecture != "topk"
 
     def require_separable(self) -> None:
-        """Refuse an SAE that cannot be taken apart.
+        """Refuse an SAE whose latents cannot be computed one by one.
 
         Raises:
             SparseRMError: whether a latent fires depends on the others.

@@ -22,8 +22,8 @@ from sparserm.heads.reward import rewards
 from sparserm.heads.saved import SavedHead, head_hash, load_head
 from sparserm.model import SparseRM
 from sparserm.pairs.columns import FoundColumns
-from sparserm.pairs.files import WHOLE_ROW, RawRow
 from sparserm.pairs.parts import Part, PartedSource, cut
+from sparserm.pairs.rows import WHOLE_ROW, RawRow
 from sparserm.pairs.runs import (
     Engine,
     RunFolder,

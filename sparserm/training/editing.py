@@ -303,6 +303,7 @@ def summarise_edits(held_out: HeldOutScores, edits: HeadEdits, data: PreferenceD
         "length_baseline": after.evaluation.length_baseline,
         "length_correlation": after.length.to_dict(),
         "parent_length_correlation": before.length.to_dict(),
+        # Names of earlier versions, on which others may rely.
         "broken": rows(effect.regressed),
         "mended": rows(effect.fixed),
     }
@@ -328,6 +329,7 @@ def make_edited_head(
     # The parent's training accuracy does not hold for the edited head.
     training = {key: value for key, value in parent.card.training.items() if key != "accuracy"}
     training["lineage"] = _lineage(parent, parent_name, edits)
+    # The name of earlier versions for what the reference rewards are of; other versions read these heads.
     training["yardstick"] = "the parent's training responses, before the edits"
     edited = replace(parent, head=head, card=replace(parent.card, name=name, training=training, metrics={}))
     if held_out is None:

@@ -22,7 +22,7 @@ def _colours(page, side: int) -> list[str]:
 
 
 def _point_at(page, row) -> None:
-    """Point at a row until it is lit: the page may be drawn anew below the pointer, which lights up nothing."""
+    """Point at a row until it is lit: the page may be drawn again below the pointer, which lights up nothing."""
     legend = page.locator(".linked .what")
     for _ in range(60):
         page.mouse.move(5, 5)

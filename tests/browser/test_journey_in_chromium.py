@@ -73,7 +73,7 @@ def _train(page: Page, name: str) -> None:
     from playwright.sync_api import expect
 
     source = page.get_by_role("combobox", name="Preference pairs")
-    onward = page.get_by_role("link", name="Train a head on these pairs").first  # while the page is drawn anew there are two
+    onward = page.get_by_role("link", name="Train a head on these pairs").first  # while the page is drawn again there are two
     expect(onward).to_have_attribute("href", re.compile("journey-edited"))
     onward.click()
     expect(page).to_have_url(re.compile("/train"))

@@ -41,7 +41,7 @@ def test_from_a_csv_to_a_head_in_use(address: str, browse: Callable[..., Page], 
     expect(page.get_by_text("71 rows, 70 usable, 1 left out", exact=False)).to_be_visible()
     expect(page.get_by_text("Matched by column name", exact=False)).to_be_visible()
     field = page.get_by_label("Name of the head")
-    expect(field).to_have_count(1)  # while the page is drawn anew there are two
+    expect(field).to_have_count(1)  # while the page is drawn again there are two
     field.fill(name)
     field.press("Enter")
     page.get_by_role("button", name="Start training").click()

@@ -22,8 +22,8 @@ from sparserm.pairs.candidates import (
     parse_candidates,
     read_candidates,
 )
-from sparserm.pairs.files import PACKED
 from sparserm.pairs.parsing import PairsError
+from sparserm.pairs.streams import PACKED
 from sparserm.scoring.best_of_n import (
     RankedSet,
     best_rows,

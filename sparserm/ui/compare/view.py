@@ -63,9 +63,9 @@ def ranking(compared: Compared, context: Context) -> None:
     found, saved = compared.found, context.saved
     best, following = found.ranking[:2]
     table = tables.ranking_table(found, compared.inputs.responses)
-    chance = f"{found.win_probability[best, following]:.0%}"
+    probability = f"{found.win_probability[best, following]:.0%}"
     st.subheader(
-        f"Response {best + 1} wins: {chance} win probability vs. response {following + 1}",
+        f"Response {best + 1} wins: {probability} win probability vs. response {following + 1}",
         anchor=False,
         help="Bradley-Terry win probability: the sigmoid of the difference between the two rewards.",
     )

@@ -84,7 +84,7 @@ def _facts(feature: Member, finding: Finding | None, here: Place) -> None:
 
 
 def _name_facts(finding: Finding) -> list[str]:
-    """At which words it fires, and how far its name can be believed."""
+    """At which words it fires, and how reliable its name is."""
     lines = []
     if finding.here:
         lines.append(f"In these pairs it fires on: {plain(finding.here)}.")

@@ -243,8 +243,8 @@ def edit_against_original(scored: ScoredResponse, original: ScoredResponse) -> N
     parts = explain_difference(scored.explanation, original.explanation)
     margin = scored.explanation.reward - original.explanation.reward
     st.subheader("Edited vs. original", anchor=False)
-    chance, by = st.columns(2)
-    chance.metric("Win probability, edited vs. original", f"{win_probability(margin):.0%}", border=True, height="stretch")
+    probability, by = st.columns(2)
+    probability.metric("Win probability, edited vs. original", f"{win_probability(margin):.0%}", border=True, height="stretch")
     rewards = f"from {original.explanation.reward:+.2f} to {scored.explanation.reward:+.2f}"
     by.metric("Margin", f"{margin:+.2f}", rewards, delta_color="off", delta_arrow="off", border=True, height="stretch")
     st.plotly_chart(charts.difference_figure(parts, margin), config=CONFIG, key="difference")
@@ -258,8 +258,8 @@ def result_metrics(scored: ScoredResponse, saved: SavedHead) -> None:
     chosen, rejected, reward = st.columns(3)
     what = "Bradley-Terry win probability vs. the median {} response of the training pairs of the head."
     label = "Win probability vs. a typical {} response"
-    for place, kind, chance in zip((chosen, rejected), ("chosen", "rejected"), scored.beats, strict=True):
-        place.metric(label.format(kind), f"{chance:.0%}", help=what.format(kind), border=True, height="stretch")
+    for place, kind, probability in zip((chosen, rejected), ("chosen", "rejected"), scored.beats, strict=True):
+        place.metric(label.format(kind), f"{probability:.0%}", help=what.format(kind), border=True, height="stretch")
     reward.metric(
         "Reward",
         f"{scored.explanation.reward:+.2f}",

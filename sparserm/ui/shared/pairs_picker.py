@@ -15,9 +15,9 @@ from streamlit.delta_generator import DeltaGenerator
 
 from sparserm import jobs
 from sparserm.pairs.datasets import ChoiceError
-from sparserm.pairs.files import PACKED
 from sparserm.pairs.parsing import PairsError
 from sparserm.pairs.sources import DataSource, forget_upload, is_upload, keep_upload, list_sources, rename_upload
+from sparserm.pairs.streams import PACKED
 from sparserm.representations.represent import count_missing, pair_texts, represent_pairs
 from sparserm.representations.sample import SAMPLE_FILE, sample_rows
 from sparserm.representations.store import stored

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sparserm.pairs.files import WHOLE_ROW
 from sparserm.pairs.parsing import parse_pairs
+from sparserm.pairs.rows import WHOLE_ROW
 from sparserm.types import Message
 
 Q, GOOD, BAD = "Why is the sky blue?", "Air scatters blue light most.", "Because it likes to be."

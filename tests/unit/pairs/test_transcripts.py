@@ -160,6 +160,8 @@ def test_responses_that_begin_with_the_assistants_mark(mark: str) -> None:
         "Sum up:\n\nHuman: Hi\n\nAssistant: Hello.",
         "Go on with this line:\nUser: Hi\nAssistant:",
         "User: who are you?",
+        "user: who are you?",
+        "human: who are you?\nuser: and you?",
         "What does ### Response: mean?",
         "What does <|im_start|>user\n mean?",
         "[INST] is a tag of which model?",

@@ -15,8 +15,9 @@ from sparserm.backbone.model import Backbone
 from sparserm.model import SparseRM
 from sparserm.pairs.columns import find_columns
 from sparserm.pairs.files import read_path
-from sparserm.pairs.parsing import parse_pairs, read_rows
+from sparserm.pairs.parsing import parse_pairs
 from sparserm.pairs.parts import cut
+from sparserm.pairs.reading import read_rows
 from sparserm.pairs.runs import find_source_columns, run_here
 from sparserm.scoring import bulk
 from sparserm.scoring.bulk import ScoringSummary, score_file, scoring_warnings
@@ -114,7 +115,7 @@ def test_a_part_without_a_usable_row_is_kept_with_its_problems(head, tmp_path):
 
 
 def test_a_doubt_about_all_labels_leaves_no_row_out(head, tmp_path, monkeypatch):
-    monkeypatch.setattr("sparserm.pairs.parsing._MANY", 2)  # of a part
+    monkeypatch.setattr("sparserm.pairs.reading._MANY", 2)  # of a part
     path = tmp_path / "labels.jsonl"
     rows = [{"prompt": f"p{i}", "output_1": "a", "output_2": "b", "label": 1} for i in range(4)]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
