@@ -13,6 +13,7 @@ import pytest
 from sparserm.backbone.model import Backbone
 from sparserm.heads.inputs import load_parts
 from sparserm.insights.find import find_insights
+from sparserm.insights.values import Insights
 from sparserm.pairs.load import load_pairs
 from sparserm.pairs.runs import run_here
 from sparserm.representations import files
@@ -120,8 +121,13 @@ def test_insights_are_those_from_memory(path, parts, tmp_path):
         _represent(source, parts, tmp_path / name)
     here, there = (RepresentedPairs.open(tmp_path / name) for name in ("here", "there"))
     memory = find_insights(load_pairs(path), against=load_pairs(other), backbone=backbone, sae=sae)
-    assert memory.findings
-    assert find_insights(here, against=there) == replace(memory, sae=str(sae.name))
+    assert memory.findings and memory.against
+
+    def told(found: Insights) -> Insights:
+        # Which of equally strong responses is shown depends on rounding.
+        return replace(found, findings=tuple(replace(one, snippets=()) for one in found.findings))
+
+    assert told(find_insights(here, against=there)) == told(memory)
 
 
 def test_a_run_that_was_stopped_or_damaged_goes_on_and_ends_as_if_it_had_not_been(path, parts, tmp_path):
