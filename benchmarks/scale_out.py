@@ -63,7 +63,7 @@ def low_sae(folder: Path) -> Path:
     shutil.copytree(find_saes()[SAE], folder, dirs_exist_ok=True)
     config = json.loads((folder / "cfg.json").read_text())
     config["metadata"]["hook_name"] = HookPoint(LAYER).name
-    config.pop("sparserm_fingerprint")
+    del config["metadata"]["sparserm_fingerprint"]
     (folder / "cfg.json").write_text(json.dumps(config))
     return folder
 
