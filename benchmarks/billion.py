@@ -42,7 +42,7 @@ class HostOnly:
 
     def __call__(self, scoring: Scoring, parts: Sequence[Part], finished: Callable[[Part], None]) -> None:
         """Score the parts with hidden states of zeros."""
-        model = scoring.load_model()
+        model = scoring.load()
         backbone = model.backbone
 
         def zeros(batch: Batch, hooks: Sequence[HookPoint]) -> dict[HookPoint, Tensor]:
@@ -51,7 +51,7 @@ class HostOnly:
         original, backbone.run = backbone.run, zeros  # type: ignore[method-assign]
         started = time.process_time()
         for part in parts:
-            scoring.score(part, model)
+            scoring.run(part, model)
         self.seconds = time.process_time() - started
         backbone.run = original  # type: ignore[method-assign]
 

@@ -84,7 +84,8 @@ class Backbone:
     """A causal language model of transformers, truncated above the highest layer that is read.
 
     Attributes:
-        name: as given by the user, or ``smollm2-135m-instruct`` for the default.
+        name: as given by the user, or ``smollm2-135m-instruct`` for the default; of a folder its last part.
+        source: what it can be loaded by again: the name, or the path of the folder.
         fingerprint: identifies weights, tokenizer and chat template; the same for every dtype and device.
         n_layers: layers of the full model; ``d_model``: width of its residual stream.
         chat: tokenises (prompt, response).
@@ -92,7 +93,7 @@ class Backbone:
 
     def __init__(self, model: Any, tokenizer: Any, *, name: str, fingerprint: str, through_layer: int | None = None) -> None:
         config = model.config.get_text_config()
-        self.name = name
+        self.name = self.source = name
         self.fingerprint = fingerprint
         self.n_layers: int = config.num_hidden_layers
         self.d_model: int = config.hidden_size
@@ -143,6 +144,8 @@ class Backbone:
         if Path(name).expanduser().is_dir():
             _note_folder(folder.resolve(), fingerprint)
         backbone = cls(model, tokenizer, name=display, fingerprint=fingerprint, through_layer=through_layer)
+        if Path(name).expanduser().is_dir():
+            backbone.source = str(folder.resolve())
         backbone.model.to(device)
         return backbone
 

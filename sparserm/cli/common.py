@@ -7,13 +7,17 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
 from sparserm import __version__
 from sparserm.support.defaults import DEFAULT_BACKBONE, DEFAULT_LAYER
 from sparserm.types import PairIssue, PreferenceData, SparseRMError
+
+if TYPE_CHECKING:
+    from sparserm.pairs.runs import Engine
+    from sparserm.representations.files import RepresentedPairs
 
 app = typer.Typer(
     add_completion=False,
@@ -27,6 +31,13 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object inst
 HeadOption = Annotated[str, typer.Option(help=_HEAD)]
 HeadArgument = Annotated[str, typer.Argument(help=_HEAD)]
 PromptOption = Annotated[str, typer.Option(help="The user's message.")]
+PairsOrRepresentations = Annotated[
+    str,
+    typer.Argument(
+        help="Preference pairs: a JSONL, CSV or Parquet file, or a dataset name (NAME[@REVISION]); or a folder of "
+        "`sparserm represent`."
+    ),
+]
 PairsArgument = Annotated[
     str, typer.Argument(help="Preference pairs: a JSONL, CSV or Parquet file, or a dataset name (NAME[@REVISION]).")
 ]
@@ -40,6 +51,8 @@ Columns = Annotated[
 Split = Annotated[str | None, typer.Option(help="Split of the dataset. Default: train, or the only one.")]
 TestSplit = Annotated[str | None, typer.Option(help="Split of the dataset with the test pairs.")]
 Config = Annotated[str | None, typer.Option(help="Configuration (subset) of the dataset, where it has several.")]
+EngineOption = Annotated[str, typer.Option(help="local, or ray: Ray Data on the cluster RAY_ADDRESS, else on this machine.")]
+Workers = Annotated[int, typer.Option(help="Number of workers of --engine ray.", min=1)]
 
 _T = TypeVar("_T")
 
@@ -80,10 +93,31 @@ def load(
 ) -> PreferenceData:
     """Read preference pairs and print the warnings."""
     from sparserm.pairs.load import load_pairs
+    from sparserm.representations.files import holds_representations
 
+    if holds_representations(source):
+        raise SparseRMError(f"{source} holds representations, which train and insights read; expected preference pairs")
     data = load_pairs(source, columns=column_names(columns), skip_bad=skip_bad, split=split, config=config)
     warn(data.issues, data.name)
     return data
+
+
+def load_or_open(
+    source: str, columns: Sequence[str] | None, skip_bad: bool, split: str | None, config: str | None
+) -> PreferenceData | RepresentedPairs:
+    """Read preference pairs, or open a folder of representations, and print the warnings."""
+    from sparserm.representations.files import RepresentedPairs, holds_representations
+
+    if not holds_representations(source):
+        return load(source, columns, skip_bad, split, config)
+    if columns or skip_bad or split or config:
+        raise SparseRMError(
+            f"{source} holds representations; expected neither --column, --skip-bad, --split nor --config, which are for "
+            "`sparserm represent`; leave them out"
+        )
+    found = RepresentedPairs.open(source)
+    warn(found.data.issues, found.data.name)
+    return found
 
 
 def column_names(entries: Sequence[str] | None) -> dict[str, str]:
@@ -95,6 +129,19 @@ def column_names(entries: Sequence[str] | None) -> dict[str, str]:
             raise SparseRMError(f"--column {entry!r}; expected ours=theirs, e.g. --column prompt=question")
         mapping[ours] = theirs
     return mapping
+
+
+def engine_of(name: str, workers: int) -> Engine:
+    """The engine of ``--engine`` and ``--workers``."""
+    from sparserm.pairs.runs import run_here
+
+    if name == "ray":
+        from sparserm.integrations.ray import RayEngine
+
+        return RayEngine(workers)
+    if name == "local":
+        return run_here
+    raise SparseRMError(f"--engine is {name!r}; expected local or ray")
 
 
 def load_backbone(model: Any) -> None:

@@ -12,11 +12,11 @@ from sparserm.cli.common import (
     BackboneOption,
     Columns,
     Config,
-    PairsArgument,
+    PairsOrRepresentations,
     SkipBad,
     Split,
     app,
-    load,
+    load_or_open,
     print_table,
     printed_json,
 )
@@ -36,7 +36,7 @@ OUT_HELP = "Report: an HTML (.html), Markdown (.md) or CSV (.csv) file; with --a
 
 @app.command()
 def insights(
-    pairs: PairsArgument,
+    pairs: PairsOrRepresentations,
     backbone: BackboneOption = DEFAULT_BACKBONE,
     layer: Annotated[int | None, typer.Option(help="Layer of the shipped SAE: 10, 15 or 20. Default: 15.")] = None,
     sae: Annotated[str | None, typer.Option(help=SAE_HELP)] = None,
@@ -66,8 +66,8 @@ def insights(
         }
         output = Output(out, inputs, force)
         output.check()
-    data = load(pairs, column, skip_bad, split, config)
-    other = load(against, column, skip_bad) if against else None
+    data = load_or_open(pairs, column, skip_bad, split, config)
+    other = load_or_open(against, column, skip_bad, None, None) if against else None
     with terminal_progress() as progress:
         found = find_insights(data, against=other, backbone=backbone, sae=sae, layer=layer, progress=progress)
     if output:

@@ -11,12 +11,15 @@ from sparserm.cli.common import (
     AsJson,
     Columns,
     Config,
+    EngineOption,
     HeadOption,
     PromptOption,
     SkipBad,
     Split,
+    Workers,
     app,
     column_names,
+    engine_of,
     load_backbone,
     note_thinking,
     print_facts,
@@ -45,10 +48,8 @@ def score(
     column: Columns = None,
     split: Split = None,
     config: Config = None,
-    engine: Annotated[
-        str, typer.Option(help="local, or ray: Ray Data on the cluster RAY_ADDRESS, else on this machine.")
-    ] = "local",
-    workers: Annotated[int, typer.Option(help="Number of workers of --engine ray.", min=1)] = 2,
+    engine: EngineOption = "local",
+    workers: Workers = 2,
     as_json: AsJson = False,
 ) -> None:
     """Score one response and explain its reward, or score all pairs of a file of any size."""
@@ -78,17 +79,10 @@ def _score_file(
     as_json: bool,
 ) -> None:
     """Score the pairs of a source, or of a split and configuration of a dataset."""
-    from sparserm.scoring.bulk import score_file, score_here, scoring_warnings
+    from sparserm.scoring.bulk import score_file, scoring_warnings
     from sparserm.support.progress import terminal_progress
 
-    if engine == "ray":
-        from sparserm.integrations.ray import RayEngine
-
-        run: Any = RayEngine(workers)
-    elif engine == "local":
-        run = score_here
-    else:
-        raise SparseRMError(f"--engine is {engine!r}; expected local or ray")
+    run = engine_of(engine, workers)
     Output(out, {"the pairs": pairs_file(pairs), "the head": head_folder(head)}, folder=RUN).check_resumed()
     with terminal_progress() as progress:
         scored = score_file(

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -15,12 +15,18 @@ from sparserm.cli.common import (
     BackboneOption,
     Columns,
     Config,
+    EngineOption,
     PairsArgument,
+    PairsOrRepresentations,
     SkipBad,
     Split,
     TestSplit,
+    Workers,
     app,
+    column_names,
+    engine_of,
     load,
+    load_or_open,
     numbers,
     print_facts,
     print_table,
@@ -34,8 +40,11 @@ from sparserm.support.files import to_csv
 from sparserm.types import PreferenceData, SparseRMError
 
 if TYPE_CHECKING:
+    from sparserm.representations.files import RepresentedPairs
     from sparserm.training.sweep import SweepCell
     from sparserm.training.train import TrainedHead
+
+_Pairs = TypeVar("_Pairs", "PreferenceData", "PreferenceData | RepresentedPairs")
 
 #: Help of the option `--score`.
 SCORE_HELP = (
@@ -51,7 +60,7 @@ PoolingOption = Annotated[str | None, typer.Option(help="Pooling over the respon
 
 @app.command()
 def train(
-    pairs: PairsArgument,
+    pairs: PairsOrRepresentations,
     out: Annotated[Path, out_option(help="Folder for the head.")],
     layer: Annotated[int | None, typer.Option(help="Layer of the shipped SAE: 10, 15 or 20. Default: 15.")] = None,
     sae: Annotated[str | None, typer.Option(help=SAE_HELP)] = None,
@@ -93,7 +102,7 @@ def train(
     inputs = {"the pairs": pairs_file(pairs), "the test pairs": pairs_file(test), "the backbone": backbone}
     output = Output(out, {**inputs, "the SAE": sae_folder(sae)}, force, HEAD)
     output.check()
-    data, test_data = _train_and_test(pairs, test, column, skip_bad, (split, test_split), config)
+    data, test_data = _train_and_test(pairs, test, column, skip_bad, (split, test_split), config, load_or_open)
     with terminal_progress() as progress:
         result = train_head(
             data,
@@ -123,20 +132,22 @@ def _train_and_test(
     skip_bad: bool,
     splits: tuple[str | None, str | None],
     config: str | None,
-) -> tuple[PreferenceData, PreferenceData | None]:
+    read: Callable[[str, Sequence[str] | None, bool, str | None, str | None], _Pairs] = load,
+) -> tuple[_Pairs, _Pairs | None]:
     """The training pairs, and the test pairs if given, with a warning of prompts that are in both.
 
     Args:
         splits: of the training pairs and of the test pairs; the latter alone means a split of the same dataset.
     """
     from sparserm.pairs.split import check_leakage
+    from sparserm.representations.files import texts_of
 
     train_split, test_split = splits
-    data = load(pairs, column, skip_bad, train_split, config)
+    data = read(pairs, column, skip_bad, train_split, config)
     held_out = test or (pairs if test_split else None)
-    test_data = load(held_out, column, skip_bad, test_split, config if held_out == pairs else None) if held_out else None
+    test_data = read(held_out, column, skip_bad, test_split, config if held_out == pairs else None) if held_out else None
     if test_data:
-        warn(check_leakage(data, test_data), test_data.name)
+        warn(check_leakage(texts_of(data), texts_of(test_data)), texts_of(test_data).name)
     return data, test_data
 
 
@@ -152,6 +163,51 @@ def _report_trained(result: TrainedHead, out: Path, as_json: bool) -> None:
         typer.echo(sentence)
     for warning in warnings:
         typer.echo(f"warning: {warning}", err=True)
+
+
+@app.command()
+def represent(
+    pairs: PairsArgument,
+    out: Annotated[Path, out_option(help="Folder for the Parquet files. Repeat the command to resume a stopped run.")],
+    layer: Annotated[int | None, typer.Option(help="Layer of the shipped SAE: 10, 15 or 20. Default: 15.")] = None,
+    sae: Annotated[str | None, typer.Option(help=SAE_HELP)] = None,
+    pooling: Annotated[str, typer.Option(help="Pooling over the response's tokens: mean or last.")] = "mean",
+    backbone: BackboneOption = DEFAULT_BACKBONE,
+    column: Columns = None,
+    split: Split = None,
+    config: Config = None,
+    engine: EngineOption = "local",
+    workers: Workers = 2,
+    as_json: AsJson = False,
+) -> None:
+    """Represent any number of pairs into Parquet files, for `sparserm train FOLDER` and `sparserm insights FOLDER`."""
+    from sparserm.heads.fitting import fit_settings
+    from sparserm.heads.inputs import load_parts
+    from sparserm.representations.files import represent_file
+    from sparserm.support.progress import terminal_progress
+
+    chosen, run = fit_settings(pooling=pooling).pooling, engine_of(engine, workers)
+    inputs = {"the pairs": pairs_file(pairs), "the backbone": backbone, "the SAE": sae_folder(sae)}
+    Output(out, inputs, folder=RUN).check_resumed()
+    with terminal_progress() as progress:
+        dictionary, model = load_parts(backbone, sae, layer, progress)
+        done = represent_file(
+            pairs,
+            model,
+            dictionary,
+            out,
+            pooling=chosen,
+            columns=column_names(column),
+            split=split,
+            config=config,
+            engine=run,
+            progress=progress,
+        )
+    if done.n_unusable:
+        typer.echo(f"warning: {done.n_unusable} rows cannot be used; the reason is in the column `problem`", err=True)
+    warn_truncated(done.n_truncated)
+    if not printed_json(as_json, vars(done)):
+        print_facts(f"{pairs} represented", vars(done))
 
 
 @app.command()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy as np
 from sparserm.evaluation.baselines import dense_probe_margins, longer_margins
 from sparserm.evaluation.intervals import accuracy_interval
 from sparserm.heads.bradley_terry import prompt_folds
-from sparserm.heads.fitting import FitSettings, fit_head
+from sparserm.heads.fitting import FitSettings, fit_each
 from sparserm.heads.reward import RewardHead, reward_margins
 from sparserm.representations.values import PairRepresentations
 from sparserm.sae.autoencoder import SparseAutoencoder
@@ -82,12 +82,22 @@ def cross_validated_margins(pairs: PairRepresentations, sae: SparseAutoencoder, 
     Raises:
         SparseRMError: fewer than 2 pairs, or fewer latents that fire in a fold than ``settings.k``.
     """
+    return each_cross_validated(pairs, sae, [settings])[0]
+
+
+def each_cross_validated(pairs: PairRepresentations, sae: SparseAutoencoder, settings: Sequence[FitSettings]) -> np.ndarray:
+    """``[m, n]`` :func:`cross_validated_margins` of ``m`` settings that differ in their selection, size and seed alone.
+
+    Raises:
+        SparseRMError: as there.
+    """
     _check_enough(pairs)
 
     def fold(rows: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
-        return reward_margins(fit_head(pairs.take(rows[0]), sae, settings).head, pairs.take(rows[1]))
+        held_out = pairs.take(rows[1])
+        return np.stack([reward_margins(one.head, held_out) for one in fit_each(pairs.take(rows[0]), sae, settings)])
 
-    return _over_folds(pairs, fold)
+    return _over_folds(pairs, fold, len(settings))
 
 
 def cross_validate_dense(pairs: PairRepresentations, l2: float | None = None) -> Evaluation:
@@ -99,17 +109,17 @@ def cross_validate_dense(pairs: PairRepresentations, l2: float | None = None) ->
     _check_enough(pairs)
 
     def fold(rows: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
-        return dense_probe_margins(pairs.take(rows[0]), pairs.take(rows[1]), l2)
+        return dense_probe_margins(pairs.take(rows[0]), pairs.take(rows[1]), l2)[None]
 
-    return evaluate_margins(_over_folds(pairs, fold), pairs)
+    return evaluate_margins(_over_folds(pairs, fold, 1)[0], pairs)
 
 
-def _over_folds(pairs: PairRepresentations, work: Callable[[tuple[np.ndarray, np.ndarray]], np.ndarray]) -> np.ndarray:
-    """``[n]`` margins; ``work`` maps the training and held-out rows of a fold to margins of the held-out rows."""
+def _over_folds(pairs: PairRepresentations, work: Callable[[tuple[np.ndarray, np.ndarray]], np.ndarray], m: int) -> np.ndarray:
+    """``[m, n]`` margins; ``work`` maps the training and held-out rows of a fold to ``m`` margins of each held-out row."""
     folds = prompt_folds(pairs.groups)
-    margins = np.zeros(len(pairs.groups))
+    margins = np.zeros((m, len(pairs.groups)))
     for (_, held_out), found in zip(folds, in_threads(work, folds), strict=True):
-        margins[held_out] = found
+        margins[:, held_out] = found
     return margins
 
 

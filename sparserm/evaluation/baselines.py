@@ -7,11 +7,11 @@ from dataclasses import replace
 import numpy as np
 
 from sparserm.heads.bradley_terry import fit_probe
-from sparserm.heads.fitting import FitSettings, FittedHead, fit_head
+from sparserm.heads.fitting import FitSettings, FittedHead, fit_each
 from sparserm.heads.reward import RewardHead, reward_margins
 from sparserm.representations.values import PairRepresentations
 from sparserm.sae.autoencoder import SparseAutoencoder
-from sparserm.support.threads import in_threads, one_thread
+from sparserm.support.threads import one_thread
 
 
 def longer_margins(pairs: PairRepresentations) -> np.ndarray:
@@ -41,7 +41,7 @@ def random_settings(settings: FitSettings, draws: int = 5) -> list[FitSettings]:
 
 def random_latent_heads(train: PairRepresentations, sae: SparseAutoencoder, settings: FitSettings) -> list[RewardHead]:
     """Heads over ``settings.k`` latents drawn at random: the baseline for feature selection."""
-    return list(in_threads(lambda one: fit_head(train, sae, one).head, random_settings(settings)))
+    return [fitted.head for fitted in fit_each(train, sae, random_settings(settings))]
 
 
 def random_latents_accuracy(

@@ -13,7 +13,7 @@ from urllib.parse import quote, urlencode
 import numpy as np
 
 from sparserm.heads.reward import RewardHead, alignment_scores
-from sparserm.representations.values import LatentSummary, PairRepresentations, Representations
+from sparserm.representations.values import PairRepresentations, Representations
 from sparserm.types import PreferencePair, Progress, Score, SparseRMError
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ def feature_card(
         raise SparseRMError(f"feature {feature} is not in SAE {sae.name}; expected 0 to {sae.d_sae - 1}")
     score = score if head is None else head.score
     chosen, rejected = (pooled_scores(side, feature, sae, score) for side in (pairs.chosen, pairs.rejected))
-    peaks = {"chosen": peaks_of(pairs.chosen.strengths, feature), "rejected": peaks_of(pairs.rejected.strengths, feature)}
+    peaks = {"chosen": pairs.chosen.by_latent.peaks(feature), "rejected": pairs.rejected.by_latent.peaks(feature)}
     spread = float(np.concatenate([chosen, rejected]).std()) or 1.0
     slope = float(np.sign((chosen - rejected).mean())) / spread
     if head is not None and feature in head.features:
@@ -163,7 +163,7 @@ def pooled_scores(responses: Representations, feature: int, sae: SparseAutoencod
         SparseRMError: gated scores, and the representations have no activation strengths or the SAE has no thresholds.
     """
     if score == "gated" and responses.pooling == "mean":
-        return responses.strengths.dense_gated(np.array([feature]))[:, 0]
+        return responses.by_latent.dense_gated(np.array([feature]))[:, 0]
     direction = sae.directions()[feature : feature + 1].cpu().numpy()
     projections = alignment_scores(responses.h, direction, sae.b_dec.cpu().numpy())[:, 0]
     if score == "projection":
@@ -215,14 +215,6 @@ def similar_latents(sae: SparseAutoencoder, feature: int, n: int = SIMILAR) -> t
     cosines[feature] = -np.inf
     order = np.argsort(-cosines, kind="stable")[: min(n, sae.d_sae - 1)]
     return tuple((int(j), float(cosines[j])) for j in order)
-
-
-def peaks_of(latents: LatentSummary, feature: int) -> np.ndarray:
-    """``[n]`` float32 peak activation of one latent in each response, 0 where it does not fire."""
-    entries = np.flatnonzero(latents.indices == feature)
-    peaks = np.zeros(len(latents.indptr) - 1, np.float32)
-    peaks[np.searchsorted(latents.indptr, entries, side="right") - 1] = latents.peak[entries]
-    return peaks
 
 
 def neuronpedia_url(sae: SparseAutoencoder, feature: int) -> str | None:

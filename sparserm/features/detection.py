@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 
-from sparserm.features.cards import peaks_of
 from sparserm.heads.labels import Detection
 from sparserm.representations.values import PairRepresentations
 from sparserm.types import PreferencePair
@@ -57,7 +56,7 @@ class ResponseTexts:
         Raises:
             SparseRMError: the representations have no activation strengths.
         """
-        both = [peaks_of(pairs.chosen.strengths, feature), peaks_of(pairs.rejected.strengths, feature)]
+        both = [pairs.chosen.by_latent.peaks(feature), pairs.rejected.by_latent.peaks(feature)]
         return np.concatenate(both)[self.rows]
 
 

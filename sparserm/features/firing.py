@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from sparserm.backbone.model import Backbone
-from sparserm.features.cards import peaks_of
 from sparserm.representations.values import PairRepresentations
 from sparserm.sae.autoencoder import SparseAutoencoder
 from sparserm.types import PreferencePair, Progress, Text
@@ -157,7 +156,7 @@ def describe_firings(read: Sequence[tuple[int, Sequence[str], np.ndarray]]) -> F
 
 def _peaks(feature: int, pairs: PairRepresentations) -> np.ndarray:
     """``[2n]`` peak activation of a latent in all chosen, then all rejected responses."""
-    return np.concatenate([peaks_of(side.strengths, feature) for side in (pairs.chosen, pairs.rejected)])
+    return np.concatenate([side.by_latent.peaks(feature) for side in (pairs.chosen, pairs.rejected)])
 
 
 def _sample(texts: Sequence[Text], peaks: np.ndarray, rows: np.ndarray) -> set[int]:

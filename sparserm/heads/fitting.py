@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from importlib.metadata import version
 from numbers import Integral, Real
@@ -21,6 +22,7 @@ from sparserm.heads.screening import FALSE_DISCOVERIES, GatedScores
 from sparserm.heads.selection import SELECTORS, FeatureStats, FitStatistics, feature_stats
 from sparserm.heads.signed_weights import fit_weights, ridge_for
 from sparserm.pairs.split import short_key
+from sparserm.representations.files import NamedModel
 from sparserm.representations.values import ACTIVITIES, PairRepresentations
 from sparserm.sae.autoencoder import SparseAutoencoder
 from sparserm.support.defaults import MAX_FEATURES, MAX_GATED_FEATURES
@@ -228,14 +230,28 @@ def fit_head(pairs: PairRepresentations, sae: SparseAutoencoder, settings: FitSe
     Raises:
         SparseRMError: no pairs, a pooling that differs from the settings', or fewer latents that fire than ``k``.
     """
-    if settings.pooling != pairs.pooling:
+    return fit_each(pairs, sae, [settings])[0]
+
+
+def fit_each(pairs: PairRepresentations, sae: SparseAutoencoder, settings: Sequence[FitSettings]) -> list[FittedHead]:
+    """:func:`fit_head` with settings that differ in their selection, size and seed alone; the statistics are computed once.
+
+    Raises:
+        SparseRMError: as for :func:`fit_head`.
+    """
+    first = settings[0]
+    if first.pooling != pairs.pooling:
         raise SparseRMError(
-            f"the pairs have {pairs.pooling} pooling, expected {settings.pooling}; compute their representations again"
+            f"the pairs have {pairs.pooling} pooling, expected {first.pooling}; compute their representations again"
         )
     if len(pairs.groups) == 0:
         raise SparseRMError("there are no pairs to fit a head to; give at least one, for a useful head some hundreds")
     with one_thread():
-        return select_and_fit(pairs, fit_statistics(pairs, sae, settings), sae, settings)
+        statistics = fit_statistics(pairs, sae, first)
+        return [
+            select_and_fit(pairs, statistics if one.seed == first.seed else statistics.seeded(one.seed), sae, one)
+            for one in settings
+        ]
 
 
 def fit_statistics(
@@ -359,7 +375,7 @@ def _fit_gated(
 def make_saved_head(
     fitted: FittedHead,
     data: PreferenceData,
-    model: Backbone,
+    model: Backbone | NamedModel,
     sae: SparseAutoencoder,
     settings: FitSettings,
     *,

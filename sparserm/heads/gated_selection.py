@@ -50,10 +50,17 @@ class GatedStatistics:
     def usable(self) -> np.ndarray:
         """``[d_sae]`` bool: latents that may be chosen, are active in some response, and whose score is not always zero."""
         scored = np.zeros(len(self.stats.gap), bool)
-        for side in (self.scores.chosen, self.scores.rejected):
-            scored[side.indices[side.data != 0]] = True
+        for latents, scores in self.scores.blocks():
+            for side in (scores.chosen, scores.rejected):
+                scored[latents[side.indices[side.data != 0]]] = True
         allowed = True if self.among is None else self.among
         return scored & allowed & ((self.stats.f_chosen + self.stats.f_rejected) > 0)
+
+    def seeded(self, seed: int) -> GatedStatistics:
+        """The same statistics with another seed; the screen, which does not depend on it, is computed once."""
+        found = replace(self, seed=seed)
+        vars(found)["screened"] = self.screened
+        return found
 
     @functools.cached_property
     def screened(self) -> Candidates:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from sparserm.backbone.model import Backbone
 from sparserm.heads.fitting import FitSettings, require_suited
+from sparserm.representations.files import NamedModel, RepresentedPairs
 from sparserm.representations.represent import represent_pairs
 from sparserm.representations.store import stored
 from sparserm.representations.values import PairRepresentations
@@ -48,6 +49,35 @@ def load_parts(
     return dictionary, model
 
 
+def load_parts_of(
+    data: PreferenceData | RepresentedPairs,
+    backbone: Backbone | str | Path,
+    sae: SparseAutoencoder | str | Path | None,
+    layer: int | None,
+    progress: Progress | None = None,
+) -> tuple[SparseAutoencoder, Backbone | NamedModel]:
+    """:func:`load_parts` for pairs; of those that are represented already the SAE alone, which their folder names.
+
+    Raises:
+        SparseRMError: as there; or the pairs are represented, and a backbone, an SAE or a layer was given.
+    """
+    if isinstance(data, PreferenceData):
+        return load_parts(backbone, sae, layer, progress)
+    if sae is not None or layer is not None or backbone != DEFAULT_BACKBONE:
+        raise SparseRMError(
+            f"{data.stored.folder} is of backbone {data.of.backbone} and SAE {data.of.sae}; expected no other backbone, SAE or "
+            "layer; leave them out, or give the pairs themselves"
+        )
+    return load_sae(data.of.sae), data.of.model
+
+
+def not_represented(data: PreferenceData) -> SparseRMError:
+    """The error for pairs that are given together with a folder of representations."""
+    return SparseRMError(
+        f"{data.name} is not represented, expected all pairs to be if some are; run `sparserm represent` on it too"
+    )
+
+
 def load_saes(names: tuple[str, ...]) -> dict[str, SparseAutoencoder]:
     """Load SAEs of different layers, by name.
 
@@ -64,15 +94,15 @@ def load_saes(names: tuple[str, ...]) -> dict[str, SparseAutoencoder]:
 
 
 def represent_for_fit(
-    data: PreferenceData,
-    model: Backbone,
+    data: PreferenceData | RepresentedPairs,
+    model: Backbone | NamedModel,
     sae: SparseAutoencoder,
     settings: FitSettings,
     progress: Progress | None,
     *,
     latents: bool = True,
 ) -> PairRepresentations:
-    """Representations of the pairs at the SAE's hook point, with what a fit needs, read from the store where available.
+    """Representations of the pairs at the SAE's hook point, with what a fit needs, from their files or the store if available.
 
     Args:
         latents: compute the SAE's latents too; gated scores always need them.
@@ -82,6 +112,10 @@ def represent_for_fit(
     """
     require_suited(settings, sae)
     gated = settings.for_sae(sae).score == "gated"
+    if isinstance(data, RepresentedPairs):
+        return data.representations(sae, states=not gated or settings.pooling == "last")
+    if not isinstance(model, Backbone):
+        raise not_represented(data)
     saes = {sae.hook: sae if latents or gated else None}
     with stored() as store:
         found = represent_pairs(data.pairs, model, saes, settings.pooling, strengths=gated, store=store, progress=progress)

@@ -198,7 +198,7 @@ def head_scores(head: RewardHead, responses: Representations) -> np.ndarray:
             :attr:`~sparserm.heads.saved.SavedHead.saes`.
     """
     if head.encoder and head.pooling == "mean":
-        return responses.strengths.dense_gated(head.features)
+        return responses.by_latent.dense_gated(head.features)
     return token_scores(head, responses.h)
 
 

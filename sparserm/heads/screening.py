@@ -5,6 +5,7 @@ The score that is tested is the gated one, which is zero where a latent is silen
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 from scipy.sparse import csr_matrix, vstack
 from scipy.stats import false_discovery_control, norm
 
-from sparserm.representations.values import PairRepresentations, Representations
+from sparserm.representations.values import Columns, PairRepresentations, ReadColumns, Representations
 from sparserm.sae.autoencoder import SparseAutoencoder
 
 #: False discovery rate of the screen (Benjamini and Hochberg, 1995).
@@ -25,23 +26,23 @@ MOST_CANDIDATES = 256
 #: A head whose sure features are a smaller share of all is warned of: most of its bars may be chance. Their number alone is no
 #: reason, since of sure features, however few, no larger share than :data:`FALSE_DISCOVERIES` is expected to be wrong.
 SURE_SHARE = 0.5
-#: Responses of which all latents are encoded at a time.
-_ROWS = 1024
+#: Responses of which all latents are encoded at a time, and candidates whose differences are computed at a time.
+_ROWS, _AT_ONCE = 1024, 32
 
 
 @dataclass(frozen=True)
 class GatedScores:
-    """Gated scores of every latent in ``n`` pairs; what is not stored is zero.
+    """Gated scores of every latent in ``n`` pairs, in memory or read from files by latent; what is not stored is zero.
 
     Attributes:
-        chosen, rejected: ``[n, d_sae]``.
+        chosen, rejected: ``[n, d_sae]`` float64.
         groups: ``[n]`` the prompt of each pair.
         length_gaps: ``[n]`` log length of chosen minus rejected.
         texts: ``[2, n]``, equal for responses with the same text, chosen above rejected; None if all texts differ.
     """
 
-    chosen: csr_matrix
-    rejected: csr_matrix
+    chosen: Columns
+    rejected: Columns
     groups: np.ndarray
     length_gaps: np.ndarray
     texts: np.ndarray | None = None
@@ -55,6 +56,22 @@ class GatedScores:
         """
         chosen, rejected = (_gated_scores(side, sae) for side in (pairs.chosen, pairs.rejected))
         return cls(chosen, rejected, pairs.groups, pairs.length_gaps, pairs.texts)
+
+    def only(self, latents: np.ndarray | None) -> GatedScores:
+        """The scores of some latents in memory, in this order; all scores as they are if None."""
+        if latents is None:
+            return self
+        return replace(self, chosen=self.chosen[:, latents], rejected=self.rejected[:, latents])
+
+    def blocks(self, latents: np.ndarray | None = None) -> Iterator[tuple[np.ndarray, GatedScores]]:
+        """Latents, as many at a time as fit into memory: their places in ``latents`` (all if None), and their scores alone."""
+        if not isinstance(self.chosen, ReadColumns):
+            yield np.arange(self.chosen.shape[1] if latents is None else len(latents)), self.only(latents)
+            return
+        for block in self.chosen.blocks():
+            places = block if latents is None else np.flatnonzero(np.isin(latents, block))
+            if len(places):
+                yield places, self.only(block if latents is None else latents[places])
 
     def z(self, latents: np.ndarray, *, hold_length: bool = False) -> np.ndarray:
         """``[len(latents)]`` z of the sum of each latent's score of chosen minus rejected, see :func:`smallest_z`."""
@@ -125,25 +142,36 @@ def screen(scores: GatedScores, *, hold_length: bool = False, among: np.ndarray 
             log ratio of lengths.
         among: ``[d_sae]`` bool, the latents that are tested; all if None.
     """
+    tests = [_test(latents, own, hold_length, among) for latents, own in scores.blocks()]
+    tested, z, agrees = (np.concatenate(column) for column in zip(*tests, strict=True))
+    if len(tested) == 0:
+        return as_candidates(scores, tested)
+    q = false_discovery_control(2 * norm.sf(np.abs(z)))
+    order = np.argsort(-np.abs(z), kind="stable")
+    order = order[agrees[order]]
+    n_sure = int((q[order] <= FALSE_DISCOVERIES).sum())
+    n_kept = n_sure if n_sure >= ENOUGH else max(1, int((np.abs(z[order]) >= 1 - 1e-9).sum()))
+    order = order[: min(n_kept, MOST_CANDIDATES)]
+    return as_candidates(scores, tested[order], z[order], q[order], hold_length=hold_length)
+
+
+def _test(
+    latents: np.ndarray, scores: GatedScores, hold_length: bool, among: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of some latents, the columns of ``scores``: those that are tested, their z, and whether all they show agrees with it."""
     differences = (scores.chosen - scores.rejected).tocsr()
     n_differ = np.asarray((differences != 0).sum(0)).ravel()
     differ = n_differ >= min(LEAST_PAIRS, max(1, len(scores.groups) // 10))
-    tested = np.flatnonzero(differ if among is None else differ & among)
+    tested = np.flatnonzero(differ if among is None else differ & among[latents])
     if len(tested) == 0:
-        return as_candidates(scores, tested)
+        return latents[tested], np.zeros(0), np.zeros(0, bool)
     z = scores.z(tested, hold_length=hold_length)
-    q = false_discovery_control(2 * norm.sf(np.abs(z)))
-    order = np.argsort(-np.abs(z), kind="stable")
     # One that fires in more responses of the other side, or differs the other way with length held fixed, would get the
     # opposite weight of what it shows.
     shown = np.asarray(differences[:, tested].sum(0)).ravel()
     fires = [(side[:, tested] != 0).astype(np.int8) for side in (scores.chosen, scores.rejected)]
     firing = grouped_z((fires[0] - fires[1]).tocsr(), scores.groups)
-    order = order[(z[order] * shown[order] > 0) & (z[order] * firing[order] >= 0)]
-    n_sure = int((q[order] <= FALSE_DISCOVERIES).sum())
-    n_kept = n_sure if n_sure >= ENOUGH else max(1, int((np.abs(z[order]) >= 1 - 1e-9).sum()))
-    order = order[: min(n_kept, MOST_CANDIDATES)]
-    return as_candidates(scores, tested[order], z[order], q[order], hold_length=hold_length)
+    return latents[tested], z, (z * shown > 0) & (z * firing >= 0)
 
 
 def as_candidates(
@@ -158,15 +186,19 @@ def as_candidates(
 
     Their signs are those of ``z``, which is computed if it is None; without ``q`` none is sure.
     """
-    differences = (scores.chosen[:, latents] - scores.rejected[:, latents]).tocsr()
-    z = scores.z(latents) if z is None else z
+    own, places = scores.only(latents), np.arange(len(latents))
+    z = own.z(places) if z is None else z
     q = np.ones(len(latents)) if q is None else q
-    signs, sigma = np.where(z < 0, -1.0, 1.0), scores.spread(latents)
-    turned = differences.toarray() * (signs / sigma)
+    signs, sigma = np.where(z < 0, -1.0, 1.0), own.spread(places)
     gaps = scores.length_gaps
-    if hold_length and gaps.any():
-        turned -= np.outer(gaps, gaps @ turned / (gaps @ gaps))
-    return Candidates(latents, signs, z, q, sigma, scores.rate(latents), turned.astype(np.float32))
+    differences = np.empty((len(scores.groups), len(latents)), np.float32)
+    for start in range(0, len(latents), _AT_ONCE):
+        some = places[start : start + _AT_ONCE]
+        turned = (own.chosen[:, some] - own.rejected[:, some]).toarray() * (signs[some] / sigma[some])
+        if hold_length and gaps.any():
+            turned -= np.outer(gaps, gaps @ turned / (gaps @ gaps))
+        differences[:, some] = turned
+    return Candidates(latents, signs, z, q, sigma, own.rate(places), differences)
 
 
 def smallest_z(
@@ -219,12 +251,10 @@ def grouped_z(
     return np.where(left, totals / np.sqrt(np.where(left, squares, 1.0)), 0.0)
 
 
-def _gated_scores(responses: Representations, sae: SparseAutoencoder) -> csr_matrix:
+def _gated_scores(responses: Representations, sae: SparseAutoencoder) -> Columns:
     """``[n, d_sae]`` gated scores: from the strengths with mean pooling, from the last state with last pooling."""
     if responses.pooling == "mean":
-        latents = responses.strengths
-        shape = (len(latents.indptr) - 1, latents.d_sae)
-        return csr_matrix((latents.gated.astype(np.float64), latents.indices, latents.indptr), shape=shape)
+        return responses.by_latent.matrix("gated")
     parts = []
     for start in range(0, len(responses.h), _ROWS):
         h = torch.from_numpy(np.array(responses.h[start : start + _ROWS]))

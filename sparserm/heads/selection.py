@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -73,6 +73,12 @@ class FitStatistics:
     def usable(self) -> np.ndarray:
         """``[d_sae]`` bool: latents that are active in some training response; directions of dead latents are meaningless."""
         return (self.stats.f_chosen + self.stats.f_rejected) > 0
+
+    def seeded(self, seed: int) -> FitStatistics:
+        """The same statistics with another seed; what does not depend on it is computed once."""
+        found = replace(self, seed=seed)
+        vars(found).update({name: getattr(self, name) for name in ("probe", "root", "length_axis", "target")})
+        return found
 
     @functools.cached_property
     def probe(self) -> DenseProbe:

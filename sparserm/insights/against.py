@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 from scipy.sparse import vstack
 
-from sparserm.heads.families import group_families
+from sparserm.heads.families import group_differences
 from sparserm.heads.screening import GatedScores
 from sparserm.insights.effects import (
     FALSE_DISCOVERIES,
@@ -93,6 +93,6 @@ def _families(here: GatedScores, there: GatedScores, columns: np.ndarray, z: np.
     """The places of the members of each family, over the pairs of both sets; the surest first, as the columns are."""
     if not len(columns):
         return []
-    both = vstack([one.chosen[:, columns] - one.rejected[:, columns] for one in (here, there)]).toarray()
-    leaders = group_families(np.arange(len(columns)), np.concatenate([both, -both]), z)
+    both = vstack([one.chosen[:, columns] - one.rejected[:, columns] for one in (here, there)]).tocsr()
+    leaders = group_differences(np.arange(len(columns)), both, z)
     return [np.flatnonzero(leaders == leader).tolist() for leader in np.unique(leaders)]

@@ -15,7 +15,7 @@ from scipy.stats import false_discovery_control, norm
 
 from sparserm.evaluation.intervals import Z95, wilson_interval
 from sparserm.heads.screening import GatedScores, smallest_z
-from sparserm.representations.values import PairRepresentations, Representations
+from sparserm.representations.values import PairRepresentations
 from sparserm.support.threads import in_threads
 
 #: Pairs in which exactly one response must have a feature for it to be tested.
@@ -26,6 +26,8 @@ FALSE_DISCOVERIES = 0.05
 SPLITS = 10
 #: Ridge penalty of the regressions that hold length fixed, as if so many pairs spoke for no effect.
 _PRIOR_PAIRS = 1.0
+#: No feature is tested.
+_NONE = tuple(np.zeros(0, kind) for kind in (np.int64, np.int64, np.int64, np.float64, np.float64))
 #: Steps of Newton's method, and latents that are fitted at a time.
 _STEPS, _AT_ONCE = 12, 128
 
@@ -109,26 +111,38 @@ def features_of(pairs: PairRepresentations) -> GatedScores:
     Raises:
         SparseRMError: the representations have no latent strengths.
     """
-    return GatedScores(_has(pairs.chosen), _has(pairs.rejected), pairs.groups, pairs.length_gaps, pairs.texts)
+    chosen, rejected = (side.by_latent.matrix("fires") for side in (pairs.chosen, pairs.rejected))
+    return GatedScores(chosen, rejected, pairs.groups, pairs.length_gaps, pairs.texts)
 
 
 def enough_in_both(first: GatedScores, second: GatedScores, columns: np.ndarray) -> np.ndarray:
     """Those of some columns that differ in :data:`LEAST_PAIRS` pairs or more of both sets of pairs."""
-    counts = [np.asarray(abs(one.chosen[:, columns] - one.rejected[:, columns]).sum(0)).ravel() for one in (first, second)]
-    return columns[np.minimum(*counts) >= LEAST_PAIRS]
+    counts = np.zeros((2, len(columns)))
+    for found, one in zip(counts, (first, second), strict=True):
+        for places, own in one.blocks(columns):
+            found[places] = np.asarray(abs(own.chosen - own.rejected).sum(0)).ravel()
+    return columns[counts.min(0) >= LEAST_PAIRS]
 
 
 def measure_effects(features: GatedScores, latents: np.ndarray | None = None) -> Effects:
     """Effects of all latents that differ in :data:`LEAST_PAIRS` pairs or more, or of ``latents``."""
+    parts = [_measure(places, own, LEAST_PAIRS if latents is None else 0) for places, own in features.blocks(latents)]
+    tested, n, wins, worth, z = (np.concatenate(column) for column in zip(*parts, strict=True)) if parts else _NONE
+    order = np.argsort(tested)
+    n, wins, worth, z = n[order], wins[order], worth[order], z[order]
+    ids = tested[order] if latents is None else latents
+    return Effects(ids, n, wins, worth, z, false_discoveries(z), len(features.groups))
+
+
+def _measure(places: np.ndarray, features: GatedScores, least: int) -> tuple[np.ndarray, ...]:
+    """Places, ``n``, ``wins``, ``worth`` and ``z`` of the features in memory that differ in so many pairs or more."""
     differences = (features.chosen - features.rejected).tocsr()
     n = np.asarray(abs(differences).sum(0)).ravel().astype(np.int64)
-    tested = np.flatnonzero(n >= LEAST_PAIRS) if latents is None else latents
-    sums = np.asarray(differences[:, tested].sum(0)).ravel()
-    n = n[tested]
-    wins = ((n + sums) / 2).round().astype(np.int64)
-    z = features.z(tested)
-    worth = np.min([_worth(differences[:, tested], wins, n, groups) for groups in _groupings(features)], axis=0)
-    return Effects(tested, n, wins, worth, z, false_discoveries(z), len(features.groups))
+    tested = np.flatnonzero(n >= least)
+    differences, n = differences[:, tested], n[tested]
+    wins = ((n + np.asarray(differences.sum(0)).ravel()) / 2).round().astype(np.int64)
+    worth = np.min([_worth(differences, wins, n, groups) for groups in _groupings(features)], axis=0)
+    return places[tested], n, wins, worth, features.z(tested)
 
 
 def gaps_between(first: Effects, second: Effects) -> Gaps:
@@ -151,19 +165,23 @@ def returning(features: GatedScores, effects: Effects, seed: int = 0) -> np.ndar
     Args:
         effects: of all features that were tested, over which the false discovery rate is taken in each half too.
     """
-    differences = (features.chosen[:, effects.latents] - features.rejected[:, effects.latents]).tocsr()
     prompts = np.unique(features.groups)
     rng = np.random.default_rng(seed)
     halves = [half for _ in range(SPLITS) for half in np.array_split(rng.permutation(prompts), 2) if len(half)]
 
-    def again(half: np.ndarray) -> np.ndarray:
-        rows = np.flatnonzero(np.isin(features.groups, half))
-        texts = None if features.texts is None else features.texts[:, rows]
-        z = smallest_z(differences[rows], features.groups[rows], texts)
-        return np.asarray((false_discoveries(z) <= FALSE_DISCOVERIES) & (z * effects.z > 0))
+    z = np.zeros((len(halves), len(effects.latents)))
+    for places, own in features.blocks(effects.latents):
+        differences = (own.chosen - own.rejected).tocsr()
 
-    found = list(in_threads(again, halves))
-    return np.mean(found, axis=0) if found else np.zeros(len(effects.latents))
+        def again(half: np.ndarray, differences: csr_matrix = differences) -> np.ndarray:
+            rows = np.flatnonzero(np.isin(features.groups, half))
+            texts = None if features.texts is None else features.texts[:, rows]
+            return smallest_z(differences[rows], features.groups[rows], texts)
+
+        for found, own_z in zip(z, in_threads(again, halves), strict=True):
+            found[places] = own_z
+    back = [(false_discoveries(one) <= FALSE_DISCOVERIES) & (one * effects.z > 0) for one in z]
+    return np.mean(back, axis=0) if back else np.zeros(len(effects.latents))
 
 
 def hold_length(features: GatedScores, latents: np.ndarray) -> LengthHeld:
@@ -243,9 +261,3 @@ def _by_group(groups: np.ndarray) -> csr_matrix:
 def false_discoveries(z: np.ndarray) -> np.ndarray:
     """False discovery rates of two-sided tests that may depend on each other."""
     return np.asarray(false_discovery_control(2 * norm.sf(np.abs(z)), method="by")) if len(z) else np.ones(0)
-
-
-def _has(responses: Representations) -> csr_matrix:
-    latents = responses.strengths
-    shape = (len(latents.indptr) - 1, latents.d_sae)
-    return csr_matrix((np.ones(len(latents.indices)), latents.indices, latents.indptr), shape=shape)

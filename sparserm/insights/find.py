@@ -10,9 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from sparserm.backbone.model import Backbone
-from sparserm.features.cards import peaks_of
-from sparserm.heads.families import group_families
-from sparserm.heads.inputs import load_parts
+from sparserm.heads.families import group_differences
+from sparserm.heads.inputs import load_parts, load_parts_of, not_represented
 from sparserm.heads.screening import GatedScores
 from sparserm.insights.against import compare
 from sparserm.insights.effects import Effects, features_of, hold_length, measure_effects, returning
@@ -23,6 +22,7 @@ from sparserm.insights.snippets import Response, choose_snippets, light, snippet
 from sparserm.insights.values import MOST, Finding, Insights, Member, RepeatedText
 from sparserm.insights.verdict import verdict
 from sparserm.insights.words import WordsHere
+from sparserm.representations.files import NamedModel, RepresentedPairs, texts_of
 from sparserm.representations.represent import represent_pairs
 from sparserm.representations.store import stored
 from sparserm.representations.values import PairRepresentations
@@ -40,9 +40,9 @@ CHECKED, MORE = 8, 4
 
 
 def find_insights(
-    data: PreferenceData,
+    data: PreferenceData | RepresentedPairs,
     *,
-    against: PreferenceData | None = None,
+    against: PreferenceData | RepresentedPairs | None = None,
     backbone: Backbone | str | Path = DEFAULT_BACKBONE,
     sae: SparseAutoencoder | str | Path | None = None,
     layer: int | None = None,
@@ -51,27 +51,37 @@ def find_insights(
     """Find what preference pairs reward and punish, with snippets of the first findings.
 
     Args:
-        against: other pairs that are held beside these.
+        data: the pairs. Those whose representations are in files say which backbone and SAE they are of.
+        against: other pairs that are held beside these; in files if these are.
         backbone, sae, layer: whose latents are the features; default: the shipped SAE of the default layer.
 
     Raises:
         SparseRMError: no pairs, or the SAE does not match the backbone.
     """
-    dictionary, model = load_parts(backbone, sae, layer, progress)
     sources = [data] if against is None else [data, against]
     for one in sources:
-        _check_not_empty(one)
-    with stored() as store:
-        pairs = [
-            represent_pairs(
-                one.pairs, model, {dictionary.hook: dictionary}, "mean", strengths=True, store=store, progress=progress
-            )[dictionary.hook]
-            for one in sources
-        ]
-    found = insights_of(data, pairs[0], dictionary)
+        _check_not_empty(texts_of(one))
+    dictionary, named = load_parts_of(data, backbone, sae, layer, progress)
+    pairs = [_represented(one, named, dictionary, progress) for one in sources]
+    texts = texts_of(data)
+    found = insights_of(texts, pairs[0], dictionary)
     if against is not None:
-        found = with_against(found, (data, pairs[0]), (against, pairs[1]), dictionary)
-    return with_snippets(found, data, pairs[0], model, dictionary, progress)
+        found = with_against(found, (texts, pairs[0]), (texts_of(against), pairs[1]), dictionary)
+    model = named if isinstance(named, Backbone) else load_parts(named.source, dictionary, None, progress)[1]
+    return with_snippets(found, texts, pairs[0], model, dictionary, progress)
+
+
+def _represented(
+    data: PreferenceData | RepresentedPairs, backbone: Backbone | NamedModel, sae: SparseAutoencoder, progress: Progress | None
+) -> PairRepresentations:
+    """Representations with latent strengths, from their files or the store if available."""
+    if isinstance(data, RepresentedPairs):
+        return data.representations(sae, states=False)
+    if not isinstance(backbone, Backbone):
+        raise not_represented(data)
+    with stored() as store:
+        found = represent_pairs(data.pairs, backbone, {sae.hook: sae}, "mean", strengths=True, store=store, progress=progress)
+    return found[sae.hook]
 
 
 def insights_of(data: PreferenceData, pairs: PairRepresentations, sae: SparseAutoencoder) -> Insights:
@@ -199,7 +209,7 @@ def snippet_places(finding: Member, data: PreferenceData, pairs: PairRepresentat
     own = pairs_with(data, pairs, [finding])[:, 0]
     peaks = np.zeros(len(own))
     if finding.feature is not None:
-        sides = (peaks_of(side.strengths, finding.feature) for side in (pairs.chosen, pairs.rejected))
+        sides = (side.by_latent.peaks(finding.feature) for side in (pairs.chosen, pairs.rejected))
         peaks = np.maximum(*sides)
     return choose_snippets(own, peaks, data.pairs)
 
@@ -292,8 +302,8 @@ def _families(features: GatedScores, effects: Effects) -> dict[int, list[int]]:
 
     Features belong together if they differ in the same pairs and in the same direction, whichever response was chosen.
     """
-    differences = (features.chosen[:, effects.latents] - features.rejected[:, effects.latents]).toarray()
-    leaders = group_families(effects.latents, np.concatenate([differences, -differences]), effects.z)
+    differences = (features.chosen[:, effects.latents] - features.rejected[:, effects.latents]).tocsr()
+    leaders = group_differences(effects.latents, differences, effects.z)
     together: dict[int, list[int]] = {}
     for column, leader in zip(effects.latents.tolist(), leaders.tolist(), strict=True):
         together.setdefault(leader, []).append(column)

@@ -8,10 +8,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
-from scipy.sparse import csr_matrix, hstack
+from scipy.sparse import csr_matrix
 
 from sparserm.audit.surface import MARKS, count_marks
 from sparserm.heads.screening import GatedScores
+from sparserm.representations.shards import beside
 from sparserm.types import PreferencePair
 
 #: First words that are tested: the most frequent ones.
@@ -49,7 +50,7 @@ def with_shortcuts(
     names = [LONGER, *(f"has more {mark.name}" for mark in MARKS[1:]), *(f"begins with “{word}”" for word in common)]
     columns = np.hstack([chosen > rejected, begins[0]]), np.hstack([rejected > chosen, begins[1]])
     sides = (
-        hstack([own, csr_matrix(more, dtype=float)], "csr")
+        beside(own, csr_matrix(more, dtype=float))
         for own, more in zip((features.chosen, features.rejected), columns, strict=True)
     )
     both = dict(zip(("chosen", "rejected"), sides, strict=True))

@@ -1,8 +1,8 @@
-"""Distributed scoring on Ray Data: the parts of a file are scored by actors, each with its own copy of the language model.
+"""Work on the parts of a file on Ray Data: actors take them, each with its own copy of the language model.
 
 Needs the extra ``ray`` (``pip install "sparserm[ray]"``). Source and results must be on storage that every machine of the
-cluster can access. Rows and rewards are the same as those of the local engine, and each engine can resume a run of the other.
-Parts are written atomically, and a part whose actor died is scored by another actor.
+cluster can access. The results are those of the local engine, and each engine can resume a run of the other. Parts are written
+atomically, and a part whose actor died is done by another actor.
 """
 
 from __future__ import annotations
@@ -16,9 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from sparserm.model import SparseRM
 from sparserm.pairs.parts import Part
-from sparserm.scoring.bulk import Scoring
+from sparserm.pairs.runs import PartWork
 from sparserm.support.defaults import default_device
 from sparserm.types import SparseRMError
 
@@ -26,25 +25,25 @@ from sparserm.types import SparseRMError
 RESTARTS, RETRIES = 10, 3
 
 
-class _Scorer:
-    """An actor that loads the model once and scores parts one by one.
+class _Worker:
+    """An actor that loads the model once and works on parts one by one.
 
     Errors that a user can fix are returned as text: Ray would wrap an exception, or report it as a dead actor.
     """
 
-    def __init__(self, scoring: Scoring) -> None:
-        self._scoring = scoring
-        self._model: SparseRM | None = None
+    def __init__(self, work: PartWork) -> None:
+        self._work = work
+        self._loaded: Any = None
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        problems = [self._score(self._scoring.source.parts[int(index)]) for index in batch["part"]]
+        problems = [self._run(self._work.source.parts[int(index)]) for index in batch["part"]]
         return {"part": batch["part"], "problem": np.array(problems, dtype=object)}
 
-    def _score(self, part: Part) -> str:
+    def _run(self, part: Part) -> str:
         try:
-            if not self._scoring.file(part).is_file():  # else an actor died between writing and reporting it
-                self._model = self._model or self._scoring.load_model()
-                self._scoring.score(part, self._model)
+            if not self._work.is_done(part):  # else an actor died between writing and reporting it
+                self._loaded = self._loaded or self._work.load()
+                self._work.run(part, self._loaded)
         except (SparseRMError, OSError) as error:
             return str(error) or type(error).__name__
         return ""
@@ -52,7 +51,7 @@ class _Scorer:
 
 @dataclass(frozen=True)
 class RayEngine:
-    """An engine for :func:`~sparserm.scoring.bulk.score_file`.
+    """An engine for :func:`~sparserm.scoring.bulk.score_file` and :func:`~sparserm.representations.files.represent_file`.
 
     A source that is not a JSONL or Parquet file is held in memory and copied to every worker. If ``SPARSERM_DEVICE`` is
     ``cuda``, each worker gets one GPU.
@@ -65,12 +64,12 @@ class RayEngine:
     workers: int = 2
     cpus: int = 1
 
-    def __call__(self, scoring: Scoring, parts: Sequence[Part], finished: Callable[[Part], None]) -> None:
-        """Score the parts on the connected Ray cluster, else on that of ``RAY_ADDRESS``, else on a new local one.
+    def __call__(self, work: PartWork, parts: Sequence[Part], finished: Callable[[Part], None]) -> None:
+        """Work on the parts on the connected Ray cluster, else on that of ``RAY_ADDRESS``, else on a new local one.
 
         Raises:
             SparseRMError: Ray is not installed, the cluster cannot be reached or has too few GPUs, workers die repeatedly, or
-                a part cannot be scored.
+                something is wrong with a part.
         """
         if not parts:
             return
@@ -79,8 +78,8 @@ class RayEngine:
         with _connected(ray):
             indices = ray.data.from_items([{"part": part.index} for part in parts], override_num_blocks=len(parts))
             done = indices.map_batches(
-                _Scorer,
-                fn_constructor_kwargs={"scoring": scoring},
+                _Worker,
+                fn_constructor_kwargs={"work": work},
                 batch_size=1,
                 compute=ray.data.ActorPoolStrategy(size=workers),
                 num_cpus=self.cpus,

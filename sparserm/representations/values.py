@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 
 from sparserm.types import Activity, Pooling, SparseRMError
+
+#: What a matrix of latents holds: gated projections, or one where a latent fires anywhere in a response.
+Figure = Literal["gated", "fires"]
+#: A :class:`scipy.sparse.csr_matrix` ``[n, d_sae]``, or :class:`ReadColumns`.
+Columns: TypeAlias = Any
 
 ACTIVITIES: tuple[Activity, ...] = get_args(Activity)
 
@@ -31,8 +37,55 @@ def possible_firings(fired: np.ndarray, *, d_sae: int) -> np.ndarray:
     return np.asarray((latent >= 0) & (latent < d_sae) & (rate > 0) & (rate <= 1) & (peak >= 0) & finite)
 
 
+class ReadColumns(ABC):
+    """A sparse matrix ``[n, m]`` in files, of which ``matrix[:, columns]`` reads some columns."""
+
+    @property
+    @abstractmethod
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns."""
+
+    @abstractmethod
+    def __getitem__(self, key: tuple[slice, Any]) -> Any:
+        """Some columns of all rows, in memory, as a :class:`scipy.sparse.csr_matrix`."""
+
+    @abstractmethod
+    def blocks(self) -> Iterator[np.ndarray]:
+        """All columns in order, as many at a time as fit into memory."""
+
+
+class Strengths(ABC):
+    """How strongly the SAE's latents fire in ``n`` responses: in memory, or in files that are read by latent.
+
+    Attributes:
+        d_sae: number of latents of the SAE.
+    """
+
+    d_sae: int
+
+    @abstractmethod
+    def matrix(self, figure: Figure) -> Columns:
+        """``[n, d_sae]`` float64, zero where a latent does not fire."""
+
+    @abstractmethod
+    def frequency(self, activity: Activity) -> np.ndarray:
+        """``[d_sae]`` fraction of the responses in which each latent is active."""
+
+    @abstractmethod
+    def peaks(self, latent: int) -> np.ndarray:
+        """``[n]`` float32 peak activation of one latent in each response, 0 where it does not fire."""
+
+    @abstractmethod
+    def take(self, rows: np.ndarray) -> Strengths:
+        """Select responses by row."""
+
+    def dense_gated(self, latents: np.ndarray) -> np.ndarray:
+        """``[n, len(latents)]`` float64 gated projections of some latents, zero where they do not fire."""
+        return np.asarray(self.matrix("gated")[:, latents].toarray())
+
+
 @dataclass(frozen=True)
-class LatentSummary:
+class LatentSummary(Strengths):
     """Firing rates, peak activations and gated projections of the SAE's latents in ``n`` responses, as a sparse matrix (CSR).
 
     Row ``i`` has the latents ``indices[indptr[i]:indptr[i + 1]]``, which fired at one or more response tokens.
@@ -67,8 +120,19 @@ class LatentSummary:
         """``[nnz]`` float32, gated projection, see :data:`FIRED`."""
         return self.fired["gated"]
 
+    def matrix(self, figure: Figure) -> Columns:
+        from scipy.sparse import csr_matrix
+
+        values = np.ones(len(self.fired)) if figure == "fires" else self.gated.astype(np.float64)
+        return csr_matrix((values, self.indices, self.indptr), shape=(len(self.indptr) - 1, self.d_sae))
+
+    def peaks(self, latent: int) -> np.ndarray:
+        entries = np.flatnonzero(self.indices == latent)
+        found = np.zeros(len(self.indptr) - 1, np.float32)
+        found[np.searchsorted(self.indptr, entries, side="right") - 1] = self.peak[entries]
+        return found
+
     def dense_gated(self, latents: np.ndarray) -> np.ndarray:
-        """``[n, len(latents)]`` float64 gated projections of some latents, zero where they do not fire."""
         place = np.full(self.d_sae, -1)
         place[latents] = np.arange(len(latents))
         columns = place[self.indices]
@@ -90,7 +154,6 @@ class LatentSummary:
         return LatentSummary(indptr, self.fired.take(entries), self.d_sae)  # five times as fast as indexing with []
 
     def frequency(self, activity: Activity) -> np.ndarray:
-        """``[d_sae]`` fraction of the responses in which each latent is active."""
         active = self.indices if activity == "any" else self.indices[is_active(self.rate, activity)]
         return np.bincount(active, minlength=self.d_sae) / max(1, len(self.indptr) - 1)
 
@@ -139,7 +202,7 @@ class ActiveLatents:
         return counts / max(1, len(self.bits))
 
 
-Latents = ActiveLatents | LatentSummary
+Latents = ActiveLatents | Strengths
 
 
 @dataclass(frozen=True)
@@ -149,10 +212,10 @@ class Representations:
     Attributes:
         pooling: ``last``: the last token of the text, with which the template closes the turn; ``mean``: mean over the response
             tokens.
-        h: ``[n, d]`` float32.
+        h: ``[n, d]`` float32; ``[n, 0]`` where they were left in their files.
         n_tokens: ``[n]`` int32, number of response tokens.
         n_truncated: ``[n]`` int32, number of tokens cut from the left of the text.
-        latents: the active latents, if an SAE was given; a :class:`LatentSummary` if strengths were requested.
+        latents: the active latents, if an SAE was given; :class:`Strengths` if these were requested.
     """
 
     pooling: Pooling
@@ -162,17 +225,29 @@ class Representations:
     latents: Latents | None = None
 
     @property
-    def strengths(self) -> LatentSummary:
-        """The latents as a :class:`LatentSummary`.
+    def by_latent(self) -> Strengths:
+        """The strengths of the latents, in memory or in files.
 
         Raises:
             SparseRMError: the representations were computed without ``strengths=True``.
         """
-        if not isinstance(self.latents, LatentSummary):
+        if not isinstance(self.latents, Strengths):
             raise SparseRMError(
                 "these representations have no latent strengths; represent the pairs with their SAE and strengths=True"
             )
         return self.latents
+
+    @property
+    def strengths(self) -> LatentSummary:
+        """The strengths of the latents in memory.
+
+        Raises:
+            SparseRMError: there are none, or they are in files.
+        """
+        found = self.by_latent
+        if not isinstance(found, LatentSummary):
+            raise SparseRMError("these latents are read from files; expected them in memory; represent the pairs themselves")
+        return found
 
     def take(self, rows: np.ndarray) -> Representations:
         """Select responses by row; contiguous rows return a read-only view."""

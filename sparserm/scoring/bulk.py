@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,14 +21,21 @@ import pyarrow.parquet as pq
 from sparserm.heads.reward import rewards
 from sparserm.heads.saved import SavedHead, head_hash, load_head
 from sparserm.model import SparseRM
-from sparserm.pairs.columns import FoundColumns, find_columns
+from sparserm.pairs.columns import FoundColumns
 from sparserm.pairs.parts import Part, PartedSource, cut
-from sparserm.pairs.reading import read_rows
 from sparserm.pairs.rows import WHOLE_ROW, RawRow
-from sparserm.pairs.verdicts import check_both_responses
-from sparserm.pairs.warnings import pair_warnings, source_warnings, text_warnings
-from sparserm.support.files import holds_nothing, one_line, only_writer, replacing, write_json
-from sparserm.support.parsing import parse_json
+from sparserm.pairs.runs import (
+    Engine,
+    RunFolder,
+    describe_source,
+    find_source_columns,
+    part_name,
+    read_part,
+    read_whole,
+    run_here,
+    run_parts,
+)
+from sparserm.support.files import only_writer, replacing
 from sparserm.types import PairIssue, PreferencePair, Progress, SparseRMError
 
 #: One row per pair, in the order of the source; ``row`` is 1-based. ``tokens_cut`` is the number of prompt tokens that did not
@@ -52,7 +59,6 @@ FORMAT = 1
 _MARK = b"sparserm"
 #: Key of the metadata with the warnings about a part: row, column, problem.
 _WARNINGS = b"sparserm warnings"
-_NOTE = "_scoring.json"  # Parquet readers ignore files that begin with an underscore
 
 
 @dataclass(frozen=True)
@@ -75,7 +81,11 @@ class Scoring:
 
     def file(self, part: Part) -> Path:
         """Path of the part's scores."""
-        return self.out / f"part-{part.index:06}.parquet"
+        return self.out / part_name(part)
+
+    def is_done(self, part: Part) -> bool:
+        """Whether the file of a part is there."""
+        return self.file(part).is_file()
 
     def missing(self) -> list[Part]:
         """The parts that have not been scored yet, or whose files are damaged."""
@@ -86,17 +96,15 @@ class Scoring:
         return json.dumps([self.source.content_hash, head_hash(self.saved), part.index, table.num_rows]).encode()
 
     def _is_whole(self, part: Part) -> bool:
-        try:
-            with pq.ParquetFile(self.file(part), page_checksum_verification=True) as file:
-                found, table = file.schema_arrow, file.read()
-        except (pa.ArrowException, OSError, ValueError):
+        table = read_whole(self.file(part))
+        if table is None or not table.schema.equals(SCHEMA):
             return False
-        mark = (found.metadata or {}).get(_MARK)
+        mark = (table.schema.metadata or {}).get(_MARK)
         if mark is None:  # written by an earlier version
-            return bool(table.schema.equals(SCHEMA)) and table["row"].to_pylist()[:1] == [part.first_row]
-        return bool(mark == self.mark(part, table) and table.schema.equals(SCHEMA))
+            return bool(table["row"].to_pylist()[:1] == [part.first_row])
+        return bool(mark == self.mark(part, table))
 
-    def load_model(self) -> SparseRM:
+    def load(self) -> SparseRM:
         """Load the head with its backbone.
 
         Raises:
@@ -110,9 +118,9 @@ class Scoring:
             )
         return model
 
-    def score(self, part: Part, model: SparseRM) -> None:
+    def run(self, part: Part, loaded: SparseRM) -> None:
         """Score one part and write its file."""
-        table = score_rows(model, self.source.read(part), self.columns)
+        table = score_rows(loaded, self.source.read(part), self.columns)
         table = table.replace_schema_metadata({**table.schema.metadata, _MARK: self.mark(part, table)})
         with replacing(self.file(part)) as temporary, temporary.open("wb") as file:
             pq.write_table(table, file, write_page_checksum=True)
@@ -151,10 +159,6 @@ class ScoringSummary:
     pairs_per_second: float
 
 
-#: ``engine(scoring, parts, finished)`` scores parts, each into its file, and calls ``finished`` after each.
-Engine = Callable[[Scoring, Sequence[Part], Callable[[Part], None]], None]
-
-
 def score_file(
     source: str | Path,
     head: str | Path,
@@ -174,7 +178,7 @@ def score_file(
         out: folder for the results; see :data:`SCHEMA`.
         columns: maps the expected column names to the source's.
         split, config: the part of a dataset, as for :func:`~sparserm.pairs.load.load_pairs`.
-        engine: defaults to :func:`score_here`; :class:`sparserm.integrations.ray.RayEngine` for a cluster.
+        engine: defaults to :func:`~sparserm.pairs.runs.run_here`; :class:`sparserm.integrations.ray.RayEngine` for a cluster.
         progress: called with the number of rows scored.
 
     Raises:
@@ -182,63 +186,37 @@ def score_file(
             writing to it.
     """
     started = time.perf_counter()
-    folder = Path(os.path.abspath(Path(out).expanduser()))
-    _read_note(folder)
+    folder = _run_folder(Path(os.path.abspath(Path(out).expanduser())))
+    folder.read()
     found = cut(source, split=split, config=config)
     columns_found = find_source_columns(found, columns or {})
     saved = load_head(head)
-    what = _description(found, columns_found, saved)
-    _check_same(folder, what)
-    with only_writer(folder):
+    of = {"format": FORMAT, **describe_source(found, columns_found), "head": saved.card.name, "head_hash": head_hash(saved)}
+    folder.check(of)
+    with only_writer(folder.path):
         dtype = str(SparseRM(saved).load_backbone(progress).dtype)
-        _claim(folder, {**what, "dtype": dtype})
-        _refuse_others(folder, found)
-        return _score(Scoring(found, columns_found, saved, dtype, folder), engine or score_here, progress, started)
+        folder.claim({**of, "dtype": dtype})
+        folder.refuse_others(found)
+        scoring = Scoring(found, columns_found, saved, dtype, folder.path)
+        todo = scoring.missing()
+        run_parts(scoring, todo, engine or run_here, progress, "Scores (rows)")
+        return _summary(scoring, todo, time.perf_counter() - started)
 
 
-def _score(scoring: Scoring, engine: Engine, progress: Progress | None, started: float) -> ScoringSummary:
-    """Score what is missing, and sum up all."""
-    todo = scoring.missing()
-    n_rows, left = scoring.source.n_rows, sum(part.n_rows for part in todo)
-    done = n_rows - left
-
-    def finished(part: Part) -> None:
-        nonlocal done
-        done += part.n_rows
-        if progress:
-            progress(done, n_rows, "Scores (rows)")
-
-    engine(scoring, todo, finished)
-    return _summary(scoring, n_rows - left, todo, time.perf_counter() - started)
-
-
-def score_here(scoring: Scoring, parts: Sequence[Part], finished: Callable[[Part], None]) -> None:
-    """Engine that scores the parts one by one in this process."""
-    model = scoring.load_model()
-    for part in parts:
-        scoring.score(part, model)
-        finished(part)
+def _run_folder(out: Path) -> RunFolder:
+    return RunFolder(out, what="scores", again="score", note="_scoring.json")
 
 
 def score_rows(model: SparseRM, rows: Sequence[RawRow], columns: FoundColumns) -> pa.Table:
     """Score rows into a table of :data:`SCHEMA`, with the warnings about them in its metadata."""
-    pairs, issues = read_rows(rows, columns)
-    usable = [row for row in rows if row.values is not None]
-    doubts = [
-        *(row.issue for row in usable if row.issue is not None),
-        *text_warnings(usable, pairs, columns),
-        *source_warnings(usable, pairs, columns),
-        *pair_warnings(usable, pairs, columns),
-        *(issue for issue in issues if issue.severity == "warning"),
-    ]
-    left = [issue for issue in issues if issue.severity != "warning"]
+    pairs, left, doubts = read_part(rows, columns)
     unusable = [{"row": issue.row, "problem": f"{issue.column}: {issue.problem}"} for issue in left]
     scored = sorted(_score_usable(model, pairs) + unusable, key=lambda row: row["row"])
     for row in scored:  # JSON strings may hold lone surrogates, which UTF-8 cannot encode
         for name in ("id", "problem"):
             if row.get(name):
                 row[name] = row[name].encode("utf-8", "replace").decode()
-    warnings = json.dumps([(one.row, one.column, one.problem) for one in sorted(doubts, key=lambda one: one.row)])
+    warnings = json.dumps([(one.row, one.column, one.problem) for one in doubts])
     return pa.Table.from_pylist(scored, SCHEMA.with_metadata({_WARNINGS: warnings}))
 
 
@@ -247,34 +225,12 @@ def scoring_warnings(out: Path) -> Iterator[PairIssue]:
 
     What is said about several rows at once is said for each part.
     """
-    columns = (_read_note(out) or {}).get("columns")
+    columns = (_run_folder(out).read() or {}).get("columns")
     if isinstance(columns, dict) and (reading := columns.get("reading")):
         yield PairIssue(1, WHOLE_ROW, str(reading), "warning")
     for file in sorted(out.glob("part-*.parquet")):
         for row, column, problem in json.loads((pq.read_schema(file).metadata or {}).get(_WARNINGS, "[]")):
             yield PairIssue(row, column, problem, "warning")
-
-
-def find_source_columns(source: PartedSource, columns: Mapping[str, str]) -> FoundColumns:
-    """Find the columns of a whole source, in which a later row may have others than the first, or other cells.
-
-    In memory are one part at a time and those that changed what was found.
-
-    Raises:
-        SparseRMError: no row can be read, columns are missing, or each row has only one of the responses of a pair.
-    """
-    rows: list[RawRow] = []
-    found = None
-    for part in source.parts:
-        if here := [row for row in source.read(part) if row.values is not None]:
-            check_both_responses(here, source.name)
-            changed = find_columns([*rows, *here], columns, source.name)
-            if changed != found:
-                found, rows = changed, [*rows, *here]
-    if found is None:
-        first = source.read(source.parts[0])[0].issue
-        raise SparseRMError(f"{source.name}: none of {source.n_rows} rows can be read ({first}); fix the file")
-    return found
 
 
 def _score_usable(model: SparseRM, pairs: Sequence[PreferencePair]) -> list[dict[str, Any]]:
@@ -312,80 +268,7 @@ def _score_all(model: SparseRM, pairs: Sequence[PreferencePair]) -> list[dict[st
     ]
 
 
-def _description(source: PartedSource, columns: FoundColumns, saved: SavedHead) -> dict[str, Any]:
-    """What the scores are of, and the format they are in; two runs with the same description give the same rows."""
-    return {
-        "format": FORMAT,
-        "source": source.name,
-        "content_hash": source.content_hash,
-        "rows": source.n_rows,
-        "part_rows": max(part.n_rows for part in source.parts),
-        "columns": columns.to_dict(),
-        "head": saved.card.name,
-        "head_hash": head_hash(saved),
-    }
-
-
-def _claim(folder: Path, what: Mapping[str, Any]) -> None:
-    """Write down what the scores in a folder are of.
-
-    Raises:
-        SparseRMError: the folder holds other files or other scores.
-    """
-    _check_same(folder, what)
-    write_json(folder / _NOTE, what)
-
-
-def _refuse_others(folder: Path, source: PartedSource) -> None:
-    """Refuse a folder with parts that the source does not have: they would be read with the others.
-
-    Raises:
-        SparseRMError: there is such a part.
-    """
-    names = {f"part-{part.index:06}.parquet" for part in source.parts}
-    if others := sorted(path.name for path in folder.glob("*.parquet") if path.name not in names):
-        raise SparseRMError(
-            f"{folder} holds {others[0]}, which is no part of these scores; expected {len(names):,} parts; remove it, or "
-            "choose another folder"
-        )
-
-
-def _check_same(folder: Path, what: Mapping[str, Any]) -> None:
-    found = _read_note(folder)
-    if not any(folder.glob("part-*.parquet")):  # no scores yet, so nothing can be mixed up
-        return
-    for name, value in what.items():
-        if found is None or found.get(name) != value:
-            raise SparseRMError(
-                f"{folder} holds scores of {name.replace('_', ' ')} {one_line((found or {}).get(name))}, expected {value!r}; "
-                "choose another folder, or delete this one to score again"
-            )
-
-
-def _read_note(folder: Path) -> dict[str, Any] | None:
-    """The description of the scores in a folder; None if it is missing or empty.
-
-    Raises:
-        SparseRMError: it holds other files, or the description cannot be read.
-    """
-    note = folder / _NOTE
-    try:
-        found = parse_json(note.read_bytes())
-        if isinstance(found, dict):
-            return found
-        reason = "no JSON object"
-    except FileNotFoundError:
-        if not holds_nothing(folder):
-            raise SparseRMError(
-                f"{folder} is not empty and holds no scores; expected a new folder; choose another one"
-            ) from None
-        return None
-    except (OSError, ValueError) as error:
-        reason = one_line(error)
-    raise SparseRMError(f"{note} cannot be read ({reason}); delete {folder} to score again")
-
-
-def _summary(scoring: Scoring, n_before: int, todo: Sequence[Part], seconds: float) -> ScoringSummary:
+def _summary(scoring: Scoring, todo: Sequence[Part], seconds: float) -> ScoringSummary:
     """Aggregate the scores of all parts, one part at a time.
 
     Raises:
@@ -418,7 +301,7 @@ def _summary(scoring: Scoring, n_before: int, todo: Sequence[Part], seconds: flo
         n_truncated=n_truncated,
         accuracy=n_right / n_pairs if n_pairs else None,
         mean_margin=margins / n_pairs if n_pairs else None,
-        n_done_before=n_before,
+        n_done_before=scoring.source.n_rows - sum(part.n_rows for part in todo),
         seconds=seconds,
         pairs_per_second=n_now / seconds,
     )

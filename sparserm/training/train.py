@@ -19,16 +19,17 @@ import numpy as np
 
 from sparserm.audit.surface import surface_margins
 from sparserm.backbone.model import Backbone
-from sparserm.evaluation.accuracy import Evaluation, cross_validate, evaluate_head
+from sparserm.evaluation.accuracy import Evaluation, cross_validate, each_cross_validated, evaluate_head
 from sparserm.evaluation.baselines import of_size, random_latent_heads, random_latents_accuracy, random_settings
 from sparserm.heads.fitting import FitSettings, FittedHead, fit_head, fit_settings, make_saved_head
-from sparserm.heads.inputs import load_parts, represent_for_fit, represent_layers
+from sparserm.heads.inputs import load_parts_of, represent_for_fit, represent_layers
 from sparserm.heads.labels import names_of
 from sparserm.heads.learned import Learned
 from sparserm.heads.saved import SavedHead, load_head
 from sparserm.model import SparseRM
 from sparserm.pairs.sources import DataSource
 from sparserm.pairs.split import Split, split_by_prompt
+from sparserm.representations.files import RepresentedPairs, texts_of
 from sparserm.representations.values import PairRepresentations
 from sparserm.sae.autoencoder import SparseAutoencoder
 from sparserm.support.defaults import DEFAULT_BACKBONE
@@ -178,12 +179,12 @@ class TrainedHead:
 
 
 def train_head(
-    data: PreferenceData,
+    data: PreferenceData | RepresentedPairs,
     *,
     backbone: Backbone | str | Path = DEFAULT_BACKBONE,
     sae: SparseAutoencoder | str | Path | None = None,
     layer: int | None = None,
-    test: PreferenceData | None = None,
+    test: PreferenceData | RepresentedPairs | None = None,
     name: str | None = None,
     licence: str = "",
     progress: Progress | None = None,
@@ -192,32 +193,37 @@ def train_head(
     """Train a head and measure it, on ``test`` if given, otherwise by cross-validation over prompts.
 
     Args:
+        data: the training pairs. Those whose representations are in files say which backbone and SAE they are of, the backbone
+            is not loaded, and their test pairs are in files too.
         settings: fields of :class:`~sparserm.heads.fitting.FitSettings`; None means the default.
 
     Raises:
         SparseRMError: the pairs cannot be used, or the SAE, the backbone and the settings do not match.
     """
     chosen = fit_settings(**settings)
-    dictionary, model = load_parts(backbone, sae, layer, progress)
+    dictionary, model = load_parts_of(data, backbone, sae, layer, progress)
     train = represent_for_fit(data, model, dictionary, chosen, progress)
     importlib.import_module("sklearn.model_selection")  # the fit would import it: excluded from the timing
 
     started = time.perf_counter()
     fitted = fit_head(train, dictionary, chosen)
     fit_seconds = time.perf_counter() - started
+    texts = texts_of(data)
     if test is not None:
         held_out = represent_for_fit(test, model, dictionary, chosen, progress, latents=False)
         random_accuracy = random_latents_accuracy(train, held_out, dictionary, of_size(chosen, fitted))
-        surface = surface_margins(data.pairs, train.groups, test.pairs)
-        found = Measurement(evaluate_head(fitted.head, held_out), test.name, random_accuracy, float((surface > 0).mean()))
+        tested = texts_of(test)
+        surface = surface_margins(texts.pairs, train.groups, tested.pairs)
+        found = Measurement(evaluate_head(fitted.head, held_out), tested.name, random_accuracy, float((surface > 0).mean()))
     else:
-        found = _cross_validated(data, train, dictionary, chosen, fitted)
+        found = _cross_validated(texts, train, dictionary, chosen, fitted)
     saved = make_saved_head(
-        fitted, data, model, dictionary, chosen, name=name or data.name, metrics=found.metrics(), licence=licence
+        fitted, texts, model, dictionary, chosen, name=name or texts.name, metrics=found.metrics(), licence=licence
     )
     truncated = (train.chosen.n_truncated > 0) | (train.rejected.n_truncated > 0)
     learned = Learned.of_saved(saved, fitted.sure_features, names_of(saved.card))
-    return TrainedHead(SparseRM(saved, model), found, learned, fit_seconds, int(truncated.sum()))
+    reward_model = SparseRM(saved, model if isinstance(model, Backbone) else None)
+    return TrainedHead(reward_model, found, learned, fit_seconds, int(truncated.sum()))
 
 
 def split_pairs(data: PreferenceData, spec: TrainSpec) -> Split:
@@ -359,6 +365,6 @@ class _StoredOnly:
 def _cross_validated(
     data: PreferenceData, train: PairRepresentations, sae: SparseAutoencoder, settings: FitSettings, fitted: FittedHead
 ) -> Measurement:
-    drawn = [cross_validate(train, sae, one).accuracy for one in random_settings(of_size(settings, fitted))]
+    drawn = (each_cross_validated(train, sae, random_settings(of_size(settings, fitted))) > 0).mean(1)
     surface = float((surface_margins(data.pairs, train.groups) > 0).mean())
     return Measurement(cross_validate(train, sae, settings), "cross-validation over prompts", float(np.mean(drawn)), surface)

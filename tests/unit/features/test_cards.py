@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from sparserm.features.cards import Example, Reading, feature_card, peaks_of, pooled_scores, read_examples, similar_latents
+from sparserm.features.cards import Example, Reading, feature_card, pooled_scores, read_examples, similar_latents
 from sparserm.features.listing import fire_on_text
 from sparserm.features.table import MIN_FIRINGS, measure_openings
 from sparserm.heads.reward import RewardHead, alignment_scores
@@ -44,7 +44,7 @@ def _head(pairs: PairRepresentations, feature: int, weight: float) -> RewardHead
 def test_peaks_are_those_of_the_latent_and_zero_where_it_is_silent() -> None:
     latents = PAIRS.chosen.latents
     for feature in range(D_SAE):
-        peaks = peaks_of(latents, feature)
+        peaks = latents.peaks(feature)
         for row in range(N):
             inside = slice(latents.indptr[row], latents.indptr[row + 1])
             found = latents.peak[inside][latents.indices[inside] == feature]
@@ -179,7 +179,7 @@ def test_scores_of_a_gated_head_are_zero_where_the_latent_is_silent() -> None:
     card = feature_card(4, TEXTS, PAIRS, tiny_sae(), gated_head())
     for side, scores in ((PAIRS.chosen, card.scores_chosen), (PAIRS.rejected, card.scores_rejected)):
         np.testing.assert_allclose(scores, side.strengths.dense_gated(np.array([4]))[:, 0])
-        assert ((scores == 0) == (peaks_of(side.strengths, 4) == 0)).all()
+        assert ((scores == 0) == (side.by_latent.peaks(4) == 0)).all()
     last = replace(PAIRS.chosen, pooling="last")
     states, sae = last.h, tiny_sae()
     fires = sae.encode(torch.from_numpy(states))[:, 4].numpy() > 0

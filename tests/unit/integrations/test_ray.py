@@ -12,10 +12,14 @@ import time
 import pandas as pd
 import pytest
 
+from sparserm.heads.inputs import load_parts
 from sparserm.integrations.ray import RayEngine, _gpu_each
 from sparserm.model import SparseRM
 from sparserm.pairs.parsing import parse_pairs
 from sparserm.pairs.parts import cut
+from sparserm.representations import files
+from sparserm.representations.files import represent_file
+from sparserm.representations.shards import LATENTS_IN, PAIRS_IN
 from sparserm.scoring import bulk
 from sparserm.scoring.bulk import score_file
 from sparserm.types import SparseRMError
@@ -23,6 +27,7 @@ from tests.unit.pairs_data import preference_rows
 from tests.unit.tiny import save_tiny_sae
 
 ray = pytest.importorskip("ray")
+ENGINES = {"local": None, "ray": RayEngine(workers=2)}
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +96,19 @@ def test_what_a_user_can_mend_is_said_in_one_line(head, tmp_path, monkeypatch):
 
     with pytest.raises(SparseRMError, match=r"pairs\.jsonl has changed since it was first read"):
         score_file(path, head, tmp_path / "out", engine=changed)
+
+
+def test_pairs_are_represented_as_by_the_local_engine(cluster, monkeypatch, tmp_path, tiny_folder):
+    monkeypatch.setenv("SPARSERM_HOME", cluster)
+    monkeypatch.setattr(files, "PART_ROWS", 8)
+    path = tmp_path / "pairs.jsonl"
+    pd.DataFrame(preference_rows(40, 10, seed=3)).to_json(path, orient="records", lines=True)
+    sae, backbone = load_parts(tiny_folder, save_tiny_sae(tmp_path / "tiny-sae", threshold=15), None)
+    done = [represent_file(path, backbone, sae, tmp_path / name, engine=engine) for name, engine in ENGINES.items()]
+    assert [one.n_pairs for one in done] == [40, 40]
+    for table in (PAIRS_IN, LATENTS_IN):
+        local, distributed = (pd.read_parquet(tmp_path / name / table) for name in ENGINES)
+        pd.testing.assert_frame_equal(local, distributed)
 
 
 def test_workers_want_a_gpu_each_and_do_not_wait_for_what_is_not_there(cluster, monkeypatch):

@@ -18,8 +18,9 @@ from sparserm.pairs.files import read_path
 from sparserm.pairs.parsing import parse_pairs
 from sparserm.pairs.parts import cut
 from sparserm.pairs.reading import read_rows
+from sparserm.pairs.runs import find_source_columns, run_here
 from sparserm.scoring import bulk
-from sparserm.scoring.bulk import Scoring, ScoringSummary, find_source_columns, score_file, score_here, scoring_warnings
+from sparserm.scoring.bulk import ScoringSummary, score_file, scoring_warnings
 from sparserm.types import SparseRMError
 from tests.unit.pairs_data import preference_rows
 from tests.unit.tiny import save_tiny_sae
@@ -179,7 +180,7 @@ def test_interrupted_work_goes_on_and_ends_as_if_it_had_not_been(head, path, tmp
     whole = score_file(path, head, tmp_path / "whole")
 
     def stop(scoring, parts, finished):
-        score_here(scoring, parts[:stop_after], finished)
+        run_here(scoring, parts[:stop_after], finished)
         (scoring.out / ".part-000009.parquet.1").write_bytes(b"half of a part")
         raise KeyboardInterrupt
 
@@ -207,7 +208,7 @@ def test_progress_counts_rows_those_of_an_earlier_run_too(head, path, tmp_path):
 
 def test_a_finished_folder_is_only_read(head, path, tmp_path, monkeypatch):
     first = score_file(path, head, tmp_path / "out")
-    monkeypatch.setattr(Scoring, "score", lambda *given: pytest.fail("scored again"))
+    monkeypatch.setattr(bulk.Scoring, "run", lambda *given: pytest.fail("scored again"))
     again = score_file(path, head, tmp_path / "out")
     assert (again.accuracy, again.n_pairs, again.n_done_before) == (first.accuracy, first.n_pairs, len(ROWS))
 
@@ -339,7 +340,7 @@ def test_parts_of_earlier_versions_are_kept(head, path, tmp_path, monkeypatch):
 def test_machines_that_compute_in_another_dtype_are_refused(head, path, tmp_path, tiny_folder, monkeypatch):
     def other_machine(scoring, parts, finished):
         monkeypatch.setattr("sparserm.model.shared_backbone", lambda *given: Backbone.load(tiny_folder, dtype="bfloat16"))
-        score_here(scoring, parts, finished)
+        run_here(scoring, parts, finished)
 
     with pytest.raises(SparseRMError, match=r"computes in torch\.bfloat16 on this machine, expected torch\.float32"):
         score_file(path, head, tmp_path / "out", engine=other_machine)
