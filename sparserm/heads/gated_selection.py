@@ -46,7 +46,7 @@ class GatedStatistics:
     hold_length: bool = False
     among: np.ndarray | None = None
 
-    @property
+    @functools.cached_property
     def usable(self) -> np.ndarray:
         """``[d_sae]`` bool: latents that may be chosen, are active in some response, and whose score is not always zero."""
         scored = np.zeros(len(self.stats.gap), bool)
@@ -57,9 +57,9 @@ class GatedStatistics:
         return scored & allowed & ((self.stats.f_chosen + self.stats.f_rejected) > 0)
 
     def seeded(self, seed: int) -> GatedStatistics:
-        """The same statistics with another seed; the screen, which does not depend on it, is computed once."""
+        """The same statistics with another seed; what does not depend on it is computed once."""
         found = replace(self, seed=seed)
-        vars(found)["screened"] = self.screened
+        vars(found).update(usable=self.usable, screened=self.screened)
         return found
 
     @functools.cached_property

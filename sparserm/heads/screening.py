@@ -13,6 +13,7 @@ import torch
 from scipy.sparse import csr_matrix, vstack
 from scipy.stats import false_discovery_control, norm
 
+from sparserm.representations.shards import both_sides
 from sparserm.representations.values import Columns, PairRepresentations, ReadColumns, Representations
 from sparserm.sae.autoencoder import SparseAutoencoder
 
@@ -61,7 +62,8 @@ class GatedScores:
         """The scores of some latents in memory, in this order; all scores as they are if None."""
         if latents is None:
             return self
-        return replace(self, chosen=self.chosen[:, latents], rejected=self.rejected[:, latents])
+        chosen, rejected = both_sides(self.chosen, self.rejected, latents)
+        return replace(self, chosen=chosen, rejected=rejected)
 
     def blocks(self, latents: np.ndarray | None = None) -> Iterator[tuple[np.ndarray, GatedScores]]:
         """Latents, as many at a time as fit into memory: their places in ``latents`` (all if None), and their scores alone."""
@@ -80,7 +82,8 @@ class GatedScores:
 
     def dense(self, latents: np.ndarray) -> np.ndarray:
         """``[2n, len(latents)]`` scores of some latents in all chosen, then all rejected responses."""
-        return np.concatenate([self.chosen[:, latents].toarray(), self.rejected[:, latents].toarray()])
+        own = self.only(latents)
+        return np.concatenate([own.chosen.toarray(), own.rejected.toarray()])
 
     def spread(self, latents: np.ndarray) -> np.ndarray:
         """``[len(latents)]`` standard deviation of each latent's score over all responses."""

@@ -161,12 +161,28 @@ class LatentFiles:
         if wanted is not None:
             wanted[latents] = True
         for file, index, start in zip(self.files, self._indices, self.starts[:-1], strict=True):
-            for group in index.groups(wanted):
-                columns = index.read(file, group, ("pair", "latent", "chosen", *figures))
-                if wanted is not None:
-                    inside = wanted[columns[1]]
-                    columns = columns if inside.all() else [column[inside] for column in columns]
-                yield columns[0] + int(start), *columns[1:]
+            for columns in index.read(file, index.groups(wanted), ("pair", "latent", "chosen", *figures)):
+                inside = slice(None) if wanted is None or (own := wanted[columns[1]]).all() else own
+                pair, *others = (column[inside] for column in columns)
+                yield pair + int(start), *others
+
+    def columns(self, latents: np.ndarray, figure: str) -> Any:
+        """``[2n, len(latents)]`` float64 sparse matrix (CSR) of a figure of latents: all chosen, then all rejected responses.
+
+        Raises:
+            SparseRMError: a file is missing or damaged.
+        """
+        from scipy.sparse import csr_matrix
+
+        place = np.zeros(self.d_sae, np.int32)
+        place[latents] = np.arange(len(latents))
+        rows, places, values = [np.zeros(0, np.int32)], [np.zeros(0, np.int32)], [np.zeros(0)]
+        for pair, latent, chosen, *found in self.read(latents, *([] if figure == "fires" else [figure])):
+            rows.append(np.where(chosen, pair, pair + self.n_pairs))
+            places.append(place[latent])
+            values.append(found[0].astype(np.float64) if found else np.ones(len(pair)))
+        entries = np.concatenate(values), (np.concatenate(rows), np.concatenate(places))
+        return csr_matrix(entries, shape=(2 * self.n_pairs, len(latents)))
 
     @functools.cached_property
     def _indices(self) -> list[_Index]:
@@ -207,17 +223,18 @@ class _Index:
         found: list[int] = np.flatnonzero(before[self.highest + 1] > before[self.lowest]).tolist()
         return found
 
-    def read(self, file: Path, group: int, names: Sequence[str]) -> list[np.ndarray]:
-        """Columns of a row group, ``latent`` as the second of them."""
+    def read(self, file: Path, groups: Sequence[int], names: Sequence[str]) -> Iterator[list[np.ndarray]]:
+        """Columns of some row groups, ``latent`` as the second of them."""
         try:
             with pq.ParquetFile(file, metadata=self.metadata, page_checksum_verification=True) as opened:
-                columns = [column.to_numpy() for column in opened.read_row_group(group, names).columns]
+                for group in groups:  # one thread: row groups are small
+                    columns = [column.to_numpy() for column in opened.read_row_group(group, names, use_threads=False).columns]
+                    ends = self.lowest[group], self.highest[group]
+                    if len(columns[1]) != self.n_rows[group] or (columns[1][0], columns[1][-1]) != ends:
+                        raise ValueError("its row groups are not those of its index")
+                    yield columns
         except (pa.ArrowException, OSError, ValueError) as error:
             raise _unreadable(file, error) from error
-        latent = columns[1]
-        if len(latent) != self.n_rows[group] or (latent[0], latent[-1]) != (self.lowest[group], self.highest[group]):
-            raise _unreadable(file, "its row groups are not those of its index")
-        return columns
 
 
 @dataclass(frozen=True)
@@ -251,29 +268,14 @@ class StoredLatents(Strengths):
         return counts / max(1, len(self.rows))
 
     def peaks(self, latent: int) -> np.ndarray:
-        return np.asarray(self.columns(np.array([latent]), "peak").toarray()[:, 0], np.float32)
+        return np.asarray(self.of(self.files.columns(np.array([latent]), "peak")).toarray()[:, 0], np.float32)
 
     def take(self, rows: np.ndarray) -> StoredLatents:
         return StoredLatents(self.files, self.chosen, self.rows[rows])
 
-    def columns(self, latents: np.ndarray, figure: str) -> Any:
-        """``[n, len(latents)]`` float64 sparse matrix (CSR) of a figure of some latents.
-
-        Raises:
-            SparseRMError: a file is missing or damaged.
-        """
-        from scipy.sparse import csr_matrix
-
-        place = np.zeros(self.d_sae, np.int32)
-        place[latents] = np.arange(len(latents))
-        pairs, places, values = [np.zeros(0, np.int64)], [np.zeros(0, np.int32)], [np.zeros(0)]
-        for pair, latent, chosen, *found in self.files.read(latents, *([] if figure == "fires" else [figure])):
-            pairs.append(pair[chosen == self.chosen])
-            places.append(place[latent[chosen == self.chosen]])
-            values.append(found[0][chosen == self.chosen].astype(np.float64) if found else np.ones(len(pairs[-1])))
-        shape = (self.files.n_pairs, len(latents))
-        whole = csr_matrix((np.concatenate(values), (np.concatenate(pairs), np.concatenate(places))), shape=shape)
-        return whole if np.array_equal(self.rows, np.arange(shape[0])) else whole[self.rows]
+    def of(self, both: Any) -> Any:
+        """The rows of these responses, from those of both sides of all pairs, as of :meth:`LatentFiles.columns`."""
+        return both[self.rows if self.chosen else self.rows + self.files.n_pairs]
 
 
 @dataclass(frozen=True)
@@ -289,7 +291,7 @@ class StoredMatrix(ReadColumns):
 
     def __getitem__(self, key: tuple[slice, Any]) -> Any:
         assert key[0] == slice(None)
-        return self.latents.columns(np.asarray(key[1]), self.figure)
+        return self.latents.of(self.latents.files.columns(np.asarray(key[1]), self.figure))
 
     def blocks(self) -> Iterator[np.ndarray]:
         return self.latents.files.blocks()
@@ -312,16 +314,31 @@ class Beside(ReadColumns):
         return rows, columns + self.more.shape[1]
 
     def __getitem__(self, key: tuple[slice, Any]) -> Any:
+        columns = np.asarray(key[1], np.int64)
+        return self.joined(self.read[:, columns[columns < self.read.shape[1]]], columns)
+
+    def joined(self, read: Any, columns: np.ndarray) -> Any:
+        """Columns in this order, of which those in files have been read."""
         from scipy.sparse import hstack
 
-        columns, before = np.asarray(key[1], np.int64), self.read.shape[1]
-        read = columns < before
-        both = hstack([self.read[key[0], columns[read]], self.more[key[0], columns[~read] - before]], "csr")
-        return both[:, np.argsort(np.argsort(~read, kind="stable"), kind="stable")]
+        beyond = columns >= self.read.shape[1]
+        both = hstack([read, self.more[:, columns[beyond] - self.read.shape[1]]], "csr")
+        return both[:, np.argsort(np.argsort(beyond, kind="stable"), kind="stable")]
 
     def blocks(self) -> Iterator[np.ndarray]:
         yield from self.read.blocks()
         yield np.arange(self.read.shape[1], self.shape[1])
+
+
+def both_sides(chosen: Columns, rejected: Columns, columns: np.ndarray) -> tuple[Any, Any]:
+    """Some columns of two matrices; of the two sides of the same pairs what is in files is read once."""
+    if isinstance(chosen, Beside) and isinstance(rejected, Beside):
+        read = both_sides(chosen.read, rejected.read, columns[columns < chosen.read.shape[1]])
+        return chosen.joined(read[0], columns), rejected.joined(read[1], columns)
+    if isinstance(chosen, StoredMatrix) and isinstance(rejected, StoredMatrix):
+        both = chosen.latents.files.columns(columns, chosen.figure)
+        return chosen.latents.of(both), rejected.latents.of(both)
+    return chosen[:, columns], rejected[:, columns]
 
 
 def beside(matrix: Columns, more: Any) -> Columns:
