@@ -378,7 +378,8 @@ def stored_dtype(folder: Path) -> torch.dtype:
     found: set[str] = set()
     for path in folder.glob("*.safetensors"):
         with suppress(OSError, SafetensorError), safe_open(path, "pt") as file:  # loading says what is wrong
-            found.update(file.get_slice(name).get_dtype() for name in file.keys())  # not a mapping: it cannot be iterated
+            names = file.keys()  # not a mapping: it cannot be iterated itself
+            found.update(file.get_slice(name).get_dtype() for name in names)
     return torch.bfloat16 if found == {"BF16"} else torch.float32
 
 

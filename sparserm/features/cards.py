@@ -195,7 +195,8 @@ def read_examples(
             wanted.setdefault((one.pair, one.side), []).append(feature)
     places = list(wanted)
     tokenized = [backbone.tokenize(texts[pair].prompt, getattr(texts[pair], side)) for pair, side in places]
-    near = sae.to(backbone.device)
+    encoder, columns = sae.encoder_of(examples)
+    near = encoder.to(backbone.device)
     center = sae.b_dec.cpu().numpy()
     found: dict[int, dict[tuple[int, Side], Reading]] = {feature: {} for feature in examples}
     for i, states in backbone.hidden_states(tokenized, [sae.hook], progress=progress):
@@ -203,7 +204,7 @@ def read_examples(
         features = wanted[places[i]]
         directions = sae.directions(features).cpu().numpy()
         scores = alignment_scores(own_states.cpu().numpy(), directions, center).astype(np.float32)
-        activations = near.encode(own_states)[:, features].cpu().numpy()
+        activations = near.encode(own_states)[:, [columns[feature] for feature in features]].cpu().numpy()
         for column, feature in enumerate(features):
             found[feature][places[i]] = Reading(activations[:, column].copy(), scores[:, column].copy())
     return found

@@ -329,8 +329,8 @@ def _reduce_texts(reduction: Literal["mean", "sum", "max"], values: Tensor, leng
     if values.is_cuda:
         return torch.segment_reduce(values, reduction, lengths=to_device(torch.tensor(lengths), values.device), unsafe=True)
     parts = values.split(tuple(lengths))  # on the CPU segment_reduce takes two to three times as long
-    reduce = {"mean": torch.mean, "sum": torch.sum, "max": torch.amax}[reduction]
-    return torch.stack([reduce(part, 0) for part in parts])
+    method = "amax" if reduction == "max" else reduction
+    return torch.stack([getattr(part, method)(0) for part in parts])
 
 
 def _blobs(

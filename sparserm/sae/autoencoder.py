@@ -12,7 +12,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -163,6 +163,13 @@ class SparseAutoencoder:
         weights = {name: weight.cpu().contiguous() for name, weight in weights.items()}
         return replace(self, weights=weights, part_of=PartOf(self.fingerprint, self.d_sae, tuple(map(int, latents))))
 
+    def encoder_of(self, latents: Iterable[int]) -> tuple[SparseAutoencoder, dict[int, int]]:
+        """An SAE that encodes some latents, only these where it is :attr:`separable`, and the column of each."""
+        ordered = sorted(set(latents))
+        if not self.separable or len(ordered) == self.d_sae:
+            return self, {latent: latent for latent in ordered}
+        return self.part(ordered), {latent: column for column, latent in enumerate(ordered)}
+
     def to(self, device: torch.device) -> SparseAutoencoder:
         """This SAE with its weights on a device; inputs must be on the same one."""
         if all(weight.device == device for weight in self.weights.values()):
@@ -204,11 +211,12 @@ class SparseAutoencoder:
         if self.architecture == "gated":
             pre = x @ w["W_enc"]
             return ((pre + w["b_gate"]) > 0) * torch.relu(pre * w["r_mag"].exp() + w["b_mag"])
-        pre = x @ w["W_enc"] + w["b_enc"]
+        pre = (x @ w["W_enc"]).add_(w["b_enc"])  # in place: of many tokens and latents each copy may be gigabytes
         if self.architecture == "standard":
-            return torch.relu(pre)
+            return pre.relu_()
         if self.architecture == "jumprelu":
-            return torch.relu(pre) * (pre > w["threshold"])
+            fires = pre > w["threshold"]
+            return pre.relu_().mul_(fires)
         if self.rescale_acts_by_decoder_norm:
             pre = pre * self.norms
         top = pre.topk(min(self.k or 1, self.d_sae), dim=-1, sorted=False)
