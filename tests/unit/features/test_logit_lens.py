@@ -68,10 +68,7 @@ def test_a_vocabulary_in_bfloat16_and_in_blocks_gives_the_same_tokens_as_at_once
     reported: list[int] = []
     found = logit_lens(sae, unembedding, np.arange(70), lambda done, total, what: reported.append(done))
     logits = (sae.directions() * unembedding.gain) @ (vocabulary.float() - vocabulary.float().mean(0)).T
-    for sign, tokens, values in (
-        (1, found.promoted, found.promoted_logits),
-        (-1, found.suppressed, found.suppressed_logits),
-    ):
+    for sign, tokens, values in ((1, found.promoted, found.promoted_logits), (-1, found.suppressed, found.suppressed_logits)):
         expected = (sign * logits).topk(TOKENS)
         assert tokens.tolist() == [[f"token {one}" for one in row] for row in expected.indices.tolist()]
         np.testing.assert_allclose(values, sign * expected.values, rtol=1e-4, atol=1e-5)
