@@ -342,18 +342,27 @@ def start_button(spec: TrainSpec, place: Place) -> None:
         st.caption(":material/info: Few test pairs give a wide interval; use several hundred pairs if you can.")
     # Not a callback: its arguments would be those of the last run and miss text typed just before the click.
     if st.button("Start training", type="primary", width="stretch", icon=":material/play_arrow:"):
-        start(spec, place)
+        if spec.backbone == place.backbone_source or _is_found(spec.backbone):
+            start(spec)
 
 
-def start(spec: TrainSpec, place: Place) -> None:
-    """Start the job and show it, or show what is wrong with the language model or the SAEs."""
+def _is_found(backbone: str) -> bool:
+    """Whether a typed language model is here or can be downloaded; if not, shows why."""
+    try:
+        access.check_model(backbone)
+        with st.spinner("Looking for the language model…"):
+            resolve(backbone)
+    except (SparseRMError, OSError) as error:
+        st.error(sentence(error))
+        return False
+    return True
+
+
+def start(spec: TrainSpec) -> None:
+    """Start the job and show it, or show what is wrong with the SAEs."""
     try:
         for name in spec.saes:
             access.check_sae(name)
-        if spec.backbone != place.backbone_source:
-            access.check_model(spec.backbone)
-            with st.spinner("Looking for the language model…"):
-                resolve(spec.backbone)
         for sae in load_saes(spec.saes).values():
             require_suited(spec.settings, sae)
     except (SparseRMError, OSError) as error:
