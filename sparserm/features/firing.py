@@ -5,6 +5,7 @@ Pooled activations tell in which responses a latent fires. This reads a sample o
 
 from __future__ import annotations
 
+import functools
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -102,10 +103,10 @@ def find_firings(
     tokenized = [backbone.tokenize(both[row].prompt, both[row].response) for row in order]
     encoder, columns = sae.encoder_of(features)
     near = encoder.to(backbone.device)
-    found: dict[int, list[tuple[int, list[str], np.ndarray]]] = {feature: [] for feature in features}
+    found: dict[int, list[tuple[int, tuple[str, ...], np.ndarray]]] = {feature: [] for feature in features}
     for i, states in backbone.hidden_states(tokenized, [sae.hook], progress=progress):
         text, wanted = tokenized[i], sampled[order[i]]
-        tokens = list(backbone.chat.texts(text.ids[text.start : text.end]))
+        tokens = tuple(backbone.chat.texts(text.ids[text.start : text.end]))
         z = near.encode(states[sae.hook][: len(tokens)])[:, [columns[feature] for feature in wanted]].cpu().numpy()
         for feature, own in zip(wanted, z.T, strict=True):
             if own.any():
@@ -125,21 +126,18 @@ def describe_firings(read: Sequence[tuple[int, Sequence[str], np.ndarray]]) -> F
     snippets: list[Snippet] = []
     n_firings = n_texts = 0
     for i, tokens, own in read:
-        spans = _spans("".join(tokens))
-        shown = [word.strip(" ") for _, _, word in spans]
-        place = _words_of_tokens(tokens, spans)
+        text, spans, shown, place = _laid_out(tuple(tokens))
         strong = np.flatnonzero(own >= max(STRONG * largest, 1e-12)).tolist()
         for token in strong:
             at, weight = place[token], float(own[token])
-            words[_plain(shown[at])] += weight
-            before[_plain(shown[at - 1]) if at else ""] += weight
-            after[_plain(shown[at + 1]) if at + 1 < len(shown) else ""] += weight
+            words[shown[at]] += weight
+            before[shown[at - 1] if at else ""] += weight
+            after[shown[at + 1] if at + 1 < len(shown) else ""] += weight
             first, last = first + weight * (at == 0), last + weight * (at == len(shown) - 1)
         n_firings += len(strong)
         n_texts += bool(strong)
         token = int(own.argmax())
         start, end, word = spans[place[token]]
-        text = "".join(tokens)
         around = text[max(0, start - AROUND) : start], text[end : end + AROUND]
         snippets.append(Snippet(i, around[0], word, around[1], float(own[token])))
     total = sum(words.values()) or 1.0
@@ -185,6 +183,17 @@ def _sample(responses: Sequence[str], strongest: Iterable[int]) -> set[int]:
     rest = ranked[STRONGEST:]
     spread = np.linspace(0, max(len(rest) - 1, 0), min(SPREAD, len(rest))).round().astype(int)
     return {*ranked[:STRONGEST], *(rest[i] for i in spread)}
+
+
+@functools.lru_cache(maxsize=512)
+def _laid_out(tokens: tuple[str, ...]) -> tuple[str, list[tuple[int, int, str]], list[str], list[int]]:
+    """The text of tokens, its words with their places and as they are counted, and the word of each token.
+
+    Cached, since thousands of latents may fire in a text.
+    """
+    text = "".join(tokens)
+    spans = _spans(text)
+    return text, spans, [_plain(word.strip(" ")) for _, _, word in spans], _words_of_tokens(tokens, spans).tolist()
 
 
 def _spans(text: str) -> list[tuple[int, int, str]]:

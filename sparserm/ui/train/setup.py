@@ -341,9 +341,9 @@ def start_button(spec: TrainSpec, place: Place) -> None:
     if test < 100:
         st.caption(":material/info: Few test pairs give a wide interval; use several hundred pairs if you can.")
     # Not a callback: its arguments would be those of the last run and miss text typed just before the click.
-    if st.button("Start training", type="primary", width="stretch", icon=":material/play_arrow:"):
-        if spec.backbone == place.backbone_source or _is_found(spec.backbone):
-            start(spec)
+    pressed = st.button("Start training", type="primary", width="stretch", icon=":material/play_arrow:")
+    if pressed and (spec.backbone == place.backbone_source or _is_found(spec.backbone)):
+        start(spec)
 
 
 def _is_found(backbone: str) -> bool:
