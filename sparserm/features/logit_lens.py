@@ -48,7 +48,9 @@ class Unembedding:
     @functools.cached_property
     def mean(self) -> Tensor:
         """``[d]`` float32 mean over the vocabulary."""
-        return sum(block.float().sum(0) for block in self.weight.split(_BLOCK)) / len(self.weight)
+        import torch
+
+        return sum(block.sum(0, dtype=torch.float32) for block in self.weight.split(_BLOCK)) / len(self.weight)
 
     def texts(self, ids: np.ndarray) -> np.ndarray:
         """Token ids ``[...]`` as text; each distinct id is decoded once."""
@@ -90,12 +92,13 @@ def logit_lens(
     promoted, suppressed = _Strongest(n, k, largest=True), _Strongest(n, k, largest=False)
     blocks = unembedding.weight.split(_BLOCK)
     for number, block in enumerate(blocks):
-        columns = (block.float() - unembedding.mean).T * unembedding.gain[:, None]
+        columns = block.float().T
         for start in range(0, n, _CHUNK):
             directions = sae.directions(features[start : start + _CHUNK])
             if unembedding.centred:
                 directions = directions - directions.mean(-1, keepdim=True)
-            logits = directions @ columns
+            directions = directions * unembedding.gain
+            logits = (directions @ columns).sub_((directions @ unembedding.mean)[:, None])
             for strongest in (promoted, suppressed):
                 strongest.add(start, logits, number * _BLOCK)
             if progress:
