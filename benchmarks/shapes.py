@@ -250,8 +250,8 @@ def _ended(process: subprocess.Popen[str], memory: Future[dict[str, float]]) -> 
     return memory.result()
 
 
-def measure(name: str, shape: Shape, folder: Path, pairs: Path) -> dict[str, Any]:
-    """All commands on one shape."""
+def measure(name: str, shape: Shape, folder: Path, pairs: Path) -> Iterator[dict[str, Any]]:
+    """All commands on one shape; yields what is measured after each autoencoder."""
     model, home = folder / name, folder / "home"
     make_model(shape, model)
     loaded, said = run([sys.executable, "-c", _LOAD, str(model), str(shape.layer)], home)
@@ -263,7 +263,7 @@ def measure(name: str, shape: Shape, folder: Path, pairs: Path) -> dict[str, Any
             process.submit(make_sae, name, model, latents, sae).result()
         found["saes"][latents] = _commands(model, sae, pairs, home)
         print(name, latents, found, flush=True)
-    return found
+        yield found
 
 
 def _commands(model: Path, sae: Path, pairs: Path, home: Path) -> Mapping[str, dict[str, float]]:
@@ -297,8 +297,8 @@ def main() -> None:
     pairs = given.folder / "pairs.jsonl"
     write_pairs(task_pairs(TASK, "train").pairs[: given.pairs], pairs)
     for name in given.shapes or SHAPES:
-        measured = measure(name, SHAPES[name], given.folder, pairs)
-        write_results("shapes", {**read_results("shapes"), name: {"pairs": given.pairs, **measured}})
+        for measured in measure(name, SHAPES[name], given.folder, pairs):
+            write_results("shapes", {**read_results("shapes"), name: {"pairs": given.pairs, **measured}})
 
 
 if __name__ == "__main__":
