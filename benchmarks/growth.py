@@ -2,7 +2,8 @@
 
 Each is measured at four sizes that take turns; medians over rounds. "Read" is computing representations with the real
 backbone on real texts, the store off. "Fitted" is fitting a head to representations of real pairs, resampled to the number of
-pairs, with the shipped SAE's latents subsampled or repeated to d_sae. The plot is ``benchmarks/growth.svg``.
+pairs, with the shipped SAE's latents subsampled or repeated to d_sae; in fits each firing goes to one of the copies, as SAEs of
+any width have about as many firings. The plot is ``benchmarks/growth.svg``.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from sparserm.types import PreferencePair
 
 SAE = f"{DEFAULT_BACKBONE}/layer_{DEFAULT_LAYER}"
 PAIRS, LENGTHS = (15, 30, 60, 120), (64, 128, 256, 512)
-FITTED, KS, WIDTHS = (1250, 2500, 5000, 10_000), (8, 16, 32, 64), (1152, 2304, 4608, 9216)
+FITTED, KS, WIDTHS = (1250, 2500, 5000, 10_000), (8, 16, 32, 64), (1024, 8192, 32_768, 131_072)
 #: Numbers of pairs per length, of pairs to resample fits from, of pairs of fits in which something else grows, and of scored
 #: responses.
 OF_A_LENGTH, DRAWN_FROM, OF_A_FIT, SCORED = 8, 2000, 2500, 20_000
@@ -108,13 +109,14 @@ def drawn(known: PairRepresentations, n: int, width: int) -> PairRepresentations
 
 
 def _resized(latents: LatentSummary, own: np.ndarray) -> LatentSummary:
-    """The latents ``own``, ascending, some of them several times or not at all, numbered from 0."""
+    """The latents ``own``, ascending, numbered from 0; a firing of one that is there several times goes to any one of them."""
     times = np.bincount(own, minlength=latents.d_sae)
     first = np.cumsum(times) - times
-    counts = times[latents.indices]
-    ends = np.concatenate([[0], np.cumsum(counts)])
-    fired = latents.fired.repeat(counts)
-    fired["latent"] = first[fired["latent"]] + np.arange(len(fired)) - ends[:-1].repeat(counts)
+    kept = times[latents.indices] > 0
+    fired = latents.fired[kept]
+    drawn = np.random.default_rng(0).random(len(fired))
+    fired["latent"] = first[fired["latent"]] + (drawn * times[fired["latent"]]).astype(np.int32)
+    ends = np.concatenate([[0], np.cumsum(kept)])
     return LatentSummary(ends[latents.indptr], fired, len(own))
 
 

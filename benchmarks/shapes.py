@@ -3,7 +3,8 @@
 Checkpoints with the configurations of real models and random weights load, run, store and fail as the real ones do. They are
 made once, in FOLDER, in bfloat16 shards, with JumpReLU autoencoders of which half a percent of the latents fire at a token; the
 tokenizer and its template are those of the default backbone. Then every command runs in a process of its own, as a user would
-type it. Memory is the peak of what a process holds for itself: pages of files that are mapped can be given back at any time.
+type it. Memory is the peak of what a process holds for itself, and of that with the pages of files that it maps, which can be
+given back at any time.
 """
 
 from __future__ import annotations
@@ -13,15 +14,18 @@ import json
 import multiprocessing
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import torch
 from sae_lens import JumpReLUSAE, JumpReLUSAEConfig
 from sae_lens.saes.sae import SAEMetadata
@@ -36,6 +40,7 @@ from sparserm.types import HookPoint, Message
 
 #: Task whose pairs are used, share of the latents that fire at a token, and bytes of a shard.
 TASK, FIRING, SHARD = "safety", 0.005, 2 << 30
+PROMPT, RESPONSES = "Why is the sky blue?", ("Air scatters blue light.", "It mirrors the sea.")
 LLAMA_ROPE = {"rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 
 
@@ -172,30 +177,81 @@ def read_texts(backbone: Backbone, layer: int, pairs: int = 8) -> dict[str, floa
     return {"tokens_per_s": sum(len(one.ids) for one in texts[2:]) / (time.perf_counter() - started)}
 
 
+def watch(process: subprocess.Popen[str]) -> dict[str, float]:
+    """Peak memory of a process in MB until it ends: its own, and with the files that it maps."""
+    own = resident = 0.0
+    while process.poll() is None:
+        with suppress(StopIteration, OSError):  # it has just ended
+            own = max(own, memory_mb(process.pid, "RssAnon"))
+            resident = max(resident, memory_mb(process.pid, "VmRSS"))
+        time.sleep(0.02)
+    return {"peak_mb": own, "resident_mb": resident}
+
+
+@contextmanager
+def started(command: Sequence[str], home: Path) -> Iterator[subprocess.Popen[str]]:
+    """A process with a home of its own, whose output is kept."""
+    environment = {**os.environ, "SPARSERM_HOME": str(home)}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment) as process:
+        yield process
+
+
 def run(command: Sequence[str], home: Path) -> tuple[dict[str, float], str]:
     """Seconds and peak memory in MB of a command that has to succeed, and what it printed.
 
     Raises:
         RuntimeError: it failed.
     """
-    started, peak = time.perf_counter(), 0.0
-    environment = {**os.environ, "SPARSERM_HOME": str(home)}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment) as process:
-        while process.poll() is None:
-            try:
-                peak = max(peak, memory_mb(process.pid, "RssAnon"))
-            except (StopIteration, OSError):  # it has just ended
-                continue
-            time.sleep(0.02)
+    begin = time.perf_counter()
+    with started(command, home) as process:
+        memory = watch(process)
+        seconds = time.perf_counter() - begin
         assert process.stdout is not None
         said = process.stdout.read()
     if process.returncode:
         raise RuntimeError(f"{' '.join(command)}\n{said}")
-    return {"seconds": time.perf_counter() - started, "peak_mb": peak}, said
+    return {"seconds": seconds, **memory}, said
 
 
-def measure(name: str, shape: Shape, folder: Path, pairs: Path) -> dict[str, Any]:
-    """All commands on one shape."""
+def serve(command: Sequence[str], home: Path) -> dict[str, float]:
+    """Seconds until the server answers, seconds of its first score, and peak memory.
+
+    Raises:
+        RuntimeError: it ended.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    begin, address = time.perf_counter(), f"http://127.0.0.1:{port}"
+    with started([*command, "--port", str(port)], home) as process, ThreadPoolExecutor(1) as watching:
+        memory = watching.submit(watch, process)
+        try:
+            while not _answers(address):
+                if process.poll() is not None:
+                    raise RuntimeError(f"{' '.join(command)} ended before it answered")
+                time.sleep(0.05)
+            ready = time.perf_counter()
+            httpx.post(
+                f"{address}/score", json={"prompts": [PROMPT], "responses": RESPONSES[:1]}, timeout=600
+            ).raise_for_status()
+            return {"seconds": ready - begin, "request_s": time.perf_counter() - ready, **_ended(process, memory)}
+        finally:
+            process.terminate()
+
+
+def _answers(address: str) -> bool:
+    with suppress(httpx.HTTPError):
+        return httpx.get(f"{address}/health").is_success
+    return False
+
+
+def _ended(process: subprocess.Popen[str], memory: Future[dict[str, float]]) -> dict[str, float]:
+    process.terminate()
+    return memory.result()
+
+
+def measure(name: str, shape: Shape, folder: Path, pairs: Path) -> Iterator[dict[str, Any]]:
+    """All commands on one shape; yields what is measured after each autoencoder."""
     model, home = folder / name, folder / "home"
     make_model(shape, model)
     loaded, said = run([sys.executable, "-c", _LOAD, str(model), str(shape.layer)], home)
@@ -207,7 +263,7 @@ def measure(name: str, shape: Shape, folder: Path, pairs: Path) -> dict[str, Any
             process.submit(make_sae, name, model, latents, sae).result()
         found["saes"][latents] = _commands(model, sae, pairs, home)
         print(name, latents, found, flush=True)
-    return found
+        yield found
 
 
 def _commands(model: Path, sae: Path, pairs: Path, home: Path) -> Mapping[str, dict[str, float]]:
@@ -218,15 +274,16 @@ def _commands(model: Path, sae: Path, pairs: Path, home: Path) -> Mapping[str, d
     where = ["--backbone", str(model), "--sae", str(sae)]
     typed = {
         "train": ["train", str(pairs), *where, "--out", str(head)],
-        "score": ["score", "--head", str(head), "--prompt", "Why is the sky blue?", "--response", "Air scatters blue light."],
+        "score": ["score", "--head", str(head), "--prompt", PROMPT, "--response", RESPONSES[0]],
+        "compare": ["compare", "--head", str(head), "--prompt", PROMPT, *(f"--response={one}" for one in RESPONSES)],
         "features": ["features", str(head)],
         "insights": ["insights", str(pairs), *where],
         "export": ["export", str(head), "--out", str(exported)],
     }
-    script = "from sparserm.cli import main; main()"
-    found = {name: run([sys.executable, "-c", script, *arguments], home)[0] for name, arguments in typed.items()}
+    command = [sys.executable, "-c", "from sparserm.cli import main; main()"]
+    found = {name: run([*command, *arguments], home)[0] for name, arguments in typed.items()}
     shutil.rmtree(exported)
-    return found
+    return {**found, "serve": serve([*command, "serve", str(head)], home)}
 
 
 def main() -> None:
@@ -240,8 +297,8 @@ def main() -> None:
     pairs = given.folder / "pairs.jsonl"
     write_pairs(task_pairs(TASK, "train").pairs[: given.pairs], pairs)
     for name in given.shapes or SHAPES:
-        measured = measure(name, SHAPES[name], given.folder, pairs)
-        write_results("shapes", {**read_results("shapes"), name: {"pairs": given.pairs, **measured}})
+        for measured in measure(name, SHAPES[name], given.folder, pairs):
+            write_results("shapes", {**read_results("shapes"), name: {"pairs": given.pairs, **measured}})
 
 
 if __name__ == "__main__":

@@ -129,26 +129,26 @@ def shapes() -> list[str]:
     lines = header(
         "shape, layer",
         "weights held",
-        "peak memory, loading and reading 8 pairs",
+        "resident memory, loading and reading 8 pairs",
         "loaded in",
         "tokens/s",
         "latents",
-        "`train`: time, peak",
-        "`score`: time, peak",
-        "`features`",
-        "`insights`, stored",
-        "`export`: time, peak",
+        *(f"`{command}`" for command in ("train", "score", "compare", "features", "insights", "export")),
+        "`serve`: ready, first score",
     )
     for name, one in read_results("shapes").items():
         load = one["load"]
         for latents, took in one["saes"].items():
-            time = {command: f"{found['seconds']:.1f} s" for command, found in took.items()}
-            both = {command: f"{time[command]}, {found['peak_mb'] / 1024:.1f} GB" for command, found in took.items()}
+            cells = [
+                f"{found['seconds']:.1f} s, {found['peak_mb'] / 1024:.1f} ({found['resident_mb'] / 1024:.1f}) GB"
+                for command, found in took.items()
+                if command != "serve"
+            ]
+            answered = f"{took['serve']['seconds']:.1f} s, {took['serve']['request_s']:.1f} s"
             lines.append(
                 f"| {name}, {one['layer']} | {load['weights_mb'] / 1024:.1f} GB "
-                f"| {load['peak_mb'] / load['weights_mb']:.2f} of them | {load['load_s']:.1f} s | {load['tokens_per_s']:,.0f} "
-                f"| {int(latents):,} | {both['train']} | {both['score']} | {time['features']} | {time['insights']} "
-                f"| {both['export']} |"
+                f"| {load['resident_mb'] / load['weights_mb']:.2f} of them | {load['load_s']:.1f} s "
+                f"| {load['tokens_per_s']:,.0f} | {int(latents):,} | {' | '.join(cells)} | {answered} |"
             )
     return lines
 

@@ -42,7 +42,7 @@ if view == setup.NEW:
         setup.report(found)
     with right:
         st.subheader("2. Settings", anchor=False)
-        setup.start_button(setup.specification(found, place()))
+        setup.start_button(setup.specification(found, place()), place())
 elif view == setup.RESULTS:
     job = results.pick_job()
     result = results.open_result(job)

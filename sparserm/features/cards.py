@@ -164,7 +164,7 @@ def pooled_scores(responses: Representations, feature: int, sae: SparseAutoencod
     """
     if score == "gated" and responses.pooling == "mean":
         return responses.by_latent.dense_gated(np.array([feature]))[:, 0]
-    direction = sae.directions()[feature : feature + 1].cpu().numpy()
+    direction = sae.directions([feature]).cpu().numpy()
     projections = alignment_scores(responses.h, direction, sae.b_dec.cpu().numpy())[:, 0]
     if score == "projection":
         return projections
@@ -195,14 +195,16 @@ def read_examples(
             wanted.setdefault((one.pair, one.side), []).append(feature)
     places = list(wanted)
     tokenized = [backbone.tokenize(texts[pair].prompt, getattr(texts[pair], side)) for pair, side in places]
-    near = sae.to(backbone.device)
-    directions, center = sae.directions().cpu().numpy(), sae.b_dec.cpu().numpy()
+    encoder, columns = sae.encoder_of(examples)
+    near = encoder.to(backbone.device)
+    center = sae.b_dec.cpu().numpy()
     found: dict[int, dict[tuple[int, Side], Reading]] = {feature: {} for feature in examples}
     for i, states in backbone.hidden_states(tokenized, [sae.hook], progress=progress):
         own_states = states[sae.hook][: tokenized[i].end - tokenized[i].start]
         features = wanted[places[i]]
-        scores = alignment_scores(own_states.cpu().numpy(), directions[features], center).astype(np.float32)
-        activations = near.encode(own_states)[:, features].cpu().numpy()
+        directions = sae.directions(features).cpu().numpy()
+        scores = alignment_scores(own_states.cpu().numpy(), directions, center).astype(np.float32)
+        activations = near.encode(own_states)[:, [columns[feature] for feature in features]].cpu().numpy()
         for column, feature in enumerate(features):
             found[feature][places[i]] = Reading(activations[:, column].copy(), scores[:, column].copy())
     return found
@@ -210,8 +212,7 @@ def read_examples(
 
 def similar_latents(sae: SparseAutoencoder, feature: int, n: int = SIMILAR) -> tuple[tuple[int, float], ...]:
     """The ``n`` latents with the most similar decoder directions, as ids and cosine similarities."""
-    directions = sae.directions()
-    cosines = (directions @ directions[feature]).cpu().numpy().astype(np.float64)
+    cosines = (sae.weights["W_dec"] @ sae.directions([feature])[0] / sae.norms).cpu().numpy().astype(np.float64)
     cosines[feature] = -np.inf
     order = np.argsort(-cosines, kind="stable")[: min(n, sae.d_sae - 1)]
     return tuple((int(j), float(cosines[j])) for j in order)

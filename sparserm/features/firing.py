@@ -5,9 +5,10 @@ Pooled activations tell in which responses a latent fires. This reads a sample o
 
 from __future__ import annotations
 
+import functools
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -97,18 +98,19 @@ def find_firings(
         SparseRMError: the representations have no strengths.
     """
     both = [Text(pair.prompt, pair.chosen) for pair in texts] + [Text(pair.prompt, pair.rejected) for pair in texts]
-    sampled = {feature: _sample(both, _peaks(feature, pairs), rows) for feature in features}
-    order = sorted({row for rows in sampled.values() for row in rows})
+    sampled = _sampled(features, [one.response for one in both], pairs, rows)
+    order = sorted(sampled)
     tokenized = [backbone.tokenize(both[row].prompt, both[row].response) for row in order]
-    near = sae.to(backbone.device)
-    found: dict[int, list[tuple[int, list[str], np.ndarray]]] = {feature: [] for feature in features}
+    encoder, columns = sae.encoder_of(features)
+    near = encoder.to(backbone.device)
+    found: dict[int, list[tuple[int, tuple[str, ...], np.ndarray]]] = {feature: [] for feature in features}
     for i, states in backbone.hidden_states(tokenized, [sae.hook], progress=progress):
-        text = tokenized[i]
-        tokens = list(backbone.chat.texts(text.ids[text.start : text.end]))
-        z = near.encode(states[sae.hook][: len(tokens)])[:, list(features)].cpu().numpy()
-        for feature, own in zip(features, z.T, strict=True):
-            if order[i] in sampled[feature] and own.any():
-                found[feature].append((i, tokens, own))
+        text, wanted = tokenized[i], sampled[order[i]]
+        tokens = tuple(backbone.chat.texts(text.ids[text.start : text.end]))
+        z = near.encode(states[sae.hook][: len(tokens)])[:, [columns[feature] for feature in wanted]].cpu().numpy()
+        for feature, own in zip(wanted, z.T, strict=True):
+            if own.any():
+                found[feature].append((i, tokens, own.copy()))
     return {feature: describe_firings(sorted(read, key=lambda one: one[0])) for feature, read in found.items()}
 
 
@@ -124,21 +126,18 @@ def describe_firings(read: Sequence[tuple[int, Sequence[str], np.ndarray]]) -> F
     snippets: list[Snippet] = []
     n_firings = n_texts = 0
     for i, tokens, own in read:
-        spans = _spans("".join(tokens))
-        shown = [word.strip(" ") for _, _, word in spans]
-        place = _words_of_tokens(tokens, spans)
+        text, spans, shown, place = _laid_out(tuple(tokens))
         strong = np.flatnonzero(own >= max(STRONG * largest, 1e-12)).tolist()
         for token in strong:
             at, weight = place[token], float(own[token])
-            words[_plain(shown[at])] += weight
-            before[_plain(shown[at - 1]) if at else ""] += weight
-            after[_plain(shown[at + 1]) if at + 1 < len(shown) else ""] += weight
+            words[shown[at]] += weight
+            before[shown[at - 1] if at else ""] += weight
+            after[shown[at + 1] if at + 1 < len(shown) else ""] += weight
             first, last = first + weight * (at == 0), last + weight * (at == len(shown) - 1)
         n_firings += len(strong)
         n_texts += bool(strong)
         token = int(own.argmax())
         start, end, word = spans[place[token]]
-        text = "".join(tokens)
         around = text[max(0, start - AROUND) : start], text[end : end + AROUND]
         snippets.append(Snippet(i, around[0], word, around[1], float(own[token])))
     total = sum(words.values()) or 1.0
@@ -154,22 +153,47 @@ def describe_firings(read: Sequence[tuple[int, Sequence[str], np.ndarray]]) -> F
     )
 
 
-def _peaks(feature: int, pairs: PairRepresentations) -> np.ndarray:
-    """``[2n]`` peak activation of a latent in all chosen, then all rejected responses."""
-    return np.concatenate([side.by_latent.peaks(feature) for side in (pairs.chosen, pairs.rejected)])
+def _sampled(
+    features: Sequence[int], responses: Sequence[str], pairs: PairRepresentations, rows: np.ndarray
+) -> dict[int, list[int]]:
+    """The latents to read in each of the rows that are to be read."""
+    from scipy.sparse import csc_matrix, csr_matrix, vstack
+
+    sides = [side.strengths for side in (pairs.chosen, pairs.rejected)]
+    peaks = vstack([csr_matrix((one.peak, one.indices, one.indptr), shape=(len(one.indptr) - 1, one.d_sae)) for one in sides])
+    by_latent = csc_matrix(csr_matrix(peaks)[rows])  # a search for each latent would read all firings that many times
+    by_latent.eliminate_zeros()
+    sampled: dict[int, list[int]] = defaultdict(list)
+    for feature in features:
+        own = slice(by_latent.indptr[feature], by_latent.indptr[feature + 1])
+        strongest = np.argsort(-by_latent.data[own], kind="stable")
+        for row in _sample(responses, rows[by_latent.indices[own]][strongest].tolist()):
+            sampled[row].append(feature)
+    return sampled
 
 
-def _sample(texts: Sequence[Text], peaks: np.ndarray, rows: np.ndarray) -> set[int]:
-    """Of these rows, those of the distinct responses with the largest peaks, and of others spread over the smaller ones."""
+def _sample(responses: Sequence[str], strongest: Iterable[int]) -> set[int]:
+    """Of these rows, the strongest first, those of the first distinct responses, and of others spread over the rest."""
     seen: set[str] = set()
     ranked = []
-    for row in rows[np.argsort(-peaks[rows], kind="stable")]:
-        if peaks[row] > 0 and texts[row].response not in seen:
-            seen.add(texts[row].response)
-            ranked.append(int(row))
+    for row in strongest:
+        if responses[row] not in seen:
+            seen.add(responses[row])
+            ranked.append(row)
     rest = ranked[STRONGEST:]
     spread = np.linspace(0, max(len(rest) - 1, 0), min(SPREAD, len(rest))).round().astype(int)
     return {*ranked[:STRONGEST], *(rest[i] for i in spread)}
+
+
+@functools.lru_cache(maxsize=512)
+def _laid_out(tokens: tuple[str, ...]) -> tuple[str, list[tuple[int, int, str]], list[str], list[int]]:
+    """The text of tokens, its words with their places and as they are counted, and the word of each token.
+
+    Cached, since thousands of latents may fire in a text.
+    """
+    text = "".join(tokens)
+    spans = _spans(text)
+    return text, spans, [_plain(word.strip(" ")) for _, _, word in spans], _words_of_tokens(tokens, spans).tolist()
 
 
 def _spans(text: str) -> list[tuple[int, int, str]]:

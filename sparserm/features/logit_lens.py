@@ -8,6 +8,7 @@ logits, without the effects through later layers. Only the unembedding and the f
 from __future__ import annotations
 
 import functools
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
 
 #: Number of promoted and of suppressed tokens per latent.
 TOKENS = 10
-#: Latents per chunk: their logits over a vocabulary of 250,000 tokens take 64 MB.
-_CHUNK = 64
+#: Tokens and latents of which logits are computed at once: 64 MB of them.
+_BLOCK, _CHUNK = 16_384, 1024
 _NO_UNEMBEDDING = "expected a causal language model's safetensors with its unembedding; the rest of the card does not need it"
 
 
@@ -33,7 +34,7 @@ class Unembedding:
     """The unembedding and the final norm of a model.
 
     Attributes:
-        weight: ``[V, d]`` float32 unembedding matrix.
+        weight: ``[V, d]`` unembedding matrix, as stored: in float32 it may take gigabytes more.
         gain: ``[d]`` float32 gain of the final norm.
         centred: whether the norm subtracts the mean (LayerNorm).
         tokenizer: tokenizer of transformers, to decode tokens.
@@ -43,6 +44,13 @@ class Unembedding:
     gain: Tensor
     centred: bool
     tokenizer: Any
+
+    @functools.cached_property
+    def mean(self) -> Tensor:
+        """``[d]`` float32 mean over the vocabulary."""
+        import torch
+
+        return sum(block.sum(0, dtype=torch.float32) for block in self.weight.split(_BLOCK)) / len(self.weight)
 
     def texts(self, ids: np.ndarray) -> np.ndarray:
         """Token ids ``[...]`` as text; each distinct id is decoded once."""
@@ -74,29 +82,51 @@ def logit_lens(
     Raises:
         SparseRMError: the SAE's width differs from the model's.
     """
-    import torch
 
     if sae.d_in != unembedding.weight.shape[1]:
         raise SparseRMError(
             f"SAE {sae.name} has width {sae.d_in}, expected the unembedding's {unembedding.weight.shape[1]}; use the model "
             "that the SAE was trained on"
         )
-    directions = sae.directions()[torch.as_tensor(np.asarray(features, np.int64))]
-    if unembedding.centred:
-        directions = directions - directions.mean(-1, keepdim=True)
-    mean = unembedding.weight.mean(0)
-    k = min(TOKENS, len(unembedding.weight))
-    ends: list[list[np.ndarray]] = []
-    for start in range(0, len(directions), _CHUNK):
-        rows = directions[start : start + _CHUNK] * unembedding.gain
-        logits = rows @ unembedding.weight.T - (rows @ mean)[:, None]
-        high, low = logits.topk(k), logits.topk(k, largest=False)
-        ends.append([tensor.numpy() for tensor in (high.indices, high.values, low.indices, low.values)])
-        if progress:
-            progress(min(start + _CHUNK, len(directions)), len(directions), "Promoted tokens (latents)")
-    empty = [np.zeros((0, k), dtype) for dtype in (np.int64, np.float32, np.int64, np.float32)]
-    parts = [np.concatenate(part) for part in zip(empty, *ends, strict=True)]
-    return LogitLens(unembedding.texts(parts[0]), parts[1], unembedding.texts(parts[2]), parts[3])
+    n, k = len(features), min(TOKENS, len(unembedding.weight))
+    promoted, suppressed = _Strongest(n, k, largest=True), _Strongest(n, k, largest=False)
+    blocks = unembedding.weight.split(_BLOCK)
+    for number, block in enumerate(blocks):
+        columns = block.float().T
+        for start in range(0, n, _CHUNK):
+            directions = sae.directions(features[start : start + _CHUNK])
+            if unembedding.centred:
+                directions = directions - directions.mean(-1, keepdim=True)
+            directions = directions * unembedding.gain
+            logits = (directions @ columns).sub_((directions @ unembedding.mean)[:, None])
+            for strongest in (promoted, suppressed):
+                strongest.add(start, logits, number * _BLOCK)
+            if progress:
+                done = number * n + min(start + _CHUNK, n)
+                progress(done // len(blocks), n, "Promoted tokens (latents)")
+    texts = [unembedding.texts(one.ids.numpy()) for one in (promoted, suppressed)]
+    return LogitLens(texts[0], promoted.logits.numpy(), texts[1], suppressed.logits.numpy())
+
+
+class _Strongest:
+    """The ``k`` largest or smallest logits so far of each of ``n`` latents, and their token ids ``[n, k]``."""
+
+    def __init__(self, n: int, k: int, *, largest: bool) -> None:
+        import torch
+
+        self.logits = torch.full((n, k), -math.inf if largest else math.inf)
+        self.ids = torch.zeros((n, k), dtype=torch.int64)
+        self._largest = largest
+
+    def add(self, start: int, logits: Tensor, first: int) -> None:
+        """Add the logits ``[m, V]`` of ``m`` latents from ``start``, of tokens from ``first``."""
+        import torch
+
+        rows, k = slice(start, start + len(logits)), self.ids.shape[1]
+        new = logits.topk(min(k, logits.shape[1]), largest=self._largest)
+        kept = torch.cat([self.logits[rows], new.values], 1).topk(k, largest=self._largest)
+        self.ids[rows] = torch.cat([self.ids[rows], new.indices + first], 1).gather(1, kept.indices)
+        self.logits[rows] = kept.values
 
 
 @functools.lru_cache(maxsize=1)
@@ -123,7 +153,7 @@ def load_unembedding(name: str | Path) -> Unembedding:
     tied = config.get_text_config().tie_word_embeddings
     embedding, norm = model.get_input_embeddings().weight, _final_norm(model)
     weight = _read_unembedding(folder, _names(model, embedding), tuple(embedding.shape), tied)
-    gain, centred = _gain(norm, {key: _read(folder, _names(model, value)) for key, value in norm.named_parameters()})
+    gain, centred = _gain(norm, {key: _read(folder, _names(model, value)).float() for key, value in norm.named_parameters()})
     return Unembedding(weight, gain, centred, tokenizer)
 
 
@@ -179,7 +209,7 @@ def _read(folder: Path, names: set[str]) -> Tensor:
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(path, "pt") as file:
             for key in names & set(file.keys()):
-                return file.get_tensor(key).float()
+                return file.get_tensor(key)
     raise SparseRMError(f"{folder} has no tensor {' or '.join(sorted(names))}; {_NO_UNEMBEDDING}")
 
 

@@ -74,9 +74,8 @@ def close_words(query: str, words: Sequence[str], unembedding: Unembedding) -> d
     single = {word: ids[0] for word, ids in zip(words, tokens, strict=True) if len(ids) == 1 and word != query}
     if not single or not asked:
         return {}
-    mean = unembedding.weight.mean(0)
-    target = (unembedding.weight[asked] - mean).mean(0)
-    rows = unembedding.weight[list(single.values())] - mean
+    target = (unembedding.weight[asked] - unembedding.mean).mean(0)
+    rows = unembedding.weight[list(single.values())] - unembedding.mean
     cosines = (rows @ target) / (rows.norm(dim=-1) * target.norm()).clamp(min=1e-9)
     found = sorted(zip(cosines.tolist(), single, strict=True), reverse=True)[:MOST_CLOSE]
     return {word: cosine for cosine, word in found if cosine >= LEAST_COSINE}

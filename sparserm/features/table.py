@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from sparserm.backbone.model import Backbone
 from sparserm.evaluation.intervals import wilson_interval
@@ -175,12 +176,11 @@ def measure_openings(
             whole = backbone.tokenize(texts[row].prompt, getattr(texts[row], name))
             first = TokenizedText(whole.ids[: whole.start + 1], whole.start, whole.start + 1, whole.n_truncated)
             counts[first] = counts.get(first, 0) + 1
-    at_first = np.zeros(sae.d_sae)
-    beginnings = list(counts)
-    near = sae.to(backbone.device)
-    for i, states in backbone.hidden_states(beginnings, [sae.hook], progress=progress):
-        z = near.encode(states[sae.hook][0])
-        at_first += counts[beginnings[i]] * (z > 0).cpu().numpy()
+    beginnings, near = list(counts), sae.to(backbone.device)
+    read = dict(backbone.hidden_states(beginnings, [sae.hook], progress=progress))
+    # All at once: for each of them alone the encoder would be read again.
+    z = near.encode(torch.stack([read[i][sae.hook][0] for i in range(len(beginnings))]))
+    at_first = np.array(list(counts.values())) @ (z > 0).cpu().numpy()
     everywhere = everywhere.round()  # the rates are stored in single precision
     return np.divide(at_first, everywhere, out=np.zeros(sae.d_sae), where=everywhere >= MIN_FIRINGS)
 

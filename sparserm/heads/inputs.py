@@ -85,7 +85,7 @@ def load_saes(names: tuple[str, ...]) -> dict[str, SparseAutoencoder]:
         SparseRMError: no names, an SAE that cannot be loaded, or two SAEs at the same hook point.
     """
     if not names:
-        raise SparseRMError("no layer was chosen; expected one SAE or more, each at a different layer; choose a layer")
+        raise SparseRMError("no SAE was chosen; expected one or more, each at a different layer; choose a layer or give an SAE")
     saes = {name: load_sae(name) for name in names}
     for name, sae in saes.items():
         if same := [other for other in saes if other != name and saes[other].hook == sae.hook]:

@@ -27,8 +27,10 @@ MOST_CANDIDATES = 256
 #: A head whose sure features are a smaller share of all is warned of: most of its bars may be chance. Their number alone is no
 #: reason, since of sure features, however few, no larger share than :data:`FALSE_DISCOVERIES` is expected to be wrong.
 SURE_SHARE = 0.5
-#: Responses of which all latents are encoded at a time, and candidates whose differences are computed at a time.
-_ROWS, _AT_ONCE = 1024, 32
+#: Candidates whose differences are computed at a time.
+_AT_ONCE = 32
+#: Latents that are encoded at a time, of some responses.
+_ACTIVATIONS = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -259,8 +261,9 @@ def _gated_scores(responses: Representations, sae: SparseAutoencoder) -> Columns
     if responses.pooling == "mean":
         return responses.by_latent.matrix("gated")
     parts = []
-    for start in range(0, len(responses.h), _ROWS):
-        h = torch.from_numpy(np.array(responses.h[start : start + _ROWS]))
+    at_once = max(1, _ACTIVATIONS // sae.d_sae)
+    for start in range(0, len(responses.h), at_once):
+        h = torch.from_numpy(np.array(responses.h[start : start + at_once]))
         fires = sae.encode(h) > 0
-        parts.append(csr_matrix((fires * ((h - sae.b_dec) @ sae.directions().T)).double().numpy()))
+        parts.append(csr_matrix(sae.project(h).mul_(fires).numpy()).astype(np.float64))
     return csr_matrix(vstack(parts))

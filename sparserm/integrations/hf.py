@@ -15,7 +15,7 @@ import torch
 from safetensors.numpy import save
 from transformers import AutoModelForSequenceClassification
 
-from sparserm.backbone.model import Backbone, decoder_layers
+from sparserm.backbone.model import Backbone, decoder_layers, resolve, stored_dtype
 from sparserm.backbone.tokenization import ChatTokenizer
 from sparserm.heads.model_card import card_markdown
 from sparserm.heads.reward import RewardHead
@@ -63,9 +63,10 @@ def export_classifier(head: str | Path, folder: Path, progress: Progress | None 
     """Export a head as a transformers classifier with one label.
 
     ``folder`` gets the truncated backbone with the head, the tokenizer, whose chat template writes responses as they are scored
-    (:func:`spoken_template`), a model card, and the head itself in ``head``. A head
-    on projections is folded into one direction; a gated one keeps its directions and its part of the encoder, see
-    :class:`~sparserm.integrations.classifier.GatedScores`. It is written as a whole; an earlier export there is replaced.
+    (:func:`spoken_template`), a model card, and the head itself in ``head``. A head on projections is folded into one
+    direction; a gated one keeps its directions and its part of the encoder, see
+    :class:`~sparserm.integrations.classifier.GatedScores`. These are float32, and so is the backbone unless it is stored in
+    bfloat16. It is written as a whole; an earlier export there is replaced.
 
     Raises:
         SparseRMError: ``folder`` holds other files, the head does not exist or does not read the residual stream after a
@@ -80,9 +81,9 @@ def export_classifier(head: str | Path, folder: Path, progress: Progress | None 
             f"head {saved.card.name} reads {hook.name}; expected the residual stream after a layer, where a truncated model "
             "ends; train a head with an SAE of such a hook point to export it"
         )
-    source = Backbone.load(
-        saved.card.backbone_source, through_layer=layer, dtype="float32", device="cpu", may_download=False, progress=progress
-    )
+    name = saved.card.backbone_source
+    stored = stored_dtype(resolve(name, progress, may_download=False)[0])
+    source = Backbone.load(name, through_layer=layer, dtype=stored, device="cpu", may_download=False, progress=progress)
     SparseRM(saved, source)  # checks the backbone
     tokenizer = source.chat.tokenizer
     tokenizer.chat_template = spoken_template() + source.chat.template
@@ -259,8 +260,10 @@ def _classifier(saved: SavedHead, source: Backbone) -> SparseRMForSequenceClassi
         pad_token_id=source.chat.tokenizer.pad_token_id,
         gate=_gate(saved.head),
     )
-    model = SparseRMForSequenceClassification(config)
+    with torch.device("meta"):  # its own backbone takes no memory
+        model = SparseRMForSequenceClassification(config)
     model.backbone = source.model
+    model.score.to_empty(device="cpu")
     with torch.no_grad():
         for name, values in _head_tensors(saved.head).items():
             getattr(model.score, name).copy_(torch.from_numpy(values))

@@ -12,11 +12,12 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -114,15 +115,20 @@ class SparseAutoencoder:
         return digest.hexdigest()[:16]
 
     @functools.cached_property
-    def _unit_decoder(self) -> Tensor:
-        W_dec = self.weights["W_dec"]
+    def norms(self) -> Tensor:
+        """``[d_sae]`` norms of the decoder's rows. Only they are kept: rows of norm one would be a third large matrix."""
         if self.part_of:  # they have norm one, and would change in the last digit
-            return W_dec
-        return W_dec / W_dec.norm(dim=-1, keepdim=True).clamp(min=1e-12)
+            return torch.ones(self.d_sae, device=self.b_dec.device)
+        return self.weights["W_dec"].norm(dim=-1).clamp(min=1e-12)
 
-    def directions(self) -> Tensor:
-        """``[d_sae, d_in]``: decoder rows of norm one."""
-        return self._unit_decoder
+    def directions(self, latents: Sequence[int] | np.ndarray | None = None) -> Tensor:
+        """``[n, d_in]``: decoder rows of norm one, of some latents or of all, which takes as much memory as the decoder."""
+        rows = slice(None) if latents is None else torch.as_tensor(np.asarray(latents, np.int64))
+        return self.weights["W_dec"][rows] / self.norms[rows, None]
+
+    def project(self, x: Tensor) -> Tensor:
+        """``[..., d_sae]`` projections of ``x - b_dec`` on the latents' directions."""
+        return ((x - self.b_dec) @ self.weights["W_dec"].T).div_(self.norms)
 
     @property
     def separable(self) -> bool:
@@ -153,9 +159,16 @@ class SparseAutoencoder:
         self.require_separable()
         rows = torch.as_tensor(list(latents), dtype=torch.int64)
         weights = {name: weight[rows] for name, weight in self.weights.items() if name not in ("W_enc", "W_dec", "b_dec")}
-        weights |= {"W_enc": self.weights["W_enc"][:, rows], "W_dec": self.directions()[rows], "b_dec": self.b_dec}
+        weights |= {"W_enc": self.weights["W_enc"][:, rows], "W_dec": self.directions(latents), "b_dec": self.b_dec}
         weights = {name: weight.cpu().contiguous() for name, weight in weights.items()}
         return replace(self, weights=weights, part_of=PartOf(self.fingerprint, self.d_sae, tuple(map(int, latents))))
+
+    def encoder_of(self, latents: Iterable[int]) -> tuple[SparseAutoencoder, dict[int, int]]:
+        """An SAE that encodes some latents, only these where it is :attr:`separable`, and the column of each."""
+        ordered = sorted(set(latents))
+        if not self.separable or len(ordered) == self.d_sae:
+            return self, {latent: latent for latent in ordered}
+        return self.part(ordered), {latent: column for column, latent in enumerate(ordered)}
 
     def to(self, device: torch.device) -> SparseAutoencoder:
         """This SAE with its weights on a device; inputs must be on the same one."""
@@ -170,7 +183,7 @@ class SparseAutoencoder:
     def decode(self, z: Tensor) -> Tensor:
         """``[..., d_in]`` from ``z [..., d_sae]``, in the space of the normalised input."""
         if self.rescale_acts_by_decoder_norm:
-            z = z / self.weights["W_dec"].norm(dim=-1)
+            z = z / self.norms
         return z @ self.weights["W_dec"] + self.b_dec
 
     def reconstruct(self, x: Tensor) -> Tensor:
@@ -198,13 +211,14 @@ class SparseAutoencoder:
         if self.architecture == "gated":
             pre = x @ w["W_enc"]
             return ((pre + w["b_gate"]) > 0) * torch.relu(pre * w["r_mag"].exp() + w["b_mag"])
-        pre = x @ w["W_enc"] + w["b_enc"]
+        pre = (x @ w["W_enc"]).add_(w["b_enc"])  # in place: of many tokens and latents each copy may be gigabytes
         if self.architecture == "standard":
-            return torch.relu(pre)
+            return pre.relu_()
         if self.architecture == "jumprelu":
-            return torch.relu(pre) * (pre > w["threshold"])
+            fires = pre > w["threshold"]
+            return pre.relu_().mul_(fires)
         if self.rescale_acts_by_decoder_norm:
-            pre = pre * w["W_dec"].norm(dim=-1)
+            pre = pre * self.norms
         top = pre.topk(min(self.k or 1, self.d_sae), dim=-1, sorted=False)
         return torch.zeros_like(pre).scatter_(-1, top.indices, top.values.relu())
 

@@ -11,6 +11,7 @@ import pytest
 import streamlit as st
 from streamlit.testing.v1 import AppTest
 
+from sparserm.backbone import smollm2
 from sparserm.heads.library import keep_head
 from sparserm.heads.saved import load_head
 from sparserm.pairs.sources import keep_upload, list_sources, rename_upload
@@ -132,7 +133,7 @@ def test_the_audit_does_what_needs_no_head_and_says_what_needs_one() -> None:
 def test_a_head_is_trained_where_the_sidebar_says() -> None:
     app = _open("train", head=NO_HEAD, layer="20")
     assert "Trains on" in _texts(app)
-    assert app.session_state["train layers"] == ["smollm2/layer_20"]
+    assert app.session_state[f"train layers of {smollm2.FINGERPRINT}"] == ["smollm2/layer_20"]
 
 
 # ------------------------------------------------------------------------------------------------------- pairs of a head

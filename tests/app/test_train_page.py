@@ -21,6 +21,7 @@ from sparserm.training.sweep import SweepCell
 from sparserm.training.train import TrainSpec
 from sparserm.ui.train import setup
 from tests.unit.features.latents import D_SAE, tiny_sae
+from tests.unit.tiny import save_tiny, save_tiny_sae
 from tests.unit.ui.gated import gated_head
 
 ROOT = Path(__file__).parents[2]
@@ -163,6 +164,28 @@ def test_an_sae_folder_without_its_configuration_is_refused_before_a_job_is_made
     assert not page.exception and "cfg.json" in _texts(page)
     assert queue.list_jobs() == []
     assert page.slider(key="train gated k").value == 7
+
+
+def test_another_language_model_is_chosen_by_its_folder_with_its_sae_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queue, "_spawn", lambda folder: None)
+    monkeypatch.setattr(queue, "_is_alive", lambda found: True)
+    model, sae = save_tiny(tmp_path / "model"), save_tiny_sae(tmp_path / "layer_2", threshold=15)
+    page = _page()
+    assert any("layer 15" in one.options for one in page.get("button_group"))
+    page.text_input(key="train backbone").set_value(str(model)).run()
+    assert page.text_input(key="train sae").label == "SAE of this language model"
+    assert not any("layer 15" in one.options for one in page.get("button_group"))
+    page.text_input(key="train sae").set_value(str(tmp_path / "none")).run()
+    _button(page, "Start training").click().run()
+    assert "o SAE" in _texts(page) and queue.list_jobs() == []
+    page.text_input(key="train sae").set_value(str(sae)).run()
+    _button(page, "Start training").click().run()
+    assert not page.exception
+    (job,) = queue.list_jobs()
+    spec = TrainSpec.from_dict(queue.spec(job.id))
+    assert (spec.backbone, spec.saes) == (str(model), (str(sae),))
 
 
 def test_starting_makes_a_job_that_other_sessions_see(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -210,6 +210,29 @@ def test_an_sae_is_opened_by_a_press_and_not_by_path_where_others_can_reach_the_
         loaded.clear()
 
 
+def test_a_language_model_is_opened_by_a_press_and_not_by_path_where_others_can_reach_the_app(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked_for = []
+
+    def look_for(name: str) -> None:
+        looked_for.append(name)
+        raise SparseRMError("the model cannot be used; choose another")
+
+    monkeypatch.setattr("sparserm.ui.train.setup.resolve", look_for)
+    for reachable in (False, True):
+        monkeypatch.setattr(access, "others_can_reach", lambda reachable=reachable: reachable)
+        page = _page("train")
+        page.text_input(key="train backbone").set_value(str(tmp_path)).run()
+        page.text_input(key="train sae").set_value("me/saes:layer_3").run()
+        assert looked_for == []
+        next(button for button in page.button if button.label == "Start training").click().run()
+        assert not page.exception and page.error
+        assert (str(tmp_path) in looked_for) is not reachable
+        assert ("it opens no language model by its path" in _texts(page)) is reachable
+        looked_for.clear()
+
+
 @pytest.mark.usefixtures("shared")
 def test_where_others_can_reach_the_app_names_of_the_hub_are_opened_and_no_paths(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -225,6 +248,11 @@ def test_where_others_can_reach_the_app_names_of_the_hub_are_opened_and_no_paths
             access.check_sae(name)
     for name in ("me/model", "me/model@v2", "known"):
         access.check_backbone(name, "known")
+    for name in ("me/model", "me/model@v2"):
+        access.check_model(name)
+    for name in ("me/model@v1", "me/../model", "/me/model", "~/model", "../model", "model", "smollm2"):
+        with pytest.raises(SparseRMError, match="opens no language model by its path"):
+            access.check_model(name)
     for name in ("me/model@v1", "me/../model", "me/model@../x", "/me/model", "~/model", "../model", "model"):
         with pytest.raises(SparseRMError, match="other people can reach this app, so it expected 'known'"):
             access.check_backbone(name, "known")

@@ -255,7 +255,7 @@ def density(card: FeatureCard, scope: Scope, firing: FiringText | None, rows: Se
 def _own_score(scope: Scope, card: FeatureCard, firing: FiringText) -> float:
     """The alignment score of the user's text."""
     pooling, sae = scope.place.pooling, scope.place.sae()
-    direction = sae.directions()[card.feature : card.feature + 1].numpy()
+    direction = sae.directions([card.feature]).numpy()
     if scope.score == "gated" and pooling == "mean" and firing.states is not None:
         projections = alignment_scores(firing.states, direction, sae.b_dec.numpy())[:, 0]
         return float((projections * (firing.of(card.feature) > 0)).mean())

@@ -50,6 +50,19 @@ def check_sae(typed: str) -> None:
         )
 
 
+def check_model(typed: str) -> None:
+    """Check that a typed language model may be opened: as for :func:`check_dataset`. Only safetensors are read.
+
+    Raises:
+        SparseRMError: it may not. The message does not tell whether there is such a folder.
+    """
+    if others_can_reach() and not _names_model(typed):
+        raise SparseRMError(
+            "other people can reach this app, so it opens no language model by its path; expected owner/name of the Hugging "
+            "Face Hub, or owner/name@revision"
+        )
+
+
 def check_backbone(named: str, known: str) -> None:
     """Check that the backbone of an uploaded head may be opened: where others can reach the app, a known one or one of the Hub.
 
@@ -58,14 +71,18 @@ def check_backbone(named: str, known: str) -> None:
     Raises:
         SparseRMError: it may not.
     """
-    asked = HubName.parse(named)
-    of_hub = asked is not None and asked.owned and not Path(named).exists()
-    if others_can_reach() and named != known and not of_hub:
+    if others_can_reach() and named != known and not _names_model(named):
         raise SparseRMError(
             f"the head names the backbone {one_line(named, 80)!r}; other people can reach this app, so it expected {known!r}, "
             "the backbone of the head in the sidebar, or owner/name of the Hugging Face Hub; select a head with that backbone "
             "first"
         )
+
+
+def _names_model(typed: str) -> bool:
+    """Whether a text is ``owner/name``, with a revision if one is given, and no folder here."""
+    asked = HubName.parse(typed)
+    return asked is not None and asked.owned and not Path(typed).exists()
 
 
 def _names_sae(typed: str) -> bool:

@@ -12,7 +12,7 @@ from urllib.parse import urlencode
 import streamlit as st
 from streamlit.runtime.pages_manager import PagesManager
 
-from sparserm.backbone.smollm2 import is_ready
+from sparserm.backbone.smollm2 import FINGERPRINT, is_ready
 from sparserm.heads.model_card import accuracy, baselines
 from sparserm.heads.saved import HeadCard, SavedHead, head_hash, list_heads, load_head
 from sparserm.support.defaults import DEFAULT_LAYER, DEFAULT_LAYERS, TASKS
@@ -156,7 +156,7 @@ def draw_sidebar() -> None:
         context = None if name == NO_HEAD else _head(name, heads[name])
         place = context.place if context else _sae_only(heads)
         _facts(place, context)
-        _backbone_status()
+        _backbone_status(place)
         job_panel.active_jobs()
     _guard_link(context)
     st.session_state["_context"], st.session_state["_place"] = context, place
@@ -379,9 +379,11 @@ def _shipped_cards() -> Iterable[HeadCard]:
     return (read_head(key).card for key in list_heads())
 
 
-def _backbone_status() -> None:
-    """Say that the language model is downloaded later, or is loading, until it is ready."""
+def _backbone_status(place: Place) -> None:
+    """Say that the default language model is downloaded later, or is loading, until it is ready; others load when needed."""
     thread = _loading()
+    if place.backbone_fingerprint != FINGERPRINT:
+        return
     if not is_ready():
         st.caption(":material/cloud_download: The language model (93 MB) will be downloaded for the first score.")
     elif thread.is_alive():

@@ -13,6 +13,7 @@ import pandas as pd
 import streamlit as st
 
 from sparserm import jobs
+from sparserm.backbone.model import resolve
 from sparserm.heads.fitting import MOST_FEATURES, SELECTIONS, FitSettings, fit_settings, require_suited
 from sparserm.heads.inputs import load_saes
 from sparserm.heads.library import check_name, free_name
@@ -150,9 +151,34 @@ def _problem(found: Validation) -> str:
     return plain(f"{found.name}: {bad}. Fix the file, or choose other columns above.")
 
 
+def backbone_and_saes(place: Place) -> tuple[str, tuple[str, ...]]:
+    """The language model and SAEs to train on, one per layer; the default are those in the sidebar."""
+    folders = not access.others_can_reach()
+    typed = st.text_input(
+        "Another language model",
+        key="train backbone",
+        persist_state="session",
+        placeholder=f"optional: {'folder or ' * folders}owner/name",
+        help=f"{'A folder with config.json, tokenizer and safetensors, or a' if folders else 'A'} model of the Hugging Face "
+        "Hub (owner/name, or owner/name@revision). It needs an SAE that was trained on it, and is opened when training starts.",
+    ).strip()
+    picked = () if typed else layers(place)
+    other = st.text_input(
+        "SAE of this language model" if typed else "Another SAE",
+        key="train sae",
+        persist_state="session",
+        placeholder=f"{'' if typed else 'optional: '}{'folder, ' * folders}release:sae_id or owner/name:folder",
+        help=f"{'A folder with cfg.json and sae_weights.safetensors, or one' if folders else 'One'} of the SAELens registry "
+        "(release:sae_id) or of a repository of the Hugging Face Hub (owner/name:folder, or owner/name@revision:folder). It is "
+        "opened when training starts.",
+    ).strip()
+    return typed or place.backbone_source, (*picked, *([other] if other else []))
+
+
 def layers(place: Place) -> tuple[str, ...]:
-    """SAEs to train on, one per layer; the default is the SAE in the sidebar."""
-    known = {info.name: info.layer for info in list_saes()} | {place.sae_name: place.layer}
+    """Those of the SAEs of the language model in the sidebar that the user picks."""
+    own = {info.name: info.layer for info in list_saes() if info.model_name == place.backbone}
+    known = own | {place.sae_name: place.layer}
     times = Counter(known.values())
     picked = st.pills(
         "Layers",
@@ -160,24 +186,14 @@ def layers(place: Place) -> tuple[str, ...]:
         selection_mode="multi",
         default=[place.sae_name],
         format_func=lambda name: f"layer {known[name]}" + (f" · {name}" if times[known[name]] > 1 else ""),
-        key="train layers",
+        key=f"train layers of {place.backbone_fingerprint}",
         persist_state="session",
         help="Each layer has its own sparse autoencoder (SAE). One pass of the language model covers them all; the head uses "
         "the layer with the best cross-validated accuracy.",
     )
     for about in filter(None, map(sae_facts, picked)):
         st.caption(about, help=ABOUT_SAE)
-    folders = not access.others_can_reach()
-    other = st.text_input(
-        "Another SAE",
-        key="train sae",
-        persist_state="session",
-        placeholder=f"optional: {'folder, ' * folders}release:sae_id or owner/name:folder",
-        help=f"{'A folder with cfg.json and sae_weights.safetensors, or one' if folders else 'One'} of the SAELens registry "
-        "(release:sae_id) or of a repository of the Hugging Face Hub (owner/name:folder, or owner/name@revision:folder). It is "
-        "opened when training starts.",
-    )
-    return (*picked, *([other.strip()] if other.strip() else []))
+    return tuple(picked)
 
 
 def allowed_scores(saes: Sequence[str]) -> tuple[Score, ...]:
@@ -264,7 +280,7 @@ def as_l2(strength: str) -> float | None:
 def specification(found: Validation, place: Place) -> TrainSpec:
     """Draw all settings and return them."""
     assert found.data is not None
-    saes = layers(place)
+    backbone, saes = backbone_and_saes(place)
     settings = fit_controls(saes)
     left, right = st.columns(2)
     share = left.slider(
@@ -291,7 +307,7 @@ def specification(found: Validation, place: Place) -> TrainSpec:
             help=f"Sampled by prompt. All {n:,} pairs can take hours without a GPU; the job shows the time left.",
         )
     name = st.text_input("Name of the head", free_name(f"my-{Path(found.name).stem}"), key=f"name for {found.source.name}")
-    return TrainSpec(found.source, saes, settings, share / 100, most, backbone=place.backbone_source, name=name.strip())
+    return TrainSpec(found.source, saes, settings, share / 100, most, backbone=backbone, name=name.strip())
 
 
 @dataclass(frozen=True)
@@ -311,7 +327,7 @@ def _plan(source: DataSource, version: str, share: float, most: int | None) -> _
     return _Plan((train[0], test[0]), (train[1], test[1]))
 
 
-def start_button(spec: TrainSpec) -> None:
+def start_button(spec: TrainSpec, place: Place) -> None:
     """Sizes of the split and the button that starts training, or why it cannot start."""
     try:
         check_name(spec.name)
@@ -325,8 +341,21 @@ def start_button(spec: TrainSpec) -> None:
     if test < 100:
         st.caption(":material/info: Few test pairs give a wide interval; use several hundred pairs if you can.")
     # Not a callback: its arguments would be those of the last run and miss text typed just before the click.
-    if st.button("Start training", type="primary", width="stretch", icon=":material/play_arrow:"):
+    pressed = st.button("Start training", type="primary", width="stretch", icon=":material/play_arrow:")
+    if pressed and (spec.backbone == place.backbone_source or _is_found(spec.backbone)):
         start(spec)
+
+
+def _is_found(backbone: str) -> bool:
+    """Whether a typed language model is here or can be downloaded; if not, shows why."""
+    try:
+        access.check_model(backbone)
+        with st.spinner("Looking for the language model…"):
+            resolve(backbone)
+    except (SparseRMError, OSError) as error:
+        st.error(sentence(error))
+        return False
+    return True
 
 
 def start(spec: TrainSpec) -> None:

@@ -373,6 +373,25 @@ def test_bfloat16_agrees_with_float32_to_five_percent(tiny_folder, tiny_backbone
         assert (exact - rough).norm() < 0.05 * exact.norm()
 
 
+@pytest.mark.parametrize(
+    ("stored", "native", "expected"),
+    [
+        (torch.bfloat16, True, torch.bfloat16),
+        (torch.bfloat16, False, torch.float32),
+        (torch.float32, True, torch.float32),  # rounding its weights would change rewards
+    ],
+)
+def test_weights_stored_in_bfloat16_stay_so_where_the_cpu_multiplies_it(tmp_path, monkeypatch, stored, native, expected):
+    model = tiny_model().to(stored)
+    model.save_pretrained(tmp_path, max_shard_size="20KB")
+    tiny_tokenizer().save_pretrained(tmp_path)
+    assert len(list(tmp_path.glob("*.safetensors"))) > 1
+    monkeypatch.setattr("sparserm.backbone.device._cpu_has", lambda units: native and units == "avx512_bf16")
+    loaded = Backbone.load(tmp_path, device="cpu")
+    assert {one.dtype for one in loaded.model.parameters()} == {expected}
+    assert state_of(loaded, loaded.tokenize(user("Hello?"), "The end."), HookPoint(1)).isfinite().all()
+
+
 def test_the_same_files_have_the_same_fingerprint_wherever_they_lie(tiny_backbone, copied):
     (copied / "generation_config.json").write_text("{}")
     (copied / "README.md").write_text("about")

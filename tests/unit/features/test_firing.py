@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sparserm.features.firing import describe_firings, find_firings
+import sparserm.features.firing as module
+from sparserm.features.firing import SPREAD, STRONGEST, describe_firings, find_firings
 from sparserm.representations.represent import represent_pairs
 from sparserm.types import HookPoint, Message, PreferencePair
 from tests.unit.tiny import firing_sae
@@ -43,6 +44,32 @@ def test_line_breaks_and_marks_are_words_and_a_part_of_one_is_the_whole() -> Non
 def test_a_latent_that_is_silent_has_no_evidence() -> None:
     found = describe_firings([])
     assert found.evidence == "" and found.words == found.snippets == ()
+
+
+def test_all_latents_at_once_are_found_as_each_alone(tiny_backbone) -> None:
+    sae = firing_sae(HookPoint(1))
+    prompt = (Message("user", "Hello?"),)
+    pairs = [PreferencePair(prompt, f"alpha {i} beta " * (1 + i % 3), f"gamma {i % 2} delta") for i in range(40)]
+    found = represent_pairs(pairs, tiny_backbone, {sae.hook: sae}, "mean", strengths=True)[sae.hook]
+    rows = np.arange(80)
+    together = find_firings(range(sae.d_sae), pairs, found, rows, tiny_backbone, sae)
+    assert sum(bool(one.n_texts) for one in together.values()) > 0
+    assert max(len(one.snippets) for one in together.values()) == STRONGEST + SPREAD
+    for feature in range(sae.d_sae):
+        alone = find_firings([feature], pairs, found, rows, tiny_backbone, sae)[feature]
+        shares = [[share for _, share in one.words] for one in (alone, together[feature])]
+        assert shares[0] == pytest.approx(shares[1], abs=1e-4)
+        assert sorted(map(str, alone.snippets)) == sorted(map(str, together[feature].snippets))
+
+
+def test_a_text_is_laid_out_once_however_many_latents_fire_in_it(monkeypatch) -> None:
+    laid_out: list[str] = []
+    spans = module._spans
+    monkeypatch.setattr(module, "_spans", lambda text: (laid_out.append(text), spans(text))[1])
+    tokens = ("Never", " seen", " before", " here")
+    for latent in range(50):
+        describe_firings([(0, tokens, np.full(4, 1.0 + latent))])
+    assert laid_out == ["Never seen before here"]
 
 
 def test_only_the_given_responses_are_read(tiny_backbone) -> None:

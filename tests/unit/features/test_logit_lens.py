@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -53,6 +55,24 @@ def test_many_latents_are_looked_up_as_one_at_a_time(tmp_path) -> None:
     assert list(every.promoted[66]) == list(one.promoted[0]) and list(every.suppressed[66]) == list(one.suppressed[0])
     assert every.promoted.shape == every.suppressed_logits.shape == (70, TOKENS)
     assert (every.promoted_logits > every.suppressed_logits).all()
+
+
+def test_a_vocabulary_in_bfloat16_and_in_blocks_gives_the_same_tokens_as_at_once(tmp_path, monkeypatch) -> None:
+    import sparserm.features.logit_lens as module
+
+    sae, vocabulary = tiny_sae(d_in=HIDDEN, d_sae=70), torch.randn(300, HIDDEN).to(torch.bfloat16)
+    unembedding = replace(load_unembedding(save_tiny(tmp_path / "model")), weight=vocabulary)
+    monkeypatch.setattr(unembedding.tokenizer.__class__, "decode", lambda self, ids, **given: f"token {ids[0]}")
+    monkeypatch.setattr(module, "_BLOCK", 7)  # fewer tokens than are kept
+    monkeypatch.setattr(module, "_CHUNK", 32)
+    reported: list[int] = []
+    found = logit_lens(sae, unembedding, np.arange(70), lambda done, total, what: reported.append(done))
+    logits = (sae.directions() * unembedding.gain) @ (vocabulary.float() - vocabulary.float().mean(0)).T
+    for sign, tokens, values in ((1, found.promoted, found.promoted_logits), (-1, found.suppressed, found.suppressed_logits)):
+        expected = (sign * logits).topk(TOKENS)
+        assert tokens.tolist() == [[f"token {one}" for one in row] for row in expected.indices.tolist()]
+        np.testing.assert_allclose(values, sign * expected.values, rtol=1e-4, atol=1e-5)
+    assert reported == sorted(reported) and reported[-1] == 70
 
 
 def test_an_sae_of_another_width_is_refused(tmp_path) -> None:

@@ -13,6 +13,7 @@ from scipy.stats import norm
 from sparserm.heads.screening import ENOUGH, MOST_CANDIDATES, GatedScores, as_candidates, few_sure, grouped_z, screen
 from sparserm.representations.represent import represent_pairs
 from sparserm.representations.values import ActiveLatents
+from sparserm.sae.autoencoder import SparseAutoencoder
 from sparserm.types import SparseRMError
 from tests.unit.gated import gated_sae, made_up_scores, polite_pairs, sparse_scores, states_of, tokenized
 from tests.unit.tiny import HOOK
@@ -221,6 +222,20 @@ def test_gated_scores_are_projections_where_the_latent_fires_and_zero_elsewhere(
     assert got == pytest.approx(np.stack(expected), abs=1e-4)
     assert ((got == 0) == (np.stack(expected) == 0)).all() and 0 < (got != 0).mean() < 1
     assert np.array_equal(scores.groups, pairs.groups) and np.array_equal(scores.length_gaps, pairs.length_gaps)
+
+
+def test_last_states_are_encoded_in_batches_that_latents_make_smaller(tiny_backbone, monkeypatch) -> None:
+    data = polite_pairs(6)
+    sae = gated_sae(torch.cat([torch.from_numpy(one) for one in states_of(tokenized(data, tiny_backbone), tiny_backbone)]))
+    pairs = represent_pairs(data.pairs, tiny_backbone, {HOOK: sae}, "last", strengths=True)[HOOK]
+    at_once = GatedScores.of(pairs, sae)
+    sizes: list[int] = []
+    encode = SparseAutoencoder.encode
+    monkeypatch.setattr(SparseAutoencoder, "encode", lambda self, x: (sizes.append(len(x)), encode(self, x))[1])
+    monkeypatch.setattr("sparserm.heads.screening._ACTIVATIONS", 2 * sae.d_sae)
+    batched = GatedScores.of(pairs, sae)
+    assert set(sizes) == {2}
+    assert batched.chosen.toarray() == pytest.approx(at_once.chosen.toarray(), abs=1e-5)
 
 
 def test_mean_pooling_without_latent_strengths_is_refused(tiny_backbone) -> None:

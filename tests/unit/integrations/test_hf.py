@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.numpy import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
@@ -23,7 +24,7 @@ from sparserm.pairs.parsing import parse_pairs
 from sparserm.sae.autoencoder import SparseAutoencoder
 from sparserm.types import NORMALISATIONS, HookPoint, SparseRMError
 from tests.unit.pairs_data import preference_rows
-from tests.unit.tiny import save_tiny, save_tiny_sae
+from tests.unit.tiny import save_tiny, save_tiny_sae, tiny_model, tiny_tokenizer
 
 PROMPTS = ["How do I boil an egg?", "And two?", "Hi"]
 RESPONSES = ["please boil it for six minutes", "go away", "ünïcode 🥚 is text too\nin two lines"]
@@ -202,6 +203,33 @@ def test_in_bfloat16_the_head_stays_in_single_precision(exported):
     if head.score == "gated":
         assert {parameter.dtype for parameter in classifier.score.parameters()} == {torch.float32}
         np.testing.assert_array_equal(classifier.score.directions.detach().numpy(), head.directions)
+
+
+def test_a_backbone_in_bfloat16_is_exported_as_it_is_and_not_twice_in_memory(tmp_path, monkeypatch):
+    tiny_model().to(torch.bfloat16).save_pretrained(tmp_path / "half")
+    tiny_tokenizer().save_pretrained(tmp_path / "half")
+    _trained(tmp_path / "half", tmp_path, score="gated")
+    built: list[torch.device] = []
+    start = code.SparseRMForSequenceClassification.post_init
+    monkeypatch.setattr(
+        code.SparseRMForSequenceClassification,
+        "post_init",
+        lambda self: (built.append(next(self.backbone.parameters()).device), start(self)),
+    )
+    export_classifier(tmp_path / "head", tmp_path / "exported")
+    assert built == [torch.device("meta")]
+    with safe_open(tmp_path / "exported" / "model.safetensors", "pt") as file:
+        names = file.keys()
+        stored = {name: file.get_slice(name).get_dtype() for name in names}
+    assert {kind for name, kind in stored.items() if name.startswith("backbone.")} == {"BF16"}
+    assert {kind for name, kind in stored.items() if name.startswith("score.")} == {"F32"}
+    classifier = AutoModelForSequenceClassification.from_pretrained(tmp_path / "exported", dtype=torch.float32)
+    model = SparseRM.from_pretrained(tmp_path / "head", backbone=Backbone.load(tmp_path / "half", dtype="float32"))
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "exported")
+    texts = [tokenizer(one, return_tensors="pt", add_special_tokens=False) for one in _conversations(tokenizer)]
+    with torch.inference_mode():
+        rewards = [classifier(**text).logits.item() for text in texts]
+    np.testing.assert_allclose(rewards, model.score(PROMPTS, RESPONSES), atol=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from sparserm.representations.represent import (
 )
 from sparserm.representations.store import Store
 from sparserm.representations.values import Representations
+from sparserm.sae.autoencoder import SparseAutoencoder
 from sparserm.types import HookPoint, Message, PreferencePair, SparseRMError, Text
 from tests.unit.tiny import D_SAE, HIDDEN, firing_sae
 
@@ -315,8 +316,9 @@ def test_passes_and_runs_of_any_size_give_what_each_text_gives_alone(tiny_backbo
     saes = {HOOK: firing_sae(HOOK), OTHER: firing_sae(OTHER, seed=1)}
     many = [Text(user("Hi" * (i % 5)), "the bird " * (1 + i % 7)) for i in range(FLUSH_EVERY + 9)]
     alone = [represent([text], tiny_backbone, saes, "mean", strengths=True) for text in many]
-    for at_once in (1, 30, 10**6):  # tokens whose latents are computed together
+    for at_once in (1, 30, 10**6):  # tokens whose latents are computed together, also of longer texts
         monkeypatch.setattr("sparserm.representations.represent.CPU_ACTIVATIONS", at_once * D_SAE)
+        monkeypatch.setattr("sparserm.representations.represent.LEAST_ENCODED", min(at_once, 128))
         monkeypatch.setattr("sparserm.backbone.model.CPU_BATCH_TOKENS", 150)
         together = represent(many, tiny_backbone, saes, "mean", strengths=True)
         for hook, got in together.items():
@@ -327,6 +329,16 @@ def test_passes_and_runs_of_any_size_give_what_each_text_gives_alone(tiny_backbo
                 np.testing.assert_allclose(one.strengths.peak, want[hook].strengths.peak, atol=1e-4)
                 np.testing.assert_allclose(one.strengths.gated, want[hook].strengths.gated, atol=1e-4)
                 np.testing.assert_allclose(one.strengths.rate, want[hook].strengths.rate, atol=1e-6)
+
+
+def test_no_more_tokens_are_encoded_at_once_however_long_a_text_is(tiny_backbone, monkeypatch):
+    sizes: list[int] = []
+    encode = SparseAutoencoder.encode
+    monkeypatch.setattr(SparseAutoencoder, "encode", lambda self, x: (sizes.append(len(x)), encode(self, x))[1])
+    monkeypatch.setattr("sparserm.representations.represent.CPU_ACTIVATIONS", 1)
+    monkeypatch.setattr("sparserm.representations.represent.LEAST_ENCODED", 5)
+    represent([Text(user("Hi"), "the bird " * 12), Text(user("Hi"), "a")], tiny_backbone, {HOOK: firing_sae(HOOK)}, "mean")
+    assert max(sizes) == 5 and sum(sizes) > 12
 
 
 def test_a_computed_nan_is_refused_naming_the_text_and_not_stored(tiny_folder, store):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -63,6 +65,26 @@ def test_parts_with_other_latents_thresholds_or_settings_are_told_apart() -> Non
     parts += [gated_sae(STATES, apply_b_dec=False).part(LATENTS), gated_sae(STATES, "standard").part(LATENTS)]
     assert len({part.fingerprint for part in parts}) == len(parts)
     assert sae.fingerprint != other.fingerprint
+
+
+def test_directions_and_projections_need_no_second_copy_of_the_decoder() -> None:
+    sae = gated_sae(STATES)
+    rows = sae.weights["W_dec"] / sae.weights["W_dec"].norm(dim=1, keepdim=True)
+    assert torch.allclose(sae.directions(LATENTS), rows[list(LATENTS)], atol=1e-6)
+    assert torch.allclose(sae.project(STATES), (STATES - sae.b_dec) @ rows.T, atol=1e-4)
+    kept = [one for one in vars(sae).values() if isinstance(one, torch.Tensor)]
+    assert [one.shape for one in kept] == [(D_SAE,)]  # the norms
+
+
+def test_some_latents_are_encoded_as_in_the_whole() -> None:
+    sae = gated_sae(STATES)
+    some, columns = sae.encoder_of([LATENTS[2], LATENTS[0]])
+    assert some.d_sae == 2
+    whole = sae.encode(STATES)
+    for latent, column in columns.items():
+        assert torch.allclose(some.encode(STATES)[:, column], whole[:, latent], atol=1e-5)
+    topk = replace(sae, architecture="topk", k=3)  # whether a latent fires depends on the others
+    assert topk.encoder_of(LATENTS) == (topk, {latent: latent for latent in LATENTS})
 
 
 def test_decoder_rows_have_norm_one_and_are_those_of_the_whole() -> None:

@@ -181,9 +181,7 @@ def test_one_row_cannot_be_split_and_says_so(run_job, spec: TrainSpec) -> None:
     assert "a split needs at least 2" in run_job(spec).error
 
 
-@pytest.mark.parametrize(
-    ("change", "message"), [({"saes": ()}, "no layer was chosen"), ({"test_share": 1.0}, "between 0 and 1")]
-)
+@pytest.mark.parametrize(("change", "message"), [({"saes": ()}, "no SAE was chosen"), ({"test_share": 1.0}, "between 0 and 1")])
 def test_a_wrong_specification_fails_in_a_sentence(run_job, spec: TrainSpec, change: dict[str, Any], message: str) -> None:
     assert message in run_job(replace(spec, **change)).error
 
