@@ -153,7 +153,7 @@ def _problem(found: Validation) -> str:
 
 def backbone_and_saes(place: Place) -> tuple[str, tuple[str, ...]]:
     """The language model and SAEs to train on, one per layer; the default are those in the sidebar."""
-    folders = not access.others_can_reach()
+    folders, above = not access.others_can_reach(), st.container()
     typed = st.text_input(
         "Another language model",
         key="train backbone",
@@ -162,7 +162,8 @@ def backbone_and_saes(place: Place) -> tuple[str, tuple[str, ...]]:
         help=f"{'A folder with config.json, tokenizer and safetensors, or a' if folders else 'A'} model of the Hugging Face "
         "Hub (owner/name, or owner/name@revision). It needs an SAE that was trained on it, and is opened when training starts.",
     ).strip()
-    picked = () if typed else layers(place)
+    with above:  # seldom another model is wanted
+        picked = () if typed else layers(place)
     other = st.text_input(
         "SAE of this language model" if typed else "Another SAE",
         key="train sae",
