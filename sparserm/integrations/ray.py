@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -75,8 +76,10 @@ class RayEngine:
             return
         ray = _ray()
         workers = min(self.workers, len(parts))
-        with _connected(ray):
+        with _connected(ray), warnings.catch_warnings():
             indices = ray.data.from_items([{"part": part.index} for part in parts], override_num_blocks=len(parts))
+            # Ray calls the limits of restarts deprecated, and has no others.
+            warnings.filterwarnings("ignore", "`ray_remote_args` is deprecated")
             done = indices.map_batches(
                 _Worker,
                 fn_constructor_kwargs={"work": work},
