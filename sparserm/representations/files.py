@@ -11,7 +11,7 @@ import json
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -278,7 +278,7 @@ class RepresentedPairs:
         path = given_path(folder)
         note = _run_folder(path).read() or {}
         try:
-            given, of = note["given"], Represented(**{name: note[name] for name in Represented.__dataclass_fields__})
+            given, of = note["given"], Represented(**{one.name: note[one.name] for one in fields(Represented)})
             source = cut(note["path"], note["part_rows"], split=given["split"], config=given["config"])
             columns = find_source_columns(source, given["columns"])
         except (KeyError, TypeError) as error:
