@@ -15,6 +15,7 @@ import random
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -72,16 +73,17 @@ def run(*arguments: str) -> tuple[dict[str, Any], dict[str, float]]:
     """The result of a command, its seconds, and the largest memory in MB of it and of all its processes together."""
     started, own, together = time.perf_counter(), 0.0, 0.0
     command = [sys.executable, "-c", "from sparserm.cli import main; main()", *arguments, "--json"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    # Into a file: a pipe that nobody reads meanwhile would hold up a command that says much.
+    with tempfile.TemporaryFile("w+") as said, subprocess.Popen(command, stdout=said, text=True) as process:
         while process.poll() is None:
             found = [memory for pid in _family(process.pid) if (memory := _anonymous_mb(pid))]
             own, together = max(own, found[0] if found else 0), max(together, sum(found))
             time.sleep(0.2)
-        assert process.stdout is not None
-        said = process.stdout.read()
-    if process.returncode:
-        raise RuntimeError(f"{' '.join(arguments)} failed")
-    return json.loads(said), {"seconds": time.perf_counter() - started, "peak_mb": own, "peak_mb_of_all": together}
+        if process.returncode:
+            raise RuntimeError(f"{' '.join(arguments)} failed")
+        said.seek(0)
+        result = json.load(said)
+    return result, {"seconds": time.perf_counter() - started, "peak_mb": own, "peak_mb_of_all": together}
 
 
 def _family(pid: int) -> list[int]:

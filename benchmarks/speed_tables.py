@@ -85,19 +85,6 @@ def memory() -> list[str]:
     return lines
 
 
-def scale_out() -> list[str]:
-    """Representing, training and insights of many pairs in files, and the head of the same pairs in memory."""
-    one = read_results("scale_out")
-    lines = header("", "time", "peak memory of the command", "of all its processes")
-    for name in ("represent", "train", "insights"):
-        found = one[name]
-        memory = f"{found['peak_mb']:,.0f} MB | {found['peak_mb_of_all']:,.0f} MB"
-        lines.append(f"| `{name}` | {found['seconds']:,.0f} s | {memory} |")
-    found = one["in_memory"]
-    lines.append(f"| fit with all latents in memory | {found['seconds']:,.0f} s | {found['peak_mb']:,.0f} MB | |")
-    return lines
-
-
 def billion() -> list[str]:
     """Cost of a billion pairs, extrapolated from the work per pair and the measured rate of one H100."""
     lines = header(
