@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +59,8 @@ def reward_models() -> dict[str, Judge]:
     """The four reward models; those that do not exist yet are trained."""
     wanted: list[tuple[str, Callable[[Path], None]]] = []
     for half, layer, data in zip("ab", (15, 20), halves(), strict=True):
-        wanted.append((f"head-{half}", lambda path, data=data, layer=layer: _train_head(data, layer, path)))
-        wanted.append((f"fine-tuned-{half}", lambda path, data=data: _fine_tune(data, path)))
+        wanted.append((f"head-{half}", partial(_train_head, data, layer)))
+        wanted.append((f"fine-tuned-{half}", partial(_fine_tune, data)))
     for name, train in wanted:
         if not (folder() / name).is_dir():
             unfinished = folder() / "unfinished" / name

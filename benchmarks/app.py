@@ -206,7 +206,11 @@ def under_load(address: str) -> dict[str, float]:
     try:
         while "sample" not in jobs.status(job).text:
             time.sleep(0.2)
-        return summary([health(address) for _ in range(50) if time.sleep(0.1) is None])
+        found = []
+        for _ in range(50):
+            time.sleep(0.1)
+            found.append(health(address))
+        return summary(found)
     finally:
         jobs.cancel(job)
         _wait_for(job)

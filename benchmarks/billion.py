@@ -26,8 +26,9 @@ from benchmarks.throughput import multiply_adds
 from sparserm.backbone.model import Backbone
 from sparserm.backbone.packing import Batch, pack
 from sparserm.pairs.parts import Part
+from sparserm.pairs.runs import PartWork
 from sparserm.representations.represent import pair_texts
-from sparserm.scoring.bulk import Scoring, score_file
+from sparserm.scoring.bulk import score_file
 from sparserm.support.defaults import DEFAULT_BACKBONE, DEFAULT_LAYER, TASKS
 from sparserm.types import HookPoint
 
@@ -40,7 +41,7 @@ class HostOnly:
 
     seconds = 0.0
 
-    def __call__(self, scoring: Scoring, parts: Sequence[Part], finished: Callable[[Part], None]) -> None:
+    def __call__(self, scoring: PartWork, parts: Sequence[Part], finished: Callable[[Part], None]) -> None:
         """Score the parts with hidden states of zeros."""
         model = scoring.load()
         backbone = model.backbone
@@ -48,12 +49,12 @@ class HostOnly:
         def zeros(batch: Batch, hooks: Sequence[HookPoint]) -> dict[HookPoint, Tensor]:
             return {hook: torch.zeros(*batch.input_ids.shape, backbone.d_model, dtype=backbone.dtype) for hook in hooks}
 
-        original, backbone.run = backbone.run, zeros  # type: ignore[method-assign]
+        original, backbone.run = backbone.run, zeros
         started = time.process_time()
         for part in parts:
             scoring.run(part, model)
         self.seconds = time.process_time() - started
-        backbone.run = original  # type: ignore[method-assign]
+        backbone.run = original
 
 
 def measure_task(task: str, n: int, backbone: Backbone) -> dict[str, Any]:

@@ -42,6 +42,7 @@ from sparserm.pairs.load import load_pairs
 from sparserm.pairs.sources import keep_upload, list_sources
 from sparserm.representations import represent
 from sparserm.representations.store import stored
+from sparserm.representations.values import LatentSummary
 from sparserm.support.defaults import home
 from sparserm.support.files import interrupted_replacement
 from sparserm.types import SparseRMError
@@ -134,7 +135,8 @@ def _represented() -> State:
             pairs, model.backbone, {sae.hook: sae}, model.head.pooling, strengths=True, store=store
         )
     figures = [rewards(model.head, side) for side in (found[sae.hook].chosen, found[sae.hook].rejected)]
-    figures += [side.latents.peak for side in (found[sae.hook].chosen, found[sae.hook].rejected)]
+    summaries = (found[sae.hook].chosen.latents, found[sae.hook].rejected.latents)
+    figures += [latents.peak for latents in summaries if isinstance(latents, LatentSummary)]
     return {"figures": json.dumps([float(figure) for one in figures for figure in one])}
 
 
@@ -277,7 +279,12 @@ class Injector:
         code, state = in_child(place, lambda: dict(action.read(place)))
         found, detail = self._judge(name, code, state)
         if found in ("before", "after", "between"):
-            code, state = in_child(place, lambda: (action.do(place), dict(action.read(place)))[1])
+
+            def again() -> dict[str, Any]:
+                action.do(place)
+                return dict(action.read(place))
+
+            code, state = in_child(place, again)
             if code or self._judge(name, code, state)[0] != "after":
                 found, detail = "lost", f"run again: {code} {state} {_tail(place)}"
         else:  # after a kill nothing may be refused: the state before is whole

@@ -102,6 +102,7 @@ def drawn(known: PairRepresentations, n: int, width: int) -> PairRepresentations
         own = np.arange(width) * side.latents.d_sae // width
         if isinstance(side.latents, LatentSummary):
             return replace(side, latents=_resized(side.latents, own))
+        assert isinstance(side.latents, ActiveLatents)
         active = np.unpackbits(side.latents.bits, axis=-1, count=side.latents.d_sae)[..., own]
         return replace(side, latents=ActiveLatents(np.packbits(active, axis=-1), width))
 

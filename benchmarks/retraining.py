@@ -26,7 +26,7 @@ from sparserm.heads.fitting import FitSettings, fit_head
 from sparserm.pairs.load import load_pairs
 from sparserm.representations.represent import represent_pairs
 from sparserm.representations.store import Store, stored
-from sparserm.representations.values import ActiveLatents, Latents
+from sparserm.representations.values import ActiveLatents, Latents, LatentSummary
 from sparserm.sae.autoencoder import load_sae
 from sparserm.support.defaults import DEFAULT_BACKBONE, TASKS, home
 from sparserm.support.threads import in_threads
@@ -121,9 +121,14 @@ def _gated(saes: dict[Any, Any]) -> bool:
 
 
 def _bytes(latents: Latents | None) -> int:
-    if latents is None:
-        return 0
-    return latents.bits.nbytes if isinstance(latents, ActiveLatents) else latents.fired.nbytes + latents.indptr.nbytes
+    match latents:
+        case None:
+            return 0
+        case ActiveLatents(bits=bits):
+            return bits.nbytes
+        case LatentSummary(indptr=indptr, fired=fired):
+            return fired.nbytes + indptr.nbytes
+    raise TypeError(f"latents in memory were expected, not {type(latents).__name__}")
 
 
 def main() -> None:

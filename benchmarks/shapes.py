@@ -120,6 +120,7 @@ def make_model(shape: Shape, folder: Path) -> None:
         return
     config = shape.config
     kind = AutoModelForCausalLM._model_mapping[type(config)]
+    assert isinstance(kind, type)
     config.architectures, config.dtype = [kind.__name__], torch.bfloat16
     config.save_pretrained(folder)
     with torch.device("meta"):

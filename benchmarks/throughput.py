@@ -25,7 +25,7 @@ import torch
 from benchmarks.common import memory_mb, read_results, task_pairs, write_results
 from sparserm.backbone.device import fast_dtype
 from sparserm.backbone.model import CPU_BATCH_TOKENS, GPU_BATCH_TOKENS, Backbone, decoder_layers, resolve
-from sparserm.backbone.packing import Row, batches, pack
+from sparserm.backbone.packing import Row, pack, similar
 from sparserm.representations.represent import represent_pairs
 from sparserm.sae.autoencoder import find_saes, load_sae
 from sparserm.support.defaults import DEFAULT_BACKBONE, DEFAULT_LAYER
@@ -108,8 +108,8 @@ def classifier(dtype: torch.dtype, device: str) -> Way:
     def run(pairs: Sequence[PreferencePair]) -> np.ndarray:
         texts = _texts(chat, pairs)
         rewards = np.zeros(len(texts))
-        for batch in batches(pack(texts, share_prompts=False), batch_tokens(device)):
-            members = [row.spans[0][0] for row in batch.rows]
+        for rows in similar(pack(texts, share_prompts=False), batch_tokens(device)):
+            members = [row.spans[0][0] for row in rows]
             with torch.no_grad():
                 rewards[members] = model(**_padded([texts[i] for i in members], device)).logits[:, 0].float().cpu().numpy()
         return rewards
