@@ -22,7 +22,7 @@ from sparserm.backbone.attention import IN_ROWS, NO_MASK, within
 from sparserm.backbone.cores import on_cores
 from sparserm.backbone.device import to_device, usable_device, weights_dtype
 from sparserm.backbone.packing import ROW_TOKENS, Batch, Row, even, joined, pack, padded, similar
-from sparserm.backbone.tokenization import ChatTokenizer
+from sparserm.backbone.tokenization import PLAIN_TEMPLATE, ChatTokenizer, plain_template
 from sparserm.support.defaults import DEFAULT_BACKBONE, default_device, folder_note, home, noted_folder
 from sparserm.support.files import one_line, write_text
 from sparserm.support.hub import HubName, hub_problem, not_a_name
@@ -144,7 +144,7 @@ class Backbone:
             dtype = weights_dtype(device, stored_dtype(folder))
         chosen = getattr(torch, dtype) if isinstance(dtype, str) else dtype
         model = _load_layers(folder, name, through_layer, chosen)
-        fingerprint = folder_fingerprint(folder)
+        fingerprint = _fingerprint(folder, tokenizer)
         if Path(name).expanduser().is_dir():
             _note_folder(folder.resolve(), fingerprint)
         backbone = cls(model, tokenizer, name=display, fingerprint=fingerprint, through_layer=through_layer)
@@ -591,6 +591,14 @@ def folder_fingerprint(folder: Path) -> str:
     with suppress(OSError):  # only to save time
         write_text(known, f"{fingerprint} {_checksum(key, fingerprint)}")
     return fingerprint
+
+
+def _fingerprint(folder: Path, tokenizer: Any) -> str:
+    """:func:`folder_fingerprint`, and for a model without a template of its own how the plain one opens a text."""
+    files = folder_fingerprint(folder)
+    if tokenizer.chat_template or (template := plain_template(tokenizer)) == PLAIN_TEMPLATE:
+        return files
+    return hashlib.sha256(f"{files} {template}".encode()).hexdigest()[:16]
 
 
 def _checksum(key: str, fingerprint: str) -> str:

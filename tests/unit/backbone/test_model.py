@@ -8,9 +8,11 @@ import threading
 
 import pytest
 import torch
+from tokenizers.processors import TemplateProcessing
 from torch import nn
 
-from sparserm.backbone.model import Backbone, decoder_layers, hooked_module, load_language_model
+from sparserm.backbone.model import Backbone, decoder_layers, folder_fingerprint, hooked_module, load_language_model
+from sparserm.support.defaults import noted_folder
 from sparserm.types import HookPoint, Message, SparseRMError, TokenizedText
 from tests.unit.tiny import CONTEXT, FAMILIES, LAYERS, save_tiny, tiny_model, tiny_tokenizer
 
@@ -407,6 +409,21 @@ def test_one_changed_weight_changes_the_fingerprint(tiny_backbone, copied):
     changed = Backbone.load(copied).fingerprint
     assert changed != tiny_backbone.fingerprint
     assert Backbone.load(copied).fingerprint == changed
+
+
+def test_how_texts_are_opened_without_a_chat_template_is_in_the_fingerprint(tmp_path):
+    """Heads of earlier versions read these models without their opening token, and would now give other rewards."""
+    tiny_model().save_pretrained(tmp_path)
+    tokenizer = tiny_tokenizer(None)
+    tokenizer.save_pretrained(tmp_path)
+    assert (plain := Backbone.load(tmp_path).fingerprint) == folder_fingerprint(tmp_path)
+    tokenizer.bos_token = "<|im_start|>"
+    added = [("<|im_start|>", tokenizer.bos_token_id)]
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="<|im_start|> $A", special_tokens=added)
+    tokenizer.save_pretrained(tmp_path)
+    backbone = Backbone.load(tmp_path)
+    assert backbone.fingerprint not in (plain, folder_fingerprint(tmp_path))
+    assert noted_folder(backbone.fingerprint) == tmp_path.resolve()
 
 
 def test_another_chat_template_changes_the_fingerprint(tiny_backbone, copied):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from tokenizers.processors import TemplateProcessing
 
 from sparserm.backbone.tokenization import ChatTokenizer
 from sparserm.types import Message, SparseRMError, Text
@@ -137,6 +138,20 @@ def test_a_tokenizer_without_a_template_gets_the_plain_one():
     assert decoded(chat, text.ids[: text.start]) == "System: Be brief.\n\nHuman: Is the earth round?\n\nAssistant: "
     assert decoded(chat, text.ids[text.start : text.end]) == "Yes."
     assert decoded(chat, text.ids[text.end :]) == "\n\n"
+
+
+def test_the_plain_template_opens_as_the_tokenizer_opens_a_text():
+    tokenizer = tiny_tokenizer(None)
+    opening = tokenizer.convert_tokens_to_ids("<|im_start|>")
+    tokenizer.bos_token = "<|im_start|>"
+    added = [("<|im_start|>", opening)]
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="<|im_start|> $A", special_tokens=added)
+    chat = ChatTokenizer(tokenizer, 512)
+    text = chat(USER, "Yes.")
+    assert list(text.ids) == tokenizer("Human: Is the earth round?\n\nAssistant: Yes.\n\n")["input_ids"]
+    assert text.ids.count(opening) == 1 and text.ids[0] == opening
+    assert chat.conversation(USER)[:1] == (opening,)
+    assert chat.many([Text(USER, "Yes.")]) == [text]
 
 
 def test_a_template_that_closes_no_turn_leaves_the_response_at_the_end():
