@@ -16,6 +16,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -37,6 +38,8 @@ SAE = f"{DEFAULT_BACKBONE}/layer_{DEFAULT_LAYER}"
 #: The bridge's name of the residual stream after the layer.
 HOOK_NAME = f"blocks.{DEFAULT_LAYER}.hook_out"
 PADDED_BATCH = 16
+#: Numbers of processes that share a GPU.
+PROCESSES = (2, 4)
 #: A method: the mean representation of every response, or its reward.
 Way = Callable[[Sequence[PreferencePair]], np.ndarray]
 
@@ -129,6 +132,29 @@ def ours(device: str) -> Way:
     return run
 
 
+def ours_in_processes(n: int, device: str) -> Way:
+    """SparseRM in ``n`` processes that share the device, each with a part of the pairs, as workers of ``--engine ray`` do."""
+    pool = ProcessPoolExecutor(n, multiprocessing.get_context("spawn"), _load_ours, (device,))
+
+    def run(pairs: Sequence[PreferencePair]) -> np.ndarray:
+        size = -(-len(pairs) // n)
+        return np.concatenate(list(pool.map(_run_ours, [pairs[at : at + size] for at in range(0, len(pairs), size)])))
+
+    return run
+
+
+#: The way that a process of :func:`ours_in_processes` has loaded.
+_LOADED: list[Way] = []
+
+
+def _load_ours(device: str) -> None:
+    _LOADED.append(ours(device))
+
+
+def _run_ours(pairs: Sequence[PreferencePair]) -> np.ndarray:
+    return _LOADED[0](pairs)
+
+
 def _texts(chat: Any, pairs: Sequence[PreferencePair]) -> list[TokenizedText]:
     texts: list[TokenizedText] = chat.many([Text(pair.prompt, one) for pair in pairs for one in (pair.chosen, pair.rejected)])
     return texts
@@ -189,14 +215,17 @@ def ways(device: str) -> dict[str, Callable[[], Any]]:
     found: dict[str, Callable[[], Any]] = {"tutorial": tutorial} if device == "cpu" else {}
     for dtype in dict.fromkeys((torch.float32, fast)):
         found[f"output_hidden_states, {str(dtype).removeprefix('torch.')}"] = partial(output_hidden_states, dtype, device)
-    return {**found, "classifier": partial(classifier, fast, device), "ours": partial(ours, device)}
+    found |= {"classifier": partial(classifier, fast, device), "ours": partial(ours, device)}
+    if device != "cpu":  # on a CPU a process uses all cores
+        found |= {f"ours, {n} processes": partial(ours_in_processes, n, device) for n in PROCESSES}
+    return found
 
 
 def _serve(load: Callable[[], Way], pipe: Any) -> None:
     """Answer batches of pairs with the seconds, the results and the peak memory in MB, of the GPU or else of this process."""
     way = load()
     pipe.send("loaded")
-    while (pairs := pipe.recv()) is not None:
+    while (pairs := _next(pipe)) is not None:
         started = time.perf_counter()
         found = way(pairs)
         seconds = time.perf_counter() - started
@@ -204,29 +233,39 @@ def _serve(load: Callable[[], Way], pipe: Any) -> None:
         pipe.send((seconds, found, on_gpu or memory_mb()))
 
 
+def _next(pipe: Any) -> Sequence[PreferencePair] | None:
+    """The pairs to work on; None after the last, or if the process that sends them has died."""
+    try:
+        found: Sequence[PreferencePair] | None = pipe.recv()
+        return found
+    except EOFError:
+        return None
+
+
 def measure(rounds: Sequence[Sequence[PreferencePair]], device: str) -> Iterator[tuple[str, int, float, np.ndarray, float]]:
     """Yield method, round, seconds, results and memory; each method runs once per round, after a warm-up."""
     context = multiprocessing.get_context("spawn")
     pipes = {}
     processes = []
-    for name, load in ways(device).items():
-        mine, its = context.Pipe()
-        process = context.Process(target=_serve, args=(load, its), daemon=True)
-        process.start()
-        its.close()  # so that an early exit of the process is noticed
-        mine.recv()
-        mine.send(rounds[0][:2] if device == "cpu" else rounds[0])
-        mine.recv()
-        pipes[name] = mine
-        processes.append(process)
-    for number, pairs in enumerate(rounds):
-        for name, pipe in pipes.items():
-            pipe.send(list(pairs))
-            yield (name, number, *pipe.recv())
-    for pipe in pipes.values():
-        pipe.send(None)
-    for process in processes:
-        process.join()
+    try:
+        for name, load in ways(device).items():
+            pipes[name], its = context.Pipe()
+            process = context.Process(target=_serve, args=(load, its))
+            process.start()
+            processes.append(process)
+            its.close()  # so that an early exit of the process is noticed
+            pipes[name].recv()
+            pipes[name].send(rounds[0][:2] if device == "cpu" else rounds[0])
+            pipes[name].recv()
+        for number, pairs in enumerate(rounds):
+            for name, pipe in pipes.items():
+                pipe.send(list(pairs))
+                yield (name, number, *pipe.recv())
+    finally:  # the processes are not daemons, which could have none of their own, and would be waited for
+        for pipe in pipes.values():
+            pipe.close()
+        for process in processes:
+            process.join()
 
 
 def main() -> None:

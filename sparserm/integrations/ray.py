@@ -8,6 +8,7 @@ atomically, and a part whose actor died is done by another actor.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -55,7 +56,8 @@ class RayEngine:
     """An engine for :func:`~sparserm.scoring.bulk.score_file` and :func:`~sparserm.representations.files.represent_file`.
 
     A source that is not a JSONL or Parquet file is held in memory and copied to every worker. If ``SPARSERM_DEVICE`` is
-    ``cuda``, each worker gets one GPU.
+    ``cuda``, each worker gets a GPU, or where there are more workers than GPUs an equal share of one: while one worker reads,
+    tokenises and packs its next part, the card works for another.
 
     Attributes:
         workers: number of actors.
@@ -69,7 +71,7 @@ class RayEngine:
         """Work on the parts on the connected Ray cluster, else on that of ``RAY_ADDRESS``, else on a new local one.
 
         Raises:
-            SparseRMError: Ray is not installed, the cluster cannot be reached or has too few GPUs, workers die repeatedly, or
+            SparseRMError: Ray is not installed, the cluster cannot be reached or has no GPU, workers die repeatedly, or
                 something is wrong with a part.
         """
         if not parts:
@@ -86,7 +88,7 @@ class RayEngine:
                 batch_size=1,
                 compute=ray.data.ActorPoolStrategy(size=workers),
                 num_cpus=self.cpus,
-                **_gpu_each(ray, workers),
+                **_gpu_share(ray, workers),
                 max_restarts=RESTARTS,
                 max_task_retries=RETRIES,
             )
@@ -104,18 +106,24 @@ class RayEngine:
                 ) from error
 
 
-def _gpu_each(ray: Any, workers: int) -> dict[str, Any]:
-    """Ray options that reserve one GPU per worker; checked here because Ray would wait for missing GPUs without a message."""
+def _gpu_share(ray: Any, workers: int) -> dict[str, Any]:
+    """Ray options that reserve a GPU per worker, or a share of one if there are fewer.
+
+    Raises:
+        SparseRMError: there is none; Ray would wait for it without a message.
+    """
     if not default_device().startswith("cuda"):
         return {}
     available = int(ray.cluster_resources().get("GPU", 0))
-    if available < workers:
+    if available < 1:
         raise SparseRMError(
-            f"the Ray cluster has {available} GPUs, expected {workers}, one per worker on SPARSERM_DEVICE={default_device()}; "
-            "use fewer workers, or unset SPARSERM_DEVICE to run on CPUs"
+            f"the Ray cluster has no GPU, expected at least one for SPARSERM_DEVICE={default_device()}; unset it to run on CPUs"
         )
-    # Ray makes only its own GPU visible to each worker, so it is always device 0.
-    return {"num_gpus": 1, "runtime_env": {"env_vars": {"SPARSERM_DEVICE": "cuda"}}}
+    share = 1 / math.ceil(workers / available)
+    # Ray counts in steps of 1/10,000: rounded up, the shares of one GPU would not fit it. It makes only the worker's own GPU
+    # visible to it, so it is always device 0.
+    num_gpus = 1 if share == 1 else math.floor(share * 10_000) / 10_000
+    return {"num_gpus": num_gpus, "runtime_env": {"env_vars": {"SPARSERM_DEVICE": "cuda"}}}
 
 
 @contextmanager

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from sparserm.heads.inputs import load_parts
-from sparserm.integrations.ray import RayEngine, _gpu_each
+from sparserm.integrations.ray import RayEngine, _gpu_share
 from sparserm.model import SparseRM
 from sparserm.pairs.parsing import parse_pairs
 from sparserm.pairs.parts import cut
@@ -111,13 +111,20 @@ def test_pairs_are_represented_as_by_the_local_engine(cluster, monkeypatch, tmp_
         pd.testing.assert_frame_equal(local, distributed)
 
 
-def test_workers_want_a_gpu_each_and_do_not_wait_for_what_is_not_there(cluster, monkeypatch):
-    assert _gpu_each(ray, 2) == {}
+def test_workers_do_not_wait_for_gpus_that_are_not_there(cluster, monkeypatch):
+    assert _gpu_share(ray, 2) == {}
     monkeypatch.setenv("SPARSERM_DEVICE", "cuda:1")
-    with pytest.raises(SparseRMError, match=r"has 0 GPUs, expected 2, one per worker on SPARSERM_DEVICE=cuda:1"):
-        _gpu_each(ray, 2)
-    monkeypatch.setattr(ray, "cluster_resources", lambda: {"GPU": 2.0})
-    assert _gpu_each(ray, 2) == {"num_gpus": 1, "runtime_env": {"env_vars": {"SPARSERM_DEVICE": "cuda"}}}
+    with pytest.raises(SparseRMError, match=r"has no GPU, expected at least one for SPARSERM_DEVICE=cuda:1"):
+        _gpu_share(ray, 2)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "workers", "share"), [(2, 1, 1), (2, 2, 1), (2, 3, 0.5), (1, 3, 0.3333), (2, 5, 0.3333), (1, 7, 0.1428)]
+)
+def test_more_workers_than_gpus_share_them(monkeypatch, gpus, workers, share):
+    monkeypatch.setenv("SPARSERM_DEVICE", "cuda")
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"GPU": float(gpus)})
+    assert _gpu_share(ray, workers) == {"num_gpus": share, "runtime_env": {"env_vars": {"SPARSERM_DEVICE": "cuda"}}}
 
 
 @pytest.mark.parametrize("head", ["projection", "gated"], indirect=True)
