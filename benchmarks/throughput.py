@@ -17,6 +17,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -225,21 +226,14 @@ def _serve(load: Callable[[], Way], pipe: Any) -> None:
     """Answer batches of pairs with the seconds, the results and the peak memory in MB, of the GPU or else of this process."""
     way = load()
     pipe.send("loaded")
-    while (pairs := _next(pipe)) is not None:
-        started = time.perf_counter()
-        found = way(pairs)
-        seconds = time.perf_counter() - started
-        on_gpu = torch.cuda.max_memory_allocated() / (1 << 20) if torch.cuda.is_available() else 0.0
-        pipe.send((seconds, found, on_gpu or memory_mb()))
-
-
-def _next(pipe: Any) -> Sequence[PreferencePair] | None:
-    """The pairs to work on; None after the last, or if the process that sends them has died."""
-    try:
-        found: Sequence[PreferencePair] | None = pipe.recv()
-        return found
-    except EOFError:
-        return None
+    with suppress(EOFError):  # until the other end is closed
+        while True:
+            pairs = pipe.recv()
+            started = time.perf_counter()
+            found = way(pairs)
+            seconds = time.perf_counter() - started
+            on_gpu = torch.cuda.max_memory_allocated() / (1 << 20) if torch.cuda.is_available() else 0.0
+            pipe.send((seconds, found, on_gpu or memory_mb()))
 
 
 def measure(rounds: Sequence[Sequence[PreferencePair]], device: str) -> Iterator[tuple[str, int, float, np.ndarray, float]]:
