@@ -192,6 +192,24 @@ def test_the_opening_tokens_are_what_conversations_begin_with_alike(tiny_backbon
     assert len(states[HOOKS[0]]) == len(a) - skip
 
 
+def test_attention_sinks_within_a_text_are_left_out_at_all_hooks(tiny_backbone, corpus, monkeypatch) -> None:
+    """A token with a norm of more than five times the median, as some of Gemma 3 have, would outweigh all others."""
+    (before,) = corpus_states(tiny_backbone, corpus.training[:3], HOOKS)
+    skip, states = tiny_backbone.chat.shared_prefix(), tiny_backbone.hidden_states
+
+    def with_sink(texts, hooks):
+        for i, found in states(texts, hooks):
+            if i == 0:
+                norms = found[HOOKS[1]][skip:].norm(dim=-1)
+                found[HOOKS[1]][skip + 2] *= 1000 / norms[2]
+            yield i, found
+
+    monkeypatch.setattr(tiny_backbone, "hidden_states", with_sink)
+    (found,) = corpus_states(tiny_backbone, corpus.training[:3], HOOKS)
+    for hook in HOOKS:
+        np.testing.assert_array_equal(found[hook], np.delete(before[hook], 2, axis=0))
+
+
 def test_long_conversations_are_cut_to_the_context_size(tiny_backbone, monkeypatch) -> None:
     long = (Message("user", "rain " * 100),)
     whole = tokenize_conversation(tiny_backbone, long)
