@@ -11,6 +11,7 @@ Accelerator: the multiply-adds of these pairs as counted by ``benchmarks.through
 from __future__ import annotations
 
 import argparse
+import math
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -65,7 +66,7 @@ def measure_task(task: str, n: int, backbone: Backbone) -> dict[str, Any]:
         path = Path(folder) / "pairs.jsonl"
         write_pairs(pairs, path)
         score_file(path, HEAD, Path(folder) / "scores", engine=host)
-    rows = pack(backbone.chat.many(pair_texts(pairs)), share_prompts=True)
+    rows = pack(backbone.chat.many(pair_texts(pairs)), share_up_to=math.inf)
     return {
         "task": task,
         "n_pairs": len(pairs),

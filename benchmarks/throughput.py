@@ -11,6 +11,7 @@ its results go to a separate file.
 from __future__ import annotations
 
 import argparse
+import math
 import multiprocessing
 import os
 import statistics
@@ -112,7 +113,7 @@ def classifier(dtype: torch.dtype, device: str) -> Way:
     def run(pairs: Sequence[PreferencePair]) -> np.ndarray:
         texts = _texts(chat, pairs)
         rewards = np.zeros(len(texts))
-        for rows in similar(pack(texts, share_prompts=False), batch_tokens(device)):
+        for rows in similar(pack(texts, share_up_to=0), batch_tokens(device)):
             members = [row.spans[0][0] for row in rows]
             with torch.no_grad():
                 rewards[members] = model(**_padded([texts[i] for i in members], device)).logits[:, 0].float().cpu().numpy()
@@ -285,7 +286,7 @@ def measure_task(task: str, n: int, rounds: int, device: str) -> dict[str, Any]:
     backbone = Backbone.load(DEFAULT_BACKBONE, through_layer=DEFAULT_LAYER, device=device)
     texts = [_texts(backbone.chat, part) for part in parts]
     tokens = [sum(len(text.ids) for text in part) for part in texts]
-    rows = [pack(part, share_prompts=True) for part in texts]
+    rows = [pack(part, share_up_to=math.inf) for part in texts]
     work = [multiply_adds(part, backbone.model) for part in rows]
     seconds: dict[str, list[float]] = {}
     found: dict[str, list[np.ndarray]] = {}

@@ -19,6 +19,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from sparserm.backbone.packing import Row
+from sparserm.types import SparseRMError
 
 #: The name under which transformers finds it, and a mask that stops transformers from making one; nothing reads it.
 IN_ROWS, NO_MASK = "sparserm_rows", torch.zeros(1, 1, 1, 1)
@@ -66,12 +67,17 @@ def _parts(rows: Sequence[Row], dtype: torch.dtype) -> Iterator[_Part]:
 
 
 def _attend(
-    module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **settings: Any
+    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **settings: Any
 ) -> tuple[Tensor, None]:
     """Transformers' attention for each part: ``[1, heads, N, d]`` to ``[1, N, heads, d]``."""
     attention = ALL_ATTENTION_FUNCTIONS["sdpa"]
     if not (parts := _PARTS.get()):
-        return attention(module, query, key, value, mask, **settings)
+        return attention(module, query, key, value, attention_mask, **settings)
+    if attention_mask is None or attention_mask.shape != NO_MASK.shape:
+        raise SparseRMError(
+            f"layers of type {type(module).__name__} mask their attention themselves (as in Doge), and responses cannot be "
+            "kept apart in them; expected attention that transformers masks; choose another language model"
+        )
     found = []
     for part in parts:
         k, v = key[:, :, part.own], value[:, :, part.own]

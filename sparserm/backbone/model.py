@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import math
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext, suppress
@@ -90,6 +91,7 @@ class Backbone:
         fingerprint: identifies weights, tokenizer and chat template; the same for every dtype and device.
         n_layers: layers of the full model; ``d_model``: width of its residual stream.
         chat: tokenises (prompt, response).
+        share_up_to: texts of at most so many tokens share a pass over their prompt; 0 if the model cannot keep them apart.
     """
 
     def __init__(self, model: Any, tokenizer: Any, *, name: str, fingerprint: str, through_layer: int | None = None) -> None:
@@ -102,8 +104,8 @@ class Backbone:
         self.model = model.eval().requires_grad_(False)
         self._lock = threading.RLock()  # passes that use the whole device take turns
         self._watched: set[HookPoint] = set()
-        self.shares_prompts = can_share_rows(model, config)
-        self._takes_attention = self.shares_prompts and takes_attention(model, config)
+        self.share_up_to = attention_window(config) if can_share_rows(model, config) else 0
+        self._takes_attention = self.share_up_to > 0 and takes_attention(model, config)
         layers = decoder_layers(model)
         if through_layer is not None:
             del layers[through_layer + 1 :]
@@ -203,11 +205,11 @@ class Backbone:
             self._watch(hook)
         # A longer row would need positions beyond the model's context, if only for padding.
         row_tokens = min(ROW_TOKENS, self.chat.max_length)
-        groups, cores = self._groups(pack(texts, share_prompts=self.shares_prompts, row_tokens=row_tokens))
+        groups, cores = self._groups(pack(texts, share_up_to=self.share_up_to, row_tokens=row_tokens))
 
         def run(group: Sequence[Row]) -> tuple[int, _T]:
             with nullcontext() if cores > 1 else self._lock:
-                found = self._pass(joined(group) if self._joins else padded(group), hooks)
+                found = self._pass(joined(group) if self._joins(group) else padded(group), hooks)
             return len(found.texts), function(found)
 
         done = 0
@@ -218,22 +220,30 @@ class Backbone:
                 if progress:
                     progress(done, len(texts), "Representations (responses)")
 
-    @property
-    def _joins(self) -> bool:
-        """Whether the rows of a batch are joined rather than padded: where our attention stands in for PyTorch's, on a CPU."""
-        return self._takes_attention and self.device.type == "cpu"
+    def _joins(self, rows: Sequence[Row]) -> bool:
+        """Whether the rows of a batch are joined rather than padded: where our attention stands in for PyTorch's, on a CPU.
+
+        It sees a whole text: one beyond the model's window has to be left to the model.
+        """
+        return self._takes_attention and self.device.type == "cpu" and all(row.longest <= self.share_up_to for row in rows)
 
     def _groups(self, rows: Sequence[Row]) -> tuple[list[list[Row]], int]:
-        """The rows of each pass, and the number of threads to run the passes in."""
+        """The rows of each pass, and the number of threads to run the passes in.
+
+        Texts beyond the model's window have passes of their own, in which it makes its mask.
+        """
+        within = [row for row in rows if row.longest <= self.share_up_to]
+        beyond = list(similar([row for row in rows if row.longest > self.share_up_to], self.batch_tokens))
         if self.device.type != "cpu":
-            return list(similar(rows, self.batch_tokens)), 1
+            return [*similar(within, self.batch_tokens), *beyond], 1
         cores, total = torch.get_num_threads(), sum(len(row.ids) for row in rows)
-        groups = even(rows, self.batch_tokens, cores) if self._joins else list(similar(rows, self.batch_tokens))
+        joins = self._joins(within)
+        groups = [*(even(within, self.batch_tokens, cores) if joins else similar(within, self.batch_tokens)), *beyond]
         most = max((sum(len(row.ids) for row in group) for group in groups), default=0)
         if most * cores <= UNEVEN * total and total >= LEAST_TOKENS * cores:
             return groups, cores
         # PyTorch divides each operation instead.
-        return (even(rows, self.batch_tokens, 1) if self._joins else groups), 1
+        return ([*even(within, self.batch_tokens, 1), *beyond] if joins else groups), 1
 
     def _pass(self, batch: Batch, hooks: Sequence[HookPoint]) -> Pass:
         """Run a batch and keep the states of the texts' own tokens only, to save memory."""
@@ -277,7 +287,7 @@ class Backbone:
                 mask = torch.zeros_like(mask, dtype=self.dtype).masked_fill_(~mask, torch.finfo(self.dtype).min)
             inputs |= {"attention_mask": mask, "position_ids": batch.position_ids}
         if self._takes_attention:  # the same in every pass, since a backbone stays on its device
-            self.model.config._attn_implementation = IN_ROWS if batch.joined else "sdpa"
+            self.model.config._attn_implementation = IN_ROWS if self.device.type == "cpu" else "sdpa"
         reading = _Reading(frozenset(hooks))
         token = _READING.set(reading)
         try:
@@ -486,19 +496,33 @@ def hooked_module(model: Any, hook: HookPoint) -> Any:
     return found
 
 
+#: Kinds of layers, as configurations name them, that see all of a text within the model's window.
+_ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}
+
+
 def can_share_rows(model: Any, config: Any) -> bool:
     """Whether our mask and positions suffice to separate the responses of a row; otherwise each text has its own row.
 
-    They do not with sliding-window or chunked attention, whose mask ours would replace; with convolutions and recurrences,
-    whose state no mask stops; with ALiBi, which derives distances from the mask; and with attention kernels other than
-    PyTorch's, which do not accept such a mask.
+    They do not with local attention that is not in the mask (GPT-Neo); where a token sees later ones; with convolutions and
+    recurrences, whose state no mask stops; with ALiBi, which derives distances from the mask; and with attention kernels other
+    than PyTorch's, which do not accept such a mask. Of sliding-window and chunked attention see :func:`attention_window`.
     """
-    limited = any(getattr(config, name, None) for name in ("sliding_window", "window_size", "attention_chunk_size", "alibi"))
-    only_attention = set(getattr(config, "layer_types", None) or ()) <= {"full_attention"}
+    limited = any(getattr(config, name, None) for name in ("window_size", "alibi"))
+    causal = all(getattr(module, "is_causal", True) for module in model.modules())
+    only_attention = set(getattr(config, "layer_types", None) or ()) <= _ATTENTION
     stateful = getattr(model, "_is_stateful", False)
     takes_positions = "position_ids" in inspect.signature(model.forward).parameters
     takes_mask = model.config._attn_implementation in ("sdpa", "eager")
-    return not limited and only_attention and not stateful and takes_positions and takes_mask
+    return not limited and causal and only_attention and not stateful and takes_positions and takes_mask
+
+
+def attention_window(config: Any) -> float:
+    """Number of tokens up to which every token of a text sees all before it; infinite without sliding windows and chunks."""
+    try:
+        sizes = [getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size")]
+    except RuntimeError:  # transformers' answer if it differs between layers
+        return 0
+    return min((size for size in sizes if size), default=math.inf)
 
 
 def takes_attention(model: Any, config: Any) -> bool:

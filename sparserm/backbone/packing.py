@@ -37,6 +37,11 @@ class Row:
     prefix: int
     spans: tuple[tuple[int, int, int], ...]
 
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest text: of the prompt and one response."""
+        return self.prefix + max(end - start for _, start, end in self.spans)
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -87,11 +92,12 @@ class Batch:
         )
 
 
-def pack(texts: Sequence[TokenizedText], *, share_prompts: bool, row_tokens: int = ROW_TOKENS) -> list[Row]:
-    """Pack the texts into rows, shortest row first."""
+def pack(texts: Sequence[TokenizedText], *, share_up_to: float, row_tokens: int = ROW_TOKENS) -> list[Row]:
+    """Pack the texts into rows, shortest row first; a text of more than ``share_up_to`` tokens has a row of its own."""
     by_prompt: dict[tuple[int, ...] | int, list[int]] = {}
     for i, text in enumerate(texts):
-        by_prompt.setdefault(text.ids[: text.start] if share_prompts and text.start else i, []).append(i)
+        shares = len(text.ids) <= share_up_to and text.start
+        by_prompt.setdefault(text.ids[: text.start] if shares else i, []).append(i)
     rows = []
     for members in by_prompt.values():
         row: list[int] = []

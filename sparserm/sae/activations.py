@@ -156,8 +156,9 @@ def extract_activations(
 def corpus_states(
     backbone: Backbone, conversations: Sequence[Sequence[Message]], hooks: Sequence[HookPoint]
 ) -> Iterator[dict[HookPoint, np.ndarray]]:
-    """Yield ``{hook: [n, d] float32 array}`` for :data:`CHUNK_ROWS` conversations at a time, in order, without opening tokens and
-    without tokens that are attention sinks at any of the hooks.
+    """Yield ``{hook: [n, d] float32 array}`` for :data:`CHUNK_ROWS` conversations at a time, in order.
+
+    Left out are opening tokens and attention sinks of any of the hooks.
 
     Raises:
         SparseRMError: a state is NaN or infinite.

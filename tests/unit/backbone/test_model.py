@@ -11,7 +11,14 @@ import torch
 from tokenizers.processors import TemplateProcessing
 from torch import nn
 
-from sparserm.backbone.model import Backbone, decoder_layers, folder_fingerprint, hooked_module, load_language_model
+from sparserm.backbone.model import (
+    Backbone,
+    attention_window,
+    decoder_layers,
+    folder_fingerprint,
+    hooked_module,
+    load_language_model,
+)
 from sparserm.support.defaults import noted_folder
 from sparserm.types import HookPoint, Message, SparseRMError, TokenizedText
 from tests.unit.tiny import CONTEXT, FAMILIES, LAYERS, save_tiny, tiny_model, tiny_tokenizer
@@ -522,6 +529,65 @@ def test_packing_holds_or_is_left_out_where_a_mask_does_not_keep_texts_apart(nam
     model = tiny_model(name, **settings).base_model
     for alone, packed in alone_and_packed(model):
         torch.testing.assert_close(packed, alone, atol=ATOL, rtol=0)
+
+
+#: Families with sliding windows or chunks, of which some take attention of ours and some only a mask.
+WINDOWS = {
+    **{
+        name: {"sliding_window": 24}
+        for name in ("gemma3_text", "gemma2", "mistral", "phi3", "olmo3", "cohere2", "afmoe", "gpt_oss")
+    },
+    "qwen2": {"sliding_window": 24, "use_sliding_window": True, "max_window_layers": 0},
+    "llama4_text": {"attention_chunk_size": 24, "intermediate_size_mlp": 64},
+}
+
+
+@pytest.mark.parametrize("name", WINDOWS)
+def test_texts_within_the_models_window_share_their_prompt_and_longer_ones_are_left_to_its_mask(name):
+    model = tiny_model(name, pad_token_id=0, **EXPERTS, **WINDOWS[name]).base_model
+    backbone = Backbone(model, tiny_tokenizer(), name="x", fingerprint="x")
+    lengths = [(12, 6), (12, 5), (12, 14), (12, 40), (20, 4), (20, 5), (9, 3)]
+    texts = [
+        TokenizedText((*range(5, 5 + before), *range(40 + i, 40 + i + own)), before, before + own)
+        for i, (before, own) in enumerate(lengths)
+    ]
+    expected = []
+    handle = decoder_layers(model)[2].register_forward_hook(
+        lambda _module, _inputs, out: expected.append((out[0] if isinstance(out, tuple) else out)[0])
+    )
+    with torch.no_grad():
+        for text in texts:
+            model(torch.tensor([text.ids]), use_cache=False)
+    handle.remove()
+    widths = []
+    handle = model.register_forward_pre_hook(
+        lambda _module, _inputs, given: widths.append(given["input_ids"].numel()), with_kwargs=True
+    )
+    for text, found, whole in zip(texts, states_of(backbone, texts, [HookPoint(2)]), expected, strict=True):
+        torch.testing.assert_close(found[HookPoint(2)], whole[text.start :], atol=ATOL, rtol=0)
+    handle.remove()
+    assert backbone.share_up_to == 24
+    beyond = 3 * (12 + 40)  # three texts, padded
+    assert sum(widths) == beyond + ((12 + 6 + 5) + (20 + 4) + (9 + 3) if backbone._takes_attention else 3 * (20 + 4))
+
+
+def test_a_model_whose_tokens_see_later_ones_or_whose_windows_differ_has_a_row_for_each_text():
+    see_all = tiny_model("gemma3_text", pad_token_id=0, use_bidirectional_attention=True).base_model
+    assert Backbone(see_all, tiny_tokenizer(), name="x", fingerprint="x").share_up_to == 0
+
+    class Differing:
+        @property
+        def sliding_window(self):
+            raise RuntimeError("'sliding_window' is a per-layer attribute and may vary across layers")
+
+    assert attention_window(Differing()) == 0
+
+
+def test_layers_that_mask_their_attention_themselves_are_refused():
+    model = tiny_model("doge", pad_token_id=0).base_model
+    backbone = Backbone(model, tiny_tokenizer(), name="x", fingerprint="x")
+    with pytest.raises(SparseRMError, match=r"DogeAttention mask their attention themselves.*; choose another language model"):
+        state_of(backbone, backbone.tokenize(user(SHORT), "Yes."), HookPoint(1))
 
 
 def test_a_row_packed_beyond_the_context_does_not_stop_its_neighbours():
