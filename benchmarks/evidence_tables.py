@@ -77,6 +77,39 @@ def quality_full() -> list[str]:
     return lines
 
 
+def second_backbone() -> list[str]:
+    """Heads on another language model beside those on the default one, at the same budgets."""
+    ways = {
+        "gated": "SparseRM",
+        "dense": "dense probe",
+        "latents": "all SAE latents",
+        "random-latents-gated": "32 random latents",
+    }
+    models = {"SmolLM2 135M": RESULTS / "quality.json", "Gemma 3 270M": RESULTS / "second_backbone_cells.json"}
+    found = {model: Results(path).read() for model, path in models.items()}
+    lines = header("task", "pairs", *(f"{model}: {title}" for model in models for title in ways.values()), "longer")
+    for task in TASKS:
+        for budget in (300, 1000):
+            cells = [
+                summarise(record, task, way, None if model != "SmolLM2 135M" and budget == 1000 else budget)
+                for model, record in found.items()
+                for way in (*ways, "longer")
+            ]
+            del cells[len(ways)]  # the same for both
+            if all(cells):
+                lines.append(f"| {' | '.join([task, _pairs(budget), *map(_accuracy, cells)])} |")
+    return lines
+
+
+def second_sae() -> list[str]:
+    """The SAE of the other language model, on held-out conversations."""
+    one = read_results("second_backbone")
+    sae = one["sae"]
+    lines = header("model, layer", "tokens", "explained variance", "L0", "dead latents", "loss recovered")
+    figures = f"{sae['explained_variance']:.3f} | {sae['l0']:.1f} | {sae['dead']:.2%} | {sae['loss_recovered']:.3f}"
+    return [*lines, f"| {one['name']}, {one['layer']} | {one['tokens']:,} | {figures} |"]
+
+
 def costs() -> list[str]:
     """Cost of training without a GPU: wall time, processor time and peak memory of the process."""
     results = Results(RESULTS / "quality.json")
