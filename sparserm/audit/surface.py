@@ -196,6 +196,16 @@ def _deviations(chosen: np.ndarray, rejected: np.ndarray) -> np.ndarray:
     return np.where(found > 0, found, 1)
 
 
+def count_mark(mark: Mark, texts: Sequence[str]) -> np.ndarray:
+    """``[n]`` count of one surface feature in each text, as in :func:`count_marks`."""
+    found = []
+    for text in texts:
+        lower = _lower(text)
+        words = Counter(_WORD.findall(lower)) if mark.words or mark is MARKS[0] else Counter[str]()
+        found.append(words.total() if mark is MARKS[0] else mark.count(lower, words))
+    return np.array(found, float)
+
+
 def count_marks(texts: Sequence[str]) -> np.ndarray:
     """``[n, len(MARKS)]`` count of each surface feature in each text."""
     return np.array([_count_text(text) for text in texts], float).reshape(len(texts), len(MARKS))
@@ -203,9 +213,13 @@ def count_marks(texts: Sequence[str]) -> np.ndarray:
 
 @functools.lru_cache(maxsize=1 << 15)  # the same texts come again when some of the pairs are edited
 def _count_text(text: str) -> tuple[int, ...]:
-    lower = text.replace("’", "'").lower()
+    lower = _lower(text)
     words = Counter(_WORD.findall(lower))
     return words.total(), *(mark.count(lower, words) for mark in MARKS[1:])
+
+
+def _lower(text: str) -> str:
+    return text.replace("’", "'").lower()
 
 
 def _rule(mark: Mark, chosen: np.ndarray, rejected: np.ndarray, groups: np.ndarray, weight: float) -> SurfaceRule:

@@ -16,7 +16,7 @@ from sparserm.heads.screening import GatedScores
 from sparserm.insights.against import compare
 from sparserm.insights.effects import Effects, features_of, hold_length, measure_effects, returning
 from sparserm.insights.names import Name, names_of
-from sparserm.insights.shortcuts import LONGER, first_words, with_shortcuts
+from sparserm.insights.shortcuts import LONGER, first_words, has_shortcut, with_shortcuts
 from sparserm.insights.slices import effects_by_slice, slices_of
 from sparserm.insights.snippets import Response, choose_snippets, light, snippets_of
 from sparserm.insights.values import MOST, Finding, Insights, Member, RepeatedText
@@ -231,12 +231,16 @@ def repeated_texts(data: PreferenceData) -> tuple[RepeatedText, ...]:
 
 def pairs_with(data: PreferenceData, pairs: PairRepresentations, findings: Sequence[Member]) -> np.ndarray:
     """``[n, m]`` int8: +1 where the chosen response alone has a feature, -1 where the rejected one alone has it, else 0."""
-    features = features_of(pairs)
-    n_latents, shortcuts = features.chosen.shape[1], list[str]()
-    if any(one.feature is None for one in findings):
-        features, shortcuts = with_shortcuts(features, data.pairs, first_words(data.pairs))
-    columns = [n_latents + shortcuts.index(one.name) if one.feature is None else one.feature for one in findings]
-    return (features.chosen[:, columns] - features.rejected[:, columns]).toarray().astype(np.int8)
+    found = np.zeros((len(data.pairs), len(findings)), np.int8)
+    latents = [(place, one.feature) for place, one in enumerate(findings) if one.feature is not None]
+    if latents:
+        places, ids = map(list, zip(*latents, strict=True))
+        features = features_of(pairs)
+        found[:, places] = (features.chosen[:, ids] - features.rejected[:, ids]).toarray()
+    for place, one in enumerate(findings):
+        if one.feature is None:
+            found[:, place] = has_shortcut(one.name, data.pairs)
+    return found
 
 
 def doubts(own: np.ndarray, findings: Sequence[Finding]) -> tuple[np.ndarray, np.ndarray]:

@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 from scipy.sparse import csr_matrix
 
-from sparserm.audit.surface import MARKS, count_marks
+from sparserm.audit.surface import MARKS, Mark, count_mark, count_marks
 from sparserm.heads.screening import GatedScores
 from sparserm.representations.shards import beside
 from sparserm.types import PreferencePair
@@ -57,10 +57,29 @@ def with_shortcuts(
     return replace(features, **both), names
 
 
+def has_shortcut(shortcut: str, pairs: Sequence[PreferencePair]) -> np.ndarray:
+    """``[n]`` int8: +1 where the chosen response alone has a shortcut, or more of it, -1 where the rejected one has, else 0."""
+    chosen, rejected = (_amounts(shortcut, side) for side in ([p.chosen for p in pairs], [p.rejected for p in pairs]))
+    return np.sign(chosen - rejected).astype(np.int8)
+
+
+def _amounts(shortcut: str, texts: Sequence[str]) -> np.ndarray:
+    """``[n]`` how often each text has what a shortcut counts; whether it begins with the word of a shortcut."""
+    if (mark := _mark_of(shortcut)) is not None:
+        return count_mark(mark, texts)
+    return np.array([shortcut == f"begins with “{_first_word(text)}”" for text in texts], float)
+
+
+def _mark_of(shortcut: str) -> Mark | None:
+    """The surface feature of which a shortcut counts more; None of one that is a first word."""
+    return MARKS[0] if shortcut == LONGER else next((one for one in MARKS if shortcut == f"has more {one.name}"), None)
+
+
 def places_of(shortcut: str, text: str) -> list[tuple[int, int]]:
     """Start and end of what a shortcut counts in a text; length has no places."""
-    mark = next((mark for mark in MARKS[1:] if shortcut == f"has more {mark.name}"), None)
-    if mark is not None:
+    if shortcut == LONGER:
+        return []
+    if (mark := _mark_of(shortcut)) is not None:
         return [found.span() for found in mark.pattern.finditer(text.replace("’", "'"))]
     first = _FIRST_WORD.search(text)
     return [first.span()] if first and shortcut == f"begins with “{_first_word(text)}”" else []

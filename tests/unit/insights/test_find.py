@@ -15,7 +15,7 @@ from sparserm.heads.labels import AutoLabel, Detection, save_auto_label, save_la
 from sparserm.insights.effects import features_of, measure_effects
 from sparserm.insights.find import doubts, insights_of, pairs_with, repeated_texts
 from sparserm.insights.report import findings_table, to_html, to_markdown
-from sparserm.insights.shortcuts import LONGER, first_words, with_shortcuts
+from sparserm.insights.shortcuts import LONGER, first_words, has_shortcut, with_shortcuts
 from sparserm.insights.values import Insights, Member
 from sparserm.insights.verdict import pairs_needed
 from sparserm.representations.values import PairRepresentations
@@ -123,6 +123,20 @@ def test_what_is_counted_in_the_text_is_a_feature_like_any_other() -> None:
     assert (chosen[:, no].tolist(), rejected[:, no].tolist()) == ([0, 1], [1, 0])
     person = names.index("has more first person")
     assert (chosen[0, person], rejected[0, person]) == (1, 0)
+
+
+def test_one_shortcut_alone_is_counted_as_among_all() -> None:
+    said = "Yes no I you can't - ``` ? ! doctor sorry, as an AI don’t 12 (maybe) perhaps You"
+    words = [*said.split(), "\n1.", "\n**bold**"]
+    rng = np.random.default_rng(0)
+    chosen, rejected = ([" ".join(rng.choice(words, rng.integers(1, 20))) for _ in range(60)] for _ in range(2))
+    data = _data(chosen, rejected)
+    silent = features_of(pairs_where(np.zeros((2, 60, D_SAE), bool)))
+    features, names = with_shortcuts(silent, data.pairs, first_words(data.pairs))
+    among_all = (features.chosen - features.rejected).toarray()[:, D_SAE:]
+    assert np.abs(among_all).sum(0).astype(bool).sum() > 15
+    for name, column in zip(names, among_all.T, strict=True):
+        np.testing.assert_array_equal(has_shortcut(name, data.pairs), column, err_msg=name)
 
 
 def test_a_shortcut_that_wins_is_found_beside_latents_that_do_nothing() -> None:
