@@ -155,20 +155,20 @@ def backbone_and_saes(place: Place) -> tuple[str, tuple[str, ...]]:
     """The language model and SAEs to train on, one per layer; the default are those in the sidebar."""
     folders, above = not access.others_can_reach(), st.container()
     typed = st.text_input(
-        "Another language model",
+        "Another language model (optional)",
         key="train backbone",
         persist_state="session",
-        placeholder=f"optional: {'folder or ' * folders}owner/name",
+        placeholder=f"{'folder or ' * folders}owner/name",
         help=f"{'A folder with config.json, tokenizer and safetensors, or a' if folders else 'A'} model of the Hugging Face "
         "Hub (owner/name, or owner/name@revision). It needs an SAE that was trained on it, and is opened when training starts.",
     ).strip()
     with above:  # seldom another model is wanted
         picked = () if typed else layers(place)
     other = st.text_input(
-        "SAE of this language model" if typed else "Another SAE",
+        "SAE of this language model" if typed else "Another SAE (optional)",
         key="train sae",
         persist_state="session",
-        placeholder=f"{'' if typed else 'optional: '}{'folder, ' * folders}release:sae_id or owner/name:folder",
+        placeholder=f"{'folder, ' * folders}release:sae_id, owner/name:folder",
         help=f"{'A folder with cfg.json and sae_weights.safetensors, or one' if folders else 'One'} of the SAELens registry "
         "(release:sae_id) or of a repository of the Hugging Face Hub (owner/name:folder, or owner/name@revision:folder). It is "
         "opened when training starts.",
