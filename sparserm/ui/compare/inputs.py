@@ -120,7 +120,7 @@ def draw(context: Context) -> Inputs:
     with right:
         for turn in st.session_state[_EARLIER]:
             st.text(f"{turn.role}: {turn.content}")
-        st.text_area("Prompt", key=_PROMPT, height=90, placeholder="The message of the user", persist_state="session")
+        st.text_area("Prompt", key=_PROMPT, height=110, placeholder="The message of the user", persist_state="session")
     fields = st.session_state[_FIELDS]
     columns = st.columns(_ACROSS[len(fields)], gap="medium")
     for number, field in enumerate(fields, 1):

@@ -168,7 +168,7 @@ def backbone_and_saes(place: Place) -> tuple[str, tuple[str, ...]]:
         "SAE of this language model" if typed else "Another SAE (optional)",
         key="train sae",
         persist_state="session",
-        placeholder=f"{'folder, ' * folders}release:sae_id, owner/name:folder",
+        placeholder=f"{'folder or ' * folders}release:sae_id",
         help=f"{'A folder with cfg.json and sae_weights.safetensors, or one' if folders else 'One'} of the SAELens registry "
         "(release:sae_id) or of a repository of the Hugging Face Hub (owner/name:folder, or owner/name@revision:folder). It is "
         "opened when training starts.",
