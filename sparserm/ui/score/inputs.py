@@ -94,7 +94,7 @@ def draw(context: Context) -> None:
     )
     for turn in state[_EARLIER]:
         st.text(f"{turn.role}: {turn.content}")
-    st.text_area("Prompt", key=_PROMPT, height=110, placeholder="The message of the user")
+    st.text_area("Prompt", key=_PROMPT, height=130, placeholder="The message of the user")
     st.text_area("Response", key=_RESPONSE, height=200, placeholder="The response to score")
     state[_KEPT] = state[_PROMPT], state[_RESPONSE]
     if not _keep_in_link(offered):
