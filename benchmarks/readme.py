@@ -168,6 +168,7 @@ TABLES: dict[str, Callable[[], list[str]]] = {
     "server": speed_tables.server,
     "memory": speed_tables.memory,
     "growth": speed_tables.growth,
+    "scale_out": speed_tables.scale_out,
     "shapes": speed_tables.shapes,
     "billion": speed_tables.billion,
 }

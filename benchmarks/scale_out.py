@@ -3,7 +3,7 @@
 Types the commands of a user, each in a process of its own: ``sparserm represent PAIRS --engine ray``, ``sparserm train FOLDER``
 and ``sparserm insights FOLDER``. Then the head is fitted again with all representations in memory. The pairs are those of all
 tasks, repeated with noise: their responses are shortened and lack words drawn at random. The SAE of layer 10 reads layer 3, so
-that two cores read 400,000 texts in half an hour. The folder is kept, and a run that was stopped resumes.
+that two cores read 400,000 texts in an hour. The folder is kept, and a run that was stopped resumes.
 """
 
 from __future__ import annotations

@@ -140,6 +140,21 @@ def shapes() -> list[str]:
     return lines
 
 
+def scale_out() -> list[str]:
+    """Representing, training and insights of many pairs in files, and the head of the same pairs in memory."""
+    one = read_results("scale_out")
+    lines = header("", "time", "peak memory of the command", "of all its processes")
+    now = f"{one['pairs'] - one['resumed_rows']:,} of {one['pairs']:,} pairs"
+    for name, what in {"represent": f"`represent`, {now}", "train": "`train`", "insights": "`insights`"}.items():
+        found = one[name]
+        memory = f"{found['peak_mb']:,.0f} MB | {found['peak_mb_of_all']:,.0f} MB"
+        lines.append(f"| {what} | {found['seconds']:,.0f} s | {memory} |")
+    found = one["in_memory"]
+    same = f"largest difference of weights {found['largest_difference']:.1g}" if found["same_features"] else "other features"
+    lines.append(f"| fit with all latents in memory: {same} | {found['seconds']:,.0f} s | {found['peak_mb']:,.0f} MB | |")
+    return lines
+
+
 def growth() -> list[str]:
     """Measured times and the exponent of the fitted power law; 1 is linear."""
     lines = header("cost against", "sizes", "seconds", "exponent")
