@@ -141,6 +141,8 @@ TABLES: dict[str, Callable[[], list[str]]] = {
     "layers": layers,
     "saes": saes,
     "app": app,
+    "second_sae": evidence_tables.second_sae,
+    "second_backbone": evidence_tables.second_backbone,
     "quality": evidence_tables.quality,
     "meaning": evidence_tables.meaning,
     "quality_full": evidence_tables.quality_full,
