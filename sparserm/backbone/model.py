@@ -232,18 +232,18 @@ class Backbone:
 
         Texts beyond the model's window have passes of their own, in which it makes its mask.
         """
-        within = [row for row in rows if row.longest <= self.share_up_to]
-        beyond = list(similar([row for row in rows if row.longest > self.share_up_to], self.batch_tokens))
+        short = [row for row in rows if row.longest <= self.share_up_to]
+        long = list(similar([row for row in rows if row.longest > self.share_up_to], self.batch_tokens))
         if self.device.type != "cpu":
-            return [*similar(within, self.batch_tokens), *beyond], 1
+            return [*similar(short, self.batch_tokens), *long], 1
         cores, total = torch.get_num_threads(), sum(len(row.ids) for row in rows)
-        joins = self._joins(within)
-        groups = [*(even(within, self.batch_tokens, cores) if joins else similar(within, self.batch_tokens)), *beyond]
+        joins = self._joins(short)
+        groups = [*(even(short, self.batch_tokens, cores) if joins else similar(short, self.batch_tokens)), *long]
         most = max((sum(len(row.ids) for row in group) for group in groups), default=0)
         if most * cores <= UNEVEN * total and total >= LEAST_TOKENS * cores:
             return groups, cores
         # PyTorch divides each operation instead.
-        return ([*even(within, self.batch_tokens, 1), *beyond] if joins else groups), 1
+        return ([*even(short, self.batch_tokens, 1), *long] if joins else groups), 1
 
     def _pass(self, batch: Batch, hooks: Sequence[HookPoint]) -> Pass:
         """Run a batch and keep the states of the texts' own tokens only, to save memory."""

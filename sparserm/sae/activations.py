@@ -28,7 +28,7 @@ CONTEXT_SIZE = 512
 
 #: Tokens with more than this many times the median norm are attention sinks, and left out as the opening tokens are. Of Gemma 3
 #: 270M at layer 9 they are one in 400 (a lone apostrophe, a last space), eight to twelve times the median, where no other token
-#: reaches three times; the default backbone has none after the opening.
+#: reaches three times; in 9,228 tokens of the default backbone at layer 15 none did.
 SINK = 5.0
 
 #: Bytes of memory of a message beyond its text.
