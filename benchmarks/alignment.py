@@ -81,7 +81,7 @@ def _fine_tune(data: PreferenceData, path: Path) -> None:
 
 def accuracies(judges: dict[str, Judge]) -> dict[str, float]:
     """Accuracy of each judge on the test pairs, which none was trained on."""
-    from sparserm.representations.represent import pair_texts
+    from sparserm.types import pair_texts
 
     pairs = task_pairs(TASK, "test").pairs
     found = {}

@@ -28,10 +28,9 @@ from sparserm.backbone.model import Backbone
 from sparserm.backbone.packing import Batch, pack
 from sparserm.pairs.parts import Part
 from sparserm.pairs.runs import PartWork
-from sparserm.representations.represent import pair_texts
 from sparserm.scoring.bulk import score_file
 from sparserm.support.defaults import DEFAULT_BACKBONE, DEFAULT_LAYER, TASKS
-from sparserm.types import HookPoint
+from sparserm.types import HookPoint, pair_texts
 
 #: Any head at the default layer; the work is the same for all.
 HEAD = "truthfulness"
@@ -52,8 +51,8 @@ class HostOnly:
 
         original, backbone.run = backbone.run, zeros
         started = time.process_time()
-        for part in parts:
-            scoring.run(part, model)
+        for read in scoring.reader(model).each(parts):
+            scoring.run(read, model)
         self.seconds = time.process_time() - started
         backbone.run = original
 

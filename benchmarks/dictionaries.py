@@ -18,14 +18,13 @@ import numpy as np
 
 from benchmarks.common import data_folder, task_pairs
 from sparserm.backbone.model import Backbone
-from sparserm.representations.represent import pair_texts
 from sparserm.sae.activations import ActivationCache, extract_activations, read_corpus
 from sparserm.sae.autoencoder import load_sae
 from sparserm.sae.seeds import measure_seeds, save_seeds
 from sparserm.sae.training import SAERecipe, measure_sae, train_sae
 from sparserm.support.defaults import DEFAULT_BACKBONE, TASKS
 from sparserm.support.progress import terminal_progress
-from sparserm.types import HookPoint, Progress, Text
+from sparserm.types import HookPoint, Progress, Text, pair_texts
 
 CORPORA = ("corpus/chat.jsonl.gz", "corpus/arena_hard.jsonl.gz")
 RECIPE = SAERecipe(d_sae=1024, k=32, epochs=3, batch_size=1024)

@@ -7,7 +7,7 @@ Every dataclass is frozen and holds plain data. Array shapes in docstrings use `
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -96,6 +96,11 @@ class PreferencePair:
     row: int = 0
     category: str = ""
     id: str = ""
+
+
+def pair_texts(pairs: Sequence[PreferencePair]) -> list[Text]:
+    """The texts of all chosen responses, then of all rejected ones."""
+    return [Text(pair.prompt, pair.chosen) for pair in pairs] + [Text(pair.prompt, pair.rejected) for pair in pairs]
 
 
 @dataclass(frozen=True)

@@ -166,6 +166,11 @@ class Backbone:
         return next(self.model.parameters()).device
 
     @property
+    def on_gpu(self) -> bool:
+        """Whether the model runs on a device beside which the host has time for other work."""
+        return self.device.type != "cpu"
+
+    @property
     def batch_tokens(self) -> int:
         """Tokens per forward pass on the model's device."""
         return CPU_BATCH_TOKENS if self.device.type == "cpu" else GPU_BATCH_TOKENS
@@ -316,10 +321,12 @@ class Backbone:
 
     def _watch(self, hook: HookPoint) -> None:
         """Have the activations at ``hook`` steered and read in passes that ask for it; the model keeps its hooks."""
-        with self._lock:
-            if hook in self._watched:
-                return
-            self._watched.add(hook)
+        with self._lock:  # another thread's pass must not begin before the hook is there
+            if hook not in self._watched:
+                self._register(hook)
+                self._watched.add(hook)
+
+    def _register(self, hook: HookPoint) -> None:
         module = hooked_module(self.model, hook)
 
         def visit(value: Any) -> Any:

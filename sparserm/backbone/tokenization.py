@@ -59,6 +59,9 @@ class ChatTokenizer:
         self._template_ids = functools.lru_cache(maxsize=256)(self._encode_template)
         self._pieces = functools.lru_cache(maxsize=4096)(self._render)
 
+    def __reduce__(self) -> tuple[type[ChatTokenizer], tuple[Any, int]]:
+        return ChatTokenizer, (self.tokenizer, self.max_length)
+
     def __call__(self, prompt: Prompt, response: str) -> TokenizedText:
         """Tokenise, without white space around the response; a text longer than the context is truncated on the left.
 

@@ -45,7 +45,7 @@ class _Worker:
         try:
             if not self._work.is_done(part):  # else an actor died between writing and reporting it
                 self._loaded = self._loaded or self._work.load()
-                self._work.run(part, self._loaded)
+                self._work.run(self._work.reader(self._loaded).read(part), self._loaded)
         except (SparseRMError, OSError) as error:
             return str(error) or type(error).__name__
         return ""

@@ -6,23 +6,28 @@ where: here, one part after the other (:func:`run_here`), or on a cluster (:clas
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sparserm.pairs.columns import FoundColumns, find_columns
+from sparserm.pairs.part_reader import PartReader, ReadPart
 from sparserm.pairs.parts import Part, PartedSource
-from sparserm.pairs.reading import read_rows
 from sparserm.pairs.rows import RawRow
 from sparserm.pairs.verdicts import check_both_responses
-from sparserm.pairs.warnings import pair_warnings, source_warnings, text_warnings
 from sparserm.support.files import holds_nothing, one_line, write_json
 from sparserm.support.parsing import parse_json
-from sparserm.types import PairIssue, PreferencePair, Progress, SparseRMError
+from sparserm.types import Progress, SparseRMError
+
+_T = TypeVar("_T")
+_R = TypeVar("_R")
 
 
 class PartWork(Protocol):
@@ -38,8 +43,11 @@ class PartWork(Protocol):
     def load(self) -> Any:
         """Load, once for each worker, what all parts are worked on with."""
 
-    def run(self, part: Part, loaded: Any) -> None:
-        """Work on one part and write its results."""
+    def reader(self, loaded: Any) -> PartReader:
+        """Reads the parts, ahead if the model is on a GPU."""
+
+    def run(self, read: ReadPart, loaded: Any) -> None:
+        """Work on one part and write its results; while a GPU works on one part, another thread works on the next."""
 
 
 #: ``engine(work, parts, finished)`` works on the parts and calls ``finished`` after each.
@@ -51,9 +59,37 @@ def run_here(work: PartWork, parts: Sequence[Part], finished: Callable[[Part], N
     if not parts:
         return
     loaded = work.load()
-    for part in parts:
-        work.run(part, loaded)
-        finished(part)
+    reader = work.reader(loaded)
+
+    def run(read: ReadPart) -> Part:
+        work.run(read, loaded)
+        return read.part
+
+    with closing(reader.each(parts)) as read:
+        if not reader.ahead:
+            for one in read:
+                finished(run(one))
+            return
+        # Two threads: while one waits for the GPU or for the disk, the other has work for it.
+        with closing(overlapping(run, read, threads=2)) as done:
+            for part in done:
+                finished(part)
+
+
+def overlapping(function: Callable[[_T], _R], items: Iterable[_T], threads: int) -> Generator[_R, None, None]:
+    """Yield ``function(item)`` for each item, in order, with several of them in progress; when it ends, none is."""
+    waiting = deque[Future[_R]]()
+    with ThreadPoolExecutor(threads) as pool:
+        try:
+            for item in items:
+                waiting.append(pool.submit(function, item))
+                if len(waiting) > threads:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for one in waiting:
+                one.cancel()
 
 
 def run_parts(work: PartWork, todo: Sequence[Part], engine: Engine, progress: Progress | None, what: str) -> None:
@@ -192,20 +228,3 @@ def find_source_columns(source: PartedSource, columns: Mapping[str, str]) -> Fou
         first = source.read(source.parts[0])[0].issue
         raise SparseRMError(f"{source.name}: none of {source.n_rows} rows can be read ({first}); fix the file")
     return found
-
-
-def read_part(
-    rows: Sequence[RawRow], columns: FoundColumns
-) -> tuple[Sequence[PreferencePair], list[PairIssue], list[PairIssue]]:
-    """The pairs of a part's rows, why the other rows cannot be used, and warnings about the rows."""
-    pairs, issues = read_rows(rows, columns)
-    usable = [row for row in rows if row.values is not None]
-    doubts = [
-        *(row.issue for row in usable if row.issue is not None),
-        *text_warnings(usable, pairs, columns),
-        *source_warnings(usable, pairs, columns),
-        *pair_warnings(usable, pairs, columns),
-        *(issue for issue in issues if issue.severity == "warning"),
-    ]
-    left = [issue for issue in issues if issue.severity != "warning"]
-    return pairs, left, sorted(doubts, key=lambda one: one.row)

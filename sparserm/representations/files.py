@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from sparserm.backbone.model import Backbone
 from sparserm.pairs.columns import FoundColumns
+from sparserm.pairs.part_reader import PartReader, ReadPart, read_part
 from sparserm.pairs.parts import Part, PartedSource, cut
 from sparserm.pairs.rows import WHOLE_ROW
 from sparserm.pairs.runs import (
@@ -25,7 +26,6 @@ from sparserm.pairs.runs import (
     describe_source,
     find_source_columns,
     part_name,
-    read_part,
     read_whole,
     run_here,
     run_parts,
@@ -146,16 +146,19 @@ class Representing:
                 )
         return backbone, sae
 
-    def run(self, part: Part, loaded: tuple[Backbone, SparseAutoencoder]) -> None:
+    def reader(self, loaded: tuple[Backbone, SparseAutoencoder]) -> PartReader:
+        """Reads the parts, ahead if the model is on a GPU."""
+        backbone, _ = loaded
+        return PartReader(self.source, self.columns, backbone.chat.many, ahead=backbone.on_gpu)
+
+    def run(self, read: ReadPart, loaded: tuple[Backbone, SparseAutoencoder]) -> None:
         """Represent the pairs of one part and write its files."""
-        backbone, sae = loaded
-        pairs, issues, _ = read_part(self.source.read(part), self.columns)
-        problems = [(one.row, f"{one.column}: {one.problem}") for one in issues]
-        found, failed = _represent(pairs, backbone, sae, self.of.pooling)
-        usable = [pair for i, pair in enumerate(pairs) if i not in failed]
-        problems += [(pairs[i].row, problem) for i, problem in failed.items()]
-        mark = {_MARK: self._mark(part)}
-        pairs_file, latents_file = self.files(part)
+        found, failed = _represent(read, *loaded, self.of.pooling)
+        usable = [pair for i, pair in enumerate(read.pairs) if i not in failed]
+        problems = [(one.row, f"{one.column}: {one.problem}") for one in read.issues]
+        problems += [(read.pairs[i].row, problem) for i, problem in failed.items()]
+        mark = {_MARK: self._mark(read.part)}
+        pairs_file, latents_file = self.files(read.part)
         write_latents(latents_file, found.chosen.strengths, found.rejected.strengths, mark)
         write_pairs(pairs_file, usable, problems, (found.chosen, found.rejected), mark)
 
@@ -345,13 +348,14 @@ def _data(source: PartedSource, columns: FoundColumns, stored: StoredPairs) -> P
 
 
 def _represent(
-    pairs: Sequence[PreferencePair], backbone: Backbone, sae: SparseAutoencoder, pooling: Pooling
+    read: ReadPart, backbone: Backbone, sae: SparseAutoencoder, pooling: Pooling
 ) -> tuple[PairRepresentations, dict[int, str]]:
     """The pairs' representations, and by place what is wrong with those that the backbone cannot be run on."""
 
     def run(places: Sequence[int]) -> PairRepresentations:
-        some = [pairs[place] for place in places]
-        return represent_pairs(some, backbone, {sae.hook: sae}, pooling, strengths=True)[sae.hook]
+        some = [read.pairs[place] for place in places]
+        tokenized = read.tokenized if len(some) == len(read.pairs) else None
+        return represent_pairs(some, backbone, {sae.hook: sae}, pooling, strengths=True, tokenized=tokenized)[sae.hook]
 
     def failing(places: Sequence[int]) -> dict[int, str]:
         try:
@@ -363,7 +367,7 @@ def _represent(
             return failing(places[:half]) | failing(places[half:])
         return {}
 
-    every = range(len(pairs))
+    every = range(len(read.pairs))
     try:
         return run(every), {}
     except SparseRMError:

@@ -28,7 +28,7 @@ from sparserm.representations.values import (
     possible_firings,
 )
 from sparserm.sae.autoencoder import SparseAutoencoder
-from sparserm.types import HookPoint, Pooling, PreferencePair, Progress, Text, TokenizedText
+from sparserm.types import HookPoint, Pooling, PreferencePair, Progress, Text, TokenizedText, pair_texts
 
 #: Responses computed between two writes to the store, or one forward pass if that has more. An interruption loses at most this
 #: many and the passes begun ahead: one on a GPU, some for each core of a CPU.
@@ -53,6 +53,7 @@ def represent(
     pooling: Pooling,
     *,
     strengths: bool = False,
+    tokenized: Sequence[TokenizedText] | None = None,
     store: Store | None = None,
     progress: Progress | None = None,
 ) -> dict[HookPoint, Representations]:
@@ -70,6 +71,7 @@ def represent(
         strengths: return a :class:`LatentSummary`, with firing rates, peak activations and gated projections; it takes sixteen
             times as much memory as the :class:`ActiveLatents` that are enough to fit a head on projections. Of a part of an
             SAE it is always returned, with the ids of the whole one, and is also found where that one's is stored.
+        tokenized: the ``n`` texts as the backbone tokenises them, where that has been done.
         store: the store to read from and write to.
         progress: called with the number of texts computed.
 
@@ -84,10 +86,12 @@ def represent(
             if isinstance(column, PartColumn):
                 column.fill_from_whole(store.get_many(column.missing()))
     # The dictionary removes repeated texts.
-    todo = {content: text for content, text, filled in zip(contents, texts, results.filled, strict=True) if not filled}
+    todo = {content: i for i, (content, filled) in enumerate(zip(contents, results.filled, strict=True)) if not filled}
     if todo:
         computed: dict[bytes, bytes] = {}
-        for blobs in _compute(list(todo.values()), backbone, saes, progress):
+        places = list(todo.values())
+        lacking = backbone.chat.many([texts[i] for i in places]) if tokenized is None else [tokenized[i] for i in places]
+        for blobs in _compute(list(todo), lacking, backbone, saes, progress):
             if store is not None:
                 store.put_many(blobs)
             computed |= blobs
@@ -127,19 +131,16 @@ def represent_pairs(
     pooling: Pooling,
     *,
     strengths: bool = False,
+    tokenized: Sequence[TokenizedText] | None = None,
     store: Store | None = None,
     progress: Progress | None = None,
 ) -> dict[HookPoint, PairRepresentations]:
-    """:func:`represent` for both responses of every pair."""
+    """:func:`represent` for both responses of every pair; the texts are :func:`~sparserm.types.pair_texts`."""
     groups, same = prompt_groups(pairs), text_groups(pairs)
-    both = represent(pair_texts(pairs), backbone, saes, pooling, strengths=strengths, store=store, progress=progress)
+    texts = pair_texts(pairs)
+    both = represent(texts, backbone, saes, pooling, strengths=strengths, tokenized=tokenized, store=store, progress=progress)
     rows = np.arange(len(pairs))
     return {hook: PairRepresentations(one.take(rows), one.take(rows + len(pairs)), groups, same) for hook, one in both.items()}
-
-
-def pair_texts(pairs: Sequence[PreferencePair]) -> list[Text]:
-    """The texts of all chosen responses, then of all rejected ones."""
-    return [Text(pair.prompt, pair.chosen) for pair in pairs] + [Text(pair.prompt, pair.rejected) for pair in pairs]
 
 
 class _Results:
@@ -230,10 +231,13 @@ def _prefixes(
 
 
 def _compute(
-    texts: Sequence[Text], backbone: Backbone, saes: Mapping[HookPoint, SparseAutoencoder | None], progress: Progress | None
+    contents: Sequence[bytes],
+    tokenized: Sequence[TokenizedText],
+    backbone: Backbone,
+    saes: Mapping[HookPoint, SparseAutoencoder | None],
+    progress: Progress | None,
 ) -> Iterator[dict[bytes, bytes]]:
-    """Run the backbone and yield computed blobs by key, in batches of texts."""
-    tokenized = backbone.chat.many(texts)
+    """Run the backbone and yield computed blobs by key, in batches of texts; ``contents`` are their halves of the keys."""
     on_device = {hook: sae.to(backbone.device) if sae else None for hook, sae in saes.items()}
 
     def pool(one: Pass) -> tuple[tuple[int, ...], dict[HookPoint, OnHost]]:
@@ -247,10 +251,10 @@ def _compute(
         arrays.append({hook: host.arrays() for hook, host in found.items()})
         indices += in_pass
         if len(indices) >= FLUSH_EVERY:
-            yield _blobs(texts, tokenized, indices, arrays, backbone, saes)
+            yield _blobs(contents, tokenized, indices, arrays, backbone, saes)
             indices, arrays = [], []
     if indices:
-        yield _blobs(texts, tokenized, indices, arrays, backbone, saes)
+        yield _blobs(contents, tokenized, indices, arrays, backbone, saes)
 
 
 def _one_behind(items: Iterable[_T]) -> Iterator[_T]:
@@ -334,7 +338,7 @@ def _reduce_texts(reduction: Literal["mean", "sum", "max"], values: Tensor, leng
 
 
 def _blobs(
-    texts: Sequence[Text],
+    contents: Sequence[bytes],
     tokenized: Sequence[TokenizedText],
     indices: Sequence[int],
     arrays: Sequence[Mapping[HookPoint, Sequence[np.ndarray]]],
@@ -342,22 +346,22 @@ def _blobs(
     saes: Mapping[HookPoint, SparseAutoencoder | None],
 ) -> dict[bytes, bytes]:
     """The blobs to store for the texts ``indices``, by key; ``arrays`` are the results of :func:`_pool` for their passes."""
-    contents = _contents([texts[i] for i in indices], backbone)
+    own = [contents[i] for i in indices]
     counts = _prefix(backbone, None, "tokens")
     blobs = {}
-    for i, content in zip(indices, contents, strict=True):
+    for i, content in zip(indices, own, strict=True):
         text = tokenized[i]
         blobs[counts + content] = np.array([text.end - text.start, text.n_truncated], np.int32).tobytes()
     for hook, sae in saes.items():
         last, mean, *firing = (np.concatenate(column) for column in zip(*(one[hook] for one in arrays), strict=True))
         if not np.isfinite(last).all() or not np.isfinite(mean).all():
             for i, *states in zip(indices, last, mean, strict=True):
-                backbone.check_finite(i, len(texts), {hook: torch.from_numpy(np.stack(states))})
+                backbone.check_finite(i, len(tokenized), {hook: torch.from_numpy(np.stack(states))})
         for pooling, pooled in (("last", last), ("mean", mean)):
             prefix = _prefix(backbone, hook, pooling)
-            blobs |= {prefix + content: state.tobytes() for content, state in zip(contents, pooled, strict=True)}
+            blobs |= {prefix + content: state.tobytes() for content, state in zip(own, pooled, strict=True)}
         if sae:
-            blobs |= _firing_blobs(contents, firing, backbone, sae)
+            blobs |= _firing_blobs(own, firing, backbone, sae)
     return blobs
 
 

@@ -22,21 +22,21 @@ from sparserm.heads.reward import rewards
 from sparserm.heads.saved import SavedHead, head_hash, load_head
 from sparserm.model import SparseRM
 from sparserm.pairs.columns import FoundColumns
+from sparserm.pairs.part_reader import PartReader, ReadPart
 from sparserm.pairs.parts import Part, PartedSource, cut
-from sparserm.pairs.rows import WHOLE_ROW, RawRow
+from sparserm.pairs.rows import WHOLE_ROW
 from sparserm.pairs.runs import (
     Engine,
     RunFolder,
     describe_source,
     find_source_columns,
     part_name,
-    read_part,
     read_whole,
     run_here,
     run_parts,
 )
 from sparserm.support.files import only_writer, replacing
-from sparserm.types import PairIssue, PreferencePair, Progress, SparseRMError
+from sparserm.types import PairIssue, PreferencePair, Progress, SparseRMError, TokenizedText
 
 #: One row per pair, in the order of the source; ``row`` is 1-based. ``tokens_cut`` is the number of prompt tokens that did not
 #: fit the context, summed over both texts. A row that cannot be used has a ``problem`` and no rewards.
@@ -118,11 +118,15 @@ class Scoring:
             )
         return model
 
-    def run(self, part: Part, loaded: SparseRM) -> None:
+    def reader(self, loaded: SparseRM) -> PartReader:
+        """Reads the parts, ahead if the model is on a GPU."""
+        return PartReader(self.source, self.columns, loaded.backbone.chat.many, ahead=loaded.backbone.on_gpu)
+
+    def run(self, read: ReadPart, loaded: SparseRM) -> None:
         """Score one part and write its file."""
-        table = score_rows(loaded, self.source.read(part), self.columns)
-        table = table.replace_schema_metadata({**table.schema.metadata, _MARK: self.mark(part, table)})
-        with replacing(self.file(part)) as temporary, temporary.open("wb") as file:
+        table = score_part(loaded, read)
+        table = table.replace_schema_metadata({**table.schema.metadata, _MARK: self.mark(read.part, table)})
+        with replacing(self.file(read.part)) as temporary, temporary.open("wb") as file:
             pq.write_table(table, file, write_page_checksum=True)
 
 
@@ -207,16 +211,15 @@ def _run_folder(out: Path) -> RunFolder:
     return RunFolder(out, what="scores", again="score", note="_scoring.json")
 
 
-def score_rows(model: SparseRM, rows: Sequence[RawRow], columns: FoundColumns) -> pa.Table:
-    """Score rows into a table of :data:`SCHEMA`, with the warnings about them in its metadata."""
-    pairs, left, doubts = read_part(rows, columns)
-    unusable = [{"row": issue.row, "problem": f"{issue.column}: {issue.problem}"} for issue in left]
-    scored = sorted(_score_usable(model, pairs) + unusable, key=lambda row: row["row"])
+def score_part(model: SparseRM, read: ReadPart) -> pa.Table:
+    """Score the rows of a part into a table of :data:`SCHEMA`, with the warnings about them in its metadata."""
+    unusable = [{"row": issue.row, "problem": f"{issue.column}: {issue.problem}"} for issue in read.issues]
+    scored = sorted(_score_usable(model, read.pairs, read.tokenized) + unusable, key=lambda row: row["row"])
     for row in scored:  # JSON strings may hold lone surrogates, which UTF-8 cannot encode
         for name in ("id", "problem"):
             if row.get(name):
                 row[name] = row[name].encode("utf-8", "replace").decode()
-    warnings = json.dumps([(one.row, one.column, one.problem) for one in doubts])
+    warnings = json.dumps([(one.row, one.column, one.problem) for one in read.warnings])
     return pa.Table.from_pylist(scored, SCHEMA.with_metadata({_WARNINGS: warnings}))
 
 
@@ -233,12 +236,14 @@ def scoring_warnings(out: Path) -> Iterator[PairIssue]:
             yield PairIssue(row, column, problem, "warning")
 
 
-def _score_usable(model: SparseRM, pairs: Sequence[PreferencePair]) -> list[dict[str, Any]]:
+def _score_usable(
+    model: SparseRM, pairs: Sequence[PreferencePair], tokenized: Sequence[TokenizedText] | None = None
+) -> list[dict[str, Any]]:
     """Score pairs; pairs that fail in the backbone (roles, non-finite states) are isolated by bisection and get a problem."""
     if not pairs:
         return []
     try:
-        return _score_all(model, pairs)
+        return _score_all(model, pairs, tokenized)
     except SparseRMError as error:
         if len(pairs) == 1:
             return [{"row": pairs[0].row, "id": pairs[0].id or None, "problem": str(error)}]
@@ -246,11 +251,13 @@ def _score_usable(model: SparseRM, pairs: Sequence[PreferencePair]) -> list[dict
     return _score_usable(model, pairs[:half]) + _score_usable(model, pairs[half:])
 
 
-def _score_all(model: SparseRM, pairs: Sequence[PreferencePair]) -> list[dict[str, Any]]:
+def _score_all(
+    model: SparseRM, pairs: Sequence[PreferencePair], tokenized: Sequence[TokenizedText] | None
+) -> list[dict[str, Any]]:
     from sparserm.representations.represent import represent_pairs
 
     hook = model.card.hook_point
-    found = represent_pairs(pairs, model.backbone, model.saved.saes, model.head.pooling)[hook]
+    found = represent_pairs(pairs, model.backbone, model.saved.saes, model.head.pooling, tokenized=tokenized)[hook]
     chosen, rejected = rewards(model.head, found.chosen), rewards(model.head, found.rejected)
     cut_off = found.chosen.n_truncated + found.rejected.n_truncated
     return [

@@ -77,7 +77,7 @@ def polite_pairs(n: int = 40) -> PreferenceData:
 
 
 def tokenized(data: PreferenceData, backbone: Backbone) -> list[TokenizedText]:
-    """All chosen responses, then all rejected ones, as :func:`sparserm.representations.represent.pair_texts`."""
+    """All chosen responses, then all rejected ones, as :func:`sparserm.types.pair_texts`."""
     pairs = data.pairs
     return [backbone.tokenize(pair.prompt, pair.chosen) for pair in pairs] + [
         backbone.tokenize(pair.prompt, pair.rejected) for pair in pairs

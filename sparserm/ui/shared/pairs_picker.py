@@ -18,12 +18,12 @@ from sparserm.pairs.datasets import ChoiceError
 from sparserm.pairs.parsing import PairsError
 from sparserm.pairs.sources import DataSource, forget_upload, is_upload, keep_upload, list_sources, rename_upload
 from sparserm.pairs.streams import PACKED
-from sparserm.representations.represent import count_missing, pair_texts, represent_pairs
+from sparserm.representations.represent import count_missing, represent_pairs
 from sparserm.representations.sample import SAMPLE_FILE, sample_rows
 from sparserm.representations.store import stored
 from sparserm.representations.values import PairRepresentations
 from sparserm.support.files import to_csv
-from sparserm.types import PairIssue, PreferenceData, SparseRMError
+from sparserm.types import PairIssue, PreferenceData, SparseRMError, pair_texts
 from sparserm.ui.shared import access, job_panel
 from sparserm.ui.shared.context import place, selected
 from sparserm.ui.shared.default_pairs import Part, default_pairs, read_pairs

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import shutil
 import threading
+import time
 
 import pytest
 import torch
@@ -47,6 +48,25 @@ def state_of(backbone, text, hook):
 
 def hooks_on(model):
     return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules())
+
+
+def test_a_second_thread_waits_until_the_model_has_its_hook(tiny_folder, monkeypatch):
+    backbone, found, asked = Backbone.load(tiny_folder, dtype="float32"), [], threading.Event()
+
+    def slow(model, hook):
+        asked.set()
+        time.sleep(0.2)
+        return hooked_module(model, hook)
+
+    monkeypatch.setattr("sparserm.backbone.model.hooked_module", slow)
+    text, hook = backbone.tokenize(user("Hi"), SHORT), HookPoint(1)
+    threads = [threading.Thread(target=lambda: found.append(state_of(backbone, text, hook))) for _ in range(2)]
+    threads[0].start()
+    asked.wait()
+    threads[1].start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 2 and torch.equal(*found)
 
 
 @pytest.fixture(scope="module", params=FAMILIES)

@@ -21,13 +21,13 @@ from sparserm.heads.reward import Encoder, RewardHead, head_scores, rewards, tok
 from sparserm.heads.saved import SavedHead, head_hash, load_head, save_head
 from sparserm.heads.selection import feature_stats
 from sparserm.heads.signed_weights import ridge_for
-from sparserm.representations.represent import pair_texts, represent, represent_pairs
+from sparserm.representations.represent import represent, represent_pairs
 from sparserm.representations.store import Store
 from sparserm.representations.values import PairRepresentations
 from sparserm.sae.autoencoder import SparseAutoencoder
 from sparserm.training.editing import HeadEdits, edit_head, held_out_scores, make_edited_head, measure_edits
 from sparserm.training.evidence import gather_head_evidence
-from sparserm.types import NORMALISATIONS, Pooling, PreferenceData, SparseRMError
+from sparserm.types import NORMALISATIONS, Pooling, PreferenceData, SparseRMError, pair_texts
 from tests.unit.gated import SEPARABLE, gated_sae, polite_pairs, states_of, tokenized, topk_sae
 from tests.unit.tiny import D_SAE, HOOK
 

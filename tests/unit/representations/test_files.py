@@ -97,6 +97,17 @@ def test_a_head_from_files_is_the_head_from_memory(path, parts, tmp_path, settin
     assert ours.model.score([prompt], [response]) == pytest.approx(memory.model.score([prompt], [response]), abs=1e-4)
 
 
+def test_for_a_gpu_parts_are_read_ahead_and_overlap_and_give_the_same(path, parts, tmp_path, monkeypatch):
+    _represent(path, parts, tmp_path / "cpu")
+    monkeypatch.setattr("sparserm.pairs.part_reader.ROWS_HERE", 1)
+    monkeypatch.setattr(Backbone, "on_gpu", True)
+    seen = []
+    done = _represent(path, parts, tmp_path / "gpu", progress=lambda done, total, what: seen.append(done))
+    assert seen == [*range(8, len(ROWS), 8), len(ROWS)]
+    assert (done.n_rows, done.n_unusable) == (len(ROWS), N_BAD)
+    _assert_equal(tmp_path / "gpu", tmp_path / "cpu")
+
+
 def test_test_pairs_are_in_files_too(path, parts, tmp_path):
     sae, backbone = parts
     test = tmp_path / "test.jsonl"

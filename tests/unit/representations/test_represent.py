@@ -12,16 +12,16 @@ from sparserm.backbone.model import Backbone
 from sparserm.representations.represent import (
     FLUSH_EVERY,
     _compute,
+    _contents,
     _one_behind,
     count_missing,
-    pair_texts,
     represent,
     represent_pairs,
 )
 from sparserm.representations.store import Store
 from sparserm.representations.values import Representations
 from sparserm.sae.autoencoder import SparseAutoencoder
-from sparserm.types import HookPoint, Message, PreferencePair, SparseRMError, Text
+from sparserm.types import HookPoint, Message, PreferencePair, SparseRMError, Text, pair_texts
 from tests.unit.tiny import D_SAE, HIDDEN, firing_sae
 
 HOOK, OTHER = HookPoint(2), HookPoint(1, "mlp_out")
@@ -301,7 +301,8 @@ def test_interrupted_work_goes_on_where_it_was(tiny_backbone, store, rows, monke
 
 
 def test_a_stored_nan_is_computed_again(tiny_backbone, texts, store, rows):
-    for blobs in _compute(texts, tiny_backbone, {HOOK: None}, None):
+    tokenized = tiny_backbone.chat.many(texts)
+    for blobs in _compute(_contents(texts, tiny_backbone), tokenized, tiny_backbone, {HOOK: None}, None):
         bad = np.full(HIDDEN, np.nan, np.float32).tobytes()
         store.put_many({key: bad if len(blob) == len(bad) else blob for key, blob in blobs.items()})
     rows.clear()

@@ -7,11 +7,11 @@ from contextlib import closing
 import numpy as np
 
 from sparserm.representations import sample
-from sparserm.representations.represent import count_missing, pair_texts
+from sparserm.representations.represent import count_missing
 from sparserm.representations.sample import represent_sample, sample_rows
 from sparserm.representations.store import Store
 from sparserm.sae.autoencoder import load_sae
-from sparserm.types import Message, PreferencePair
+from sparserm.types import Message, PreferencePair, pair_texts
 from tests.unit.tiny import save_tiny_sae
 
 PAIRS = [PreferencePair((Message("user", f"question {i}"),), f"yes {i}", f"no {i}") for i in range(50)]

@@ -175,6 +175,26 @@ def test_columns_and_cells_that_only_later_parts_show_are_read_as_in_the_whole(t
     assert found == list(parse_pairs(rows, skip_bad=True).pairs)
 
 
+def test_for_a_gpu_parts_are_read_ahead_and_overlap_and_give_the_same(head, path, tmp_path, monkeypatch):
+    whole = score_file(path, head, tmp_path / "cpu")
+    monkeypatch.setattr("sparserm.pairs.part_reader.ROWS_HERE", 1)
+    monkeypatch.setattr(Backbone, "on_gpu", True)
+    seen: list[int] = []
+
+    def cancel(done, total, what):
+        seen.append(done)
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        score_file(path, head, tmp_path / "gpu", progress=cancel)
+    again = score_file(path, head, tmp_path / "gpu")
+    assert seen == [4, 8] and again.n_done_before >= 8
+    assert (again.accuracy, again.n_pairs) == (whole.accuracy, whole.n_pairs)
+    pd.testing.assert_frame_equal(_table(tmp_path / "gpu"), _table(tmp_path / "cpu"))
+    assert list(scoring_warnings(tmp_path / "gpu")) == list(scoring_warnings(tmp_path / "cpu"))
+
+
 @pytest.mark.parametrize("stop_after", [0, 1, 3])
 def test_interrupted_work_goes_on_and_ends_as_if_it_had_not_been(head, path, tmp_path, stop_after):
     whole = score_file(path, head, tmp_path / "whole")
@@ -332,7 +352,7 @@ def test_parts_of_earlier_versions_are_kept(head, path, tmp_path, monkeypatch):
     score_file(path, head, tmp_path / "out")
     for file in (tmp_path / "out").glob("part-*.parquet"):
         pq.write_table(pq.read_table(file).replace_schema_metadata(None), file)
-    monkeypatch.setattr("sparserm.scoring.bulk.score_rows", lambda *_: pytest.fail("scored again"))
+    monkeypatch.setattr("sparserm.scoring.bulk.score_part", lambda *_: pytest.fail("scored again"))
     score_file(path, head, tmp_path / "out")
     assert not list(scoring_warnings(tmp_path / "out"))
 
