@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from sparserm.benchmark.results import environment
 from sparserm.pairs.load import load_pairs
-from sparserm.types import PreferenceData
+from sparserm.types import PreferenceData, PreferencePair
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -58,3 +59,11 @@ def write_results(name: str, results: Any) -> None:
 def header(*titles: str) -> list[str]:
     """The first two lines of a Markdown table."""
     return [f"| {' | '.join(titles)} |", "|" + "---|" * len(titles)]
+
+
+def write_pairs(pairs: Sequence[PreferencePair], path: Path) -> None:
+    """Write pairs as JSON lines with messages."""
+    with path.open("w", encoding="utf-8") as file:
+        for pair in pairs:
+            prompt = [vars(turn) for turn in pair.prompt]
+            file.write(json.dumps({"prompt": prompt, "chosen": pair.chosen, "rejected": pair.rejected}) + "\n")

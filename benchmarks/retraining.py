@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import json
 import statistics
 import tempfile
 import time
@@ -19,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.common import task_pairs, write_results
+from benchmarks.common import task_pairs, write_pairs, write_results
 from sparserm.backbone.model import Backbone
 from sparserm.evaluation.accuracy import Evaluation, evaluate_head
 from sparserm.heads.fitting import FitSettings, fit_head
@@ -54,14 +53,6 @@ def all_pairs(n: int) -> list[PreferencePair]:
     """The first ``n`` pairs of all tasks' training and test files."""
     pairs = [pair for task in TASKS for split in ("train", "test") for pair in task_pairs(task, split).pairs]
     return pairs[:n]
-
-
-def write_pairs(pairs: Sequence[PreferencePair], path: Path) -> None:
-    """Write pairs as JSON lines with messages."""
-    with path.open("w", encoding="utf-8") as file:
-        for pair in pairs:
-            prompt = [vars(turn) for turn in pair.prompt]
-            file.write(json.dumps({"prompt": prompt, "chosen": pair.chosen, "rejected": pair.rejected}) + "\n")
 
 
 def share_of_store(pairs: Sequence[PreferencePair], backbone: Backbone, saes: dict[Any, Any]) -> float:

@@ -32,8 +32,7 @@ from sae_lens.saes.sae import SAEMetadata
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, Gemma2Config, LlamaConfig, PretrainedConfig, Qwen3Config
 
-from benchmarks.common import memory_mb, read_results, task_pairs, write_results
-from benchmarks.retraining import write_pairs
+from benchmarks.common import memory_mb, read_results, task_pairs, write_pairs, write_results
 from sparserm.backbone.model import Backbone, resolve
 from sparserm.support.defaults import DEFAULT_BACKBONE
 from sparserm.types import HookPoint, Message

@@ -13,6 +13,9 @@ WAYS = {
     "output_hidden_states, bfloat16": "the same; bfloat16",
     "classifier": "reward model of the same backbone: all layers, SparseRM's batches",
     "ours": "**SparseRM**, with all latents of the SAE",
+    "ours, compiled layers": "the same with compiled layers",
+    "ours, 2 processes": "the same in two processes that share the GPU",
+    "ours, 4 processes": "the same in four",
 }
 
 #: Dense bfloat16 multiply-adds per second of one H100 SXM, from its data sheet.
@@ -41,6 +44,11 @@ def _ways(found: dict[str, Any]) -> list[str]:
                 f"| {one['n_pairs']:,} of {task} | {WAYS[way['way']]} | {way['pairs_per_s']:,.{digits}f} "
                 f"| {way['tokens_per_s']:,.0f} | {faster} | {way['peak_mb']:,.0f} MB |"
             )
+        if files := one.get("files"):
+            lines += [
+                f"| {files['n_pairs']:,} of {task} in a file | `sparserm score`, parts {how} | {rate:,.0f} | | | |"
+                for how, rate in files["pairs_per_s"].items()
+            ]
     return lines
 
 
@@ -95,11 +103,13 @@ def billion() -> list[str]:
         "of its peak rate",
         "H100 hours for a billion",
         "host time per pair",
+        "of it in the GPU's process",
         "core hours for a billion",
     )
     gpu = read_results("throughput_gpu")
     for one in read_results("billion"):
-        host = f"{one['host_seconds'] * 1e3:.2f} ms | {one['host_seconds'] * BILLION / 3600:,.0f}"
+        host = f"{one['host_seconds'] * 1e3:.2f} ms | {one['beside_seconds'] * 1e3:.2f} ms"
+        host += f" | {one['host_seconds'] * BILLION / 3600:,.0f}"
         measured = "– | – | –"
         if found := gpu.get(one["task"]):
             pairs_per_s = next(way["pairs_per_s"] for way in found["ways"] if way["way"] == "ours")

@@ -15,22 +15,28 @@ import math
 import multiprocessing
 import os
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from benchmarks.common import memory_mb, read_results, task_pairs, write_results
+from benchmarks.common import memory_mb, read_results, task_pairs, write_pairs, write_results
 from sparserm.backbone.device import fast_dtype
 from sparserm.backbone.model import CPU_BATCH_TOKENS, GPU_BATCH_TOKENS, Backbone, decoder_layers, resolve
 from sparserm.backbone.packing import Row, pack, similar
+from sparserm.pairs.parts import Part
+from sparserm.pairs.runs import PartWork, run_here
 from sparserm.representations.represent import represent_pairs
 from sparserm.sae.autoencoder import find_saes, load_sae
+from sparserm.scoring.bulk import score_file
 from sparserm.support.defaults import DEFAULT_BACKBONE, DEFAULT_LAYER
 from sparserm.types import PreferencePair, Text, TokenizedText
 
@@ -42,6 +48,8 @@ HOOK_NAME = f"blocks.{DEFAULT_LAYER}.hook_out"
 PADDED_BATCH = 16
 #: Numbers of processes that share a GPU.
 PROCESSES = (2, 4)
+#: Pairs in a file that is scored on a GPU.
+FILE_PAIRS = 20_000
 #: A method: the mean representation of every response, or its reward.
 Way = Callable[[Sequence[PreferencePair]], np.ndarray]
 
@@ -122,9 +130,11 @@ def classifier(dtype: torch.dtype, device: str) -> Way:
     return run
 
 
-def ours(device: str) -> Way:
+def ours(device: str, compiled: bool = False) -> Way:
     """(d) SparseRM: ``represent_pairs`` with the SAE, the store off."""
     backbone = Backbone.load(DEFAULT_BACKBONE, through_layer=DEFAULT_LAYER, device=device)
+    for layer in decoder_layers(backbone.model) if compiled else ():
+        layer.forward = torch.compile(layer.forward, dynamic=True)
     sae = load_sae(SAE).to(backbone.device)
 
     def run(pairs: Sequence[PreferencePair]) -> np.ndarray:
@@ -219,6 +229,7 @@ def ways(device: str) -> dict[str, Callable[[], Any]]:
         found[f"output_hidden_states, {str(dtype).removeprefix('torch.')}"] = partial(output_hidden_states, dtype, device)
     found |= {"classifier": partial(classifier, fast, device), "ours": partial(ours, device)}
     if device != "cpu":  # on a CPU a process uses all cores
+        found["ours, compiled layers"] = partial(ours, device, compiled=True)
         found |= {f"ours, {n} processes": partial(ours_in_processes, n, device) for n in PROCESSES}
     return found
 
@@ -263,6 +274,41 @@ def measure(rounds: Sequence[Sequence[PreferencePair]], device: str) -> Iterator
             process.join()
 
 
+def measure_files(task: str, n: int, rounds: int = 3) -> dict[str, float]:
+    """Pairs per second of ``sparserm score`` on a file of ``n`` pairs: parts one after the other, or ahead and overlapping.
+
+    The file has the task's pairs repeatedly, each with its number before the prompt and after the responses.
+    """
+    pairs = task_pairs(task, "test").pairs
+    found: dict[str, list[float]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name, rows in (("few", 64), ("many", n)):
+            numbered = [_numbered(pairs[i % len(pairs)], i) for i in range(rows)]
+            write_pairs(numbered, Path(folder) / f"{name}.jsonl")
+        score_file(Path(folder) / "few.jsonl", task, Path(folder) / "warm-up")
+        for number in range(rounds):
+            for way, engine in (("one after the other", one_after_the_other), ("read ahead", run_here)):
+                done = score_file(Path(folder) / "many.jsonl", task, Path(folder) / f"{way} {number}", engine=engine)
+                found.setdefault(way, []).append(done.pairs_per_second)
+                print(f"{task}: a file of {n:,} pairs, {way}: {done.pairs_per_second:,.0f} pairs/s", flush=True)
+    return {way: statistics.median(rates) for way, rates in found.items()}
+
+
+def _numbered(pair: PreferencePair, number: int) -> PreferencePair:
+    first, *others = pair.prompt
+    prompt = (replace(first, content=f"{number} {first.content}"), *others)
+    return replace(pair, prompt=prompt, chosen=f"{pair.chosen} {number}", rejected=f"{pair.rejected} {number}")
+
+
+def one_after_the_other(work: PartWork, parts: Sequence[Part], finished: Callable[[Part], None]) -> None:
+    """An engine that reads each part when the one before is finished."""
+    loaded = work.load()
+    reader = work.reader(loaded)
+    for part in parts:
+        work.run(reader.read(part), loaded)
+        finished(part)
+
+
 def main() -> None:
     """Measure each task and write the results; those of other tasks are kept."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -275,6 +321,9 @@ def main() -> None:
     name = "throughput" if given.device == "cpu" else "throughput_gpu"
     for task in given.tasks or PAIRS:
         measured = measure_task(task, round(PAIRS[task] * given.share), given.rounds, given.device)
+        if given.device != "cpu":  # where a file is read beside the work on it
+            n = round(FILE_PAIRS * given.share)
+            measured["files"] = {"n_pairs": n, "pairs_per_s": measure_files(task, n)}
         write_results(name, {**read_results(name), task: measured})
 
 
