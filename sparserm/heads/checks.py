@@ -187,6 +187,10 @@ def _check_encoder(path: Path, encoder: Any) -> None:
                 f"{path}: encoder.{name} is {one_line(repr(given), 80)}, expected one of {', '.join(map(str, values))}; {_FIX}"
             )
 
+    limit = known.get("max_norm")
+    if limit is not None and not (type(limit) in (int, float) and 0 < limit < LARGEST):
+        raise SparseRMError(f"{path}: encoder.max_norm is {one_line(repr(limit), 80)}, expected a number above 0; {_FIX}")
+
 
 def encoder_tensors(config: Mapping[str, Any]) -> tuple[str, ...]:
     """Names of the tensors of a checked configuration's encoder; none for a head on projections."""

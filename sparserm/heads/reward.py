@@ -39,7 +39,7 @@ class Encoder:
     Attributes:
         hook: where the SAE's input is read.
         sae_fingerprint, d_sae: of the whole SAE.
-        architecture, normalize_activations, apply_b_dec_to_input: as in
+        architecture, normalize_activations, apply_b_dec_to_input, max_norm: as in
             :class:`~sparserm.sae.autoencoder.SparseAutoencoder`.
         weights: float32, of the K features: ``W_enc [d, K]``, and ``[K]`` each, by architecture, ``b_enc``, ``threshold``,
             ``b_gate``, ``b_mag``, ``r_mag``.
@@ -52,6 +52,7 @@ class Encoder:
     normalize_activations: str
     apply_b_dec_to_input: bool
     weights: Mapping[str, np.ndarray]
+    max_norm: float | None = None
 
     @classmethod
     def of(cls, part: SparseAutoencoder) -> Encoder:
@@ -65,6 +66,7 @@ class Encoder:
             normalize_activations=part.normalize_activations,
             apply_b_dec_to_input=part.apply_b_dec_to_input,
             weights={name: weight.numpy() for name, weight in part.weights.items() if name not in ("W_dec", "b_dec")},
+            max_norm=part.max_norm,
         )
 
 
@@ -145,6 +147,7 @@ class RewardHead:
             weights={name: torch.tensor(weight, dtype=torch.float32) for name, weight in weights.items()},
             normalize_activations=own.normalize_activations,
             apply_b_dec_to_input=own.apply_b_dec_to_input,
+            max_norm=own.max_norm,
             part_of=PartOf(own.sae_fingerprint, own.d_sae, tuple(self.features.tolist())),
         )
 

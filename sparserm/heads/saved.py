@@ -303,11 +303,13 @@ def _read_encoder(config: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) 
         d_sae=config["d_sae"],
         **{name: config["encoder"][name] for name in _ENCODER_FACTS},
         weights={name.removeprefix("encoder."): tensors[name] for name in encoder_tensors(config)},
+        max_norm=config["encoder"].get("max_norm"),
     )
 
 
 def _encoder_facts(encoder: Encoder) -> dict[str, Any]:
-    return {name: getattr(encoder, name) for name in _ENCODER_FACTS}
+    limit = {} if encoder.max_norm is None else {"max_norm": encoder.max_norm}
+    return {name: getattr(encoder, name) for name in _ENCODER_FACTS} | limit
 
 
 def _encoder_tensors(head: RewardHead) -> dict[str, np.ndarray]:
@@ -414,7 +416,7 @@ def _content_hash(config: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) 
     facts = [float(config["bias"]), *(config[name] for name in _FACTS[1:])]
     facts.append(json.loads(json.dumps([config["metrics"], config["training"]])))  # as it is read from a file
     if config["format"] == GATED_FORMAT:
-        facts.append({name: config["encoder"][name] for name in _ENCODER_FACTS})
+        facts.append({name: value for name, value in config["encoder"].items() if name in (*_ENCODER_FACTS, "max_norm")})
     optional = [name for name in OPTIONAL if name in tensors]
     return _digest({name: tensors[name] for name in (*TENSORS, *STATISTICS, *encoder_tensors(config), *optional)}, facts)
 

@@ -32,8 +32,8 @@ class SparseRMClassifierConfig(PretrainedConfig):
         response_start, response_end: token ids with which the chat template opens and closes that turn.
         empty_reward: reward of an empty assistant turn.
         gate: of a gated head, the number of ``features`` and how they are encoded: ``architecture`` (``standard``, ``jumprelu``
-            or ``gated``), ``normalize_activations`` (``none``, ``layer_norm`` or ``constant_norm_rescale``) and
-            ``apply_b_dec_to_input``; None for projections.
+            or ``gated``), ``normalize_activations`` (``none``, ``layer_norm`` or ``constant_norm_rescale``),
+            ``apply_b_dec_to_input``, and the ``max_norm`` of states at which they fire, if it is limited; None for projections.
     """
 
     model_type = "sparserm_classifier"
@@ -87,7 +87,10 @@ class GatedScores(nn.Linear):
     def pool(self, h: Tensor) -> Tensor:
         """``[K]`` mean over the tokens ``h [T, d]`` of the projection on each feature's direction where the feature fires."""
         h = h.to(self.directions.dtype)
-        return (((h - self.center) @ self.directions.T) * self._fires(h)).mean(0)
+        fires = self._fires(h)
+        if (limit := self._gate.get("max_norm")) is not None:
+            fires = fires & (h.norm(dim=-1, keepdim=True) <= limit)
+        return (((h - self.center) @ self.directions.T) * fires).mean(0)
 
     def _fires(self, h: Tensor) -> Tensor:
         """``[T, K]`` whether each feature is active at each token ``h [T, d]``, as its autoencoder computes it."""

@@ -274,7 +274,9 @@ def _gate(head: RewardHead) -> dict[str, Any] | None:
     """How the features of a gated head are encoded, for the configuration; None for projections."""
     if head.encoder is None:
         return None
+    limit = {} if head.encoder.max_norm is None else {"max_norm": head.encoder.max_norm}
     return {
+        **limit,
         "features": len(head.features),
         "architecture": head.encoder.architecture,
         "normalize_activations": head.encoder.normalize_activations,

@@ -71,6 +71,8 @@ class SparseAutoencoder:
             :data:`~sparserm.types.NORMALISATIONS`.
         apply_b_dec_to_input: whether ``b_dec`` is subtracted from the input first.
         rescale_acts_by_decoder_norm: whether ``topk`` encodes as if the decoder's rows had norm one.
+        max_norm: norm of an input above which no latent fires: that of an attention sink, which the SAE was not trained on and
+            leaves as it is; None for no limit.
         metadata: metadata of its training.
         part_of: the SAE that this is a part of, see :meth:`part`; None for a whole one.
     """
@@ -84,6 +86,7 @@ class SparseAutoencoder:
     normalize_activations: str = "none"
     apply_b_dec_to_input: bool = True
     rescale_acts_by_decoder_norm: bool = False
+    max_norm: float | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
     part_of: PartOf | None = None
 
@@ -108,7 +111,8 @@ class SparseAutoencoder:
         # Earlier versions called the output of the MLP what it adds: heads of theirs have to find their SAE.
         hook = replace(self.hook, site="mlp_out") if self.hook.site == "mlp" else self.hook
         facts = [self.architecture, hook.name, self.k, self.normalize_activations, self.apply_b_dec_to_input]
-        digest = hashlib.sha256(json.dumps([*facts, self.rescale_acts_by_decoder_norm]).encode())
+        limit = [] if self.max_norm is None else [self.max_norm]
+        digest = hashlib.sha256(json.dumps([*facts, self.rescale_acts_by_decoder_norm, *limit]).encode())
         for name in sorted(self.weights):
             digest.update(name.encode())
             digest.update(self.weights[name].cpu().contiguous().numpy().reshape(-1).data)
@@ -178,7 +182,9 @@ class SparseAutoencoder:
 
     def encode(self, x: Tensor) -> Tensor:
         """Latent activations ``[..., d_sae]`` of ``x [..., d_in]``."""
-        return self._encode(self._normalise(x.float())[0])
+        x = x.float()
+        z = self._encode(self._normalise(x)[0])
+        return z if self.max_norm is None else z.masked_fill_(self._beyond(x), 0)
 
     def decode(self, z: Tensor) -> Tensor:
         """``[..., d_in]`` from ``z [..., d_sae]``, in the space of the normalised input."""
@@ -187,10 +193,16 @@ class SparseAutoencoder:
         return z @ self.weights["W_dec"] + self.b_dec
 
     def reconstruct(self, x: Tensor) -> Tensor:
-        """``[..., d_in]``: encoded, decoded and rescaled to the scale of ``x``."""
+        """``[..., d_in]``: encoded, decoded and rescaled to the scale of ``x``; beyond :attr:`max_norm` as it was."""
         x = x.float()
         normalised, shift, scale = self._normalise(x)
-        return self.decode(self._encode(normalised)) * scale + shift
+        found = self.decode(self._encode(normalised)) * scale + shift
+        return found if self.max_norm is None else torch.where(self._beyond(x), x, found)
+
+    def _beyond(self, x: Tensor) -> Tensor:
+        """``[..., 1]`` bool, which inputs have a larger norm than :attr:`max_norm`."""
+        assert self.max_norm is not None
+        return x.norm(dim=-1, keepdim=True) > self.max_norm
 
     def _normalise(self, x: Tensor) -> tuple[Tensor, Tensor | float, Tensor | float]:
         """The normalised input, and the shift and scale that undo it, as SAELens computes them."""
@@ -441,5 +453,6 @@ def _assembled(name: str, config: SAEConfig, weights: Mapping[str, Tensor]) -> S
         normalize_activations=config.normalize_activations,
         apply_b_dec_to_input=config.apply_b_dec_to_input,
         rescale_acts_by_decoder_norm=config.rescale_acts_by_decoder_norm,
+        max_norm=config.max_norm,
         metadata=config.metadata,
     )

@@ -40,6 +40,8 @@ _SPARSIFY = {"encoder.weight": "W_enc", "encoder.bias": "b_enc", "W_dec": "W_dec
 #: Modules whose output is a hook point, by their names in transformers: the hook of an SAE that was trained without
 #: TransformerLens, and the name of a folder of sparsify.
 _MODULE = re.compile(r"((model|transformer|gpt_neox)\.)?(layers|h)\.(?P<layer>[0-9]{1,4})(?P<mlp>\.mlp)?(\.output)?")
+#: Key in the metadata of SAEs that were trained here: the largest norm of an input at which latents fire.
+MAX_NORM = "sparserm_max_norm"
 #: Folders in which sparsify saves the SAEs of a module if it trains them with several seeds.
 _SEED = re.compile(r"seed[0-9]{1,10}")
 
@@ -61,6 +63,7 @@ class SAEConfig:
     apply_b_dec_to_input: bool = True
     rescale_acts_by_decoder_norm: bool = False
     centred_model: bool = False
+    max_norm: float | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -136,7 +139,18 @@ def saelens_config(cfg: Mapping[str, Any], name: str, folder: Path) -> SAEConfig
         apply_b_dec_to_input=_flag(cfg, "apply_b_dec_to_input", True, name),
         rescale_acts_by_decoder_norm=architecture == "topk" and _flag(cfg, "rescale_acts_by_decoder_norm", False, name),
         centred_model=bool(_mapping({**cfg, **metadata}.get("model_from_pretrained_kwargs")).get("center_writing_weights")),
+        max_norm=_max_norm(metadata, name),
         metadata=metadata,
+    )
+
+
+def _max_norm(metadata: Mapping[str, Any], name: str) -> float | None:
+    found = metadata.get(MAX_NORM)
+    if found is None or (type(found) in (int, float) and 0 < found < math.inf):
+        return None if found is None else float(found)
+    raise SparseRMError(
+        f"SAE {name} has {MAX_NORM} {_shown(found)}; expected a number above 0, the largest norm of an input at which latents "
+        "fire; save the SAE again"
     )
 
 

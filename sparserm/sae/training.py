@@ -26,10 +26,10 @@ from safetensors.torch import load_file, save
 
 from sparserm.backbone.model import Backbone, load_language_model
 from sparserm.sae import seeds
-from sparserm.sae.activations import CONTEXT_SIZE, ActivationCache, Corpus, extract_activations, read_corpus
+from sparserm.sae.activations import CONTEXT_SIZE, SINK, ActivationCache, Corpus, extract_activations, read_corpus
 from sparserm.sae.autoencoder import FINGERPRINT, load_sae
 from sparserm.sae.evaluation import SAEQuality, evaluate_sae
-from sparserm.sae.formats import read_json
+from sparserm.sae.formats import MAX_NORM, read_json
 from sparserm.sae.thresholds import raise_thresholds
 from sparserm.support.files import one_line, only_writer, replacing, require_only, write_json, write_text
 from sparserm.support.parsing import parse_json, whole_number
@@ -184,6 +184,8 @@ def train_sae(
     sae.cfg.metadata.prepend_bos = False
     sae.cfg.metadata.training_tokens = total
     sae.cfg.metadata.recipe = asdict(recipe)
+    # Attention sinks were left out: at them the latents, which know nothing of them, must not fire.
+    setattr(sae.cfg.metadata, MAX_NORM, round(SINK * _input_statistics(cache.array(hook), recipe.seed)[2], 4))
     for name, value in (made_from or {}).items():
         setattr(sae.cfg.metadata, name, value)
     (out / seeds.FILE).unlink(missing_ok=True)  # of an SAE that was here before
@@ -270,19 +272,20 @@ def _trainer(cache: ActivationCache, hook: HookPoint, recipe: SAERecipe, total: 
         data_provider=data,
         save_checkpoint_fn=lambda checkpoint_path: _only_latest(folder, checkpoint_path),
     )
-    scale, mean = _input_statistics(cache.array(hook), recipe.seed)
+    scale, mean, _ = _input_statistics(cache.array(hook), recipe.seed)
     trainer.activation_scaler.scaling_factor = scale
     # The mean makes up half of the squared norm; learning it from zero would take a thousand steps.
     sae.b_dec.data = torch.from_numpy(mean * scale)
     return trainer
 
 
-def _input_statistics(activations: np.ndarray, seed: int) -> tuple[float, np.ndarray]:
-    """The factor that scales the mean norm to sqrt(d_in) (estimated as in SAELens), and the mean ``[d_in]``."""
+def _input_statistics(activations: np.ndarray, seed: int) -> tuple[float, np.ndarray, float]:
+    """The factor that scales the mean norm to sqrt(d_in) (estimated as in SAELens), the mean ``[d_in]``, the median norm."""
     n = min(len(activations), 50_000)
     rows = np.sort(np.random.default_rng(seed).choice(len(activations), n, replace=False))
     sample = activations[rows].astype(np.float32)
-    return float(np.sqrt(sample.shape[1]) / np.linalg.norm(sample, axis=1).mean()), sample.mean(0)
+    norms = np.linalg.norm(sample, axis=1)
+    return float(np.sqrt(sample.shape[1]) / norms.mean()), sample.mean(0), float(np.median(norms))
 
 
 @torch.no_grad()

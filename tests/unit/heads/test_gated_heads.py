@@ -283,11 +283,26 @@ def test_the_hash_counts_all_that_decides_where_features_fire(saved) -> None:
         for name in ("threshold", "b_enc", "W_enc")
     ]
     changed += [_with_encoder(saved, apply_b_dec_to_input=False), _with_encoder(saved, normalize_activations="layer_norm")]
+    changed += [_with_encoder(saved, max_norm=100.0), _with_encoder(saved, max_norm=101.0)]
     changed += [replace(saved, head=replace(saved.head, encoder=None))]
     hashes = {head_hash(one) for one in (saved, *changed)}
-    assert len(hashes) == 7
+    assert len(hashes) == 9
     labelled = replace(saved, card=replace(saved.card, labels={1: "x"}), selected=None)
     assert head_hash(labelled) == head_hash(saved)
+
+
+def test_a_limit_of_the_norm_is_saved_with_the_head_and_not_changed_in_silence(saved, tmp_path) -> None:
+    folder = tmp_path / "limited"
+    limited = _with_encoder(saved, max_norm=12.5)
+    save_head(limited, folder)
+    again = load_head(folder)
+    assert again.head.encoder.max_norm == again.head.gate.max_norm == 12.5
+    assert head_hash(again) == head_hash(limited) != head_hash(saved)
+    config = json.loads((folder / "config.json").read_text())
+    config["encoder"]["max_norm"] = 13.5
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(SparseRMError, match="is not as it was saved"):
+        load_head(folder)
 
 
 def _write(folder: Path, encoder: Any = ..., tensors: dict[str, np.ndarray | None] | None = None, *, hashed: bool = True):
@@ -319,6 +334,9 @@ FACTS = {"architecture": "jumprelu", "normalize_activations": "none", "apply_b_d
         ({"architecture": "jumprelu", "normalize_activations": "none"}, "encoder.apply_b_dec_to_input"),
         ({**FACTS, "apply_b_dec_to_input": "no"}, "encoder.apply_b_dec_to_input"),
         ({**FACTS, "apply_b_dec_to_input": 1}, "encoder.apply_b_dec_to_input"),
+        ({**FACTS, "max_norm": "5"}, "encoder.max_norm"),
+        ({**FACTS, "max_norm": 0}, "encoder.max_norm"),
+        ({**FACTS, "max_norm": True}, "encoder.max_norm"),
     ],
 )
 def test_an_encoder_that_cannot_be_read_is_refused_by_name(folder, encoder, named) -> None:

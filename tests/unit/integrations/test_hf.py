@@ -286,7 +286,8 @@ def test_a_gated_export_counts_features_where_they_fire(exported):
 @pytest.mark.parametrize("apply_b_dec_to_input", [True, False])
 @pytest.mark.parametrize("normalize_activations", NORMALISATIONS)
 @pytest.mark.parametrize("architecture", ["standard", "jumprelu", "gated"])
-def test_every_kind_of_gate_is_that_of_the_sae(architecture, normalize_activations, apply_b_dec_to_input):
+@pytest.mark.parametrize("max_norm", [None, 12.0])
+def test_every_kind_of_gate_is_that_of_the_sae(architecture, normalize_activations, apply_b_dec_to_input, max_norm):
     generator = torch.Generator().manual_seed(0)
     names = ("W_enc", "b_enc", "threshold", "b_gate", "b_mag", "r_mag")
     gate = {
@@ -294,6 +295,7 @@ def test_every_kind_of_gate_is_that_of_the_sae(architecture, normalize_activatio
         "architecture": architecture,
         "normalize_activations": normalize_activations,
         "apply_b_dec_to_input": apply_b_dec_to_input,
+        "max_norm": max_norm,
     }
     ours = GatedScores(16, gate)
     for parameter in ours.parameters():
@@ -304,6 +306,7 @@ def test_every_kind_of_gate_is_that_of_the_sae(architecture, normalize_activatio
     h = 3 * torch.randn(50, 16, generator=generator)
     fires = sae.encode(h) > 0
     assert 0.1 < fires.float().mean() < 0.9
+    assert fires.any(1).all() == (max_norm is None)
     torch.testing.assert_close(ours.pool(h), (((h - ours.center) @ ours.directions.T) * fires).mean(0), rtol=1e-5, atol=1e-5)
 
 

@@ -57,6 +57,24 @@ def test_the_part_that_a_head_carries_is_the_one_it_was_made_from(architecture: 
     assert again is not None and again.fingerprint == gate.fingerprint
 
 
+def test_beyond_the_largest_norm_nothing_fires_and_the_input_stays_as_it_is() -> None:
+    free = gated_sae(STATES)
+    limit = float(STATES.norm(dim=1).quantile(0.9))
+    sae = replace(free, max_norm=limit)
+    beyond = STATES.norm(dim=1) > limit
+    assert beyond.sum() == 40
+    part, free_part = sae.part(LATENTS), free.part(LATENTS)
+    gate = _head(part).gate
+    assert gate is not None
+    for one, unlimited in ((sae, free), (part, free_part), (gate, free_part)):
+        found, expected = one.encode(STATES), unlimited.encode(STATES)
+        assert (expected[beyond] > 0).any() and not found[beyond].any()
+        assert torch.equal(found[~beyond], expected[~beyond])
+    assert torch.equal(sae.reconstruct(STATES)[beyond], STATES[beyond])
+    assert torch.equal(sae.reconstruct(STATES)[~beyond], free.reconstruct(STATES)[~beyond])
+    assert len({free.fingerprint, sae.fingerprint, replace(sae, max_norm=limit + 1).fingerprint}) == 3
+
+
 def test_parts_with_other_latents_thresholds_or_settings_are_told_apart() -> None:
     sae = gated_sae(STATES)
     moved = {**sae.weights, "threshold": sae.weights["threshold"] + 1e-4}

@@ -110,6 +110,14 @@ def test_the_folder_says_what_was_trained_on_what(trained) -> None:
     assert {tensor.dtype for tensor in weights.values()} == {torch.float16} and config["dtype"] == "float16"
 
 
+def test_beyond_five_times_the_usual_norm_nothing_fires(trained, cache) -> None:
+    sae, usual = load_sae(trained), np.median(np.linalg.norm(planted(), axis=1))
+    assert sae.max_norm == pytest.approx(5 * usual, rel=1e-3)
+    x = torch.from_numpy(planted(1)).float()
+    sinks = x * 5.5 * usual / x.norm(dim=1, keepdim=True)
+    assert not sae.encode(sinks).any() and replace(sae, max_norm=None).encode(sinks).any()
+
+
 def test_saelens_and_our_reader_see_the_same_sae(trained) -> None:
     from sae_lens import SAE
 
@@ -141,7 +149,8 @@ def test_the_decoders_bias_starts_at_the_mean(cache, tmp_path) -> None:
 
 def test_input_statistics_by_hand() -> None:
     x = np.array([[3.0, 4.0], [0.0, 5.0], [0.0, -10.0], [6.0, 8.0]], np.float16)  # norms 5, 5, 10, 10
-    scale, mean = module._input_statistics(x, seed=0)
+    scale, mean, median = module._input_statistics(x, seed=0)
+    assert median == 7.5
     assert scale == pytest.approx(np.sqrt(2) / 7.5)
     np.testing.assert_allclose(mean, [2.25, 1.75])
 
@@ -247,7 +256,7 @@ def test_every_token_is_seen_once_in_every_epoch_in_another_order() -> None:
 
 
 def test_weights_that_do_not_fit_float16_are_refused_and_nothing_is_left(cache, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(module, "_input_statistics", lambda activations, seed: (1e-9, np.full(D, 1.0, np.float32)))
+    monkeypatch.setattr(module, "_input_statistics", lambda activations, seed: (1e-9, np.full(D, 1.0, np.float32), 1.0))
     with pytest.raises(SparseRMError, match="do not fit float16 or are not finite; train with a lower lr"):
         train_sae(cache, HOOK, replace(RECIPE, epochs=1), tmp_path, model_name="")
     assert not (tmp_path / "cfg.json").exists() and not (tmp_path / "sae_weights.safetensors").exists()
