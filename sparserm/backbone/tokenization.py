@@ -44,16 +44,27 @@ def plain_template(tokenizer: Any) -> str:
     Such models never saw a text without it: of Gemma 3 270M the loss on conversations is 2.7 nats per token with it and 4.9
     without.
     """
-    opens = tokenizer.bos_token_id is not None and tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
-    return "{{ bos_token }}" * opens + PLAIN_TEMPLATE
+    return "{{ bos_token }}" * len(opening(tokenizer)) + PLAIN_TEMPLATE
+
+
+def opening(tokenizer: Any) -> tuple[int, ...]:
+    """The beginning-of-sequence token, if the tokenizer itself puts it before a text."""
+    first = tokenizer("a")["input_ids"][:1]
+    return tuple(first) if first == [tokenizer.bos_token_id] else ()
 
 
 class ChatTokenizer:
-    """Tokenises conversations with a transformers tokenizer; ``max_length`` is the context length in tokens."""
+    """Tokenises conversations with a transformers tokenizer.
+
+    Attributes:
+        max_length: the context length in tokens.
+        opening: what the tokenizer puts before every text, and a text that is truncated keeps; see :func:`opening`.
+    """
 
     def __init__(self, tokenizer: Any, max_length: int) -> None:
         self.tokenizer = tokenizer
         self.max_length = max_length
+        self.opening = opening(tokenizer)
         self.template = tokenizer.chat_template or plain_template(tokenizer)
         self._lock = threading.Lock()  # a call changes settings of the tokenizer that hold for other threads, too
         self._template_ids = functools.lru_cache(maxsize=256)(self._encode_template)
@@ -64,6 +75,8 @@ class ChatTokenizer:
 
     def __call__(self, prompt: Prompt, response: str) -> TokenizedText:
         """Tokenise, without white space around the response; a text longer than the context is truncated on the left.
+
+        The model never saw a text without its opening token, which is kept.
 
         Raises:
             SparseRMError: the response is empty, or the template refuses the conversation's roles.
@@ -96,7 +109,8 @@ class ChatTokenizer:
             raise SparseRMError(f"the response {response!r} has no tokens: expected text to score; give a response")
         ids = head + body + self._closing(tuple(message.role for message in prompt))
         cut = max(0, len(ids) - self.max_length)
-        return TokenizedText(ids[cut:], max(0, len(head) - cut), len(head) + len(body) - cut, cut)
+        kept = len(self.opening) if self.opening and ids[:1] == self.opening else 0
+        return TokenizedText(ids[:kept] + ids[kept + cut :], max(kept, len(head) - cut), len(head) + len(body) - cut, cut)
 
     def _prompt_ids(self, prompt: Prompt, encode: Callable[[str], tuple[int, ...]]) -> tuple[int, ...]:
         ids: list[int] = []

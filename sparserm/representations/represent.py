@@ -401,7 +401,9 @@ def _prefix(backbone: Backbone, hook: HookPoint | None, what: str) -> bytes:
     GPU and CPU agree to 1e-4 (not measured in bfloat16).
     """
     where = hook.name if hook else ""
-    return _half(f"{backbone.fingerprint}|{backbone.dtype}|{backbone.chat.max_length}|{where}|{what}|")
+    # Earlier versions cut off the token that opens a text.
+    context = f"{backbone.chat.max_length}{f' {backbone.chat.opening}' if backbone.chat.opening else ''}"
+    return _half(f"{backbone.fingerprint}|{backbone.dtype}|{context}|{where}|{what}|")
 
 
 def _contents(texts: Sequence[Text], backbone: Backbone) -> list[bytes]:

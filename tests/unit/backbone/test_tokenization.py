@@ -140,12 +140,27 @@ def test_a_tokenizer_without_a_template_gets_the_plain_one():
     assert decoded(chat, text.ids[text.end :]) == "\n\n"
 
 
-def test_the_plain_template_opens_as_the_tokenizer_opens_a_text():
+def _opening_tokenizer():
+    """A tokenizer that puts a token of its own before a text."""
     tokenizer = tiny_tokenizer(None)
     opening = tokenizer.convert_tokens_to_ids("<|im_start|>")
     tokenizer.bos_token = "<|im_start|>"
     added = [("<|im_start|>", opening)]
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="<|im_start|> $A", special_tokens=added)
+    return tokenizer, opening
+
+
+def test_a_text_that_is_truncated_keeps_its_opening_token():
+    tokenizer, opening = _opening_tokenizer()
+    whole = ChatTokenizer(tokenizer, 512)(USER, "a b c d e f g")
+    for cut in range(1, len(whole.ids) - 2):
+        text = ChatTokenizer(tokenizer, len(whole.ids) - cut)(USER, "a b c d e f g")
+        assert text.ids == (opening, *whole.ids[1 + cut :])
+        assert (text.start, text.end, text.n_truncated) == (max(1, whole.start - cut), whole.end - cut, cut)
+
+
+def test_the_plain_template_opens_as_the_tokenizer_opens_a_text():
+    tokenizer, opening = _opening_tokenizer()
     chat = ChatTokenizer(tokenizer, 512)
     text = chat(USER, "Yes.")
     assert list(text.ids) == tokenizer("Human: Is the earth round?\n\nAssistant: Yes.\n\n")["input_ids"]
