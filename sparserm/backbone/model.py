@@ -26,7 +26,7 @@ from sparserm.backbone.packing import ROW_TOKENS, Batch, Row, even, joined, pack
 from sparserm.backbone.tokenization import PLAIN_TEMPLATE, ChatTokenizer, plain_template
 from sparserm.support.defaults import DEFAULT_BACKBONE, default_device, folder_note, home, noted_folder
 from sparserm.support.files import one_line, write_text
-from sparserm.support.hub import HubName, hub_problem, not_a_name
+from sparserm.support.hub import DownloadBars, HubName, hub_problem, not_a_name
 from sparserm.support.parsing import given_path
 from sparserm.support.quiet import without_bars
 from sparserm.types import HookPoint, Progress, Prompt, SparseRMError, TokenizedText
@@ -566,13 +566,32 @@ def resolve(name: str | Path, progress: Progress | None = None, *, may_download:
         raise SparseRMError(f"no folder {folder}: expected a folder written by save_pretrained; check the path")
     if asked is None:
         raise _no_backbone(name, not_a_name(one_line(name)))
-    return _snapshot(asked, may_download), str(name)
+    return _snapshot(asked, may_download, progress), str(name)
 
 
-def _snapshot(asked: HubName, may_download: bool) -> Path:
+def look_for(name: str | Path) -> None:
+    """Look for a model without downloading its weights.
+
+    Raises:
+        SparseRMError: as :func:`resolve`, or the model has no ``config.json``.
+    """
+    from huggingface_hub import hf_hub_download
+
+    asked = HubName.parse(str(name))
+    if asked is None or str(name) in (DEFAULT_BACKBONE, smollm2.NAME) or given_path(name).is_dir() or "/" not in str(name):
+        resolve(name)
+        return
+    try:
+        hf_hub_download(asked.repository, "config.json", revision=asked.revision)
+    except Exception as error:  # the Hub's client raises many types of error
+        raise _no_backbone(name, hub_problem(error, str(asked))) from error
+
+
+def _snapshot(asked: HubName, may_download: bool, progress: Progress | None) -> Path:
     """The folder in the Hub's cache with the files of a model, downloaded if they are not there and may be."""
     from huggingface_hub import snapshot_download
 
+    bars = DownloadBars(progress, "Download of the language model (MB)") if progress else None
     patterns = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]
     try:
         found = snapshot_download(
@@ -581,9 +600,12 @@ def _snapshot(asked: HubName, may_download: bool) -> Path:
             allow_patterns=patterns,
             ignore_patterns=["*/*"],  # folders hold the same weights in other formats, or other things
             local_files_only=not may_download,
+            tqdm_class=bars.bar if bars else None,
         )
         return Path(found)
     except Exception as error:  # the Hub's client raises many types of error
+        if bars and bars.stopped:
+            raise bars.stopped from None
         if not may_download:
             raise SparseRMError(
                 f"backbone {str(asked)!r} was not found on this machine, and is not downloaded because only a head names it; "

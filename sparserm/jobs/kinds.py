@@ -149,7 +149,7 @@ def train_job(spec: dict[str, Any], folder: Path, report: Report) -> None:
     saes = load_saes(wanted.saes)
     report.stage(2, 4, "Representations")
     through = max(sae.hook.layer for sae in saes.values())
-    backbone = Backbone.load(wanted.backbone, through_layer=through, may_download=False, progress=report)
+    backbone = Backbone.load(wanted.backbone, through_layer=through, may_download=wanted.download, progress=report)
     prepared = represent_split(split, backbone, saes, wanted.settings, count_in_pairs(split, report))
     report.stage(3, 4, "Head")
     train = {name: one.train for name, one in prepared.items()}

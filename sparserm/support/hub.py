@@ -12,11 +12,15 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from sparserm.support.files import one_line
+from sparserm.types import Progress
 
 #: Errors of several HTTP libraries by name: the Hub's clients use httpx or requests, by version.
 _UNREACHABLE = ("ConnectError", "ConnectTimeout", "ConnectionError", "ReadTimeout", "PoolTimeout", "ProxyError", "NetworkError")
 _BROKEN_OFF = ("RemoteProtocolError", "ReadError", "ChunkedEncodingError", "IncompleteRead")
 _LOG_IN = "log in with `hf auth login`"
+
+#: Bytes in the unit that downloads are reported in.
+MEGABYTE = 1e6
 
 #: Seconds in which the Hub has to answer, where there is a copy to use instead.
 _ANSWER_S = 5
@@ -104,6 +108,49 @@ def _unreachable() -> str | None:
     except Exception as error:  # of httpx or requests, by version
         return f"{type(error).__name__}: {error}"
     return None
+
+
+class DownloadBars:
+    """Reports the megabytes that the Hub's client downloads, where it would draw progress bars.
+
+    Attributes:
+        bar: the class of bars to give to the client.
+        stopped: what ``progress`` raised to cancel the download: the client may raise something else, and this is to be raised
+            instead.
+    """
+
+    def __init__(self, progress: Progress, what: str) -> None:
+        from tqdm import tqdm
+
+        self.stopped: Exception | None = None
+        self._progress, self._what = progress, what
+        self._lock, self._done, self._total = threading.Lock(), 0.0, 0.0  # several threads download
+
+        report = self._report
+
+        class Bar(tqdm):
+            def __init__(self, *given: Any, **settings: Any) -> None:
+                self.counts_bytes = settings.get("unit") == "B"  # others count files
+                super().__init__(*given, **{**settings, "disable": True})
+
+            def update(self, n: float | None = 1) -> None:
+                self.n += n or 0
+                if self.counts_bytes:
+                    report(self.n, self.total or 0)
+
+        self.bar = Bar
+
+    def _report(self, done: float, total: float) -> None:
+        """Report the most of what several bars count: bytes that were received, and bytes that were written."""
+        with self._lock:
+            if self.stopped:
+                raise self.stopped
+            self._done, self._total = max(self._done, done), max(self._total, total)
+            try:
+                self._progress(int(self._done / MEGABYTE), max(1, int(self._total / MEGABYTE)), self._what)
+            except Exception as stopped:
+                self.stopped = stopped
+                raise
 
 
 def hub_problem(error: BaseException, name: str, kind: str = "model") -> str:

@@ -54,6 +54,7 @@ class TrainSpec:
         max_pairs: train and test on a sample of about this many pairs; None uses all.
         backbone: name of the language model.
         name: name of the head.
+        download: whether the language model may be downloaded: the user typed its name.
     """
 
     source: DataSource
@@ -63,6 +64,7 @@ class TrainSpec:
     max_pairs: int | None = None
     backbone: str = DEFAULT_BACKBONE
     name: str = "head"
+    download: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON, the inverse of :meth:`from_dict`."""

@@ -185,7 +185,7 @@ def test_another_language_model_is_chosen_by_its_folder_with_its_sae_alone(
     assert not page.exception
     (job,) = queue.list_jobs()
     spec = TrainSpec.from_dict(queue.spec(job.id))
-    assert (spec.backbone, spec.saes) == (str(model), (str(sae),))
+    assert (spec.backbone, spec.saes, spec.download) == (str(model), (str(sae),), True)
 
 
 def test_starting_makes_a_job_that_other_sessions_see(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+from sparserm.jobs.queue import JobCancelled
+
 PROMPTS, RESPONSES = ["Question 1?", "Question 2?", "Hello"], ["gladly, of course", "go away, idiot", "thanks 7"]
 
 
@@ -171,3 +173,24 @@ def whoami() -> Any:
     from huggingface_hub import whoami
 
     return whoami()["name"]
+
+
+def download_in_parts(name: str, stop_at: int | None) -> tuple[list[tuple[int, int]], str]:
+    """What the download of a model reports, in kilobytes; it is cancelled at the given report."""
+    from sparserm.backbone.model import look_for, resolve
+
+    seen: list[tuple[int, int]] = []
+
+    def progress(done: int, total: int, what: str) -> None:
+        assert what == "Download of the language model (MB)"
+        seen.append((done, total))
+        if len(seen) == stop_at:
+            raise JobCancelled
+
+    look_for(name)
+    try:
+        with patch("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 4096), patch("sparserm.support.hub.MEGABYTE", 1e3):
+            resolve(name, progress)
+    except JobCancelled:
+        return seen, "cancelled"
+    return seen, "done"

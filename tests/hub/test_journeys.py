@@ -100,6 +100,20 @@ def test_a_head_is_trained_from_three_names(head, shared: Hub) -> None:
     assert not [path for _, path in shared.requests if "original/" in path]
 
 
+def test_a_download_reports_its_bytes_and_is_cancelled_and_goes_on(shared: Hub, tmp_path: Path) -> None:
+    fresh = Client(shared.url, tmp_path)
+    try:
+        seen, ended = fresh(journeys.download_in_parts, "org/model", 3)
+        assert (len(seen), ended) == (3, "cancelled")
+        whole, ended = fresh(journeys.download_in_parts, "org/model", None)
+        assert ended == "done" and len(whole) > 10
+        assert whole == sorted(whole) and whole[-1][0] == whole[-1][1] > 100
+        assert fresh(journeys.download_in_parts, "org/model", None) == ([], "done")
+        assert "the Hub has no model org/none that you may read" in fresh.refused(journeys.download_in_parts, "org/none", None)
+    finally:
+        fresh.close()
+
+
 def test_a_pushed_head_loads_by_name_elsewhere_and_then_without_the_hub(
     head, shared: Hub, client: Client, elsewhere: Client, tmp_path: Path
 ) -> None:

@@ -13,7 +13,7 @@ import pandas as pd
 import streamlit as st
 
 from sparserm import jobs
-from sparserm.backbone.model import resolve
+from sparserm.backbone.model import look_for
 from sparserm.heads.fitting import MOST_FEATURES, SELECTIONS, FitSettings, fit_settings, require_suited
 from sparserm.heads.inputs import load_saes
 from sparserm.heads.library import check_name, free_name
@@ -308,7 +308,8 @@ def specification(found: Validation, place: Place) -> TrainSpec:
             help=f"Sampled by prompt. All {n:,} pairs can take hours without a GPU; the job shows the time left.",
         )
     name = st.text_input("Name of the head", free_name(f"my-{Path(found.name).stem}"), key=f"name for {found.source.name}")
-    return TrainSpec(found.source, saes, settings, share / 100, most, backbone=backbone, name=name.strip())
+    typed = backbone != place.backbone_source
+    return TrainSpec(found.source, saes, settings, share / 100, most, backbone=backbone, name=name.strip(), download=typed)
 
 
 @dataclass(frozen=True)
@@ -343,7 +344,7 @@ def start_button(spec: TrainSpec, place: Place) -> None:
         st.caption(":material/info: Few test pairs give a wide interval; use several hundred pairs if you can.")
     # Not a callback: its arguments would be those of the last run and miss text typed just before the click.
     pressed = st.button("Start training", type="primary", width="stretch", icon=":material/play_arrow:")
-    if pressed and (spec.backbone == place.backbone_source or _is_found(spec.backbone)):
+    if pressed and (not spec.download or _is_found(spec.backbone)):
         start(spec)
 
 
@@ -352,7 +353,7 @@ def _is_found(backbone: str) -> bool:
     try:
         access.check_model(backbone)
         with st.spinner("Looking for the language model…"):
-            resolve(backbone)
+            look_for(backbone)
     except (SparseRMError, OSError) as error:
         st.error(sentence(error))
         return False
@@ -364,8 +365,9 @@ def start(spec: TrainSpec) -> None:
     try:
         for name in spec.saes:
             access.check_sae(name)
-        for sae in load_saes(spec.saes).values():
-            require_suited(spec.settings, sae)
+        with st.spinner("Loading the SAEs…"):
+            for sae in load_saes(spec.saes).values():
+                require_suited(spec.settings, sae)
     except (SparseRMError, OSError) as error:
         st.error(sentence(error))
         return
