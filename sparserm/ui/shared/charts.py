@@ -161,7 +161,8 @@ def contributions_figure(bars: Sequence[Bar], reward: float, total: str = "rewar
     low, high = float(ends.min()), float(ends.max())
     room = 0.22 * max(high - low, 1e-6)  # for the numbers beside the bars, on a phone too
     figure.update_layout(
-        xaxis={"title": f"cumulative {total}", "zeroline": True, "zerolinecolor": FAINT, "range": [low - room, high + room]},
+        # No line at zero, which would run through the labels.
+        xaxis={"title": f"cumulative {total}", "zeroline": False, "range": [low - room, high + room]},
         showlegend=False,
     )
     return rows.label(figure)

@@ -385,9 +385,16 @@ def _backbone_status(place: Place) -> None:
     if place.backbone_fingerprint != FINGERPRINT:
         return
     if not is_ready():
-        st.caption(":material/cloud_download: The language model (93 MB) will be downloaded for the first score.")
+        _until_downloaded()
     elif thread.is_alive():
         _wait_for_backbone()
+
+
+@st.fragment(run_every=2)
+def _until_downloaded() -> None:
+    """It goes away by itself: the page that downloads the model draws the sidebar before, and not again."""
+    if not is_ready():
+        st.caption(":material/cloud_download: The language model (93 MB) will be downloaded for the first score.")
 
 
 @st.fragment(run_every=1)
