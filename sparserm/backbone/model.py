@@ -578,7 +578,7 @@ def look_for(name: str | Path) -> None:
     from huggingface_hub import hf_hub_download
 
     asked = HubName.parse(str(name))
-    if asked is None or str(name) in (DEFAULT_BACKBONE, smollm2.NAME) or given_path(name).is_dir() or "/" not in str(name):
+    if asked is None or str(name) in (DEFAULT_BACKBONE, smollm2.NAME) or given_path(name).is_dir():
         resolve(name)
         return
     try:
@@ -602,7 +602,6 @@ def _snapshot(asked: HubName, may_download: bool, progress: Progress | None) -> 
             local_files_only=not may_download,
             tqdm_class=bars.bar if bars else None,
         )
-        return Path(found)
     except Exception as error:  # the Hub's client raises many types of error
         if bars and bars.stopped:
             raise bars.stopped from None
@@ -612,6 +611,9 @@ def _snapshot(asked: HubName, may_download: bool, progress: Progress | None) -> 
                 f"expected its files in the cache of the Hugging Face Hub; if you trust it, download it with {asked.download()}"
             ) from error
         raise _no_backbone(str(asked), hub_problem(error, str(asked))) from error
+    if bars and bars.stopped:  # some of the client's ways to download go on regardless
+        raise bars.stopped
+    return Path(found)
 
 
 def _no_backbone(name: str | Path, reason: str) -> SparseRMError:

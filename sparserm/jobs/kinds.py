@@ -1,4 +1,4 @@
-"""One function for each kind of job, run by the worker process (``python -m sparserm.jobs FOLDER``)."""
+"""One function for each kind of job, run by the worker process (:mod:`.worker`)."""
 
 from __future__ import annotations
 

@@ -13,7 +13,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import time
 import uuid
 from collections.abc import Mapping
@@ -28,6 +27,7 @@ from filelock import FileLock, Timeout
 from sparserm.support.defaults import home
 from sparserm.support.files import make_folder, one_line, write_text
 from sparserm.support.parsing import parse_json
+from sparserm.support.processes import python
 from sparserm.types import SparseRMError
 
 #: The kinds of job; ``sparserm.jobs.kinds`` has the function that runs each.
@@ -306,7 +306,7 @@ def delete(job: str) -> None:
 def _spawn(folder: Path) -> None:
     with open(folder / "log.txt", "ab", opener=lambda path, flags: os.open(path, flags, 0o600)) as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "sparserm.jobs", str(folder)],
+            python("from sparserm.jobs.worker import main; main()", str(folder)),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 import traceback
 from collections.abc import Iterator
@@ -25,6 +26,12 @@ from sparserm.jobs.queue import (
     write_status,
 )
 from sparserm.types import SparseRMError
+
+
+def main() -> None:
+    """Run the job in the folder that is the argument of this process."""
+    os.umask(0o077)  # what a job writes is private to the user
+    work(Path(sys.argv[1]))
 
 
 def work(folder: Path) -> None:

@@ -7,13 +7,13 @@ footer tells. Texts are therefore read as numbers into a dictionary, which take 
 from __future__ import annotations
 
 import subprocess
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from sparserm.pairs.limits import Budget, check_columns
 from sparserm.support.files import one_line
+from sparserm.support.processes import python
 from sparserm.types import SparseRMError
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def _count_values(data: memoryview, name: str) -> int:
     Raises:
         SparseRMError: the footer cannot be read.
     """
-    found = subprocess.run([sys.executable, "-c", _COUNT], input=data, capture_output=True, check=False)
+    found = subprocess.run(python(_COUNT), input=data, capture_output=True, check=False)
     if found.returncode or not found.stdout.strip().isdigit():
         raise SparseRMError(f"{name} is not a readable Parquet file (its footer is damaged): write it again")
     return int(found.stdout)

@@ -16,10 +16,20 @@ from sparserm.pairs.parts import Part, PartedSource
 from sparserm.pairs.reading import read_rows
 from sparserm.pairs.rows import RawRow
 from sparserm.pairs.warnings import pair_warnings, source_warnings, text_warnings
+from sparserm.support.processes import python
 from sparserm.types import PairIssue, PreferencePair, SparseRMError, Text, TokenizedText, pair_texts
 
 #: Rows that are read in this process, while the other one starts, which takes about a second.
 ROWS_HERE = 2048
+
+#: What the other process runs. What a library prints must not get among the parts.
+_SERVE = f"""
+import os
+output = os.dup(1)
+os.dup2(2, 1)
+from {__name__} import serve
+serve(output)
+"""
 
 #: ``tokenize(texts)`` tokenises many texts.
 Tokenize = Callable[[Sequence[Text]], Sequence[TokenizedText]]
@@ -112,12 +122,10 @@ def read_part(
 
 def _started(reader: PartReader, parts: Sequence[Part]) -> subprocess.Popen[bytes]:
     """A process that reads the parts: it waits with each until the one before has been taken from its pipe."""
-    # Not with -m, under which the module's classes would have another name in that process.
-    command = [sys.executable, "-c", f"from {__name__} import serve; serve()"]
     with tempfile.TemporaryFile() as file:  # into a pipe this process could not write more than the other one has read
         pickle.dump((reader, parts), file)
         file.seek(0)
-        return subprocess.Popen(command, stdin=file, stdout=subprocess.PIPE)
+        return subprocess.Popen(python(_SERVE), stdin=file, stdout=subprocess.PIPE)
 
 
 def _received(process: subprocess.Popen[bytes], part: Part) -> ReadPart:
@@ -126,25 +134,25 @@ def _received(process: subprocess.Popen[bytes], part: Part) -> ReadPart:
         found = pickle.load(process.stdout)
     except (EOFError, pickle.UnpicklingError):
         raise SparseRMError(
-            f"the process that reads and tokenises ended (exit {process.wait()}) before row {part.first_row:,}; check that "
-            "there is enough memory, and run the same command to resume"
+            f"the process that reads and tokenises ended (exit {process.wait()}) before row {part.first_row:,}; if it was "
+            "killed, check that there is enough memory; run the same command to resume"
         ) from None
-    if isinstance(found, SparseRMError):
+    if isinstance(found, Exception):
         raise found
     assert isinstance(found, ReadPart)
     return found
 
 
-def serve() -> None:
+def serve(output: int) -> None:
     """Read the parts that come from standard input, in the process that :meth:`PartReader.each` starts."""
-    # What a library prints must not get among the parts.
-    with os.fdopen(os.dup(1), "wb") as pipe, suppress(BrokenPipeError):
-        os.dup2(2, 1)
+    with suppress(BrokenPipeError), os.fdopen(output, "wb") as pipe:
         reader, parts = pickle.load(sys.stdin.buffer)
         for part in parts:
             try:
-                found: ReadPart | SparseRMError = reader.read(part)
+                found = pickle.dumps(reader.read(part))
             except SparseRMError as error:
-                found = error
-            pickle.dump(found, pipe)
+                found = pickle.dumps(error)
+            except Exception as error:  # not all errors of libraries can be pickled
+                found = pickle.dumps(RuntimeError(f"{type(error).__name__}: {error}"))
+            pipe.write(found)
             pipe.flush()

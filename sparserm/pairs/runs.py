@@ -1,7 +1,7 @@
 """Runs over the parts of a source, into a folder: what is done is kept, and a run that was interrupted goes on with the rest.
 
 A part is written atomically and only by the run that claimed the folder, so no row is lost or duplicated. The engine says
-where: here, one part after the other (:func:`run_here`), or on a cluster (:class:`sparserm.integrations.ray.RayEngine`).
+where: here (:func:`run_here`), or on a cluster (:class:`sparserm.integrations.ray.RayEngine`).
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ Engine = Callable[[PartWork, Sequence[Part], Callable[[Part], None]], None]
 
 
 def run_here(work: PartWork, parts: Sequence[Part], finished: Callable[[Part], None]) -> None:
-    """Engine that works on the parts one by one in this process."""
+    """Engine that works on the parts in this process: on a CPU one by one, on a GPU two at a time."""
     if not parts:
         return
     loaded = work.load()
@@ -83,7 +83,8 @@ def overlapping(function: Callable[[_T], _R], items: Iterable[_T], threads: int)
         try:
             for item in items:
                 waiting.append(pool.submit(function, item))
-                if len(waiting) > threads:
+                # What is done is not held back until the next item, which may be long in coming.
+                while waiting and (len(waiting) > threads or waiting[0].done()):
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()

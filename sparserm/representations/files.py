@@ -1,8 +1,8 @@
 """Represent sources of any size part by part, into a folder from which heads are trained and insights are read.
 
-An interrupted run resumes with the missing parts; parts carry checksums, and damaged ones are computed again. Only one part is
-in memory at a time. What is read from the folder leaves the representations in their files (:mod:`.shards`); the texts are read
-from the source, which must not change.
+An interrupted run resumes with the missing parts; parts carry checksums, and damaged ones are computed again. Only a few parts
+are in memory at a time. What is read from the folder leaves the representations in their files (:mod:`.shards`); the texts are
+read from the source, which must not change.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from sparserm.support.parsing import given_path
 from sparserm.types import PairIssue, Pooling, PreferenceData, PreferencePair, Progress, SparseRMError
 
 #: Format version; increased when the same source, backbone and SAE would give other rows.
-FORMAT = 1
+FORMAT = 2
 #: Rows of a part. Of many parts, many small pieces of files are read for each latent.
 PART_ROWS = 1024
 #: Key of the metadata that says what a part is of.
@@ -131,7 +131,8 @@ class Representing:
             SparseRMError: they are not available on this machine, are others, or compute in another dtype.
         """
         if self.loaded:
-            return self.loaded
+            backbone, sae = self.loaded
+            return backbone, sae.to(backbone.device)
         sae = load_sae(self.of.sae)
         backbone = Backbone.load(self.of.load_backbone, through_layer=sae.hook.layer)
         for what, found, expected in (
@@ -144,7 +145,7 @@ class Representing:
                     f"{what} is {found} on this machine, expected {expected} as on the others; use machines of the same kind "
                     "with the same files"
                 )
-        return backbone, sae
+        return backbone, sae.to(backbone.device)
 
     def reader(self, loaded: tuple[Backbone, SparseAutoencoder]) -> PartReader:
         """Reads the parts, ahead if the model is on a GPU."""

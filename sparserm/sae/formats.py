@@ -146,11 +146,11 @@ def saelens_config(cfg: Mapping[str, Any], name: str, folder: Path) -> SAEConfig
 
 def _max_norm(metadata: Mapping[str, Any], name: str) -> float | None:
     found = metadata.get(MAX_NORM)
-    if found is None or (type(found) in (int, float) and 0 < found < math.inf):
+    if found is None or (type(found) in (int, float) and 0 < found < LARGEST):
         return None if found is None else float(found)
     raise SparseRMError(
-        f"SAE {name} has {MAX_NORM} {_shown(found)}; expected a number above 0, the largest norm of an input at which latents "
-        "fire; save the SAE again"
+        f"SAE {name} has {MAX_NORM} {_shown(found)}; expected a number above 0 and below {LARGEST:g}, the largest norm of an "
+        "input at which latents fire; save the SAE again"
     )
 
 

@@ -184,8 +184,7 @@ def train_sae(
     sae.cfg.metadata.prepend_bos = False
     sae.cfg.metadata.training_tokens = total
     sae.cfg.metadata.recipe = asdict(recipe)
-    # Attention sinks were left out: at them the latents, which know nothing of them, must not fire.
-    setattr(sae.cfg.metadata, MAX_NORM, round(SINK * _input_statistics(cache.array(hook), recipe.seed)[2], 4))
+    setattr(sae.cfg.metadata, MAX_NORM, _max_norm(cache.array(hook), recipe.seed))
     for name, value in (made_from or {}).items():
         setattr(sae.cfg.metadata, name, value)
     (out / seeds.FILE).unlink(missing_ok=True)  # of an SAE that was here before
@@ -286,6 +285,20 @@ def _input_statistics(activations: np.ndarray, seed: int) -> tuple[float, np.nda
     sample = activations[rows].astype(np.float32)
     norms = np.linalg.norm(sample, axis=1)
     return float(np.sqrt(sample.shape[1]) / norms.mean()), sample.mean(0), float(np.median(norms))
+
+
+def _max_norm(activations: np.ndarray, seed: int) -> float:
+    """The norm beyond which the latents do not fire: attention sinks were left out, of which they know nothing.
+
+    It is :data:`~sparserm.sae.activations.SINK` times the median, or the largest of the training if that is larger: what a sink
+    is was decided by the median of each part of the corpus.
+    """
+    largest = max(float(np.linalg.norm(part.astype(np.float32), axis=1).max()) for part in _parts(activations))
+    return max(SINK * _input_statistics(activations, seed)[2], largest)
+
+
+def _parts(activations: np.ndarray) -> Iterator[np.ndarray]:
+    return (activations[at : at + 50_000] for at in range(0, len(activations), 50_000))
 
 
 @torch.no_grad()

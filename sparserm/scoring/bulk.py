@@ -1,8 +1,8 @@
 """Score files of any size part by part, into a folder of Parquet files that pandas, DuckDB and Spark read as one table.
 
 Parts are written atomically, so an interrupted run resumes with the missing parts and no row is lost or duplicated. Parts say
-what they are and carry checksums: damaged ones are scored again. Only one part is in memory at a time. Representations are not
-written to the store, where they would evict others.
+what they are and carry checksums: damaged ones are scored again. Only a few parts are in memory at a time. Representations are
+not written to the store, where they would evict others.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ SCHEMA = pa.schema(
     ]
 )
 #: Format version; increased when the same source and head would give different rows.
-FORMAT = 1
+FORMAT = 2
 #: Key of the metadata that says what a part is of.
 _MARK = b"sparserm"
 #: Key of the metadata with the warnings about a part: row, column, problem.

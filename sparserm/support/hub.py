@@ -130,7 +130,8 @@ class DownloadBars:
 
         class Bar(tqdm):
             def __init__(self, *given: Any, **settings: Any) -> None:
-                self.counts_bytes = settings.get("unit") == "B"  # others count files
+                # Others count files; and there may be one of what comes over the network, whose total is a guess.
+                self.counts_bytes = settings.get("unit") == "B" and settings.get("desc") != "Downloading bytes"
                 super().__init__(*given, **{**settings, "disable": True})
 
             def update(self, n: float | None = 1) -> None:
@@ -141,7 +142,7 @@ class DownloadBars:
         self.bar = Bar
 
     def _report(self, done: float, total: float) -> None:
-        """Report the most of what several bars count: bytes that were received, and bytes that were written."""
+        """Report the bytes; the total grows as files are begun."""
         with self._lock:
             if self.stopped:
                 raise self.stopped

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import shutil
 import threading
@@ -19,6 +20,8 @@ from sparserm.backbone.model import (
     folder_fingerprint,
     hooked_module,
     load_language_model,
+    look_for,
+    resolve,
 )
 from sparserm.support.defaults import noted_folder
 from sparserm.types import HookPoint, Message, SparseRMError, TokenizedText
@@ -462,6 +465,43 @@ def test_another_chat_template_changes_the_fingerprint(tiny_backbone, copied):
 def test_a_folder_that_is_not_there_is_named(name):
     with pytest.raises(SparseRMError, match=r"no folder .*no.*such.*save_pretrained; check the path"):
         Backbone.load(name)
+
+
+def test_a_download_that_the_client_did_not_stop_is_still_cancelled(monkeypatch, tmp_path):
+    """Such as one by code that is not Python's, which drops what a progress bar raises."""
+    import huggingface_hub
+
+    class Cancelled(Exception):
+        pass
+
+    def download(*_args, tqdm_class, **_settings):
+        bar = tqdm_class(total=4e6, unit="B", desc="Reconstructing")
+        for _ in range(4):
+            with contextlib.suppress(Exception):
+                bar.update(1e6)
+        return str(tmp_path)
+
+    def progress(done, total, what):
+        seen.append((done, total))
+        if done == 2:
+            raise Cancelled
+
+    seen = []
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    with pytest.raises(Cancelled):
+        resolve("org/model", progress)
+    assert seen == [(1, 4), (2, 4)]
+
+
+@pytest.mark.parametrize("name", ["org/model", "gpt2"])
+def test_looking_for_a_model_downloads_its_configuration_alone(monkeypatch, name):
+    import huggingface_hub
+
+    asked = []
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: pytest.fail("all of it was downloaded"))
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda *given, **settings: asked.append((given, settings)))
+    look_for(name)
+    assert asked == [((name, "config.json"), {"revision": None})]
 
 
 def test_a_hub_name_that_cannot_be_had_says_what_else_to_give(monkeypatch):

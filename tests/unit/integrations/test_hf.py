@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +17,14 @@ from safetensors.numpy import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 from sparserm.backbone.model import Backbone
+from sparserm.heads.saved import load_head, save_head
 from sparserm.integrations import classifier as code
 from sparserm.integrations.classifier import GatedScores
 from sparserm.integrations.hf import export_classifier, export_steering, fold
 from sparserm.model import SparseRM
 from sparserm.pairs.parsing import parse_pairs
 from sparserm.sae.autoencoder import SparseAutoencoder
-from sparserm.types import NORMALISATIONS, HookPoint, SparseRMError
+from sparserm.types import NORMALISATIONS, HookPoint, Message, SparseRMError
 from tests.unit.pairs_data import preference_rows
 from tests.unit.tiny import save_tiny, save_tiny_sae, tiny_model, tiny_tokenizer
 
@@ -281,6 +283,22 @@ def test_a_gated_export_counts_features_where_they_fire(exported):
     gate = AutoModelForSequenceClassification.from_pretrained(folder).config.gate
     assert gate["features"] == len(model.head.features) and gate["architecture"] == "jumprelu"
     assert "| scores | gated:" in (folder / "README.md").read_text()
+
+
+def test_an_export_keeps_the_norm_beyond_which_nothing_fires(exports, tmp_path):
+    model, folder = exports["llama", "mean", "gated"]
+    tokenizer, backbone = AutoTokenizer.from_pretrained(folder), Backbone.load(folder.parent / "backbone", dtype="float32")
+    text = backbone.tokenize((Message("user", PROMPTS[0]),), RESPONSES[0])
+    ((_, states),) = backbone.hidden_states([text], [model.card.hook_point])
+    limit = float(states[model.card.hook_point][: text.end - text.start].norm(dim=1).median())
+    head = replace(model.head, encoder=replace(model.head.encoder, max_norm=limit))
+    save_head(replace(model.saved, head=head), tmp_path / "head")
+    export_classifier(tmp_path / "head", tmp_path / "out")
+    limited = SparseRM(load_head(tmp_path / "head"), backbone).score(PROMPTS[:1], RESPONSES[:1])
+    assert abs(limited[0] - model.score(PROMPTS[:1], RESPONSES[:1])[0]) > 1e-3
+    classifier = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
+    ids = tokenizer(_conversations(tokenizer)[0], return_tensors="pt", add_special_tokens=False)["input_ids"]
+    assert classifier(ids).logits.item() == pytest.approx(limited[0], abs=1e-4)
 
 
 @pytest.mark.parametrize("apply_b_dec_to_input", [True, False])

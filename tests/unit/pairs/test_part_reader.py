@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import threading
+import time
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -106,11 +107,27 @@ def test_a_file_that_changes_is_refused_as_here(tmp_path, tiny_backbone):
         part_reader._received(process, parts[0])
 
 
+class _Failing:
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def __call__(self, texts):
+        raise self.error
+
+
+@pytest.mark.parametrize("error", [OverflowError("int too big"), OSError(5, "I/O error")])
+def test_what_goes_wrong_in_the_process_is_said(reader, error):
+    reader = replace(reader, tokenize=_Failing(error))
+    said = f"{type(error).__name__}: .*{error.args[-1]}"
+    with part_reader._started(reader, reader.source.parts) as process, pytest.raises(RuntimeError, match=said):
+        part_reader._received(process, reader.source.parts[0])
+
+
 def test_a_process_that_is_killed_is_said_so(reader, started):
     with closing(reader.each(reader.source.parts)) as parts:
         next(parts)
         os.kill(started[0].pid, signal.SIGKILL)
-        with pytest.raises(SparseRMError, match=r"ended \(exit -9\) before row 5; .* run the same command to resume"):
+        with pytest.raises(SparseRMError, match=r"ended \(exit -9\) before row 5; .*run the same command to resume"):
             next(parts)
 
 
@@ -138,6 +155,20 @@ def test_parts_in_progress_are_yielded_in_order_and_none_is_left_when_it_ends():
     with closing(overlapping(work, range(100), threads=2)) as results:
         assert next(results) == 0
     assert not running and len(begun) <= 4
+
+
+def test_a_part_that_is_done_does_not_wait_for_one_that_is_read_later():
+    seen: list[int] = []
+
+    def items():
+        for item in range(6):
+            while len(seen) < item - 2:  # a part that was held back would never come
+                time.sleep(0.001)
+            yield item
+
+    for found in overlapping(lambda item: item, items(), threads=2):
+        seen.append(found)
+    assert seen == list(range(6))
 
 
 def test_an_error_in_one_part_ends_the_work():

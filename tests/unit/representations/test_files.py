@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,7 @@ from sparserm.backbone.model import Backbone
 from sparserm.heads.inputs import load_parts
 from sparserm.insights.find import find_insights
 from sparserm.insights.values import Insights
+from sparserm.pairs import part_reader, runs
 from sparserm.pairs.load import load_pairs
 from sparserm.pairs.runs import run_here
 from sparserm.representations import files
@@ -99,13 +101,16 @@ def test_a_head_from_files_is_the_head_from_memory(path, parts, tmp_path, settin
 
 def test_for_a_gpu_parts_are_read_ahead_and_overlap_and_give_the_same(path, parts, tmp_path, monkeypatch):
     _represent(path, parts, tmp_path / "cpu")
-    monkeypatch.setattr("sparserm.pairs.part_reader.ROWS_HERE", 1)
+    monkeypatch.setattr(part_reader, "ROWS_HERE", 1)
     monkeypatch.setattr(Backbone, "on_gpu", True)
+    monkeypatch.setattr(part_reader, "_started", mock.Mock(wraps=part_reader._started))
+    monkeypatch.setattr(runs, "overlapping", mock.Mock(wraps=runs.overlapping))
     seen = []
     done = _represent(path, parts, tmp_path / "gpu", progress=lambda done, total, what: seen.append(done))
     assert seen == [*range(8, len(ROWS), 8), len(ROWS)]
     assert (done.n_rows, done.n_unusable) == (len(ROWS), N_BAD)
     _assert_equal(tmp_path / "gpu", tmp_path / "cpu")
+    assert part_reader._started.call_count == runs.overlapping.call_count == 1
 
 
 def test_test_pairs_are_in_files_too(path, parts, tmp_path):

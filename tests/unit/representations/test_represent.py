@@ -202,6 +202,15 @@ def test_another_context_length_is_computed_anew(tiny_folder, texts, store, rows
     assert len(rows) == 2 * n
 
 
+def test_where_texts_that_are_truncated_keep_their_opening_they_are_computed_anew(tiny_folder, texts, store, rows):
+    backbone = Backbone.load(tiny_folder, dtype="float32")
+    represent(texts, backbone, {HOOK: None}, "mean", store=store)
+    backbone.chat.opening = (1,)
+    n = len(rows)
+    represent(texts, backbone, {HOOK: None}, "mean", store=store)
+    assert len(rows) == 2 * n
+
+
 def test_only_texts_that_the_store_lacks_are_computed(tiny_backbone, texts, store, rows):
     represent(texts[:2], tiny_backbone, {HOOK: None}, "mean", store=store)
     rows.clear()

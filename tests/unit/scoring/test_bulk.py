@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,7 @@ import pytest
 
 from sparserm.backbone.model import Backbone
 from sparserm.model import SparseRM
+from sparserm.pairs import part_reader, runs
 from sparserm.pairs.columns import find_columns
 from sparserm.pairs.files import read_path
 from sparserm.pairs.parsing import parse_pairs
@@ -177,8 +179,10 @@ def test_columns_and_cells_that_only_later_parts_show_are_read_as_in_the_whole(t
 
 def test_for_a_gpu_parts_are_read_ahead_and_overlap_and_give_the_same(head, path, tmp_path, monkeypatch):
     whole = score_file(path, head, tmp_path / "cpu")
-    monkeypatch.setattr("sparserm.pairs.part_reader.ROWS_HERE", 1)
+    monkeypatch.setattr(part_reader, "ROWS_HERE", 1)
     monkeypatch.setattr(Backbone, "on_gpu", True)
+    monkeypatch.setattr(part_reader, "_started", mock.Mock(wraps=part_reader._started))
+    monkeypatch.setattr(runs, "overlapping", mock.Mock(wraps=runs.overlapping))
     seen: list[int] = []
 
     def cancel(done, total, what):
@@ -189,6 +193,7 @@ def test_for_a_gpu_parts_are_read_ahead_and_overlap_and_give_the_same(head, path
     with pytest.raises(KeyboardInterrupt):
         score_file(path, head, tmp_path / "gpu", progress=cancel)
     again = score_file(path, head, tmp_path / "gpu")
+    assert part_reader._started.call_count == runs.overlapping.call_count == 2
     assert seen == [4, 8] and again.n_done_before >= 8
     assert (again.accuracy, again.n_pairs) == (whole.accuracy, whole.n_pairs)
     pd.testing.assert_frame_equal(_table(tmp_path / "gpu"), _table(tmp_path / "cpu"))
