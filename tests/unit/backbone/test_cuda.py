@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from sparserm.backbone.model import Backbone
+from sparserm.representations.files import represent_file
 from sparserm.representations.represent import represent
+from sparserm.representations.shards import LATENTS_IN, PAIRS_IN
+from sparserm.sae.autoencoder import load_sae
 from sparserm.types import HookPoint, Message, Text
-from tests.unit.tiny import firing_sae
+from tests.unit.pairs_data import preference_rows
+from tests.unit.tiny import firing_sae, save_tiny_sae
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU that PyTorch can use")
 
@@ -47,6 +54,20 @@ def test_the_second_gpu_is_waited_for(tiny_folder, tiny_backbone) -> None:
     second = Backbone.load(tiny_folder, dtype="float32", device="cuda:1")
     got, want = (represent(texts(), one, {HOOK: firing_sae(HOOK)}, "mean")[HOOK] for one in (second, tiny_backbone))
     assert np.allclose(got.h, want.h, atol=1e-4)
+
+
+def test_a_file_that_is_read_ahead_gives_the_rows_of_the_processor(tiny_folder, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("sparserm.pairs.part_reader.ROWS_HERE", 1)
+    monkeypatch.setattr("sparserm.representations.files.PART_ROWS", 8)
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in preference_rows(60, 20)))
+    sae = load_sae(save_tiny_sae(tmp_path / "sae", threshold=15))
+    for device in ("cpu", "cuda"):
+        backbone = Backbone.load(tiny_folder, dtype="float32", device=device)
+        assert represent_file(path, backbone, sae, tmp_path / device).n_pairs == 60
+    for table in (PAIRS_IN, LATENTS_IN):
+        ours, theirs = (pd.read_parquet(tmp_path / device / table) for device in ("cpu", "cuda"))
+        pd.testing.assert_frame_equal(ours, theirs, atol=1e-4)
 
 
 def test_small_passes_or_large_make_no_difference(tiny_folder, monkeypatch) -> None:
