@@ -219,7 +219,7 @@ def test_a_language_model_is_opened_by_a_press_and_not_by_path_where_others_can_
         looked_for.append(name)
         raise SparseRMError("the model cannot be used; choose another")
 
-    monkeypatch.setattr("sparserm.ui.train.setup.resolve", look_for)
+    monkeypatch.setattr("sparserm.ui.train.setup.look_for", look_for)
     for reachable in (False, True):
         monkeypatch.setattr(access, "others_can_reach", lambda reachable=reachable: reachable)
         page = _page("train")
