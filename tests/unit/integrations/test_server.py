@@ -346,7 +346,11 @@ def _figure(address: str, name: str) -> float:
 def test_a_request_is_a_line_of_json_on_stderr(running):
     answer = httpx.get(f"{running.address}/info", headers={"x-request-id": "mine"}, timeout=30)
     assert answer.headers["x-request-id"] == "mine"
-    (line,) = [line for line in running.log.read_text().splitlines() if "mine" in line]
+    deadline = time.monotonic() + 30  # it is written when the answer has been sent
+    while not (lines := [line for line in running.log.read_text().splitlines() if "mine" in line and line.endswith("}")]):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    (line,) = lines
     assert json.loads(line)["path"] == "/info" and json.loads(line)["client"] == "127.0.0.1"
 
 
