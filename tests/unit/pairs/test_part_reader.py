@@ -157,18 +157,25 @@ def test_parts_in_progress_are_yielded_in_order_and_none_is_left_when_it_ends():
     assert not running and len(begun) <= 4
 
 
-def test_a_part_that_is_done_does_not_wait_for_one_that_is_read_later():
-    seen: list[int] = []
+def test_a_part_that_is_done_does_not_wait_for_those_that_are_read_later():
+    finished, seen, held_back = threading.Semaphore(0), [], []
 
     def items():
         for item in range(6):
-            while len(seen) < item - 2:  # a part that was held back would never come
-                time.sleep(0.001)
+            if item:
+                finished.acquire(timeout=30)  # the work on the one before has ended
+                time.sleep(0.05)
+            held_back.append(item - len(seen))
             yield item
 
-    for found in overlapping(lambda item: item, items(), threads=2):
+    def work(item):
+        finished.release()
+        return item
+
+    for found in overlapping(work, items(), threads=2):
         seen.append(found)
     assert seen == list(range(6))
+    assert max(held_back) <= 1  # the one whose work ended just now
 
 
 def test_an_error_in_one_part_ends_the_work():
