@@ -9,13 +9,13 @@ from __future__ import annotations
 import functools
 import os
 import threading
-from collections import deque
 from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextvars import copy_context
+from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 import torch
+
+from sparserm.support.threads import in_order
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
@@ -32,18 +32,7 @@ def on_cores(function: Callable[[_T], _R], items: Sequence[_T], cores: int) -> G
     if cores == 1 or torch.get_num_threads() == 1:
         yield from map(function, items)
         return
-    pool, waiting = _pool(os.getpid(), cores), deque[Future[_R]]()
-    try:
-        for item in items:
-            waiting.append(pool.submit(copy_context().run, function, item))
-            if len(waiting) > 2 * cores:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        for one in waiting:
-            one.cancel()
-        wait(waiting)
+    yield from in_order(_pool(os.getpid(), cores), function, items, ahead=2 * cores)
 
 
 @functools.cache

@@ -130,7 +130,7 @@ def _started(reader: PartReader, parts: Sequence[Part]) -> subprocess.Popen[byte
 
 def _received(process: subprocess.Popen[bytes], part: Part) -> ReadPart:
     assert process.stdout is not None
-    try:
+    try:  # the pipe is of this process's own child: nobody else can write what is unpickled
         found = pickle.load(process.stdout)
     except (EOFError, pickle.UnpicklingError):
         raise SparseRMError(
@@ -146,7 +146,7 @@ def _received(process: subprocess.Popen[bytes], part: Part) -> ReadPart:
 def serve(output: int) -> None:
     """Read the parts that come from standard input, in the process that :meth:`PartReader.each` starts."""
     with suppress(BrokenPipeError), os.fdopen(output, "wb") as pipe:
-        reader, parts = pickle.load(sys.stdin.buffer)
+        reader, parts = pickle.load(sys.stdin.buffer)  # a nameless file of the process that started this one
         for part in parts:
             try:
                 found = pickle.dumps(reader.read(part))

@@ -6,13 +6,12 @@ where: here (:func:`run_here`), or on a cluster (:class:`sparserm.integrations.r
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -24,10 +23,8 @@ from sparserm.pairs.rows import RawRow
 from sparserm.pairs.verdicts import check_both_responses
 from sparserm.support.files import holds_nothing, one_line, write_json
 from sparserm.support.parsing import parse_json
+from sparserm.support.threads import in_order
 from sparserm.types import Progress, SparseRMError
-
-_T = TypeVar("_T")
-_R = TypeVar("_R")
 
 
 class PartWork(Protocol):
@@ -71,26 +68,9 @@ def run_here(work: PartWork, parts: Sequence[Part], finished: Callable[[Part], N
                 finished(run(one))
             return
         # Two threads: while one waits for the GPU or for the disk, the other has work for it.
-        with closing(overlapping(run, read, threads=2)) as done:
+        with ThreadPoolExecutor(2) as pool, closing(in_order(pool, run, read, ahead=1)) as done:
             for part in done:
                 finished(part)
-
-
-def overlapping(function: Callable[[_T], _R], items: Iterable[_T], threads: int) -> Generator[_R, None, None]:
-    """Yield ``function(item)`` for each item, in order, with several of them in progress; when it ends, none is."""
-    waiting = deque[Future[_R]]()
-    with ThreadPoolExecutor(threads) as pool:
-        try:
-            for item in items:
-                waiting.append(pool.submit(function, item))
-                # What is done is not held back until the next item, which may be long in coming.
-                while waiting and (len(waiting) > threads or waiting[0].done()):
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for one in waiting:
-                one.cancel()
 
 
 def run_parts(work: PartWork, todo: Sequence[Part], engine: Engine, progress: Progress | None, what: str) -> None:

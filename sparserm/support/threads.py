@@ -1,12 +1,14 @@
-"""Runs several fits in parallel, each on a single BLAS thread."""
+"""Work in threads: results in order, and several fits in parallel, each on a single BLAS thread."""
 
 from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from contextvars import copy_context
 from typing import TypeVar
 
 from threadpoolctl import threadpool_limits
@@ -93,3 +95,25 @@ def in_threads(work: Callable[[_Item], _Result], items: Iterable[_Item]) -> Iter
             yield from pool.map(work, items)
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def in_order(
+    pool: ThreadPoolExecutor, work: Callable[[_Item], _Result], items: Iterable[_Item], ahead: int
+) -> Generator[_Result, None, None]:
+    """Yield ``work(item)`` for each item, in order, with at most ``ahead`` items begun beyond the one that is yielded next.
+
+    The items are taken one by one, when they are begun, and worked on in the caller's context. Once the generator is closed no
+    item is begun, and none is in progress.
+    """
+    waiting = deque[Future[_Result]]()
+    try:
+        for item in items:
+            waiting.append(pool.submit(copy_context().run, work, item))
+            if len(waiting) > ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        for one in waiting:
+            one.cancel()
+        wait(waiting)

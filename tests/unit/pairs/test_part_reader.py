@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,8 @@ from sparserm.backbone.model import Backbone
 from sparserm.pairs import part_reader
 from sparserm.pairs.part_reader import PartReader
 from sparserm.pairs.parts import cut
-from sparserm.pairs.runs import find_source_columns, overlapping
+from sparserm.pairs.runs import find_source_columns
+from sparserm.support.threads import in_order
 from sparserm.types import SparseRMError, pair_texts
 from tests.unit.pairs_data import preference_rows
 
@@ -138,6 +140,12 @@ def test_the_process_ends_with_the_work(reader, started):
     assert started[0].poll() is not None
 
 
+def _two_at_a_time(work, items):
+    """As parts are worked on for a GPU."""
+    with ThreadPoolExecutor(2) as pool, closing(in_order(pool, work, items, ahead=1)) as results:
+        yield from results
+
+
 def test_parts_in_progress_are_yielded_in_order_and_none_is_left_when_it_ends():
     begun, running = [], []
     both = threading.Barrier(2, timeout=30)
@@ -150,9 +158,9 @@ def test_parts_in_progress_are_yielded_in_order_and_none_is_left_when_it_ends():
         running.remove(item)
         return item
 
-    assert list(overlapping(work, range(5), threads=2)) == list(range(5))
+    assert list(_two_at_a_time(work, range(5))) == list(range(5))
     begun.clear()
-    with closing(overlapping(work, range(100), threads=2)) as results:
+    with closing(_two_at_a_time(work, range(100))) as results:
         assert next(results) == 0
     assert not running and len(begun) <= 4
 
@@ -172,7 +180,7 @@ def test_a_part_that_is_done_does_not_wait_for_those_that_are_read_later():
         finished.release()
         return item
 
-    for found in overlapping(work, items(), threads=2):
+    for found in _two_at_a_time(work, items()):
         seen.append(found)
     assert seen == list(range(6))
     assert max(held_back) <= 1  # the one whose work ended just now
@@ -184,7 +192,7 @@ def test_an_error_in_one_part_ends_the_work():
             raise SparseRMError("this part is unreadable")
         return item
 
-    results = overlapping(work, range(100), threads=2)
+    results = _two_at_a_time(work, range(100))
     assert next(results) == 0
     with pytest.raises(SparseRMError, match="unreadable"):
         list(results)

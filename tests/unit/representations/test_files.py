@@ -104,13 +104,13 @@ def test_for_a_gpu_parts_are_read_ahead_and_overlap_and_give_the_same(path, part
     monkeypatch.setattr(part_reader, "ROWS_HERE", 1)
     monkeypatch.setattr(Backbone, "on_gpu", True)
     monkeypatch.setattr(part_reader, "_started", mock.Mock(wraps=part_reader._started))
-    monkeypatch.setattr(runs, "overlapping", mock.Mock(wraps=runs.overlapping))
+    monkeypatch.setattr(runs, "in_order", mock.Mock(wraps=runs.in_order))
     seen = []
     done = _represent(path, parts, tmp_path / "gpu", progress=lambda done, total, what: seen.append(done))
     assert seen == [*range(8, len(ROWS), 8), len(ROWS)]
     assert (done.n_rows, done.n_unusable) == (len(ROWS), N_BAD)
     _assert_equal(tmp_path / "gpu", tmp_path / "cpu")
-    assert part_reader._started.call_count == runs.overlapping.call_count == 1
+    assert part_reader._started.call_count == runs.in_order.call_count == 1
 
 
 def test_test_pairs_are_in_files_too(path, parts, tmp_path):

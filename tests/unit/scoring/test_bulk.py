@@ -182,7 +182,7 @@ def test_for_a_gpu_parts_are_read_ahead_and_overlap_and_give_the_same(head, path
     monkeypatch.setattr(part_reader, "ROWS_HERE", 1)
     monkeypatch.setattr(Backbone, "on_gpu", True)
     monkeypatch.setattr(part_reader, "_started", mock.Mock(wraps=part_reader._started))
-    monkeypatch.setattr(runs, "overlapping", mock.Mock(wraps=runs.overlapping))
+    monkeypatch.setattr(runs, "in_order", mock.Mock(wraps=runs.in_order))
     seen: list[int] = []
 
     def cancel(done, total, what):
@@ -193,7 +193,7 @@ def test_for_a_gpu_parts_are_read_ahead_and_overlap_and_give_the_same(head, path
     with pytest.raises(KeyboardInterrupt):
         score_file(path, head, tmp_path / "gpu", progress=cancel)
     again = score_file(path, head, tmp_path / "gpu")
-    assert part_reader._started.called and runs.overlapping.called
+    assert part_reader._started.called and runs.in_order.called
     assert seen == [4, 8] and again.n_done_before >= 8
     assert (again.accuracy, again.n_pairs) == (whole.accuracy, whole.n_pairs)
     pd.testing.assert_frame_equal(_table(tmp_path / "gpu"), _table(tmp_path / "cpu"))
